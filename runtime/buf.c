@@ -28,7 +28,7 @@ static int grow(struct mch_buf *buf, size_t needed) {
   while (capacity < needed)
     capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
   if (buf->maximum > 0 && capacity > buf->maximum)
-    capacity = buf->maximum;
+    capacity = needed > buf->maximum ? needed : buf->maximum;
   data = realloc(buf->data, capacity);
   if (data == NULL)
     return fail(buf, MCH_NOMEM);
@@ -45,8 +45,13 @@ int mch_buf_reserve(struct mch_buf *buf, size_t more) {
     return 0;
   if (more > SIZE_MAX - unread || (buf->maximum > 0 && unread + more > buf->maximum))
     return fail(buf, MCH_LIMIT);
+  /* Moving is worth it only when much is consumed: else each append could move everything. */
+  if (unread + more <= buf->capacity && buf->read >= buf->capacity / 2) {
+    compact(buf);
+    return 0;
+  }
   compact(buf);
-  return unread + more <= buf->capacity ? 0 : grow(buf, unread + more);
+  return grow(buf, unread + more > buf->capacity ? unread + more : buf->capacity + 1);
 }
 
 void mch_buf_append(struct mch_buf *buf, const void *bytes, size_t count) {
