@@ -378,13 +378,14 @@ static int run_script(lua_State *L, const struct command_line *line) {
   return status;
 }
 
-/* Without anything to do: talk with a person, or run what stands in stdin. */
-static int run_stdin(lua_State *L, const struct command_line *line) {
-  if (!isatty(STDIN_FILENO))
-    return run_file(L, NULL, line->program);
-  mch_host_version();
-  mch_repl_run(L);
-  return LUA_OK;
+/* Without anything to do: talk with a person, or run what stands in stdin (whose failure, as with
+ * `lua`, does not change the exit status). */
+static void run_stdin(lua_State *L, const struct command_line *line) {
+  if (isatty(STDIN_FILENO)) {
+    mch_host_version();
+    mch_repl_run(L);
+  } else
+    run_file(L, NULL, line->program);
 }
 
 /* arg: the script at 0, its arguments above, what stands before it below. */
@@ -437,9 +438,8 @@ static int run(lua_State *L) {
     return 0;
   if (line->is_interactive)
     mch_repl_run(L);
-  else if (line->script == line->count && !line->executes && !line->wants_version &&
-           run_stdin(L, line) != LUA_OK)
-    return 0;
+  else if (line->script == line->count && !line->executes && !line->wants_version)
+    run_stdin(L, line);
   lua_pushboolean(L, 1);
   return 1;
 }
