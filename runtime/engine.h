@@ -121,12 +121,16 @@ struct mch_engine_config {
   unsigned nworkers;
   uint64_t timeout;              /* nanoseconds; 0: none */
   uint64_t max_tasks_per_worker; /* 0: no limit */
+  int bars;                      /* show the bars of tasks */
+  int log_level;                 /* the lowest level of log records that is wanted */
   uint64_t grace;                /* nanoseconds between asking a task to stop and killing it */
   struct mch_output *output;     /* referenced by the engine while it lives */
   struct mch_worker *self;       /* the worker that this process is, or NULL */
   struct mch_runner runner;
   struct mch_events events;
   struct mch_codes codes;
+  void (*before_fork)(void *ud); /* on the owner's thread; may be NULL */
+  void *before_fork_ud;
   void (*child_hook)(void *ud); /* run in each new worker, first of all; may be NULL */
   void *child_hook_ud;
 };

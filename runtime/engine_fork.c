@@ -153,18 +153,19 @@ static int bar_start(struct child *child, const struct mch_message_in *message) 
   struct mch_bar_spec spec;
   const unsigned char *body = message->body;
   uint32_t slot;
-  if (message->length < 20 || !bar_room(child))
+  if (message->length < 20 || !child->engine->config.bars || !bar_room(child))
     return message->length >= 20;
   memset(&spec, 0, sizeof spec);
   slot = mch_load_u32(body + 16);
-  spec.id = mch_load_u64(body);
+  spec.slot_id = mch_load_u64(body);
+  spec.runid = (int64_t)message->head.runid;
   spec.total = mch_load_u64(body + 8);
   spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
   spec.name = (const char *)body + 20;
   spec.name_length = message->length - 20;
   child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
   if (child->bars[child->bar_count] != NULL)
-    child->bar_ids[child->bar_count++] = spec.id;
+    child->bar_ids[child->bar_count++] = spec.slot_id;
   return 1;
 }
 
@@ -173,19 +174,20 @@ static int bar_update(struct child *child, const struct mch_message_in *message)
   if (message->length != 24)
     return 0;
   i = find_bar(child, mch_load_u64(message->body));
-  if (i < child->bar_count)
-    mch_output_bar_set(child->bars[i], mch_load_u64(message->body + 8),
-                       mch_load_u64(message->body + 16));
+  if (i < child->bar_count) {
+    mch_bar_set(child->bars[i], mch_load_u64(message->body + 8));
+    mch_bar_set_total(child->bars[i], mch_load_u64(message->body + 16));
+  }
   return 1;
 }
 
 static int bar_end(struct child *child, const struct mch_message_in *message) {
   size_t i;
-  if (message->length != 25 || message->body[24] > MCH_BAR_LAST)
+  if (message->length != 25 || message->body[24] > MCH_BAR_CANCELLED)
     return 0;
   i = find_bar(child, mch_load_u64(message->body));
   if (i < child->bar_count) {
-    mch_output_bar_end(child->bars[i], mch_load_u64(message->body + 8),
+    mch_output_bar_end(child->engine->config.output, child->bars[i], mch_load_u64(message->body + 8),
                        mch_load_u64(message->body + 16), (enum mch_bar_end)message->body[24]);
     drop_bar(child, i);
   }
@@ -195,7 +197,8 @@ static int bar_end(struct child *child, const struct mch_message_in *message) {
 /* The worker has gone: its bars stop where the shared page has them. */
 static void stop_bars(struct child *child, enum mch_bar_end how) {
   while (child->bar_count > 0) {
-    mch_output_bar_stop(child->bars[child->bar_count - 1], how);
+    mch_output_bar_end(child->engine->config.output, child->bars[child->bar_count - 1],
+                       MCH_BAR_UNKNOWN, MCH_BAR_UNKNOWN, how);
     child->bar_count--;
   }
 }
@@ -233,6 +236,18 @@ static size_t read_stream(struct child *child, int which) {
   return 0;
 }
 
+/* Pass on a last line that its task did not end. */
+static void complete_line(struct mch_output *output, int stream, const unsigned char *bytes,
+                          size_t count) {
+  struct mch_buf line;
+  memset(&line, 0, sizeof line);
+  mch_buf_append(&line, bytes, count);
+  mch_buf_u8(&line, '\n');
+  if (line.failed == 0)
+    mch_output_lines(output, stream, (const char *)line.data, line.length);
+  mch_buf_free(&line);
+}
+
 /* Pass on the whole lines among the first `count` unread bytes; with `complete` also a rest
  * without a newline, which gets one. */
 static void pass_lines(struct child *child, int which, size_t count, int complete) {
@@ -247,12 +262,10 @@ static void pass_lines(struct child *child, int which, size_t count, int complet
   if (whole == 0 && !complete && count >= LONGEST_LINE)
     whole = count;
   if (whole > 0)
-    mch_output_lines(output, which + 1, start, whole);
+    mch_output_lines(output, which + 1, (const char *)start, whole);
   if (complete && whole < count) {
-    mch_buf_consume(raw, whole);
-    count -= whole;
+    complete_line(output, which + 1, start + whole, count - whole);
     whole = count;
-    mch_output_line(output, which + 1, raw->data + raw->read, count);
   }
   mch_buf_consume(raw, whole);
 }
@@ -818,6 +831,8 @@ static int fork_worker(struct engine_fork *engine, struct mch_error *error) {
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
   atomic_store(&child->shared->log_threshold, engine->log_level);
+  if (engine->config.before_fork != NULL)
+    engine->config.before_fork(engine->config.before_fork_ud);
   mch_platform_flush_streams();
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -1217,6 +1232,7 @@ struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
   }
   engine->config = *config;
   engine->timeouts = config->timeout != 0;
+  engine->log_level = config->log_level;
   mch_output_ref(config->output);
   return &engine->base;
 }

@@ -30,6 +30,9 @@ MANTICHORA_API int luaopen_mantichora(struct lua_State *L);
 MANTICHORA_API int luaopen_mantichora_atpbar(struct lua_State *L);
 MANTICHORA_API int luaopen_mantichora_logging(struct lua_State *L);
 
+/* Internal: what mantichora.logging needs of the runtime. */
+MANTICHORA_API int luaopen_mantichora_report(struct lua_State *L);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,10 +1,12 @@
 /* Runs in: parent only. Purpose: pool.h. */
+#define _POSIX_C_SOURCE 200809L
 #include "pool.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "codes.h"
@@ -24,8 +26,8 @@ struct record {
   unsigned char graph[];
 };
 
-/* With so many bytes of log records waiting for the owner, the driver stops reading more. */
-enum { MOST_RECORD_BYTES = 64 * 1024 * 1024 };
+/* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
+enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
 struct mch_pool {
   pthread_mutex_t lock;
@@ -343,7 +345,6 @@ void mch_pool_pump(struct mch_pool *pool) {
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
   pthread_mutex_unlock(&pool->lock);
-  mch_output_pump(pool->output, mch_now(), 1);
 }
 
 /* -- the driver's view -------------------------------------------------------------------- */
@@ -361,7 +362,7 @@ static int drive_attended(void *ud) {
 
 static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
-  if (pool->record_bytes >= MOST_RECORD_BYTES || mch_output_full(pool->output))
+  if (pool->record_bytes >= MOST_RECORD_BYTES || mch_output_backlog(pool->output) >= MOST_BACKLOG)
     return 0; /* only the owner can take this away */
   return pool->submitted > 0 || mch_output_next(pool->output) != MCH_NEVER;
 }
@@ -485,28 +486,51 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
   return code;
 }
 
-int mch_pool_wait(struct mch_pool *pool, uint64_t until, const sigset_t *mask) {
-  struct mch_ready ready[8];
-  uint64_t own;
-  int got, saved;
+/* Set `attended` for a wait; 0: no wait is needed, the driver took what the caller waits for. */
+static int attend(struct mch_pool *pool, uint64_t *until) {
+  int news;
   pthread_mutex_lock(&pool->lock);
-  if (pool->drives != pool->drives_seen) {
-    /* The driver took what the caller is about to wait for. */
-    pthread_mutex_unlock(&pool->lock);
-    return 0;
+  news = pool->drives != pool->drives_seen;
+  if (!news) {
+    uint64_t own = deadline(pool);
+    pool->attended = 1;
+    if (own < *until)
+      *until = own;
   }
-  pool->attended = 1;
-  own = deadline(pool);
   pthread_mutex_unlock(&pool->lock);
-  got = mch_poller_wait(pool->engine->poller, ready, 8, own < until ? own : until, mask);
-  saved = errno;
+  return !news;
+}
+
+static void unattend(struct mch_pool *pool) {
   pthread_mutex_lock(&pool->lock);
   pool->attended = 0;
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
   pthread_mutex_unlock(&pool->lock);
-  errno = saved;
-  return got < 0 ? -1 : 0;
+}
+
+void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
+  struct mch_ready ready[8];
+  sigset_t all, old;
+  if (!attend(pool, &until))
+    return;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (!interrupted(ud))
+    mch_poller_wait(pool->engine->poller, ready, 8, until, &old);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  unattend(pool);
+}
+
+void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud) {
+  uint64_t now = mch_now(), left = until > now ? until - now : 0;
+  struct timespec moment = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (!interrupted(ud))
+    pselect(0, NULL, NULL, NULL, &moment, &old);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 uint64_t mch_pool_deadline(struct mch_pool *pool) {
@@ -536,6 +560,14 @@ int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *to) {
   mch_buf_append(to, record->graph, record->length);
   free(record);
   return 1;
+}
+
+int mch_pool_has_logs(struct mch_pool *pool) {
+  int some;
+  pthread_mutex_lock(&pool->lock);
+  some = pool->records != NULL;
+  pthread_mutex_unlock(&pool->lock);
+  return some;
 }
 
 static void take(struct mch_pool *pool, struct mch_task *task) {
@@ -680,6 +712,14 @@ uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length
   id = mch_dictionary_intern(&pool->dictionary, bytes, length);
   pthread_mutex_unlock(&pool->lock);
   return id;
+}
+
+const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length) {
+  const void *bytes;
+  pthread_mutex_lock(&pool->lock);
+  bytes = mch_dictionary_get(&pool->dictionary, id, length);
+  pthread_mutex_unlock(&pool->lock);
+  return bytes;
 }
 
 void mch_pool_log_threshold(struct mch_pool *pool, int level) {

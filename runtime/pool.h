@@ -57,18 +57,23 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error);
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error);
 
-/* Move things on; never waits. On the owner's thread. */
+/* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
 void mch_pool_pump(struct mch_pool *pool);
 
-/* Wait until there may be something to pump, `deadline` comes, or a signal (under `mask`). 0, or -1
- * with errno. On the owner's thread; the driver keeps away meanwhile. */
-int mch_pool_wait(struct mch_pool *pool, uint64_t deadline, const sigset_t *mask);
+/* Wait until there may be something to pump, or `until` comes, or a signal. `interrupted` is asked
+ * with all signals blocked, right before the wait: not 0 ends it at once, so that no signal is lost
+ * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
+void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud);
+
+/* The same with no pool: sleep until `until` or a signal. */
+void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
 
 /* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
 uint64_t mch_pool_deadline(struct mch_pool *pool);
 
 /* The oldest log record not handed over yet, into `record` (cleared first): 1, or 0 for none. */
 int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *record);
+int mch_pool_has_logs(struct mch_pool *pool);
 
 /* Take a finished task, the caller's from now on (mch_pool_discard). NULL: none now, or log records
  * have to be taken first. take: in order of completion. take_in_order: the first at or after run ID
@@ -99,6 +104,8 @@ size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);
 
 /* Bytecode to its id in this pool; 0: send it with the message. */
 uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length);
+/* And back; the bytes stay where they are while the pool lives. NULL: unknown. */
+const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
 
 void mch_pool_log_threshold(struct mch_pool *pool, int level);
 

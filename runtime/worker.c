@@ -53,8 +53,8 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
-int mch_worker_wants_log(const struct mch_worker *worker, int level) {
-  return level >= atomic_load_explicit(&worker->shared->log_threshold, memory_order_relaxed);
+int mch_worker_log_threshold(const struct mch_worker *worker) {
+  return atomic_load_explicit(&worker->shared->log_threshold, memory_order_relaxed);
 }
 
 void mch_worker_leave(struct mch_worker *worker, int status) {
@@ -156,6 +156,8 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
   case MCH_MESSAGE_TASK:
     run(worker, message, graph);
     atomic_store(&worker->shared->passed, message->head.ticket);
+    if (worker->spent)
+      mch_worker_leave(worker, 0);
     break;
   case MCH_MESSAGE_QUIT:
     mch_platform_flush_streams();
@@ -225,3 +227,61 @@ void mch_worker_disown(struct mch_worker *worker) {
 }
 
 /* -- bars --------------------------------------------------------------------------------- */
+
+static uint32_t take_bar_slot(struct mch_worker *worker) {
+  uint32_t i;
+  for (i = 0; i < MCH_BARS; i++)
+    if ((worker->bar_slots & (uint64_t)1 << i) == 0) {
+      worker->bar_slots |= (uint64_t)1 << i;
+      return i;
+    }
+  return MCH_BARS;
+}
+
+static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_bar_spec *spec) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[20];
+  uint32_t i = take_bar_slot(worker);
+  struct mch_bar_slot *slot = i < MCH_BARS ? &worker->shared->bars[i] : NULL;
+  if (slot != NULL) {
+    atomic_store(&slot->id, 0);
+    atomic_store(&slot->done, 0);
+    atomic_store(&slot->total, spec->total);
+    atomic_store(&slot->id, key);
+  }
+  mch_store_u64(fixed, key);
+  mch_store_u64(fixed + 8, spec->total);
+  mch_store_u32(fixed + 16, i);
+  say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
+  return slot;
+}
+
+static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
+  unsigned char fixed[24];
+  mch_store_u64(fixed, key);
+  mch_store_u64(fixed + 8, done);
+  mch_store_u64(fixed + 16, total);
+  say(ud, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
+}
+
+static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[25];
+  uint32_t i;
+  for (i = 0; i < MCH_BARS; i++)
+    if ((worker->bar_slots & (uint64_t)1 << i) != 0 &&
+        atomic_load(&worker->shared->bars[i].id) == key) {
+      atomic_store(&worker->shared->bars[i].id, 0);
+      worker->bar_slots &= ~((uint64_t)1 << i);
+    }
+  mch_store_u64(fixed, key);
+  mch_store_u64(fixed + 8, done);
+  mch_store_u64(fixed + 16, total);
+  fixed[24] = (unsigned char)how;
+  say(worker, MCH_MESSAGE_BAR_END, fixed, sizeof fixed, NULL, 0);
+}
+
+struct mch_upstream mch_worker_upstream(struct mch_worker *worker) {
+  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_end};
+  return upstream;
+}

@@ -23,6 +23,7 @@ struct mch_worker {
   uint16_t attempt;
   uint64_t bars;      /* count of bars started, for their ids */
   uint64_t bar_slots; /* bit i: shared->bars[i] is in use */
+  int spent;          /* the runner: leave after this task */
   int leaving;        /* mch_worker_leave() runs: a second call ends at once */
 };
 
@@ -35,8 +36,8 @@ void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((nore
 /* Send one log record. Blocks while the pool takes nothing; does not return when it has gone. */
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length);
 
-/* Whether records of `level` are wanted. */
-int mch_worker_wants_log(const struct mch_worker *worker, int level);
+/* The lowest level of records that is wanted above. */
+int mch_worker_log_threshold(const struct mch_worker *worker);
 
 /* What mch_output_become_child() wants: bars go up to the pool. `ud` is the worker. */
 struct mch_upstream mch_worker_upstream(struct mch_worker *worker);
