@@ -22,7 +22,8 @@ function terminal.start(command, columns, rows)
   local self = setmetatable({ folder = shell.folder() }, terminal)
   self.socket = "mch" .. self.folder:match("[^/.]+$") .. count
   -- The screen stays until close(), whatever becomes of the command.
-  shell.write(self.folder .. "/run", ("trap : INT\n(%s\n)\necho $? >%s/status\nexec sleep 600\n"):format(command, self.folder))
+  shell.write(self.folder .. "/run", ("trap : INT\n(%s\n)\necho $? >%s/status\nexec sleep 600\n"):format(
+    command, self.folder))
   local got = self:tmux(("new-session -d -x %d -y %d sh %s/run"):format(columns, rows, self.folder))
   assert(got.status == 0, got.err)
   return self
