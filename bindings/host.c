@@ -229,19 +229,11 @@ static void raise_interrupted(lua_State *L, lua_Debug *activation) {
   luaL_error(L, "interrupted!");
 }
 
-static void handle_sigint(int signal_number, void (*handler)(int)) {
-  struct sigaction action;
-  memset(&action, 0, sizeof action);
-  action.sa_handler = handler;
-  sigemptyset(&action.sa_mask);
-  sigaction(signal_number, &action, NULL);
-}
-
 /* lua_sethook is the one function of Lua that a signal handler may call. A second Ctrl-C, when Lua
  * does not come round to the hook, ends the process. */
 static void on_sigint(int signal_number) {
   int events = LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT;
-  handle_sigint(signal_number, SIG_DFL);
+  signal(signal_number, SIG_DFL);
   lua_sethook(running, raise_interrupted, events, 1);
 }
 
@@ -258,15 +250,19 @@ static int add_traceback(lua_State *L) {
   return 1;
 }
 
-int mch_host_call(lua_State *L, int count) {
+int mch_host_call(lua_State *L, int count, bool with_traceback) {
   int handler = lua_gettop(L) - count;
+  struct sigaction action = {0};
+  struct sigaction before;
   int status;
   lua_pushcfunction(L, add_traceback);
   lua_insert(L, handler);
   running = L;
-  handle_sigint(SIGINT, on_sigint);
-  status = lua_pcall(L, count, LUA_MULTRET, handler);
-  handle_sigint(SIGINT, SIG_DFL);
+  action.sa_handler = on_sigint;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, &before);
+  status = lua_pcall(L, count, LUA_MULTRET, with_traceback ? handler : 0);
+  sigaction(SIGINT, &before, NULL);
   lua_remove(L, handler);
   return status;
 }
@@ -289,7 +285,7 @@ int mch_host_report(lua_State *L, int status, const char *program) {
 
 /* Call the chunk on top, or report why it could not be loaded. */
 static int run_chunk(lua_State *L, int load_status, int count, const char *program) {
-  int status = load_status != LUA_OK ? load_status : mch_host_call(L, count);
+  int status = load_status != LUA_OK ? load_status : mch_host_call(L, count, true);
   return mch_host_report(L, status, program);
 }
 
@@ -325,7 +321,7 @@ static int run_library(lua_State *L, const char *spec, const char *program) {
   lua_pushlstring(L, spec, length);
   lua_getglobal(L, "require");
   lua_pushstring(L, module);
-  status = mch_host_report(L, mch_host_call(L, 1), program);
+  status = mch_host_report(L, mch_host_call(L, 1, true), program);
   if (status == LUA_OK) {
     lua_settop(L, 2);
     lua_setglobal(L, lua_tostring(L, 1));

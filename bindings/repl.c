@@ -2,8 +2,12 @@
  *
  * The REPL: reads chunks of one or more lines, runs them, prints their values. Lines come from
  * read_line() alone, so that an editing library can take its place. */
+#define _POSIX_C_SOURCE 200809L
+
 #include "host.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,19 +25,31 @@ static void show_prompt(lua_State *L, bool is_first) {
   lua_settop(L, top);
 }
 
-/* Push the line typed, without its newline. False, and nothing pushed, at the end of stdin. */
-static bool read_line(lua_State *L, bool is_first) {
+enum typed {
+  TYPED_LINE,
+  TYPED_END,   /* the end of stdin */
+  TYPED_CTRL_C /* the line, and those before it that belong to the chunk, are abandoned */
+};
+
+/* Push the line typed, without its newline; nothing is pushed if there is none. */
+static enum typed read_line(lua_State *L, bool is_first) {
   luaL_Buffer line;
   int c;
   show_prompt(L, is_first);
+  errno = 0;
   c = getc(stdin);
+  if (c == EOF && ferror(stdin) && errno == EINTR) {
+    clearerr(stdin);
+    puts("");
+    return TYPED_CTRL_C;
+  }
   if (c == EOF)
-    return false;
+    return TYPED_END;
   luaL_buffinit(L, &line);
   for (; c != EOF && c != '\n'; c = getc(stdin))
     luaL_addchar(&line, (char)c);
   luaL_pushresult(&line);
-  return true;
+  return TYPED_LINE;
 }
 
 /* Whether a chunk failed to compile only because it is not complete yet. */
@@ -66,12 +82,17 @@ static bool load_expression(lua_State *L) {
   return false;
 }
 
-/* Compile the lines from index 1 on as a statement, reading more while it is incomplete. */
-static int load_statement(lua_State *L) {
+/* Compile the lines from index 1 on as a statement, reading more while it is incomplete; what stdin
+ * ends in the middle of stays wrong. Leaves a function or a message. False if it was abandoned. */
+static bool load_statement(lua_State *L, int *status) {
   for (;;) {
-    int status = load(L, 1);
-    if (!is_incomplete(L, status) || !read_line(L, false))
-      return status;
+    enum typed typed;
+    *status = load(L, 1);
+    if (!is_incomplete(L, *status))
+      return true;
+    typed = read_line(L, false);
+    if (typed != TYPED_LINE)
+      return typed == TYPED_END;
     lua_remove(L, 2); /* the message */
     lua_pushliteral(L, "\n");
     lua_insert(L, 2);
@@ -81,12 +102,20 @@ static int load_statement(lua_State *L) {
 
 /* Read one chunk and leave it compiled, or the message why it cannot be. False at the end. */
 static bool read_chunk(lua_State *L, int *status) {
-  lua_settop(L, 0);
-  if (!read_line(L, true))
-    return false;
-  *status = load_expression(L) ? LUA_OK : load_statement(L);
-  lua_remove(L, 1);
-  return true;
+  for (;;) {
+    enum typed typed;
+    lua_settop(L, 0);
+    typed = read_line(L, true);
+    if (typed == TYPED_END)
+      return false;
+    if (typed == TYPED_LINE) {
+      *status = LUA_OK;
+      if (load_expression(L) || load_statement(L, status)) {
+        lua_remove(L, 1);
+        return true;
+      }
+    }
+  }
 }
 
 /* Print all values on the stack by the global `print`. */
@@ -97,20 +126,31 @@ static void print_values(lua_State *L) {
   luaL_checkstack(L, LUA_MINSTACK, "too many results to print");
   lua_getglobal(L, "print");
   lua_insert(L, 1);
-  if (lua_pcall(L, count, 0, 0) == LUA_OK)
+  if (mch_host_call(L, count, false) == LUA_OK)
     return;
   lua_pushfstring(L, "error calling 'print' (%s)", lua_tostring(L, -1));
   mch_host_report(L, LUA_ERRRUN, NULL);
 }
 
+/* Does nothing but end the read that waits for a line. */
+static void on_sigint(int signal_number) {
+  (void)signal_number;
+}
+
 void mch_repl_run(lua_State *L) {
+  struct sigaction action = {0};
+  struct sigaction before;
   int status;
+  action.sa_handler = on_sigint;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, &before);
   while (read_chunk(L, &status)) {
     if (status == LUA_OK)
-      status = mch_host_call(L, 0);
+      status = mch_host_call(L, 0, true);
     if (mch_host_report(L, status, NULL) == LUA_OK)
       print_values(L);
   }
+  sigaction(SIGINT, &before, NULL);
   lua_settop(L, 0);
   puts("");
   fflush(stdout);

@@ -1,6 +1,7 @@
 -- The host takes what `lua` takes: both get the same command lines, and must say and do the same.
 
 local shell = require "spec.support.shell"
+local terminal = require "spec.support.terminal"
 
 local folder
 
@@ -234,5 +235,34 @@ describe("host", function()
     assert.are.equal("caught\n", got.out)
     assert.are.equal(130, got.status)
   end)
-end)
 
+  it("keeps its prompt at Ctrl-C", function()
+    local screen <close> = terminal.start(shell.host, 80, 24)
+    local function shows(text)
+      screen:wait(function(lines)
+        return table.concat(lines, "\n"):find(text, 1, true)
+      end, 10)
+    end
+    screen:wait(function(lines) return lines[2] == ">" end, 10)
+    screen:type("-l 'half a line'")
+    shows("half a line")
+    screen:type("C-c")
+    screen:wait(function(lines) return lines[3] == ">" end, 10)
+    screen:type("-l 'x = 5 for i = 1, 2 do'")
+    screen:type("Enter")
+    shows("\n>>")
+    screen:type("C-c")
+    screen:wait(function(lines) return lines[5] == ">" end, 10)
+    screen:type("-l 'while true do x = 6 end'")
+    screen:type("Enter")
+    shows("x = 6 end")
+    screen:wait(function(lines) return #lines == 5 end, 10)
+    screen:type("C-c")
+    shows("interrupted!\nstack traceback:")
+    screen:type("-l 'print(\"x is\", x)'")
+    screen:type("Enter")
+    shows("x is    6")
+    screen:type("C-d")
+    assert.are.equal(0, (screen:finish(10)))
+  end)
+end)

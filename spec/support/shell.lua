@@ -51,8 +51,13 @@ function shell.write(path, text)
   file:write(text)
 end
 
---- The interpreters: ours, and the stock one.
+--- The interpreters: ours, the stock one, and the one that this run of the specs is about. The last
+-- is a piece of a command line, which finds the module in the build folder.
 shell.host = os.getenv("MANTICHORA_HOST") or "build/bin/mantichora"
 shell.lua = os.getenv("MANTICHORA_LUA") or "lua5.4"
+shell.interpreter = os.getenv("MANTICHORA_INTERPRETER") or shell.lua
+if not os.getenv("LUA_CPATH") then
+  shell.interpreter = "env LUA_CPATH='build/lua/?.so;;' " .. shell.interpreter
+end
 
 return shell
