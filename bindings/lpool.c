@@ -56,7 +56,7 @@ static struct lpool *check_pool(lua_State *L) {
   return lpool;
 }
 
-static int raise(lua_State *L, const struct mch_error *error) {
+static int raise_error(lua_State *L, const struct mch_error *error) {
   return luaL_error(L, "%s", error->text);
 }
 
@@ -412,7 +412,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first,
   }
   if (!lpool->started) {
     if (mch_pool_start(lpool->pool, &error) != 0)
-      return raise(L, &error);
+      return raise_error(L, &error);
     lpool->started = 1;
   }
   task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
@@ -428,7 +428,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first,
   }
   if (mch_pool_run(lpool->pool, task, &lpool->group, &runid, &error) != 0) {
     mch_task_free(task);
-    return raise(L, &error);
+    return raise_error(L, &error);
   }
   lua_pushinteger(L, (lua_Integer)runid);
   return 1;
@@ -657,7 +657,7 @@ static int core_start(lua_State *L) {
   struct mch_error error;
   note_state(L, lpool);
   if (mch_pool_start(lpool->pool, &error) != 0)
-    return raise(L, &error);
+    return raise_error(L, &error);
   lpool->started = 1;
   return 0;
 }
@@ -728,7 +728,7 @@ static int core_fd(lua_State *L) {
   struct mch_error error;
   int fd = mch_pool_fd(lpool->pool, &error);
   if (fd < 0)
-    return raise(L, &error);
+    return raise_error(L, &error);
   lua_pushinteger(L, fd);
   return 1;
 }
@@ -877,7 +877,7 @@ static int core_new(lua_State *L) {
   lua_pop(L, 1);
   lpool->pool = mch_pool_new(&config, &error);
   if (lpool->pool == NULL)
-    return raise(L, &error);
+    return raise_error(L, &error);
   return 1;
 }
 

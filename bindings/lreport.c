@@ -2,6 +2,7 @@
 #include "lreport.h"
 
 #include <lauxlib.h>
+#include <lualib.h>
 #include <limits.h>
 #include <string.h>
 #include <time.h>

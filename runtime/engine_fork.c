@@ -309,7 +309,7 @@ static enum mch_claim claim_of(const struct child *child, uint32_t ticket) {
 }
 
 /* Take back a task that has not begun. 1 if it is ours again. */
-static int revoke(struct child *child, struct mch_task *task) {
+static int take_back(struct child *child, struct mch_task *task) {
   uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
   if (!atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
                                       (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED))
@@ -591,7 +591,7 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
   struct child *child = holder(engine, task);
   if (child == NULL)
     return;
-  if (revoke(child, task)) {
+  if (take_back(child, task)) {
     struct mch_result *result = mch_result_new((enum mch_kind)task->stop, NULL, NULL, 0);
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
@@ -1019,7 +1019,7 @@ static void steal(struct engine_fork *engine, size_t queued) {
     struct mch_task *task = busiest->offered[ticket % MCH_CLAIMS];
     if (task == NULL || task->ticket != ticket)
       continue;
-    if (!revoke(busiest, task))
+    if (!take_back(busiest, task))
       break; /* the worker has come so far */
     give_back(busiest, task);
     share--;
@@ -1035,7 +1035,7 @@ static void recall(struct mch_engine *base, int32_t priority) {
       uint32_t ticket = child->last_ticket - i;
       struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
       if (task != NULL && task->ticket == ticket && task->priority < priority &&
-          revoke(child, task))
+          take_back(child, task))
         give_back(child, task);
     }
   }

@@ -261,7 +261,7 @@ static unsigned affinity_count(void) {
 #if defined(__linux__)
 /* The quota of one cgroup in whole CPUs, rounded up; 0: none is set. `path` names its folder. */
 static unsigned quota_of(const char *path) {
-  char name[PATH_MAX];
+  char name[PATH_MAX + 96];
   long long quota = 0, period = 0;
   FILE *file;
   int fields;
