@@ -28,13 +28,13 @@ struct lpool {
   struct mch_group group; /* the tasks of run() */
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
-  struct mch_task *taken;                     /* between being taken and being turned into values */
-  struct mch_buf graph, ids, record;          /* while encoding; a log record */
+  struct mch_task *taken;            /* between being taken and being turned into values */
+  struct mch_buf graph, ids, record; /* while encoding; a log record */
   struct hooks main_hooks, own_hooks;
-  int owner;    /* PID of the process that made it */
-  int encoding; /* `graph` and `ids` are in use */
-  int started;  /* has had workers */
-  int keep_gc;  /* the collector was seen to, or is not to be touched */
+  int owner;     /* PID of the process that made it */
+  int encoding;  /* `graph` and `ids` are in use */
+  int started;   /* has had workers */
+  int keep_gc;   /* the collector was seen to, or is not to be touched */
   int former_gc; /* the mode to go back to; 0: none */
 };
 
@@ -48,8 +48,9 @@ static struct lpool *to_pool(lua_State *L) {
 static struct lpool *check_pool(lua_State *L) {
   struct lpool *lpool = to_pool(L);
   if (lpool->owner != (int)getpid())
-    luaL_error(L, "this pool belongs to process %d and cannot be used in process %d (a task may "
-                  "make a pool of its own)",
+    luaL_error(L,
+               "this pool belongs to process %d and cannot be used in process %d (a task may "
+               "make a pool of its own)",
                lpool->owner, (int)getpid());
   if (lpool->pool == NULL)
     luaL_error(L, "pool is closed");
@@ -798,8 +799,8 @@ static int pool_gc(lua_State *L) {
       mch_pool_wait(lpool->pool, patience, never, NULL);
   }
   if (lpool->started)
-    lua_warning(L, "mantichora: a pool was collected that nobody had closed; its workers were ended",
-                0);
+    lua_warning(
+        L, "mantichora: a pool was collected that nobody had closed; its workers were ended", 0);
   free_pool(L, lpool);
   return 0;
 }
@@ -895,14 +896,29 @@ void mch_lpool_log_threshold(lua_State *L, int level) {
 }
 
 int mch_lpool_open(lua_State *L) {
-  static const luaL_Reg core[] = {
-      {"new", core_new},         {"run", core_run},       {"run_with", core_run_with},
-      {"wait", core_wait},       {"take", core_take},     {"is_open", core_is_open},
-      {"is_own", core_is_own},   {"pump", core_pump},     {"counts", core_counts},
-      {"start", core_start},     {"workers", core_workers}, {"cancel", core_cancel},
-      {"cancel_all", core_cancel_all}, {"quit", core_quit}, {"free", core_free},
-      {"fd", core_fd},           {"due", core_due},       {"seed", core_seed}, {"sleep", core_sleep},
-      {"cpu_count", core_cpu_count}, {"is_worker", core_is_worker}, {"runid", core_runid}, {NULL, NULL}};
+  static const luaL_Reg core[] = {{"new", core_new},
+                                  {"run", core_run},
+                                  {"run_with", core_run_with},
+                                  {"wait", core_wait},
+                                  {"take", core_take},
+                                  {"is_open", core_is_open},
+                                  {"is_own", core_is_own},
+                                  {"pump", core_pump},
+                                  {"counts", core_counts},
+                                  {"start", core_start},
+                                  {"workers", core_workers},
+                                  {"cancel", core_cancel},
+                                  {"cancel_all", core_cancel_all},
+                                  {"quit", core_quit},
+                                  {"free", core_free},
+                                  {"fd", core_fd},
+                                  {"due", core_due},
+                                  {"seed", core_seed},
+                                  {"sleep", core_sleep},
+                                  {"cpu_count", core_cpu_count},
+                                  {"is_worker", core_is_worker},
+                                  {"runid", core_runid},
+                                  {NULL, NULL}};
   luaL_newlib(L, core);
   if (luaL_newmetatable(L, TYPE)) {
     lua_pushcfunction(L, pool_gc);

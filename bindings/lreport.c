@@ -125,12 +125,16 @@ static int wall_time(lua_State *L) {
 }
 
 int luaopen_mantichora_report(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"in_worker", in_worker},         {"process", process},
-      {"runid", runid},                 {"taskname", taskname},
-      {"log_threshold", log_threshold}, {"set_log_threshold", set_log_threshold},
-      {"write_line", write_line},       {"on_log", on_log},
-      {"time", wall_time},              {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"in_worker", in_worker},
+                                       {"process", process},
+                                       {"runid", runid},
+                                       {"taskname", taskname},
+                                       {"log_threshold", log_threshold},
+                                       {"set_log_threshold", set_log_threshold},
+                                       {"write_line", write_line},
+                                       {"on_log", on_log},
+                                       {"time", wall_time},
+                                       {NULL, NULL}};
   struct mch_buf *graph;
   luaL_newlib(L, functions);
   graph = lua_newuserdatauv(L, sizeof *graph, 0);

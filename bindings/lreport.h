@@ -1,6 +1,7 @@
 /* Runs in: both.
  *
- * What scripts/mantichora/logging.lua needs of the runtime: the internal module "mantichora.report". */
+ * What scripts/mantichora/logging.lua needs of the runtime: the internal module
+ * "mantichora.report". */
 #ifndef MCH_LREPORT_H
 #define MCH_LREPORT_H
 

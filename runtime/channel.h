@@ -31,9 +31,9 @@ struct mch_channel {
   struct mch_buf in;
   struct mch_buf parts; /* a message whose frames have not all come */
   struct mch_message_head parts_head;
-  int in_parts;       /* `parts` is in use */
-  int parts_handed;   /* `parts` was handed out whole: forget it at the next call */
-  size_t in_handed;   /* bytes of `in` handed out: consume them at the next call */
+  int in_parts;     /* `parts` is in use */
+  int parts_handed; /* `parts` was handed out whole: forget it at the next call */
+  size_t in_handed; /* bytes of `in` handed out: consume them at the next call */
   uint32_t sequence_out, sequence_in;
   int ended; /* the other side will send no more */
 };

@@ -16,7 +16,7 @@
 #include "engine.h"
 #include "platform.h"
 
-static const uint64_t near_rest = 2000000u;      /* 2 ms */
+static const uint64_t near_rest = 2000000u;       /* 2 ms */
 static const uint64_t unwatched_rest = 20000000u; /* where no descriptor tells */
 
 enum rest { AWAKE, PARKED, NEAR, POLLING };

@@ -43,12 +43,12 @@ struct mch_task {
   struct mch_result *result;    /* when DONE */
   uint64_t runid;
   int32_t priority;
-  uint16_t attempt; /* from 0 */
-  uint8_t state;    /* enum mch_task_state */
-  uint8_t stop;     /* 0, or the enum mch_kind that it must end with */
-  uint32_t ticket;  /* the engine's */
-  uint32_t codes;   /* count of bytecode ids (u32) at the front of `body` */
-  size_t length;    /* bytes of `body` */
+  uint16_t attempt;    /* from 0 */
+  uint8_t state;       /* enum mch_task_state */
+  uint8_t stop;        /* 0, or the enum mch_kind that it must end with */
+  uint32_t ticket;     /* the engine's */
+  uint32_t codes;      /* count of bytecode ids (u32) at the front of `body` */
+  size_t length;       /* bytes of `body` */
   unsigned char *body; /* ids, then the graph; `inlined` or memory of its own */
   unsigned char inlined[];
 };
@@ -56,12 +56,12 @@ struct mch_task {
 /* How a task ended, and what it returned. */
 struct mch_result {
   enum mch_kind kind;
-  int pid;            /* of the worker, 0: none */
-  int signal;         /* KILLED: by which, 0: unknown */
-  int exitcode;       /* EXITED */
-  uint64_t elapsed;   /* nanoseconds of run time */
-  uint64_t maxrss;    /* bytes, 0: unknown */
-  char *text;         /* why, worded by this side; NULL: see the graph */
+  int pid;          /* of the worker, 0: none */
+  int signal;       /* KILLED: by which, 0: unknown */
+  int exitcode;     /* EXITED */
+  uint64_t elapsed; /* nanoseconds of run time */
+  uint64_t maxrss;  /* bytes, 0: unknown */
+  char *text;       /* why, worded by this side; NULL: see the graph */
   size_t length;
   unsigned char graph[]; /* the worker's values; for ERROR see ltask */
 };
@@ -182,8 +182,9 @@ struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error);
 
-/* A fork copies every lock as it stands, also those inside the C library. Threads of ours other than
- * an owner's do all their work between these two, and forks wait until none is between them. */
+/* A fork copies every lock as it stands, also those inside the C library. Threads of ours other
+ * than an owner's do all their work between these two, and forks wait until none is between them.
+ */
 void mch_fork_hold_off(void);
 void mch_fork_let_go(void);
 

@@ -32,9 +32,9 @@ enum {
   LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
 };
 
-static const uint64_t leave_grace = 500000000u;   /* an idle worker that was asked to leave */
-static const uint64_t end_grace = 200000000u;     /* between end of stream and end of process */
-static const uint64_t fork_retry = 100000000u;    /* after a failed fork */
+static const uint64_t leave_grace = 500000000u;    /* an idle worker that was asked to leave */
+static const uint64_t end_grace = 200000000u;      /* between end of stream and end of process */
+static const uint64_t fork_retry = 100000000u;     /* after a failed fork */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
 
 enum worker_state { LIVE, LEAVING, ENDED };
@@ -92,11 +92,11 @@ struct engine_fork {
   struct mch_engine base;
   struct mch_engine_config config;
   struct child *children;
-  unsigned live;         /* children that are LIVE */
+  unsigned live; /* children that are LIVE */
   int started, quitting;
-  unsigned wanted;       /* workers to fork at the next chance */
-  uint64_t fork_again;   /* after a failed fork, not before */
-  int unlucky;           /* a worker died before its first task: fork only for a task */
+  unsigned wanted;     /* workers to fork at the next chance */
+  uint64_t fork_again; /* after a failed fork, not before */
+  int unlucky;         /* a worker died before its first task: fork only for a task */
   int log_level;
   int timeouts; /* some task has one */
   unsigned char room[READ_ROOM];
@@ -187,8 +187,9 @@ static int bar_end(struct child *child, const struct mch_message_in *message) {
     return 0;
   i = find_bar(child, mch_load_u64(message->body));
   if (i < child->bar_count) {
-    mch_output_bar_end(child->engine->config.output, child->bars[i], mch_load_u64(message->body + 8),
-                       mch_load_u64(message->body + 16), (enum mch_bar_end)message->body[24]);
+    mch_output_bar_end(child->engine->config.output, child->bars[i],
+                       mch_load_u64(message->body + 8), mch_load_u64(message->body + 16),
+                       (enum mch_bar_end)message->body[24]);
     drop_bar(child, i);
   }
   return 1;
@@ -531,8 +532,8 @@ static void check_end(struct child *child, uint64_t now) {
     return;
   if (child->state == LIVE)
     drain(child); /* an EXIT that is on its way decides about its group */
-  if (mch_platform_ended(child->pid, child->watch,
-                         child->state == LIVE && takes_group_along(child), &ending))
+  if (mch_platform_ended(child->pid, child->watch, child->state == LIVE && takes_group_along(child),
+                         &ending))
     bury(child, &ending);
   else if (child->stream_ended != 0 && now >= child->stream_ended + end_grace)
     kill_now(child); /* it cannot answer any more, whatever it does */
@@ -1213,9 +1214,9 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {
-    start,   submit,  stop,          recall, flush_all, pump, deadline,
-    running, workers, log_threshold, quit,   gone,      free_engine};
+static const struct mch_engine_ops ops = {start, submit,   stop,       recall,  flush_all,
+                                          pump,  deadline, running,    workers, log_threshold,
+                                          quit,  gone,     free_engine};
 
 struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
                                        struct mch_error *error) {

@@ -33,9 +33,9 @@ static int submit(struct mch_engine *base, struct mch_task *task, struct mch_err
 
 static void finish(struct engine_inline *engine, struct mch_task *task, enum mch_kind kind,
                    const struct mch_buf *graph, uint64_t elapsed) {
-  struct mch_result *result = mch_result_new(task->stop != 0 ? (enum mch_kind)task->stop : kind,
-                                             NULL, graph != NULL ? graph->data : NULL,
-                                             graph != NULL ? graph->length : 0);
+  struct mch_result *result =
+      mch_result_new(task->stop != 0 ? (enum mch_kind)task->stop : kind, NULL,
+                     graph != NULL ? graph->data : NULL, graph != NULL ? graph->length : 0);
   if (result != NULL) {
     result->elapsed = elapsed;
     result->maxrss = mch_platform_maxrss();
@@ -146,9 +146,9 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {
-    start,   submit,  stop,          recall, flush, pump, deadline,
-    running, workers, log_threshold, quit,   gone,  free_engine};
+static const struct mch_engine_ops ops = {start, submit,   stop,       recall,  flush,
+                                          pump,  deadline, running,    workers, log_threshold,
+                                          quit,  gone,     free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

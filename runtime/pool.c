@@ -46,7 +46,7 @@ struct mch_pool {
   size_t record_bytes;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
-  int attended; /* the owner waits inside */
+  int attended;                 /* the owner waits inside */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
@@ -372,8 +372,12 @@ static uint64_t drive_deadline(void *ud) {
 }
 
 static int start_driver(struct mch_pool *pool, struct mch_error *error) {
-  struct mch_driven driven = {pool,       &pool->lock,    drive_pump,
-                              drive_attended, drive_busy, drive_deadline,
+  struct mch_driven driven = {pool,
+                              &pool->lock,
+                              drive_pump,
+                              drive_attended,
+                              drive_busy,
+                              drive_deadline,
                               mch_poller_fd(pool->engine->poller)};
   pool->driver = mch_driver_new(&driven, error);
   return pool->driver != NULL ? 0 : MCH_SYSTEM;
@@ -402,8 +406,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   mch_output_ref(pool->output);
   pool->no_memory =
       mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
-  engine.events = (struct mch_events){pool,       finished,        returned,
-                                      log_record, unlock_for_host, lock_again};
+  engine.events =
+      (struct mch_events){pool, finished, returned, log_record, unlock_for_host, lock_again};
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);
@@ -465,7 +469,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
                  uint64_t *runid, struct mch_error *error) {
   int code, urgent;
   pthread_mutex_lock(&pool->lock);
-  if ((code = start(pool, error)) == 0 && (index_reserve(pool) != 0 || !level_of(pool, task->priority)))
+  if ((code = start(pool, error)) == 0 &&
+      (index_reserve(pool) != 0 || !level_of(pool, task->priority)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
     *runid = task->runid = pool->next_runid++;

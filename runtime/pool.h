@@ -1,8 +1,8 @@
 /* Runs in: parent only.
  *
- * Tasks: queue, dispatch, collection, cancellation. A non-blocking state machine with one entry, the
- * pump, and three callers: a waiting call, an event loop's poll, and the driver's thread. Knows no
- * Lua and no process.
+ * Tasks: queue, dispatch, collection, cancellation. A non-blocking state machine with one entry,
+ * the pump, and three callers: a waiting call, an event loop's poll, and the driver's thread. Knows
+ * no Lua and no process.
  *
  * The life of a task
  *

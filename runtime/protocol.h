@@ -13,8 +13,9 @@
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, and the
- *      |                                                  |  worker passes over its frame in silence
- *      | ------- QUIT ----------------------------------> |  leaves when what came before is done
+ *      |                                                  |  worker passes over its frame in
+ * silence | ------- QUIT ----------------------------------> |  leaves when what came before is
+ * done
  *
  * Rules
  *  - One ordered stream per worker and direction. What a task says comes before its RESULT, so a
@@ -89,7 +90,8 @@ enum mch_kind {
 
 /* What a worker tells about a task besides its values, at the head of RESULT:
  * u8 kind, u64 elapsed, u64 maxrss, u64 stdout position, u64 stderr position. A position counts the
- * bytes that ever went into that pipe when the task ended; MCH_POSITION_UNKNOWN: read until empty. */
+ * bytes that ever went into that pipe when the task ended; MCH_POSITION_UNKNOWN: read until empty.
+ */
 #define MCH_FACTS_SIZE 33u
 #define MCH_POSITION_UNKNOWN UINT64_MAX
 

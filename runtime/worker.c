@@ -174,8 +174,7 @@ static void on_stop_signal(int number) {
   struct mch_worker *worker = signalled_worker;
   int saved = errno;
   (void)number;
-  if (worker != NULL && worker->ticket != 0 &&
-      atomic_load(&worker->shared->stop) == worker->ticket)
+  if (worker != NULL && worker->ticket != 0 && atomic_load(&worker->shared->stop) == worker->ticket)
     worker->runner.interrupt(worker->runner.ud);
   errno = saved;
 }

@@ -18,7 +18,7 @@ struct mch_worker {
   int lifeline; /* read end */
   int pipes[2]; /* own copies of the ends that are stdout and stderr, to ask for positions */
   struct mch_runner runner;
-  uint64_t runid;   /* of the running task */
+  uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */
   uint16_t attempt;
   uint64_t bars;      /* count of bars started, for their ids */
