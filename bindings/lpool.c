@@ -155,7 +155,8 @@ static void obey_hooks(lua_State *L, struct mch_output *output, struct hooks *ow
   if (L != main && !same_hooks(hooks_of(main), *main_hooks)) {
     lua_sethook(main, main_hooks->hook, main_hooks->mask, 0);
     mch_output_detach(output);
-    luaL_error(L, "interrupted!");
+    lua_pushliteral(L, "interrupted!");
+    lua_error(L);
   }
 }
 
