@@ -1,0 +1,24 @@
+/* Runs in: both.
+ *
+ * The module `mantichora.atpbar`, and the one struct mch_output of a Lua state. */
+#ifndef MCH_LATPBAR_H
+#define MCH_LATPBAR_H
+
+#include <lua.h>
+
+struct mch_output;
+
+/* The output of this state: made at the first call and kept in the registry until the state is
+ * closed. Take a reference (mch_output_ref()) to use it beyond that. May raise (memory). */
+struct mch_output *mch_atpbar_output(lua_State *L);
+
+/* mch_output_pump() on the Lua thread, and then the renderer that the script has set, if any.
+ * Raises what the renderer raises, which is then set no more: call it where that may happen. */
+void mch_atpbar_pump(lua_State *L);
+
+/* mch_output_flush() and the renderer, in the same way: before results are handed over. */
+void mch_atpbar_flush(lua_State *L);
+
+int luaopen_mantichora_atpbar(lua_State *L);
+
+#endif

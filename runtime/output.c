@@ -1,0 +1,894 @@
+/* Runs in: both. Purpose: output.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "output.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "buf.h"
+#include "hold.h"
+#include "screen.h"
+#include "sink.h"
+#include "width.h"
+
+#define NEVER UINT64_MAX
+#define SECOND UINT64_C(1000000000)
+
+static const uint64_t interval = SECOND / 10;      /* between frames */
+static const uint64_t text_interval = 60 * SECOND; /* between plain lines of one bar */
+enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the next frame; ms */
+
+struct mch_output {
+  atomic_int refs;
+  pthread_mutex_t lock; /* for all below but `due` */
+  struct mch_output_config config;
+  pid_t owner;          /* a fork that we do not know of must not draw */
+  _Atomic uint64_t due; /* when to pump next */
+
+  int looked;   /* are the next two known? */
+  int terminal; /* standard error is one */
+  int same;     /* standard output is the same file */
+  enum mch_progress_mode mode;
+
+  struct mch_progress progress;
+  struct mch_bar *reported; /* ended, and its report has been taken */
+  struct mch_screen screen;
+  struct mch_buf above;   /* lines that wait for the next frame */
+  struct mch_buf host;    /* text of the host, unless it is in `above` yet: an unfinished line */
+  struct mch_buf scratch; /* one line, or text past a hold */
+  struct mch_buf frame;
+  struct mch_hold holds[2]; /* stdout, stderr */
+  struct mch_sink sinks[2]; /* descriptors 1 and 2 */
+  int mixed;                /* sinks[1] holds lines for standard output */
+  uint64_t drawn_ns;
+
+  int child;
+  struct mch_upstream upstream;
+  size_t forwarded; /* bars whose counters are copied by mch_output_pump() */
+};
+
+/* --- time, size, files --- */
+
+static uint64_t system_now(clockid_t clock) {
+  struct timespec time = {0, 0};
+  clock_gettime(clock, &time);
+  return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
+}
+
+uint64_t mch_output_now(const struct mch_output *out) {
+  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CLOCK_MONOTONIC);
+}
+
+#if defined(CLOCK_MONOTONIC_COARSE)
+#define CHEAP_CLOCK CLOCK_MONOTONIC_COARSE
+#else
+#define CHEAP_CLOCK CLOCK_MONOTONIC
+#endif
+
+static uint64_t cheap_now(const struct mch_output *out) {
+  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CHEAP_CLOCK);
+}
+
+static double wall_of(const struct mch_output *out) {
+  struct timespec time = {0, 0};
+  if (out->config.wall != NULL)
+    return out->config.wall(out->config.ud);
+  clock_gettime(CLOCK_REALTIME, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static void size_of(const struct mch_output *out, unsigned *columns, unsigned *rows) {
+  struct winsize size = {0, 0, 0, 0};
+  *columns = *rows = 0;
+  if (out->config.size != NULL) {
+    out->config.size(out->config.ud, columns, rows);
+  } else if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) {
+    *columns = size.ws_col;
+    *rows = size.ws_row;
+  }
+  *columns = *columns == 0 ? 80 : *columns;
+  *rows = *rows == 0 ? 24 : *rows;
+}
+
+/* May the host's stdio be touched? */
+static int real(const struct mch_output *out) {
+  return out->config.write == NULL;
+}
+
+static int same_file(int a, int b) {
+  struct stat first, second;
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+/* What are standard output and error? */
+static void look(struct mch_output *out) {
+  if (out->looked)
+    return;
+  out->looked = 1;
+  out->terminal = real(out) ? isatty(STDERR_FILENO) : out->config.files & MCH_FILES_TERMINAL;
+  out->same =
+      real(out) ? same_file(STDOUT_FILENO, STDERR_FILENO) : out->config.files & MCH_FILES_SAME;
+}
+
+int mch_progress_mode_of(const char *word) {
+  static const char *const words[] = {"auto", "bar", "text", "json", "off"};
+  int i;
+  for (i = 0; i < (int)(sizeof words / sizeof *words); i++)
+    if (strcmp(word, words[i]) == 0)
+      return i;
+  return -1;
+}
+
+static enum mch_progress_mode usual_mode(const struct mch_output *out) {
+  const char *term = getenv("TERM");
+  if (!out->terminal || (term != NULL && strcmp(term, "dumb") == 0))
+    return MCH_PROGRESS_TEXT;
+  return MCH_PROGRESS_BAR;
+}
+
+/* Decide how progress is shown. */
+static void resolve(struct mch_output *out) {
+  const char *word;
+  int mode = MCH_PROGRESS_AUTO;
+  look(out);
+  if (out->mode != MCH_PROGRESS_AUTO)
+    return;
+  word = getenv("MANTICHORA_PROGRESS");
+  if (word != NULL)
+    mode = mch_progress_mode_of(word);
+  out->mode = mode > MCH_PROGRESS_AUTO ? (enum mch_progress_mode)mode : usual_mode(out);
+}
+
+/* --- reports: what text, JSON and other people's renderers are told --- */
+
+static void describe(const struct mch_bar *bar, uint64_t now, struct mch_report *report) {
+  uint64_t end = bar->how == MCH_BAR_RUNNING ? now : bar->ended_ns;
+  report->event = MCH_REPORT_UPDATE;
+  report->how = bar->how;
+  report->key = bar->key;
+  report->done = bar->done;
+  report->total = bar->total;
+  report->elapsed_ns = end > bar->started_ns ? end - bar->started_ns : 0;
+  report->runid = bar->runid;
+  report->name = bar->text;
+  report->name_length = bar->name_length;
+  report->task = bar->task_length > 0 ? bar->text + bar->name_length : NULL;
+  report->task_length = bar->task_length;
+}
+
+/* Is there something to tell about this bar? A line of text is due even if nothing has changed:
+ * it says that the task lives. */
+static int to_tell(const struct mch_output *out, struct mch_bar *bar, uint64_t now,
+                   struct mch_report *report) {
+  uint64_t step = out->mode == MCH_PROGRESS_TEXT ? text_interval : interval;
+  describe(bar, now, report);
+  if (!bar->told) {
+    report->event = MCH_REPORT_START;
+    report->how = MCH_BAR_RUNNING;
+    report->done = 0;
+    return 1;
+  }
+  if (bar->how != MCH_BAR_RUNNING) {
+    report->event = MCH_REPORT_END;
+    return 1;
+  }
+  if (now < bar->told_ns + step)
+    return 0;
+  mch_progress_sample(bar);
+  describe(bar, now, report);
+  return out->mode == MCH_PROGRESS_TEXT || bar->done != bar->told_done ||
+         bar->total != bar->told_total;
+}
+
+static void told(struct mch_bar *bar, uint64_t now, const struct mch_report *report) {
+  bar->told = 1;
+  bar->told_ns = now;
+  bar->told_done = report->done;
+  bar->told_total = report->total;
+}
+
+static void write_report(struct mch_output *out, const struct mch_report *report) {
+  double wall = wall_of(out);
+  time_t seconds = (time_t)wall;
+  struct tm when;
+  if (out->mode == MCH_PROGRESS_JSON)
+    mch_render_json(&out->sinks[1].unsent, report, wall);
+  else if (localtime_r(&seconds, &when) != NULL)
+    mch_render_text(&out->sinks[1].unsent, report, &when);
+}
+
+static void write_reports(struct mch_output *out, uint64_t now) {
+  struct mch_report report;
+  struct mch_bar *bar;
+  while ((bar = out->progress.ended.first) != NULL) {
+    while (to_tell(out, bar, now, &report)) {
+      write_report(out, &report);
+      told(bar, now, &report);
+      if (report.event == MCH_REPORT_END)
+        break;
+    }
+    mch_progress_drop(&out->progress, bar);
+  }
+  for (bar = out->progress.running.first; bar != NULL; bar = bar->next) {
+    if (!to_tell(out, bar, now, &report))
+      continue;
+    write_report(out, &report);
+    told(bar, now, &report);
+  }
+}
+
+/* --- bars on a terminal --- */
+
+static int held_streams(const struct mch_output *out) {
+  return real(out) && out->terminal ? (out->same ? 3 : 2) : 0;
+}
+
+static void unlock_host(struct mch_output *out, int locked) {
+  int i;
+  for (i = 0; i < 2; i++)
+    if (locked & 1 << i)
+      mch_hold_unlock(out->holds[i].stream);
+}
+
+/* Keep the host from printing while we draw. -1: it is printing just now. */
+static int lock_host(struct mch_output *out, int on_lua_thread) {
+  int i, locked = 0;
+  for (i = 0; i < 2; i++) {
+    int done;
+    if (!(held_streams(out) & 1 << i))
+      continue;
+    done = mch_hold_lock(out->holds[i].stream, on_lua_thread);
+    if (done == 0) {
+      unlock_host(out, locked);
+      return -1;
+    }
+    locked |= done > 0 ? 1 << i : 0;
+  }
+  return locked;
+}
+
+/* What has gone past a hold stands under the live lines: count its rows, so that it is erased with
+ * them and written again above. */
+static void account_passed(struct mch_output *out, unsigned columns) {
+  const char *text = (const char *)out->scratch.data;
+  size_t length = mch_buf_unread(&out->scratch);
+  unsigned column;
+  long rows;
+  if (length == 0)
+    return;
+  rows = mch_width_travel(text, length, columns, &column);
+  if (rows < 0) {
+    mch_screen_detach(&out->screen);
+    return;
+  }
+  mch_screen_passed(&out->screen, (size_t)rows + (column > 0));
+  mch_buf_append(&out->host, text, length);
+}
+
+/* Whole lines of the host join the others. Its unfinished line stays, if it can be drawn as a live
+ * line: else it is finished. */
+static void split_host(struct mch_output *out, unsigned columns) {
+  const char *text = (const char *)out->host.data + out->host.read;
+  size_t length = mch_buf_unread(&out->host), whole = length;
+  unsigned column;
+  while (whole > 0 && text[whole - 1] != '\n')
+    whole--;
+  mch_buf_append(&out->above, text, whole);
+  mch_buf_consume(&out->host, whole);
+  length -= whole;
+  if (length == 0 ||
+      (mch_width_travel(text + whole, length, columns, &column) == 0 && column < columns))
+    return;
+  mch_buf_append(&out->above, text + whole, length);
+  mch_buf_u8(&out->above, '\n');
+  mch_buf_clear(&out->host);
+}
+
+static void take_host(struct mch_output *out, int locked, unsigned columns) {
+  int i;
+  for (i = 0; i < 2; i++) {
+    if (!(locked & 1 << i))
+      continue;
+    mch_buf_clear(&out->scratch);
+    if (mch_hold_take(&out->holds[i], &out->host, &out->scratch))
+      mch_screen_detach(&out->screen);
+    account_passed(out, columns);
+  }
+  if (mch_buf_unread(&out->host) > 0)
+    split_host(out, columns);
+}
+
+static size_t widest(const struct mch_bar *bar, size_t count, size_t so_far) {
+  struct mch_report report;
+  for (; bar != NULL && count > 0; bar = bar->next, count--) {
+    size_t cells;
+    describe(bar, 0, &report);
+    cells = mch_render_name(&report);
+    so_far = cells > so_far ? cells : so_far;
+  }
+  return so_far;
+}
+
+static size_t line_of(struct mch_output *out, const struct mch_tty_layout *layout,
+                      const struct mch_bar *bar, uint64_t now) {
+  struct mch_report report;
+  mch_buf_clear(&out->scratch);
+  describe(bar, now, &report);
+  return mch_render_tty(&out->scratch, layout, &report);
+}
+
+static void add_line(struct mch_output *out, size_t cells) {
+  mch_screen_line(&out->screen, out->scratch.data, mch_buf_unread(&out->scratch), cells);
+}
+
+static void add_ended(struct mch_output *out, const struct mch_tty_layout *layout, uint64_t now) {
+  const struct mch_bar *bar;
+  for (bar = out->progress.ended.first; bar != NULL; bar = bar->next) {
+    line_of(out, layout, bar, now);
+    mch_buf_u8(&out->scratch, '\n');
+    mch_screen_above(&out->screen, out->scratch.data, mch_buf_unread(&out->scratch), 1);
+  }
+}
+
+static void add_running(struct mch_output *out, const struct mch_tty_layout *layout, size_t count,
+                        uint64_t now) {
+  const struct mch_bar *bar = out->progress.running.first;
+  for (; bar != NULL && count > 0; bar = bar->next, count--)
+    add_line(out, line_of(out, layout, bar, now));
+}
+
+static void add_more(struct mch_output *out, size_t count, size_t width) {
+  char text[64];
+  int length = snprintf(text, sizeof text, "... and %zu more", count);
+  size_t cells = (size_t)length < width ? (size_t)length : width;
+  mch_screen_line(&out->screen, text, cells, cells);
+}
+
+/* The host's unfinished line: above the bars while there are some; else the cursor stays behind it.
+ */
+static void add_host(struct mch_output *out, int live, unsigned columns) {
+  const char *text = (const char *)out->host.data + out->host.read;
+  size_t length = mch_buf_unread(&out->host);
+  unsigned column = 0;
+  if (length == 0)
+    return;
+  mch_width_travel(text, length, columns, &column);
+  if (live)
+    mch_screen_line(&out->screen, text, length, column);
+  else
+    mch_screen_above(&out->screen, text, length, 0);
+}
+
+/* Put the next frame together. */
+static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
+  struct mch_progress *progress = &out->progress;
+  struct mch_tty_layout layout;
+  struct mch_bar *bar;
+  size_t running = progress->running.count;
+  size_t room = rows - 1u - (mch_buf_unread(&out->host) > 0 && rows > 1);
+  size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
+  for (bar = progress->running.first; bar != NULL; bar = bar->next)
+    mch_progress_sample(bar);
+  mch_render_layout(&layout, columns,
+                    widest(progress->running.first, shown,
+                           widest(progress->ended.first, progress->ended.count, 0)));
+  mch_screen_begin(&out->screen, columns, rows);
+  mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
+  add_ended(out, &layout, now);
+  add_host(out, running > 0, columns);
+  add_running(out, &layout, shown, now);
+  if (shown < running && room > 0)
+    add_more(out, running - shown, layout.width);
+}
+
+static void committed(struct mch_output *out, int locked) {
+  int i, live;
+  mch_screen_commit(&out->screen);
+  while (out->progress.ended.first != NULL)
+    mch_progress_drop(&out->progress, out->progress.ended.first);
+  mch_buf_clear(&out->above);
+  live = mch_screen_live(&out->screen) > 0;
+  if (!live)
+    mch_buf_clear(&out->host);
+  for (i = 0; i < 2; i++) {
+    if (!(locked & 1 << i))
+      continue;
+    if (live)
+      mch_hold_begin(&out->holds[i]);
+    else
+      mch_hold_end(&out->holds[i]);
+  }
+}
+
+/* Draw now. A frame that the terminal does not take is dropped: nothing has changed then, and the
+ * lines in it wait for the next one. */
+static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
+  unsigned columns, rows;
+  int locked = lock_host(out, on_lua_thread);
+  if (locked < 0)
+    return;
+  out->drawn_ns = now;
+  size_of(out, &columns, &rows);
+  take_host(out, locked, columns);
+  collect(out, now, columns, rows);
+  if (mch_screen_compose(&out->screen, &out->frame) == 0) {
+    size_t length = mch_buf_unread(&out->frame);
+    if (length == 0 || mch_sink_offer(&out->sinks[1], out->frame.data, length) == 0)
+      committed(out, locked);
+  }
+  unlock_host(out, locked);
+}
+
+/* --- lines --- */
+
+/* Make the host's own text come first: 1. 0: not now. */
+static int lock_stdout(struct mch_output *out, int on_lua_thread) {
+  int locked;
+  if (!real(out))
+    return 1;
+  locked = mch_hold_lock(stdout, on_lua_thread);
+  if (locked == 0)
+    return 0;
+  if (locked > 0 && on_lua_thread)
+    fflush(stdout);
+  if (locked > 0 && !on_lua_thread && mch_hold_pending(stdout) > 0) {
+    mch_hold_unlock(stdout);
+    return 0;
+  }
+  return 1;
+}
+
+static void unlock_stdout(struct mch_output *out) {
+  if (real(out))
+    mch_hold_unlock(stdout);
+}
+
+static void push(struct mch_sink *sink, int patience) {
+  if (patience > 0)
+    mch_sink_finish(sink, patience);
+  else
+    mch_sink_push(sink);
+}
+
+/* Send what waits for descriptor 1 or 2, if it needs the host's stdout not to be in the way. */
+static void push_after_host(struct mch_output *out, struct mch_sink *sink, int on_lua_thread,
+                            int patience) {
+  if (mch_buf_unread(&sink->unsent) == 0 || !lock_stdout(out, on_lua_thread))
+    return;
+  push(sink, patience);
+  unlock_stdout(out);
+}
+
+static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) {
+  push_after_host(out, &out->sinks[0], on_lua_thread, patience);
+  if (out->mixed)
+    push_after_host(out, &out->sinks[1], on_lua_thread, patience);
+  else
+    push(&out->sinks[1], patience);
+  if (mch_buf_unread(&out->sinks[1].unsent) == 0)
+    out->mixed = 0;
+}
+
+static int bars_on_screen(const struct mch_output *out) {
+  return out->mode == MCH_PROGRESS_BAR && !out->child;
+}
+
+static void route(struct mch_output *out, int stream, const char *bytes, size_t length) {
+  look(out);
+  if (bars_on_screen(out) && (stream == 2 || out->same))
+    mch_buf_append(&out->above, bytes, length);
+  else
+    mch_sink_put(&out->sinks[out->same || stream == 2], bytes, length);
+  out->mixed |= stream == 1 && out->same;
+}
+
+/* --- when --- */
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+static uint64_t frame_due(const struct mch_output *out) {
+  size_t waiting = mch_buf_unread(&out->above);
+  if (waiting > MANY_LINES)
+    return 0;
+  if (out->progress.running.count > 0 || mch_screen_live(&out->screen) > 0)
+    return out->progress.running.count > 0 ? out->drawn_ns + interval : 0;
+  return waiting > 0 || out->progress.ended.count > 0 ? 0 : NEVER;
+}
+
+static uint64_t report_due(const struct mch_output *out) {
+  uint64_t due = out->progress.ended.count > 0 ? 0 : NEVER;
+  uint64_t step = out->mode == MCH_PROGRESS_TEXT ? text_interval : interval;
+  const struct mch_bar *bar;
+  for (bar = out->progress.running.first; bar != NULL && due > 0; bar = bar->next)
+    due = sooner(due, bar->told ? bar->told_ns + step : 0);
+  return due;
+}
+
+static uint64_t progress_due(const struct mch_output *out) {
+  if (out->child)
+    return out->forwarded > 0 ? out->drawn_ns + interval : NEVER;
+  switch (out->mode) {
+  case MCH_PROGRESS_BAR:
+    return frame_due(out);
+  case MCH_PROGRESS_TEXT:
+  case MCH_PROGRESS_JSON:
+  case MCH_PROGRESS_REPORTS:
+    return report_due(out);
+  default:
+    return NEVER;
+  }
+}
+
+/* What could not be sent at the last try is tried again at the pace of frames. */
+static void schedule(struct mch_output *out, uint64_t now) {
+  uint64_t due = progress_due(out);
+  if (mch_buf_unread(&out->sinks[0].unsent) + mch_buf_unread(&out->sinks[1].unsent) > 0)
+    due = sooner(due, now + interval);
+  if (due <= now && now > 0) /* the host was printing, or the terminal takes nothing */
+    due = now + interval / 10;
+  atomic_store_explicit(&out->due, due, memory_order_relaxed);
+}
+
+/* Something new has come; `immediate`: it need not wait for the next frame. */
+static void hasten(struct mch_output *out, int immediate) {
+  uint64_t due = atomic_load_explicit(&out->due, memory_order_relaxed);
+  uint64_t wanted = immediate ? 0 : progress_due(out);
+  if (wanted < due)
+    atomic_store_explicit(&out->due, wanted, memory_order_relaxed);
+}
+
+/* --- in a worker --- */
+
+static void forward(struct mch_output *out, uint64_t now) {
+  struct mch_bar *bar;
+  out->drawn_ns = now;
+  for (bar = out->progress.running.first; bar != NULL; bar = bar->next) {
+    if (!bar->forwarded || !mch_progress_sample(bar))
+      continue;
+    if (bar->upstream != NULL) {
+      atomic_store_explicit(&bar->upstream->total, bar->total, memory_order_relaxed);
+      atomic_store_explicit(&bar->upstream->done, bar->done, memory_order_relaxed);
+    } else {
+      out->upstream.bar_update(out->upstream.ud, bar->key, bar->done, bar->total);
+    }
+  }
+}
+
+/* The loop's stores go to the upstream slot at once, if there is one. */
+static void start_upstream(struct mch_output *out, struct mch_bar *bar,
+                           const struct mch_bar_spec *spec) {
+  struct mch_bar_slot *slot = out->upstream.bar_start(out->upstream.ud, bar->key, spec);
+  if (slot != NULL && spec->slot == NULL) {
+    bar->slot = slot;
+    bar->slot_id = atomic_load_explicit(&slot->id, memory_order_relaxed);
+    return;
+  }
+  bar->upstream = slot;
+  bar->forwarded = 1;
+  bar->ticking = spec->slot == NULL;
+  out->forwarded++;
+}
+
+static void end_upstream(struct mch_output *out, struct mch_bar *bar, enum mch_bar_end how) {
+  out->upstream.bar_end(out->upstream.ud, bar->key, bar->done, bar->total, how);
+  out->forwarded -= bar->forwarded;
+  mch_progress_drop(&out->progress, bar);
+}
+
+/* --- bars --- */
+
+static int shows_bars(const struct mch_output *out) {
+  return out->mode != MCH_PROGRESS_OFF && !(out->child && out->upstream.bar_start == NULL);
+}
+
+struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_bar_spec *spec) {
+  struct mch_bar *bar = NULL;
+  pthread_mutex_lock(&out->lock);
+  resolve(out);
+  if (shows_bars(out))
+    bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
+  if (bar != NULL) {
+    bar->ticking = spec->slot == NULL;
+    if (out->child)
+      start_upstream(out, bar, spec);
+    if (out->child && !bar->forwarded)
+      bar->ticking = 0;
+    hasten(out, 0);
+  }
+  pthread_mutex_unlock(&out->lock);
+  return bar;
+}
+
+static void pump(struct mch_output *out, uint64_t now, int on_lua_thread);
+
+/* The last of this process's own bars is shown at once: its loop goes on to print. */
+static void ended(struct mch_output *out, int own) {
+  if (out->mode == MCH_PROGRESS_OFF)
+    mch_progress_drop(&out->progress, out->progress.ended.last);
+  if (own && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
+    pump(out, mch_output_now(out), 1);
+  else
+    hasten(out, 0);
+}
+
+void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
+                        enum mch_bar_end how) {
+  int own;
+  if (bar == NULL)
+    return;
+  pthread_mutex_lock(&out->lock);
+  if (bar->foreign) {
+    mch_progress_release(&out->progress, bar);
+  } else {
+    own = bar->slot == &bar->own;
+    mch_progress_end(&out->progress, bar, done, total, how, mch_output_now(out));
+    if (out->child)
+      end_upstream(out, bar, how);
+    else
+      ended(out, own);
+  }
+  pthread_mutex_unlock(&out->lock);
+}
+
+/* --- pumping --- */
+
+static void pump_progress(struct mch_output *out, uint64_t now, int on_lua_thread) {
+  if (progress_due(out) > now)
+    return;
+  if (out->child)
+    forward(out, now);
+  else if (out->mode == MCH_PROGRESS_BAR)
+    draw(out, now, on_lua_thread);
+  else if (out->mode != MCH_PROGRESS_REPORTS)
+    write_reports(out, now);
+}
+
+static void pump(struct mch_output *out, uint64_t now, int on_lua_thread) {
+  pump_progress(out, now, on_lua_thread);
+  push_sinks(out, on_lua_thread, 0);
+  schedule(out, now);
+}
+
+static int ours(const struct mch_output *out) {
+  return out->owner == getpid();
+}
+
+void mch_output_pump(struct mch_output *out, uint64_t now_ns, int on_lua_thread) {
+  pthread_mutex_lock(&out->lock);
+  if (ours(out))
+    pump(out, now_ns, on_lua_thread);
+  pthread_mutex_unlock(&out->lock);
+}
+
+uint64_t mch_output_next(struct mch_output *out) {
+  return atomic_load_explicit(&out->due, memory_order_relaxed);
+}
+
+static int urgent(const struct mch_output *out) {
+  return mch_hold_urgent(&out->holds[0]) || mch_hold_urgent(&out->holds[1]);
+}
+
+static int tick(struct mch_output *out, uint64_t now) {
+  if (out->mode == MCH_PROGRESS_REPORTS)
+    return progress_due(out) <= now;
+  if (bars_on_screen(out) && urgent(out))
+    draw(out, now, 1);
+  pump(out, now, 1);
+  return 0;
+}
+
+int mch_output_tick(struct mch_output *out) {
+  uint64_t now = cheap_now(out);
+  int due;
+  if (now < atomic_load_explicit(&out->due, memory_order_relaxed) && !urgent(out))
+    return 0;
+  if (pthread_mutex_trylock(&out->lock) != 0)
+    return 0; /* somebody is drawing */
+  due = tick(out, now);
+  pthread_mutex_unlock(&out->lock);
+  return due;
+}
+
+void mch_output_lines(struct mch_output *out, int stream, const char *bytes, size_t length) {
+  pthread_mutex_lock(&out->lock);
+  route(out, stream, bytes, length);
+  hasten(out, !bars_on_screen(out));
+  pthread_mutex_unlock(&out->lock);
+}
+
+size_t mch_output_backlog(struct mch_output *out) {
+  size_t backlog;
+  pthread_mutex_lock(&out->lock);
+  backlog = mch_buf_unread(&out->above) + mch_buf_unread(&out->sinks[0].unsent) +
+            mch_buf_unread(&out->sinks[1].unsent);
+  pthread_mutex_unlock(&out->lock);
+  return backlog;
+}
+
+/* Draw until no line is left, or the terminal takes none for a second. */
+static void draw_out(struct mch_output *out, uint64_t now) {
+  draw(out, now, 1);
+  while (mch_buf_unread(&out->above) > 0 && mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
+    draw(out, now, 1);
+}
+
+/* The host's own text: nonzero if it must be drawn above the bars, else it is flushed. */
+static int flush_host(struct mch_output *out) {
+  int held;
+  if (!real(out) || mch_hold_lock(stdout, 1) <= 0)
+    return 0;
+  held = out->holds[0].active && (mch_hold_pending(stdout) > 0 || mch_hold_urgent(&out->holds[0]));
+  if (!held)
+    fflush(stdout);
+  mch_hold_unlock(stdout);
+  return held;
+}
+
+/* `all`: the bars as they are now, too. */
+static void flush(struct mch_output *out, int all) {
+  uint64_t now = mch_output_now(out);
+  int held;
+  if (!ours(out))
+    return;
+  held = flush_host(out);
+  if (bars_on_screen(out) && (all || held || mch_buf_unread(&out->above) > 0))
+    draw_out(out, now);
+  else
+    pump_progress(out, now, 1);
+  push_sinks(out, 1, PATIENCE);
+  schedule(out, now);
+}
+
+void mch_output_flush(struct mch_output *out) {
+  pthread_mutex_lock(&out->lock);
+  flush(out, 0);
+  pthread_mutex_unlock(&out->lock);
+}
+
+void mch_output_draw(struct mch_output *out) {
+  pthread_mutex_lock(&out->lock);
+  flush(out, 1);
+  pthread_mutex_unlock(&out->lock);
+}
+
+/* The streams are the host's again. */
+static void let_go(struct mch_output *out) {
+  int i;
+  int locked = lock_host(out, 1);
+  mch_screen_detach(&out->screen);
+  mch_buf_clear(&out->host);
+  for (i = 0; i < 2; i++)
+    if (locked & 1 << i)
+      mch_hold_end(&out->holds[i]);
+  unlock_host(out, locked);
+}
+
+static void detach(struct mch_output *out) {
+  flush(out, 1);
+  if (mch_screen_live(&out->screen) > 0)
+    let_go(out);
+  schedule(out, mch_output_now(out));
+}
+
+void mch_output_detach(struct mch_output *out) {
+  pthread_mutex_lock(&out->lock);
+  detach(out);
+  pthread_mutex_unlock(&out->lock);
+}
+
+static void drop_reported(struct mch_output *out) {
+  if (out->reported != NULL)
+    mch_progress_drop(&out->progress, out->reported);
+  out->reported = NULL;
+}
+
+int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report *report) {
+  struct mch_bar *bar;
+  pthread_mutex_lock(&out->lock);
+  drop_reported(out);
+  bar = out->progress.ended.first;
+  if (bar == NULL)
+    bar = out->progress.running.first;
+  while (bar != NULL && !to_tell(out, bar, now_ns, report))
+    bar = bar->next;
+  if (bar != NULL) {
+    told(bar, now_ns, report);
+    out->reported = report->event == MCH_REPORT_END ? bar : NULL;
+  } else {
+    schedule(out, now_ns);
+  }
+  pthread_mutex_unlock(&out->lock);
+  return bar != NULL;
+}
+
+/* --- life --- */
+
+static void set_up(struct mch_output *out) {
+  int i;
+  FILE *const streams[2] = {stdout, stderr};
+  for (i = 0; i < 2; i++) {
+    out->holds[i].stream = streams[i];
+    out->sinks[i].fd = i + 1;
+    out->sinks[i].write = real(out) ? mch_sink_write : out->config.write;
+    out->sinks[i].ud = out->config.ud;
+  }
+  out->owner = getpid();
+  atomic_store_explicit(&out->due, NEVER, memory_order_relaxed);
+}
+
+struct mch_output *mch_output_new(const struct mch_output_config *config, struct mch_error *error) {
+  struct mch_output *out = calloc(1, sizeof *out);
+  if (out == NULL) {
+    mch_error_set(error, MCH_NOMEM, "not enough memory");
+    return NULL;
+  }
+  if (config != NULL)
+    out->config = *config;
+  atomic_init(&out->refs, 1);
+  pthread_mutex_init(&out->lock, NULL);
+  set_up(out);
+  return out;
+}
+
+struct mch_output *mch_output_ref(struct mch_output *out) {
+  atomic_fetch_add(&out->refs, 1);
+  return out;
+}
+
+void mch_output_unref(struct mch_output *out) {
+  int i;
+  if (out == NULL || atomic_fetch_sub(&out->refs, 1) > 1)
+    return;
+  mch_output_detach(out);
+  mch_progress_free(&out->progress);
+  mch_screen_free(&out->screen);
+  mch_buf_free(&out->above);
+  mch_buf_free(&out->host);
+  mch_buf_free(&out->scratch);
+  mch_buf_free(&out->frame);
+  for (i = 0; i < 2; i++)
+    mch_buf_free(&out->sinks[i].unsent);
+  pthread_mutex_destroy(&out->lock);
+  free(out);
+}
+
+void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
+  pthread_mutex_lock(&out->lock);
+  if (bars_on_screen(out) && mode != MCH_PROGRESS_BAR)
+    detach(out);
+  drop_reported(out);
+  out->mode = mode;
+  if (mode == MCH_PROGRESS_AUTO && out->progress.running.count > 0)
+    resolve(out);
+  hasten(out, 0);
+  pthread_mutex_unlock(&out->lock);
+}
+
+void mch_output_become_child(struct mch_output *out, const struct mch_upstream *upstream) {
+  int i;
+  pthread_mutex_init(&out->lock, NULL); /* at the fork another thread may have held it */
+  for (i = 0; i < 2; i++) {
+    mch_hold_drop(&out->holds[i]);
+    mch_buf_clear(&out->sinks[i].unsent);
+    out->sinks[i].dead = 0;
+  }
+  mch_progress_disown(&out->progress);
+  mch_screen_detach(&out->screen);
+  mch_buf_clear(&out->above);
+  mch_buf_clear(&out->host);
+  out->reported = NULL;
+  out->forwarded = 0;
+  out->looked = out->mixed = 0;
+  out->child = 1;
+  out->upstream = *upstream;
+  set_up(out);
+}

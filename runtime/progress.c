@@ -1,0 +1,156 @@
+/* Runs in: both. Purpose: progress.h. */
+#include "progress.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *mch_bar_end_word(enum mch_bar_end how) {
+  switch (how) {
+#define MCH_WORD(name, word, mark)                                                                 \
+  case MCH_BAR_##name:                                                                             \
+    return word;
+    MCH_BAR_ENDS(MCH_WORD)
+#undef MCH_WORD
+  }
+  return "";
+}
+
+const char *mch_bar_end_mark(enum mch_bar_end how) {
+  switch (how) {
+#define MCH_MARK(name, word, mark)                                                                 \
+  case MCH_BAR_##name:                                                                             \
+    return mark;
+    MCH_BAR_ENDS(MCH_MARK)
+#undef MCH_MARK
+  }
+  return "";
+}
+
+static void append(struct mch_bar_list *list, struct mch_bar *bar) {
+  bar->previous = list->last;
+  bar->next = NULL;
+  if (list->last != NULL)
+    list->last->next = bar;
+  else
+    list->first = bar;
+  list->last = bar;
+  list->count++;
+}
+
+static void take(struct mch_bar_list *list, struct mch_bar *bar) {
+  if (bar->previous != NULL)
+    bar->previous->next = bar->next;
+  else
+    list->first = bar->next;
+  if (bar->next != NULL)
+    bar->next->previous = bar->previous;
+  else
+    list->last = bar->previous;
+  list->count--;
+}
+
+/* At most MCH_BAR_TEXT bytes, and no half character at the cut. */
+static size_t bounded(const char *text, size_t length) {
+  size_t cut = MCH_BAR_TEXT;
+  if (text == NULL)
+    return 0;
+  if (length <= MCH_BAR_TEXT)
+    return length;
+  while (cut > MCH_BAR_TEXT - 4 && ((unsigned char)text[cut] & 0xC0) == 0x80)
+    cut--;
+  return cut;
+}
+
+struct mch_bar *mch_progress_start(struct mch_progress *progress, const struct mch_bar_spec *spec,
+                                   uint64_t now_ns) {
+  size_t name = bounded(spec->name, spec->name_length);
+  size_t task = bounded(spec->task, spec->task_length);
+  struct mch_bar *bar = calloc(1, sizeof *bar + name + task);
+  if (bar == NULL)
+    return NULL;
+  bar->key = ++progress->last_key;
+  bar->slot = spec->slot != NULL ? spec->slot : &bar->own;
+  bar->slot_id = spec->slot != NULL ? spec->slot_id : bar->key;
+  atomic_init(&bar->own.id, bar->key);
+  atomic_init(&bar->own.total, spec->total);
+  bar->total = spec->total;
+  bar->started_ns = now_ns;
+  bar->runid = spec->runid;
+  bar->name_length = name;
+  bar->task_length = task;
+  if (name > 0)
+    memcpy(bar->text, spec->name, name);
+  if (task > 0)
+    memcpy(bar->text + name, spec->task, task);
+  append(&progress->running, bar);
+  return bar;
+}
+
+int mch_progress_sample(struct mch_bar *bar) {
+  struct mch_bar_slot *slot = bar->slot;
+  uint64_t done, total;
+  int changed;
+  if (atomic_load_explicit(&slot->id, memory_order_acquire) != bar->slot_id)
+    return 0;
+  done = atomic_load_explicit(&slot->done, memory_order_relaxed);
+  total = atomic_load_explicit(&slot->total, memory_order_relaxed);
+  atomic_thread_fence(memory_order_acquire);
+  if (atomic_load_explicit(&slot->id, memory_order_relaxed) != bar->slot_id)
+    return 0;
+  changed = done != bar->done || total != bar->total;
+  bar->done = done;
+  bar->total = total;
+  return changed;
+}
+
+void mch_progress_end(struct mch_progress *progress, struct mch_bar *bar, uint64_t done,
+                      uint64_t total, enum mch_bar_end how, uint64_t now_ns) {
+  if (done == MCH_BAR_UNKNOWN) {
+    mch_progress_sample(bar);
+  } else {
+    bar->done = done;
+    bar->total = total;
+  }
+  bar->how = how;
+  bar->ended_ns = now_ns;
+  bar->slot = NULL; /* it may be somebody else's from now on */
+  take(&progress->running, bar);
+  append(&progress->ended, bar);
+}
+
+void mch_progress_drop(struct mch_progress *progress, struct mch_bar *bar) {
+  take(&progress->ended, bar);
+  free(bar);
+}
+
+static void drop_all(struct mch_bar_list *list) {
+  while (list->first != NULL) {
+    struct mch_bar *bar = list->first;
+    take(list, bar);
+    free(bar);
+  }
+}
+
+void mch_progress_disown(struct mch_progress *progress) {
+  drop_all(&progress->ended);
+  while (progress->running.first != NULL) {
+    struct mch_bar *bar = progress->running.first;
+    take(&progress->running, bar);
+    bar->slot = &bar->own;
+    bar->upstream = NULL;
+    bar->ticking = 0;
+    bar->foreign = 1;
+    append(&progress->foreign, bar);
+  }
+}
+
+void mch_progress_release(struct mch_progress *progress, struct mch_bar *bar) {
+  take(&progress->foreign, bar);
+  free(bar);
+}
+
+void mch_progress_free(struct mch_progress *progress) {
+  drop_all(&progress->running);
+  drop_all(&progress->ended);
+  drop_all(&progress->foreign);
+}

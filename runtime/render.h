@@ -1,0 +1,62 @@
+/* Runs in: parent.
+ *
+ * Numbers, a width and a time in; characters out. No renderer reads a clock, a terminal or the
+ * registry, so that all of them can be tested byte for byte. */
+#ifndef MCH_RENDER_H
+#define MCH_RENDER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "progress.h"
+
+struct mch_buf;
+
+enum mch_report_event { MCH_REPORT_START, MCH_REPORT_UPDATE, MCH_REPORT_END };
+
+/* What there is to say about one bar at one moment. */
+struct mch_report {
+  enum mch_report_event event;
+  enum mch_bar_end how;
+  uint64_t key; /* tells this process's bars apart */
+  uint64_t done, total;
+  uint64_t elapsed_ns;
+  int64_t runid; /* -1: of no task */
+  const char *name;
+  size_t name_length;
+  const char *task; /* NULL: of no task, or it has no name */
+  size_t task_length;
+};
+
+/* 0 to 100; an empty bar is complete. Of an unknown total: -1. */
+double mch_render_percent(uint64_t done, uint64_t total);
+
+/* How the lines of one frame share the screen's width, so that their columns agree. */
+struct mch_tty_layout {
+  size_t width; /* cells of a line at most */
+  size_t bar;   /* cells of the bar, 40 at best */
+  int counts;   /* is there room for the counts? */
+};
+
+/* Choose a layout for `columns` columns, where the longest name (with its mark) has `name` cells.
+ * The last column stays empty: a line that fills it wraps on some terminals. When room is short,
+ * the bar shrinks, then names are cut, then the bar and at last the counts are left out. */
+void mch_render_layout(struct mch_tty_layout *layout, unsigned columns, size_t name);
+
+/* The cells that the name of this bar and its mark want. */
+size_t mch_render_name(const struct mch_report *report);
+
+/* One line without a newline:
+ *   "  71.27% ::::::::::::::::::::::::::::             |    28094 /    39421 |:  func1 "
+ * Without a total: count and rate. Returns its cells. */
+size_t mch_render_tty(struct mch_buf *to, const struct mch_tty_layout *layout,
+                      const struct mch_report *report);
+
+/* One line with its newline: "03/04 09:17 :     1173 /     7685 ( 15.26%): name\n". */
+void mch_render_text(struct mch_buf *to, const struct mch_report *report, const struct tm *when);
+
+/* One JSON object and a newline. `when`: seconds since the epoch. */
+void mch_render_json(struct mch_buf *to, const struct mch_report *report, double when);
+
+#endif

@@ -1,0 +1,128 @@
+/* Runs in: parent. Purpose: the lines of bars on a terminal; render.h. */
+#include "render.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "buf.h"
+#include "width.h"
+
+enum {
+  BAR = 40,      /* cells of a bar, as in the original */
+  BAR_LEAST = 4, /* a shorter one tells nothing */
+  NAME_LEAST = 8,
+  HEAD = 8,    /* " 100.00%" */
+  COUNTS = 24, /* " |    12559 /    12559 |:  " without its first and last space */
+  NO_COUNTS = 4
+};
+
+double mch_render_percent(uint64_t done, uint64_t total) {
+  if (total == MCH_BAR_UNKNOWN)
+    return -1;
+  return total == 0 ? 100 : (double)done / (double)total * 100;
+}
+
+static size_t least(size_t a, size_t b) {
+  return a < b ? a : b;
+}
+
+void mch_render_layout(struct mch_tty_layout *layout, unsigned columns, size_t name) {
+  size_t needed = least(name, NAME_LEAST);
+  size_t fixed = HEAD + COUNTS;
+  layout->width = columns > 1 ? columns - 1 : 1;
+  layout->counts = layout->width >= fixed + needed;
+  layout->bar = 0;
+  if (!layout->counts || layout->width < fixed + 1 + BAR_LEAST + needed)
+    return;
+  layout->bar = BAR_LEAST;
+  if (layout->width > fixed + 1 + BAR_LEAST + name)
+    layout->bar = least(layout->width - fixed - 1 - name, BAR);
+}
+
+size_t mch_render_name(const struct mch_report *report) {
+  return mch_width_cells(report->name, report->name_length) + strlen(mch_bar_end_mark(report->how));
+}
+
+static void put(struct mch_buf *to, const char *text) {
+  mch_buf_append(to, text, strlen(text));
+}
+
+static void fill(struct mch_buf *to, char with, size_t count) {
+  while (count-- > 0)
+    mch_buf_u8(to, (uint8_t)with);
+}
+
+/* "  71.27% ::::::::::::::::::::::::::::             " */
+static void put_bar(struct mch_buf *to, size_t cells, double percent) {
+  double whole = percent > 100 ? 100 : percent < 0 ? 0 : percent;
+  size_t full = (size_t)(whole / 100 * (double)cells);
+  mch_buf_u8(to, ' ');
+  fill(to, ':', full);
+  fill(to, ' ', cells - full);
+}
+
+/* Things done per second, in eight cells. */
+static void rate(char *text, size_t size, const struct mch_report *report) {
+  double seconds = (double)report->elapsed_ns / 1e9;
+  double value = seconds > 0 ? (double)report->done / seconds : 0;
+  if (value < 9999.95)
+    snprintf(text, size, "%6.1f/s", value);
+  else if (value < 999999.5)
+    snprintf(text, size, "%6.0f/s", value);
+  else
+    snprintf(text, size, "%6.0e/s", value);
+}
+
+/* " |    28094 /    39421 |:  ", or without a total " |    28094   1234.5/s |:  " */
+static void put_counts(struct mch_buf *to, const struct mch_report *report) {
+  char text[96], second[32];
+  if (report->total == MCH_BAR_UNKNOWN)
+    rate(second, sizeof second, report);
+  else
+    snprintf(second, sizeof second, "%8" PRIu64, report->total);
+  snprintf(text, sizeof text, " | %8" PRIu64 " %c %s |:  ", report->done,
+           report->total == MCH_BAR_UNKNOWN ? ' ' : '/', second);
+  put(to, text);
+}
+
+/* The name, cut if need be so that the mark stays, and a space if there is room for one. */
+static size_t put_name(struct mch_buf *to, const struct mch_report *report, size_t room) {
+  const char *mark = mch_bar_end_mark(report->how);
+  size_t tail = strlen(mark);
+  size_t cells;
+  if (tail > room)
+    tail = 0;
+  cells = mch_width_put(to, report->name, report->name_length, room - tail);
+  mch_buf_append(to, mark, tail);
+  cells += tail;
+  if (cells < room)
+    mch_buf_u8(to, ' ');
+  return cells < room ? cells + 1 : cells;
+}
+
+size_t mch_render_tty(struct mch_buf *to, const struct mch_tty_layout *layout,
+                      const struct mch_report *report) {
+  struct mch_buf line = {0};
+  double percent = mch_render_percent(report->done, report->total);
+  char head[32];
+  size_t cells;
+  if (percent < 0)
+    snprintf(head, sizeof head, "%8s", "");
+  else
+    snprintf(head, sizeof head, " %6.2f%%", percent);
+  put(&line, head);
+  if (layout->bar > 0)
+    put_bar(&line, layout->bar, percent);
+  if (layout->counts)
+    put_counts(&line, report);
+  else
+    put(&line, " |: ");
+  /* All of it so far is one cell a byte; counts beyond eight digits push the name. */
+  cells = least(mch_buf_unread(&line), layout->width);
+  mch_buf_append(to, line.data, cells);
+  if (line.failed != 0)
+    to->failed = line.failed;
+  mch_buf_free(&line);
+  return cells + put_name(to, report, layout->width - cells);
+}

@@ -1,0 +1,176 @@
+/* Runs in: parent. Purpose: screen.h. */
+#include "screen.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct end {
+  size_t offset; /* in bytes, behind the line */
+  size_t cells;
+};
+
+static void put(struct mch_buf *to, const char *text) {
+  mch_buf_append(to, text, strlen(text));
+}
+
+static size_t count(const struct mch_screen_lines *lines) {
+  return mch_buf_unread(&lines->ends) / sizeof(struct end);
+}
+
+static struct end end_of(const struct mch_screen_lines *lines, size_t index) {
+  struct end end;
+  memcpy(&end, lines->ends.data + index * sizeof end, sizeof end);
+  return end;
+}
+
+static void clear(struct mch_screen_lines *lines) {
+  mch_buf_clear(&lines->bytes);
+  mch_buf_clear(&lines->ends);
+}
+
+static int failed(const struct mch_screen *screen) {
+  const struct mch_screen_lines *next = &screen->next;
+  return screen->above.failed != 0 ? screen->above.failed
+         : next->bytes.failed != 0 ? next->bytes.failed
+                                   : next->ends.failed;
+}
+
+/* The rows that the shown lines take now. When the window has become narrower, terminals fold lines
+ * that do not fit any more. */
+static size_t height(const struct mch_screen *screen) {
+  size_t rows = screen->passed;
+  size_t i, total = count(&screen->shown);
+  for (i = 0; i < total; i++) {
+    size_t cells = end_of(&screen->shown, i).cells;
+    rows += cells <= screen->columns ? 1 : (cells + screen->columns - 1) / screen->columns;
+  }
+  return rows;
+}
+
+static int same(const struct mch_screen_lines *a, const struct mch_screen_lines *b) {
+  size_t length = mch_buf_unread(&a->bytes);
+  return count(a) == count(b) && length == mch_buf_unread(&b->bytes) &&
+         (length == 0 || memcmp(a->bytes.data, b->bytes.data, length) == 0);
+}
+
+void mch_screen_begin(struct mch_screen *screen, unsigned columns, unsigned rows) {
+  screen->columns = columns;
+  screen->rows = rows;
+  clear(&screen->next);
+  mch_buf_clear(&screen->above);
+  screen->aligned = 0;
+}
+
+void mch_screen_above(struct mch_screen *screen, const void *bytes, size_t length, int aligned) {
+  mch_buf_append(&screen->above, bytes, length);
+  screen->aligned |= aligned;
+}
+
+void mch_screen_line(struct mch_screen *screen, const void *bytes, size_t length, size_t cells) {
+  struct end end;
+  mch_buf_append(&screen->next.bytes, bytes, length);
+  end.offset = screen->next.bytes.length;
+  end.cells = cells;
+  mch_buf_append(&screen->next.ends, &end, sizeof end);
+}
+
+/* Where the cursor is, is not known: fill a row with spaces. From column 0 they end in its last
+ * column, from elsewhere in the row below; the carriage return then leads to an empty column 0. */
+static void put_fresh_line(const struct mch_screen *screen, struct mch_buf *to) {
+  unsigned i;
+  for (i = 0; i < screen->columns; i++)
+    mch_buf_u8(to, ' ');
+  put(to, "\r");
+}
+
+/* To the first column of the first shown line. Where nothing is shown, the host may have left the
+ * cursor anywhere. */
+static void put_home(const struct mch_screen *screen, struct mch_buf *to) {
+  char text[32];
+  size_t rows = height(screen);
+  if (rows == 0 && (screen->aligned || count(&screen->next) > 0))
+    put_fresh_line(screen, to);
+  if (rows == 0)
+    return;
+  snprintf(text, sizeof text, "\r\033[%zuA", rows);
+  put(to, text);
+}
+
+/* Live lines. `over`: there may be older text under them. */
+static void put_lines(const struct mch_screen *screen, struct mch_buf *to, int over) {
+  size_t i, at = 0, total = count(&screen->next);
+  for (i = 0; i < total; i++) {
+    struct end end = end_of(&screen->next, i);
+    mch_buf_append(to, screen->next.bytes.data + at, end.offset - at);
+    put(to, over && end.cells < screen->columns ? "\033[K\n" : "\n");
+    at = end.offset;
+  }
+}
+
+static int has_escape(const struct mch_buf *text) {
+  return memchr(text->data + text->read, '\033', mch_buf_unread(text)) != NULL;
+}
+
+/* Lines of unknown content need an empty screen under them (tabs do not erase); live lines alone
+ * are written in place. A colour that they leave on ends here. */
+static void put_above(const struct mch_screen *screen, struct mch_buf *to) {
+  put(to, "\033[J");
+  mch_buf_append(to, screen->above.data, mch_buf_unread(&screen->above));
+  if (has_escape(&screen->above))
+    put(to, "\033[m");
+}
+
+int mch_screen_compose(struct mch_screen *screen, struct mch_buf *to) {
+  size_t above = mch_buf_unread(&screen->above);
+  int live = count(&screen->shown) > 0 || count(&screen->next) > 0 || screen->passed > 0;
+  mch_buf_clear(to);
+  if (failed(screen) != 0)
+    return failed(screen);
+  if (above == 0 && screen->passed == 0 && same(&screen->shown, &screen->next) &&
+      height(screen) == count(&screen->shown))
+    return 0;
+  if (live)
+    put(to, "\033[?2026h");
+  if (live || above > 0)
+    put_home(screen, to);
+  if (above > 0 && live)
+    put_above(screen, to);
+  else if (above > 0)
+    mch_buf_append(to, screen->above.data, above);
+  put_lines(screen, to, above == 0);
+  if (above == 0 && height(screen) > count(&screen->next))
+    put(to, "\033[J");
+  if (live)
+    put(to, "\033[?2026l");
+  return to->failed;
+}
+
+void mch_screen_commit(struct mch_screen *screen) {
+  struct mch_screen_lines shown = screen->shown;
+  screen->shown = screen->next;
+  screen->next = shown;
+  clear(&screen->next);
+  mch_buf_clear(&screen->above);
+  screen->passed = 0;
+}
+
+size_t mch_screen_live(const struct mch_screen *screen) {
+  return count(&screen->shown);
+}
+
+void mch_screen_passed(struct mch_screen *screen, size_t rows) {
+  screen->passed += rows;
+}
+
+void mch_screen_detach(struct mch_screen *screen) {
+  clear(&screen->shown);
+  screen->passed = 0;
+}
+
+void mch_screen_free(struct mch_screen *screen) {
+  mch_buf_free(&screen->shown.bytes);
+  mch_buf_free(&screen->shown.ends);
+  mch_buf_free(&screen->next.bytes);
+  mch_buf_free(&screen->next.ends);
+  mch_buf_free(&screen->above);
+}
