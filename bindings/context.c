@@ -1,0 +1,45 @@
+/* Runs in: both. Purpose: context.h. */
+#include "context.h"
+
+#include <lauxlib.h>
+#include <limits.h>
+#include <string.h>
+
+/* Keys of the registry are the addresses of these. */
+static const char context_key = 0, pools_key = 0, handler_key = 0;
+
+struct mch_context *mch_context_get(lua_State *L) {
+  struct mch_context *context;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &context_key) == LUA_TUSERDATA) {
+    context = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return context;
+  }
+  lua_pop(L, 1);
+  context = lua_newuserdatauv(L, sizeof *context, 0);
+  memset(context, 0, sizeof *context);
+  context->log_level = INT_MIN;
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &context_key);
+  return context;
+}
+
+void mch_context_push_pools(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key) == LUA_TTABLE)
+    return;
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_createtable(L, 0, 1);
+  lua_pushliteral(L, "k");
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &pools_key);
+}
+
+void mch_context_push_log_handler(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &handler_key);
+}
+
+void mch_context_set_log_handler(lua_State *L) {
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &handler_key);
+}

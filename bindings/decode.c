@@ -1,0 +1,749 @@
+/* Runs in: both.
+ *
+ * Bytes to Lua values; graph.h has the format and the interface. Trusts nothing: every number is
+ * bounded before something is allocated by it, and a value is complete before anything sees it.
+ * Metatables are set at the end, so that no finalizer meets a half-built object and no weak table
+ * loses its entries on the way. */
+#include "graph.h"
+
+#include <lauxlib.h>
+#include <limits.h>
+#include <string.h>
+
+#include "modules.h"
+#include "path.h"
+#include "stack.h"
+
+/* Stack slots of a decoding, above what the caller had. */
+enum { SPILLS = 1, HEAP, REFS, SHAPES, METAS, SLOTS = METAS };
+
+enum { HEAP_FRAMES, HEAP_CODES };
+
+enum frame_kind { ROOT, ITEMS, PAIRS, RECORD, FUNCTION, METATABLE };
+
+/* An object whose parts are being read. It is at `place`; a part that is read comes on top. */
+struct frame {
+  enum frame_kind kind;
+  int has_metatable; /* follows the contents */
+  size_t place;
+  uint64_t next, count; /* parts read, and to read */
+  uint64_t pairs;       /* ITEMS: how many follow the items */
+  uint64_t shape;       /* RECORD */
+  int has_key;          /* PAIRS: the key is read */
+};
+
+struct code {
+  const char *bytes;
+  size_t length;
+};
+
+enum { FRAMES_START = 12, CODES_START = 4 };
+
+struct decoding {
+  lua_State *L;
+  const struct mch_decoder *from;
+  const unsigned char *at, *end;
+  int slots;
+  int notes;         /* absolute, or 0 */
+  uint64_t objects;  /* numbered so far */
+  uint64_t shapes;   /* known so far */
+  uint64_t credit;   /* how many more entries may be allocated ahead */
+  lua_Integer metas; /* pairs in METAS */
+  struct mch_stack stack;
+  struct mch_array frames; /* struct frame */
+  struct mch_array codes;  /* struct code */
+  struct frame start[FRAMES_START];
+  struct code start_codes[CODES_START];
+};
+
+/* ---- failures ---- */
+
+static struct frame *innermost(struct decoding *d) {
+  return (struct frame *)d->frames.items + d->frames.count - 1;
+}
+
+static int frame_at(struct decoding *d, const struct frame *frame) {
+  return mch_stack_at(&d->stack, frame->place);
+}
+
+static void tell_step(struct decoding *d, struct mch_path *path, const struct frame *frame) {
+  int at = frame_at(d, frame);
+  switch (frame->kind) {
+  case ITEMS:
+    mch_path_index(path, (lua_Integer)frame->next + 1);
+    break;
+  case FUNCTION:
+    mch_path_upvalue(path, d->L, at, (int)frame->next + 1);
+    break;
+  case METATABLE:
+    mch_path_step(path, ".(metatable)");
+    break;
+  case PAIRS:
+    if (frame->has_key)
+      mch_path_key(path, d->L, at + 1);
+    else
+      mch_path_step(path, "[?]");
+    break;
+  default:
+    lua_rawgeti(d->L, d->slots + SHAPES, (lua_Integer)frame->shape + 1);
+    lua_rawgeti(d->L, -1, (lua_Integer)frame->next + 1);
+    mch_path_key(path, d->L, lua_gettop(d->L));
+  }
+}
+
+/* Raise the message on top of the stack, with the path to the value at hand. */
+static int fail(struct decoding *d) {
+  struct mch_path path;
+  lua_State *L = d->L;
+  lua_replace(L, d->slots + REFS);
+  mch_path_begin(&path);
+  while (d->frames.count > 0) {
+    struct frame *frame = innermost(d);
+    if (frame->kind == ROOT) {
+      mch_path_root(&path, d->from->kind, (int)frame->next);
+    } else if (!mch_path_full(&path)) {
+      mch_stack_reach(&d->stack, frame->place);
+      tell_step(d, &path, frame);
+      lua_settop(L, frame_at(d, frame) - 1);
+    }
+    d->frames.count--;
+  }
+  mch_path_push(&path, L);
+  return luaL_error(L, "cannot rebuild %s: %s", lua_tostring(L, -1),
+                    lua_tostring(L, d->slots + REFS));
+}
+
+static int malformed(struct decoding *d, const char *what) {
+  return luaL_error(d->L, "malformed message: %s at byte %d", what, (int)(d->at - d->from->bytes));
+}
+
+/* ---- bytes ---- */
+
+static inline size_t left(const struct decoding *d) {
+  return (size_t)(d->end - d->at);
+}
+
+/* The next `count` bytes. */
+static inline const unsigned char *take(struct decoding *d, size_t count) {
+  const unsigned char *bytes = d->at;
+  if (count > left(d))
+    malformed(d, "cut short");
+  d->at += count;
+  return bytes;
+}
+
+static uint64_t long_varint(struct decoding *d) {
+  uint64_t value = 0;
+  unsigned shift;
+  for (shift = 0; shift < 64; shift += 7) {
+    unsigned char byte = *take(d, 1);
+    value |= (uint64_t)(byte & 0x7f) << shift;
+    if (byte < 0x80)
+      return value;
+  }
+  malformed(d, "number too long");
+  return 0;
+}
+
+static inline uint64_t take_varint(struct decoding *d) {
+  if (d->at < d->end && *d->at < 0x80)
+    return *d->at++;
+  return long_varint(d);
+}
+
+/* How many of `wanted` entries to allocate ahead: each takes a byte at least, so all tables
+ * together cannot have more entries than the message has bytes. */
+static int allocate(struct decoding *d, uint64_t wanted) {
+  if (wanted > d->credit)
+    wanted = d->credit;
+  if (wanted > INT_MAX)
+    wanted = INT_MAX;
+  d->credit -= wanted;
+  return (int)wanted;
+}
+
+/* ---- objects ---- */
+
+/* The object on top of the stack has this tag and number: keep it if something will refer to it. */
+static inline void keep(struct decoding *d, unsigned tag, uint64_t number) {
+  if ((tag & MCH_TAG_KEPT) == 0)
+    return;
+  if (lua_isnil(d->L, d->slots + REFS)) {
+    lua_newtable(d->L);
+    lua_replace(d->L, d->slots + REFS);
+  }
+  lua_pushvalue(d->L, -1);
+  lua_rawseti(d->L, d->slots + REFS, (lua_Integer)number);
+}
+
+static void push_ref(struct decoding *d) {
+  uint64_t number = take_varint(d);
+  if (number >= d->objects || lua_isnil(d->L, d->slots + REFS) ||
+      lua_rawgeti(d->L, d->slots + REFS, (lua_Integer)number) == LUA_TNIL)
+    malformed(d, "reference to nothing");
+}
+
+static void push_string(struct decoding *d, unsigned tag) {
+  size_t length;
+  if (tag < MCH_TAG_STRING) {
+    length = tag & 0x1f;
+  } else {
+    uint64_t given = take_varint(d);
+    if (given > left(d))
+      malformed(d, "string too long");
+    length = (size_t)given;
+  }
+  lua_pushlstring(d->L, (const char *)take(d, length), length);
+  keep(d, tag, d->objects++);
+}
+
+static inline int is_string_tag(unsigned tag) {
+  return tag >= MCH_TAG_OBJECT && (tag & ~(unsigned)MCH_TAG_KEPT) <= MCH_TAG_STRING;
+}
+
+/* Read a value that must be a string. */
+static void read_string(struct decoding *d) {
+  unsigned tag = *take(d, 1);
+  if (tag == MCH_TAG_REF)
+    push_ref(d);
+  else if (is_string_tag(tag))
+    push_string(d, tag);
+  else
+    malformed(d, "no string");
+  if (lua_type(d->L, -1) != LUA_TSTRING)
+    malformed(d, "no string");
+}
+
+/* Open a frame for the object on top of the stack. */
+static struct frame *open_frame(struct decoding *d, enum frame_kind kind, uint64_t count) {
+  struct frame *frame;
+  mch_stack_reserve(&d->stack);
+  if (d->frames.count == d->frames.capacity)
+    mch_array_grow(d->L, &d->frames, sizeof *frame, d->frames.count + 1, d->slots + HEAP,
+                   HEAP_FRAMES);
+  frame = (struct frame *)d->frames.items + d->frames.count++;
+  memset(frame, 0, sizeof *frame);
+  frame->kind = kind;
+  frame->place = mch_stack_top(&d->stack);
+  frame->count = count;
+  return frame;
+}
+
+static void open_table(struct decoding *d, unsigned tag) {
+  uint64_t items = take_varint(d), pairs = take_varint(d);
+  struct frame *frame;
+  int ahead = allocate(d, items);
+  if (items > LUA_MAXINTEGER)
+    malformed(d, "too many items");
+  lua_createtable(d->L, ahead, allocate(d, pairs));
+  keep(d, tag, d->objects++);
+  frame = open_frame(d, ITEMS, items);
+  frame->pairs = pairs;
+  frame->has_metatable = (tag & MCH_TAG_META) != 0;
+}
+
+/* The size of a shape, which is in its table of keys as `n` = entry 0. */
+static uint64_t shape_size(struct decoding *d, uint64_t shape) {
+  lua_Integer n;
+  lua_rawgeti(d->L, d->slots + SHAPES, (lua_Integer)shape + 1);
+  lua_rawgeti(d->L, -1, 0);
+  n = lua_tointeger(d->L, -1);
+  lua_pop(d->L, 2);
+  return (uint64_t)n;
+}
+
+static uint64_t read_shape(struct decoding *d) {
+  uint64_t n = take_varint(d), i;
+  if (n == 0 || n > 255)
+    malformed(d, "bad record");
+  if (lua_isnil(d->L, d->slots + SHAPES)) {
+    lua_newtable(d->L);
+    lua_replace(d->L, d->slots + SHAPES);
+  }
+  lua_createtable(d->L, (int)n, 1);
+  lua_pushinteger(d->L, (lua_Integer)n);
+  lua_rawseti(d->L, -2, 0);
+  for (i = 1; i <= n; i++) {
+    read_string(d);
+    lua_rawseti(d->L, -2, (lua_Integer)i);
+  }
+  lua_rawseti(d->L, d->slots + SHAPES, (lua_Integer)++d->shapes);
+  return d->shapes - 1;
+}
+
+static void open_record(struct decoding *d, unsigned tag) {
+  uint64_t shape, n, number = d->objects++;
+  struct frame *frame;
+  if ((tag & 0xf) == (MCH_TAG_SHAPED & 0xf))
+    shape = read_shape(d);
+  else
+    shape = take_varint(d);
+  if (shape >= d->shapes)
+    malformed(d, "unknown shape");
+  n = shape_size(d, shape);
+  lua_createtable(d->L, 0, allocate(d, n));
+  keep(d, tag, number);
+  frame = open_frame(d, RECORD, n);
+  frame->shape = shape;
+  frame->has_metatable = (tag & MCH_TAG_META) != 0;
+}
+
+/* ---- functions ---- */
+
+static const char *read_code(lua_State *L, void *ud, size_t *size) {
+  struct code *code = ud;
+  const char *bytes = code->bytes;
+  (void)L;
+  *size = code->length;
+  code->bytes = NULL;
+  code->length = 0;
+  return bytes;
+}
+
+static struct code new_code(struct decoding *d) {
+  uint64_t length = take_varint(d);
+  struct code code;
+  if (length > left(d))
+    malformed(d, "code too long");
+  code.length = (size_t)length;
+  code.bytes = (const char *)take(d, code.length);
+  if (d->codes.count == d->codes.capacity)
+    mch_array_grow(d->L, &d->codes, sizeof code, d->codes.count + 1, d->slots + HEAP, HEAP_CODES);
+  ((struct code *)d->codes.items)[d->codes.count++] = code;
+  return code;
+}
+
+static struct code find_code(struct decoding *d) {
+  uint64_t given = take_varint(d);
+  struct code code = {NULL, 0};
+  if (given == 0)
+    return new_code(d);
+  if (given % 2 == 0) {
+    if (given / 2 > d->codes.count)
+      malformed(d, "unknown code");
+    return ((struct code *)d->codes.items)[given / 2 - 1];
+  }
+  if (d->from->find_code != NULL && given / 2 <= UINT32_MAX)
+    code.bytes = d->from->find_code(d->from->ud, (uint32_t)(given / 2), &code.length);
+  if (code.bytes == NULL)
+    malformed(d, "unknown code");
+  return code;
+}
+
+static void open_function(struct decoding *d, unsigned tag) {
+  struct code code;
+  lua_Debug ar;
+  if (!d->from->allow_code)
+    malformed(d, "code is not allowed here");
+  code = find_code(d);
+  if (lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
+    fail(d);
+  keep(d, tag, d->objects++);
+  lua_pushvalue(d->L, -1);
+  lua_getinfo(d->L, ">u", &ar);
+  if (take_varint(d) != ar.nups)
+    malformed(d, "wrong number of upvalues");
+  open_frame(d, FUNCTION, ar.nups);
+}
+
+/* Let upvalue `next` of the function in the frame be an upvalue of another one. */
+static void join_upvalue(struct decoding *d, struct frame *frame) {
+  lua_State *L = d->L;
+  uint64_t n;
+  int function = frame_at(d, frame), owner;
+  push_ref(d);
+  owner = lua_gettop(L);
+  n = take_varint(d);
+  if (lua_type(L, owner) != LUA_TFUNCTION || lua_iscfunction(L, owner) || n == 0 || n > 255 ||
+      lua_getupvalue(L, owner, (int)n) == NULL)
+    malformed(d, "no such variable");
+  lua_upvaluejoin(L, function, (int)frame->next + 1, owner, (int)n);
+  lua_settop(L, owner - 1);
+  frame->next++;
+}
+
+/* ---- names ---- */
+
+static void read_name(struct decoding *d, unsigned tag) {
+  lua_State *L = d->L;
+  int top = lua_gettop(L);
+  uint64_t number = d->objects++;
+  read_string(d);
+  if ((tag & 0xf) == (MCH_TAG_FIELD & 0xf))
+    read_string(d);
+  else
+    lua_pushnil(L);
+  if (!mch_modules_resolve(L, d->notes, top + 1, top + 2, d->from->allow_code))
+    fail(d);
+  lua_copy(L, -1, top + 1);
+  lua_settop(L, top + 1);
+  keep(d, tag, number);
+}
+
+/* ---- values ---- */
+
+/* Read a value. 1: it is on top of the stack. 0: a frame was opened for it. */
+static int read_object(struct decoding *d, unsigned tag) {
+  if (is_string_tag(tag)) {
+    push_string(d, tag);
+    return 1;
+  }
+  switch (tag & ~(unsigned)(MCH_TAG_KEPT | MCH_TAG_META)) {
+  case MCH_TAG_TABLE:
+    open_table(d, tag);
+    return 0;
+  case MCH_TAG_SHAPED:
+  case MCH_TAG_RECORD:
+    open_record(d, tag);
+    return 0;
+  case MCH_TAG_FUNCTION:
+    open_function(d, tag);
+    return 0;
+  case MCH_TAG_MODULE:
+  case MCH_TAG_FIELD:
+    read_name(d, tag);
+    return 1;
+  default:
+    return malformed(d, "unknown tag");
+  }
+}
+
+static int64_t take_integer(struct decoding *d, unsigned tag) {
+  switch (tag) {
+  case MCH_TAG_INT1:
+    return (int8_t)*take(d, 1);
+  case MCH_TAG_INT2:
+    return (int16_t)mch_load_u16(take(d, 2));
+  case MCH_TAG_INT4:
+    return (int32_t)mch_load_u32(take(d, 4));
+  default:
+    return (int64_t)mch_load_u64(take(d, 8));
+  }
+}
+
+static lua_Number to_float(uint64_t bits) {
+  double number;
+  memcpy(&number, &bits, sizeof number);
+  return (lua_Number)number;
+}
+
+static int read_value(struct decoding *d) {
+  lua_State *L = d->L;
+  unsigned tag = *take(d, 1);
+  if (tag >= MCH_TAG_OBJECT)
+    return read_object(d, tag);
+  if (tag < MCH_TAG_SMALL) {
+    lua_pushinteger(L, (lua_Integer)tag);
+    return 1;
+  }
+  switch (tag) {
+  case MCH_TAG_NIL:
+    lua_pushnil(L);
+    return 1;
+  case MCH_TAG_FALSE:
+  case MCH_TAG_TRUE:
+    lua_pushboolean(L, tag == MCH_TAG_TRUE);
+    return 1;
+  case MCH_TAG_INT1:
+  case MCH_TAG_INT2:
+  case MCH_TAG_INT4:
+  case MCH_TAG_INT8:
+    lua_pushinteger(L, (lua_Integer)take_integer(d, tag));
+    return 1;
+  case MCH_TAG_FLOAT:
+    lua_pushnumber(L, to_float(mch_load_u64(take(d, 8))));
+    return 1;
+  case MCH_TAG_LIGHT:
+    lua_pushlightuserdata(L, (void *)(uintptr_t)mch_load_u64(take(d, 8)));
+    return 1;
+  case MCH_TAG_GLOBALS:
+    lua_pushglobaltable(L);
+    return 1;
+  case MCH_TAG_REF:
+    push_ref(d);
+    return 1;
+  default:
+    return malformed(d, "unknown tag");
+  }
+}
+
+/* ---- frames: read parts until one opens a frame (0) or the object is complete (1) ---- */
+
+/* Put the part on top of the stack where it belongs. */
+static void store_item(struct decoding *d, struct frame *frame) {
+  lua_rawseti(d->L, frame_at(d, frame), (lua_Integer)++frame->next);
+}
+
+static void read_run(struct decoding *d, struct frame *frame, unsigned tag) {
+  lua_State *L = d->L;
+  uint64_t n = take_varint(d), i;
+  size_t width = tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
+  const unsigned char *bytes;
+  int table = frame_at(d, frame);
+  lua_Integer index = (lua_Integer)frame->next;
+  if (n > frame->count - frame->next || n > left(d) / width)
+    malformed(d, "run too long");
+  bytes = take(d, (size_t)n * width);
+  for (i = 0; i < n; i++, bytes += width) {
+    switch (tag) {
+    case MCH_TAG_RUN1:
+      lua_pushinteger(L, (int8_t)bytes[0]);
+      break;
+    case MCH_TAG_RUN2:
+      lua_pushinteger(L, (int16_t)mch_load_u16(bytes));
+      break;
+    case MCH_TAG_RUN4:
+      lua_pushinteger(L, (int32_t)mch_load_u32(bytes));
+      break;
+    case MCH_TAG_RUN8:
+      lua_pushinteger(L, (lua_Integer)mch_load_u64(bytes));
+      break;
+    default:
+      lua_pushnumber(L, to_float(mch_load_u64(bytes)));
+    }
+    lua_rawseti(L, table, ++index);
+  }
+  frame->next += n;
+}
+
+static void skip_items(struct decoding *d, struct frame *frame) {
+  uint64_t n = take_varint(d);
+  if (n > frame->count - frame->next)
+    malformed(d, "too many items");
+  frame->next += n;
+}
+
+static int continue_items(struct decoding *d, struct frame *frame) {
+  while (frame->next < frame->count) {
+    unsigned tag = d->at < d->end ? *d->at : 0;
+    if (tag >= MCH_TAG_RUN1 && tag <= MCH_TAG_RUNF) {
+      d->at++;
+      read_run(d, frame, tag);
+    } else if (tag == MCH_TAG_SKIP) {
+      d->at++;
+      skip_items(d, frame);
+    } else {
+      if (!read_value(d))
+        return 0;
+      store_item(d, frame);
+    }
+  }
+  frame->kind = PAIRS;
+  frame->next = 0;
+  frame->count = frame->pairs;
+  return 1;
+}
+
+static void check_key(struct decoding *d) {
+  if (lua_isnil(d->L, -1) ||
+      (lua_type(d->L, -1) == LUA_TNUMBER && lua_tonumber(d->L, -1) != lua_tonumber(d->L, -1)))
+    malformed(d, "bad key");
+}
+
+/* Take the part on top of the stack as a key, or as the value of the key beneath it. */
+static void store_pair(struct decoding *d, struct frame *frame) {
+  if (!frame->has_key) {
+    check_key(d);
+    frame->has_key = 1;
+    return;
+  }
+  lua_rawset(d->L, frame_at(d, frame));
+  frame->has_key = 0;
+  frame->next++;
+}
+
+static int continue_pairs(struct decoding *d, struct frame *frame) {
+  while (frame->next < frame->count) {
+    if (!read_value(d))
+      return 0;
+    store_pair(d, frame);
+  }
+  return 1;
+}
+
+static void store_field(struct decoding *d, struct frame *frame) {
+  lua_State *L = d->L;
+  lua_rawgeti(L, d->slots + SHAPES, (lua_Integer)frame->shape + 1);
+  lua_rawgeti(L, -1, (lua_Integer)++frame->next);
+  lua_rotate(L, -3, 1);
+  lua_pop(L, 1);
+  lua_rawset(L, frame_at(d, frame));
+}
+
+static int continue_record(struct decoding *d, struct frame *frame) {
+  while (frame->next < frame->count) {
+    if (!read_value(d))
+      return 0;
+    store_field(d, frame);
+  }
+  return 1;
+}
+
+static void store_upvalue(struct decoding *d, struct frame *frame) {
+  lua_setupvalue(d->L, frame_at(d, frame), (int)++frame->next);
+}
+
+static int continue_function(struct decoding *d, struct frame *frame) {
+  while (frame->next < frame->count) {
+    if (d->at < d->end && *d->at == MCH_TAG_CELL) {
+      d->at++;
+      join_upvalue(d, frame);
+      continue;
+    }
+    if (!read_value(d))
+      return 0;
+    store_upvalue(d, frame);
+  }
+  return 1;
+}
+
+/* The metatable of the frame's object is on top of the stack: note the two for the end. */
+static void store_metatable(struct decoding *d, struct frame *frame) {
+  lua_State *L = d->L;
+  if (lua_type(L, -1) != LUA_TTABLE)
+    malformed(d, "bad metatable");
+  if (lua_isnil(L, d->slots + METAS)) {
+    lua_newtable(L);
+    lua_replace(L, d->slots + METAS);
+  }
+  lua_rawseti(L, d->slots + METAS, 2 * d->metas + 2);
+  lua_pushvalue(L, frame_at(d, frame));
+  lua_rawseti(L, d->slots + METAS, 2 * d->metas + 1);
+  d->metas++;
+  frame->next++;
+}
+
+static int continue_metatable(struct decoding *d, struct frame *frame) {
+  if (frame->next == 0) {
+    if (!read_value(d))
+      return 0;
+    store_metatable(d, frame);
+  }
+  return 1;
+}
+
+static int continue_root(struct decoding *d, struct frame *frame) {
+  while (frame->next < frame->count) {
+    mch_stack_reserve(&d->stack);
+    if (!read_value(d))
+      return 0;
+    frame->next++;
+  }
+  return 1;
+}
+
+static int continue_parts(struct decoding *d, struct frame *frame) {
+  switch (frame->kind) {
+  case ROOT:
+    return continue_root(d, frame);
+  case ITEMS:
+    return continue_items(d, frame) && continue_pairs(d, frame);
+  case PAIRS:
+    return continue_pairs(d, frame);
+  case RECORD:
+    return continue_record(d, frame);
+  case FUNCTION:
+    return continue_function(d, frame);
+  default:
+    return continue_metatable(d, frame);
+  }
+}
+
+static int continue_frame(struct decoding *d, struct frame *frame) {
+  if (!continue_parts(d, frame))
+    return 0;
+  if (!frame->has_metatable)
+    return 1;
+  frame->has_metatable = 0;
+  frame->kind = METATABLE;
+  frame->next = 0;
+  return continue_metatable(d, frame);
+}
+
+/* A part that had a frame of its own is complete and on top of the stack. */
+static void store_part(struct decoding *d, struct frame *frame) {
+  switch (frame->kind) {
+  case ROOT:
+    frame->next++;
+    break;
+  case ITEMS:
+    store_item(d, frame);
+    break;
+  case PAIRS:
+    store_pair(d, frame);
+    break;
+  case RECORD:
+    store_field(d, frame);
+    break;
+  case FUNCTION:
+    store_upvalue(d, frame);
+    break;
+  case METATABLE:
+    store_metatable(d, frame);
+  }
+}
+
+static void set_metatables(struct decoding *d) {
+  lua_Integer i;
+  for (i = 0; i < d->metas; i++) {
+    lua_rawgeti(d->L, d->slots + METAS, 2 * i + 1);
+    lua_rawgeti(d->L, d->slots + METAS, 2 * i + 2);
+    lua_setmetatable(d->L, -2);
+    lua_pop(d->L, 1);
+  }
+}
+
+static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *decoder) {
+  d->L = L;
+  d->from = decoder;
+  d->at = decoder->bytes;
+  d->end = decoder->bytes + decoder->len;
+  d->objects = d->shapes = 0;
+  d->credit = decoder->len;
+  d->notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0;
+  d->metas = 0;
+  luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
+  d->slots = lua_gettop(L);
+  lua_settop(L, d->slots + SLOTS);
+  d->stack = (struct mch_stack){L, d->slots + SLOTS + 1, d->slots + SPILLS, 0};
+  d->frames = (struct mch_array){d->start, 0, FRAMES_START, NULL};
+  d->codes = (struct mch_array){d->start_codes, 0, CODES_START, NULL};
+}
+
+/* Bring the frame's object within reach. The root has none. */
+static void reach_frame(struct decoding *d, const struct frame *frame) {
+  if (frame->kind != ROOT)
+    mch_stack_reach(&d->stack, frame->place);
+}
+
+static void read_values(struct decoding *d, uint64_t n) {
+  lua_pushnil(d->L);
+  open_frame(d, ROOT, n);
+  for (;;) {
+    if (!continue_frame(d, innermost(d)))
+      continue; /* a new frame is innermost */
+    if (--d->frames.count == 0)
+      break;
+    reach_frame(d, innermost(d));
+    store_part(d, innermost(d));
+  }
+  mch_stack_reach(&d->stack, 0);
+}
+
+int mch_decode(lua_State *L, struct mch_decoder *decoder) {
+  struct decoding d;
+  uint64_t n;
+  begin(&d, L, decoder);
+  if (*take(&d, 1) != MCH_GRAPH_VERSION)
+    malformed(&d, "unknown version");
+  n = take_varint(&d);
+  if (n > left(&d) || n > INT_MAX)
+    malformed(&d, "too many values");
+  read_values(&d, n);
+  if (*take(&d, 1) != MCH_TAG_END || d.at != d.end)
+    malformed(&d, "no end");
+  set_metatables(&d);
+  lua_rotate(L, d.slots + 1, (int)n);
+  lua_settop(L, d.slots + (int)n);
+  return (int)n;
+}

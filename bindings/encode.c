@@ -1,0 +1,900 @@
+/* Runs in: both.
+ *
+ * Lua values to bytes; graph.h has the format and the interface. A walk over the graph with a stack
+ * of its own: put() writes a value, or opens a frame for one that has contents, and the main loop
+ * lets the innermost frame put its next part. */
+#include "graph.h"
+
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "identity.h"
+#include "modules.h"
+#include "path.h"
+#include "stack.h"
+
+/* Stack slots of an encoding, above what the caller had. */
+enum { SPILLS = 1, HEAP, REASON, CODES, MODULES, SLOTS = MODULES + 3 };
+
+/* Arrays in the heap. */
+enum { HEAP_FRAMES, HEAP_MET, HEAP_MET_SLOTS, HEAP_SHAPES, HEAP_DUMP };
+
+enum frame_kind { ROOT, SMALL, WALK, FUNCTION };
+
+/* A value whose contents are being put. `next` counts the parts begun: the one at hand is next - 1.
+ */
+struct frame {
+  enum frame_kind kind;
+  int has_metatable; /* still to be put, after the contents */
+  size_t place;      /* of the value; its working values are above it */
+  size_t next;
+  size_t array;    /* SMALL, WALK: items that go without their keys */
+  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT: parts */
+  size_t count_at; /* WALK: where in the message the number of pairs belongs */
+  int values_only; /* SMALL: a record */
+  int in_value;    /* WALK: the key is put, its value is next */
+  size_t met;      /* FUNCTION: number of its entry in the map */
+};
+
+enum { FRAMES_START = 12 };
+
+/* put(): what has become of the value. */
+enum { REFUSED = -1, DONE = 0, OPENED = 1 };
+
+struct encoding {
+  lua_State *L;
+  struct mch_encoder *to;
+  struct mch_buf *out;
+  size_t begin;           /* the message's place among the unread bytes of out */
+  int slots;              /* SPILLS is at slots + SPILLS and so on */
+  int first;              /* stack index of the first value */
+  int notes;              /* absolute, or 0 */
+  const void *globals;    /* _G */
+  uint64_t objects;       /* numbered so far */
+  uint64_t shapes, codes; /* likewise */
+  struct mch_stack stack;
+  struct mch_array frames; /* struct frame */
+  struct mch_array keys;   /* const char *: the keys of all shapes */
+  struct mch_identity met;
+  struct mch_modules modules;
+  struct frame start[FRAMES_START];
+};
+
+/* ---- bytes ---- */
+
+/* Where the next `count` bytes go; NULL when there is no memory (latched in the buffer). */
+static inline unsigned char *room(struct encoding *e, size_t count) {
+  struct mch_buf *out = e->out;
+  if (out->capacity - out->length < count && mch_buf_reserve(out, count) != 0)
+    luaL_error(e->L, "not enough memory for the message");
+  return out->data + out->length;
+}
+
+static inline void put_u8(struct encoding *e, unsigned value) {
+  *room(e, 1) = (unsigned char)value;
+  e->out->length++;
+}
+
+/* The number of bytes written so far: stays true when the buffer moves what is unread to its front.
+ */
+static inline size_t position(const struct encoding *e) {
+  return mch_buf_unread(e->out);
+}
+
+static inline unsigned char *at_position(const struct encoding *e, size_t place) {
+  return e->out->data + e->out->read + place;
+}
+
+static inline void put_varint(struct encoding *e, uint64_t value) {
+  unsigned char *to = room(e, 10);
+  size_t n = 0;
+  for (; value >= 0x80; value >>= 7)
+    to[n++] = (unsigned char)(value | 0x80);
+  to[n++] = (unsigned char)value;
+  e->out->length += n;
+}
+
+/* A varint that is not known yet takes PADDED bytes. */
+enum { PADDED = 6 };
+
+static void put_padded(unsigned char *to, uint64_t value) {
+  int i;
+  for (i = 0; i < PADDED - 1; i++, value >>= 7)
+    to[i] = (unsigned char)(value | 0x80);
+  to[i] = (unsigned char)(value & 0x7f);
+}
+
+static void put_bytes(struct encoding *e, const void *bytes, size_t count) {
+  if (count == 0)
+    return;
+  memcpy(room(e, count), bytes, count);
+  e->out->length += count;
+}
+
+/* ---- plain values ---- */
+
+static int put_integer(struct encoding *e, lua_Integer value) {
+  unsigned char *to = room(e, 9);
+  uint64_t bits = (uint64_t)value;
+  size_t n;
+  if (value >= 0 && value < MCH_TAG_SMALL) {
+    to[0] = (unsigned char)value;
+    n = 1;
+  } else if (value == (int8_t)value) {
+    to[0] = MCH_TAG_INT1;
+    to[1] = (unsigned char)bits;
+    n = 2;
+  } else if (value == (int16_t)value) {
+    to[0] = MCH_TAG_INT2;
+    mch_store_u16(to + 1, (uint16_t)bits);
+    n = 3;
+  } else if (value == (int32_t)value) {
+    to[0] = MCH_TAG_INT4;
+    mch_store_u32(to + 1, (uint32_t)bits);
+    n = 5;
+  } else {
+    to[0] = MCH_TAG_INT8;
+    mch_store_u64(to + 1, bits);
+    n = 9;
+  }
+  e->out->length += n;
+  return DONE;
+}
+
+static uint64_t float_bits(lua_Number value) {
+  double number = (double)value;
+  uint64_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
+
+static int put_tag64(struct encoding *e, int tag, uint64_t bits) {
+  unsigned char *to = room(e, 9);
+  to[0] = (unsigned char)tag;
+  mch_store_u64(to + 1, bits);
+  e->out->length += 9;
+  return DONE;
+}
+
+static int put_tag(struct encoding *e, int tag) {
+  put_u8(e, (unsigned)tag);
+  return DONE;
+}
+
+/* ---- objects ---- */
+
+/* Refer to an object that the message has; tell the reader to keep it. */
+static int put_ref(struct encoding *e, const struct mch_met *met) {
+  *at_position(e, met->b) |= MCH_TAG_KEPT;
+  put_u8(e, MCH_TAG_REF);
+  put_varint(e, met->a);
+  return DONE;
+}
+
+/* Number the object whose tag is written next. */
+static void meet(struct encoding *e, const void *object) {
+  mch_identity_add(&e->met, (uint64_t)(uintptr_t)object, e->objects++, position(e));
+}
+
+static int put_string(struct encoding *e, int at) {
+  size_t length;
+  const char *s = lua_tolstring(e->L, at, &length);
+  if (length > 1) { /* shorter ones are cheaper again than referred to */
+    const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)s);
+    if (met != NULL)
+      return put_ref(e, met);
+    meet(e, s);
+  } else {
+    e->objects++;
+  }
+  if (length < 32) {
+    unsigned char *to = room(e, 32);
+    to[0] = (unsigned char)(MCH_TAG_SHORT | length);
+    memcpy(to + 1, s, length);
+    e->out->length += length + 1;
+  } else {
+    put_u8(e, MCH_TAG_STRING);
+    put_varint(e, length);
+    put_bytes(e, s, length);
+  }
+  return DONE;
+}
+
+/* Say why the value cannot go. */
+static int refuse(struct encoding *e, const char *why) {
+  lua_pushstring(e->L, why);
+  lua_replace(e->L, e->slots + REASON);
+  return REFUSED;
+}
+
+static int put(struct encoding *e, int at);
+
+/* If the value goes by name, put the name and return 1. */
+static int put_name(struct encoding *e, int at, const void *object, int as_metatable) {
+  lua_State *L = e->L;
+  if (!e->modules.opened)
+    mch_modules_open(L, &e->modules, e->slots + MODULES, e->notes);
+  if (!mch_modules_find(L, &e->modules, at, as_metatable))
+    return 0;
+  meet(e, object);
+  put_u8(e, lua_isnil(L, -1) ? MCH_TAG_MODULE : MCH_TAG_FIELD);
+  put_string(e, -2);
+  if (!lua_isnil(L, -1))
+    put_string(e, -1);
+  lua_pop(L, 2);
+  return 1;
+}
+
+/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
+static struct frame *open_frame(struct encoding *e, enum frame_kind kind, int at) {
+  struct frame *frame;
+  lua_pushvalue(e->L, at);
+  mch_stack_reserve(&e->stack);
+  if (e->frames.count == e->frames.capacity)
+    mch_array_grow(e->L, &e->frames, sizeof *frame, e->frames.count + 1, e->slots + HEAP,
+                   HEAP_FRAMES);
+  frame = (struct frame *)e->frames.items + e->frames.count++;
+  memset(frame, 0, sizeof *frame);
+  frame->kind = kind;
+  frame->place = mch_stack_top(&e->stack);
+  return frame;
+}
+
+static struct frame *innermost(struct encoding *e) {
+  return (struct frame *)e->frames.items + e->frames.count - 1;
+}
+
+static int frame_at(struct encoding *e, const struct frame *frame) {
+  return mch_stack_at(&e->stack, frame->place);
+}
+
+/* ---- tables ---- */
+
+/* Push key, value, key, value ... of the table on top of the stack. Their number, or -1 (and push
+ * nothing) when they are too many. */
+static int push_entries(lua_State *L) {
+  int table = lua_gettop(L), n = 0;
+  if (lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE)
+    return -1;
+  lua_pushnil(L);
+  while (lua_next(L, table)) {
+    if (n++ == MCH_GRAPH_SMALL_TABLE) {
+      lua_settop(L, table);
+      return -1;
+    }
+    lua_pushvalue(L, -2);
+  }
+  return n;
+}
+
+/* The number of entries at the front whose keys are 1, 2, 3 ... */
+static int count_items(lua_State *L, int first, int n) {
+  int i = 0;
+  while (i < n && lua_isinteger(L, first + 2 * i) && lua_tointeger(L, first + 2 * i) == i + 1)
+    i++;
+  return i;
+}
+
+static int are_strings(lua_State *L, int first, int n) {
+  int i;
+  for (i = 0; i < n; i++)
+    if (lua_type(L, first + 2 * i) != LUA_TSTRING)
+      return 0;
+  return n > 0;
+}
+
+/* A shape is known by the addresses of its keys. */
+static const struct mch_met *find_shape(struct encoding *e, const char **keys, size_t n,
+                                        uint64_t *key) {
+  const struct mch_met *met;
+  uint64_t hash = n;
+  size_t i, probe = 0;
+  for (i = 0; i < n; i++)
+    hash = (hash ^ (uint64_t)(uintptr_t)keys[i]) * UINT64_C(0x9e3779b97f4a7c15) ^ hash >> 29;
+  *key = hash | UINT64_C(1) << 63;
+  while ((met = mch_identity_next(&e->met, *key, &probe)) != NULL) {
+    const char **known = (const char **)e->keys.items + met->b;
+    if (met->b + n <= e->keys.count && memcmp(known, keys, n * sizeof *keys) == 0)
+      return met;
+  }
+  return NULL;
+}
+
+static void add_shape(struct encoding *e, const char **keys, size_t n, uint64_t key) {
+  size_t before = e->keys.count;
+  if (before + n > e->keys.capacity)
+    mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_SHAPES);
+  memcpy((const char **)e->keys.items + before, keys, n * sizeof *keys);
+  e->keys.count += n;
+  mch_identity_add(&e->met, key, e->shapes++, before);
+}
+
+/* Begin a table all of whose keys are strings: after the first one of a shape the keys need not be
+ * put. */
+static void put_record(struct encoding *e, int first, int n, unsigned metatable) {
+  const char *keys[MCH_GRAPH_SMALL_TABLE];
+  const struct mch_met *met;
+  uint64_t key;
+  int i;
+  for (i = 0; i < n; i++)
+    keys[i] = lua_tostring(e->L, first + 2 * i);
+  met = find_shape(e, keys, (size_t)n, &key);
+  if (met != NULL) {
+    put_u8(e, MCH_TAG_RECORD | metatable);
+    put_varint(e, met->a);
+    return;
+  }
+  add_shape(e, keys, (size_t)n, key);
+  put_u8(e, MCH_TAG_SHAPED | metatable);
+  put_varint(e, (uint64_t)n);
+  for (i = 0; i < n; i++)
+    put_string(e, first + 2 * i);
+}
+
+static void put_small_table(struct encoding *e, struct frame *frame, int n, unsigned metatable) {
+  int first = frame_at(e, frame) + 1;
+  int items = count_items(e->L, first, n);
+  frame->kind = SMALL;
+  frame->count = (size_t)n;
+  frame->array = (size_t)items;
+  if (items == 0 && are_strings(e->L, first, n)) {
+    frame->values_only = 1;
+    put_record(e, first, n, metatable);
+    return;
+  }
+  put_u8(e, MCH_TAG_TABLE | metatable);
+  put_varint(e, (uint64_t)items);
+  put_varint(e, (uint64_t)(n - items));
+}
+
+/* A large table is walked; its border tells how many items to expect, the number of pairs turns out
+ * at the end. */
+static void put_large_table(struct encoding *e, struct frame *frame, unsigned metatable) {
+  frame->array = (size_t)lua_rawlen(e->L, -1);
+  frame->next = 1;
+  put_u8(e, MCH_TAG_TABLE | metatable);
+  put_varint(e, frame->array);
+  frame->count_at = position(e);
+  put_padded(room(e, PADDED), 0);
+  e->out->length += PADDED;
+  lua_pushnil(e->L);
+}
+
+static int put_table(struct encoding *e, int at, int as_metatable) {
+  lua_State *L = e->L;
+  const void *object = lua_topointer(L, at);
+  const struct mch_met *met;
+  struct frame *frame;
+  unsigned metatable = 0;
+  int n;
+  if (object == e->globals)
+    return put_tag(e, MCH_TAG_GLOBALS);
+  met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  if (met != NULL)
+    return put_ref(e, met);
+  if (put_name(e, at, object, as_metatable))
+    return DONE;
+  if (lua_getmetatable(L, at)) {
+    lua_pop(L, 1);
+    metatable = MCH_TAG_META;
+  }
+  frame = open_frame(e, WALK, at);
+  frame->has_metatable = metatable != 0;
+  meet(e, object);
+  n = push_entries(L);
+  if (n >= 0)
+    put_small_table(e, frame, n, metatable);
+  else
+    put_large_table(e, frame, metatable);
+  return OPENED;
+}
+
+/* ---- functions ---- */
+
+static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
+  struct mch_buf *dump = ud;
+  (void)L;
+  mch_buf_append(dump, bytes, count);
+  return dump->failed;
+}
+
+static uint64_t hash_bytes(const unsigned char *bytes, size_t count) {
+  uint64_t hash = count;
+  for (; count >= 8; bytes += 8, count -= 8)
+    hash = (hash ^ mch_load_u64(bytes)) * UINT64_C(0x9e3779b97f4a7c15) ^ hash >> 31;
+  for (; count > 0; bytes++, count--)
+    hash = (hash ^ *bytes) * UINT64_C(0x9e3779b97f4a7c15);
+  return hash ^ hash >> 32;
+}
+
+/* Keys of code in the map: bytes of this message by hash, ids of the dictionary by themselves. */
+#define INLINE_CODE(hash) (((hash) >> 2) | UINT64_C(2) << 62)
+#define CODE_ID(id) ((id) | UINT64_C(3) << 62)
+
+static void put_code_id(struct encoding *e, uint32_t id) {
+  if (e->to->code_ids != NULL && mch_identity_find(&e->met, CODE_ID(id)) == NULL) {
+    mch_identity_add(&e->met, CODE_ID(id), id, 0);
+    mch_buf_u32(e->to->code_ids, id);
+    if (e->to->code_ids->failed != 0)
+      luaL_error(e->L, "not enough memory");
+  }
+  put_varint(e, (uint64_t)id * 2 + 1);
+}
+
+static void put_inline_code(struct encoding *e, const struct mch_buf *dump) {
+  uint64_t key = INLINE_CODE(hash_bytes(dump->data, dump->length));
+  const struct mch_met *met;
+  size_t probe = 0;
+  while ((met = mch_identity_next(&e->met, key, &probe)) != NULL) {
+    if (met->a >> 32 == dump->length &&
+        memcmp(at_position(e, met->b), dump->data, dump->length) == 0) {
+      put_varint(e, (met->a & 0xffffffff) * 2);
+      return;
+    }
+  }
+  put_varint(e, 0);
+  put_varint(e, dump->length);
+  e->codes++;
+  mch_identity_add(&e->met, key, (uint64_t)dump->length << 32 | e->codes, position(e));
+  put_bytes(e, dump->data, dump->length);
+}
+
+/* The id by which the dictionary has the code of the function at this index, if that was found out
+ * before; else 0. */
+static uint32_t cached_id(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  int codes = e->slots + CODES;
+  uint32_t id = 0;
+  if (e->to->intern_code == NULL || e->notes == 0)
+    return 0;
+  if (lua_isnil(L, codes)) {
+    lua_rawgeti(L, e->notes, MCH_NOTES_CODES);
+    lua_replace(L, codes);
+  }
+  lua_pushvalue(L, at);
+  if (lua_rawget(L, codes) == LUA_TNUMBER)
+    id = (uint32_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return id;
+}
+
+static void cache_id(struct encoding *e, int at, uint32_t id) {
+  if (e->notes == 0)
+    return;
+  lua_pushvalue(e->L, at);
+  lua_pushinteger(e->L, id);
+  lua_rawset(e->L, e->slots + CODES);
+}
+
+/* Put the bytecode of the function on top of the stack. */
+static void put_code(struct encoding *e) {
+  struct mch_buf *dump;
+  int at = lua_gettop(e->L);
+  uint32_t id = cached_id(e, at);
+  if (id != 0) {
+    put_code_id(e, id);
+    return;
+  }
+  dump = mch_heap_buf(e->L, e->slots + HEAP, HEAP_DUMP);
+  mch_buf_clear(dump);
+  if (lua_dump(e->L, write_dump, dump, 0) != 0 || dump->length > UINT32_MAX)
+    luaL_error(e->L, "not enough memory");
+  if (e->to->intern_code != NULL)
+    id = e->to->intern_code(e->to->ud, (const char *)dump->data, dump->length);
+  if (id == 0) {
+    put_inline_code(e, dump);
+    return;
+  }
+  cache_id(e, at, id);
+  put_code_id(e, id);
+}
+
+static size_t count_upvalues(lua_State *L) {
+  lua_Debug ar;
+  lua_pushvalue(L, -1);
+  lua_getinfo(L, ">u", &ar);
+  return ar.nups;
+}
+
+static int put_function(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  const void *object = lua_topointer(L, at);
+  const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  struct frame *frame;
+  if (met != NULL)
+    return put_ref(e, met);
+  if (lua_iscfunction(L, at) || cached_id(e, at) == 0) {
+    if (put_name(e, at, object, 0))
+      return DONE;
+    if (lua_iscfunction(L, at))
+      return refuse(e, "C function");
+  }
+  frame = open_frame(e, FUNCTION, at);
+  frame->met = e->met.entries.count;
+  frame->count = count_upvalues(L);
+  meet(e, object);
+  put_u8(e, MCH_TAG_FUNCTION);
+  put_code(e);
+  put_varint(e, frame->count);
+  return OPENED;
+}
+
+/* ---- the rest ---- */
+
+static int put_userdata(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  const void *object = lua_topointer(L, at);
+  const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  char why[80] = "userdata";
+  if (met != NULL)
+    return put_ref(e, met);
+  if (put_name(e, at, object, 0))
+    return DONE;
+  if (lua_getmetatable(L, at)) {
+    lua_pushliteral(L, "__name");
+    if (lua_rawget(L, -2) == LUA_TSTRING)
+      snprintf(why, sizeof why, "userdata (%s)", lua_tostring(L, -1));
+    lua_pop(L, 2);
+  }
+  return refuse(e, why);
+}
+
+/* Put the value at this stack index. DONE, OPENED (a frame will put its contents) or REFUSED. */
+static int put(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  switch (lua_type(L, at)) {
+  case LUA_TNIL:
+    return put_tag(e, MCH_TAG_NIL);
+  case LUA_TBOOLEAN:
+    return put_tag(e, lua_toboolean(L, at) ? MCH_TAG_TRUE : MCH_TAG_FALSE);
+  case LUA_TNUMBER:
+    if (lua_isinteger(L, at))
+      return put_integer(e, lua_tointeger(L, at));
+    return put_tag64(e, MCH_TAG_FLOAT, float_bits(lua_tonumber(L, at)));
+  case LUA_TSTRING:
+    return put_string(e, at);
+  case LUA_TTABLE:
+    return put_table(e, at, 0);
+  case LUA_TFUNCTION:
+    return put_function(e, at);
+  case LUA_TLIGHTUSERDATA:
+    return put_tag64(e, MCH_TAG_LIGHT, (uint64_t)(uintptr_t)lua_touserdata(L, at));
+  case LUA_TUSERDATA:
+    return put_userdata(e, at);
+  default:
+    return refuse(e, "coroutine (thread)");
+  }
+}
+
+/* ---- frames: put parts until one opens a frame (OPENED), is REFUSED, or none is left (DONE) ----
+ */
+
+static int put_metatable(struct encoding *e, struct frame *frame) {
+  int status;
+  if (!frame->has_metatable)
+    return DONE;
+  frame->has_metatable = 0;
+  frame->next = SIZE_MAX;
+  lua_settop(e->L, frame_at(e, frame));
+  lua_getmetatable(e->L, frame_at(e, frame));
+  status = put_table(e, lua_gettop(e->L), 1);
+  return status;
+}
+
+static int continue_root(struct encoding *e, struct frame *frame) {
+  while (frame->next < frame->count) {
+    int status = put(e, e->first + (int)frame->next++);
+    if (status != DONE)
+      return status;
+  }
+  return DONE;
+}
+
+/* The parts of a small table: its items, or the values of a record; then keys and values in turn.
+ */
+static int continue_small(struct encoding *e, struct frame *frame) {
+  int first = frame_at(e, frame) + 1;
+  size_t alone = frame->values_only ? frame->count : frame->array;
+  size_t parts = alone + 2 * (frame->count - alone);
+  while (frame->next < parts) {
+    size_t part = frame->next++;
+    int status = put(e, first + (int)(part < alone ? 2 * part + 1 : alone + part));
+    if (status != DONE)
+      return status;
+  }
+  return frame->next == SIZE_MAX ? DONE : put_metatable(e, frame);
+}
+
+/* Put what is missing until the item `to`. */
+static void skip_items(struct encoding *e, struct frame *frame, size_t to) {
+  if (to > frame->next) {
+    put_u8(e, MCH_TAG_SKIP);
+    put_varint(e, to - frame->next);
+    frame->next = to;
+  }
+}
+
+enum { RUN_MOST = 1024, RUN_LEAST = 4 };
+
+static int run_tag(int64_t least, int64_t most) {
+  if (least >= INT8_MIN && most <= INT8_MAX)
+    return MCH_TAG_RUN1;
+  if (least >= INT16_MIN && most <= INT16_MAX)
+    return MCH_TAG_RUN2;
+  return least >= INT32_MIN && most <= INT32_MAX ? MCH_TAG_RUN4 : MCH_TAG_RUN8;
+}
+
+static void put_run(struct encoding *e, const uint64_t *values, size_t n, int tag) {
+  size_t i, width = tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
+  unsigned char *to;
+  put_u8(e, (unsigned)tag);
+  put_varint(e, n);
+  to = room(e, n * width);
+  e->out->length += n * width;
+  switch (width) {
+  case 1:
+    for (i = 0; i < n; i++)
+      to[i] = (unsigned char)values[i];
+    break;
+  case 2:
+    for (i = 0; i < n; i++)
+      mch_store_u16(to + 2 * i, (uint16_t)values[i]);
+    break;
+  case 4:
+    for (i = 0; i < n; i++)
+      mch_store_u32(to + 4 * i, (uint32_t)values[i]);
+    break;
+  default:
+    for (i = 0; i < n; i++)
+      mch_store_u64(to + 8 * i, values[i]);
+  }
+}
+
+/* Put integers that were collected: few of them one by one. */
+static void put_integers(struct encoding *e, const uint64_t *values, size_t n) {
+  int64_t least = INT64_MAX, most = INT64_MIN;
+  size_t i;
+  if (n < RUN_LEAST) {
+    for (i = 0; i < n; i++)
+      put_integer(e, (lua_Integer)values[i]);
+    return;
+  }
+  for (i = 0; i < n; i++) {
+    int64_t value = (int64_t)values[i];
+    least = value < least ? value : least;
+    most = value > most ? value : most;
+  }
+  put_run(e, values, n, run_tag(least, most));
+}
+
+static void put_floats(struct encoding *e, const uint64_t *values, size_t n) {
+  size_t i;
+  if (n >= RUN_LEAST)
+    put_run(e, values, n, MCH_TAG_RUNF);
+  else
+    for (i = 0; i < n; i++)
+      put_tag64(e, MCH_TAG_FLOAT, values[i]);
+}
+
+static int is_item(lua_State *L, const struct frame *frame) {
+  return lua_isinteger(L, -2) && (uint64_t)lua_tointeger(L, -2) == frame->next &&
+         frame->next <= frame->array;
+}
+
+/* Put the number on top of the stack, which is the next item, and the items behind it that are
+ * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them. */
+static int put_numbers(struct encoding *e, struct frame *frame, int table) {
+  lua_State *L = e->L;
+  uint64_t values[RUN_MOST];
+  size_t n = 0;
+  int integers = lua_isinteger(L, -1), more;
+  do {
+    values[n++] = integers ? (uint64_t)lua_tointeger(L, -1) : float_bits(lua_tonumber(L, -1));
+    frame->next++;
+    lua_pop(L, 1);
+    more = lua_next(L, table);
+  } while (more && n < RUN_MOST && lua_type(L, -1) == LUA_TNUMBER &&
+           lua_isinteger(L, -1) == integers && is_item(L, frame));
+  if (integers)
+    put_integers(e, values, n);
+  else
+    put_floats(e, values, n);
+  return more;
+}
+
+/* The entry on top of the stack: an item in its turn, an item after some that are missing, or a
+ * pair. */
+static int put_entry(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  enum { GAP = 8 }; /* a larger one ends the items */
+  if (frame->next <= frame->array) {
+    if (lua_isinteger(L, -2)) {
+      uint64_t key = (uint64_t)lua_tointeger(L, -2);
+      if (key >= frame->next && key <= frame->array && key - frame->next <= GAP) {
+        skip_items(e, frame, (size_t)key);
+        frame->next++;
+        return put(e, lua_gettop(L));
+      }
+    }
+    skip_items(e, frame, frame->array + 1);
+  }
+  frame->count++;
+  frame->in_value = 1;
+  return put(e, lua_gettop(L) - 1);
+}
+
+static int finish_walk(struct encoding *e, struct frame *frame) {
+  skip_items(e, frame, frame->array + 1);
+  put_padded(at_position(e, frame->count_at), frame->count);
+  return put_metatable(e, frame);
+}
+
+/* Above the table are the key at hand and its value. */
+static int continue_walk(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int table = frame_at(e, frame), status = DONE, more;
+  if (frame->next == SIZE_MAX)
+    return DONE;
+  if (frame->in_value) {
+    frame->in_value = 0;
+    lua_settop(L, table + 2);
+    status = put(e, table + 2);
+    if (status != DONE)
+      return status;
+  }
+  lua_settop(L, table + 1);
+  more = lua_next(L, table);
+  while (more) {
+    if (lua_type(L, -1) == LUA_TNUMBER && is_item(L, frame)) {
+      more = put_numbers(e, frame, table);
+      continue;
+    }
+    status = put_entry(e, frame);
+    if (status == DONE && frame->in_value) {
+      frame->in_value = 0;
+      status = put(e, table + 2);
+    }
+    if (status != DONE)
+      return status;
+    lua_settop(L, table + 1);
+    more = lua_next(L, table);
+  }
+  return finish_walk(e, frame);
+}
+
+static int continue_function(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int function = frame_at(e, frame);
+  while (frame->next < frame->count) {
+    int upvalue = (int)++frame->next, status;
+    uint64_t id = (uint64_t)(uintptr_t)lua_upvalueid(L, function, upvalue);
+    const struct mch_met *met = mch_identity_find(&e->met, id);
+    if (met != NULL) {
+      const struct mch_met *owner = mch_identity_entry(&e->met, met->a);
+      *at_position(e, owner->b) |= MCH_TAG_KEPT;
+      put_u8(e, MCH_TAG_CELL);
+      put_varint(e, owner->a);
+      put_varint(e, met->b);
+      continue;
+    }
+    mch_identity_add(&e->met, id, frame->met, (uint64_t)upvalue);
+    lua_getupvalue(L, function, upvalue);
+    status = put(e, function + 1);
+    if (status != DONE)
+      return status;
+    lua_settop(L, function);
+  }
+  return DONE;
+}
+
+static int continue_frame(struct encoding *e, struct frame *frame) {
+  mch_stack_reach(&e->stack, frame->place);
+  switch (frame->kind) {
+  case ROOT:
+    return continue_root(e, frame);
+  case SMALL:
+    return continue_small(e, frame);
+  case WALK:
+    return continue_walk(e, frame);
+  default:
+    return continue_function(e, frame);
+  }
+}
+
+static void close_frame(struct encoding *e, const struct frame *frame) {
+  int at = frame_at(e, frame);
+  lua_settop(e->L, at - 1);
+  e->frames.count--;
+}
+
+/* ---- refusals ---- */
+
+/* Tell the step from a frame to the part at hand. */
+static void tell_step(struct encoding *e, struct mch_path *path, const struct frame *frame) {
+  int at = frame_at(e, frame);
+  size_t part = frame->next - 1, alone = frame->values_only ? frame->count : frame->array;
+  switch (frame->kind) {
+  case FUNCTION:
+    mch_path_upvalue(path, e->L, at, (int)frame->next);
+    break;
+  case SMALL:
+    if (frame->next == SIZE_MAX)
+      mch_path_step(path, ".(metatable)");
+    else
+      mch_path_key(path, e->L,
+                   at + 1 + (int)(part < alone ? 2 * part : alone + (part - alone) / 2 * 2));
+    break;
+  default:
+    if (frame->next == SIZE_MAX)
+      mch_path_step(path, ".(metatable)");
+    else
+      mch_path_key(path, e->L, at + 1);
+  }
+}
+
+/* Push the path from the message to the part at hand. Takes the frames apart. */
+static void push_path(struct encoding *e) {
+  struct mch_path path;
+  mch_path_begin(&path);
+  while (e->frames.count > 0) {
+    struct frame *frame = innermost(e);
+    if (frame->kind == ROOT) {
+      mch_path_root(&path, e->to->kind, (int)frame->next - 1);
+    } else if (!mch_path_full(&path)) {
+      mch_stack_reach(&e->stack, frame->place);
+      tell_step(e, &path, frame);
+      lua_settop(e->L, frame_at(e, frame) - 1);
+    }
+    e->frames.count--;
+  }
+  mch_path_push(&path, e->L);
+}
+
+static int raise_refusal(struct encoding *e) {
+  push_path(e);
+  lua_pushvalue(e->L, e->slots + REASON);
+  return luaL_error(e->L, "cannot send %s: %s", lua_tostring(e->L, -2), lua_tostring(e->L, -1));
+}
+
+static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder, int first) {
+  e->L = L;
+  e->to = encoder;
+  e->out = encoder->out;
+  e->first = first;
+  e->notes = encoder->notes != 0 ? lua_absindex(L, encoder->notes) : 0;
+  e->objects = e->shapes = e->codes = 0;
+  luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
+  e->slots = lua_gettop(L);
+  lua_settop(L, e->slots + SLOTS);
+  lua_pushglobaltable(L);
+  e->globals = lua_topointer(L, -1);
+  lua_pop(L, 1);
+  e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0};
+  e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
+  e->keys = (struct mch_array){NULL, 0, 0, NULL};
+  e->modules.opened = 0;
+  mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
+}
+
+void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
+  struct encoding e;
+  struct frame *frame;
+  int top = lua_gettop(L);
+  first = lua_absindex(L, first);
+  begin(&e, L, encoder, first);
+  put_u8(&e, MCH_GRAPH_VERSION);
+  put_varint(&e, (uint64_t)n);
+  lua_pushnil(L);
+  frame = open_frame(&e, ROOT, -1);
+  frame->count = (size_t)n;
+  while (e.frames.count > 0) {
+    int status = continue_frame(&e, innermost(&e));
+    if (status == DONE)
+      close_frame(&e, innermost(&e));
+    else if (status == REFUSED)
+      raise_refusal(&e);
+  }
+  put_u8(&e, MCH_TAG_END);
+  lua_settop(L, top);
+}

@@ -1,0 +1,930 @@
+/* Runs in: both. Purpose: lpool.h. */
+#include "lpool.h"
+
+#include <lauxlib.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "context.h"
+#include "graph.h"
+#include "latpbar.h"
+#include "ltask.h"
+#include "output.h"
+#include "platform.h"
+#include "pool.h"
+
+#define TYPE "mantichora pool"
+
+/* How hooks of one Lua thread looked when they were last known to be harmless. */
+struct hooks {
+  lua_Hook hook;
+  int mask;
+};
+
+struct lpool {
+  struct mch_pool *pool;  /* NULL: closed */
+  struct mch_group group; /* the tasks of run() */
+  struct mch_ltask task;  /* for the workers */
+  struct mch_output *output;
+  struct mch_task *taken;            /* between being taken and being turned into values */
+  struct mch_buf graph, ids, record; /* while encoding; a log record */
+  struct hooks main_hooks, own_hooks;
+  int owner;     /* PID of the process that made it */
+  int encoding;  /* `graph` and `ids` are in use */
+  int started;   /* has had workers */
+  int keep_gc;   /* the collector was seen to, or is not to be touched */
+  int former_gc; /* the mode to go back to; 0: none */
+};
+
+enum { LARGE_HEAP_KB = 64 * 1024 };
+
+static struct lpool *to_pool(lua_State *L) {
+  return luaL_checkudata(L, 1, TYPE);
+}
+
+/* The pool at index 1, if it can be used here and now. */
+static struct lpool *check_pool(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  if (lpool->owner != (int)getpid())
+    luaL_error(L,
+               "this pool belongs to process %d and cannot be used in process %d (a task may "
+               "make a pool of its own)",
+               lpool->owner, (int)getpid());
+  if (lpool->pool == NULL)
+    luaL_error(L, "pool is closed");
+  return lpool;
+}
+
+static int raise_error(lua_State *L, const struct mch_error *error) {
+  return luaL_error(L, "%s", error->text);
+}
+
+/* -- log records -------------------------------------------------------------------------- */
+
+/* Called with the bytes of a record as light userdata and a length. */
+static int hand_over(lua_State *L) {
+  struct mch_decoder decoder;
+  memset(&decoder, 0, sizeof decoder);
+  decoder.bytes = lua_touserdata(L, 1);
+  decoder.len = (size_t)lua_tointeger(L, 2);
+  decoder.kind = MCH_SEND_RESULT;
+  mch_context_push_log_handler(L);
+  if (lua_isnil(L, -1)) { /* logging was never used here: a worker's records call for it */
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "mantichora.logging");
+    lua_call(L, 1, 0);
+    mch_context_push_log_handler(L);
+  }
+  if (mch_decode(L, &decoder) != 1)
+    return luaL_error(L, "a log record with more than one value");
+  lua_call(L, 1, 0);
+  return 0;
+}
+
+/* Give all records that have come to their handlers. What a handler raises is told through warn. */
+static void deliver_logs(lua_State *L, struct lpool *lpool) {
+  luaL_checkstack(L, 8, NULL);
+  while (lpool->pool != NULL && mch_pool_take_log(lpool->pool, &lpool->record)) {
+    if (lpool->record.failed != 0)
+      continue;
+    lua_pushcfunction(L, hand_over);
+    lua_pushlightuserdata(L, lpool->record.data);
+    lua_pushinteger(L, (lua_Integer)lpool->record.length);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+      const char *message = luaL_tolstring(L, -1, NULL);
+      lua_warning(L, "mantichora: a log record was not handled: ", 1);
+      lua_warning(L, message, 0);
+      lua_pop(L, 2);
+    }
+  }
+}
+
+/* -- waiting ------------------------------------------------------------------------------ */
+
+static lua_State *main_thread(lua_State *L) {
+  lua_State *main;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  main = lua_tothread(L, -1);
+  lua_pop(L, 1);
+  return main;
+}
+
+static struct hooks hooks_of(lua_State *L) {
+  struct hooks hooks = {lua_gethook(L), lua_gethookmask(L)};
+  return hooks;
+}
+
+static int same_hooks(struct hooks a, struct hooks b) {
+  return a.hook == b.hook && (a.hook == NULL || a.mask == b.mask);
+}
+
+/* What a wait looks at to know of signals. */
+struct look {
+  lua_State *L, *main;
+  const struct hooks *own_hooks, *main_hooks;
+};
+
+/* A handler of the host (lua.c's for SIGINT is the model) speaks by setting a hook. Signals are
+ * blocked here. */
+static int interrupted(void *ud) {
+  const struct look *look = ud;
+  return !same_hooks(hooks_of(look->L), *look->own_hooks) ||
+         !same_hooks(hooks_of(look->main), *look->main_hooks);
+}
+
+static int no_operation(lua_State *L) {
+  (void)L;
+  return 0;
+}
+
+/* Let a new hook of L fire: it may raise. One on the main thread does not see a coroutine's calls:
+ * then the error that it means is raised here. */
+static void obey_hooks(lua_State *L, struct mch_output *output, struct hooks *own_hooks,
+                       struct hooks *main_hooks) {
+  lua_State *main = main_thread(L);
+  if (!same_hooks(hooks_of(L), *own_hooks)) {
+    mch_output_detach(output);
+    lua_pushcfunction(L, no_operation);
+    lua_call(L, 0, 0);
+    *own_hooks = hooks_of(L); /* it did not raise: a debugger's, say */
+    if (L == main)
+      *main_hooks = *own_hooks;
+  }
+  if (L != main && !same_hooks(hooks_of(main), *main_hooks)) {
+    lua_sethook(main, main_hooks->hook, main_hooks->mask, 0);
+    mch_output_detach(output);
+    lua_pushliteral(L, "interrupted!");
+    lua_error(L);
+  }
+}
+
+enum condition { UNTIL_ONE, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
+
+static int is_met(const struct lpool *lpool, enum condition condition, uint64_t limit) {
+  struct mch_pool *pool = lpool->pool;
+  switch (condition) {
+  case UNTIL_ONE:
+    return mch_pool_finished(pool, &lpool->group) > 0 ||
+           mch_pool_unfinished(pool, &lpool->group) == 0;
+  case UNTIL_ALL:
+    return mch_pool_unfinished(pool, &lpool->group) == 0;
+  case UNTIL_BELOW:
+    return mch_pool_unfinished_below(pool, limit) == 0;
+  case UNTIL_GONE:
+    return mch_pool_gone(pool);
+  case UNTIL_TIME:
+  default:
+    return 0;
+  }
+}
+
+/* Each coroutine has its own hooks; those last seen belong to whoever waited last. */
+static void look_at_hooks(lua_State *L, struct lpool *lpool) {
+  if (L == main_thread(L))
+    lpool->own_hooks = lpool->main_hooks;
+  else if (hooks_of(L).hook == NULL)
+    lpool->own_hooks = hooks_of(L);
+}
+
+/* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
+static int wait_for(lua_State *L, struct lpool *lpool, enum condition condition, uint64_t limit,
+                    uint64_t until) {
+  struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks};
+  look_at_hooks(L, lpool);
+  for (;;) {
+    lpool->task.L = L;
+    mch_pool_pump(lpool->pool);
+    deliver_logs(L, lpool);
+    mch_atpbar_pump(L);
+    if (lpool->pool == NULL)
+      luaL_error(L, "pool is closed");
+    if (is_met(lpool, condition, limit))
+      return 1;
+    if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
+      return 0;
+    mch_pool_wait(lpool->pool, until, interrupted, &look);
+    obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks);
+  }
+}
+
+/* Seconds at `index` to a deadline; nil: never. */
+static uint64_t deadline_arg(lua_State *L, int index) {
+  lua_Number seconds;
+  if (lua_isnoneornil(L, index))
+    return MCH_NEVER;
+  seconds = luaL_checknumber(L, index);
+  if (!(seconds > 0))
+    return 0;
+  return seconds > 1e9 ? MCH_NEVER : mch_now() + (uint64_t)(seconds * 1e9);
+}
+
+/* wait(pool, condition, limit or nil, seconds or nil): whether the condition was met in time. */
+static int core_wait(lua_State *L) {
+  static const char *const names[] = {"one", "all", "below", "gone", "time", NULL};
+  struct lpool *lpool = check_pool(L);
+  enum condition condition = (enum condition)luaL_checkoption(L, 2, NULL, names);
+  uint64_t limit = (uint64_t)luaL_optinteger(L, 3, 0);
+  lua_pushboolean(L, wait_for(L, lpool, condition, limit, deadline_arg(L, 4)));
+  return 1;
+}
+
+/* The first pool of this state that is open, or NULL. */
+static struct lpool *pump_others(lua_State *L, struct lpool *first) {
+  struct lpool *found = NULL;
+  luaL_checkstack(L, 6, NULL);
+  mch_context_push_pools(L);
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    struct lpool *lpool = lua_touserdata(L, -2);
+    lua_pop(L, 1);
+    if (lpool == first || lpool->pool == NULL || lpool->owner != (int)getpid())
+      continue;
+    mch_pool_pump(lpool->pool);
+    found = lpool;
+  }
+  lua_pop(L, 1);
+  return found;
+}
+
+void mch_lpool_sleep(lua_State *L, uint64_t until) {
+  struct mch_output *output = mch_atpbar_output(L);
+  struct hooks own = {NULL, 0}, of_main = {NULL, 0};
+  struct look look = {L, main_thread(L), &own, &of_main};
+  for (;;) {
+    uint64_t now = mch_now(), next = mch_output_next(output);
+    struct lpool *lpool = pump_others(L, NULL);
+    if (lpool != NULL) {
+      /* Others have drivers of their own, or wait for their turn in slices. */
+      uint64_t slice = now + 20000000u;
+      int alone = pump_others(L, lpool) == NULL;
+      if (wait_for(L, lpool, UNTIL_TIME, 0, alone || slice > until ? until : slice) == 0 &&
+          mch_now() >= until)
+        return;
+      continue;
+    }
+    mch_atpbar_pump(L);
+    if (now >= until)
+      return;
+    mch_sleep_until(next < until ? next : until, interrupted, &look);
+    obey_hooks(L, output, &own, &of_main);
+  }
+}
+
+/* -- running ------------------------------------------------------------------------------ */
+
+static uint32_t intern_code(void *ud, const char *bytes, size_t length) {
+  return mch_pool_intern(ud, bytes, length);
+}
+
+/* With a large heap, enter generational collection: workers' collections then leave what they
+ * inherited alone, so that its pages stay shared. */
+static void prepare_collector(lua_State *L, struct lpool *lpool) {
+#if LUA_VERSION_RELEASE_NUM >= 50404
+  if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
+    lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
+    lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
+  }
+#endif
+  lpool->keep_gc = 1;
+}
+
+static void restore_collector(lua_State *L, struct lpool *lpool) {
+  if (lpool->former_gc == LUA_GCINC)
+    lua_gc(L, LUA_GCINC, 0, 0, 0);
+  lpool->former_gc = 0;
+}
+
+/* Before the first fork: note what the workers will know. */
+static void note_state(lua_State *L, struct lpool *lpool) {
+  lpool->task.L = L;
+  if (lpool->task.notes != LUA_NOREF)
+    return;
+  mch_notes_take(L);
+  lpool->task.notes = luaL_ref(L, LUA_REGISTRYINDEX);
+  prepare_collector(L, lpool);
+}
+
+static int update_notes(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  mch_notes_update(L, lua_gettop(L));
+  return 0;
+}
+
+/* Before each fork, on the owner's thread: what the host has printed goes first, and what differs
+ * from the notes is noted. Without memory for that the worker knows a little less. */
+static void before_fork(void *ud) {
+  struct lpool *lpool = ud;
+  lua_State *L = lpool->task.L;
+  mch_output_flush(lpool->output);
+  if (lpool->task.notes == LUA_NOREF || !lua_checkstack(L, 4))
+    return;
+  lua_pushcfunction(L, update_notes);
+  lua_pushlightuserdata(L, lpool);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
+}
+
+/* Called with the pool, then the function and its arguments. */
+static int encode_task(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  struct mch_encoder encoder;
+  int count = lua_gettop(L) - 1;
+  memset(&encoder, 0, sizeof encoder);
+  encoder.out = &lpool->graph;
+  encoder.code_ids = &lpool->ids;
+  encoder.intern_code = intern_code;
+  encoder.ud = lpool->pool;
+  encoder.kind = MCH_SEND_TASK;
+  note_state(L, lpool);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  lua_replace(L, 1);
+  encoder.notes = 1;
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->ids);
+  mch_encode(L, &encoder, 2, count);
+  if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
+    luaL_error(L, "not enough memory to send the task");
+  return 0;
+}
+
+/* Whether the value can be called, looked at raw. */
+static int is_callable(lua_State *L, int index) {
+  int callable;
+  if (lua_isfunction(L, index))
+    return 1;
+  if (!lua_getmetatable(L, index))
+    return 0;
+  lua_pushliteral(L, "__call");
+  callable = lua_rawget(L, -2) != LUA_TNIL;
+  lua_pop(L, 2);
+  return callable;
+}
+
+/* What run_with adds to run. */
+struct run_options {
+  const char *name; /* on the stack */
+  size_t name_length;
+  uint64_t timeout;
+  unsigned retries;
+  int32_t priority;
+};
+
+static int add_extra(struct mch_task *task, const struct run_options *options) {
+  struct mch_task_extra *extra;
+  task->priority = options->priority;
+  if (options->name_length == 0 && options->timeout == 0 && options->retries == 0)
+    return 0;
+  extra = malloc(sizeof *extra + options->name_length);
+  if (extra == NULL)
+    return -1;
+  extra->timeout = options->timeout;
+  extra->retries = options->retries;
+  extra->name_length = options->name_length;
+  memcpy(extra->name, options->name, options->name_length);
+  task->extra = extra;
+  return 0;
+}
+
+/* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
+static int run_task(lua_State *L, struct lpool *lpool, int first,
+                    const struct run_options *options) {
+  struct mch_task *task;
+  struct mch_error error;
+  uint64_t runid;
+  int status;
+  if (lpool->encoding)
+    luaL_error(L, "run was called from a __mantichora hook of a value that another run is sending");
+  luaL_checkstack(L, 4, NULL);
+  lua_pushcfunction(L, encode_task);
+  lua_pushlightuserdata(L, lpool);
+  lua_rotate(L, first, 2);
+  lpool->encoding = 1;
+  status = lua_pcall(L, lua_gettop(L) - first, 0, 0);
+  lpool->encoding = 0;
+  if (status != LUA_OK) {
+    if (lua_type(L, -1) == LUA_TSTRING) {
+      luaL_where(L, 1);
+      lua_insert(L, -2);
+      lua_concat(L, 2);
+    }
+    return lua_error(L);
+  }
+  if (!lpool->started) {
+    if (mch_pool_start(lpool->pool, &error) != 0)
+      return raise_error(L, &error);
+    lpool->started = 1;
+  }
+  task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
+                      (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
+                      lpool->graph.length);
+  if (task == NULL)
+    return luaL_error(L, "not enough memory for another task");
+  if (lpool->graph.capacity > 1u << 20)
+    mch_buf_free(&lpool->graph);
+  if (options != NULL && add_extra(task, options) != 0) {
+    mch_task_free(task);
+    return luaL_error(L, "not enough memory for another task");
+  }
+  if (mch_pool_run(lpool->pool, task, &lpool->group, &runid, &error) != 0) {
+    mch_task_free(task);
+    return raise_error(L, &error);
+  }
+  lua_pushinteger(L, (lua_Integer)runid);
+  return 1;
+}
+
+static void check_callable(lua_State *L, int index) {
+  if (!is_callable(L, index))
+    luaL_typeerror(L, index, "function or callable table");
+}
+
+/* run(pool, function, ...): the run ID. */
+static int core_run(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  check_callable(L, 2);
+  return run_task(L, lpool, 2, NULL);
+}
+
+/* run_with(pool, name or nil, timeout or nil, retries, priority, function, ...) */
+static int core_run_with(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct run_options options;
+  options.name = luaL_optlstring(L, 2, "", &options.name_length);
+  options.timeout = (uint64_t)(luaL_optnumber(L, 3, 0) * 1e9);
+  options.retries = (unsigned)luaL_checkinteger(L, 4);
+  options.priority = (int32_t)luaL_checkinteger(L, 5);
+  check_callable(L, 6);
+  return run_task(L, lpool, 6, &options);
+}
+
+/* -- receiving ---------------------------------------------------------------------------- */
+
+/* Push the fields that say where a function comes from: its bytecode is the first that its task
+ * names, if it travelled by a name. */
+static void push_function_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  lua_Debug info;
+  uint32_t id;
+  size_t length;
+  const void *bytes;
+  if (task->codes == 0)
+    return;
+  memcpy(&id, task->body, sizeof id);
+  bytes = mch_pool_code(lpool->pool, id, &length);
+  if (bytes == NULL || luaL_loadbufferx(L, bytes, length, "=", "b") != LUA_OK) {
+    lua_settop(L, -2);
+    return;
+  }
+  lua_getinfo(L, ">S", &info);
+  lua_pushfstring(L, "<%s:%d>", info.short_src, info.linedefined);
+  lua_setfield(L, -2, "place");
+}
+
+static void set_integer(lua_State *L, const char *name, lua_Integer value) {
+  lua_pushinteger(L, value);
+  lua_setfield(L, -2, name);
+}
+
+static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
+  lua_pushnumber(L, (lua_Number)nanoseconds / 1e9);
+  lua_setfield(L, -2, name);
+}
+
+static int decode_graph(lua_State *L, const struct mch_result *result, enum mch_graph_kind kind) {
+  struct mch_decoder decoder;
+  memset(&decoder, 0, sizeof decoder);
+  decoder.bytes = result->graph;
+  decoder.len = result->length;
+  decoder.allow_code = 1;
+  decoder.kind = kind;
+  return mch_decode(L, &decoder);
+}
+
+/* What a worker said of an error: message, traceback, has value, value; into the table on top. */
+static void set_error(lua_State *L, const struct mch_result *result) {
+  int failure = lua_gettop(L);
+  if (result->text != NULL) {
+    lua_pushstring(L, result->text);
+    lua_setfield(L, failure, "reason");
+  }
+  if (result->length == 0)
+    return;
+  if (decode_graph(L, result, MCH_SEND_ERROR) != 4)
+    luaL_error(L, "a worker described an error in an unknown way");
+  lua_pushvalue(L, failure + 1);
+  lua_setfield(L, failure, "reason");
+  lua_pushvalue(L, failure + 2);
+  lua_setfield(L, failure, "traceback");
+  lua_pushvalue(L, failure + 4);
+  lua_setfield(L, failure, "value");
+  lua_settop(L, failure);
+}
+
+static const char *kind_word(enum mch_kind kind) {
+  static const char *const words[] = {
+#define MCH_KIND_WORD(name, word) word,
+      MCH_KINDS(MCH_KIND_WORD)
+#undef MCH_KIND_WORD
+  };
+  return words[kind];
+}
+
+/* Called with the pool: push the raw facts of the taken task's failure. */
+static int make_failure(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lpool->taken;
+  const struct mch_result *result = task->result;
+  lua_settop(L, 0);
+  lua_newtable(L);
+  lua_pushstring(L, kind_word(result->kind));
+  lua_setfield(L, -2, "kind");
+  set_integer(L, "runid", (lua_Integer)task->runid);
+  if (task->extra != NULL && task->extra->name_length > 0) {
+    lua_pushlstring(L, task->extra->name, task->extra->name_length);
+    lua_setfield(L, -2, "name");
+  }
+  if (result->pid != 0)
+    set_integer(L, "pid", result->pid);
+  if (result->kind == MCH_KIND_KILLED && result->signal != 0)
+    set_integer(L, "signal", result->signal);
+  if (result->kind == MCH_KIND_EXITED)
+    set_integer(L, "exitcode", result->exitcode);
+  if (task->attempt > 0)
+    set_integer(L, "attempts", task->attempt + 1);
+  set_number(L, "elapsed", result->elapsed);
+  if (result->maxrss != 0)
+    set_integer(L, "maxrss", (lua_Integer)result->maxrss);
+  push_function_place(L, lpool, task);
+  set_error(L, result);
+  return 1;
+}
+
+/* Called with the pool: push the taken task's values. */
+static int make_values(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  return decode_graph(L, lpool->taken->result, MCH_SEND_RESULT);
+}
+
+/* An answer that cannot be turned into values here is an error of its task. */
+static void push_undecodable(lua_State *L, const struct mch_task *task) {
+  lua_createtable(L, 0, 4);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "reason");
+  lua_pushliteral(L, "error");
+  lua_setfield(L, -2, "kind");
+  set_integer(L, "runid", (lua_Integer)task->runid);
+  set_integer(L, "pid", task->result->pid);
+}
+
+/* take(pool, from or nil): nil, or run ID, whether it failed, and its values or the raw failure. In
+ * order of completion, or in run order from run ID `from`. */
+static int core_take(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  int in_order = !lua_isnoneornil(L, 2), failed;
+  uint64_t from = in_order ? (uint64_t)luaL_checkinteger(L, 2) : 0;
+  mch_pool_discard(lpool->pool, lpool->taken);
+  lpool->taken = NULL;
+  for (;;) {
+    deliver_logs(L, lpool);
+    if (lpool->pool == NULL)
+      return luaL_error(L, "pool is closed");
+    lpool->taken = in_order ? mch_pool_take_in_order(lpool->pool, &lpool->group, &from)
+                            : mch_pool_take(lpool->pool, &lpool->group);
+    if (lpool->taken != NULL)
+      break;
+    if (!mch_pool_has_logs(lpool->pool))
+      return 0;
+  }
+  if (mch_output_backlog(lpool->output) > 0)
+    mch_output_flush(lpool->output);
+  failed = lpool->taken->result->kind != MCH_KIND_OK;
+  lua_settop(L, 0);
+  lua_pushinteger(L, (lua_Integer)lpool->taken->runid);
+  lua_pushboolean(L, failed);
+  lua_pushcfunction(L, failed ? make_failure : make_values);
+  lua_pushlightuserdata(L, lpool);
+  if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
+    push_undecodable(L, lpool->taken);
+    lua_pushboolean(L, 1);
+    lua_replace(L, 2);
+  }
+  mch_pool_discard(lpool->pool, lpool->taken);
+  lpool->taken = NULL;
+  return lua_gettop(L);
+}
+
+/* -- the rest ----------------------------------------------------------------------------- */
+
+/* is_open(pool): whether its methods can be used; raises in another process than the owner's. */
+static int core_is_open(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  if (lpool->pool != NULL)
+    check_pool(L);
+  lua_pushboolean(L, lpool->pool != NULL);
+  return 1;
+}
+
+/* is_own(pool): whether this process made it and it is open; raises nothing. */
+static int core_is_own(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  lua_pushboolean(L, lpool->pool != NULL && lpool->owner == (int)getpid());
+  return 1;
+}
+
+/* pump(pool): never waits. */
+static int core_pump(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  wait_for(L, lpool, UNTIL_TIME, 0, 0);
+  return 0;
+}
+
+/* counts(pool): unfinished and finished tasks of run(), running, queued, next run ID. */
+static int core_counts(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_pool_counts counts;
+  mch_pool_count(lpool->pool, &counts);
+  lua_pushinteger(L, (lua_Integer)mch_pool_unfinished(lpool->pool, &lpool->group));
+  lua_pushinteger(L, (lua_Integer)mch_pool_finished(lpool->pool, &lpool->group));
+  lua_pushinteger(L, counts.running);
+  lua_pushinteger(L, (lua_Integer)counts.queued);
+  lua_pushinteger(L, (lua_Integer)counts.next_runid);
+  return 5;
+}
+
+static int core_start(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_error error;
+  note_state(L, lpool);
+  if (mch_pool_start(lpool->pool, &error) != 0)
+    return raise_error(L, &error);
+  lpool->started = 1;
+  return 0;
+}
+
+enum { MOST_WORKERS = 4096 };
+
+static int core_workers(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_worker_info *infos = lua_newuserdatauv(L, MOST_WORKERS * sizeof *infos, 0);
+  size_t count = mch_pool_workers(lpool->pool, infos, MOST_WORKERS), i;
+  lua_createtable(L, (int)count, 0);
+  for (i = 0; i < count; i++) {
+    lua_createtable(L, 0, 4);
+    set_integer(L, "pid", infos[i].pid);
+    set_integer(L, "tasks", (lua_Integer)infos[i].tasks);
+    set_integer(L, "maxrss", (lua_Integer)infos[i].maxrss);
+    if (infos[i].busy)
+      set_integer(L, "runid", (lua_Integer)infos[i].runid);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  return 1;
+}
+
+/* cancel(pool, runid): "queued", "running" or nil. */
+static int core_cancel(lua_State *L) {
+  static const char *const was[] = {NULL, "queued", "running"};
+  struct lpool *lpool = check_pool(L);
+  lua_pushstring(L, was[mch_pool_cancel(lpool->pool, (uint64_t)luaL_checkinteger(L, 2))]);
+  return 1;
+}
+
+static int core_cancel_all(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  mch_pool_cancel_all(lpool->pool, NULL, (uint64_t)luaL_checkinteger(L, 2));
+  return 0;
+}
+
+static int core_quit(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  mch_pool_quit(lpool->pool, lua_toboolean(L, 2));
+  return 0;
+}
+
+static void free_pool(lua_State *L, struct lpool *lpool) {
+  struct mch_pool *pool = lpool->pool;
+  lpool->pool = NULL;
+  if (pool == NULL)
+    return;
+  mch_pool_discard(pool, lpool->taken);
+  lpool->taken = NULL;
+  mch_pool_free(pool);
+  mch_ltask_close(L, &lpool->task);
+  restore_collector(L, lpool);
+  mch_buf_free(&lpool->graph);
+  mch_buf_free(&lpool->ids);
+  mch_buf_free(&lpool->record);
+  if (lpool->started)
+    mch_output_detach(lpool->output);
+}
+
+static int core_free(lua_State *L) {
+  free_pool(L, check_pool(L));
+  return 0;
+}
+
+static int core_fd(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_error error;
+  int fd = mch_pool_fd(lpool->pool, &error);
+  if (fd < 0)
+    return raise_error(L, &error);
+  lua_pushinteger(L, fd);
+  return 1;
+}
+
+/* due(pool): seconds until the pump has something to do without its descriptor; nil: never. */
+static int core_due(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  uint64_t due = mch_pool_deadline(lpool->pool), now = mch_now();
+  if (due == MCH_NEVER)
+    return 0;
+  lua_pushnumber(L, due > now ? (lua_Number)(due - now) / 1e9 : 0.0);
+  return 1;
+}
+
+/* seed(): in a task the next number of its stream, else an integer that nobody foresees. */
+static int core_seed(lua_State *L) {
+  uint64_t now = mch_now(), place = (uint64_t)(uintptr_t)&now;
+  if (mch_context_get(L)->running && mch_ltask_random(L))
+    return 1;
+  now ^= (uint64_t)getpid() << 40 ^ place << 17 ^ (uint64_t)(uintptr_t)L;
+  now = (now ^ now >> 31) * 0x9e3779b97f4a7c15u;
+  lua_pushinteger(L, (lua_Integer)(now ^ now >> 29));
+  return 1;
+}
+
+/* sleep(seconds) */
+static int core_sleep(lua_State *L) {
+  uint64_t until = deadline_arg(L, 1);
+  mch_lpool_sleep(L, until == 0 ? mch_now() : until);
+  return 0;
+}
+
+static int core_cpu_count(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)mch_platform_cpu_count());
+  return 1;
+}
+
+static int core_is_worker(lua_State *L) {
+  lua_pushboolean(L, mch_context_get(L)->worker != NULL);
+  return 1;
+}
+
+static int core_runid(lua_State *L) {
+  const struct mch_context *context = mch_context_get(L);
+  if (!context->running)
+    return 0;
+  lua_pushinteger(L, (lua_Integer)context->runid);
+  return 1;
+}
+
+static int never(void *ud) {
+  (void)ud;
+  return 0;
+}
+
+/* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
+static int pool_gc(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  uint64_t patience = mch_now() + 5000000000u;
+  if (lpool->pool == NULL || lpool->owner != (int)getpid())
+    return 0;
+  lpool->task.L = L;
+  mch_pool_quit(lpool->pool, 1);
+  while (!mch_pool_gone(lpool->pool) && mch_now() < patience) {
+    mch_pool_pump(lpool->pool);
+    if (!mch_pool_gone(lpool->pool))
+      mch_pool_wait(lpool->pool, patience, never, NULL);
+  }
+  if (lpool->started)
+    lua_warning(
+        L, "mantichora: a pool was collected that nobody had closed; its workers were ended", 0);
+  free_pool(L, lpool);
+  return 0;
+}
+
+static int64_t integer_field(lua_State *L, const char *name) {
+  int64_t value;
+  lua_getfield(L, 1, name);
+  value = (int64_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+static int flag_field(lua_State *L, const char *name) {
+  int value;
+  lua_getfield(L, 1, name);
+  value = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+static uint64_t time_field(lua_State *L, const char *name) {
+  lua_Number seconds;
+  lua_getfield(L, 1, name);
+  seconds = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
+}
+
+static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config *config) {
+  struct mch_context *context = mch_context_get(L);
+  memset(config, 0, sizeof *config);
+  config->kind = flag_field(L, "inline") ? MCH_ENGINE_INLINE : MCH_ENGINE_FORK;
+  config->background = flag_field(L, "background");
+  config->engine.nworkers = (unsigned)integer_field(L, "nworkers");
+  config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
+  config->engine.timeout = time_field(L, "timeout");
+  config->engine.grace = 500000000u;
+  config->engine.bars = flag_field(L, "progressbar");
+  config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
+  config->engine.output = lpool->output;
+  config->engine.self = context->worker;
+  config->engine.before_fork = before_fork;
+  config->engine.before_fork_ud = lpool;
+  config->engine.runner = mch_ltask_runner(&lpool->task);
+}
+
+/* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
+ * max_tasks_per_worker (0: none), seed, init, and the flags inline, background, progressbar. */
+static int core_new(lua_State *L) {
+  struct mch_pool_config config;
+  struct mch_error error;
+  struct lpool *lpool;
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
+  memset(lpool, 0, sizeof *lpool);
+  lpool->owner = (int)getpid();
+  lpool->task.notes = lpool->task.init = LUA_NOREF;
+  luaL_setmetatable(L, TYPE);
+  lpool->output = mch_atpbar_output(L);
+  lpool->task.L = main_thread(L);
+  lpool->task.context = mch_context_get(L);
+  lpool->task.output = lpool->output;
+  lpool->task.seed = (lua_Integer)integer_field(L, "seed");
+  lpool->main_hooks = hooks_of(main_thread(L));
+  if (lua_getfield(L, 1, "init") != LUA_TNIL)
+    lpool->task.init = luaL_ref(L, LUA_REGISTRYINDEX);
+  else
+    lua_pop(L, 1);
+  lpool->keep_gc = flag_field(L, "keep_gc");
+  configure(L, lpool, &config);
+  mch_context_push_pools(L);
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
+  lpool->pool = mch_pool_new(&config, &error);
+  if (lpool->pool == NULL)
+    return raise_error(L, &error);
+  return 1;
+}
+
+void mch_lpool_log_threshold(lua_State *L, int level) {
+  mch_context_get(L)->log_level = level;
+  mch_context_push_pools(L);
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    struct lpool *lpool = lua_touserdata(L, -2);
+    lua_pop(L, 1);
+    if (lpool->pool != NULL && lpool->owner == (int)getpid())
+      mch_pool_log_threshold(lpool->pool, level);
+  }
+  lua_pop(L, 1);
+}
+
+int mch_lpool_open(lua_State *L) {
+  static const luaL_Reg core[] = {{"new", core_new},
+                                  {"run", core_run},
+                                  {"run_with", core_run_with},
+                                  {"wait", core_wait},
+                                  {"take", core_take},
+                                  {"is_open", core_is_open},
+                                  {"is_own", core_is_own},
+                                  {"pump", core_pump},
+                                  {"counts", core_counts},
+                                  {"start", core_start},
+                                  {"workers", core_workers},
+                                  {"cancel", core_cancel},
+                                  {"cancel_all", core_cancel_all},
+                                  {"quit", core_quit},
+                                  {"free", core_free},
+                                  {"fd", core_fd},
+                                  {"due", core_due},
+                                  {"seed", core_seed},
+                                  {"sleep", core_sleep},
+                                  {"cpu_count", core_cpu_count},
+                                  {"is_worker", core_is_worker},
+                                  {"runid", core_runid},
+                                  {NULL, NULL}};
+  luaL_newlib(L, core);
+  if (luaL_newmetatable(L, TYPE)) {
+    lua_pushcfunction(L, pool_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setfield(L, -2, "metatable");
+  return 1;
+}

@@ -1,0 +1,380 @@
+/* Runs in: both. Purpose: ltask.h. */
+#include "ltask.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "graph.h"
+#include "output.h"
+#include "worker.h"
+
+/* Keys of the registry are the addresses of these. */
+static const char randomseed_key = 0, random_key = 0;
+
+/* One run, on its way through the protected call. */
+struct call {
+  struct mch_ltask *task;
+  const struct mch_run *run;
+  struct mch_buf *answer;
+  enum mch_kind kind;
+};
+
+/* -- errors ------------------------------------------------------------------------------- */
+
+static int to_string(lua_State *L) {
+  luaL_tolstring(L, 1, NULL);
+  return 1;
+}
+
+/* Push the text of the value at `index`, whatever its __tostring does. */
+static void push_text(lua_State *L, int index) {
+  index = lua_absindex(L, index);
+  lua_pushcfunction(L, to_string);
+  lua_pushvalue(L, index);
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK)
+    return;
+  lua_pop(L, 1);
+  lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, index));
+}
+
+/* The message handler: from an error value to a table { message, traceback, true, value }. */
+static int describe_error(lua_State *L) {
+  lua_settop(L, 1);
+  lua_createtable(L, 4, 0);
+  push_text(L, 1);
+  lua_rawseti(L, 2, 1);
+  luaL_traceback(L, L, NULL, 1);
+  lua_rawseti(L, 2, 2);
+  lua_pushboolean(L, 1);
+  lua_rawseti(L, 2, 3);
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, 2, 4);
+  return 1;
+}
+
+/* Append the graph of the error table on top: all of it, or without a value that cannot be sent. */
+static int encode_error(lua_State *L) {
+  struct call *call = lua_touserdata(L, 1);
+  struct mch_encoder encoder;
+  int with_value, i;
+  with_value = lua_toboolean(L, 3);
+  memset(&encoder, 0, sizeof encoder);
+  encoder.out = call->answer;
+  encoder.kind = MCH_SEND_ERROR;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
+  if (lua_istable(L, -1))
+    encoder.notes = lua_gettop(L);
+  mch_buf_clear(call->answer);
+  for (i = 1; i <= 4; i++)
+    lua_rawgeti(L, 2, i);
+  if (!with_value) {
+    lua_pop(L, 2);
+    lua_pushboolean(L, 0);
+    lua_pushnil(L);
+  }
+  mch_encode(L, &encoder, lua_gettop(L) - 3, 4);
+  if (call->answer->failed != 0)
+    luaL_error(L, "not enough memory");
+  return 0;
+}
+
+/* Answer with the error table on top of the stack; pops it. If even that is impossible the answer
+ * stays empty, and the pool says that memory was short. */
+static void answer_error(lua_State *L, struct call *call, enum mch_kind kind) {
+  int table = lua_gettop(L), with_value;
+  call->kind = kind;
+  for (with_value = 1; with_value >= 0; with_value--) {
+    lua_pushcfunction(L, encode_error);
+    lua_pushlightuserdata(L, call);
+    lua_pushvalue(L, table);
+    lua_pushboolean(L, with_value);
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+      break;
+    lua_pop(L, 1);
+    mch_buf_clear(call->answer);
+  }
+  lua_settop(L, table - 1);
+}
+
+/* -- running ------------------------------------------------------------------------------ */
+
+/* splitmix64: run IDs that are neighbours get streams that are not. */
+static lua_Unsigned mix(lua_Unsigned x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+static void seed_stream(lua_State *L, const struct call *call) {
+  lua_Unsigned seed = (lua_Unsigned)call->task->seed;
+  lua_Unsigned own = mix(seed ^ mix((lua_Unsigned)call->run->runid));
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
+    lua_pushinteger(L, (lua_Integer)own);
+    lua_pushinteger(L, (lua_Integer)mix(own));
+    lua_call(L, 2, 0);
+  } else
+    lua_pop(L, 1);
+}
+
+static const char *find_code(void *ud, uint32_t id, size_t *length) {
+  return mch_dictionary_get(&((struct mch_ltask *)ud)->codes, id, length);
+}
+
+/* Push the function and its arguments; returns how many values. */
+static int decode(lua_State *L, const struct call *call) {
+  struct mch_decoder decoder;
+  int count, notes;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
+  notes = lua_gettop(L);
+  memset(&decoder, 0, sizeof decoder);
+  decoder.bytes = call->run->graph;
+  decoder.len = call->run->length;
+  decoder.notes = lua_istable(L, notes) ? notes : 0;
+  decoder.allow_code = 1;
+  decoder.kind = MCH_SEND_TASK;
+  decoder.find_code = find_code;
+  decoder.ud = call->task;
+  count = mch_decode(L, &decoder);
+  lua_remove(L, notes);
+  return count;
+}
+
+static int encode_results(lua_State *L) {
+  struct call *call = lua_touserdata(L, 1);
+  struct mch_encoder encoder;
+  int count;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
+  lua_replace(L, 1);
+  count = lua_gettop(L) - 1;
+  memset(&encoder, 0, sizeof encoder);
+  encoder.out = call->answer;
+  encoder.kind = MCH_SEND_RESULT;
+  encoder.notes = lua_istable(L, 1) ? 1 : 0;
+  mch_encode(L, &encoder, 2, count);
+  if (call->answer->failed != 0)
+    luaL_error(L, "not enough memory for the result");
+  return 0;
+}
+
+/* Called with the call; returns nothing on success, else the error table. */
+static int run_protected(lua_State *L) {
+  struct call *call = lua_touserdata(L, 1);
+  int count, status;
+  lua_pushcfunction(L, describe_error);
+  lua_pushcfunction(L, encode_results);
+  lua_pushvalue(L, 1);
+  seed_stream(L, call);
+  count = decode(L, call);
+  status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
+  if (status != LUA_OK) {
+    call->kind = MCH_KIND_ERROR;
+    return 1;
+  }
+  call->kind = MCH_KIND_UNSENDABLE;
+  lua_call(L, lua_gettop(L) - 3, 0); /* encode_results(call, ...) */
+  call->kind = MCH_KIND_OK;
+  return 0;
+}
+
+/* An error outside the task's own code (a value that could not be rebuilt or sent, memory) has only
+ * a message. */
+static void push_plain_error(lua_State *L) {
+  if (lua_istable(L, -1))
+    return;
+  lua_createtable(L, 4, 0);
+  lua_pushvalue(L, -2);
+  lua_rawseti(L, -2, 1);
+  lua_pushboolean(L, 0);
+  lua_rawseti(L, -2, 3);
+  lua_remove(L, -2);
+}
+
+static int make_plain_error(lua_State *L) {
+  push_plain_error(L);
+  return 1;
+}
+
+static void run_call(lua_State *L, struct call *call) {
+  int status;
+  lua_settop(L, 0);
+  call->kind = MCH_KIND_ERROR;
+  lua_pushcfunction(L, run_protected);
+  lua_pushlightuserdata(L, call);
+  status = lua_pcall(L, 1, LUA_MULTRET, 0);
+  if (status == LUA_OK && call->kind == MCH_KIND_OK)
+    return;
+  if (status != LUA_OK) {
+    lua_pushcfunction(L, make_plain_error);
+    lua_insert(L, -2);
+    if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+      mch_buf_clear(call->answer);
+      return;
+    }
+  }
+  answer_error(L, call, call->kind);
+}
+
+/* The thread on which tasks run: one for the life of the worker. */
+static lua_State *task_thread(struct mch_ltask *task) {
+  if (task->thread == NULL) {
+    task->thread = lua_newthread(task->L);
+    luaL_ref(task->L, LUA_REGISTRYINDEX);
+  }
+  return task->thread;
+}
+
+static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *answer) {
+  struct mch_ltask *task = ud;
+  struct mch_context outer = *task->context;
+  struct call call = {task, run, answer, MCH_KIND_ERROR};
+  lua_State *L = task_thread(task);
+  if (task->broken) {
+    lua_settop(L, 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, task->complaint);
+    answer_error(L, &call, MCH_KIND_ERROR);
+    if (outer.worker != NULL)
+      outer.worker->spent = 1;
+    return call.kind;
+  }
+  task->context->running = 1;
+  task->context->runid = run->runid;
+  task->context->name = run->name;
+  task->context->name_length = run->name_length;
+  run_call(L, &call);
+  lua_settop(L, 0);
+  task->context->running = outer.running;
+  task->context->runid = outer.runid;
+  task->context->name = outer.name;
+  task->context->name_length = outer.name_length;
+  return call.kind;
+}
+
+static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t length) {
+  /* Without memory the task that needs it fails by itself: the id is unknown. */
+  mch_dictionary_put(&((struct mch_ltask *)ud)->codes, id, bytes, length);
+}
+
+/* -- a worker begins ---------------------------------------------------------------------- */
+
+static int worker_exit(lua_State *L) {
+  struct mch_context *context = mch_context_get(L);
+  int status;
+  if (lua_isboolean(L, 1))
+    status = lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE;
+  else
+    status = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
+  mch_worker_leave(context->worker, status);
+}
+
+/* os.exit would close the state, with the parent's objects in it, and run the host's handlers. */
+static void replace_exit(lua_State *L, int notes) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushliteral(L, LUA_OSLIBNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "exit");
+    lua_pushcfunction(L, worker_exit);
+    lua_rawset(L, -3);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, notes);
+    if (lua_istable(L, -1))
+      mch_notes_replace(L, lua_gettop(L), LUA_OSLIBNAME, "exit");
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
+static int set_up_worker(lua_State *L) {
+  struct mch_ltask *task = lua_touserdata(L, 1);
+  replace_exit(L, task->notes);
+  return 0;
+}
+
+/* Run the user's init; what it raises is kept for the first task. */
+static void run_init(lua_State *L, struct mch_ltask *task) {
+  if (task->init == LUA_NOREF)
+    return;
+  lua_pushcfunction(L, describe_error);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
+  if (lua_pcall(L, 0, 0, -2) != LUA_OK) {
+    push_plain_error(L);
+    task->broken = 1;
+    task->complaint = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_settop(L, 0);
+}
+
+static void begin(void *ud, struct mch_worker *worker) {
+  struct mch_ltask *task = ud;
+  struct mch_upstream upstream = mch_worker_upstream(worker);
+  lua_State *L;
+  task->context->worker = worker;
+  task->context->running = 0;
+  mch_output_become_child(task->output, &upstream);
+  task->thread = NULL;
+  L = task_thread(task);
+  lua_pushcfunction(L, set_up_worker);
+  lua_pushlightuserdata(L, task);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    mch_worker_leave(worker, EXIT_FAILURE);
+  run_init(L, task);
+}
+
+/* -- stopping a task ---------------------------------------------------------------------- */
+
+static void stop_hook(lua_State *L, lua_Debug *event) {
+  (void)event;
+  lua_sethook(L, NULL, 0, 0);
+  luaL_error(L, "task stopped");
+}
+
+/* In a signal handler: lua_sethook is what the manual allows there. */
+static void interrupt(void *ud) {
+  struct mch_ltask *task = ud;
+  if (task->thread != NULL)
+    lua_sethook(task->thread, stop_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
+                1);
+}
+
+static void calm(void *ud) {
+  struct mch_ltask *task = ud;
+  if (task->thread != NULL)
+    lua_sethook(task->thread, NULL, 0, 0);
+}
+
+struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
+  struct mch_runner runner = {task, begin, run, code, interrupt, calm, "Lua 5.4 graph 1"};
+  return runner;
+}
+
+void mch_ltask_open(lua_State *L) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushliteral(L, LUA_MATHLIBNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "randomseed");
+    lua_rawget(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &randomseed_key);
+    lua_pushliteral(L, "random");
+    lua_rawget(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &random_key);
+  }
+  lua_pop(L, 2);
+}
+
+int mch_ltask_random(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &random_key) != LUA_TFUNCTION) {
+    lua_pop(L, 1);
+    return 0;
+  }
+  lua_pushinteger(L, 0); /* all bits */
+  lua_call(L, 1, 1);
+  return 1;
+}
+
+void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
+  luaL_unref(L, LUA_REGISTRYINDEX, task->notes);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->init);
+  task->notes = task->init = LUA_NOREF;
+  mch_dictionary_free(&task->codes);
+}

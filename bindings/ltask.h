@@ -1,0 +1,39 @@
+/* Runs in: both (in the parent only with the inline engine).
+ *
+ * From a task's bytes to a call, under a traceback handler, and back to bytes. */
+#ifndef MCH_LTASK_H
+#define MCH_LTASK_H
+
+#include <lua.h>
+
+#include "codes.h"
+#include "context.h"
+#include "engine.h"
+
+/* What a worker needs to run tasks; part of the pool object, inherited through the fork. */
+struct mch_ltask {
+  lua_State *L;      /* the state's main thread, or any that lives as long */
+  lua_State *thread; /* where tasks run; made when first needed */
+  struct mch_context *context;
+  struct mch_output *output;
+  int notes; /* registry references; LUA_NOREF: none */
+  int init;
+  lua_Integer seed;
+  struct mch_dictionary codes; /* what the pool told by CODE */
+  int broken;                  /* init raised: `complaint` is the answer to the first task */
+  int complaint;               /* registry reference to { message, traceback, has value, value } */
+};
+
+/* The runner of a pool whose `task` this is. */
+struct mch_runner mch_ltask_runner(struct mch_ltask *task);
+
+/* Push an integer from the running task's random stream. 0: there is no such stream. */
+int mch_ltask_random(lua_State *L);
+
+/* Keep math.random and math.randomseed as they are now. Called when the module opens. */
+void mch_ltask_open(lua_State *L);
+
+/* Free what a runner in this process has gathered (inline engine). */
+void mch_ltask_close(lua_State *L, struct mch_ltask *task);
+
+#endif

@@ -1,0 +1,45 @@
+/* Runs in: both.
+ *
+ * What is known by name: the modules in package.loaded, their functions, their classes, and the
+ * three standard files. Names are looked up raw. */
+#ifndef MCH_MODULES_H
+#define MCH_MODULES_H
+
+#include <lua.h>
+
+/* The parts of a notes table (mch_notes_take), by their array index. */
+enum mch_notes_part {
+  MCH_NOTES_MODULE = 1, /* object -> name of its module */
+  MCH_NOTES_FIELD,      /* object -> field in that module; nothing for the module itself */
+  MCH_NOTES_LOADED,     /* module -> true when noted at the fork, false when loaded later */
+  MCH_NOTES_STAMP,      /* a sum over package.loaded, to see cheaply that it did not change */
+  MCH_NOTES_GLOBALS,    /* weak: global -> value at the fork */
+  MCH_NOTES_PRESENT,    /* global -> true if it was not nil, false if workers differ in it */
+  MCH_NOTES_CODES,      /* weak: function -> id of its bytecode */
+  MCH_NOTES_PARTS = MCH_NOTES_CODES
+};
+
+/* Note the fields of all modules that are loaded now, in a notes table. */
+void mch_modules_note(lua_State *L, int notes);
+
+/* For looking up many objects: stack indices, all filled by mch_modules_open(). */
+struct mch_modules {
+  int module_of, field_of, loaded, notes;
+  int opened;
+  int fresh; /* modules loaded since the fork have been looked for */
+};
+
+/* Fill four stack slots from `slot` on. notes: a stack index, or 0. */
+void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int notes);
+
+/* Is the object at this index known by name, and does the name still mean it? Then push the
+ * module's name and the field (nil for the module itself) and return 1; else 0. For a table that is
+ * used as a metatable, `as_metatable` is true. Functions in Lua that workers may not have by that
+ * name are not known. */
+int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int as_metatable);
+
+/* The other way: push the object that a name stands for and return 1. Else push a message and
+ * return 0. `field` may be the index of a nil. `load`: require the module if it is not loaded. */
+int mch_modules_resolve(lua_State *L, int notes, int module, int field, int load);
+
+#endif

@@ -1,0 +1,63 @@
+/* Runs in: both.
+ *
+ * What lets encode.c and decode.c go as deep as memory allows: a stack of Lua values that moves its
+ * lower end into tables when it gets long, and C arrays that start small on the C stack and move to
+ * a userdata when they grow (so that an error, which leaves by longjmp, leaks nothing). */
+#ifndef MCH_STACK_H
+#define MCH_STACK_H
+
+#include <lua.h>
+#include <stddef.h>
+
+#include "../runtime/buf.h"
+
+/* The values above `base` on the Lua stack have places 0, 1, 2 ...; place p is at the stack index
+ * mch_stack_at(s, p) as long as it is within reach. */
+struct mch_stack {
+  lua_State *L;
+  int base;      /* stack index of place 0 when nothing is spilled */
+  int spills;    /* stack index below base: nil, or the table of spilled pieces */
+  size_t pieces; /* how many are in it */
+};
+
+#define MCH_STACK_PIECE 1024
+
+static inline int mch_stack_at(const struct mch_stack *s, size_t place) {
+  return s->base + (int)(place - s->pieces * MCH_STACK_PIECE);
+}
+
+/* The place of the topmost value. */
+static inline size_t mch_stack_top(const struct mch_stack *s) {
+  return (size_t)(lua_gettop(s->L) - s->base) + s->pieces * MCH_STACK_PIECE;
+}
+
+/* Make room for MCH_STACK_ROOM more values; may spill, so ask for stack indices again. Raises. */
+#define MCH_STACK_ROOM 64
+void mch_stack_reserve(struct mch_stack *s);
+
+/* Bring this place within reach again, and all above it. Raises on memory. */
+void mch_stack_reach(struct mch_stack *s, size_t place);
+
+/* C arrays: push with mch_array_push(), read by (type *)array.items. */
+struct mch_array {
+  void *items;
+  size_t count, capacity;
+  struct mch_buf *heap; /* NULL while the items are where they started */
+};
+
+/* The memory behind arrays that grew: a userdata at a fixed stack index, made when first needed. */
+enum { MCH_HEAP_ARRAYS = 6 };
+struct mch_heap {
+  struct mch_buf arrays[MCH_HEAP_ARRAYS];
+};
+
+/* The memory of an array, for use as a plain buffer. Raises on memory. */
+struct mch_buf *mch_heap_buf(lua_State *L, int slot, int which);
+
+/* Give the array room for `more` items of `size` bytes in total. `slot` is the stack index of the
+ * heap userdata or of the nil where it will be, `which` the array's number in it. Raises on memory.
+ */
+void mch_array_grow(lua_State *L, struct mch_array *array, size_t size, size_t more, int slot,
+                    int which);
+
+#endif

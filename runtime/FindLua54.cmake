@@ -1,0 +1,21 @@
+# Finds Lua 5.4 and makes the target mantichora_lua (headers and library) and the variable
+# MANTICHORA_LUA_INCLUDE_DIRS. Used by our build, and by the programs that link libmantichora.
+# Distributions name the package lua5.4, lua-5.4 or lua54; elsewhere CMake's own module looks.
+if(NOT TARGET mantichora_lua)
+  find_package(PkgConfig QUIET)
+  if(PKG_CONFIG_FOUND)
+    pkg_search_module(MANTICHORA_LUA_PC QUIET IMPORTED_TARGET lua5.4 lua-5.4 lua54 "lua>=5.4 lua<5.5")
+  endif()
+  add_library(mantichora_lua INTERFACE IMPORTED)
+  if(MANTICHORA_LUA_PC_FOUND)
+    set(MANTICHORA_LUA_INCLUDE_DIRS ${MANTICHORA_LUA_PC_INCLUDE_DIRS})
+    set(MANTICHORA_LUA_MODULE ${MANTICHORA_LUA_PC_MODULE_NAME})
+    target_link_libraries(mantichora_lua INTERFACE PkgConfig::MANTICHORA_LUA_PC)
+  else()
+    find_package(Lua 5.4 EXACT REQUIRED)
+    set(MANTICHORA_LUA_INCLUDE_DIRS ${LUA_INCLUDE_DIR})
+    set(MANTICHORA_LUA_MODULE lua5.4)
+    target_include_directories(mantichora_lua SYSTEM INTERFACE ${LUA_INCLUDE_DIR})
+    target_link_libraries(mantichora_lua INTERFACE ${LUA_LIBRARIES})
+  endif()
+endif()

@@ -1,0 +1,66 @@
+/* Runs in: both.
+ *
+ * Whole messages over one descriptor. Writing queues frames and sends what the descriptor takes;
+ * reading hands out messages that are complete. Knows frames (protocol.h), not what they mean. */
+#ifndef MCH_CHANNEL_H
+#define MCH_CHANNEL_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "buf.h"
+#include "error.h"
+
+struct mch_message_head {
+  uint8_t type;
+  uint16_t attempt;
+  uint32_t ticket;
+  uint64_t runid;
+};
+
+/* A whole message; `body` points into the channel and lives until the next call on it. */
+struct mch_message_in {
+  struct mch_message_head head;
+  const unsigned char *body;
+  size_t length;
+};
+
+struct mch_channel {
+  int fd; /* -1: closed */
+  struct mch_buf out;
+  struct mch_buf in;
+  struct mch_buf parts; /* a message whose frames have not all come */
+  struct mch_message_head parts_head;
+  int in_parts;     /* `parts` is in use */
+  int parts_handed; /* `parts` was handed out whole: forget it at the next call */
+  size_t in_handed; /* bytes of `in` handed out: consume them at the next call */
+  uint32_t sequence_out, sequence_in;
+  int ended; /* the other side will send no more */
+};
+
+/* Take over `fd` (mch_channel_close() closes it). */
+void mch_channel_open(struct mch_channel *channel, int fd);
+void mch_channel_close(struct mch_channel *channel);
+
+/* Queue one message; it is split into frames as needed. MCH_NOMEM: nothing was queued. */
+int mch_channel_put(struct mch_channel *channel, const struct mch_message_head *head,
+                    const void *body, size_t length, struct mch_error *error);
+/* The same with a body of two parts, one behind the other. */
+int mch_channel_put2(struct mch_channel *channel, const struct mch_message_head *head,
+                     const void *first, size_t first_length, const void *second,
+                     size_t second_length, struct mch_error *error);
+
+/* Send what is queued. `wait` = 0: as much as the descriptor takes now; else all, blocking.
+ * 0 (also when some is left: see mch_channel_unsent), MCH_CLOSED or MCH_SYSTEM. */
+int mch_channel_flush(struct mch_channel *channel, int wait, struct mch_error *error);
+size_t mch_channel_unsent(const struct mch_channel *channel);
+
+/* Read once what has come. `wait` = 0: never blocks. Number of bytes, 0 when there is nothing now
+ * or the stream has ended (`ended` tells), or a negative code. */
+ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error *error);
+
+/* The next whole message: 1 (filled), 0 (more bytes are needed), or MCH_PROTOCOL / MCH_NOMEM. */
+int mch_channel_next(struct mch_channel *channel, struct mch_message_in *message,
+                     struct mch_error *error);
+
+#endif

@@ -1,0 +1,38 @@
+# cmake -D FROM=<folder of *.lua> -D TO=<C file> -P embed.cmake
+#
+# Writes the Lua files as constant bytes: FROM/logging.lua becomes "mantichora.logging". The table
+# ends with an entry without a name, and is searched by bindings/embedded.h's one function.
+file(GLOB parts ${FROM}/*.lua)
+list(SORT parts)
+set(arrays "")
+set(rows "")
+foreach(part IN LISTS parts)
+  get_filename_component(name ${part} NAME_WE)
+  file(READ ${part} bytes HEX)
+  string(LENGTH "${bytes}" digits)
+  math(EXPR length "${digits} / 2")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+  string(REPEAT "0x..," 16 line)
+  string(REGEX REPLACE "(${line})" "\\1\n  " bytes "${bytes}")
+  # A closing zero keeps an empty file legal C; it is not counted.
+  string(APPEND arrays "static const unsigned char part_${name}[] = {\n  ${bytes}0};\n\n")
+  string(APPEND rows
+    "    {\"mantichora.${name}\", \"@mantichora/${name}.lua\", part_${name}, ${length}},\n")
+endforeach()
+file(WRITE ${TO}.new "/* Written by runtime/embed.cmake. Runs in: both. */
+#include \"embedded.h\"
+
+#include <string.h>
+
+${arrays}static const struct mch_embedded parts[] = {
+${rows}    {NULL, NULL, NULL, 0},
+};
+
+const struct mch_embedded *mch_embedded_find(const char *name) {
+  const struct mch_embedded *part = parts;
+  while (part->name != NULL && strcmp(part->name, name) != 0)
+    part++;
+  return part->name != NULL ? part : NULL;
+}
+")
+file(RENAME ${TO}.new ${TO})

@@ -1,0 +1,191 @@
+/* Runs in: parent.
+ *
+ * The interface of a way to get work done. A pool owns tasks and their run IDs; an engine gets them
+ * one by one, and tells by events how they ended. It speaks of tasks, never of processes: the same
+ * interface fits workers forked here, this process itself, and later workers on other machines.
+ *
+ * All calls come under the pool's lock, one at a time; none of them blocks. Only calls with `owner`
+ * = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
+#ifndef MCH_ENGINE_H
+#define MCH_ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "buf.h"
+#include "error.h"
+#include "output.h"
+#include "platform.h"
+#include "protocol.h"
+
+struct mch_group;
+struct mch_worker;
+
+/* What few tasks have. */
+struct mch_task_extra {
+  uint64_t timeout; /* nanoseconds of run time; 0: the pool's */
+  unsigned retries; /* extra attempts when its worker died */
+  size_t name_length;
+  char name[]; /* not terminated */
+};
+
+enum mch_task_state {
+  MCH_TASK_QUEUED,    /* in the pool's queue */
+  MCH_TASK_SUBMITTED, /* with the engine */
+  MCH_TASK_DONE       /* has a result, waits to be received */
+};
+
+struct mch_task {
+  struct mch_task *next, *previous; /* in the pool's queue or its group's list of results */
+  struct mch_group *group;
+  struct mch_task_extra *extra; /* NULL: nothing special */
+  struct mch_result *result;    /* when DONE */
+  uint64_t runid;
+  int32_t priority;
+  uint16_t attempt;    /* from 0 */
+  uint8_t state;       /* enum mch_task_state */
+  uint8_t stop;        /* 0, or the enum mch_kind that it must end with */
+  uint32_t ticket;     /* the engine's */
+  uint32_t codes;      /* count of bytecode ids (u32) at the front of `body` */
+  size_t length;       /* bytes of `body` */
+  unsigned char *body; /* ids, then the graph; `inlined` or memory of its own */
+  unsigned char inlined[];
+};
+
+/* How a task ended, and what it returned. */
+struct mch_result {
+  enum mch_kind kind;
+  int pid;          /* of the worker, 0: none */
+  int signal;       /* KILLED: by which, 0: unknown */
+  int exitcode;     /* EXITED */
+  uint64_t elapsed; /* nanoseconds of run time */
+  uint64_t maxrss;  /* bytes, 0: unknown */
+  char *text;       /* why, worded by this side; NULL: see the graph */
+  size_t length;
+  unsigned char graph[]; /* the worker's values; for ERROR see ltask */
+};
+
+/* A result with room for `length` bytes of graph, or NULL. `text` is copied, NULL for none. */
+struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
+                                  size_t length);
+void mch_result_free(struct mch_result *result);
+
+/* What an engine tells its pool. */
+struct mch_events {
+  void *ud;
+  /* The task ended; the result is the pool's from now on. */
+  void (*finished)(void *ud, struct mch_task *task, struct mch_result *result);
+  /* The task was submitted and provably never started: it goes back to the head of the queue. */
+  void (*returned)(void *ud, struct mch_task *task);
+  /* A log record came; to be handed to Lua on the owner's thread before later results. */
+  void (*log)(void *ud, const unsigned char *graph, size_t length);
+  /* Let go of the pool's lock around code of the host, and take it again. */
+  void (*unlock)(void *ud);
+  void (*lock)(void *ud);
+};
+
+/* Bytecode by id, for workers that do not have it yet. NULL when there is none. */
+struct mch_codes {
+  void *ud;
+  const void *(*get)(void *ud, uint32_t id, size_t *length);
+};
+
+/* What a worker does with a task; implemented by the binding, called where tasks run. */
+struct mch_run {
+  uint64_t runid;
+  const char *name; /* not terminated */
+  size_t name_length;
+  const unsigned char *graph;
+  size_t length;
+};
+struct mch_runner {
+  void *ud;
+  /* Once in a new worker, before its first task. It never returns an error: it keeps it for the
+   * task that comes. */
+  void (*begin)(void *ud, struct mch_worker *worker);
+  /* Run one task: leave the answer's graph in `answer`, return its kind. Called with `begin`'s
+   * worker, or with none in this process (inline). */
+  enum mch_kind (*run)(void *ud, const struct mch_run *run, struct mch_buf *answer);
+  /* Bytecode came. */
+  void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
+  /* Raise an error in the running task as soon as may be. Called from a signal handler. */
+  void (*interrupt)(void *ud);
+  /* No task runs: forget an interrupt that came too late. */
+  void (*calm)(void *ud);
+  /* Names the format of bytecode and graphs; a worker with another one is refused. */
+  const char *format;
+};
+
+struct mch_engine_config {
+  unsigned nworkers;
+  uint64_t timeout;              /* nanoseconds; 0: none */
+  uint64_t max_tasks_per_worker; /* 0: no limit */
+  int bars;                      /* show the bars of tasks */
+  int log_level;                 /* the lowest level of log records that is wanted */
+  uint64_t grace;                /* nanoseconds between asking a task to stop and killing it */
+  struct mch_output *output;     /* referenced by the engine while it lives */
+  struct mch_worker *self;       /* the worker that this process is, or NULL */
+  struct mch_runner runner;
+  struct mch_events events;
+  struct mch_codes codes;
+  void (*before_fork)(void *ud); /* on the owner's thread; may be NULL */
+  void *before_fork_ud;
+  void (*child_hook)(void *ud); /* run in each new worker, first of all; may be NULL */
+  void *child_hook_ud;
+};
+
+struct mch_worker_info {
+  int pid;
+  int busy; /* runid is valid */
+  uint64_t runid;
+  uint64_t tasks; /* begun so far */
+  uint64_t maxrss;
+};
+
+struct mch_engine;
+struct mch_engine_ops {
+  /* Have the workers ready (owner only). 0, or an error when there is not a single one. */
+  int (*start)(struct mch_engine *engine, struct mch_error *error);
+  /* Take over a task. 0, or MCH_FULL: ask again after the next pump. */
+  int (*submit)(struct mch_engine *engine, struct mch_task *task, struct mch_error *error);
+  /* Ask that a submitted task end as `task->stop`; its end comes as an event. */
+  void (*stop)(struct mch_engine *engine, struct mch_task *task);
+  /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
+  void (*recall)(struct mch_engine *engine, int32_t priority);
+  /* Let go of what was submitted: it may have been kept to send several at once. */
+  void (*flush)(struct mch_engine *engine);
+  /* Do all that can be done now. `queued`: tasks that wait in the pool. */
+  void (*pump)(struct mch_engine *engine, int owner, size_t queued);
+  /* When pump() has something to do again without any descriptor being ready; 0: at once. */
+  uint64_t (*deadline)(struct mch_engine *engine);
+  /* Tasks that run now; and what workers() lists. */
+  unsigned (*running)(struct mch_engine *engine);
+  size_t (*workers)(struct mch_engine *engine, struct mch_worker_info *infos, size_t room);
+  /* Tell the workers the lowest level of log records that is wanted. */
+  void (*log_threshold)(struct mch_engine *engine, int level);
+  /* End: ask the workers to leave (`kill`: end them now), no task is left with the engine. */
+  void (*quit)(struct mch_engine *engine, int kill);
+  /* 1 when quit() is complete: no worker is left. */
+  int (*gone)(struct mch_engine *engine);
+  void (*free)(struct mch_engine *engine);
+};
+
+/* The head of every engine. */
+struct mch_engine {
+  const struct mch_engine_ops *ops;
+  struct mch_poller *poller; /* what to wait for */
+};
+
+struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
+                                       struct mch_error *error);
+struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
+                                         struct mch_error *error);
+
+/* A fork copies every lock as it stands, also those inside the C library. Threads of ours other
+ * than an owner's do all their work between these two, and forks wait until none is between them.
+ */
+void mch_fork_hold_off(void);
+void mch_fork_let_go(void);
+
+#endif

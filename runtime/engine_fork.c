@@ -1,0 +1,1239 @@
+/* Runs in: parent, then hands over to worker.c in the child.
+ *
+ * Workers by fork and socket pair. The one place that forks.
+ *
+ * The life of a worker, as the pool's side sees it:
+ *
+ *     fork --> LIVE --(max tasks, quit: QUIT sent)--> LEAVING --> ENDED
+ *               |                                        |
+ *               +--(its stream or its process ends,      +--(grace over: SIGKILL)
+ *                   or a stop outlives its grace: SIGKILL) --> ENDED: tasks settled, then freed
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "channel.h"
+#include "platform.h"
+#include "worker.h"
+
+enum {
+  READ_ROOM = 64 * 1024,          /* bytes of task output taken at once */
+  AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
+  UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
+  LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
+};
+
+static const uint64_t leave_grace = 500000000u;    /* an idle worker that was asked to leave */
+static const uint64_t end_grace = 200000000u;      /* between end of stream and end of process */
+static const uint64_t fork_retry = 100000000u;     /* after a failed fork */
+static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
+
+enum worker_state { LIVE, LEAVING, ENDED };
+
+struct engine_fork;
+struct child;
+
+/* One of a worker's descriptors in the poller. */
+struct source {
+  struct child *child;
+  unsigned bit; /* in child->ready */
+};
+enum { CHANNEL = 1, STDOUT = 2, STDERR = 4, PROCESS = 8, CHANNEL_WRITABLE = 16 };
+
+/* The reading end of a task's stdout or stderr. */
+struct stream {
+  int fd; /* -1: at its end */
+  uint64_t consumed;
+  struct mch_buf raw; /* read, not yet passed on: at most the beginning of a line between pumps */
+};
+
+/* The pool's side of a worker. */
+struct child {
+  struct engine_fork *engine;
+  struct child *next;
+  enum worker_state state;
+  pid_t pid;
+  int watch;    /* readable when it ends; -1: none */
+  int lifeline; /* write end; nothing is ever written */
+  struct mch_channel channel;
+  struct stream streams[2];
+  struct source sources[4];
+  unsigned ready;
+  int wants_writable;
+  struct mch_shared *shared;
+  struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
+  uint32_t last_ticket;
+  unsigned outstanding; /* tasks in `offered` */
+  size_t ahead_bytes;   /* their payload */
+  uint64_t tasks;       /* ended so far */
+  uint64_t offers;      /* tasks ever offered, less those taken back */
+  uint64_t maxrss;
+  struct mch_buf codes; /* sorted u32 ids that it has */
+  struct mch_bar **bars;
+  uint64_t *bar_ids;
+  size_t bar_count, bar_room;
+  int exit_said, exit_status;
+  uint64_t stream_ended; /* when its stream ended before its process did; 0: not */
+  uint64_t kill_at;      /* SIGKILL is due; MCH_NEVER: not */
+  int killed;            /* we sent SIGKILL */
+  int pristine;          /* it never took a task */
+};
+
+struct engine_fork {
+  struct mch_engine base;
+  struct mch_engine_config config;
+  struct child *children;
+  unsigned live; /* children that are LIVE */
+  int started, quitting;
+  unsigned wanted;     /* workers to fork at the next chance */
+  uint64_t fork_again; /* after a failed fork, not before */
+  int unlucky;         /* a worker died before its first task: fork only for a task */
+  int log_level;
+  int timeouts; /* some task has one */
+  unsigned char room[READ_ROOM];
+};
+
+/* A fork copies locks as they stand. Held for reading by threads of ours at work, for writing
+ * around fork(). One per process because fork() is. */
+static pthread_rwlock_t fork_lock = PTHREAD_RWLOCK_INITIALIZER;
+
+void mch_fork_hold_off(void) {
+  pthread_rwlock_rdlock(&fork_lock);
+}
+
+void mch_fork_let_go(void) {
+  pthread_rwlock_unlock(&fork_lock);
+}
+
+/* -- bars --------------------------------------------------------------------------------- */
+
+static size_t find_bar(const struct child *child, uint64_t id) {
+  size_t i;
+  for (i = 0; i < child->bar_count; i++)
+    if (child->bar_ids[i] == id)
+      break;
+  return i;
+}
+
+static int bar_room(struct child *child) {
+  size_t room = child->bar_room == 0 ? 8 : child->bar_room * 2;
+  struct mch_bar **bars;
+  uint64_t *ids;
+  if (child->bar_count < child->bar_room)
+    return 1;
+  bars = realloc(child->bars, room * sizeof *bars);
+  if (bars == NULL)
+    return 0;
+  child->bars = bars;
+  ids = realloc(child->bar_ids, room * sizeof *ids);
+  if (ids == NULL)
+    return 0;
+  child->bar_ids = ids;
+  child->bar_room = room;
+  return 1;
+}
+
+static void drop_bar(struct child *child, size_t i) {
+  child->bar_count--;
+  child->bars[i] = child->bars[child->bar_count];
+  child->bar_ids[i] = child->bar_ids[child->bar_count];
+}
+
+/* Without memory a bar is not shown; the work goes on. */
+static int bar_start(struct child *child, const struct mch_message_in *message) {
+  struct mch_bar_spec spec;
+  const unsigned char *body = message->body;
+  uint32_t slot;
+  if (message->length < 20 || !child->engine->config.bars || !bar_room(child))
+    return message->length >= 20;
+  memset(&spec, 0, sizeof spec);
+  slot = mch_load_u32(body + 16);
+  spec.slot_id = mch_load_u64(body);
+  spec.runid = (int64_t)message->head.runid;
+  spec.total = mch_load_u64(body + 8);
+  spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
+  spec.name = (const char *)body + 20;
+  spec.name_length = message->length - 20;
+  child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
+  if (child->bars[child->bar_count] != NULL)
+    child->bar_ids[child->bar_count++] = spec.slot_id;
+  return 1;
+}
+
+static int bar_update(struct child *child, const struct mch_message_in *message) {
+  size_t i;
+  if (message->length != 24)
+    return 0;
+  i = find_bar(child, mch_load_u64(message->body));
+  if (i < child->bar_count) {
+    mch_bar_set(child->bars[i], mch_load_u64(message->body + 8));
+    mch_bar_set_total(child->bars[i], mch_load_u64(message->body + 16));
+  }
+  return 1;
+}
+
+static int bar_end(struct child *child, const struct mch_message_in *message) {
+  size_t i;
+  if (message->length != 25 || message->body[24] > MCH_BAR_CANCELLED)
+    return 0;
+  i = find_bar(child, mch_load_u64(message->body));
+  if (i < child->bar_count) {
+    mch_output_bar_end(child->engine->config.output, child->bars[i],
+                       mch_load_u64(message->body + 8), mch_load_u64(message->body + 16),
+                       (enum mch_bar_end)message->body[24]);
+    drop_bar(child, i);
+  }
+  return 1;
+}
+
+/* The worker has gone: its bars stop where the shared page has them. */
+static void stop_bars(struct child *child, enum mch_bar_end how) {
+  while (child->bar_count > 0) {
+    mch_output_bar_end(child->engine->config.output, child->bars[child->bar_count - 1],
+                       MCH_BAR_UNKNOWN, MCH_BAR_UNKNOWN, how);
+    child->bar_count--;
+  }
+}
+
+/* -- task output -------------------------------------------------------------------------- */
+
+/* Read once. Number of bytes, 0: nothing now (or ended). The page tells the worker when the count
+ * and the pipe do not fit together. */
+static size_t read_stream(struct child *child, int which) {
+  struct stream *stream = &child->streams[which];
+  struct mch_shared *shared = child->shared;
+  unsigned char *room = child->engine->room;
+  ssize_t got;
+  if (stream->fd < 0)
+    return 0;
+  atomic_fetch_add(&shared->reading[which], 1);
+  do
+    got = read(stream->fd, room, READ_ROOM);
+  while (got < 0 && errno == EINTR);
+  if (got > 0) {
+    stream->consumed += (uint64_t)got;
+    atomic_store(&shared->consumed[which], stream->consumed);
+  }
+  atomic_fetch_add(&shared->reading[which], 1);
+  if (got > 0) {
+    mch_buf_append(&stream->raw, room, (size_t)got);
+    stream->raw.failed = 0; /* without memory its output is lost, not its result */
+    return (size_t)got;
+  }
+  if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
+    mch_poller_remove(child->engine->base.poller, stream->fd);
+    close(stream->fd);
+    stream->fd = -1;
+  }
+  return 0;
+}
+
+/* Pass on a last line that its task did not end. */
+static void complete_line(struct mch_output *output, int stream, const unsigned char *bytes,
+                          size_t count) {
+  struct mch_buf line;
+  memset(&line, 0, sizeof line);
+  mch_buf_append(&line, bytes, count);
+  mch_buf_u8(&line, '\n');
+  if (line.failed == 0)
+    mch_output_lines(output, stream, (const char *)line.data, line.length);
+  mch_buf_free(&line);
+}
+
+/* Pass on the whole lines among the first `count` unread bytes; with `complete` also a rest
+ * without a newline, which gets one. */
+static void pass_lines(struct child *child, int which, size_t count, int complete) {
+  struct mch_buf *raw = &child->streams[which].raw;
+  struct mch_output *output = child->engine->config.output;
+  const unsigned char *start = raw->data + raw->read;
+  size_t whole = count;
+  if (count == 0)
+    return;
+  while (whole > 0 && start[whole - 1] != '\n')
+    whole--;
+  if (whole == 0 && !complete && count >= LONGEST_LINE)
+    whole = count;
+  if (whole > 0)
+    mch_output_lines(output, which + 1, (const char *)start, whole);
+  if (complete && whole < count) {
+    complete_line(output, which + 1, start + whole, count - whole);
+    whole = count;
+  }
+  mch_buf_consume(raw, whole);
+}
+
+static void pass_ready_lines(struct child *child) {
+  int which;
+  for (which = 0; which < 2; which++)
+    pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 0);
+}
+
+/* A task ended when `position` bytes had gone into this pipe: take them all, and complete its last
+ * line. What is behind them belongs to the next task. */
+static void settle_stream(struct child *child, int which, uint64_t position) {
+  struct stream *stream = &child->streams[which];
+  uint64_t start;
+  size_t unread;
+  while (stream->consumed < position && read_stream(child, which) > 0)
+    ;
+  unread = mch_buf_unread(&stream->raw);
+  start = stream->consumed - unread;
+  if (position < stream->consumed)
+    unread = position > start ? (size_t)(position - start) : 0;
+  pass_lines(child, which, unread, 1);
+}
+
+/* -- tasks -------------------------------------------------------------------------------- */
+
+static const struct mch_events *events(const struct child *child) {
+  return &child->engine->config.events;
+}
+
+/* Forget an offered task; its claim is settled. */
+static void settle(struct child *child, struct mch_task *task) {
+  child->offered[task->ticket % MCH_CLAIMS] = NULL;
+  child->outstanding--;
+  child->ahead_bytes -= task->length;
+}
+
+static enum mch_claim claim_of(const struct child *child, uint32_t ticket) {
+  return (enum mch_claim)(atomic_load(&child->shared->claims[ticket % MCH_CLAIMS]) & 3);
+}
+
+/* Take back a task that has not begun. 1 if it is ours again. */
+static int take_back(struct child *child, struct mch_task *task) {
+  uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
+  if (!atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
+                                      (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED))
+    return 0;
+  settle(child, task);
+  child->offers--;
+  return 1;
+}
+
+static void give_back(struct child *child, struct mch_task *task) {
+  events(child)->returned(events(child)->ud, task);
+}
+
+/* The task that the worker has begun and not answered, or NULL. */
+static struct mch_task *begun(const struct child *child) {
+  uint32_t ticket = atomic_load(&child->shared->passed) + 1;
+  for (; ticket - 1 != child->last_ticket; ticket++) {
+    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+    if (task != NULL && task->ticket == ticket && claim_of(child, ticket) == MCH_CLAIM_TAKEN)
+      return task;
+  }
+  return NULL;
+}
+
+static void finish(struct child *child, struct mch_task *task, struct mch_result *result) {
+  settle(child, task);
+  child->tasks++;
+  child->pristine = 0;
+  if (task->stop != 0 && result != NULL) {
+    result->kind = (enum mch_kind)task->stop;
+    child->kill_at = MCH_NEVER;
+  }
+  if (result != NULL)
+    result->pid = (int)child->pid;
+  events(child)->finished(events(child)->ud, task, result);
+}
+
+/* 0, or -1 when the message is not what it should be. */
+static int task_result(struct child *child, const struct mch_message_in *message) {
+  const unsigned char *facts = message->body;
+  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  struct mch_result *result;
+  if (message->length < MCH_FACTS_SIZE || facts[0] > MCH_KIND_UNSENDABLE || task == NULL ||
+      task->ticket != message->head.ticket || task->runid != message->head.runid)
+    return -1;
+  settle_stream(child, 0, mch_load_u64(facts + 17));
+  settle_stream(child, 1, mch_load_u64(facts + 25));
+  result = mch_result_new((enum mch_kind)facts[0], NULL, facts + MCH_FACTS_SIZE,
+                          message->length - MCH_FACTS_SIZE);
+  if (result != NULL) {
+    result->elapsed = mch_load_u64(facts + 1);
+    result->maxrss = child->maxrss = mch_load_u64(facts + 9);
+  }
+  finish(child, task, result);
+  return 0;
+}
+
+static int hello(const struct child *child, const struct mch_message_in *message) {
+  const char *format = child->engine->config.runner.format;
+  return message->length == 8 + strlen(format) &&
+                 mch_load_u32(message->body) == MCH_PROTOCOL_VERSION &&
+                 memcmp(message->body + 8, format, strlen(format)) == 0
+             ? 0
+             : -1;
+}
+
+static int handle(struct child *child, const struct mch_message_in *message) {
+  switch (message->head.type) {
+  case MCH_MESSAGE_HELLO:
+    return hello(child, message);
+  case MCH_MESSAGE_RESULT:
+    return task_result(child, message);
+  case MCH_MESSAGE_LOG:
+    events(child)->log(events(child)->ud, message->body, message->length);
+    return 0;
+  case MCH_MESSAGE_BAR_START:
+    return bar_start(child, message) - 1;
+  case MCH_MESSAGE_BAR_UPDATE:
+    return bar_update(child, message) - 1;
+  case MCH_MESSAGE_BAR_END:
+    return bar_end(child, message) - 1;
+  case MCH_MESSAGE_EXIT:
+    if (message->length != 4)
+      return -1;
+    child->exit_said = 1;
+    child->exit_status = (int)(mch_load_u32(message->body) & 0xff);
+    return 0;
+  default:
+    return -1;
+  }
+}
+
+static void kill_now(struct child *child) {
+  if (child->killed || child->state == ENDED)
+    return;
+  child->killed = 1;
+  child->kill_at = MCH_NEVER;
+  /* The group's number is safe to use while its leader is known to live. */
+  if (!mch_platform_has_ended(child->watch)) {
+    kill(-child->pid, SIGKILL);
+    kill(child->pid, SIGKILL); /* when it has not made its group yet */
+  }
+}
+
+/* Read and handle all that has come. Output first and lines last: a result that was sent before
+ * some output is then handled before that output is passed on. */
+static void drain(struct child *child) {
+  struct mch_message_in message;
+  int got = 0;
+  ssize_t filled;
+  if (child->ready & STDOUT)
+    read_stream(child, 0);
+  if (child->ready & STDERR)
+    read_stream(child, 1);
+  do {
+    filled = mch_channel_fill(&child->channel, 0, NULL);
+    while ((got = mch_channel_next(&child->channel, &message, NULL)) == 1)
+      if (handle(child, &message) != 0) {
+        got = MCH_PROTOCOL;
+        break;
+      }
+  } while (filled > 0 && got >= 0);
+  if (filled < 0 || got < 0)
+    kill_now(child); /* nothing that it says can be trusted any more */
+  if (child->channel.ended && child->stream_ended == 0)
+    child->stream_ended = mch_now();
+  pass_ready_lines(child);
+}
+
+/* -- deaths ------------------------------------------------------------------------------- */
+
+static enum mch_bar_end how_bars_end(const struct mch_task *victim) {
+  if (victim == NULL)
+    return MCH_BAR_KILLED;
+  return victim->stop == MCH_KIND_TIMEOUT     ? MCH_BAR_TIMEOUT
+         : victim->stop == MCH_KIND_CANCELLED ? MCH_BAR_CANCELLED
+                                              : MCH_BAR_KILLED;
+}
+
+static struct mch_result *obituary(const struct child *child, const struct mch_task *victim,
+                                   const struct mch_ending *ending, int had_begun) {
+  uint64_t since = atomic_load(&child->shared->running_since);
+  enum mch_kind kind = MCH_KIND_KILLED;
+  struct mch_result *result;
+  if (victim->stop != 0)
+    kind = (enum mch_kind)victim->stop;
+  else if (child->exit_said || (ending->known && ending->signal == 0))
+    kind = MCH_KIND_EXITED;
+  result = mch_result_new(kind, had_begun ? NULL : "before its first task", NULL, 0);
+  if (result == NULL)
+    return NULL;
+  result->signal = ending->signal;
+  result->exitcode = child->exit_said ? child->exit_status : ending->exitcode;
+  result->maxrss = ending->maxrss;
+  if (had_begun)
+    result->elapsed = mch_now() - since;
+  return result;
+}
+
+/* Tasks that were sent ahead to a worker that has gone: they never started. */
+static void give_back_all(struct child *child) {
+  uint32_t i;
+  for (i = 0; i < MCH_CLAIMS; i++) {
+    /* From the last to the first, since each goes to the head of the queue. */
+    uint32_t ticket = child->last_ticket - i;
+    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+    if (task == NULL || task->ticket != ticket)
+      continue;
+    settle(child, task);
+    give_back(child, task);
+  }
+}
+
+static struct mch_task *first_offered(const struct child *child) {
+  uint32_t i;
+  for (i = MCH_CLAIMS; i-- > 0;) {
+    struct mch_task *task = child->offered[(child->last_ticket - i) % MCH_CLAIMS];
+    if (task != NULL)
+      return task;
+  }
+  return NULL;
+}
+
+static void bury(struct child *child, const struct mch_ending *ending) {
+  struct engine_fork *engine = child->engine;
+  struct mch_task *victim;
+  int had_begun, which, pristine = child->pristine && !child->killed;
+  child->ready |= STDOUT | STDERR;
+  drain(child);
+  for (which = 0; which < 2; which++)
+    while (read_stream(child, which) > 0)
+      ;
+  victim = begun(child);
+  had_begun = victim != NULL;
+  for (which = 0; which < 2; which++)
+    pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
+  stop_bars(child, how_bars_end(victim));
+  if (child->state == LIVE)
+    engine->live--;
+  child->state = ENDED;
+  if (!had_begun && pristine)
+    victim = first_offered(child);
+  if (victim != NULL)
+    finish(child, victim, obituary(child, victim, ending, had_begun));
+  engine->unlucky = pristine && !had_begun;
+  give_back_all(child);
+}
+
+/* A worker that died with a task takes what it started along; one that left in peace does not. */
+static int takes_group_along(const struct child *child) {
+  return child->killed || !child->exit_said;
+}
+
+/* Look whether the worker has gone, and settle everything if so. */
+static void check_end(struct child *child, uint64_t now) {
+  struct mch_ending ending;
+  int suspicious = (child->ready & PROCESS) != 0 || child->stream_ended != 0 || child->watch < 0;
+  if (child->state == ENDED || !suspicious)
+    return;
+  if (child->state == LIVE)
+    drain(child); /* an EXIT that is on its way decides about its group */
+  if (mch_platform_ended(child->pid, child->watch, child->state == LIVE && takes_group_along(child),
+                         &ending))
+    bury(child, &ending);
+  else if (child->stream_ended != 0 && now >= child->stream_ended + end_grace)
+    kill_now(child); /* it cannot answer any more, whatever it does */
+}
+
+static void close_child(struct child *child) {
+  struct engine_fork *engine = child->engine;
+  int which;
+  if (child->channel.fd >= 0)
+    mch_poller_remove(engine->base.poller, child->channel.fd);
+  mch_channel_close(&child->channel);
+  for (which = 0; which < 2; which++) {
+    if (child->streams[which].fd >= 0) {
+      mch_poller_remove(engine->base.poller, child->streams[which].fd);
+      close(child->streams[which].fd);
+    }
+    mch_buf_free(&child->streams[which].raw);
+  }
+  if (child->watch >= 0) {
+    mch_poller_remove(engine->base.poller, child->watch);
+    close(child->watch);
+  }
+  if (child->lifeline >= 0)
+    close(child->lifeline);
+  mch_platform_unshare(child->shared, sizeof *child->shared);
+  mch_buf_free(&child->codes);
+  free(child->bars);
+  free(child->bar_ids);
+  free(child);
+}
+
+static void remove_ended(struct engine_fork *engine) {
+  struct child **at = &engine->children;
+  while (*at != NULL) {
+    struct child *child = *at;
+    if (child->state == ENDED) {
+      *at = child->next;
+      close_child(child);
+    } else
+      at = &child->next;
+  }
+}
+
+/* -- stopping ----------------------------------------------------------------------------- */
+
+static struct child *holder(const struct engine_fork *engine, const struct mch_task *task) {
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->offered[task->ticket % MCH_CLAIMS] == task)
+      return child;
+  return NULL;
+}
+
+static void stop(struct mch_engine *base, struct mch_task *task) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child = holder(engine, task);
+  if (child == NULL)
+    return;
+  if (take_back(child, task)) {
+    struct mch_result *result = mch_result_new((enum mch_kind)task->stop, NULL, NULL, 0);
+    engine->config.events.finished(engine->config.events.ud, task, result);
+    return;
+  }
+  atomic_store(&child->shared->stop_reason, task->stop);
+  atomic_store(&child->shared->stop, task->ticket);
+  kill(child->pid, MCH_STOP_SIGNAL);
+  child->kill_at = mch_now() + engine->config.grace;
+}
+
+static uint64_t timeout_of(const struct engine_fork *engine, const struct mch_task *task) {
+  return task->extra != NULL && task->extra->timeout != 0 ? task->extra->timeout
+                                                          : engine->config.timeout;
+}
+
+/* When the worker's running task will have run too long; for tasks that have not begun the
+ * earliest time at which that may be. MCH_NEVER: never. */
+static uint64_t timeout_at(const struct child *child) {
+  const struct engine_fork *engine = child->engine;
+  uint64_t least = 0, now = mch_now();
+  struct mch_task *task = begun(child);
+  uint32_t i;
+  if (task != NULL && task->stop == 0 && timeout_of(engine, task) != 0) {
+    /* A page that does not name it yet: it was taken this very moment. */
+    uint64_t since = atomic_load(&child->shared->running_since);
+    return (atomic_load(&child->shared->running) == task->ticket ? since : now) +
+           timeout_of(engine, task);
+  }
+  for (i = 0; i < MCH_CLAIMS; i++)
+    if ((task = child->offered[i]) != NULL && timeout_of(engine, task) != 0 &&
+        (least == 0 || timeout_of(engine, task) < least))
+      least = timeout_of(engine, task);
+  return least == 0 ? MCH_NEVER : now + least;
+}
+
+static void check_time(struct child *child, uint64_t now) {
+  struct mch_task *task;
+  if (child->kill_at <= now)
+    kill_now(child);
+  if (child->engine->timeouts && child->outstanding > 0 && timeout_at(child) <= now &&
+      (task = begun(child)) != NULL && task->stop == 0) {
+    task->stop = MCH_KIND_TIMEOUT;
+    stop(&child->engine->base, task);
+  }
+}
+
+/* -- forking ------------------------------------------------------------------------------ */
+
+/* Descriptors of a worker in the making; index 0 is the end that reads, for the pairs of pipes. */
+struct plumbing {
+  int sockets[2]; /* [0] ours, [1] the worker's */
+  int out[2], err[2], life[2];
+};
+
+static void close_pair(int fds[2]) {
+  if (fds[0] >= 0)
+    close(fds[0]);
+  if (fds[1] >= 0)
+    close(fds[1]);
+  fds[0] = fds[1] = -1;
+}
+
+static void close_plumbing(struct plumbing *plumbing) {
+  close_pair(plumbing->sockets);
+  close_pair(plumbing->out);
+  close_pair(plumbing->err);
+  close_pair(plumbing->life);
+}
+
+static int make_plumbing(struct plumbing *plumbing, struct mch_error *error) {
+  int code;
+  memset(plumbing, -1, sizeof *plumbing);
+  if ((code = mch_platform_socketpair(plumbing->sockets, error)) != 0 ||
+      (code = mch_platform_pipe(plumbing->out, error)) != 0 ||
+      (code = mch_platform_pipe(plumbing->err, error)) != 0 ||
+      (code = mch_platform_pipe(plumbing->life, error)) != 0) {
+    close_plumbing(plumbing);
+    return code;
+  }
+  mch_platform_nonblocking(plumbing->out[0]);
+  mch_platform_nonblocking(plumbing->err[0]);
+  return 0;
+}
+
+/* Handlers of the host become default; what it ignores stays ignored, as after exec. */
+static void child_reset_signals(void) {
+  int number;
+  for (number = 1; number < NSIG; number++) {
+    struct sigaction action;
+    if (sigaction(number, NULL, &action) != 0)
+      continue;
+    if ((action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == SIG_DFL)
+      continue;
+    if ((action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == SIG_IGN && number != SIGCHLD)
+      continue;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = SIG_DFL;
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, NULL);
+  }
+}
+
+static void child_set_mask_empty(void) {
+  sigset_t none;
+  sigemptyset(&none);
+  pthread_sigmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Close what belongs to the pool: its ends to other workers (else their ends of stream are lost on
+ * it) and its poller. */
+static void child_close_pools(struct engine_fork *engine) {
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next) {
+    close(child->channel.fd);
+    close(child->lifeline);
+    if (child->streams[0].fd >= 0)
+      close(child->streams[0].fd);
+    if (child->streams[1].fd >= 0)
+      close(child->streams[1].fd);
+    if (child->watch >= 0)
+      close(child->watch);
+    mch_platform_unshare(child->shared, sizeof *child->shared);
+    child->shared = NULL;
+  }
+  if (mch_poller_fd(engine->base.poller) >= 0)
+    close(mch_poller_fd(engine->base.poller));
+}
+
+static void child_set_stdio(const struct plumbing *plumbing) {
+  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (null >= 0) {
+    dup2(null, 0);
+    if (null > 2)
+      close(null);
+  }
+  dup2(plumbing->out[1], 1);
+  dup2(plumbing->err[1], 2);
+  clearerr(stdin);
+  setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+  setvbuf(stderr, NULL, _IONBF, 0);
+}
+
+/* The child's way from the fork to its task loop. What is undone here, in this order, and why:
+ *  1. group: of its own, so that a terminal's Ctrl-C and Ctrl-Z reach the parent only, and so that
+ *     it can be killed together with what it starts;
+ *  2. handlers: a worker must not run the host's (print its summary, reset its terminal);
+ *  3. the pool's descriptors: else this process keeps other workers' streams open;
+ *  4. lifeline: from here on it does not outlive the parent;
+ *  5. stdio: stdin empty, stdout and stderr into the pipes; nothing buffered of the parent's;
+ *  6. signal mask: empty;
+ *  7. the outer worker's descriptors, when this is a worker's worker;
+ *  8. locks: those of ours that the fork caught.
+ * Random state, pools, os.exit and finalizers are Lua's: the runner's `begin` sees to them. */
+static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
+                       struct mch_shared *shared) __attribute__((noreturn));
+static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
+                       struct mch_shared *shared) {
+  struct mch_worker *worker;
+  setpgid(0, 0);
+  child_reset_signals();
+  child_close_pools(engine);
+  close(plumbing->sockets[0]);
+  close(plumbing->out[0]);
+  close(plumbing->err[0]);
+  close(plumbing->life[1]);
+  if (mch_platform_lifeline(plumbing->life[0]) != 0)
+    _exit(71);
+  mch_platform_purge_stdio();
+  child_set_stdio(plumbing);
+  child_set_mask_empty();
+  if (engine->config.self != NULL)
+    mch_worker_disown(engine->config.self);
+  fork_lock = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
+  worker = calloc(1, sizeof *worker);
+  if (worker == NULL)
+    _exit(71);
+  mch_channel_open(&worker->channel, plumbing->sockets[1]);
+  worker->shared = shared;
+  worker->lifeline = plumbing->life[0];
+  worker->pipes[0] = plumbing->out[1];
+  worker->pipes[1] = plumbing->err[1];
+  worker->runner = engine->config.runner;
+  if (engine->config.child_hook != NULL)
+    engine->config.child_hook(engine->config.child_hook_ud);
+  mch_worker_main(worker);
+}
+
+static void watch(struct child *child, size_t index, int fd, unsigned bit) {
+  child->sources[index].child = child;
+  child->sources[index].bit = bit;
+  if (fd >= 0)
+    mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
+}
+
+/* The parent's side of a fresh worker. */
+static void adopt(struct child *child, struct plumbing *plumbing) {
+  struct engine_fork *engine = child->engine;
+  setpgid(child->pid, child->pid); /* both do it, so that it is done for both */
+  close(plumbing->sockets[1]);
+  close(plumbing->out[1]);
+  close(plumbing->err[1]);
+  close(plumbing->life[0]);
+  mch_channel_open(&child->channel, plumbing->sockets[0]);
+  child->streams[0].fd = plumbing->out[0];
+  child->streams[1].fd = plumbing->err[0];
+  child->lifeline = plumbing->life[1];
+  child->watch = mch_platform_watch_process(child->pid);
+  watch(child, 0, child->channel.fd, CHANNEL);
+  watch(child, 1, child->streams[0].fd, STDOUT);
+  watch(child, 2, child->streams[1].fd, STDERR);
+  watch(child, 3, child->watch, PROCESS);
+  child->next = engine->children;
+  engine->children = child;
+  engine->live++;
+}
+
+/* The one function that forks. Signals are blocked around it, so that no handler of the host runs
+ * in the child before it is reset; locks of ours are free in the child. */
+static int fork_worker(struct engine_fork *engine, struct mch_error *error) {
+  struct plumbing plumbing;
+  struct child *child = calloc(1, sizeof *child);
+  sigset_t all, old;
+  int code;
+  if (child == NULL)
+    return mch_error_set(error, MCH_NOMEM, "cannot start a worker: not enough memory");
+  child->shared = mch_platform_share(sizeof *child->shared);
+  if (child->shared == NULL) {
+    free(child);
+    return mch_error_set(error, MCH_NOMEM, "cannot start a worker: not enough memory");
+  }
+  if ((code = make_plumbing(&plumbing, error)) != 0) {
+    mch_platform_unshare(child->shared, sizeof *child->shared);
+    free(child);
+    return code;
+  }
+  child->engine = engine;
+  child->kill_at = MCH_NEVER;
+  child->pristine = 1;
+  atomic_store(&child->shared->log_threshold, engine->log_level);
+  if (engine->config.before_fork != NULL)
+    engine->config.before_fork(engine->config.before_fork_ud);
+  mch_platform_flush_streams();
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  pthread_rwlock_wrlock(&fork_lock);
+  child->pid = fork();
+  if (child->pid == 0)
+    child_main(engine, &plumbing, child->shared);
+  pthread_rwlock_unlock(&fork_lock);
+  if (child->pid < 0) {
+    code = mch_error_system(error, "cannot start a worker");
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    close_plumbing(&plumbing);
+    mch_platform_unshare(child->shared, sizeof *child->shared);
+    free(child);
+    return code;
+  }
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  adopt(child, &plumbing);
+  return 0;
+}
+
+/* Fork up to the number of workers. 0 when at least one lives. */
+static int fork_missing(struct engine_fork *engine, struct mch_error *error) {
+  int code = 0;
+  while (code == 0 && engine->live < engine->config.nworkers)
+    code = fork_worker(engine, error);
+  engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
+  return engine->live > 0 ? 0 : code;
+}
+
+static int start(struct mch_engine *base, struct mch_error *error) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  engine->quitting = 0;
+  engine->started = 1;
+  engine->unlucky = 0;
+  return fork_missing(engine, error);
+}
+
+/* Replace workers that ended; after one that did not live to its first task only for a task. */
+static void replace(struct engine_fork *engine, size_t queued, uint64_t now) {
+  struct mch_error error;
+  if (!engine->started || engine->quitting || engine->live >= engine->config.nworkers ||
+      now < engine->fork_again || (engine->unlucky && queued == 0))
+    return;
+  engine->unlucky = 0;
+  fork_missing(engine, &error);
+}
+
+/* -- dispatch ----------------------------------------------------------------------------- */
+
+static int has_code(const struct child *child, uint32_t id) {
+  size_t low = 0, high = child->codes.length / sizeof id;
+  const uint32_t *ids = (const uint32_t *)(const void *)child->codes.data;
+  while (low < high) {
+    size_t middle = (low + high) / 2;
+    if (ids[middle] == id)
+      return 1;
+    if (ids[middle] < id)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return 0;
+}
+
+/* Remember an id; they come mostly in rising order. */
+static int add_code(struct child *child, uint32_t id) {
+  uint32_t *ids;
+  size_t at;
+  mch_buf_append(&child->codes, &id, sizeof id);
+  if (child->codes.failed != 0)
+    return MCH_NOMEM;
+  ids = (uint32_t *)(void *)child->codes.data;
+  for (at = child->codes.length / sizeof id - 1; at > 0 && ids[at - 1] > id; at--)
+    ids[at] = ids[at - 1];
+  ids[at] = id;
+  return 0;
+}
+
+/* Send the bytecode that `task` needs and the worker does not have. */
+static int send_codes(struct child *child, const struct mch_task *task, struct mch_error *error) {
+  const struct mch_codes *codes = &child->engine->config.codes;
+  uint32_t i;
+  for (i = 0; i < task->codes; i++) {
+    struct mch_message_head head = {MCH_MESSAGE_CODE, 0, 0, 0};
+    uint32_t id;
+    size_t length;
+    const void *bytes;
+    memcpy(&id, task->body + i * sizeof id, sizeof id);
+    if (has_code(child, id))
+      continue;
+    bytes = codes->get(codes->ud, id, &length);
+    head.runid = id;
+    if (bytes == NULL || mch_channel_put(&child->channel, &head, bytes, length, error) != 0)
+      return mch_error_set(error, MCH_NOMEM, "not enough memory to send a task");
+    if (add_code(child, id) != 0)
+      return mch_error_set(error, MCH_NOMEM, "not enough memory to send a task");
+  }
+  return 0;
+}
+
+/* Offer `task` to the worker. */
+static int offer(struct child *child, struct mch_task *task, struct mch_error *error) {
+  struct mch_message_head head = {MCH_MESSAGE_TASK, task->attempt, 0, task->runid};
+  size_t name_length = task->extra != NULL ? task->extra->name_length : 0;
+  size_t ids = task->codes * sizeof(uint32_t);
+  unsigned char front[2 + 256];
+  uint32_t ticket = child->last_ticket + 1;
+  int code;
+  if ((code = send_codes(child, task, error)) != 0)
+    return code;
+  if (name_length > 256)
+    name_length = 256;
+  mch_store_u16(front, (uint16_t)name_length);
+  if (name_length > 0)
+    memcpy(front + 2, task->extra->name, name_length);
+  head.ticket = ticket;
+  code = mch_channel_put2(&child->channel, &head, front, 2 + name_length, task->body + ids,
+                          task->length - ids, error);
+  if (code != 0)
+    return code;
+  child->last_ticket = task->ticket = ticket;
+  atomic_store(&child->shared->claims[ticket % MCH_CLAIMS],
+               (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED);
+  child->offered[ticket % MCH_CLAIMS] = task;
+  child->outstanding++;
+  child->offers++;
+  child->ahead_bytes += task->length;
+  if (task->extra != NULL && task->extra->timeout != 0)
+    child->engine->timeouts = 1;
+  return 0;
+}
+
+/* Whether one more task may be sent ahead to the worker. */
+static int has_room(const struct engine_fork *engine, const struct child *child) {
+  uint64_t most = engine->config.max_tasks_per_worker;
+  if (child->state != LIVE || child->killed || child->stream_ended != 0 || child->exit_said)
+    return 0;
+  if (most > 0 && child->offers >= most)
+    return 0;
+  if (child->outstanding == 0)
+    return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1;
+  return child->outstanding < MCH_CLAIMS / 2 &&
+         child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
+         child->ahead_bytes < AHEAD_BYTES && mch_channel_unsent(&child->channel) < UNSENT_LIMIT;
+}
+
+/* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
+static struct child *choose(const struct engine_fork *engine) {
+  struct child *child, *best = NULL;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (has_room(engine, child) && (child->kill_at == MCH_NEVER || child->outstanding == 0) &&
+        (best == NULL || child->outstanding < best->outstanding))
+      best = child;
+  return best;
+}
+
+static int submit(struct mch_engine *base, struct mch_task *task, struct mch_error *error) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child = choose(engine);
+  if (child == NULL)
+    return MCH_FULL;
+  return offer(child, task, error);
+}
+
+/* Move half of what waits at the busiest worker to the queue when another has nothing to do. */
+static void steal(struct engine_fork *engine, size_t queued) {
+  struct child *child, *idle = NULL, *busiest = NULL;
+  uint32_t ticket;
+  unsigned share;
+  if (queued > 0)
+    return;
+  for (child = engine->children; child != NULL; child = child->next) {
+    if (child->outstanding == 0 && has_room(engine, child))
+      idle = child;
+    if (child->outstanding > 1 && (busiest == NULL || child->outstanding > busiest->outstanding))
+      busiest = child;
+  }
+  if (idle == NULL || busiest == NULL)
+    return;
+  share = busiest->outstanding / 2;
+  for (ticket = busiest->last_ticket; share > 0 && busiest->last_ticket - ticket < MCH_CLAIMS;
+       ticket--) {
+    struct mch_task *task = busiest->offered[ticket % MCH_CLAIMS];
+    if (task == NULL || task->ticket != ticket)
+      continue;
+    if (!take_back(busiest, task))
+      break; /* the worker has come so far */
+    give_back(busiest, task);
+    share--;
+  }
+}
+
+static void recall(struct mch_engine *base, int32_t priority) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next) {
+    uint32_t i;
+    for (i = 0; i < MCH_CLAIMS && child->outstanding > 1; i++) {
+      uint32_t ticket = child->last_ticket - i;
+      struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+      if (task != NULL && task->ticket == ticket && task->priority < priority &&
+          take_back(child, task))
+        give_back(child, task);
+    }
+  }
+}
+
+static void send_quit(struct child *child) {
+  struct mch_message_head head = {MCH_MESSAGE_QUIT, 0, 0, 0};
+  if (child->state != LIVE)
+    return;
+  if (mch_channel_put(&child->channel, &head, NULL, 0, NULL) != 0) {
+    kill_now(child);
+    return;
+  }
+  child->state = LEAVING;
+  child->engine->live--;
+  child->kill_at = mch_now() + leave_grace;
+}
+
+/* A worker that did its share leaves once nothing is with it. */
+static void retire(struct engine_fork *engine, struct child *child) {
+  uint64_t most = engine->config.max_tasks_per_worker;
+  if (most > 0 && child->state == LIVE && child->tasks >= most && child->outstanding == 0)
+    send_quit(child);
+}
+
+static void flush(struct child *child) {
+  unsigned events = MCH_READABLE;
+  if (child->state == ENDED || child->channel.fd < 0)
+    return;
+  if (mch_channel_unsent(&child->channel) > 0)
+    mch_channel_flush(&child->channel, 0, NULL); /* its end is seen when reading */
+  if (mch_channel_unsent(&child->channel) > 0)
+    events |= MCH_WRITABLE;
+  if (((events & MCH_WRITABLE) != 0) != child->wants_writable) {
+    child->wants_writable = (events & MCH_WRITABLE) != 0;
+    mch_poller_change(child->engine->base.poller, child->channel.fd, events, &child->sources[0]);
+  }
+}
+
+/* A stream that has ended stays "ready" for ever: do not watch it any longer. */
+static void unwatch_ended(struct child *child) {
+  if (child->stream_ended != 0 && child->channel.fd >= 0) {
+    mch_poller_remove(child->engine->base.poller, child->channel.fd);
+    close(child->channel.fd);
+    child->channel.fd = -1;
+  }
+}
+
+static void collect_ready(struct engine_fork *engine) {
+  struct mch_ready ready[64];
+  int count = mch_poller_wait(engine->base.poller, ready, 64, 0, NULL), i;
+  for (i = 0; i < count; i++) {
+    struct source *source = ready[i].ud;
+    if (source != NULL && (ready[i].events & MCH_READABLE))
+      source->child->ready |= source->bit;
+  }
+}
+
+static void pump(struct mch_engine *base, int owner, size_t queued) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  uint64_t now;
+  collect_ready(engine);
+  now = mch_now();
+  for (child = engine->children; child != NULL; child = child->next) {
+    if (child->ready & (CHANNEL | STDOUT | STDERR))
+      drain(child);
+    unwatch_ended(child);
+    check_end(child, now);
+    child->ready = 0;
+    if (child->state != ENDED) {
+      check_time(child, now);
+      retire(engine, child);
+    }
+  }
+  remove_ended(engine);
+  steal(engine, queued);
+  if (owner)
+    replace(engine, queued, now);
+}
+
+/* After the pool has submitted what it could. */
+static void flush_all(struct mch_engine *base) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    flush(child);
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+static uint64_t deadline(struct mch_engine *base) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  uint64_t soonest = MCH_NEVER;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next) {
+    soonest = sooner(soonest, child->kill_at);
+    if (child->stream_ended != 0 && !child->killed)
+      soonest = sooner(soonest, child->stream_ended + end_grace);
+    if (child->watch < 0)
+      soonest = sooner(soonest, mch_now() + unwatched_check);
+    if (engine->timeouts && child->outstanding > 0)
+      soonest = sooner(soonest, timeout_at(child));
+  }
+  if (engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
+      engine->fork_again != 0)
+    soonest = sooner(soonest, engine->fork_again);
+  return soonest;
+}
+
+/* -- the rest of the interface ------------------------------------------------------------ */
+
+static unsigned running(struct mch_engine *base) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  unsigned count = 0;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    count += begun(child) != NULL;
+  return count;
+}
+
+static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  size_t count = 0;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next) {
+    struct mch_task *task = begun(child);
+    if (child->state != LIVE || count == room)
+      continue;
+    infos[count].pid = (int)child->pid;
+    infos[count].busy = task != NULL;
+    infos[count].runid = task != NULL ? task->runid : 0;
+    infos[count].tasks = child->tasks + (task != NULL);
+    infos[count].maxrss = child->maxrss;
+    count++;
+  }
+  return count;
+}
+
+static void log_threshold(struct mch_engine *base, int level) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  engine->log_level = level;
+  for (child = engine->children; child != NULL; child = child->next)
+    atomic_store(&child->shared->log_threshold, level);
+}
+
+static void quit(struct mch_engine *base, int kill) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  engine->quitting = 1;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (kill)
+      kill_now(child);
+    else
+      send_quit(child);
+  flush_all(base);
+}
+
+static int gone(struct mch_engine *base) {
+  return ((struct engine_fork *)base)->children == NULL;
+}
+
+static void free_engine(struct mch_engine *base) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  while (engine->children != NULL) {
+    struct child *child = engine->children;
+    engine->children = child->next;
+    close_child(child);
+  }
+  mch_output_unref(engine->config.output);
+  mch_poller_free(base->poller);
+  free(engine);
+}
+
+static const struct mch_engine_ops ops = {start, submit,   stop,       recall,  flush_all,
+                                          pump,  deadline, running,    workers, log_threshold,
+                                          quit,  gone,     free_engine};
+
+struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
+                                       struct mch_error *error) {
+  struct engine_fork *engine = calloc(1, sizeof *engine);
+  if (engine == NULL) {
+    mch_error_set(error, MCH_NOMEM, "not enough memory for a pool");
+    return NULL;
+  }
+  engine->base.ops = &ops;
+  engine->base.poller = mch_poller_new(error);
+  if (engine->base.poller == NULL) {
+    free(engine);
+    return NULL;
+  }
+  engine->config = *config;
+  engine->timeouts = config->timeout != 0;
+  engine->log_level = config->log_level;
+  mch_output_ref(config->output);
+  return &engine->base;
+}

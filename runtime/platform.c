@@ -1,0 +1,520 @@
+/* Runs in: both. Purpose: platform.h. The one file with system-specific calls. */
+#define _GNU_SOURCE
+#include "platform.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__linux__)
+#include <sched.h>
+#include <stdio_ext.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#endif
+
+#ifndef MAP_ANONYMOUS
+#define MAP_ANONYMOUS MAP_ANON
+#endif
+
+uint64_t mch_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* -- descriptors -------------------------------------------------------------------------- */
+
+/* Move a fresh descriptor out of 0..2, where the C library and exec'd programs expect stdio. */
+static int lift(int *fd) {
+  int lifted;
+  if (*fd > 2)
+    return fcntl(*fd, F_SETFD, FD_CLOEXEC);
+  lifted = fcntl(*fd, F_DUPFD_CLOEXEC, 3);
+  if (lifted < 0)
+    return -1;
+  close(*fd);
+  *fd = lifted;
+  return 0;
+}
+
+static int lift_both(int fds[2], const char *what, struct mch_error *error) {
+  if (lift(&fds[0]) == 0 && lift(&fds[1]) == 0)
+    return 0;
+  mch_error_system(error, what);
+  close(fds[0]);
+  close(fds[1]);
+  return MCH_SYSTEM;
+}
+
+int mch_platform_pipe(int fds[2], struct mch_error *error) {
+#if defined(__linux__)
+  int made = pipe2(fds, O_CLOEXEC);
+#else
+  int made = pipe(fds);
+#endif
+  if (made != 0)
+    return mch_error_system(error, "cannot make a pipe");
+  return lift_both(fds, "cannot make a pipe", error);
+}
+
+int mch_platform_socketpair(int fds[2], struct mch_error *error) {
+#if defined(__linux__)
+  int made = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds);
+#else
+  int made = socketpair(AF_UNIX, SOCK_STREAM, 0, fds);
+#endif
+  if (made != 0)
+    return mch_error_system(error, "cannot make a socket pair");
+#ifdef SO_NOSIGPIPE
+  int on = 1;
+  setsockopt(fds[0], SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+  setsockopt(fds[1], SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+  return lift_both(fds, "cannot make a socket pair", error);
+}
+
+int mch_platform_nonblocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+void *mch_platform_share(size_t bytes) {
+  void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+void mch_platform_unshare(void *memory, size_t bytes) {
+  if (memory != NULL)
+    munmap(memory, bytes);
+}
+
+long mch_platform_unread(int fd) {
+  int count = 0;
+  return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;
+}
+
+/* -- processes ---------------------------------------------------------------------------- */
+
+int mch_platform_watch_process(pid_t pid) {
+#if defined(__linux__) && defined(SYS_pidfd_open)
+  int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (fd >= 0 && lift(&fd) == 0)
+    return fd;
+#endif
+  (void)pid;
+  return -1;
+}
+
+int mch_platform_has_ended(int watch) {
+  struct pollfd end = {watch, POLLIN, 0};
+  return watch >= 0 && poll(&end, 1, 0) == 1;
+}
+
+int mch_platform_ended(pid_t pid, int watch, int group, struct mch_ending *ending) {
+  siginfo_t info;
+  struct rusage usage;
+  int status;
+  pid_t taken;
+  memset(ending, 0, sizeof *ending);
+  memset(&info, 0, sizeof info);
+  /* Look first and leave it a zombie: while it is one, its group's number is its own. */
+  if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+    return errno == ECHILD && (watch < 0 || mch_platform_has_ended(watch));
+  if (info.si_pid == 0)
+    return 0;
+  ending->known = 1;
+  ending->signal = info.si_code == CLD_EXITED ? 0 : info.si_status;
+  ending->exitcode = info.si_code == CLD_EXITED ? info.si_status : 0;
+  if (group)
+    kill(-pid, SIGKILL);
+  do
+    taken = wait4(pid, &status, 0, &usage);
+  while (taken < 0 && errno == EINTR);
+  if (taken != pid)
+    return 1;
+#if defined(__APPLE__)
+  ending->maxrss = (uint64_t)usage.ru_maxrss;
+#else
+  ending->maxrss = (uint64_t)usage.ru_maxrss * 1024u;
+#endif
+  return 1;
+}
+
+#if !defined(F_SETSIG)
+/* A thread that sits in a read of the lifeline: it returns only when the other end has gone. */
+static void *watch_lifeline(void *argument) {
+  int fd = (int)(intptr_t)argument;
+  char byte;
+  while (read(fd, &byte, 1) < 0 && errno == EINTR)
+    ;
+  kill(0, SIGKILL);
+  return NULL;
+}
+#endif
+
+int mch_platform_lifeline(int fd) {
+#if defined(F_SETSIG)
+  char byte;
+  int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETSIG, SIGKILL) != 0 || fcntl(fd, F_SETOWN, -getpid()) != 0 ||
+      fcntl(fd, F_SETFL, flags | O_ASYNC | O_NONBLOCK) != 0)
+    return -1;
+  /* The owner may have died before the signal was armed: then the pipe is at its end already. */
+  if (read(fd, &byte, 1) == 0)
+    kill(0, SIGKILL);
+  return 0;
+#else
+  pthread_t thread;
+  sigset_t all, old;
+  int failed;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  failed = pthread_create(&thread, NULL, watch_lifeline, (void *)(intptr_t)fd);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  if (failed == 0)
+    pthread_detach(thread);
+  return failed == 0 ? 0 : -1;
+#endif
+}
+
+uint64_t mch_platform_maxrss(void) {
+  struct rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) != 0)
+    return 0;
+#if defined(__APPLE__)
+  return (uint64_t)usage.ru_maxrss;
+#else
+  return (uint64_t)usage.ru_maxrss * 1024u;
+#endif
+}
+
+/* -- stdio -------------------------------------------------------------------------------- */
+
+void mch_platform_purge_stdio(void) {
+#if defined(__linux__)
+  __fpurge(stdin);
+  __fpurge(stdout);
+  __fpurge(stderr);
+#else
+  fpurge(stdin);
+  fpurge(stdout);
+  fpurge(stderr);
+#endif
+}
+
+void mch_platform_flush_streams(void) {
+  if (ftrylockfile(stdin) == 0) {
+    fflush(NULL);
+    funlockfile(stdin);
+    return;
+  }
+  fflush(stdout);
+  fflush(stderr);
+}
+
+#if !defined(__linux__)
+/* atexit() passes no argument: the pair waits here. Set once per process, in a worker. */
+static struct {
+  void (*leave)(int status, void *ud);
+  void *ud;
+} at_exit;
+static void leave_at_exit(void) {
+  at_exit.leave(1, at_exit.ud);
+}
+#endif
+
+void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud) {
+#if defined(__linux__)
+  on_exit(leave, ud);
+#else
+  at_exit.leave = leave;
+  at_exit.ud = ud;
+  atexit(leave_at_exit);
+#endif
+}
+
+/* -- CPUs --------------------------------------------------------------------------------- */
+
+static unsigned affinity_count(void) {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+    return (unsigned)CPU_COUNT(&set);
+#endif
+  long online = sysconf(_SC_NPROCESSORS_ONLN);
+  return online > 0 ? (unsigned)online : 1;
+}
+
+#if defined(__linux__)
+/* The quota of one cgroup in whole CPUs, rounded up; 0: none is set. `path` names its folder. */
+static unsigned quota_of(const char *path) {
+  char name[PATH_MAX + 96];
+  long long quota = 0, period = 0;
+  FILE *file;
+  int fields;
+  snprintf(name, sizeof name, "%s/cpu.max", path);
+  file = fopen(name, "re");
+  if (file != NULL) {
+    fields = fscanf(file, "%lld %lld", &quota, &period);
+    fclose(file);
+  } else {
+    snprintf(name, sizeof name, "%s/cpu.cfs_quota_us", path);
+    file = fopen(name, "re");
+    if (file == NULL)
+      return 0;
+    fields = fscanf(file, "%lld", &quota);
+    fclose(file);
+    snprintf(name, sizeof name, "%s/cpu.cfs_period_us", path);
+    file = fopen(name, "re");
+    if (file == NULL)
+      return 0;
+    fields += fscanf(file, "%lld", &period);
+    fclose(file);
+  }
+  if (fields != 2 || quota <= 0 || period <= 0)
+    return 0;
+  return (unsigned)((quota + period - 1) / period);
+}
+
+/* The smallest quota on the way from this process's cgroup up to the root. */
+static unsigned cgroup_count(void) {
+  char line[PATH_MAX], path[PATH_MAX + 64];
+  unsigned smallest = 0;
+  FILE *file = fopen("/proc/self/cgroup", "re");
+  if (file == NULL)
+    return 0;
+  while (fgets(line, sizeof line, file) != NULL) {
+    char *controllers = strchr(line, ':'), *group, *slash;
+    if (controllers == NULL || (group = strchr(controllers + 1, ':')) == NULL)
+      continue;
+    *group++ = '\0';
+    group[strcspn(group, "\n")] = '\0';
+    if (controllers[1] != '\0' && strstr(controllers + 1, "cpu") == NULL)
+      continue;
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s%s", controllers[1] != '\0' ? "/cpu" : "", group);
+    do {
+      unsigned quota = quota_of(path);
+      if (quota > 0 && (smallest == 0 || quota < smallest))
+        smallest = quota;
+      slash = strrchr(path, '/');
+      if (slash != NULL)
+        *slash = '\0';
+    } while (slash != NULL && strlen(path) >= strlen("/sys/fs/cgroup"));
+  }
+  fclose(file);
+  return smallest;
+}
+#endif
+
+unsigned mch_platform_cpu_count(void) {
+  unsigned count = affinity_count();
+#if defined(__linux__)
+  unsigned quota = cgroup_count();
+  if (quota > 0 && quota < count)
+    count = quota;
+#endif
+  return count;
+}
+
+/* -- waiting ------------------------------------------------------------------------------ */
+
+#if defined(__linux__)
+
+struct mch_poller {
+  int fd;
+};
+
+struct mch_poller *mch_poller_new(struct mch_error *error) {
+  struct mch_poller *poller = malloc(sizeof *poller);
+  if (poller == NULL) {
+    mch_error_set(error, MCH_NOMEM, "not enough memory");
+    return NULL;
+  }
+  poller->fd = epoll_create1(EPOLL_CLOEXEC);
+  if (poller->fd >= 0 && lift(&poller->fd) == 0)
+    return poller;
+  mch_error_system(error, "cannot make an epoll set");
+  free(poller);
+  return NULL;
+}
+
+void mch_poller_free(struct mch_poller *poller) {
+  if (poller != NULL)
+    close(poller->fd);
+  free(poller);
+}
+
+static int control(struct mch_poller *poller, int what, int fd, unsigned events, void *ud) {
+  struct epoll_event event;
+  memset(&event, 0, sizeof event);
+  event.events = ((events & MCH_READABLE) != 0 ? (uint32_t)EPOLLIN : 0u) |
+                 ((events & MCH_WRITABLE) != 0 ? (uint32_t)EPOLLOUT : 0u);
+  event.data.ptr = ud;
+  return epoll_ctl(poller->fd, what, fd, &event);
+}
+
+int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud) {
+  return control(poller, EPOLL_CTL_ADD, fd, events, ud);
+}
+
+int mch_poller_change(struct mch_poller *poller, int fd, unsigned events, void *ud) {
+  return control(poller, EPOLL_CTL_MOD, fd, events, ud);
+}
+
+void mch_poller_remove(struct mch_poller *poller, int fd) {
+  epoll_ctl(poller->fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+/* Milliseconds until `deadline`, rounded up so that it has passed when the wait ends. */
+static int milliseconds_until(uint64_t deadline) {
+  uint64_t now, left;
+  if (deadline == 0)
+    return 0;
+  if (deadline == MCH_NEVER)
+    return -1;
+  now = mch_now();
+  left = deadline > now ? (deadline - now + 999999u) / 1000000u : 0;
+  return left > INT_MAX ? INT_MAX : (int)left;
+}
+
+int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
+                    const sigset_t *mask) {
+  struct epoll_event events[64];
+  int count, i;
+  count =
+      epoll_pwait(poller->fd, events, room < 64 ? room : 64, milliseconds_until(deadline), mask);
+  for (i = 0; i < count; i++) {
+    ready[i].ud = events[i].data.ptr;
+    ready[i].events = ((events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) ? MCH_READABLE : 0u) |
+                      ((events[i].events & (EPOLLOUT | EPOLLERR)) ? MCH_WRITABLE : 0u);
+  }
+  return count;
+}
+
+int mch_poller_fd(const struct mch_poller *poller) {
+  return poller->fd;
+}
+
+#else                  /* a plain array for poll(2) */
+
+struct mch_poller {
+  struct pollfd *fds;
+  void **uds;
+  size_t count, room;
+};
+
+struct mch_poller *mch_poller_new(struct mch_error *error) {
+  struct mch_poller *poller = calloc(1, sizeof *poller);
+  if (poller == NULL)
+    mch_error_set(error, MCH_NOMEM, "not enough memory");
+  return poller;
+}
+
+void mch_poller_free(struct mch_poller *poller) {
+  if (poller != NULL) {
+    free(poller->fds);
+    free(poller->uds);
+  }
+  free(poller);
+}
+
+static short poll_events(unsigned events) {
+  return (short)(((events & MCH_READABLE) ? POLLIN : 0) | ((events & MCH_WRITABLE) ? POLLOUT : 0));
+}
+
+int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud) {
+  if (poller->count == poller->room) {
+    size_t room = poller->room == 0 ? 16 : poller->room * 2;
+    struct pollfd *fds = realloc(poller->fds, room * sizeof *fds);
+    void **uds;
+    if (fds == NULL)
+      return -1;
+    poller->fds = fds;
+    uds = realloc(poller->uds, room * sizeof *uds);
+    if (uds == NULL)
+      return -1;
+    poller->uds = uds;
+    poller->room = room;
+  }
+  poller->fds[poller->count].fd = fd;
+  poller->fds[poller->count].events = poll_events(events);
+  poller->uds[poller->count++] = ud;
+  return 0;
+}
+
+int mch_poller_change(struct mch_poller *poller, int fd, unsigned events, void *ud) {
+  size_t i;
+  for (i = 0; i < poller->count; i++)
+    if (poller->fds[i].fd == fd) {
+      poller->fds[i].events = poll_events(events);
+      poller->uds[i] = ud;
+      return 0;
+    }
+  errno = ENOENT;
+  return -1;
+}
+
+void mch_poller_remove(struct mch_poller *poller, int fd) {
+  size_t i;
+  for (i = 0; i < poller->count; i++)
+    if (poller->fds[i].fd == fd) {
+      poller->count--;
+      poller->fds[i] = poller->fds[poller->count];
+      poller->uds[i] = poller->uds[poller->count];
+      return;
+    }
+}
+
+int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
+                    const sigset_t *mask) {
+  struct timespec left;
+  uint64_t now = mch_now(), wait = deadline > now ? deadline - now : 0;
+  int count = 0;
+  size_t i;
+  sigset_t old;
+  left.tv_sec = (time_t)(wait / 1000000000u);
+  left.tv_nsec = (long)(wait % 1000000000u);
+#if defined(__APPLE__) /* no ppoll: the small window is closed by a bounded wait */
+  if (mask != NULL)
+    pthread_sigmask(SIG_SETMASK, mask, &old);
+  if (deadline == MCH_NEVER || wait > 200000000u)
+    wait = 200000000u;
+  int got = poll(poller->fds, (nfds_t)poller->count, (int)(wait / 1000000u));
+  if (mask != NULL)
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+#else
+  (void)old;
+  int got = ppoll(poller->fds, (nfds_t)poller->count, deadline == MCH_NEVER ? NULL : &left, mask);
+#endif
+  if (got <= 0)
+    return got;
+  for (i = 0; i < poller->count && count < room; i++) {
+    short events = poller->fds[i].revents;
+    if (events == 0)
+      continue;
+    ready[count].ud = poller->uds[i];
+    ready[count++].events = ((events & (POLLIN | POLLHUP | POLLERR)) ? MCH_READABLE : 0u) |
+                            ((events & (POLLOUT | POLLERR)) ? MCH_WRITABLE : 0u);
+  }
+  return count;
+}
+
+int mch_poller_fd(const struct mch_poller *poller) {
+  (void)poller;
+  return -1;
+}
+
+#endif

@@ -1,0 +1,99 @@
+/* Runs in: both.
+ *
+ * What differs between systems, each behind one function: Linux first, with a fallback that is
+ * slower or less exact but right. Nothing else in the tree asks which system this is. */
+#ifndef MCH_PLATFORM_H
+#define MCH_PLATFORM_H
+
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "error.h"
+
+/* Nanoseconds of a clock that never goes back. */
+uint64_t mch_now(void);
+
+/* A deadline that never comes. */
+#define MCH_NEVER UINT64_MAX
+
+/* Pipes and socket pairs whose descriptors are close-on-exec and 3 or above, so that they survive
+ * in a process whose standard descriptors are closed. 0, or MCH_SYSTEM with `error` filled. */
+int mch_platform_pipe(int fds[2], struct mch_error *error);
+int mch_platform_socketpair(int fds[2], struct mch_error *error);
+
+/* Both ends' O_NONBLOCK is a property of the open file; set it only on ends of our own. */
+int mch_platform_nonblocking(int fd);
+
+/* Memory that stays shared across fork, zeroed; NULL when there is none. */
+void *mch_platform_share(size_t bytes);
+void mch_platform_unshare(void *memory, size_t bytes);
+
+/* A descriptor that becomes readable when process `pid` ends, or -1 where there is no such thing;
+ * then the caller asks mch_platform_ended() from time to time. */
+int mch_platform_watch_process(pid_t pid);
+
+/* Whether the process behind such a descriptor has ended; 0 when `watch` is -1. */
+int mch_platform_has_ended(int watch);
+
+/* How an own child ended. */
+struct mch_ending {
+  int known;       /* 0: somebody else took the status (SIGCHLD ignored, a host that reaps all) */
+  int signal;      /* it was killed by this signal, or 0 */
+  int exitcode;    /* its exit status when signal is 0 */
+  uint64_t maxrss; /* bytes, 0: unknown */
+};
+
+/* Take the status of child `pid` if it has ended; never waits. `group` != 0: whatever still runs in
+ * its process group is killed in the same step, while the number cannot belong to anybody else.
+ * 1: it has ended (`ending` filled), 0: it runs. */
+int mch_platform_ended(pid_t pid, int watch, int group, struct mch_ending *ending);
+
+/* Bind the life of this process's group to the other end of pipe `fd`: when its last copy closes,
+ * the kernel (else a thread) kills the group. Call after setpgid(). */
+int mch_platform_lifeline(int fd);
+
+/* Forget what stdin has buffered; what stdout has not written. */
+void mch_platform_purge_stdio(void);
+
+/* Flush all C streams, unless another thread sits in a read of stdin (which would not return). */
+void mch_platform_flush_streams(void);
+
+/* Run `leave(status)` as the first of all exit handlers; it must not return. */
+void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
+
+/* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
+long mch_platform_unread(int fd);
+
+/* The signal by which a worker is asked to stop its task: ignored by default, so that one that
+ * comes late does no harm. */
+#define MCH_STOP_SIGNAL SIGURG
+
+/* CPUs that this process may use: affinity and cgroup quota; at least 1. */
+unsigned mch_platform_cpu_count(void);
+
+/* The largest resident size of this process so far, in bytes; 0: unknown. */
+uint64_t mch_platform_maxrss(void);
+
+/* A set of descriptors to wait for. */
+struct mch_poller;
+enum { MCH_READABLE = 1, MCH_WRITABLE = 2 };
+struct mch_ready {
+  void *ud;
+  unsigned events;
+};
+struct mch_poller *mch_poller_new(struct mch_error *error);
+void mch_poller_free(struct mch_poller *poller);
+/* Watch `fd` for `events`; one fd once. `ud` comes back with what is ready. */
+int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud);
+int mch_poller_change(struct mch_poller *poller, int fd, unsigned events, void *ud);
+void mch_poller_remove(struct mch_poller *poller, int fd);
+/* Wait until `deadline` (0: do not wait) under the signal mask `mask` (NULL: the present one).
+ * Number of entries in `ready`, 0 for a time-out, -1 with errno EINTR or another. */
+int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
+                    const sigset_t *mask);
+/* A descriptor that is readable when mch_poller_wait() has something; -1 where there is none. */
+int mch_poller_fd(const struct mch_poller *poller);
+
+#endif

@@ -1,0 +1,775 @@
+/* Runs in: parent only. Purpose: pool.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "pool.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/select.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "codes.h"
+#include "driver.h"
+#include "platform.h"
+
+/* Tasks of one priority that wait, in order. */
+struct level {
+  int32_t priority;
+  struct mch_task *first, *last;
+};
+
+/* A log record on its way to Lua. */
+struct record {
+  struct record *next;
+  size_t length;
+  unsigned char graph[];
+};
+
+/* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
+enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
+
+struct mch_pool {
+  pthread_mutex_t lock;
+  struct mch_engine *engine;
+  struct mch_output *output;
+  struct mch_driver *driver; /* NULL: background = false */
+  struct level *levels;      /* by falling priority; those in use have tasks */
+  size_t level_count, level_room;
+  size_t queued;
+  /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
+  struct mch_task **index;
+  size_t index_start, index_room;
+  uint64_t base, next_runid;
+  size_t submitted;
+  struct record *records, *last_record;
+  size_t record_bytes;
+  struct mch_result *no_memory; /* stands in for a result that there is no memory for */
+  struct mch_dictionary dictionary;
+  int attended;                 /* the owner waits inside */
+  uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
+  int started;
+  struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
+  int attention[2];         /* a pipe: the driver did something that the owner wants to know */
+  int attention_raised;
+};
+
+/* -- tasks and results -------------------------------------------------------------------- */
+
+struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                              size_t length) {
+  size_t id_bytes = codes * sizeof *ids;
+  struct mch_task *task;
+  if (length > SIZE_MAX - id_bytes - sizeof *task)
+    return NULL;
+  task = malloc(sizeof *task + id_bytes + length);
+  if (task == NULL)
+    return NULL;
+  memset(task, 0, sizeof *task);
+  task->codes = codes;
+  task->length = id_bytes + length;
+  task->body = task->inlined;
+  if (codes > 0)
+    memcpy(task->body, ids, id_bytes);
+  if (length > 0)
+    memcpy(task->body + id_bytes, graph, length);
+  return task;
+}
+
+void mch_task_free(struct mch_task *task) {
+  if (task == NULL)
+    return;
+  if (task->body != task->inlined)
+    free(task->body);
+  free(task->extra);
+  free(task);
+}
+
+struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
+                                  size_t length) {
+  struct mch_result *result;
+  if (length > SIZE_MAX - sizeof *result)
+    return NULL;
+  result = malloc(sizeof *result + length);
+  if (result == NULL)
+    return NULL;
+  memset(result, 0, sizeof *result);
+  result->kind = kind;
+  result->length = length;
+  if (length > 0)
+    memcpy(result->graph, graph, length);
+  if (text != NULL && (result->text = strdup(text)) == NULL) {
+    free(result);
+    return NULL;
+  }
+  return result;
+}
+
+void mch_result_free(struct mch_result *result) {
+  if (result != NULL)
+    free(result->text);
+  free(result);
+}
+
+/* -- index by run ID ---------------------------------------------------------------------- */
+
+static struct mch_task **slot(struct mch_pool *pool, uint64_t runid) {
+  return &pool->index[pool->index_start + (size_t)(runid - pool->base)];
+}
+
+static struct mch_task *find(struct mch_pool *pool, uint64_t runid) {
+  return runid >= pool->base && runid < pool->next_runid ? *slot(pool, runid) : NULL;
+}
+
+/* Make room for one more. Tasks mostly leave in order, so the front is free when it is full. */
+static int index_reserve(struct mch_pool *pool) {
+  size_t used = (size_t)(pool->next_runid - pool->base);
+  size_t room = pool->index_room == 0 ? 64 : pool->index_room * 2;
+  struct mch_task **index;
+  if (pool->index_start + used < pool->index_room)
+    return 0;
+  if (pool->index_start > pool->index_room / 2) {
+    memmove(pool->index, pool->index + pool->index_start, used * sizeof *pool->index);
+    pool->index_start = 0;
+    return 0;
+  }
+  index = realloc(pool->index, room * sizeof *index);
+  if (index == NULL)
+    return MCH_NOMEM;
+  pool->index = index;
+  pool->index_room = room;
+  return 0;
+}
+
+static void index_remove(struct mch_pool *pool, uint64_t runid) {
+  *slot(pool, runid) = NULL;
+  while (pool->base < pool->next_runid && pool->index[pool->index_start] == NULL) {
+    pool->base++;
+    pool->index_start++;
+  }
+  if (pool->base == pool->next_runid)
+    pool->index_start = 0;
+}
+
+/* -- queue -------------------------------------------------------------------------------- */
+
+/* Where `priority` stands among the levels, or would. */
+static size_t level_at(const struct mch_pool *pool, int32_t priority) {
+  size_t low = 0, high = pool->level_count;
+  while (low < high) {
+    size_t middle = (low + high) / 2;
+    if (pool->levels[middle].priority > priority)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/* The level of `priority`, made if need be; NULL: no memory. A level stays once it is there, so
+ * that a task which comes back always finds its own. */
+static struct level *level_of(struct mch_pool *pool, int32_t priority) {
+  size_t at = level_at(pool, priority);
+  if (at < pool->level_count && pool->levels[at].priority == priority)
+    return &pool->levels[at];
+  if (pool->level_count == pool->level_room) {
+    size_t room = pool->level_room == 0 ? 4 : pool->level_room * 2;
+    struct level *levels = realloc(pool->levels, room * sizeof *levels);
+    if (levels == NULL)
+      return NULL;
+    pool->levels = levels;
+    pool->level_room = room;
+  }
+  memmove(&pool->levels[at + 1], &pool->levels[at],
+          (pool->level_count - at) * sizeof *pool->levels);
+  pool->level_count++;
+  pool->levels[at].priority = priority;
+  pool->levels[at].first = pool->levels[at].last = NULL;
+  return &pool->levels[at];
+}
+
+static void enqueue(struct mch_pool *pool, struct mch_task *task, int at_head) {
+  struct level *level = level_of(pool, task->priority);
+  task->state = MCH_TASK_QUEUED;
+  task->next = at_head ? level->first : NULL;
+  task->previous = at_head ? NULL : level->last;
+  if (task->next != NULL)
+    task->next->previous = task;
+  else
+    level->last = task;
+  if (task->previous != NULL)
+    task->previous->next = task;
+  else
+    level->first = task;
+  pool->queued++;
+}
+
+static void dequeue(struct mch_pool *pool, struct mch_task *task) {
+  struct level *level = level_of(pool, task->priority);
+  if (task->previous != NULL)
+    task->previous->next = task->next;
+  else
+    level->first = task->next;
+  if (task->next != NULL)
+    task->next->previous = task->previous;
+  else
+    level->last = task->previous;
+  task->next = task->previous = NULL;
+  pool->queued--;
+}
+
+static struct mch_task *queue_head(const struct mch_pool *pool) {
+  size_t i;
+  if (pool->queued == 0)
+    return NULL;
+  for (i = 0; i < pool->level_count; i++)
+    if (pool->levels[i].first != NULL)
+      return pool->levels[i].first;
+  return NULL;
+}
+
+/* -- ends --------------------------------------------------------------------------------- */
+
+/* The owner's event loop shall look in. */
+static void raise_attention(struct mch_pool *pool) {
+  if (pool->outer != NULL && !pool->attention_raised && write(pool->attention[1], "", 1) == 1)
+    pool->attention_raised = 1;
+}
+
+static void lower_attention(struct mch_pool *pool) {
+  char bytes[16];
+  if (pool->attention_raised && read(pool->attention[0], bytes, sizeof bytes) > 0)
+    pool->attention_raised = 0;
+}
+
+/* The one way into DONE. */
+static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+  struct mch_group *group = task->group;
+  task->state = MCH_TASK_DONE;
+  task->result = result != NULL ? result : pool->no_memory;
+  task->next = NULL;
+  task->previous = group->last;
+  if (group->last != NULL)
+    group->last->next = task;
+  else
+    group->first = task;
+  group->last = task;
+  group->unfinished--;
+  group->finished++;
+  raise_attention(pool);
+}
+
+static void finished(void *ud, struct mch_task *task, struct mch_result *result) {
+  struct mch_pool *pool = ud;
+  pool->submitted--;
+  if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
+      task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
+    mch_result_free(result);
+    task->attempt++;
+    enqueue(pool, task, 1);
+    return;
+  }
+  set_done(pool, task, result);
+}
+
+static void returned(void *ud, struct mch_task *task) {
+  struct mch_pool *pool = ud;
+  pool->submitted--;
+  if (task->stop != 0)
+    set_done(pool, task, mch_result_new((enum mch_kind)task->stop, NULL, NULL, 0));
+  else
+    enqueue(pool, task, 1);
+}
+
+static void log_record(void *ud, const unsigned char *graph, size_t length) {
+  struct mch_pool *pool = ud;
+  struct record *record = malloc(sizeof *record + length);
+  if (record == NULL)
+    return; /* without memory a log line is lost, not the task */
+  record->next = NULL;
+  record->length = length;
+  memcpy(record->graph, graph, length);
+  if (pool->last_record != NULL)
+    pool->last_record->next = record;
+  else
+    pool->records = record;
+  pool->last_record = record;
+  pool->record_bytes += length;
+  raise_attention(pool);
+}
+
+static void unlock_for_host(void *ud) {
+  pthread_mutex_unlock(&((struct mch_pool *)ud)->lock);
+}
+
+static void lock_again(void *ud) {
+  pthread_mutex_lock(&((struct mch_pool *)ud)->lock);
+}
+
+/* -- the pump ----------------------------------------------------------------------------- */
+
+static void dispatch(struct mch_pool *pool) {
+  const struct mch_engine_ops *ops = pool->engine->ops;
+  struct mch_task *task;
+  struct mch_error error;
+  while ((task = queue_head(pool)) != NULL) {
+    int code = ops->submit(pool->engine, task, &error);
+    if (code == MCH_FULL)
+      break;
+    dequeue(pool, task);
+    if (code == 0) {
+      task->state = MCH_TASK_SUBMITTED;
+      pool->submitted++;
+    } else
+      set_done(pool, task, mch_result_new(MCH_KIND_ERROR, error.text, NULL, 0));
+  }
+  ops->flush(pool->engine);
+}
+
+static void pump(struct mch_pool *pool, int owner) {
+  pool->engine->ops->pump(pool->engine, owner, pool->queued);
+  dispatch(pool);
+}
+
+static uint64_t deadline(struct mch_pool *pool) {
+  uint64_t engine = pool->engine->ops->deadline(pool->engine);
+  uint64_t output = mch_output_next(pool->output);
+  return engine < output ? engine : output;
+}
+
+void mch_pool_pump(struct mch_pool *pool) {
+  pthread_mutex_lock(&pool->lock);
+  lower_attention(pool);
+  pump(pool, 1);
+  pool->drives_seen = pool->drives;
+  if (pool->driver != NULL)
+    mch_driver_notice(pool->driver);
+  pthread_mutex_unlock(&pool->lock);
+}
+
+/* -- the driver's view -------------------------------------------------------------------- */
+
+static void drive_pump(void *ud) {
+  struct mch_pool *pool = ud;
+  pool->drives++;
+  pump(pool, 0);
+  mch_output_pump(pool->output, mch_now(), 0);
+}
+
+static int drive_attended(void *ud) {
+  return ((struct mch_pool *)ud)->attended;
+}
+
+static int drive_busy(void *ud) {
+  struct mch_pool *pool = ud;
+  if (pool->record_bytes >= MOST_RECORD_BYTES || mch_output_backlog(pool->output) >= MOST_BACKLOG)
+    return 0; /* only the owner can take this away */
+  return pool->submitted > 0 || mch_output_next(pool->output) != MCH_NEVER;
+}
+
+static uint64_t drive_deadline(void *ud) {
+  return deadline(ud);
+}
+
+static int start_driver(struct mch_pool *pool, struct mch_error *error) {
+  struct mch_driven driven = {pool,
+                              &pool->lock,
+                              drive_pump,
+                              drive_attended,
+                              drive_busy,
+                              drive_deadline,
+                              mch_poller_fd(pool->engine->poller)};
+  pool->driver = mch_driver_new(&driven, error);
+  return pool->driver != NULL ? 0 : MCH_SYSTEM;
+}
+
+/* -- making ------------------------------------------------------------------------------- */
+
+static const void *get_code(void *ud, uint32_t id, size_t *length) {
+  return mch_dictionary_get(&((struct mch_pool *)ud)->dictionary, id, length);
+}
+
+static void init_lock(pthread_mutex_t *lock) {
+  pthread_mutex_init(lock, NULL);
+}
+
+struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error) {
+  struct mch_engine_config engine = config->engine;
+  struct mch_pool *pool = calloc(1, sizeof *pool);
+  if (pool == NULL) {
+    mch_error_set(error, MCH_NOMEM, "not enough memory for a pool");
+    return NULL;
+  }
+  init_lock(&pool->lock);
+  pool->attention[0] = pool->attention[1] = -1;
+  pool->output = engine.output;
+  mch_output_ref(pool->output);
+  pool->no_memory =
+      mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
+  engine.events =
+      (struct mch_events){pool, finished, returned, log_record, unlock_for_host, lock_again};
+  engine.codes = (struct mch_codes){pool, get_code};
+  pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
+                                                   : mch_engine_fork_new(&engine, error);
+  if (pool->no_memory == NULL || pool->engine == NULL || level_of(pool, 0) == NULL ||
+      (config->background && start_driver(pool, error) != 0)) {
+    mch_pool_free(pool);
+    return NULL;
+  }
+  return pool;
+}
+
+void mch_pool_free(struct mch_pool *pool) {
+  if (pool->driver != NULL)
+    mch_driver_free(pool->driver);
+  while (pool->base < pool->next_runid) {
+    struct mch_task *task = pool->index[pool->index_start];
+    pool->base++;
+    pool->index_start++;
+    if (task != NULL)
+      mch_pool_discard(pool, task);
+  }
+  while (pool->records != NULL) {
+    struct record *record = pool->records;
+    pool->records = record->next;
+    free(record);
+  }
+  if (pool->engine != NULL)
+    pool->engine->ops->free(pool->engine);
+  mch_poller_free(pool->outer);
+  if (pool->attention[0] >= 0) {
+    close(pool->attention[0]);
+    close(pool->attention[1]);
+  }
+  mch_dictionary_free(&pool->dictionary);
+  mch_result_free(pool->no_memory);
+  free(pool->levels);
+  free(pool->index);
+  mch_output_unref(pool->output);
+  pthread_mutex_destroy(&pool->lock);
+  free(pool);
+}
+
+static int start(struct mch_pool *pool, struct mch_error *error) {
+  int code = pool->started ? 0 : pool->engine->ops->start(pool->engine, error);
+  if (code == 0)
+    pool->started = 1;
+  return code;
+}
+
+int mch_pool_start(struct mch_pool *pool, struct mch_error *error) {
+  int code;
+  pthread_mutex_lock(&pool->lock);
+  code = start(pool, error);
+  pthread_mutex_unlock(&pool->lock);
+  return code;
+}
+
+int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
+                 uint64_t *runid, struct mch_error *error) {
+  int code, urgent;
+  pthread_mutex_lock(&pool->lock);
+  if ((code = start(pool, error)) == 0 &&
+      (index_reserve(pool) != 0 || !level_of(pool, task->priority)))
+    code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
+  if (code == 0) {
+    *runid = task->runid = pool->next_runid++;
+    *slot(pool, task->runid) = task;
+    task->group = group;
+    group->unfinished++;
+    urgent = task->priority > 0 && pool->queued == 0;
+    enqueue(pool, task, 0);
+    if (urgent)
+      pool->engine->ops->recall(pool->engine, task->priority);
+    /* One that cannot go now waits for the pump: so that many go at once. */
+    if (pool->queued == 1 || urgent)
+      dispatch(pool);
+    if (pool->driver != NULL)
+      mch_driver_notice(pool->driver);
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return code;
+}
+
+/* Set `attended` for a wait; 0: no wait is needed, the driver took what the caller waits for. */
+static int attend(struct mch_pool *pool, uint64_t *until) {
+  int news;
+  pthread_mutex_lock(&pool->lock);
+  news = pool->drives != pool->drives_seen;
+  if (!news) {
+    uint64_t own = deadline(pool);
+    pool->attended = 1;
+    if (own < *until)
+      *until = own;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return !news;
+}
+
+static void unattend(struct mch_pool *pool) {
+  pthread_mutex_lock(&pool->lock);
+  pool->attended = 0;
+  if (pool->driver != NULL)
+    mch_driver_notice(pool->driver);
+  pthread_mutex_unlock(&pool->lock);
+}
+
+void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
+  struct mch_ready ready[8];
+  sigset_t all, old;
+  if (!attend(pool, &until))
+    return;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (!interrupted(ud))
+    mch_poller_wait(pool->engine->poller, ready, 8, until, &old);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  unattend(pool);
+}
+
+void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud) {
+  uint64_t now = mch_now(), left = until > now ? until - now : 0;
+  struct timespec moment = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (!interrupted(ud))
+    pselect(0, NULL, NULL, NULL, &moment, &old);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+uint64_t mch_pool_deadline(struct mch_pool *pool) {
+  uint64_t result;
+  pthread_mutex_lock(&pool->lock);
+  result = deadline(pool);
+  pthread_mutex_unlock(&pool->lock);
+  return result;
+}
+
+/* -- receiving ---------------------------------------------------------------------------- */
+
+int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *to) {
+  struct record *record;
+  mch_buf_clear(to);
+  pthread_mutex_lock(&pool->lock);
+  record = pool->records;
+  if (record != NULL) {
+    pool->records = record->next;
+    if (pool->records == NULL)
+      pool->last_record = NULL;
+    pool->record_bytes -= record->length;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  if (record == NULL)
+    return 0;
+  mch_buf_append(to, record->graph, record->length);
+  free(record);
+  return 1;
+}
+
+int mch_pool_has_logs(struct mch_pool *pool) {
+  int some;
+  pthread_mutex_lock(&pool->lock);
+  some = pool->records != NULL;
+  pthread_mutex_unlock(&pool->lock);
+  return some;
+}
+
+static void take(struct mch_pool *pool, struct mch_task *task) {
+  struct mch_group *group = task->group;
+  if (task->previous != NULL)
+    task->previous->next = task->next;
+  else
+    group->first = task->next;
+  if (task->next != NULL)
+    task->next->previous = task->previous;
+  else
+    group->last = task->previous;
+  task->next = task->previous = NULL;
+  group->finished--;
+  index_remove(pool, task->runid);
+}
+
+struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group) {
+  struct mch_task *task;
+  pthread_mutex_lock(&pool->lock);
+  task = pool->records == NULL ? group->first : NULL;
+  if (task != NULL)
+    take(pool, task);
+  pthread_mutex_unlock(&pool->lock);
+  return task;
+}
+
+struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group *group,
+                                        uint64_t *from) {
+  struct mch_task *task = NULL;
+  pthread_mutex_lock(&pool->lock);
+  if (*from < pool->base)
+    *from = pool->base;
+  for (; pool->records == NULL && *from < pool->next_runid; ++*from) {
+    task = *slot(pool, *from);
+    if (task != NULL && task->group == group && task->state == MCH_TASK_DONE)
+      break;
+    task = NULL;
+  }
+  if (task != NULL) {
+    take(pool, task);
+    ++*from;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return task;
+}
+
+void mch_pool_discard(struct mch_pool *pool, struct mch_task *task) {
+  if (task == NULL)
+    return;
+  if (task->result != pool->no_memory)
+    mch_result_free(task->result);
+  mch_task_free(task);
+}
+
+size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group) {
+  size_t count;
+  pthread_mutex_lock(&pool->lock);
+  count = group->unfinished;
+  pthread_mutex_unlock(&pool->lock);
+  return count;
+}
+
+size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group) {
+  size_t count;
+  pthread_mutex_lock(&pool->lock);
+  count = group->finished;
+  pthread_mutex_unlock(&pool->lock);
+  return count;
+}
+
+void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts) {
+  pthread_mutex_lock(&pool->lock);
+  counts->running = pool->engine->ops->running(pool->engine);
+  counts->queued = pool->queued + pool->submitted;
+  counts->queued -= counts->running < counts->queued ? counts->running : counts->queued;
+  counts->next_runid = pool->next_runid;
+  pthread_mutex_unlock(&pool->lock);
+}
+
+size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, size_t room) {
+  size_t count;
+  pthread_mutex_lock(&pool->lock);
+  count = pool->engine->ops->workers(pool->engine, infos, room);
+  pthread_mutex_unlock(&pool->lock);
+  return count;
+}
+
+/* -- stopping ----------------------------------------------------------------------------- */
+
+static int cancel(struct mch_pool *pool, struct mch_task *task) {
+  if (task == NULL || task->state == MCH_TASK_DONE)
+    return 0;
+  if (task->stop != 0)
+    return 2;
+  task->stop = MCH_KIND_CANCELLED;
+  if (task->state == MCH_TASK_SUBMITTED) {
+    pool->engine->ops->stop(pool->engine, task);
+    return task->state == MCH_TASK_DONE ? 1 : 2;
+  }
+  dequeue(pool, task);
+  set_done(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
+  return 1;
+}
+
+int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
+  int was;
+  pthread_mutex_lock(&pool->lock);
+  was = cancel(pool, find(pool, runid));
+  pthread_mutex_unlock(&pool->lock);
+  return was;
+}
+
+void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  for (runid = limit < pool->next_runid ? limit : pool->next_runid; runid-- > pool->base;) {
+    struct mch_task *task = *slot(pool, runid);
+    if (task != NULL && (group == NULL || task->group == group))
+      cancel(pool, task);
+  }
+  pthread_mutex_unlock(&pool->lock);
+}
+
+size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit) {
+  size_t count = 0;
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  for (runid = pool->base; runid < limit && runid < pool->next_runid; runid++) {
+    struct mch_task *task = *slot(pool, runid);
+    count += task != NULL && task->state != MCH_TASK_DONE;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return count;
+}
+
+/* -- the rest ----------------------------------------------------------------------------- */
+
+uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length) {
+  uint32_t id;
+  pthread_mutex_lock(&pool->lock);
+  id = mch_dictionary_intern(&pool->dictionary, bytes, length);
+  pthread_mutex_unlock(&pool->lock);
+  return id;
+}
+
+const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length) {
+  const void *bytes;
+  pthread_mutex_lock(&pool->lock);
+  bytes = mch_dictionary_get(&pool->dictionary, id, length);
+  pthread_mutex_unlock(&pool->lock);
+  return bytes;
+}
+
+void mch_pool_log_threshold(struct mch_pool *pool, int level) {
+  pthread_mutex_lock(&pool->lock);
+  pool->engine->ops->log_threshold(pool->engine, level);
+  pthread_mutex_unlock(&pool->lock);
+}
+
+static int make_outer(struct mch_pool *pool, struct mch_error *error) {
+  int inner = mch_poller_fd(pool->engine->poller);
+  if (inner < 0)
+    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
+  if (mch_platform_pipe(pool->attention, error) != 0)
+    return MCH_SYSTEM;
+  mch_platform_nonblocking(pool->attention[0]);
+  mch_platform_nonblocking(pool->attention[1]);
+  pool->outer = mch_poller_new(error);
+  if (pool->outer == NULL)
+    return MCH_SYSTEM;
+  if (mch_poller_add(pool->outer, inner, MCH_READABLE, NULL) != 0 ||
+      mch_poller_add(pool->outer, pool->attention[0], MCH_READABLE, NULL) != 0)
+    return mch_error_system(error, "cannot make a descriptor to wait for a pool");
+  return 0;
+}
+
+int mch_pool_fd(struct mch_pool *pool, struct mch_error *error) {
+  int fd = -1;
+  pthread_mutex_lock(&pool->lock);
+  if (pool->outer != NULL || make_outer(pool, error) == 0)
+    fd = mch_poller_fd(pool->outer);
+  pthread_mutex_unlock(&pool->lock);
+  return fd;
+}
+
+void mch_pool_quit(struct mch_pool *pool, int kill) {
+  pthread_mutex_lock(&pool->lock);
+  pool->engine->ops->quit(pool->engine, kill);
+  pool->started = 0;
+  pthread_mutex_unlock(&pool->lock);
+}
+
+int mch_pool_gone(struct mch_pool *pool) {
+  int gone;
+  pthread_mutex_lock(&pool->lock);
+  gone = pool->engine->ops->gone(pool->engine);
+  pthread_mutex_unlock(&pool->lock);
+  return gone;
+}

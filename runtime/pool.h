@@ -1,0 +1,123 @@
+/* Runs in: parent only.
+ *
+ * Tasks: queue, dispatch, collection, cancellation. A non-blocking state machine with one entry,
+ * the pump, and three callers: a waiting call, an event loop's poll, and the driver's thread. Knows
+ * no Lua and no process.
+ *
+ * The life of a task
+ *
+ *     run --> QUEUED --submit--> SUBMITTED --finished--> DONE --take--> freed
+ *               ^                    |
+ *               +----- returned -----+   never started: stolen, recalled, its worker died;
+ *                                        or it is tried again
+ *
+ * Threads: the pool has an owner, the thread that happens to call into it (one at a time); the
+ * driver's thread comes between those calls. Each function takes the pool's lock by itself. */
+#ifndef MCH_POOL_H
+#define MCH_POOL_H
+
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buf.h"
+#include "engine.h"
+
+struct mch_pool;
+
+enum mch_engine_kind { MCH_ENGINE_FORK, MCH_ENGINE_INLINE };
+
+struct mch_pool_config {
+  enum mch_engine_kind kind;
+  struct mch_engine_config engine; /* its events and codes are filled in by the pool */
+  int background;                  /* have a driver */
+};
+
+/* Tasks that are received together: those of run(), or those of one map or imap. Zeroed when new;
+ * must outlive its tasks. */
+struct mch_group {
+  struct mch_task *first, *last; /* DONE ones, in order of completion */
+  size_t unfinished;             /* accepted and not DONE */
+  size_t finished;               /* DONE and not taken */
+};
+
+struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
+
+/* A task whose body is `codes` ids and `length` bytes of graph; the caller's until mch_pool_run()
+ * takes it. NULL: no memory. */
+struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                              size_t length);
+void mch_task_free(struct mch_task *task);
+
+/* Have the workers ready. Blocks no longer than the forks take. */
+int mch_pool_start(struct mch_pool *pool, struct mch_error *error);
+
+/* Accept a task: the pool owns it from now on, in `group`. Starts the workers if there are none.
+ * On failure (no worker can be started, no memory) the task stays the caller's. */
+int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
+                 uint64_t *runid, struct mch_error *error);
+
+/* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
+void mch_pool_pump(struct mch_pool *pool);
+
+/* Wait until there may be something to pump, or `until` comes, or a signal. `interrupted` is asked
+ * with all signals blocked, right before the wait: not 0 ends it at once, so that no signal is lost
+ * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
+void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud);
+
+/* The same with no pool: sleep until `until` or a signal. */
+void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
+
+/* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
+uint64_t mch_pool_deadline(struct mch_pool *pool);
+
+/* The oldest log record not handed over yet, into `record` (cleared first): 1, or 0 for none. */
+int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *record);
+int mch_pool_has_logs(struct mch_pool *pool);
+
+/* Take a finished task, the caller's from now on (mch_pool_discard). NULL: none now, or log records
+ * have to be taken first. take: in order of completion. take_in_order: the first at or after run ID
+ * *from, which moves on. */
+struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group);
+struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group *group,
+                                        uint64_t *from);
+void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
+
+/* Counts of a group, and of the whole pool. */
+size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
+size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
+struct mch_pool_counts {
+  unsigned running;
+  size_t queued; /* accepted, neither running nor done */
+  uint64_t next_runid;
+};
+void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts);
+size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, size_t room);
+
+/* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it
+ * runs; its end comes later. */
+int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
+/* The same for all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
+void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
+/* How many tasks below `limit` have not finished. */
+size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);
+
+/* Bytecode to its id in this pool; 0: send it with the message. */
+uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length);
+/* And back; the bytes stay where they are while the pool lives. NULL: unknown. */
+const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
+
+void mch_pool_log_threshold(struct mch_pool *pool, int level);
+
+/* A descriptor that is readable when a pump has something to do; -1 where there is none. */
+int mch_pool_fd(struct mch_pool *pool, struct mch_error *error);
+
+/* Ask all workers to leave, or end them now. mch_pool_gone(): 1 when none is left (pump and wait
+ * until then). */
+void mch_pool_quit(struct mch_pool *pool, int kill);
+int mch_pool_gone(struct mch_pool *pool);
+
+/* End the driver and free everything. Workers must be gone. */
+void mch_pool_free(struct mch_pool *pool);
+
+#endif

@@ -1,0 +1,119 @@
+/* Runs in: both.
+ *
+ * The wire: all that a pool and its workers say to each other. Nothing else crosses but a page of
+ * shared counters (struct mch_shared, below) and the bytes of the task's own stdout and stderr.
+ *
+ * The story of a task
+ *
+ *     pool                                             worker
+ *      | ------- CODE id: bytecode (once per worker) ---> |
+ *      | ------- TASK runid, ticket: name, graph -------> |  waits its turn in the stream
+ *      |                                                  |  claim[ticket]: OFFERED -> TAKEN
+ *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
+ *      | <------ RESULT runid: facts, graph ------------- |  always its last word
+ *      |                                                  |
+ *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, and the
+ *      |                                                  |  worker passes over its frame in
+ * silence | ------- QUIT ----------------------------------> |  leaves when what came before is
+ * done
+ *
+ * Rules
+ *  - One ordered stream per worker and direction. What a task says comes before its RESULT, so a
+ *    result needs no waiting and no guessing: when it is read, all else has been read.
+ *  - A worker that goes says EXIT first when it can (os.exit, exit); else its end is the end of its
+ *    stream, and the claims say which task it was running.
+ *  - A message longer than MCH_FRAME_MAX travels as several frames with the same type and run ID,
+ *    all but the last flagged MORE, nothing between them. The sequence number counts frames per
+ *    direction, from 0; a gap is a broken peer.
+ *  - Numbers are little-endian and of fixed width.
+ *  - The first frame of a worker is HELLO: version and the Lua format it speaks. A worker forked
+ *    here cannot differ; one on another machine can, and is refused.
+ *
+ * Frame
+ *
+ *     0      4     5      6        8          12       16        24
+ *     +------+-----+------+--------+----------+--------+---------+--------- - -
+ *     |length|type |flags |attempt | sequence | ticket | run ID  | payload
+ *     | u32  | u8  | u8   | u16    | u32      | u32    | u64     | length bytes
+ *     +------+-----+------+--------+----------+--------+---------+--------- - -
+ *
+ * Bump MCH_PROTOCOL_VERSION with any change to the above or to a payload below.                  */
+#ifndef MCH_PROTOCOL_H
+#define MCH_PROTOCOL_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "output.h"
+
+#define MCH_PROTOCOL_VERSION 1u
+
+#define MCH_FRAME_HEADER 24u
+#define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
+#define MCH_FRAME_MORE 1u
+
+/* name, code, direction, payload.
+ * Directions: D down (pool to worker), U up (worker to pool). */
+#define MCH_MESSAGES(X)                                                                            \
+  X(HELLO, 1, U, "u32 version, u32 pid, Lua format bytes")                                         \
+  X(CODE, 2, D, "bytecode; the run ID field holds its id")                                         \
+  X(TASK, 3, D, "u16 name length, name, graph")                                                    \
+  X(QUIT, 4, D, "nothing")                                                                         \
+  X(RESULT, 5, U, "struct mch_facts in wire form, graph")                                          \
+  X(LOG, 6, U, "graph of one record")                                                              \
+  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
+  X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
+  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
+  X(EXIT, 10, U, "u32 status")
+
+enum mch_message {
+#define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
+  MCH_MESSAGES(MCH_MESSAGE_CODE)
+#undef MCH_MESSAGE_CODE
+};
+
+/* How a task ended. The first three are a worker's own words in RESULT, the others the pool's. */
+#define MCH_KINDS(X)                                                                               \
+  X(OK, "ok")                                                                                      \
+  X(ERROR, "error")                                                                                \
+  X(UNSENDABLE, "unsendable")                                                                      \
+  X(EXITED, "exited")                                                                              \
+  X(KILLED, "killed")                                                                              \
+  X(TIMEOUT, "timeout")                                                                            \
+  X(CANCELLED, "cancelled")
+
+enum mch_kind {
+#define MCH_KIND_CODE(name, word) MCH_KIND_##name,
+  MCH_KINDS(MCH_KIND_CODE)
+#undef MCH_KIND_CODE
+};
+
+/* What a worker tells about a task besides its values, at the head of RESULT:
+ * u8 kind, u64 elapsed, u64 maxrss, u64 stdout position, u64 stderr position. A position counts the
+ * bytes that ever went into that pipe when the task ended; MCH_POSITION_UNKNOWN: read until empty.
+ */
+#define MCH_FACTS_SIZE 33u
+#define MCH_POSITION_UNKNOWN UINT64_MAX
+
+/* -- the shared page ---------------------------------------------------------------------- */
+
+/* A claim is (ticket << 2 | state). Tickets count the tasks offered to one worker, from 1. Both
+ * sides move it from OFFERED by compare-and-swap, so exactly one wins. */
+enum mch_claim { MCH_CLAIM_OFFERED = 1, MCH_CLAIM_TAKEN = 2, MCH_CLAIM_REVOKED = 3 };
+#define MCH_CLAIMS 128u /* tasks offered to one worker at once, at most */
+#define MCH_BARS 64u    /* bars of one worker with a slot; more are told by BAR_UPDATE */
+
+struct mch_shared {
+  _Atomic uint64_t claims[MCH_CLAIMS]; /* of ticket t: [t % MCH_CLAIMS] */
+  _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
+  _Atomic uint32_t running;            /* worker: ticket of the task that runs; 0: none */
+  _Atomic uint64_t running_since;      /* worker: mch_now() when it was taken */
+  _Atomic uint32_t stop;               /* pool: ticket of the task that shall stop; 0: none */
+  _Atomic uint32_t stop_reason;        /* pool: MCH_KIND_TIMEOUT or MCH_KIND_CANCELLED */
+  _Atomic int32_t log_threshold;       /* pool: records below this level need not be sent */
+  _Atomic uint32_t reading[2];         /* pool: odd while it takes bytes from that pipe */
+  _Atomic uint64_t consumed[2];        /* pool: bytes taken from stdout's and stderr's pipe */
+  struct mch_bar_slot bars[MCH_BARS];  /* worker: what bars count */
+};
+
+#endif

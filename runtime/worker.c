@@ -1,0 +1,286 @@
+/* Runs in: child only. Purpose: worker.h. */
+#include "worker.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "platform.h"
+
+enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
+
+/* -- saying ------------------------------------------------------------------------------- */
+
+/* A worker whose pool has gone has nobody to tell. Its streams are dropped unflushed: the pipes
+ * behind them have gone too, and writing to them would raise SIGPIPE. */
+static void die(int status) __attribute__((noreturn));
+static void die(int status) {
+  _exit(status);
+}
+
+static void put(struct mch_worker *worker, enum mch_message type, const void *first,
+                size_t first_length, const void *second, size_t second_length) {
+  struct mch_message_head head = {(uint8_t)type, worker->attempt, worker->ticket, worker->runid};
+  if (mch_channel_put2(&worker->channel, &head, first, first_length, second, second_length, NULL) !=
+      0)
+    die(EXIT_BROKEN);
+}
+
+static void flush(struct mch_worker *worker) {
+  if (mch_channel_flush(&worker->channel, 1, NULL) != 0)
+    die(EXIT_POOL_GONE);
+}
+
+static void say(struct mch_worker *worker, enum mch_message type, const void *first,
+                size_t first_length, const void *second, size_t second_length) {
+  put(worker, type, first, first_length, second, second_length);
+  flush(worker);
+}
+
+static void say_hello(struct mch_worker *worker) {
+  unsigned char fixed[8];
+  const char *format = worker->runner.format;
+  mch_store_u32(fixed, MCH_PROTOCOL_VERSION);
+  mch_store_u32(fixed + 4, (uint32_t)worker->pid);
+  say(worker, MCH_MESSAGE_HELLO, fixed, sizeof fixed, format, strlen(format));
+}
+
+void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length) {
+  say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
+}
+
+int mch_worker_log_threshold(const struct mch_worker *worker) {
+  return atomic_load_explicit(&worker->shared->log_threshold, memory_order_relaxed);
+}
+
+void mch_worker_leave(struct mch_worker *worker, int status) {
+  unsigned char bytes[4];
+  if (worker->leaving)
+    _exit(status);
+  worker->leaving = 1;
+  mch_platform_flush_streams();
+  mch_store_u32(bytes, (uint32_t)status);
+  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+  _exit(status);
+}
+
+/* -- running ------------------------------------------------------------------------------ */
+
+/* Bytes that ever went into pipe `which`: what the pool took plus what is still in it. The pool
+ * marks the moments in which the two numbers do not fit together. */
+static uint64_t position(const struct mch_worker *worker, int which) {
+  struct mch_shared *shared = worker->shared;
+  int tries;
+  for (tries = 0; tries < 2000; tries++) {
+    uint32_t before = atomic_load(&shared->reading[which]);
+    uint64_t consumed = atomic_load(&shared->consumed[which]);
+    long unread = mch_platform_unread(worker->pipes[which]);
+    if (unread < 0)
+      return MCH_POSITION_UNKNOWN;
+    if ((before & 1) == 0 && atomic_load(&shared->reading[which]) == before)
+      return consumed + (uint64_t)unread;
+    if (tries < 100)
+      sched_yield();
+    else { /* the pool was stopped or lost its processor in the middle */
+      struct timespec moment = {0, 500000};
+      nanosleep(&moment, NULL);
+    }
+  }
+  return MCH_POSITION_UNKNOWN;
+}
+
+static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
+                   const struct mch_buf *graph) {
+  unsigned char facts[MCH_FACTS_SIZE];
+  fflush(stdout);
+  fflush(stderr);
+  facts[0] = (unsigned char)kind;
+  mch_store_u64(facts + 1, elapsed);
+  mch_store_u64(facts + 9, mch_platform_maxrss());
+  mch_store_u64(facts + 17, position(worker, 0));
+  mch_store_u64(facts + 25, position(worker, 1));
+  say(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+}
+
+/* Whether the task of `ticket` is ours now; it is not if the pool took it back. */
+static int claim(struct mch_worker *worker, uint32_t ticket) {
+  uint64_t offered = (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED;
+  return atomic_compare_exchange_strong(&worker->shared->claims[ticket % MCH_CLAIMS], &offered,
+                                        (uint64_t)ticket << 2 | MCH_CLAIM_TAKEN);
+}
+
+static void run(struct mch_worker *worker, const struct mch_message_in *message,
+                struct mch_buf *graph) {
+  struct mch_shared *shared = worker->shared;
+  struct mch_run task;
+  enum mch_kind kind;
+  uint64_t start;
+  if (message->length < 2 || mch_load_u16(message->body) > message->length - 2)
+    die(EXIT_BROKEN);
+  if (!claim(worker, message->head.ticket))
+    return;
+  task.runid = worker->runid = message->head.runid;
+  task.name_length = mch_load_u16(message->body);
+  task.name = (const char *)message->body + 2;
+  task.graph = message->body + 2 + task.name_length;
+  task.length = message->length - 2 - task.name_length;
+  worker->attempt = message->head.attempt;
+  worker->runner.calm(worker->runner.ud);
+  start = mch_now();
+  atomic_store(&shared->running_since, start);
+  atomic_store(&shared->running, message->head.ticket);
+  /* From here on the signal handler interrupts this task; one that came before is seen here. */
+  worker->ticket = message->head.ticket;
+  if (atomic_load(&shared->stop) == worker->ticket)
+    worker->runner.interrupt(worker->runner.ud);
+  mch_buf_clear(graph);
+  kind = worker->runner.run(worker->runner.ud, &task, graph);
+  answer(worker, kind, mch_now() - start, graph);
+  worker->ticket = 0;
+  atomic_store(&shared->running, 0);
+  if (graph->capacity > 1u << 20)
+    mch_buf_free(graph);
+}
+
+static void handle(struct mch_worker *worker, const struct mch_message_in *message,
+                   struct mch_buf *graph) {
+  switch (message->head.type) {
+  case MCH_MESSAGE_CODE:
+    worker->runner.code(worker->runner.ud, (uint32_t)message->head.runid, message->body,
+                        message->length);
+    break;
+  case MCH_MESSAGE_TASK:
+    run(worker, message, graph);
+    atomic_store(&worker->shared->passed, message->head.ticket);
+    if (worker->spent)
+      mch_worker_leave(worker, 0);
+    break;
+  case MCH_MESSAGE_QUIT:
+    mch_platform_flush_streams();
+    die(0);
+  default:
+    die(EXIT_BROKEN);
+  }
+}
+
+/* The one worker that this process is, for its signal handler, which gets no argument. */
+static struct mch_worker *_Atomic signalled_worker;
+
+static void on_stop_signal(int number) {
+  struct mch_worker *worker = signalled_worker;
+  int saved = errno;
+  (void)number;
+  if (worker != NULL && worker->ticket != 0 && atomic_load(&worker->shared->stop) == worker->ticket)
+    worker->runner.interrupt(worker->runner.ud);
+  errno = saved;
+}
+
+/* Without SA_RESTART, so that blocking calls of the task return. */
+static void listen_to_stops(struct mch_worker *worker) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = on_stop_signal;
+  sigemptyset(&action.sa_mask);
+  signalled_worker = worker;
+  sigaction(MCH_STOP_SIGNAL, &action, NULL);
+}
+
+/* exit() was called, by C code of a task: leave in our way instead of the host's. A process that
+ * was forked by a task's C code comes by here too, and goes on with its own exit. */
+static void on_exit_called(int status, void *ud) {
+  struct mch_worker *worker = ud;
+  if (worker->pid == (int)getpid())
+    mch_worker_leave(worker, status);
+}
+
+void mch_worker_main(struct mch_worker *worker) {
+  struct mch_buf graph;
+  memset(&graph, 0, sizeof graph);
+  worker->pid = (int)getpid();
+  mch_platform_on_exit(on_exit_called, worker);
+  listen_to_stops(worker);
+  say_hello(worker);
+  worker->runner.begin(worker->runner.ud, worker);
+  for (;;) {
+    struct mch_message_in message;
+    int got = mch_channel_next(&worker->channel, &message, NULL);
+    if (got == 1)
+      handle(worker, &message, &graph);
+    else if (got < 0)
+      die(EXIT_BROKEN);
+    else if (mch_channel_fill(&worker->channel, 1, NULL) <= 0)
+      die(EXIT_POOL_GONE);
+  }
+}
+
+void mch_worker_disown(struct mch_worker *worker) {
+  signalled_worker = NULL;
+  mch_channel_close(&worker->channel);
+  close(worker->lifeline);
+  close(worker->pipes[0]);
+  close(worker->pipes[1]);
+}
+
+/* -- bars --------------------------------------------------------------------------------- */
+
+static uint32_t take_bar_slot(struct mch_worker *worker) {
+  uint32_t i;
+  for (i = 0; i < MCH_BARS; i++)
+    if ((worker->bar_slots & (uint64_t)1 << i) == 0) {
+      worker->bar_slots |= (uint64_t)1 << i;
+      return i;
+    }
+  return MCH_BARS;
+}
+
+static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_bar_spec *spec) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[20];
+  uint32_t i = take_bar_slot(worker);
+  struct mch_bar_slot *slot = i < MCH_BARS ? &worker->shared->bars[i] : NULL;
+  if (slot != NULL) {
+    atomic_store(&slot->id, 0);
+    atomic_store(&slot->done, 0);
+    atomic_store(&slot->total, spec->total);
+    atomic_store(&slot->id, key);
+  }
+  mch_store_u64(fixed, key);
+  mch_store_u64(fixed + 8, spec->total);
+  mch_store_u32(fixed + 16, i);
+  say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
+  return slot;
+}
+
+static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
+  unsigned char fixed[24];
+  mch_store_u64(fixed, key);
+  mch_store_u64(fixed + 8, done);
+  mch_store_u64(fixed + 16, total);
+  say(ud, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
+}
+
+static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[25];
+  uint32_t i;
+  for (i = 0; i < MCH_BARS; i++)
+    if ((worker->bar_slots & (uint64_t)1 << i) != 0 &&
+        atomic_load(&worker->shared->bars[i].id) == key) {
+      atomic_store(&worker->shared->bars[i].id, 0);
+      worker->bar_slots &= ~((uint64_t)1 << i);
+    }
+  mch_store_u64(fixed, key);
+  mch_store_u64(fixed + 8, done);
+  mch_store_u64(fixed + 16, total);
+  fixed[24] = (unsigned char)how;
+  say(worker, MCH_MESSAGE_BAR_END, fixed, sizeof fixed, NULL, 0);
+}
+
+struct mch_upstream mch_worker_upstream(struct mch_worker *worker) {
+  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_end};
+  return upstream;
+}

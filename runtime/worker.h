@@ -1,0 +1,48 @@
+/* Runs in: child only (the handle exists nowhere else).
+ *
+ * A worker's whole life: hello, take a task, run it, answer, leave by _exit. */
+#ifndef MCH_WORKER_H
+#define MCH_WORKER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "channel.h"
+#include "engine.h"
+#include "protocol.h"
+
+struct mch_worker {
+  struct mch_channel channel; /* to the pool */
+  struct mch_shared *shared;
+  int pid;
+  int lifeline; /* read end */
+  int pipes[2]; /* own copies of the ends that are stdout and stderr, to ask for positions */
+  struct mch_runner runner;
+  uint64_t runid;          /* of the running task */
+  _Atomic uint32_t ticket; /* of the running task; 0: none */
+  uint16_t attempt;
+  uint64_t bars;      /* count of bars started, for their ids */
+  uint64_t bar_slots; /* bit i: shared->bars[i] is in use */
+  int spent;          /* the runner: leave after this task */
+  int leaving;        /* mch_worker_leave() runs: a second call ends at once */
+};
+
+/* Run tasks until the pool says QUIT or goes away. Never returns. */
+void mch_worker_main(struct mch_worker *worker) __attribute__((noreturn));
+
+/* End this process with `status`: what it wrote is flushed, the pool is told. Never returns. */
+void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((noreturn));
+
+/* Send one log record. Blocks while the pool takes nothing; does not return when it has gone. */
+void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length);
+
+/* The lowest level of records that is wanted above. */
+int mch_worker_log_threshold(const struct mch_worker *worker);
+
+/* What mch_output_become_child() wants: bars go up to the pool. `ud` is the worker. */
+struct mch_upstream mch_worker_upstream(struct mch_worker *worker);
+
+/* In a child of this worker (a nested pool's): let go of what belongs to the worker. */
+void mch_worker_disown(struct mch_worker *worker);
+
+#endif

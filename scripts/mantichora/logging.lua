@@ -1,0 +1,545 @@
+--- Log records of tasks and of the main process, in one place.
+--
+--     local logging = require "mantichora.logging"
+--     logging.basic_config{ level = "INFO" }
+--     logging.info('finishing "%s"', name)           -- INFO:root:finishing "task1"
+--     local log = logging.get("net.http")
+--     log:warning("slow")                            -- WARNING:net.http:slow
+--
+-- A record made in a worker is not shown there: it travels to the parent, ahead of the task's
+-- result, and the levels and handlers that are set in the parent decide. Without mantichora's C
+-- part this file is a logging module for one process.
+--
+-- A log call never raises, whatever it is given and whatever a handler does; what goes wrong is
+-- told through `warn`. (Only `interrupted!`, the error of Ctrl-C, passes through.)
+--
+-- Runs in: both.
+-- @module mantichora.logging
+
+local logging = {}
+
+-- The C part: where we are, and the way to the parent. See the stand-in below for what it offers.
+local found, report = pcall(require, "mantichora.report")
+if not found or type(report) ~= "table" then
+  report = {
+    in_worker = function() return false end,
+    process = function() end,
+    runid = function() end,
+    taskname = function() end,
+    set_log_threshold = function() end,
+    write_line = function(line, stream)
+      stream:write(line, "\n")
+      stream:flush()
+    end,
+    on_log = function() end,
+  }
+end
+
+local DEFAULT_FORMAT = "%(levelname)s:%(name)s:%(message)s"
+local DEFAULT_DATEFMT = "%Y-%m-%d %H:%M:%S"
+
+-- ---------------------------------------------------------------------------------------------
+-- Small helpers
+
+-- The number of letters to insert, remove or replace to make `a` of `b`.
+local function distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal
+    diagonal, row[0] = row[0], i
+    for j = 1, #b do
+      local cost = a:byte(i) == b:byte(j) and 0 or 1
+      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+    end
+  end
+  return row[#b]
+end
+
+-- The name in the table's keys that looks most like `name`.
+local function nearest(name, names)
+  local best, least
+  for candidate in pairs(names) do
+    local d = distance(name, candidate)
+    if not least or d < least or d == least and candidate < best then
+      best, least = candidate, d
+    end
+  end
+  return best
+end
+
+local function tell(...)
+  warn("mantichora.logging: ", ...)
+end
+
+-- Any value as a string: __tostring may raise, or return something else.
+local function to_string(value)
+  local fine, text = pcall(tostring, value)
+  return fine and text or ("(%s that cannot be shown)"):format(type(value))
+end
+
+-- Call in protected mode and tell what went wrong, except for Ctrl-C, which goes on its way.
+local function guarded(what, f, ...)
+  local fine, err = pcall(f, ...)
+  if fine then return end
+  local text = to_string(err)
+  if text:find("interrupted!", 1, true) then error(err, 0) end
+  tell(what, ": ", text)
+end
+
+local function is_callable(value)
+  if type(value) == "function" then return true end
+  local metatable = getmetatable(value)
+  return type(metatable) == "table" and metatable.__call ~= nil
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Levels
+
+local LEVELS = { DEBUG = 10, INFO = 20, WARNING = 30, ERROR = 40, CRITICAL = 50 }
+local ALIASES = { WARN = 30, FATAL = 50 }
+local NAMES = {}
+for name, number in pairs(LEVELS) do
+  NAMES[number] = name
+  logging[name] = number
+end
+
+local function level_name(number)
+  return NAMES[number] or "Level " .. number
+end
+
+-- A name in any case, or a number.
+local function level_number(level)
+  if math.type(level) == "integer" then return level end
+  if type(level) == "number" and math.tointeger(level) then return math.tointeger(level) end
+  if type(level) == "string" then
+    local name = level:upper()
+    local number = LEVELS[name] or ALIASES[name] or math.tointeger(tonumber(name))
+    if number then return number end
+    return nil, ("unknown level '%s' (the nearest is '%s')"):format(level, nearest(name, LEVELS))
+  end
+  return nil, ("level must be a name or an integer: %s is given"):format(type(level))
+end
+
+local function check_level(level, depth)
+  local number, message = level_number(level)
+  if not number then error(message, depth + 1) end
+  return number
+end
+
+-- The level of a program that sets none: the user's wish, from outside, or WARNING.
+local function default_level()
+  local wish = os.getenv("MANTICHORA_LOG_LEVEL")
+  if not wish or wish == "" then return LEVELS.WARNING end
+  local number, message = level_number(wish)
+  if number then return number end
+  tell("MANTICHORA_LOG_LEVEL: ", message)
+  return LEVELS.WARNING
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Formats: %(field)s with the flags and conversions of string.format
+
+local FIELDS = {
+  name = true, levelno = true, levelname = true, message = true, asctime = true, created = true,
+  msecs = true, process = true, runid = true, taskname = true,
+}
+
+local function field_value(record, field, datefmt)
+  if field == "asctime" then
+    local seconds = math.floor(record.created)
+    if datefmt then return os.date(datefmt, seconds) end
+    local milliseconds = math.floor((record.created - seconds) * 1000)
+    return ("%s,%03d"):format(os.date(DEFAULT_DATEFMT, seconds), milliseconds)
+  elseif field == "msecs" then
+    return math.floor(record.created % 1 * 1000)
+  end
+  return record[field]
+end
+
+-- The text of one field; what is not known (the run ID outside of tasks) is a hyphen.
+local function format_field(record, part, datefmt)
+  local value = field_value(record, part.field, datefmt)
+  if value == nil then value = "-" end
+  local fine, text = pcall(string.format, part.conversion, value)
+  if fine then return text end
+  return ("%" .. part.flags .. "s"):format(to_string(value))
+end
+
+-- Take a format apart into strings and fields; nil and a message if it is wrong.
+local function parse_format(format)
+  local parts, at = {}, 1
+  while at <= #format do
+    local percent = format:find("%", at, true) or #format + 1
+    if percent > at then parts[#parts + 1] = format:sub(at, percent - 1) end
+    if percent > #format then break end
+    local field, flags, letter, after = format:match("^%%%(([^)]*)%)([-+ #0]*%d*%.?%d*)(%a)()", percent)
+    if format:sub(percent + 1, percent + 1) == "%" then
+      parts[#parts + 1], after = "%", percent + 2
+    elseif not field or not ("diouxXeEfgGsc"):find(letter, 1, true) then
+      return nil, ("format: '%s' is not of the form '%%(field)s'"):format(format:sub(percent, percent + 15))
+    elseif not FIELDS[field] then
+      return nil, ("format: unknown field '%s' (the nearest is '%s')"):format(field, nearest(field, FIELDS))
+    else
+      if letter == "i" or letter == "u" then letter = "d" end
+      local plain = flags:match("^%-?%d?%d?") -- what %s accepts
+      parts[#parts + 1] = { field = field, conversion = "%" .. flags .. letter, flags = plain }
+      if not pcall(string.format, "%" .. flags .. letter, letter == "s" and "" or 0) then
+        return nil, ("format: '%s' cannot be used"):format(format:sub(percent, after - 1))
+      end
+    end
+    at = after
+  end
+  return parts
+end
+
+local function make_formatter(parts, datefmt)
+  return function(record)
+    local texts = {}
+    for i, part in ipairs(parts) do
+      texts[i] = type(part) == "string" and part or format_field(record, part, datefmt)
+    end
+    return table.concat(texts)
+  end
+end
+
+local default_formatter = make_formatter(assert(parse_format(DEFAULT_FORMAT)))
+
+-- ---------------------------------------------------------------------------------------------
+-- Where lines go
+
+local function write_to(stream)
+  -- What may share a screen with progress bars is written by those who draw them.
+  if stream == io.stderr or stream == io.stdout then
+    return function(line) report.write_line(line, stream) end
+  end
+  return function(line)
+    local fine, message = stream:write(line, "\n")
+    if fine and stream.flush then fine, message = stream:flush() end
+    if fine == nil and message then error(message, 0) end
+  end
+end
+
+local function has_write(stream)
+  local fine, method = pcall(function() return stream.write end)
+  return fine and method ~= nil
+end
+
+-- A handler that writes lines to a function or to anything with a write method; or nil, message.
+local function stream_handler(stream, formatter)
+  local write
+  if is_callable(stream) then
+    write = stream
+  elseif type(stream) ~= "string" and has_write(stream) then
+    write = write_to(stream)
+  else
+    return nil, ("stream must be a file or a function: %s is given"):format(type(stream))
+  end
+  return function(record) write(formatter(record)) end
+end
+
+local to_stderr = stream_handler(io.stderr, default_formatter)
+
+-- LuaLogging's names of our levels, and the other way round.
+local function lualogging_level(number)
+  if number >= LEVELS.CRITICAL then return "FATAL" end
+  if number >= LEVELS.ERROR then return "ERROR" end
+  if number >= LEVELS.WARNING then return "WARN" end
+  if number >= LEVELS.INFO then return "INFO" end
+  return "DEBUG"
+end
+
+local function logger_handler(target, formatter)
+  if type(target) ~= "table" or not is_callable(target.log) then
+    return nil, ("logger must be a LuaLogging logger: %s is given"):format(type(target))
+  end
+  return function(record)
+    target:log(lualogging_level(record.levelno), formatter and formatter(record) or record.message)
+  end
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Loggers
+
+--- A logger, by its name; names are a hierarchy by their dots. A record goes to the handlers of its
+-- logger and of all above it, up to the root, or to the first whose field `propagate` is false.
+-- @type logger
+local Logger = {}
+Logger.__index = Logger
+Logger.__name = "mantichora.logger"
+
+function Logger:__tostring()
+  return ("logger %s (%s)"):format(self.name, level_name(self:get_effective_level()))
+end
+
+-- A logger that a task takes along becomes the logger of that name over there.
+function Logger:__mantichora()
+  return logging.get, self.name
+end
+
+local function new_logger(name, parent)
+  return setmetatable({ name = name, parent = parent, handlers = {}, propagate = true }, Logger)
+end
+
+local root = new_logger("root")
+root.level = default_level()
+
+local loggers = {} -- by name; without the root
+local basic        -- the handler made by basic_config
+
+local function parent_name(name)
+  return name:match("^(.*)%.[^.]*$")
+end
+
+-- The logger of this name or the nearest above it, without making one.
+local function find_logger(name)
+  while name do
+    if loggers[name] then return loggers[name] end
+    name = parent_name(name)
+  end
+  return root
+end
+
+local function get_logger(name)
+  if not name or name == "root" then return root end
+  if not loggers[name] then loggers[name] = new_logger(name, get_logger(parent_name(name))) end
+  return loggers[name]
+end
+
+-- Workers need not send what no logger here lets pass. What holds in a worker comes from above.
+local function tell_workers()
+  if report.in_worker() then return end
+  local least = root.level
+  for _, logger in pairs(loggers) do
+    if logger.level and logger.level < least then least = logger.level end
+  end
+  report.set_log_threshold(least)
+end
+
+-- Give the record to the handlers of the logger and of those above it.
+local function call_handlers(logger, record)
+  local handled = false
+  while logger do
+    -- A handler may remove itself, or others.
+    for _, entry in ipairs { table.unpack(logger.handlers) } do
+      handled = true
+      if record.levelno >= entry.level then guarded("a handler failed", entry.handler, record) end
+    end
+    if logger == root and basic then
+      handled = true
+      guarded("the stream failed", basic, record)
+    end
+    logger = logger.propagate and logger.parent or nil
+  end
+  if not handled then guarded("stderr failed", to_stderr, record) end
+end
+
+-- A record has arrived at the process that shows it, or at one on the way there.
+local function receive(record)
+  if report.in_worker() then
+    report.send_log(record)
+    return
+  end
+  local logger = find_logger(record.name)
+  if record.levelno >= logger:get_effective_level() then call_handlers(logger, record) end
+end
+
+-- The message of a log call. With arguments it is a format; a bad one shows all of its parts.
+local function make_message(format, ...)
+  local count = select("#", ...)
+  if count == 0 then return to_string(format) end
+  local fine, message = pcall(string.format, format, ...)
+  if fine then return message end
+  tell("bad format in a log call: ", to_string(message))
+  local parts = table.pack(format, ...)
+  for i = 1, parts.n do parts[i] = to_string(parts[i]) end
+  return table.concat(parts, " ")
+end
+
+local function is_wanted(logger, number)
+  if report.in_worker() then return number >= (report.log_threshold() or root.level) end
+  return number >= logger:get_effective_level()
+end
+
+local function log(logger, number, ...)
+  if not is_wanted(logger, number) then return end
+  local record = {
+    name = logger.name,
+    levelno = number,
+    levelname = level_name(number),
+    message = make_message(...),
+    created = report.time and report.time() or os.time(),
+    process = report.process(),
+    runid = report.runid(),
+    taskname = report.taskname(),
+  }
+  if report.in_worker() then
+    guarded("a record could not be sent", report.send_log, record)
+  else
+    call_handlers(logger, record)
+  end
+end
+
+--- Log at a level given as a name or a number. One argument is the message, as it is; more are a
+-- format and its arguments, as for `string.format`. The methods `debug`, `info`, `warning`, `error`
+-- and `critical` are short for it.
+function Logger:log(level, ...)
+  local number, message = level_number(level)
+  if not number then
+    tell(message)
+    number = LEVELS.WARNING
+  end
+  log(self, number, ...)
+end
+
+for name, number in pairs(LEVELS) do
+  Logger[name:lower()] = function(self, ...) log(self, number, ...) end
+  logging[name:lower()] = function(...) log(root, number, ...) end
+end
+
+--- Set the least level that this logger, and those below it that have none, let pass; nil: that of
+-- the logger above. In a worker it changes nothing: the parent's levels decide.
+function Logger:set_level(level)
+  self.level = level ~= nil and check_level(level, 2) or nil
+  if self == root and not self.level then self.level = default_level() end
+  tell_workers()
+end
+
+--- The level that holds for this logger, as a number.
+function Logger:get_effective_level()
+  local logger = self
+  while not logger.level do logger = logger.parent end
+  return logger.level
+end
+
+--- Whether a record of this level would be made now; to save the work of making a message.
+function Logger:is_enabled_for(level)
+  return is_wanted(self, check_level(level, 2))
+end
+
+--- Call `handler(record)` for each record of this logger and of those below it, at `level` (default:
+-- all) and above. A record has the fields `name`, `levelno`, `levelname`, `message`, `created`,
+-- `process`, and in tasks `runid` and `taskname`. Returns the handler.
+function Logger:add_handler(handler, level)
+  if not is_callable(handler) then
+    error(("handler must be a function: %s is given"):format(type(handler)), 2)
+  end
+  table.insert(self.handlers, { handler = handler, level = level and check_level(level, 2) or 0 })
+  return handler
+end
+
+--- Take a handler away again. Returns whether it was there.
+function Logger:remove_handler(handler)
+  for i, entry in ipairs(self.handlers) do
+    if rawequal(entry.handler, handler) then
+      table.remove(self.handlers, i)
+      return true
+    end
+  end
+  return false
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- The module's functions
+
+--- The logger of this name; the root logger without one.
+-- @function get
+function logging.get(name)
+  if name ~= nil and type(name) ~= "string" then
+    error(("name must be a string: %s is given"):format(type(name)), 2)
+  end
+  return get_logger(name)
+end
+
+function logging.log(level, ...)
+  root:log(level, ...)
+end
+
+function logging.set_level(level)
+  root.level = level ~= nil and check_level(level, 2) or default_level()
+  tell_workers()
+end
+
+function logging.add_handler(handler, level)
+  if not is_callable(handler) then
+    error(("handler must be a function: %s is given"):format(type(handler)), 2)
+  end
+  return root:add_handler(handler, level and check_level(level, 2))
+end
+
+function logging.remove_handler(handler)
+  return root:remove_handler(handler)
+end
+
+local OPTIONS = {
+  level = true, stream = true, filename = true, format = true, datefmt = true, logger = true,
+}
+
+local function check_options(options)
+  if type(options) ~= "table" then
+    return ("options must be a table: %s is given"):format(type(options))
+  end
+  for name in pairs(options) do
+    if not OPTIONS[name] then
+      local text = to_string(name)
+      return ("unknown option '%s' (the nearest is '%s')"):format(text, nearest(text, OPTIONS))
+    end
+  end
+  local targets = 0
+  for _, name in ipairs { "stream", "filename", "logger" } do
+    if options[name] ~= nil then targets = targets + 1 end
+  end
+  if targets > 1 then return "only one of the options stream, filename and logger can be used" end
+end
+
+local function make_basic_formatter(options)
+  local format, datefmt = options.format, options.datefmt
+  if format ~= nil and type(format) ~= "string" then
+    return nil, ("format must be a string: %s is given"):format(type(format))
+  end
+  if datefmt ~= nil and not (type(datefmt) == "string" and pcall(os.date, datefmt, 0)) then
+    return nil, "datefmt must be a format of os.date"
+  end
+  local parts, message = parse_format(format or DEFAULT_FORMAT)
+  if not parts then return nil, message end
+  return make_formatter(parts, datefmt)
+end
+
+local function make_basic_handler(options)
+  local formatter, message = make_basic_formatter(options)
+  if not formatter then return nil, message end
+  if options.logger ~= nil then return logger_handler(options.logger, options.format and formatter) end
+  local stream = options.stream
+  if options.filename ~= nil then
+    stream, message = io.open(tostring(options.filename), "a")
+    if not stream then return nil, message end
+  end
+  return stream_handler(stream == nil and io.stderr or stream, formatter)
+end
+
+--- Say where the root logger writes and what. Called again, it replaces what it set before.
+--
+-- `level`: a name or a number (default: the environment variable MANTICHORA_LOG_LEVEL, or WARNING;
+-- with `logger`, that logger's own). `stream`: a file handle, or a function that gets each line
+-- without its newline (default: `io.stderr`). `filename`: a file to append to, instead. `logger`: a
+-- LuaLogging logger, instead; it gets the bare message unless a `format` is given. `format`: with
+-- fields `%(levelname)s`, `%(levelno)d`, `%(name)s`, `%(message)s`, `%(asctime)s`, `%(created)f`,
+-- `%(msecs)d`, `%(process)d`, `%(runid)s`, `%(taskname)s`. `datefmt`: as for `os.date`.
+-- @function basic_config
+function logging.basic_config(options)
+  options = options == nil and {} or options
+  local problem = check_options(options)
+  if problem then error(problem, 2) end
+  local handler, message = make_basic_handler(options)
+  if not handler then error(message, 2) end
+  local level = options.level
+  if level == nil and options.logger then level = level_number(options.logger.level) end
+  level = level == nil and default_level() or check_level(level, 2)
+  root.level, basic = level, handler
+  tell_workers()
+end
+
+tell_workers()
+report.on_log(receive)
+
+return logging

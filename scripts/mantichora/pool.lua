@@ -1,0 +1,479 @@
+-- The pool's methods, put together from the small steps of the core (bindings/lpool.c), and the
+-- module's functions. Loaded by luaopen_mantichora with the core as argument.
+
+local _, core = ...
+
+local error, ipairs, pairs, select, setmetatable, tostring, type =
+  error, ipairs, pairs, select, setmetatable, tostring, type
+local math_tointeger, pack, sort = math.tointeger, table.pack, table.sort
+
+-- ---------------------------------------------------------------------------------------------
+-- Failures
+
+local signal_names = {
+  [1] = "SIGHUP", [2] = "SIGINT", [3] = "SIGQUIT", [4] = "SIGILL", [6] = "SIGABRT", [7] = "SIGBUS",
+  [8] = "SIGFPE", [9] = "SIGKILL", [11] = "SIGSEGV", [13] = "SIGPIPE", [14] = "SIGALRM",
+  [15] = "SIGTERM", [24] = "SIGXCPU", [25] = "SIGXFSZ",
+}
+
+local function killed_by(failure)
+  local number = failure.signal
+  if not number then return "its worker was killed" end
+  local name = signal_names[number]
+  return ("its worker was killed by signal %d%s"):format(number, name and " (" .. name .. ")" or "")
+end
+
+-- What happened, by kind, in words. `reason` is what the worker or the pool said, if anything.
+local wordings = {
+  error = function(_, reason) return reason or "not enough memory" end,
+  unsendable = function(_, reason) return reason or "its result could not be sent" end,
+  exited = function(failure, reason)
+    return ("its worker exited with status %d%s"):format(failure.exitcode or 0,
+      reason and " " .. reason or "")
+  end,
+  killed = function(failure, reason) return killed_by(failure) .. (reason and " " .. reason or "") end,
+  timeout = function(failure) return ("it ran longer than allowed (%.2f s)"):format(failure.elapsed) end,
+  cancelled = function() return "it was cancelled" end,
+}
+
+local failure_meta = { __name = "mantichora failure" }
+
+-- The full report: the task, its function, what happened, the worker's traceback.
+function failure_meta:__tostring()
+  local parts = { ("task %d"):format(self.runid) }
+  local details = {}
+  if self.name then details[#details + 1] = ("%q"):format(self.name) end
+  if self.place then details[#details + 1] = "function " .. self.place end
+  if details[1] then parts[#parts + 1] = " (" .. table.concat(details, ", ") .. ")" end
+  parts[#parts + 1] = (": %s: %s"):format(self.kind, tostring(self.message))
+  if self.pool then parts[#parts + 1] = ("\n  in pool %q"):format(self.pool) end
+  if self.pid then
+    parts[#parts + 1] = ("\n  in worker %d, after %.3f s"):format(self.pid, self.elapsed or 0)
+  end
+  if self.traceback then parts[#parts + 1] = "\nworker's " .. self.traceback end
+  if self.failures and #self.failures > 1 then
+    parts[#parts + 1] = ("\nand %d more tasks failed"):format(#self.failures - 1)
+  end
+  return table.concat(parts)
+end
+
+local function new_failure(raw, pool_name)
+  raw.message = wordings[raw.kind](raw, raw.reason)
+  raw.reason, raw.pool = nil, pool_name
+  return setmetatable(raw, failure_meta)
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Options
+
+-- Edit distance, for "did you mean".
+local function distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal = row[0]
+    row[0] = i
+    for j = 1, #b do
+      local cost = a:byte(i) == b:byte(j) and 0 or 1
+      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+    end
+  end
+  return row[#b]
+end
+
+local function nearest(name, known)
+  local best, least
+  for candidate in pairs(known) do
+    local d = distance(tostring(name), candidate)
+    if not least or d < least or d == least and candidate < best then best, least = candidate, d end
+  end
+  return best
+end
+
+local function complain(name, expected, value)
+  return ("option '%s' must be %s: %s is given"):format(name, expected,
+    type(value) == "string" and ("%q"):format(value) or tostring(value))
+end
+
+-- Each check returns the value to use, or nil and a message.
+
+local function integer_from(least, expected)
+  return function(name, value)
+    local number = type(value) == "number" and math_tointeger(value)
+    if not number or number < least then return nil, complain(name, expected, value) end
+    return number
+  end
+end
+
+local function choice_of(...)
+  local words = { ... }
+  local expected = '"' .. table.concat(words, '" or "') .. '"'
+  return function(name, value)
+    for _, word in ipairs(words) do
+      if value == word then return value end
+    end
+    return nil, complain(name, expected, value)
+  end
+end
+
+local function of_type(wanted, expected)
+  return function(name, value)
+    if type(value) ~= wanted then return nil, complain(name, expected, value) end
+    return value
+  end
+end
+
+local function seconds(name, value)
+  if type(value) ~= "number" or not (value > 0) then
+    return nil, complain(name, "a positive number of seconds", value)
+  end
+  return value
+end
+
+local function check_nworkers(name, value)
+  if value == "auto" then return core.cpu_count() end
+  local number = type(value) == "number" and math_tointeger(value)
+  if not number then return nil, complain(name, 'an integer or "auto"', value) end
+  if number < 1 then return nil, ("nworkers must be at least one: %d is given"):format(number) end
+  if number > 4096 then return nil, complain(name, "at most 4096", value) end
+  return number
+end
+
+local pool_options = {
+  nworkers = check_nworkers,
+  engine = choice_of("fork", "inline"),
+  progressbar = of_type("boolean", "true or false"),
+  on_error = choice_of("raise", "return"),
+  timeout = seconds,
+  max_tasks_per_worker = integer_from(1, "a positive integer"),
+  seed = integer_from(math.mininteger, "an integer"),
+  init = of_type("function", "a function"),
+  gc = choice_of("auto", "keep"),
+  background = of_type("boolean", "true or false"),
+  name = of_type("string", "a string"),
+}
+
+local run_options = {
+  name = of_type("string", "a string"),
+  timeout = seconds,
+  retries = integer_from(0, "an integer that is not negative"),
+  priority = integer_from(math.mininteger, "an integer"),
+}
+
+local returns_options = { packed = of_type("boolean", "true or false") }
+
+-- A checked copy of `options`; an error at `level` names what is wrong.
+local function check_options(options, known, level)
+  local checked = {}
+  if options == nil then return checked end
+  if type(options) ~= "table" then
+    error("options must be a table: " .. type(options) .. " is given", level + 1)
+  end
+  for name, value in pairs(options) do
+    local check = known[name]
+    if not check then
+      error(("unknown option '%s' (did you mean '%s'?)"):format(tostring(name), nearest(name, known)),
+        level + 1)
+    end
+    local good, message = check(name, value)
+    if message then error(message, level + 1) end
+    checked[name] = good
+  end
+  return checked
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Receiving
+
+local settings_of = setmetatable({}, { __mode = "k" })
+local methods = {}
+
+local function raises(self) return settings_of[self].on_error == "raise" end
+
+-- The next finished task: run ID, whether it failed, and its values or failure.
+local function deliver(self, runid, failed, ...)
+  if failed then return runid, true, new_failure((...), settings_of[self].name) end
+  return runid, failed, ...
+end
+
+local function take(self, from) return deliver(self, core.take(self, from)) end
+
+-- Ways in which a received task can stand in a list.
+local forms = {}
+function forms.first(_, _, ...) return (...) end
+function forms.packed(_, failed, ...)
+  if failed then return (...) end
+  return pack(...)
+end
+function forms.entry(runid, _, ...) return { runid, n = 1 + select("#", ...), ... } end
+
+-- Receive everything finished into a list. Failures are gathered, and raised at the end if so
+-- wished: the one of the lowest run ID, with the others and with what succeeded.
+local function receive_list(self, from, form)
+  local list, n, failures, results = {}, 0, {}, {}
+  local function add(runid, failed, ...)
+    if runid == nil then return false end
+    n = n + 1
+    local value = form(runid, failed, ...)
+    list[n] = value
+    if failed then failures[#failures + 1] = (...) else results[runid] = value end
+    if from then from = runid + 1 end
+    return true
+  end
+  while add(take(self, from)) do end
+  if failures[1] and raises(self) then
+    sort(failures, function(a, b) return a.runid < b.runid end)
+    local first = failures[1]
+    first.failures, first.results = failures, results
+    error(first, 0)
+  end
+  return list, n
+end
+
+--- Wait for all outstanding tasks and return their first return values in run order, with `n`.
+-- With `packed = true` each stands as a `table.pack` of all its values.
+-- @function returns
+function methods:returns(options)
+  core.is_open(self)
+  local packed = check_options(options, returns_options, 2).packed
+  core.wait(self, "all")
+  local list, n = receive_list(self, 0, packed and forms.packed or forms.first)
+  list.n = n
+  return list
+end
+
+--- Wait for all outstanding tasks; a list of `{runid, value, ..., n=}` in run order.
+-- @function receive_all
+function methods:receive_all()
+  core.wait(self, "all")
+  return (receive_list(self, 0, forms.entry))
+end
+
+--- The same list of the tasks that have finished by now; never waits.
+-- @function receive_finished
+function methods:receive_finished()
+  core.pump(self)
+  return (receive_list(self, nil, forms.entry))
+end
+
+local function received(self, runid, failed, ...)
+  if failed and raises(self) then error((...), 0) end
+  return runid, ...
+end
+
+--- Wait for one task: its run ID and all its values; nil when none is outstanding; nil, "timeout"
+-- when none has ended after so many seconds. With 0 it never waits.
+-- @function receive_one
+function methods:receive_one(timeout)
+  if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
+    error("timeout must be a number of seconds: " .. tostring(timeout) .. " is given", 2)
+  end
+  local in_time = core.wait(self, "one", nil, timeout)
+  if not in_time then return nil, "timeout" end
+  local function again(runid, ...)
+    -- A log handler that ran meanwhile may have taken it.
+    if runid == nil and core.counts(self) > 0 then return self:receive_one(timeout) end
+    return received(self, runid, ...)
+  end
+  return again(take(self))
+end
+
+--- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
+-- @function as_completed
+function methods:as_completed()
+  core.is_open(self)
+  return function() return self:receive_one() end
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Running
+
+--- Queue a task and return its run ID at once: `mcore:run(f, ...)`.
+-- @function run
+methods.run = core.run
+
+--- The same with `name`, `timeout` (seconds of run time), `retries` and `priority`.
+-- @function run_with
+function methods:run_with(options, ...)
+  local o = check_options(options, run_options, 2)
+  if select("#", ...) == 0 then error("a function is missing: run_with(options, f, ...)", 2) end
+  return core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
+end
+
+--- Queue several functions: `mcore:run_multiple{f1, f2}`; their run IDs.
+-- @function run_multiple
+function methods:run_multiple(functions)
+  if type(functions) ~= "table" then
+    error("run_multiple takes a list of functions: " .. type(functions) .. " is given", 2)
+  end
+  local runids = {}
+  for i, f in ipairs(functions) do runids[i] = core.run(self, f) end
+  return runids
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Moving on, stopping, ending
+
+--- Fork the workers now.
+-- @function start
+function methods:start() core.start(self) end
+
+--- Move things on without receiving; the number of tasks that wait to be received.
+-- @function poll
+function methods:poll(timeout)
+  core.wait(self, "one", nil, timeout or 0)
+  local _, finished = core.counts(self)
+  return finished
+end
+
+--- The workers: a list of `{pid=, runid=, tasks=, maxrss=}`.
+-- @function workers
+function methods:workers() return core.workers(self) end
+
+--- A descriptor that is readable when `poll(0)` has something to do.
+-- @function pollfd
+function methods:pollfd() return core.fd(self) end
+
+--- What to wait for on that descriptor, in the words of cqueues.
+-- @function events
+function methods:events()
+  core.is_open(self)
+  return "r"
+end
+
+--- Seconds until `poll(0)` has something to do anyway; nil: never.
+-- @function timeout
+function methods:timeout() return core.due(self) end
+
+--- A queued task never starts; a running one is stopped. "queued", "running", or nil if it has
+-- ended.
+-- @function cancel
+function methods:cancel(runid)
+  local number = type(runid) == "number" and math_tointeger(runid)
+  if not number then error("cancel takes a run ID: " .. tostring(runid) .. " is given", 2) end
+  return core.cancel(self, number)
+end
+
+--- Stop all tasks now; each that has not ended ends as `cancelled`. The pool stays usable.
+-- @function terminate
+function methods:terminate()
+  local _, _, _, _, next_runid = core.counts(self)
+  core.cancel_all(self, next_runid)
+  core.wait(self, "below", next_runid)
+end
+
+-- End the workers and free everything.
+local function finish(self)
+  core.quit(self)
+  core.wait(self, "gone")
+  core.free(self)
+end
+
+-- Drop what was not received; failures that nobody will see are told.
+local function drop_results(self)
+  local function drop(runid, failed, failure)
+    if runid == nil then return false end
+    if failed and failure.kind ~= "cancelled" then
+      warn("mantichora: dropped a failure: ", tostring(failure))
+    end
+    return true
+  end
+  while drop(take(self)) do end
+end
+
+--- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
+-- @function close
+function methods:close()
+  if not core.is_open(self) then return end
+  core.wait(self, "all")
+  drop_results(self)
+  finish(self)
+end
+
+methods["end"] = methods.close
+
+local meta = core.metatable
+meta.__index = methods
+meta.__name = "mantichora pool"
+
+-- Leaving the scope: terminate() and close().
+function meta.__close(self)
+  if not core.is_own(self) then return end
+  self:terminate()
+  drop_results(self)
+  finish(self)
+end
+
+function meta.__tostring(self)
+  if not core.is_own(self) then return "mantichora: closed" end
+  local _, _, running, queued = core.counts(self)
+  return ("mantichora: %d workers, %d running, %d queued"):format(settings_of[self].nworkers, running,
+    queued)
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- The module
+
+local mantichora = {}
+
+-- What the host's --workers asks for.
+local function default_nworkers()
+  local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
+  local number = text and check_nworkers("nworkers", text == "auto" and text or math_tointeger(text))
+  return number or 4
+end
+
+-- Called from the functions that the user calls, not by a tail call.
+local function make(options)
+  local o = check_options(options, pool_options, 3)
+  local on = function(value) return value == nil or value end
+  local nworkers = o.nworkers or default_nworkers()
+  local pool = core.new {
+    nworkers = nworkers,
+    inline = o.engine == "inline",
+    background = on(o.background) and o.engine ~= "inline",
+    progressbar = on(o.progressbar),
+    timeout = o.timeout,
+    max_tasks_per_worker = o.max_tasks_per_worker or 0,
+    seed = o.seed or core.seed(),
+    init = o.init,
+    keep_gc = o.gc == "keep",
+  }
+  settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers }
+  return pool
+end
+
+--- Make a pool. `mantichora(options)` is the same.
+-- @function new
+function mantichora.new(options)
+  local pool = make(options)
+  return pool
+end
+
+--- Sleep so many seconds and move all pools of this state on meanwhile.
+-- @function sleep
+function mantichora.sleep(duration)
+  if type(duration) ~= "number" or duration ~= duration then
+    error("sleep takes a number of seconds: " .. tostring(duration) .. " is given", 2)
+  end
+  core.sleep(duration)
+end
+
+--- CPUs that this process may use: affinity and cgroup quota.
+-- @function cpu_count
+mantichora.cpu_count = core.cpu_count
+
+--- Whether this is a worker.
+-- @function is_worker
+mantichora.is_worker = core.is_worker
+
+--- The run ID of the task that runs here, or nil.
+-- @function runid
+mantichora.runid = core.runid
+
+return setmetatable(mantichora, {
+  __call = function(_, options)
+    local pool = make(options)
+    return pool
+  end,
+})

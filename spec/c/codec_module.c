@@ -1,0 +1,235 @@
+/* Runs in: both. The codec for specs: require "codec_module".
+ *
+ *   bytes, ids = codec.encode(opts, ...)   opts: {notes=, kind="task"|"result"|"error",
+ * dictionary=}
+ *   ... = codec.decode(opts, bytes)        opts: {notes=, kind=, code=false, dictionary=}
+ *   notes = codec.notes(); codec.update(notes); codec.replace(notes, module, field)
+ *   state = codec.state()                  another Lua state, with the standard libraries
+ *   ... = state:run(source, bytes, ...)    runs a chunk there; only strings, numbers and booleans
+ * pass
+ *
+ * In that state `codec` is this module again. A dictionary is a table {[id] = bytes}. */
+#include <lauxlib.h>
+#include <lualib.h>
+#include <string.h>
+
+#include "../../bindings/graph.h"
+
+struct holder {
+  struct mch_buf out, ids;
+  lua_State *L; /* while encoding */
+  int dictionary;
+};
+
+static int free_holder(lua_State *L) {
+  struct holder *holder = lua_touserdata(L, 1);
+  mch_buf_free(&holder->out);
+  mch_buf_free(&holder->ids);
+  return 0;
+}
+
+static struct holder *new_holder(lua_State *L) {
+  struct holder *holder = lua_newuserdatauv(L, sizeof *holder, 0);
+  memset(holder, 0, sizeof *holder);
+  if (luaL_newmetatable(L, "codec_module.holder")) {
+    lua_pushcfunction(L, free_holder);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2);
+  return holder;
+}
+
+static enum mch_graph_kind get_kind(lua_State *L) {
+  static const char *const names[] = {"task", "result", "error", NULL};
+  int kind;
+  lua_getfield(L, 1, "kind");
+  kind = luaL_checkoption(L, -1, "task", names);
+  lua_pop(L, 1);
+  return (enum mch_graph_kind)kind;
+}
+
+/* Push opts[name] and return its index, or 0. */
+static int get_table(lua_State *L, const char *name) {
+  if (lua_getfield(L, 1, name) == LUA_TTABLE)
+    return lua_gettop(L);
+  return 0;
+}
+
+static uint32_t intern(void *ud, const char *bytes, size_t len) {
+  struct holder *holder = ud;
+  lua_State *L = holder->L;
+  lua_Integer id, n = (lua_Integer)lua_rawlen(L, holder->dictionary);
+  for (id = 1; id <= n; id++) {
+    size_t length;
+    const char *known;
+    int same;
+    lua_rawgeti(L, holder->dictionary, id);
+    known = lua_tolstring(L, -1, &length);
+    same = length == len && memcmp(known, bytes, len) == 0;
+    lua_pop(L, 1);
+    if (same)
+      return (uint32_t)id;
+  }
+  lua_pushlstring(L, bytes, len);
+  lua_rawseti(L, holder->dictionary, n + 1);
+  return (uint32_t)(n + 1);
+}
+
+static int encode(lua_State *L) {
+  struct mch_encoder encoder;
+  struct holder *holder;
+  int n = lua_gettop(L) - 1;
+  size_t i;
+  luaL_checktype(L, 1, LUA_TTABLE);
+  memset(&encoder, 0, sizeof encoder);
+  holder = new_holder(L);
+  holder->L = L;
+  encoder.out = &holder->out;
+  encoder.code_ids = &holder->ids;
+  encoder.kind = get_kind(L);
+  encoder.notes = get_table(L, "notes");
+  holder->dictionary = get_table(L, "dictionary");
+  if (holder->dictionary != 0) {
+    encoder.intern_code = intern;
+    encoder.ud = holder;
+  }
+  mch_encode(L, &encoder, 2, n);
+  lua_pushlstring(L, (const char *)holder->out.data, holder->out.length);
+  lua_newtable(L);
+  for (i = 0; i < holder->ids.length / 4; i++) {
+    lua_pushinteger(L, mch_load_u32(holder->ids.data + 4 * i));
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  return 2;
+}
+
+static const char *find(void *ud, uint32_t id, size_t *len) {
+  struct holder *holder = ud;
+  const char *bytes;
+  lua_rawgeti(holder->L, holder->dictionary, id);
+  bytes = lua_tolstring(holder->L, -1, len);
+  lua_pop(holder->L, 1);
+  return bytes;
+}
+
+static int decode(lua_State *L) {
+  struct mch_decoder decoder;
+  struct holder holder;
+  size_t length;
+  luaL_checktype(L, 1, LUA_TTABLE);
+  memset(&decoder, 0, sizeof decoder);
+  decoder.bytes = (const unsigned char *)luaL_checklstring(L, 2, &length);
+  decoder.len = length;
+  decoder.kind = get_kind(L);
+  decoder.notes = get_table(L, "notes");
+  lua_getfield(L, 1, "code");
+  decoder.allow_code = lua_isnil(L, -1) || lua_toboolean(L, -1);
+  holder.L = L;
+  holder.dictionary = get_table(L, "dictionary");
+  if (holder.dictionary != 0) {
+    decoder.find_code = find;
+    decoder.ud = &holder;
+  }
+  return mch_decode(L, &decoder);
+}
+
+static int notes(lua_State *L) {
+  mch_notes_take(L);
+  return 1;
+}
+
+static int update(lua_State *L) {
+  mch_notes_update(L, 1);
+  return 0;
+}
+
+static int replace(lua_State *L) {
+  mch_notes_replace(L, 1, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
+  return 0;
+}
+
+int luaopen_codec_module(lua_State *L);
+
+static int state_new(lua_State *L) {
+  lua_State **other = lua_newuserdatauv(L, sizeof *other, 0);
+  *other = NULL;
+  luaL_setmetatable(L, "codec_module.state");
+  *other = luaL_newstate();
+  if (*other == NULL)
+    return luaL_error(L, "not enough memory");
+  luaL_openlibs(*other);
+  luaL_requiref(*other, "codec", luaopen_codec_module, 1);
+  lua_settop(*other, 0);
+  return 1;
+}
+
+static int copy_value(lua_State *to, lua_State *from, int at) {
+  size_t length;
+  const char *s;
+  switch (lua_type(from, at)) {
+  case LUA_TBOOLEAN:
+    lua_pushboolean(to, lua_toboolean(from, at));
+    return 1;
+  case LUA_TNUMBER:
+    if (lua_isinteger(from, at))
+      lua_pushinteger(to, lua_tointeger(from, at));
+    else
+      lua_pushnumber(to, lua_tonumber(from, at));
+    return 1;
+  case LUA_TSTRING:
+    s = lua_tolstring(from, at, &length);
+    lua_pushlstring(to, s, length);
+    return 1;
+  default:
+    lua_pushnil(to);
+    return 1;
+  }
+}
+
+static int state_run(lua_State *L) {
+  lua_State *other = *(lua_State **)luaL_checkudata(L, 1, "codec_module.state");
+  size_t length;
+  const char *source = luaL_checklstring(L, 2, &length);
+  int i, top = lua_gettop(L), failed;
+  lua_settop(other, 0);
+  failed = luaL_loadbuffer(other, source, length, "=other") != LUA_OK;
+  for (i = 3; !failed && i <= top; i++)
+    copy_value(other, L, i);
+  failed = failed || lua_pcall(other, top - 2, LUA_MULTRET, 0) != LUA_OK;
+  if (failed) {
+    copy_value(L, other, -1);
+    lua_settop(other, 0);
+    return lua_error(L);
+  }
+  top = lua_gettop(other);
+  luaL_checkstack(L, top, NULL);
+  for (i = 1; i <= top; i++)
+    copy_value(L, other, i);
+  lua_settop(other, 0);
+  return top;
+}
+
+static int state_close(lua_State *L) {
+  lua_State **other = luaL_checkudata(L, 1, "codec_module.state");
+  if (*other != NULL)
+    lua_close(*other);
+  *other = NULL;
+  return 0;
+}
+
+int luaopen_codec_module(lua_State *L) {
+  static const luaL_Reg functions[] = {
+      {"encode", encode},   {"decode", decode},   {"notes", notes}, {"update", update},
+      {"replace", replace}, {"state", state_new}, {NULL, NULL}};
+  if (luaL_newmetatable(L, "codec_module.state")) {
+    lua_pushcfunction(L, state_close);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, state_run);
+    lua_setfield(L, -2, "run");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -2, "__index");
+  }
+  lua_pop(L, 1);
+  luaL_newlib(L, functions);
+  return 1;
+}
