@@ -173,6 +173,7 @@ static void start(lua_State *L, struct handle *handle, const char *name, size_t 
   spec.name = name;
   spec.name_length = length;
   spec.total = total;
+  spec.loop = 1;
   spec.runid = -1;
   handle->bar = mch_output_bar_start(handle->out, &spec);
 }

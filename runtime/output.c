@@ -552,11 +552,11 @@ static void start_upstream(struct mch_output *out, struct mch_bar *bar,
   if (slot != NULL && spec->slot == NULL) {
     bar->slot = slot;
     bar->slot_id = atomic_load_explicit(&slot->id, memory_order_relaxed);
+    bar->ticking = 0;
     return;
   }
   bar->upstream = slot;
   bar->forwarded = 1;
-  bar->ticking = spec->slot == NULL;
   out->forwarded++;
 }
 
@@ -579,11 +579,9 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
   if (shows_bars(out))
     bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
   if (bar != NULL) {
-    bar->ticking = spec->slot == NULL;
+    bar->ticking = bar->loop;
     if (out->child)
       start_upstream(out, bar, spec);
-    if (out->child && !bar->forwarded)
-      bar->ticking = 0;
     hasten(out, 0);
   }
   pthread_mutex_unlock(&out->lock);
@@ -593,10 +591,10 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
 static void pump(struct mch_output *out, uint64_t now, int on_lua_thread);
 
 /* The last of this process's own bars is shown at once: its loop goes on to print. */
-static void ended(struct mch_output *out, int own) {
+static void ended(struct mch_output *out, int loop) {
   if (out->mode == MCH_PROGRESS_OFF)
     mch_progress_drop(&out->progress, out->progress.ended.last);
-  if (own && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
+  if (loop && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
     pump(out, mch_output_now(out), 1);
   else
     hasten(out, 0);
@@ -604,19 +602,19 @@ static void ended(struct mch_output *out, int own) {
 
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                         enum mch_bar_end how) {
-  int own;
+  int loop;
   if (bar == NULL)
     return;
   pthread_mutex_lock(&out->lock);
   if (bar->foreign) {
     mch_progress_release(&out->progress, bar);
   } else {
-    own = bar->slot == &bar->own;
+    loop = bar->loop;
     mch_progress_end(&out->progress, bar, done, total, how, mch_output_now(out));
     if (out->child)
       end_upstream(out, bar, how);
     else
-      ended(out, own);
+      ended(out, loop);
   }
   pthread_mutex_unlock(&out->lock);
 }
