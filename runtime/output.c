@@ -313,15 +313,12 @@ static void take_host(struct mch_output *out, unsigned columns) {
     split_host(out, columns);
 }
 
-static size_t widest(const struct mch_bar *bar, size_t count, size_t so_far) {
+static void measure(struct mch_tty_needs *needs, const struct mch_bar *bar, size_t count) {
   struct mch_report report;
   for (; bar != NULL && count > 0; bar = bar->next, count--) {
-    size_t cells;
     describe(bar, 0, &report);
-    cells = mch_render_name(&report);
-    so_far = cells > so_far ? cells : so_far;
+    mch_render_measure(needs, &report);
   }
-  return so_far;
 }
 
 static size_t line_of(struct mch_output *out, const struct mch_tty_layout *layout,
@@ -377,6 +374,7 @@ static void add_host(struct mch_output *out, int live, unsigned columns) {
 /* Put the next frame together. */
 static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
+  struct mch_tty_needs needs = {0, 0};
   struct mch_tty_layout layout;
   struct mch_bar *bar;
   size_t running = progress->running.count;
@@ -384,9 +382,9 @@ static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsi
   size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
   for (bar = progress->running.first; bar != NULL; bar = bar->next)
     mch_progress_sample(bar);
-  mch_render_layout(&layout, columns,
-                    widest(progress->running.first, shown,
-                           widest(progress->ended.first, progress->ended.count, 0)));
+  measure(&needs, progress->ended.first, progress->ended.count);
+  measure(&needs, progress->running.first, shown);
+  mch_render_layout(&layout, columns, &needs);
   mch_screen_begin(&out->screen, columns, rows);
   mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
   add_ended(out, &layout, now);
