@@ -29,6 +29,8 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
+static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
+
 struct mch_pool {
   pthread_mutex_t lock;
   struct mch_engine *engine;
@@ -331,6 +333,36 @@ static void pump(struct mch_pool *pool, int owner) {
   dispatch(pool);
 }
 
+int mch_pool_short_of_workers(struct mch_pool *pool) {
+  int is_short;
+  pthread_mutex_lock(&pool->lock);
+  is_short = pool->engine->ops->short_of_workers(pool->engine, pool->queued);
+  pthread_mutex_unlock(&pool->lock);
+  return is_short;
+}
+
+/* No worker can be had: what waits for one ends. */
+static void fail_queued(struct mch_pool *pool, const char *why) {
+  struct mch_task *task;
+  while ((task = queue_head(pool)) != NULL) {
+    dequeue(pool, task);
+    set_done(pool, task, mch_result_new(MCH_KIND_ERROR, why, NULL, 0));
+  }
+}
+
+void mch_pool_add_workers(struct mch_pool *pool) {
+  struct mch_error error;
+  pthread_mutex_lock(&pool->lock);
+  if (pool->engine->ops->add(pool->engine, &error) == 0)
+    pool->workless_since = 0;
+  else if (pool->workless_since == 0)
+    pool->workless_since = mch_now();
+  else if (mch_now() - pool->workless_since > patience_without_workers)
+    fail_queued(pool, error.text);
+  dispatch(pool);
+  pthread_mutex_unlock(&pool->lock);
+}
+
 static uint64_t deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
@@ -353,7 +385,13 @@ static void drive_pump(void *ud) {
   struct mch_pool *pool = ud;
   pool->drives++;
   pump(pool, 0);
-  mch_output_pump(pool->output, mch_now(), 0);
+  if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
+    raise_attention(pool);
+}
+
+/* Not under the lock: a terminal may take its time. */
+static void drive_output(void *ud) {
+  mch_output_pump(((struct mch_pool *)ud)->output, mch_now(), 0);
 }
 
 static int drive_attended(void *ud) {
