@@ -49,6 +49,7 @@ struct mch_pool {
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
   int attended;                 /* the owner waits inside */
+  uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
@@ -410,13 +411,9 @@ static uint64_t drive_deadline(void *ud) {
 }
 
 static int start_driver(struct mch_pool *pool, struct mch_error *error) {
-  struct mch_driven driven = {pool,
-                              &pool->lock,
-                              drive_pump,
-                              drive_attended,
-                              drive_busy,
-                              drive_deadline,
-                              mch_poller_fd(pool->engine->poller)};
+  struct mch_driven driven = {
+      pool,           &pool->lock, drive_pump,     drive_output,
+      drive_attended, drive_busy,  drive_deadline, mch_poller_fd(pool->engine->poller)};
   pool->driver = mch_driver_new(&driven, error);
   return pool->driver != NULL ? 0 : MCH_SYSTEM;
 }
