@@ -11,6 +11,7 @@
 #include <string.h>
 #include <lauxlib.h>
 
+#include "mantichora.h"
 #include "output.h"
 
 static const char *const loop_type = "mantichora.atpbar.loop";
