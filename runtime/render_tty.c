@@ -87,16 +87,19 @@ static void put_bar(struct mch_buf *to, size_t cells, double percent) {
   fill(to, ' ', cells - full);
 }
 
-/* Things done per second, in eight cells. */
+/* Things done per second, in eight cells: "1234.5/s", " 12.3M/s". */
 static void rate(char *text, size_t size, const struct mch_report *report) {
+  static const char units[] = "kMGTPE";
   double seconds = (double)report->elapsed_ns / 1e9;
   double value = seconds > 0 ? (double)report->done / seconds : 0;
-  if (value < 9999.95)
+  size_t unit = 0;
+  if (value < 9999.95) {
     snprintf(text, size, "%6.1f/s", value);
-  else if (value < 999999.5)
-    snprintf(text, size, "%6.0f/s", value);
-  else
-    snprintf(text, size, "%6.0e/s", value);
+    return;
+  }
+  for (value /= 1000; value >= 999.95 && units[unit + 1] != '\0'; value /= 1000)
+    unit++;
+  snprintf(text, size, "%5.1f%c/s", value, units[unit]);
 }
 
 /* " |    28094 /    39421 |:  ", or without a total " |    28094   1234.5/s |:  " */

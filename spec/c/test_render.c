@@ -92,6 +92,13 @@ static void no_total(struct mch_buf *to) {
   report.elapsed_ns = 0;
   tty(to, 100, &report);
   SAME(to, "                                                  |     1234      0.0/s |:  lines ");
+  report = report_of("lines", 24690000, MCH_BAR_UNKNOWN);
+  tty(to, 100, &report);
+  SAME(to, "                                                  | 24690000    12.3M/s |:  lines ");
+  report = report_of("lines", 19999000, MCH_BAR_UNKNOWN);
+  report.elapsed_ns = 1000;
+  tty(to, 100, &report);
+  SAME(to, "                                                  | 19999000    20.0T/s |:  lines ");
 }
 
 static void marks(struct mch_buf *to) {
