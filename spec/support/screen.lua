@@ -140,7 +140,6 @@ function screen:_take(bytes, at)
   local character = bytes:match("^[%z\1-\127\194-\244][\128-\191]*", at)
   if not character or not utf8.len(character) then
     if byte:byte() >= 0xC2 and #bytes - at < 3 and not utf8.len(bytes, at) then return nil end
-    character = byte
     self.unknown[#self.unknown + 1] = ("byte %02x"):format(byte:byte())
     self:_put("?", 1)
     return at + 1
