@@ -44,16 +44,25 @@ static struct lpool *to_pool(lua_State *L) {
   return luaL_checkudata(L, 1, TYPE);
 }
 
+/* Push why the pool cannot be used here and now; 0: nothing stands against it. */
+static int push_problem(lua_State *L, const struct lpool *lpool) {
+  if (lpool->owner != (int)getpid())
+    lua_pushfstring(L,
+                    "this pool belongs to process %d and cannot be used in process %d (a task may "
+                    "make a pool of its own)",
+                    lpool->owner, (int)getpid());
+  else if (lpool->pool == NULL)
+    lua_pushliteral(L, "pool is closed");
+  else
+    return 0;
+  return 1;
+}
+
 /* The pool at index 1, if it can be used here and now. */
 static struct lpool *check_pool(lua_State *L) {
   struct lpool *lpool = to_pool(L);
-  if (lpool->owner != (int)getpid())
-    luaL_error(L,
-               "this pool belongs to process %d and cannot be used in process %d (a task may "
-               "make a pool of its own)",
-               lpool->owner, (int)getpid());
-  if (lpool->pool == NULL)
-    luaL_error(L, "pool is closed");
+  if (push_problem(L, lpool))
+    luaL_error(L, "%s", lua_tostring(L, -1));
   return lpool;
 }
 
@@ -99,6 +108,56 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
       lua_pop(L, 2);
     }
   }
+}
+
+/* -- forking ------------------------------------------------------------------------------ */
+
+/* With a large heap, enter generational collection: workers' collections then leave what they
+ * inherited alone, so that its pages stay shared. */
+static void prepare_collector(lua_State *L, struct lpool *lpool) {
+#if LUA_VERSION_RELEASE_NUM >= 50404
+  if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
+    lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
+    lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
+  }
+#endif
+  lpool->keep_gc = 1;
+}
+
+static void restore_collector(lua_State *L, struct lpool *lpool) {
+  if (lpool->former_gc == LUA_GCINC)
+    lua_gc(L, LUA_GCINC, 0, 0, 0);
+  lpool->former_gc = 0;
+}
+
+/* Before the first fork: note what the workers will know. */
+static void note_state(lua_State *L, struct lpool *lpool) {
+  lpool->task.L = L;
+  if (lpool->task.notes != LUA_NOREF)
+    return;
+  mch_notes_take(L);
+  lpool->task.notes = luaL_ref(L, LUA_REGISTRYINDEX);
+  prepare_collector(L, lpool);
+}
+
+static int update_notes(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  mch_notes_update(L, lua_gettop(L));
+  return 0;
+}
+
+/* Before a replacement is forked: what the host has printed goes first, and what has changed since
+ * the first fork is noted. Without memory for that the new worker is named a little less. */
+static void prepare_fork(lua_State *L, struct lpool *lpool) {
+  mch_output_flush(lpool->output);
+  if (lpool->task.notes == LUA_NOREF)
+    return;
+  luaL_checkstack(L, 4, NULL);
+  lua_pushcfunction(L, update_notes);
+  lua_pushlightuserdata(L, lpool);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
 }
 
 /* -- waiting ------------------------------------------------------------------------------ */
@@ -196,6 +255,10 @@ static int wait_for(lua_State *L, struct lpool *lpool, enum condition condition,
   for (;;) {
     lpool->task.L = L;
     mch_pool_pump(lpool->pool);
+    if (mch_pool_short_of_workers(lpool->pool)) {
+      prepare_fork(L, lpool);
+      mch_pool_add_workers(lpool->pool);
+    }
     deliver_logs(L, lpool);
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
@@ -276,55 +339,6 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
 
 static uint32_t intern_code(void *ud, const char *bytes, size_t length) {
   return mch_pool_intern(ud, bytes, length);
-}
-
-/* With a large heap, enter generational collection: workers' collections then leave what they
- * inherited alone, so that its pages stay shared. */
-static void prepare_collector(lua_State *L, struct lpool *lpool) {
-#if LUA_VERSION_RELEASE_NUM >= 50404
-  if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
-    lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
-    lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
-  }
-#endif
-  lpool->keep_gc = 1;
-}
-
-static void restore_collector(lua_State *L, struct lpool *lpool) {
-  if (lpool->former_gc == LUA_GCINC)
-    lua_gc(L, LUA_GCINC, 0, 0, 0);
-  lpool->former_gc = 0;
-}
-
-/* Before the first fork: note what the workers will know. */
-static void note_state(lua_State *L, struct lpool *lpool) {
-  lpool->task.L = L;
-  if (lpool->task.notes != LUA_NOREF)
-    return;
-  mch_notes_take(L);
-  lpool->task.notes = luaL_ref(L, LUA_REGISTRYINDEX);
-  prepare_collector(L, lpool);
-}
-
-static int update_notes(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
-  mch_notes_update(L, lua_gettop(L));
-  return 0;
-}
-
-/* Before each fork, on the owner's thread: what the host has printed goes first, and what differs
- * from the notes is noted. Without memory for that the worker knows a little less. */
-static void before_fork(void *ud) {
-  struct lpool *lpool = ud;
-  lua_State *L = lpool->task.L;
-  mch_output_flush(lpool->output);
-  if (lpool->task.notes == LUA_NOREF || !lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, update_notes);
-  lua_pushlightuserdata(L, lpool);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-    lua_pop(L, 1);
 }
 
 /* Called with the pool, then the function and its arguments. */
@@ -618,19 +632,13 @@ static int core_take(lua_State *L) {
 
 /* -- the rest ----------------------------------------------------------------------------- */
 
-/* is_open(pool): whether its methods can be used; raises in another process than the owner's. */
-static int core_is_open(lua_State *L) {
-  struct lpool *lpool = to_pool(L);
-  if (lpool->pool != NULL)
-    check_pool(L);
-  lua_pushboolean(L, lpool->pool != NULL);
-  return 1;
+/* problem(pool): why it cannot be used here and now, or nil. */
+static int core_problem(lua_State *L) {
+  return push_problem(L, to_pool(L));
 }
 
-/* is_own(pool): whether this process made it and it is open; raises nothing. */
-static int core_is_own(lua_State *L) {
-  struct lpool *lpool = to_pool(L);
-  lua_pushboolean(L, lpool->pool != NULL && lpool->owner == (int)getpid());
+static int core_is_closed(lua_State *L) {
+  lua_pushboolean(L, to_pool(L)->pool == NULL);
   return 1;
 }
 
@@ -843,8 +851,6 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
   config->engine.self = context->worker;
-  config->engine.before_fork = before_fork;
-  config->engine.before_fork_ud = lpool;
   config->engine.runner = mch_ltask_runner(&lpool->task);
 }
 
@@ -902,8 +908,8 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_with", core_run_with},
                                   {"wait", core_wait},
                                   {"take", core_take},
-                                  {"is_open", core_is_open},
-                                  {"is_own", core_is_own},
+                                  {"problem", core_problem},
+                                  {"is_closed", core_is_closed},
                                   {"pump", core_pump},
                                   {"counts", core_counts},
                                   {"start", core_start},

@@ -1,155 +1,193 @@
 /* Runs in: parent. Purpose: hold.h. */
-#define _POSIX_C_SOURCE 200809L
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* memfd_create */
+#endif
 #include "hold.h"
 
-#include <stdlib.h>
-#include <string.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #if defined(__GLIBC__)
 #include <stdio_ext.h>
+#include <sys/mman.h>
 #endif
 
-enum { ROOM = 32768 }; /* bytes of a held stream's buffer */
+enum { BOTH = MCH_HOLD_STDOUT | MCH_HOLD_STDERR };
 
-int mch_hold_lock(FILE *stream, int wait) {
-  if (wait)
-    flockfile(stream);
-  else if (ftrylockfile(stream) != 0)
-    return 0;
-  if (fileno(stream) >= 0)
-    return 1;
-  funlockfile(stream);
-  return -1;
+static FILE *stream_of(int bit) {
+  return bit == MCH_HOLD_STDOUT ? stdout : stderr;
 }
 
-void mch_hold_unlock(FILE *stream) {
-  funlockfile(stream);
+static int descriptor_of(int bit) {
+  return bit == MCH_HOLD_STDOUT ? STDOUT_FILENO : STDERR_FILENO;
+}
+
+void mch_hold_unlock(int streams) {
+  int bit;
+  for (bit = 1; bit <= BOTH; bit <<= 1)
+    if (streams & bit)
+      funlockfile(stream_of(bit));
+}
+
+static int lock_one(FILE *stream, int wait) {
+  if (wait)
+    flockfile(stream);
+  return wait || ftrylockfile(stream) == 0;
+}
+
+int mch_hold_lock(int streams, int wait) {
+  int bit, locked = 0;
+  for (bit = 1; bit <= BOTH; bit <<= 1) {
+    FILE *stream = stream_of(bit);
+    if (!(streams & bit))
+      continue;
+    if (!lock_one(stream, wait)) {
+      mch_hold_unlock(locked);
+      return -1;
+    }
+    if (fileno(stream) >= 0)
+      locked |= bit;
+    else
+      funlockfile(stream);
+  }
+  return locked;
+}
+
+void mch_hold_flush_stdout(void) {
+  if (fileno(stdout) >= 0)
+    fflush(stdout);
 }
 
 #if defined(__GLIBC__)
 
-/* A held stream's file offset is set to 0. The stream adds to it what it writes, a terminal has no
- * offset of its own: so it counts what has gone past us. */
-enum { NO_OFFSET = -1 };
-
-size_t mch_hold_pending(FILE *stream) {
-  return __fpending(stream);
+int mch_hold_pending_stdout(void) {
+  return __fpending(stdout) > 0;
 }
 
-static int mode_of(FILE *stream) {
-  if (stream->_flags & 0x0002) /* unbuffered */
-    return _IONBF;
-  /* A terminal's stream that has not been used yet becomes line-buffered at its first use. */
-  return __flbf(stream) || stream->_IO_buf_base == NULL ? _IOLBF : _IOFBF;
+/* A descriptor above the standard ones, which may be closed. */
+static int new_file(void) {
+  int fd = memfd_create("mantichora-held", MFD_CLOEXEC);
+  int high = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1) : -1;
+  if (fd >= 0)
+    close(fd);
+  if (high >= 0)
+    fcntl(high, F_SETFL, O_APPEND);
+  return high;
 }
 
-static size_t room_of(const FILE *stream) {
-  return (size_t)(stream->_IO_buf_end - stream->_IO_buf_base);
-}
-
-/* A buffer that we gave to a stream for ever (it is too late to get the stream's own back) serves
- * the next hold as well. */
-static int set_buffering(struct mch_hold *hold) {
-  if (hold->restore != _IONBF && room_of(hold->stream) >= ROOM)
-    return setvbuf(hold->stream, NULL, _IOFBF, 0);
-  hold->buffer = malloc(ROOM);
-  if (hold->buffer == NULL)
-    return -1;
-  return setvbuf(hold->stream, hold->buffer, _IOFBF, ROOM);
-}
-
-void mch_hold_begin(struct mch_hold *hold) {
-  if (hold->active || hold->stream->_offset >= 0) /* by another Lua state of this process */
+void mch_hold_begin(struct mch_hold *hold, int streams) {
+  int bit;
+  if (hold->streams != 0 || streams == 0)
     return;
-  hold->restore = mode_of(hold->stream);
-  hold->buffer = NULL;
-  if (set_buffering(hold) != 0) {
-    free(hold->buffer);
-    return;
+  hold->fd = new_file();
+  for (bit = 1; bit <= BOTH && hold->fd >= 0; bit <<= 1) {
+    FILE *stream = stream_of(bit);
+    /* Not a stream that is held for another Lua state, or has been reopened. */
+    if (!(streams & bit) || stream->_fileno != descriptor_of(bit))
+      continue;
+    stream->_fileno = hold->fd;
+    hold->streams |= bit;
   }
-  hold->active = 1;
-  hold->stream->_offset = 0;
-  memset(hold->stream->_IO_buf_base, 0, room_of(hold->stream));
+  if (hold->fd >= 0 && hold->streams == 0)
+    close(hold->fd);
 }
 
-void mch_hold_end(struct mch_hold *hold) {
-  if (!hold->active)
+/* The host has neither closed nor reopened it since. */
+static int holds(const struct mch_hold *hold, int bit) {
+  return (hold->streams & bit) && stream_of(bit)->_fileno == hold->fd;
+}
+
+static void flush_held(const struct mch_hold *hold) {
+  int bit;
+  for (bit = 1; bit <= BOTH; bit <<= 1)
+    if (holds(hold, bit))
+      fflush(stream_of(bit));
+}
+
+void mch_hold_take(struct mch_hold *hold, struct mch_buf *text) {
+  off_t size;
+  ssize_t got;
+  if (hold->streams == 0)
     return;
-  hold->active = 0;
-  hold->stream->_offset = NO_OFFSET;
-  setvbuf(hold->stream, NULL, hold->restore, 0);
-  if (hold->restore == _IONBF && hold->buffer != (void *)hold->stream->_IO_buf_base)
-    free(hold->buffer); /* else it stays with the stream */
-  hold->buffer = NULL;
+  flush_held(hold);
+  size = lseek(hold->fd, 0, SEEK_END);
+  if (size <= 0 || mch_buf_reserve(text, (size_t)size) != 0)
+    return;
+  got = pread(hold->fd, text->data + text->length, (size_t)size, 0);
+  if (got > 0)
+    text->length += (size_t)got;
+  if (ftruncate(hold->fd, 0) != 0) /* never seen; the text would come twice */
+    mch_hold_end(hold);
 }
 
-/* The buffer is kept zeroed behind what is in it. After a single flush all that has passed still
- * stands at its front; after several, the last of so many bytes is one of the zeroes. */
-static int get_passed(const struct mch_hold *hold, size_t pending, struct mch_buf *passed) {
-  const char *base = hold->stream->_IO_buf_base;
-  size_t count = hold->stream->_offset > 0 ? (size_t)hold->stream->_offset : 0;
-  if (count == 0)
+int mch_hold_waiting(const struct mch_hold *hold) {
+  if (hold->streams == 0)
     return 0;
-  if (pending > 0 || count > room_of(hold->stream) || base[count - 1] == '\0')
-    return 1;
-  mch_buf_append(passed, base, count);
-  return 0;
-}
-
-int mch_hold_take(struct mch_hold *hold, struct mch_buf *text, struct mch_buf *passed) {
-  FILE *stream = hold->stream;
-  size_t pending = __fpending(stream);
-  int lost = hold->active ? get_passed(hold, pending, passed) : 0;
-  if (pending > 0)
-    mch_buf_append(text, stream->_IO_write_base, pending);
-  if (hold->active && (pending > 0 || stream->_offset > 0)) {
-    stream->_offset = 0;
-    memset(stream->_IO_buf_base, 0, room_of(stream));
-  }
-  if (pending > 0)
-    __fpurge(stream);
-  return lost;
-}
-
-int mch_hold_urgent(const struct mch_hold *hold) {
-  return hold->active && (hold->stream->_offset > 0 || __fpending(hold->stream) > ROOM / 2);
+  flush_held(hold);
+  return lseek(hold->fd, 0, SEEK_END) > 0;
 }
 
 void mch_hold_drop(struct mch_hold *hold) {
-  if (hold->active)
-    __fpurge(hold->stream);
+  int bit;
+  for (bit = 1; bit <= BOTH; bit <<= 1)
+    if (holds(hold, bit))
+      __fpurge(stream_of(bit));
   mch_hold_end(hold);
+}
+
+void mch_hold_end(struct mch_hold *hold) {
+  int bit;
+  if (hold->streams == 0)
+    return;
+  flush_held(hold);
+  for (bit = 1; bit <= BOTH; bit <<= 1)
+    if (holds(hold, bit))
+      stream_of(bit)->_fileno = descriptor_of(bit);
+  hold->streams = 0;
+  close(hold->fd);
+}
+
+/* What C++ compilers use for objects of a library: known to exit() and to dlclose(). */
+extern int __cxa_atexit(void (*function)(void *), void *argument, void *library);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+
+int mch_hold_at_exit(void (*leave)(void *arg), void *arg) {
+  return __cxa_atexit(leave, arg, &__dso_handle);
 }
 
 #else
 
-size_t mch_hold_pending(FILE *stream) {
-  (void)stream;
-  return 1;
+int mch_hold_pending_stdout(void) {
+  return 1; /* not known */
 }
 
-void mch_hold_begin(struct mch_hold *hold) {
+void mch_hold_begin(struct mch_hold *hold, int streams) {
   (void)hold;
+  (void)streams;
+}
+
+void mch_hold_take(struct mch_hold *hold, struct mch_buf *text) {
+  (void)hold;
+  (void)text;
+}
+
+int mch_hold_waiting(const struct mch_hold *hold) {
+  (void)hold;
+  return 0;
 }
 
 void mch_hold_end(struct mch_hold *hold) {
   (void)hold;
 }
 
-int mch_hold_take(struct mch_hold *hold, struct mch_buf *text, struct mch_buf *passed) {
-  (void)text;
-  (void)passed;
-  fflush(hold->stream);
-  return 0;
-}
-
-int mch_hold_urgent(const struct mch_hold *hold) {
-  (void)hold;
-  return 0;
-}
-
 void mch_hold_drop(struct mch_hold *hold) {
   (void)hold;
+}
+
+int mch_hold_at_exit(void (*leave)(void *arg), void *arg) {
+  (void)leave;
+  (void)arg;
+  return -1;
 }
 
 #endif

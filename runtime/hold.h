@@ -2,15 +2,14 @@
  *
  * The host prints through its own `stdout` and `stderr` while bars stand on the same terminal. So
  * that its text lands above the bars instead of in them, these streams are held while bars are
- * there: switched to full buffering; whoever draws takes what they hold and writes it in its place.
+ * there: what they write goes, in order, to a file in memory, and whoever draws next takes it from
+ * there and writes it in its place. (Lua's print flushes: a larger buffer would hold nothing back.)
  *
- * What has gone past a hold (the host flushed, or more than a bufferful came at once) is noticed:
- * the text of a single flush is told, so that the drawer can count its rows; more than that is
- * reported as lost track. What does not pass through these streams at all (a child of os.execute,
- * write(2)) is not seen.
+ * What does not pass through these streams (a child of os.execute, write(2) to descriptor 1) is not
+ * held. Text of a host that dies of a signal within the tenth of a second before the next frame is
+ * lost; that of one which calls exit() is not, see mch_hold_at_exit().
  *
- * All of this knows the inside of glibc's streams. Elsewhere nothing is held, and only flushing
- * before drawing is done. All functions but mch_hold_lock() are called between it and unlock. */
+ * This swaps the descriptor inside of glibc's streams. Elsewhere nothing is held. */
 #ifndef MCH_HOLD_H
 #define MCH_HOLD_H
 
@@ -18,34 +17,44 @@
 
 #include "buf.h"
 
+enum { MCH_HOLD_STDOUT = 1, MCH_HOLD_STDERR = 2 };
+
 struct mch_hold {
-  FILE *stream;
-  int active;
-  int restore;  /* the buffering mode to go back to */
-  void *buffer; /* ours; NULL while the stream uses its own */
+  int fd;      /* the file in memory, while held */
+  int streams; /* which are held; 0: none */
 };
 
-/* Keep other threads off the stream: 1. `wait`: for as long as it takes; else 0 if it is busy. -1
- * if the host has closed it. */
-int mch_hold_lock(FILE *stream, int wait);
-void mch_hold_unlock(FILE *stream);
+/* Keep other threads off these streams. Returns those that it got, without those that the host has
+ * closed; -1: one of them is busy just now (never with `wait`). */
+int mch_hold_lock(int streams, int wait);
+void mch_hold_unlock(int streams);
 
-/* The bytes that the stream has buffered, as far as can be known; 0 or 1 where it cannot: 1. */
-size_t mch_hold_pending(FILE *stream);
+/* Flush the host's stdout. Lua thread only. */
+void mch_hold_flush_stdout(void);
 
-/* Begin and end to hold. Text that the stream has buffered must have been taken before. */
-void mch_hold_begin(struct mch_hold *hold);
+/* Nonzero if the host's stdout may have text in its buffer. It must be locked. */
+int mch_hold_pending_stdout(void);
+
+/* Hold these streams, which must be locked. Does nothing if some are held already, or if it cannot
+ * be done. */
+void mch_hold_begin(struct mch_hold *hold, int streams);
+
+/* Move the text that has come so far to `text`. The streams must be locked. */
+void mch_hold_take(struct mch_hold *hold, struct mch_buf *text);
+
+/* Nonzero if text has come. The streams must be locked. */
+int mch_hold_waiting(const struct mch_hold *hold);
+
+/* The streams, which must be locked, write to where they did before. Text that was not taken is
+ * forgotten. */
 void mch_hold_end(struct mch_hold *hold);
 
-/* Move what the stream has buffered to `text`; also while not held. To `passed` goes the text of a
- * single flush that went past the hold. Nonzero: more than that has passed. */
-int mch_hold_take(struct mch_hold *hold, struct mch_buf *text, struct mch_buf *passed);
-
-/* Nonzero if text is waiting that had better be taken now: something went past, or the buffer fills
- * up. */
-int mch_hold_urgent(const struct mch_hold *hold);
-
-/* After a fork, in the child: forget buffered text (it is the parent's) and end the hold. */
+/* After a fork, in the child: the same, and what the streams have in their buffers is forgotten: it
+ * is the parent's. */
 void mch_hold_drop(struct mch_hold *hold);
+
+/* Have `leave(arg)` called by exit(), before it flushes the streams, or when this library is
+ * unloaded. Zero: it will be. */
+int mch_hold_at_exit(void (*leave)(void *arg), void *arg);
 
 #endif

@@ -41,9 +41,10 @@ struct mch_output {
   struct mch_screen screen;
   struct mch_buf above;   /* lines that wait for the next frame */
   struct mch_buf host;    /* text of the host, unless it is in `above` yet: an unfinished line */
-  struct mch_buf scratch; /* one line, or text past a hold */
+  struct mch_buf scratch; /* one line */
   struct mch_buf frame;
-  struct mch_hold holds[2]; /* stdout, stderr */
+  struct mch_hold hold;     /* of the host's streams, while bars stand on the terminal */
+  struct anchor *anchor;    /* for the end of the process; NULL: not needed yet */
   struct mch_sink sinks[2]; /* descriptors 1 and 2 */
   int mixed;                /* sinks[1] holds lines for standard output */
   uint64_t drawn_ns;
@@ -226,50 +227,65 @@ static void write_reports(struct mch_output *out, uint64_t now) {
 
 /* --- bars on a terminal --- */
 
-static int held_streams(const struct mch_output *out) {
-  return real(out) && out->terminal ? (out->same ? 3 : 2) : 0;
+/* At the end of the process the text that is held must get out. */
+struct anchor {
+  struct mch_output *out; /* NULL: gone before */
+};
+
+static void leave(void *arg);
+
+static void drop_anchor(struct mch_output *out) {
+  if (out->anchor != NULL)
+    out->anchor->out = NULL; /* it is freed when the process ends */
+  out->anchor = NULL;
 }
 
-static void unlock_host(struct mch_output *out, int locked) {
-  int i;
-  for (i = 0; i < 2; i++)
-    if (locked & 1 << i)
-      mch_hold_unlock(out->holds[i].stream);
+/* Nonzero if exit() will let go what is held. */
+static int anchored(struct mch_output *out) {
+  if (out->anchor != NULL)
+    return 1;
+  out->anchor = malloc(sizeof *out->anchor);
+  if (out->anchor == NULL)
+    return 0;
+  out->anchor->out = out;
+  if (mch_hold_at_exit(leave, out->anchor) == 0)
+    return 1;
+  free(out->anchor);
+  out->anchor = NULL;
+  return 0;
 }
 
-/* Keep the host from printing while we draw. -1: it is printing just now. */
+/* Which streams of the host print into our bars? */
+static int disturbing(const struct mch_output *out) {
+  if (!real(out) || !out->terminal)
+    return 0;
+  return out->same ? MCH_HOLD_STDOUT | MCH_HOLD_STDERR : MCH_HOLD_STDERR;
+}
+
+/* Lock the host's stdout with nothing in its buffer: what the host has printed comes first. Returns
+ * the streams that are locked, -1: not now. */
+static int lock_stdout(const struct mch_output *out, int on_lua_thread) {
+  int locked = real(out) ? mch_hold_lock(MCH_HOLD_STDOUT, on_lua_thread) : 0;
+  if (locked <= 0)
+    return locked;
+  if (on_lua_thread)
+    mch_hold_flush_stdout();
+  if (on_lua_thread || !mch_hold_pending_stdout())
+    return locked;
+  mch_hold_unlock(locked);
+  return -1;
+}
+
+/* Keep the host from printing while we draw: -1 if it is printing just now. While there are bars,
+ * its text is held. */
 static int lock_host(struct mch_output *out, int on_lua_thread) {
-  int i, locked = 0;
-  for (i = 0; i < 2; i++) {
-    int done;
-    if (!(held_streams(out) & 1 << i))
-      continue;
-    done = mch_hold_lock(out->holds[i].stream, on_lua_thread);
-    if (done == 0) {
-      unlock_host(out, locked);
-      return -1;
-    }
-    locked |= done > 0 ? 1 << i : 0;
-  }
+  int locked;
+  if (disturbing(out) == 0 || (out->progress.running.count == 0 && out->hold.streams == 0))
+    return out->same ? lock_stdout(out, on_lua_thread) : 0;
+  locked = mch_hold_lock(disturbing(out), on_lua_thread);
+  if (locked > 0 && anchored(out))
+    mch_hold_begin(&out->hold, locked);
   return locked;
-}
-
-/* What has gone past a hold stands under the live lines: count its rows, so that it is erased with
- * them and written again above. */
-static void account_passed(struct mch_output *out, unsigned columns) {
-  const char *text = (const char *)out->scratch.data;
-  size_t length = mch_buf_unread(&out->scratch);
-  unsigned column;
-  long rows;
-  if (length == 0)
-    return;
-  rows = mch_width_travel(text, length, columns, &column);
-  if (rows < 0) {
-    mch_screen_detach(&out->screen);
-    return;
-  }
-  mch_screen_passed(&out->screen, (size_t)rows + (column > 0));
-  mch_buf_append(&out->host, text, length);
 }
 
 /* Whole lines of the host join the others. Its unfinished line stays, if it can be drawn as a live
@@ -291,16 +307,8 @@ static void split_host(struct mch_output *out, unsigned columns) {
   mch_buf_clear(&out->host);
 }
 
-static void take_host(struct mch_output *out, int locked, unsigned columns) {
-  int i;
-  for (i = 0; i < 2; i++) {
-    if (!(locked & 1 << i))
-      continue;
-    mch_buf_clear(&out->scratch);
-    if (mch_hold_take(&out->holds[i], &out->host, &out->scratch))
-      mch_screen_detach(&out->screen);
-    account_passed(out, columns);
-  }
+static void take_host(struct mch_output *out, unsigned columns) {
+  mch_hold_take(&out->hold, &out->host);
   if (mch_buf_unread(&out->host) > 0)
     split_host(out, columns);
 }
@@ -388,23 +396,15 @@ static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsi
     add_more(out, running - shown, layout.width);
 }
 
-static void committed(struct mch_output *out, int locked) {
-  int i, live;
+static void committed(struct mch_output *out) {
   mch_screen_commit(&out->screen);
   while (out->progress.ended.first != NULL)
     mch_progress_drop(&out->progress, out->progress.ended.first);
   mch_buf_clear(&out->above);
-  live = mch_screen_live(&out->screen) > 0;
-  if (!live)
-    mch_buf_clear(&out->host);
-  for (i = 0; i < 2; i++) {
-    if (!(locked & 1 << i))
-      continue;
-    if (live)
-      mch_hold_begin(&out->holds[i]);
-    else
-      mch_hold_end(&out->holds[i]);
-  }
+  if (mch_screen_live(&out->screen) > 0)
+    return;
+  mch_buf_clear(&out->host);
+  mch_hold_end(&out->hold);
 }
 
 /* Draw now. A frame that the terminal does not take is dropped: nothing has changed then, and the
@@ -416,39 +416,17 @@ static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
     return;
   out->drawn_ns = now;
   size_of(out, &columns, &rows);
-  take_host(out, locked, columns);
+  take_host(out, columns);
   collect(out, now, columns, rows);
   if (mch_screen_compose(&out->screen, &out->frame) == 0) {
     size_t length = mch_buf_unread(&out->frame);
     if (length == 0 || mch_sink_offer(&out->sinks[1], out->frame.data, length) == 0)
-      committed(out, locked);
+      committed(out);
   }
-  unlock_host(out, locked);
+  mch_hold_unlock(locked);
 }
 
 /* --- lines --- */
-
-/* Make the host's own text come first: 1. 0: not now. */
-static int lock_stdout(struct mch_output *out, int on_lua_thread) {
-  int locked;
-  if (!real(out))
-    return 1;
-  locked = mch_hold_lock(stdout, on_lua_thread);
-  if (locked == 0)
-    return 0;
-  if (locked > 0 && on_lua_thread)
-    fflush(stdout);
-  if (locked > 0 && !on_lua_thread && mch_hold_pending(stdout) > 0) {
-    mch_hold_unlock(stdout);
-    return 0;
-  }
-  return 1;
-}
-
-static void unlock_stdout(struct mch_output *out) {
-  if (real(out))
-    mch_hold_unlock(stdout);
-}
 
 static void push(struct mch_sink *sink, int patience) {
   if (patience > 0)
@@ -460,10 +438,14 @@ static void push(struct mch_sink *sink, int patience) {
 /* Send what waits for descriptor 1 or 2, if it needs the host's stdout not to be in the way. */
 static void push_after_host(struct mch_output *out, struct mch_sink *sink, int on_lua_thread,
                             int patience) {
-  if (mch_buf_unread(&sink->unsent) == 0 || !lock_stdout(out, on_lua_thread))
+  int locked;
+  if (mch_buf_unread(&sink->unsent) == 0)
+    return;
+  locked = lock_stdout(out, on_lua_thread);
+  if (locked < 0)
     return;
   push(sink, patience);
-  unlock_stdout(out);
+  mch_hold_unlock(locked);
 }
 
 static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) {
@@ -673,15 +655,9 @@ uint64_t mch_output_next(struct mch_output *out) {
   return atomic_load_explicit(&out->due, memory_order_relaxed);
 }
 
-static int urgent(const struct mch_output *out) {
-  return mch_hold_urgent(&out->holds[0]) || mch_hold_urgent(&out->holds[1]);
-}
-
 static int tick(struct mch_output *out, uint64_t now) {
   if (out->mode == MCH_PROGRESS_REPORTS)
     return progress_due(out) <= now;
-  if (bars_on_screen(out) && urgent(out))
-    draw(out, now, 1);
   pump(out, now, 1);
   return 0;
 }
@@ -689,7 +665,7 @@ static int tick(struct mch_output *out, uint64_t now) {
 int mch_output_tick(struct mch_output *out) {
   uint64_t now = cheap_now(out);
   int due;
-  if (now < atomic_load_explicit(&out->due, memory_order_relaxed) && !urgent(out))
+  if (now < atomic_load_explicit(&out->due, memory_order_relaxed))
     return 0;
   if (pthread_mutex_trylock(&out->lock) != 0)
     return 0; /* somebody is drawing */
@@ -723,24 +699,26 @@ static void draw_out(struct mch_output *out, uint64_t now) {
 
 /* The host's own text: nonzero if it must be drawn above the bars, else it is flushed. */
 static int flush_host(struct mch_output *out) {
-  int held;
-  if (!real(out) || mch_hold_lock(stdout, 1) <= 0)
+  int locked, waiting;
+  if (out->hold.streams == 0) {
+    if (real(out))
+      mch_hold_flush_stdout();
     return 0;
-  held = out->holds[0].active && (mch_hold_pending(stdout) > 0 || mch_hold_urgent(&out->holds[0]));
-  if (!held)
-    fflush(stdout);
-  mch_hold_unlock(stdout);
-  return held;
+  }
+  locked = mch_hold_lock(out->hold.streams, 1);
+  waiting = mch_hold_waiting(&out->hold);
+  mch_hold_unlock(locked);
+  return waiting;
 }
 
 /* `all`: the bars as they are now, too. */
 static void flush(struct mch_output *out, int all) {
   uint64_t now = mch_output_now(out);
-  int held;
+  int waiting;
   if (!ours(out))
     return;
-  held = flush_host(out);
-  if (bars_on_screen(out) && (all || held || mch_buf_unread(&out->above) > 0))
+  waiting = flush_host(out);
+  if (bars_on_screen(out) && (all || waiting || mch_buf_unread(&out->above) > 0))
     draw_out(out, now);
   else
     pump_progress(out, now, 1);
@@ -762,14 +740,12 @@ void mch_output_draw(struct mch_output *out) {
 
 /* The streams are the host's again. */
 static void let_go(struct mch_output *out) {
-  int i;
-  int locked = lock_host(out, 1);
+  int locked = mch_hold_lock(out->hold.streams, 1);
   mch_screen_detach(&out->screen);
-  mch_buf_clear(&out->host);
-  for (i = 0; i < 2; i++)
-    if (locked & 1 << i)
-      mch_hold_end(&out->holds[i]);
-  unlock_host(out, locked);
+  mch_buf_clear(&out->host);              /* it stays on the screen as a whole line */
+  mch_hold_take(&out->hold, &out->above); /* another thread's, of just now */
+  mch_hold_end(&out->hold);
+  mch_hold_unlock(locked);
 }
 
 static void detach(struct mch_output *out) {
@@ -789,6 +765,22 @@ static void drop_reported(struct mch_output *out) {
   if (out->reported != NULL)
     mch_progress_drop(&out->progress, out->reported);
   out->reported = NULL;
+}
+
+/* By exit(): any thread may hold the lock, and may be ended while it does. */
+static void leave(void *arg) {
+  struct anchor *anchor = arg;
+  struct timespec limit = {0, 0};
+  clock_gettime(CLOCK_REALTIME, &limit);
+  limit.tv_sec++;
+  if (anchor->out != NULL && ours(anchor->out) &&
+      pthread_mutex_timedlock(&anchor->out->lock, &limit) == 0) {
+    detach(anchor->out);
+    pthread_mutex_unlock(&anchor->out->lock);
+  }
+  if (anchor->out != NULL)
+    anchor->out->anchor = NULL;
+  free(anchor);
 }
 
 int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report *report) {
@@ -814,9 +806,7 @@ int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report
 
 static void set_up(struct mch_output *out) {
   int i;
-  FILE *const streams[2] = {stdout, stderr};
   for (i = 0; i < 2; i++) {
-    out->holds[i].stream = streams[i];
     out->sinks[i].fd = i + 1;
     out->sinks[i].write = real(out) ? mch_sink_write : out->config.write;
     out->sinks[i].ud = out->config.ud;
@@ -849,6 +839,7 @@ void mch_output_unref(struct mch_output *out) {
   if (out == NULL || atomic_fetch_sub(&out->refs, 1) > 1)
     return;
   mch_output_detach(out);
+  drop_anchor(out);
   mch_progress_free(&out->progress);
   mch_screen_free(&out->screen);
   mch_buf_free(&out->above);
@@ -877,10 +868,11 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   int i;
   pthread_mutex_init(&out->lock, NULL); /* at the fork another thread may have held it */
   for (i = 0; i < 2; i++) {
-    mch_hold_drop(&out->holds[i]);
     mch_buf_clear(&out->sinks[i].unsent);
     out->sinks[i].dead = 0;
   }
+  mch_hold_drop(&out->hold);
+  drop_anchor(out);
   mch_progress_disown(&out->progress);
   mch_screen_detach(&out->screen);
   mch_buf_clear(&out->above);

@@ -38,8 +38,7 @@ static int failed(const struct mch_screen *screen) {
 /* The rows that the shown lines take now. When the window has become narrower, terminals fold lines
  * that do not fit any more. */
 static size_t height(const struct mch_screen *screen) {
-  size_t rows = screen->passed;
-  size_t i, total = count(&screen->shown);
+  size_t i, rows = 0, total = count(&screen->shown);
   for (i = 0; i < total; i++) {
     size_t cells = end_of(&screen->shown, i).cells;
     rows += cells <= screen->columns ? 1 : (cells + screen->columns - 1) / screen->columns;
@@ -122,12 +121,11 @@ static void put_above(const struct mch_screen *screen, struct mch_buf *to) {
 
 int mch_screen_compose(struct mch_screen *screen, struct mch_buf *to) {
   size_t above = mch_buf_unread(&screen->above);
-  int live = count(&screen->shown) > 0 || count(&screen->next) > 0 || screen->passed > 0;
+  int live = count(&screen->shown) > 0 || count(&screen->next) > 0;
   mch_buf_clear(to);
   if (failed(screen) != 0)
     return failed(screen);
-  if (above == 0 && screen->passed == 0 && same(&screen->shown, &screen->next) &&
-      height(screen) == count(&screen->shown))
+  if (above == 0 && same(&screen->shown, &screen->next) && height(screen) == count(&screen->shown))
     return 0;
   if (live)
     put(to, "\033[?2026h");
@@ -151,20 +149,14 @@ void mch_screen_commit(struct mch_screen *screen) {
   screen->next = shown;
   clear(&screen->next);
   mch_buf_clear(&screen->above);
-  screen->passed = 0;
 }
 
 size_t mch_screen_live(const struct mch_screen *screen) {
   return count(&screen->shown);
 }
 
-void mch_screen_passed(struct mch_screen *screen, size_t rows) {
-  screen->passed += rows;
-}
-
 void mch_screen_detach(struct mch_screen *screen) {
   clear(&screen->shown);
-  screen->passed = 0;
 }
 
 void mch_screen_free(struct mch_screen *screen) {

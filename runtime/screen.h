@@ -23,7 +23,6 @@ struct mch_screen {
   struct mch_screen_lines shown, next;
   struct mch_buf above; /* of the next frame: whole lines that stay */
   int aligned;          /* they must begin in column 0 */
-  size_t passed;        /* rows under the shown lines that somebody else has written */
 };
 
 /* Begin to collect the next frame. */
@@ -46,9 +45,6 @@ void mch_screen_commit(struct mch_screen *screen);
 
 /* The number of live lines that are shown. */
 size_t mch_screen_live(const struct mch_screen *screen);
-
-/* Somebody else wrote under the live lines; the cursor went down so many rows to column 0. */
-void mch_screen_passed(struct mch_screen *screen, size_t rows);
 
 /* Leave what is shown where it is; the next frame begins anew under it. */
 void mch_screen_detach(struct mch_screen *screen);
