@@ -206,13 +206,12 @@ static void run_call(lua_State *L, struct call *call) {
   status = lua_pcall(L, 1, LUA_MULTRET, 0);
   if (status == LUA_OK && call->kind == MCH_KIND_OK)
     return;
-  if (status != LUA_OK) {
-    lua_pushcfunction(L, make_plain_error);
-    lua_insert(L, -2);
-    if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
-      mch_buf_clear(call->answer);
-      return;
-    }
+  /* A table says all; anything else (memory, an error in the handler) is a message only. */
+  lua_pushcfunction(L, make_plain_error);
+  lua_insert(L, -2);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+    mch_buf_clear(call->answer);
+    return;
   }
   answer_error(L, call, call->kind);
 }

@@ -62,8 +62,8 @@ struct mch_result {
   uint64_t elapsed; /* nanoseconds of run time */
   uint64_t maxrss;  /* bytes, 0: unknown */
   char *text;       /* why, worded by this side; NULL: see the graph */
-  char *progress;     /* where its bar stood when its worker died, or NULL */
-  int perhaps_oom;    /* KILLED, and the kernel killed somebody for want of memory */
+  char *progress;   /* where its bar stood when its worker died, or NULL */
+  int perhaps_oom;  /* KILLED, and the kernel killed somebody for want of memory */
   size_t length;
   unsigned char graph[]; /* the worker's values; for ERROR see ltask */
 };
