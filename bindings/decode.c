@@ -15,11 +15,28 @@
 #include "stack.h"
 
 /* Stack slots of a decoding, above what the caller had. */
-enum { SPILLS = 1, HEAP, REFS, SHAPES, METAS, SLOTS = METAS };
+enum {
+  SPILLS = 1,
+  HEAP,
+  REFS,      /* number -> object, for those that something refers to */
+  SHAPES,    /* lists of keys, [0] their number */
+  SETS,      /* assignments to be made: target, key, value ...; no key: a metatable */
+  FALL_BACK, /* the metatable of environments that fall back on _G */
+  SLOTS = FALL_BACK
+};
 
 enum { HEAP_FRAMES, HEAP_CODES };
 
-enum frame_kind { ROOT, ITEMS, PAIRS, RECORD, FUNCTION, METATABLE };
+enum frame_kind {
+  ROOT,      /* the values of the message: they stay on the stack */
+  HOOK,      /* likewise what rebuilds an object */
+  ITEMS,     /* of a table */
+  PAIRS,     /* of a table */
+  RECORD,    /* a table of a known shape */
+  FUNCTION,  /* upvalues */
+  METATABLE, /* of the object whose contents are complete */
+  ASSIGNED   /* target, key, value: what follows the values of ROOT and HOOK */
+};
 
 /* An object whose parts are being read. It is at `place`; a part that is read comes on top. */
 struct frame {
@@ -29,7 +46,11 @@ struct frame {
   uint64_t next, count; /* parts read, and to read */
   uint64_t pairs;       /* ITEMS: how many follow the items */
   uint64_t shape;       /* RECORD */
+  uint64_t number;      /* HOOK: its object's */
+  unsigned tag;         /* likewise */
   int has_key;          /* PAIRS: the key is read */
+  int has_sets;         /* ROOT, HOOK: the assignments behind the values are read */
+  lua_Integer from;     /* HOOK: its first assignment */
 };
 
 struct code {
@@ -44,11 +65,11 @@ struct decoding {
   const struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes;         /* absolute, or 0 */
-  uint64_t objects;  /* numbered so far */
-  uint64_t shapes;   /* known so far */
-  uint64_t credit;   /* how many more entries may be allocated ahead */
-  lua_Integer metas; /* pairs in METAS */
+  int notes;        /* absolute, or 0 */
+  uint64_t objects; /* numbered so far */
+  uint64_t shapes;  /* known so far */
+  uint64_t credit;  /* how many more entries may be allocated ahead */
+  lua_Integer sets; /* triples in SETS */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array codes;  /* struct code */
@@ -78,6 +99,16 @@ static void tell_step(struct decoding *d, struct mch_path *path, const struct fr
   case METATABLE:
     mch_path_step(path, ".(metatable)");
     break;
+  case HOOK:
+    mch_path_step(path, ".(__mantichora)");
+    break;
+  case ASSIGNED:
+    lua_pushglobaltable(d->L);
+    mch_path_set(path, lua_rawequal(d->L, -1, at + 1),
+                 frame->next == 2 && lua_type(d->L, at + 2) == LUA_TSTRING
+                     ? lua_tostring(d->L, at + 2)
+                     : NULL);
+    break;
   case PAIRS:
     if (frame->has_key)
       mch_path_key(path, d->L, at + 1);
@@ -100,7 +131,8 @@ static int fail(struct decoding *d) {
   while (d->frames.count > 0) {
     struct frame *frame = innermost(d);
     if (frame->kind == ROOT) {
-      mch_path_root(&path, d->from->kind, (int)frame->next);
+      if (frame->next < frame->count) /* else it is in an assignment */
+        mch_path_root(&path, d->from->kind, (int)frame->next);
     } else if (!mch_path_full(&path)) {
       mch_stack_reach(&d->stack, frame->place);
       tell_step(d, &path, frame);
@@ -380,6 +412,77 @@ static void read_name(struct decoding *d, unsigned tag) {
   keep(d, tag, number);
 }
 
+/* ---- environments and hooks ---- */
+
+static void read_environment(struct decoding *d, unsigned tag) {
+  lua_State *L = d->L;
+  int fall_back = d->slots + FALL_BACK;
+  lua_newtable(L);
+  keep(d, tag, d->objects++);
+  if ((tag & MCH_TAG_META) == 0)
+    return;
+  if (lua_isnil(L, fall_back)) {
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "__index");
+    lua_pushglobaltable(L);
+    lua_rawset(L, -3);
+    lua_replace(L, fall_back);
+  }
+  lua_pushvalue(L, fall_back);
+  lua_setmetatable(L, -2);
+}
+
+static void open_hook(struct decoding *d, unsigned tag) {
+  struct frame *frame;
+  uint64_t n = take_varint(d);
+  if (!d->from->allow_code)
+    malformed(d, "code is not allowed here");
+  if (n == 0 || n > left(d) || n > INT_MAX)
+    malformed(d, "bad hook");
+  lua_pushnil(d->L);
+  frame = open_frame(d, HOOK, n);
+  frame->number = d->objects++;
+  frame->tag = tag;
+  frame->from = d->sets;
+}
+
+/* Note an assignment, the three values on top of the stack. Pops them. */
+static void note_set(struct decoding *d) {
+  lua_Integer i = 3 * d->sets++, part;
+  if (lua_isnil(d->L, d->slots + SETS)) {
+    lua_newtable(d->L);
+    lua_replace(d->L, d->slots + SETS);
+  }
+  for (part = 3; part > 0; part--)
+    lua_rawseti(d->L, d->slots + SETS, i + part);
+}
+
+/* Make the assignments from number `from` on: metatables first, while nothing depends on them. */
+static void make_sets(struct decoding *d, lua_Integer from) {
+  lua_State *L = d->L;
+  lua_Integer i;
+  int metatables, sets = d->slots + SETS;
+  luaL_checkstack(L, 3, NULL);
+  for (metatables = 1; metatables >= 0; metatables--) {
+    for (i = from; i < d->sets; i++) {
+      lua_rawgeti(L, sets, 3 * i + 1);
+      if ((lua_rawgeti(L, sets, 3 * i + 2) == LUA_TNIL) == metatables) {
+        lua_rawgeti(L, sets, 3 * i + 3);
+        if (metatables) {
+          lua_setmetatable(L, -3);
+          lua_pop(L, 2);
+        } else {
+          lua_rawset(L, -3);
+          lua_pop(L, 1);
+        }
+      } else {
+        lua_pop(L, 2);
+      }
+    }
+  }
+  d->sets = from;
+}
+
 /* ---- values ---- */
 
 /* Read a value. 1: it is on top of the stack. 0: a frame was opened for it. */
@@ -403,6 +506,12 @@ static int read_object(struct decoding *d, unsigned tag) {
   case MCH_TAG_FIELD:
     read_name(d, tag);
     return 1;
+  case MCH_TAG_ENV:
+    read_environment(d, tag);
+    return 1;
+  case MCH_TAG_HOOK:
+    open_hook(d, tag);
+    return 0;
   default:
     return malformed(d, "unknown tag");
   }
@@ -599,17 +708,12 @@ static int continue_function(struct decoding *d, struct frame *frame) {
 
 /* The metatable of the frame's object is on top of the stack: note the two for the end. */
 static void store_metatable(struct decoding *d, struct frame *frame) {
-  lua_State *L = d->L;
-  if (lua_type(L, -1) != LUA_TTABLE)
+  if (lua_type(d->L, -1) != LUA_TTABLE)
     malformed(d, "bad metatable");
-  if (lua_isnil(L, d->slots + METAS)) {
-    lua_newtable(L);
-    lua_replace(L, d->slots + METAS);
-  }
-  lua_rawseti(L, d->slots + METAS, 2 * d->metas + 2);
-  lua_pushvalue(L, frame_at(d, frame));
-  lua_rawseti(L, d->slots + METAS, 2 * d->metas + 1);
-  d->metas++;
+  lua_pushvalue(d->L, frame_at(d, frame));
+  lua_pushnil(d->L);
+  lua_rotate(d->L, -3, -1);
+  note_set(d);
   frame->next++;
 }
 
@@ -622,20 +726,97 @@ static int continue_metatable(struct decoding *d, struct frame *frame) {
   return 1;
 }
 
-static int continue_root(struct decoding *d, struct frame *frame) {
+/* Parts of an assignment: target, key, value. */
+static void store_assigned(struct decoding *d, struct frame *frame) {
+  lua_State *L = d->L;
+  switch (frame->next++) {
+  case 0:
+    if (lua_type(L, -1) != LUA_TTABLE)
+      malformed(d, "bad target");
+    lua_pushglobaltable(L);
+    if (lua_rawequal(L, -1, -2) && !d->from->allow_code)
+      malformed(d, "globals are not allowed here");
+    lua_pop(L, 1);
+    break;
+  case 1:
+    if (!lua_isnil(L, -1))
+      check_key(d);
+    break;
+  default:
+    if (lua_isnil(L, -2) && lua_type(L, -1) != LUA_TTABLE)
+      malformed(d, "bad metatable");
+    note_set(d);
+    frame->next = 0;
+  }
+}
+
+static int continue_assigned(struct decoding *d, struct frame *frame) {
+  for (;;) {
+    if (frame->next == 0) {
+      unsigned tag = *take(d, 1);
+      if (tag == MCH_TAG_END)
+        return 1;
+      if (tag != MCH_TAG_SET)
+        malformed(d, "no assignment");
+    }
+    if (!read_value(d))
+      return 0;
+    store_assigned(d, frame);
+  }
+}
+
+/* Values that stay on the stack, and the assignments behind them. */
+static int continue_values(struct decoding *d, struct frame *frame) {
   while (frame->next < frame->count) {
     mch_stack_reserve(&d->stack);
     if (!read_value(d))
       return 0;
     frame->next++;
   }
+  if (frame->has_sets)
+    return 1;
+  frame->has_sets = 1;
+  if (d->at < d->end && *d->at == MCH_TAG_END) {
+    d->at++;
+    return 1;
+  }
+  lua_pushnil(d->L);
+  open_frame(d, ASSIGNED, 0);
+  return 0;
+}
+
+/* Call what rebuilds an object: the function and its arguments are above the frame's place. */
+static int continue_hook(struct decoding *d, struct frame *frame) {
+  lua_State *L = d->L;
+  int at;
+  if (!continue_values(d, frame))
+    return 0;
+  mch_stack_reach(&d->stack, frame->place);
+  make_sets(d, frame->from);
+  at = frame_at(d, frame);
+  if (lua_pcall(L, (int)frame->count - 1, 1, 0) != LUA_OK) {
+    const char *why = lua_tostring(L, -1);
+    lua_pushfstring(L, "what its __mantichora returned failed: %s",
+                    why != NULL ? why : "(no message)");
+    return fail(d);
+  }
+  if (lua_isnil(L, -1)) {
+    lua_pushliteral(L, "what its __mantichora returned gave nil");
+    return fail(d);
+  }
+  lua_replace(L, at);
+  keep(d, frame->tag, frame->number);
   return 1;
 }
 
 static int continue_parts(struct decoding *d, struct frame *frame) {
   switch (frame->kind) {
   case ROOT:
-    return continue_root(d, frame);
+    return continue_values(d, frame);
+  case HOOK:
+    return continue_hook(d, frame);
+  case ASSIGNED:
+    return continue_assigned(d, frame);
   case ITEMS:
     return continue_items(d, frame) && continue_pairs(d, frame);
   case PAIRS:
@@ -664,7 +845,14 @@ static int continue_frame(struct decoding *d, struct frame *frame) {
 static void store_part(struct decoding *d, struct frame *frame) {
   switch (frame->kind) {
   case ROOT:
-    frame->next++;
+  case HOOK:
+    if (frame->has_sets)
+      lua_pop(d->L, 1); /* that was the frame of the assignments */
+    else
+      frame->next++;
+    break;
+  case ASSIGNED:
+    store_assigned(d, frame);
     break;
   case ITEMS:
     store_item(d, frame);
@@ -683,16 +871,6 @@ static void store_part(struct decoding *d, struct frame *frame) {
   }
 }
 
-static void set_metatables(struct decoding *d) {
-  lua_Integer i;
-  for (i = 0; i < d->metas; i++) {
-    lua_rawgeti(d->L, d->slots + METAS, 2 * i + 1);
-    lua_rawgeti(d->L, d->slots + METAS, 2 * i + 2);
-    lua_setmetatable(d->L, -2);
-    lua_pop(d->L, 1);
-  }
-}
-
 static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *decoder) {
   d->L = L;
   d->from = decoder;
@@ -701,7 +879,7 @@ static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *de
   d->objects = d->shapes = 0;
   d->credit = decoder->len;
   d->notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0;
-  d->metas = 0;
+  d->sets = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   d->slots = lua_gettop(L);
   lua_settop(L, d->slots + SLOTS);
@@ -710,9 +888,9 @@ static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *de
   d->codes = (struct mch_array){d->start_codes, 0, CODES_START, NULL};
 }
 
-/* Bring the frame's object within reach. The root has none. */
+/* Bring the frame's object within reach. Those whose parts stay on the stack do not need theirs. */
 static void reach_frame(struct decoding *d, const struct frame *frame) {
-  if (frame->kind != ROOT)
+  if (frame->kind != ROOT && frame->kind != HOOK)
     mch_stack_reach(&d->stack, frame->place);
 }
 
@@ -740,9 +918,9 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   if (n > left(&d) || n > INT_MAX)
     malformed(&d, "too many values");
   read_values(&d, n);
-  if (*take(&d, 1) != MCH_TAG_END || d.at != d.end)
-    malformed(&d, "no end");
-  set_metatables(&d);
+  if (d.at != d.end)
+    malformed(&d, "more than one message");
+  make_sets(&d, 0);
   lua_rotate(L, d.slots + 1, (int)n);
   lua_settop(L, d.slots + (int)n);
   return (int)n;

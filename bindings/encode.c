@@ -9,18 +9,40 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bytecode.h"
+#include "globals.h"
 #include "identity.h"
 #include "modules.h"
 #include "path.h"
 #include "stack.h"
 
 /* Stack slots of an encoding, above what the caller had. */
-enum { SPILLS = 1, HEAP, REASON, CODES, MODULES, SLOTS = MODULES + 3 };
+enum {
+  SPILLS = 1,
+  HEAP,
+  REASON,
+  CODES,      /* of the notes: function -> id */
+  KNOWN_USES, /* id -> uses, kept in the notes if there are any */
+  USES,       /* number of inline code -> uses */
+  HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
+  ENVS,       /* environment that is put in part -> true */
+  WANTS,
+  MODULES = WANTS + MCH_WANTS_SLOTS,
+  SLOTS = MODULES + MCH_MODULES_SLOTS - 1
+};
 
 /* Arrays in the heap. */
-enum { HEAP_FRAMES, HEAP_MET, HEAP_MET_SLOTS, HEAP_SHAPES, HEAP_DUMP };
+enum { HEAP_FRAMES, HEAP_MET, HEAP_MET_SLOTS, HEAP_SHAPES, HEAP_DUMP, HEAP_MARKS };
 
-enum frame_kind { ROOT, SMALL, WALK, FUNCTION };
+enum frame_kind {
+  ROOT,     /* the values of the message */
+  HOOK,     /* what a __mantichora returned */
+  SMALL,    /* a table, its entries on the stack */
+  WALK,     /* a table, read with lua_next() */
+  FUNCTION, /* its upvalues */
+  SETS,     /* assignments behind the values of a message or a hook */
+  SPREAD    /* assignments of all fields of an environment */
+};
 
 /* A value whose contents are being put. `next` counts the parts begun: the one at hand is next - 1.
  */
@@ -30,14 +52,24 @@ struct frame {
   size_t place;      /* of the value; its working values are above it */
   size_t next;
   size_t array;    /* SMALL, WALK: items that go without their keys */
-  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT: parts */
+  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT, HOOK: parts */
   size_t count_at; /* WALK: where in the message the number of pairs belongs */
   int values_only; /* SMALL: a record */
-  int in_value;    /* WALK: the key is put, its value is next */
+  int in_value;    /* WALK, SPREAD: the key is put, its value is next */
   size_t met;      /* FUNCTION: number of its entry in the map */
+  size_t number;   /* HOOK: its object's */
+  size_t outer;    /* HOOK: value of e->hook outside */
+  size_t from;     /* ROOT, HOOK, SETS: its first assignment in the queue */
 };
 
-enum { FRAMES_START = 12 };
+enum { FRAMES_START = 8 };
+
+/* What an assignment began with, to forget it if its value cannot be sent. */
+struct mark {
+  int global; /* it may be left out */
+  size_t frame, position, met, keys, ids, queued, done, hook;
+  uint64_t objects, shapes, codes;
+};
 
 /* put(): what has become of the value. */
 enum { REFUSED = -1, DONE = 0, OPENED = 1 };
@@ -58,6 +90,10 @@ struct encoding {
   struct mch_array keys;   /* const char *: the keys of all shapes */
   struct mch_identity met;
   struct mch_modules modules;
+  struct mch_wants wants;
+  size_t hook;            /* one more than the number of the innermost HOOK frame; 0: none */
+  const void *noted[2];   /* uses and environment whose names were queued last */
+  struct mch_array marks; /* struct mark */
   struct frame start[FRAMES_START];
 };
 
@@ -164,8 +200,29 @@ static int put_tag(struct encoding *e, int tag) {
 
 /* ---- objects ---- */
 
+/* Say why the value cannot go. */
+static int refuse(struct encoding *e, const char *why) {
+  lua_pushstring(e->L, why);
+  lua_replace(e->L, e->slots + REASON);
+  return REFUSED;
+}
+
+/* Is this object being rebuilt by a hook whose values are being put? */
+static int is_in_hook(const struct encoding *e, uint64_t number) {
+  size_t hook = e->hook;
+  while (hook != 0) {
+    const struct frame *frame = (const struct frame *)e->frames.items + hook - 1;
+    if (frame->number == number)
+      return 1;
+    hook = frame->outer;
+  }
+  return 0;
+}
+
 /* Refer to an object that the message has; tell the reader to keep it. */
 static int put_ref(struct encoding *e, const struct mch_met *met) {
+  if (e->hook != 0 && is_in_hook(e, met->a))
+    return refuse(e, "what its __mantichora returned leads back to it");
   *at_position(e, met->b) |= MCH_TAG_KEPT;
   put_u8(e, MCH_TAG_REF);
   put_varint(e, met->a);
@@ -199,13 +256,6 @@ static int put_string(struct encoding *e, int at) {
     put_bytes(e, s, length);
   }
   return DONE;
-}
-
-/* Say why the value cannot go. */
-static int refuse(struct encoding *e, const char *why) {
-  lua_pushstring(e->L, why);
-  lua_replace(e->L, e->slots + REASON);
-  return REFUSED;
 }
 
 static int put(struct encoding *e, int at);
@@ -247,6 +297,85 @@ static struct frame *innermost(struct encoding *e) {
 
 static int frame_at(struct encoding *e, const struct frame *frame) {
   return mch_stack_at(&e->stack, frame->place);
+}
+
+/* ---- hooks ---- */
+
+/* Call the hook on top of the stack for the object at `at`; replaces it by the list of what it
+ * returned. */
+static int call_hook(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  int hook = lua_gettop(L), n, i;
+  lua_pushvalue(L, at);
+  if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
+    const char *why = lua_tostring(L, -1);
+    lua_pushfstring(L, "its __mantichora failed: %s", why != NULL ? why : "(no message)");
+    return refuse(e, lua_tostring(L, -1));
+  }
+  n = lua_gettop(L) - hook + 1;
+  if (n == 0 || !lua_isfunction(L, hook))
+    return refuse(e, "its __mantichora returned no function");
+  luaL_checkstack(L, 4, NULL);
+  lua_createtable(L, n, 1);
+  lua_insert(L, hook);
+  for (i = n; i > 0; i--)
+    lua_rawseti(L, hook, i);
+  lua_pushinteger(L, n);
+  lua_rawseti(L, hook, 0);
+  return DONE;
+}
+
+/* If the object at `at` has a hook, push the list of what it returned: OPENED. DONE: it has none.
+ * The hook is called once for each object, and what it returned lives as long as the message. */
+static int push_hooked(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  int top = lua_gettop(L);
+  if (!lua_getmetatable(L, at))
+    return DONE;
+  lua_pushliteral(L, "__mantichora");
+  if (lua_rawget(L, -2) == LUA_TNIL) {
+    lua_settop(L, top);
+    return DONE;
+  }
+  lua_remove(L, -2);
+  if (lua_isnil(L, e->slots + HOOKS)) {
+    lua_newtable(L);
+    lua_replace(L, e->slots + HOOKS);
+  }
+  lua_pushvalue(L, at);
+  if (lua_rawget(L, e->slots + HOOKS) != LUA_TNIL) {
+    lua_remove(L, -2);
+    return OPENED;
+  }
+  lua_pop(L, 1);
+  if (call_hook(e, at) != DONE)
+    return REFUSED;
+  lua_pushvalue(L, at);
+  lua_pushvalue(L, -2);
+  lua_rawset(L, e->slots + HOOKS);
+  return OPENED;
+}
+
+/* Open a frame for an object that has a hook. DONE: it has none. */
+static int put_hooked(struct encoding *e, int at, const void *object) {
+  lua_State *L = e->L;
+  struct frame *frame;
+  int status = push_hooked(e, at);
+  if (status != OPENED)
+    return status;
+  frame = open_frame(e, HOOK, -1);
+  lua_rawgeti(L, -1, 0);
+  frame->count = (size_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  frame->number = e->objects;
+  frame->from = e->wants.queued;
+  frame->outer = e->hook;
+  e->hook = e->frames.count;
+  e->noted[0] = NULL;
+  meet(e, object);
+  put_u8(e, MCH_TAG_HOOK);
+  put_varint(e, frame->count);
+  return OPENED;
 }
 
 /* ---- tables ---- */
@@ -361,6 +490,17 @@ static void put_large_table(struct encoding *e, struct frame *frame, unsigned me
   lua_pushnil(e->L);
 }
 
+/* Was the table at `at` met as an environment, of which only what the code names is put? */
+static int is_partial(struct encoding *e, int at) {
+  int partial;
+  if (lua_isnil(e->L, e->slots + ENVS))
+    return 0;
+  lua_pushvalue(e->L, at);
+  partial = lua_rawget(e->L, e->slots + ENVS) != LUA_TNIL;
+  lua_pop(e->L, 1);
+  return partial;
+}
+
 static int put_table(struct encoding *e, int at, int as_metatable) {
   lua_State *L = e->L;
   const void *object = lua_topointer(L, at);
@@ -371,13 +511,20 @@ static int put_table(struct encoding *e, int at, int as_metatable) {
   if (object == e->globals)
     return put_tag(e, MCH_TAG_GLOBALS);
   met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
-  if (met != NULL)
+  if (met != NULL) {
+    if (is_partial(e, at))
+      mch_wants_all(&e->wants, at);
     return put_ref(e, met);
+  }
   if (put_name(e, at, object, as_metatable))
     return DONE;
   if (lua_getmetatable(L, at)) {
+    int status;
     lua_pop(L, 1);
     metatable = MCH_TAG_META;
+    status = put_hooked(e, at, object);
+    if (status != DONE)
+      return status;
   }
   frame = open_frame(e, WALK, at);
   frame->has_metatable = metatable != 0;
@@ -422,22 +569,25 @@ static void put_code_id(struct encoding *e, uint32_t id) {
   put_varint(e, (uint64_t)id * 2 + 1);
 }
 
-static void put_inline_code(struct encoding *e, const struct mch_buf *dump) {
-  uint64_t key = INLINE_CODE(hash_bytes(dump->data, dump->length));
+/* Returns the number of the code in this message. */
+static uint64_t put_inline_code(struct encoding *e, const struct mch_buf *dump) {
+  uint64_t key = INLINE_CODE(hash_bytes(dump->data, dump->length)), number;
   const struct mch_met *met;
   size_t probe = 0;
   while ((met = mch_identity_next(&e->met, key, &probe)) != NULL) {
     if (met->a >> 32 == dump->length &&
         memcmp(at_position(e, met->b), dump->data, dump->length) == 0) {
-      put_varint(e, (met->a & 0xffffffff) * 2);
-      return;
+      number = met->a & 0xffffffff;
+      put_varint(e, number * 2);
+      return number;
     }
   }
   put_varint(e, 0);
   put_varint(e, dump->length);
-  e->codes++;
-  mch_identity_add(&e->met, key, (uint64_t)dump->length << 32 | e->codes, position(e));
+  number = ++e->codes;
+  mch_identity_add(&e->met, key, (uint64_t)dump->length << 32 | number, position(e));
   put_bytes(e, dump->data, dump->length);
+  return number;
 }
 
 /* The id by which the dictionary has the code of the function at this index, if that was found out
@@ -467,13 +617,56 @@ static void cache_id(struct encoding *e, int at, uint32_t id) {
   lua_rawset(e->L, e->slots + CODES);
 }
 
-/* Put the bytecode of the function on top of the stack. */
+/* The table at `slot`, taken from the notes or made when first needed. */
+static int use_table(struct encoding *e, int slot, int part) {
+  slot += e->slots;
+  if (lua_isnil(e->L, slot)) {
+    if (part != 0 && e->notes != 0)
+      lua_rawgeti(e->L, e->notes, part);
+    else
+      lua_newtable(e->L);
+    lua_replace(e->L, slot);
+  }
+  return slot;
+}
+
+/* Push what the function on top of the stack does with its environments. */
+static void read_uses(struct encoding *e, const struct mch_buf *dump) {
+  lua_State *L = e->L;
+  int function = lua_gettop(L), n;
+  unsigned char wanted[256];
+  const char *name;
+  for (n = 0; n < 255 && (name = lua_getupvalue(L, function, n + 1)) != NULL; n++) {
+    lua_pop(L, 1);
+    wanted[n] = strcmp(name, "_ENV") == 0 || name[0] == '('; /* stripped: it may be one */
+  }
+  mch_bytecode_uses(L, dump->data, dump->length, wanted, n);
+}
+
+/* The same, remembered in the table at `known` by this key. */
+static void push_uses(struct encoding *e, int known, lua_Integer key, const struct mch_buf *dump) {
+  lua_State *L = e->L;
+  if (lua_rawgeti(L, known, key) != LUA_TNIL)
+    return;
+  lua_pop(L, 1);
+  if (dump == NULL) { /* the notes have its id, but forgot this: take it as not known */
+    lua_pushboolean(L, 1);
+    return;
+  }
+  read_uses(e, dump);
+  lua_pushvalue(L, -1);
+  lua_rawseti(L, known, key);
+}
+
+/* Put the bytecode of the function on top of the stack. Pushes what it does with its environments.
+ */
 static void put_code(struct encoding *e) {
   struct mch_buf *dump;
   int at = lua_gettop(e->L);
   uint32_t id = cached_id(e, at);
   if (id != 0) {
     put_code_id(e, id);
+    push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), id, NULL);
     return;
   }
   dump = mch_heap_buf(e->L, e->slots + HEAP, HEAP_DUMP);
@@ -483,11 +676,14 @@ static void put_code(struct encoding *e) {
   if (e->to->intern_code != NULL)
     id = e->to->intern_code(e->to->ud, (const char *)dump->data, dump->length);
   if (id == 0) {
-    put_inline_code(e, dump);
+    lua_Integer number = (lua_Integer)put_inline_code(e, dump);
+    push_uses(e, use_table(e, USES, 0), number, dump);
     return;
   }
-  cache_id(e, at, id);
   put_code_id(e, id);
+  push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), id, dump);
+  if (e->notes != 0)
+    cache_id(e, at, id);
 }
 
 static size_t count_upvalues(lua_State *L) {
@@ -520,6 +716,51 @@ static int put_function(struct encoding *e, int at) {
   return OPENED;
 }
 
+/* Put an environment of which only what the code names goes, as assignments at the end. */
+static int put_environment(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  const void *object = lua_topointer(L, at);
+  const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  unsigned fall_back;
+  if (met != NULL)
+    return put_ref(e, met);
+  if (put_name(e, at, object, 0))
+    return DONE;
+  fall_back = mch_globals_fall_back(L, at) ? MCH_TAG_META : 0;
+  lua_pushvalue(L, at);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, use_table(e, ENVS, 0));
+  meet(e, object);
+  return put_tag(e, (int)(MCH_TAG_ENV | fall_back));
+}
+
+/* The table on top of the stack is upvalue `i` of a function whose uses are below it: queue the
+ * names that the code looks up in it, if it is an environment. 1: nothing more of it is needed. */
+static int note_environment(struct encoding *e, int i, const char *name) {
+  lua_State *L = e->L;
+  int env = lua_gettop(L), uses = env - 1, whole;
+  const void *object = lua_topointer(L, env);
+  int custom = object != e->globals;
+  if (!lua_istable(L, uses) || (custom && strcmp(name, "_ENV") != 0))
+    return 0;
+  if (lua_rawgeti(L, uses, i) == LUA_TNIL) {
+    lua_pop(L, 1);
+    return custom; /* not used at all */
+  }
+  lua_rawgeti(L, -1, 0);
+  whole = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  if (e->noted[0] != lua_topointer(L, env + 1) || e->noted[1] != object) {
+    int is_whole = whole || (custom && !is_partial(e, env) &&
+                             mch_identity_find(&e->met, (uint64_t)(uintptr_t)object) != NULL);
+    mch_wants_names(&e->wants, env, env + 1, is_whole);
+    e->noted[0] = lua_topointer(L, env + 1);
+    e->noted[1] = object;
+  }
+  lua_pop(L, 1);
+  return custom && !whole;
+}
+
 /* ---- the rest ---- */
 
 static int put_userdata(struct encoding *e, int at) {
@@ -527,10 +768,14 @@ static int put_userdata(struct encoding *e, int at) {
   const void *object = lua_topointer(L, at);
   const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
   char why[80] = "userdata";
+  int status;
   if (met != NULL)
     return put_ref(e, met);
   if (put_name(e, at, object, 0))
     return DONE;
+  status = put_hooked(e, at, object);
+  if (status != DONE)
+    return status;
   if (lua_getmetatable(L, at)) {
     lua_pushliteral(L, "__name");
     if (lua_rawget(L, -2) == LUA_TSTRING)
@@ -582,13 +827,41 @@ static int put_metatable(struct encoding *e, struct frame *frame) {
   return status;
 }
 
+/* Behind values come the assignments that they need. */
+static int continue_sets_of(struct encoding *e, struct frame *frame) {
+  size_t from = frame->from;
+  if (frame->next == SIZE_MAX)
+    return DONE;
+  frame->next = SIZE_MAX;
+  if (e->wants.queued == from)
+    return put_tag(e, MCH_TAG_END);
+  lua_pushnil(e->L);
+  frame = open_frame(e, SETS, -1);
+  frame->next = frame->from = from;
+  return OPENED;
+}
+
 static int continue_root(struct encoding *e, struct frame *frame) {
   while (frame->next < frame->count) {
     int status = put(e, e->first + (int)frame->next++);
     if (status != DONE)
       return status;
   }
-  return DONE;
+  return continue_sets_of(e, frame);
+}
+
+static int continue_hook(struct encoding *e, struct frame *frame) {
+  int list = frame_at(e, frame);
+  while (frame->next < frame->count) {
+    int status;
+    lua_settop(e->L, list);
+    lua_rawgeti(e->L, list, (lua_Integer)++frame->next);
+    status = put(e, list + 1);
+    if (status != DONE)
+      return status;
+  }
+  lua_settop(e->L, list);
+  return continue_sets_of(e, frame);
 }
 
 /* The parts of a small table: its items, or the values of a record; then keys and values in turn.
@@ -763,13 +1036,20 @@ static int continue_walk(struct encoding *e, struct frame *frame) {
   return finish_walk(e, frame);
 }
 
+/* Above the function is what it does with its environments, then the upvalue at hand. */
 static int continue_function(struct encoding *e, struct frame *frame) {
   lua_State *L = e->L;
-  int function = frame_at(e, frame);
+  int function = frame_at(e, frame), value = function + 2;
   while (frame->next < frame->count) {
-    int upvalue = (int)++frame->next, status;
+    int upvalue = (int)++frame->next, status, partial = 0;
     uint64_t id = (uint64_t)(uintptr_t)lua_upvalueid(L, function, upvalue);
-    const struct mch_met *met = mch_identity_find(&e->met, id);
+    const struct mch_met *met;
+    const char *name;
+    lua_settop(L, value - 1);
+    name = lua_getupvalue(L, function, upvalue);
+    if (lua_istable(L, value))
+      partial = note_environment(e, upvalue, name);
+    met = mch_identity_find(&e->met, id);
     if (met != NULL) {
       const struct mch_met *owner = mch_identity_entry(&e->met, met->a);
       *at_position(e, owner->b) |= MCH_TAG_KEPT;
@@ -779,13 +1059,139 @@ static int continue_function(struct encoding *e, struct frame *frame) {
       continue;
     }
     mch_identity_add(&e->met, id, frame->met, (uint64_t)upvalue);
-    lua_getupvalue(L, function, upvalue);
-    status = put(e, function + 1);
+    status = partial ? put_environment(e, value) : put(e, value);
     if (status != DONE)
       return status;
-    lua_settop(L, function);
   }
   return DONE;
+}
+
+/* ---- assignments ---- */
+
+static void push_mark(struct encoding *e, int global) {
+  struct mark *mark;
+  if (e->marks.count == e->marks.capacity)
+    mch_array_grow(e->L, &e->marks, sizeof *mark, e->marks.count + 1, e->slots + HEAP, HEAP_MARKS);
+  mark = (struct mark *)e->marks.items + e->marks.count++;
+  mark->global = global;
+  mark->frame = e->frames.count - 1;
+  mark->position = position(e);
+  mark->met = e->met.entries.count;
+  mark->keys = e->keys.count;
+  mark->ids = e->to->code_ids != NULL ? mch_buf_unread(e->to->code_ids) : 0;
+  mark->queued = e->wants.queued;
+  mark->done = e->wants.done;
+  mark->hook = e->hook;
+  mark->objects = e->objects;
+  mark->shapes = e->shapes;
+  mark->codes = e->codes;
+}
+
+/* A value cannot be sent: if that is in a global, leave it out and return 1. */
+static int leave_out(struct encoding *e) {
+  const struct mark *marks = e->marks.items, *mark;
+  size_t i = e->marks.count;
+  while (i > 0 && !marks[i - 1].global)
+    i--;
+  if (i == 0)
+    return 0;
+  mark = &marks[i - 1];
+  e->marks.count = i;
+  e->frames.count = mark->frame + 1;
+  e->out->length = e->out->read + mark->position;
+  if (e->to->code_ids != NULL)
+    e->to->code_ids->length = e->to->code_ids->read + mark->ids;
+  mch_identity_cut(&e->met, mark->met);
+  mch_wants_cut(&e->wants, mark->queued, mark->done);
+  e->keys.count = mark->keys;
+  e->hook = mark->hook;
+  e->objects = mark->objects;
+  e->shapes = mark->shapes;
+  e->codes = mark->codes;
+  e->noted[0] = NULL;
+  return 1;
+}
+
+/* Put the head of an assignment to the table at `target`. */
+static void put_target(struct encoding *e, int target) {
+  const void *object = lua_topointer(e->L, target);
+  put_u8(e, MCH_TAG_SET);
+  if (object == e->globals)
+    put_u8(e, MCH_TAG_GLOBALS);
+  else
+    put_ref(e, mch_identity_find(&e->met, (uint64_t)(uintptr_t)object));
+}
+
+/* Put the assignment of target and name, the two values on top of the stack. */
+static int put_set(struct encoding *e) {
+  lua_State *L = e->L;
+  int target = lua_gettop(L) - 1, name = target + 1;
+  push_mark(e, lua_topointer(L, target) == e->globals);
+  if (lua_type(L, name) != LUA_TSTRING) {
+    open_frame(e, SPREAD, target);
+    lua_pushnil(L);
+    return OPENED;
+  }
+  put_target(e, target);
+  put_string(e, name);
+  if (lua_topointer(L, target) == e->globals) {
+    lua_pushvalue(L, name);
+    lua_rawget(L, target);
+  } else if (mch_globals_find(L, target, name) <= 0) {
+    lua_pushnil(L); /* a hook has just removed it */
+  }
+  return put(e, name + 1);
+}
+
+static int continue_sets(struct encoding *e, struct frame *frame) {
+  for (;;) {
+    int status;
+    lua_settop(e->L, frame_at(e, frame));
+    if (frame->in_value)
+      e->marks.count--;
+    frame->in_value = 0;
+    if (frame->next >= e->wants.queued)
+      break;
+    if (!mch_wants_take(&e->wants, frame->next++))
+      continue;
+    frame->in_value = 1;
+    status = put_set(e);
+    if (status != DONE)
+      return status;
+  }
+  mch_wants_cut(&e->wants, frame->from, e->wants.done);
+  return put_tag(e, MCH_TAG_END);
+}
+
+/* Above the environment are the key at hand and its value. */
+static int continue_spread(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int env = frame_at(e, frame), status;
+  if (frame->next == SIZE_MAX)
+    return DONE;
+  for (;;) {
+    if (!frame->in_value) {
+      lua_settop(L, env + 1);
+      if (!lua_next(L, env))
+        break;
+      put_target(e, env);
+      frame->in_value = 1;
+      status = put(e, env + 1);
+      if (status != DONE)
+        return status;
+    }
+    frame->in_value = 0;
+    lua_settop(L, env + 2);
+    status = put(e, env + 2);
+    if (status != DONE)
+      return status;
+  }
+  frame->next = SIZE_MAX;
+  if (!lua_getmetatable(L, env))
+    return DONE;
+  put_target(e, env);
+  put_u8(e, MCH_TAG_NIL);
+  return put_table(e, env + 1, 1);
 }
 
 static int continue_frame(struct encoding *e, struct frame *frame) {
@@ -793,18 +1199,27 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
   switch (frame->kind) {
   case ROOT:
     return continue_root(e, frame);
+  case HOOK:
+    return continue_hook(e, frame);
   case SMALL:
     return continue_small(e, frame);
   case WALK:
     return continue_walk(e, frame);
-  default:
+  case FUNCTION:
     return continue_function(e, frame);
+  case SETS:
+    return continue_sets(e, frame);
+  default:
+    return continue_spread(e, frame);
   }
 }
 
 static void close_frame(struct encoding *e, const struct frame *frame) {
-  int at = frame_at(e, frame);
-  lua_settop(e->L, at - 1);
+  lua_settop(e->L, frame_at(e, frame) - 1);
+  if (frame->kind == HOOK) {
+    e->hook = frame->outer;
+    e->noted[0] = NULL;
+  }
   e->frames.count--;
 }
 
@@ -817,6 +1232,12 @@ static void tell_step(struct encoding *e, struct mch_path *path, const struct fr
   switch (frame->kind) {
   case FUNCTION:
     mch_path_upvalue(path, e->L, at, (int)frame->next);
+    break;
+  case HOOK:
+    mch_path_step(path, ".(__mantichora)");
+    break;
+  case SETS:
+    mch_path_set(path, lua_topointer(e->L, at + 1) == e->globals, lua_tostring(e->L, at + 2));
     break;
   case SMALL:
     if (frame->next == SIZE_MAX)
@@ -840,7 +1261,8 @@ static void push_path(struct encoding *e) {
   while (e->frames.count > 0) {
     struct frame *frame = innermost(e);
     if (frame->kind == ROOT) {
-      mch_path_root(&path, e->to->kind, (int)frame->next - 1);
+      if (frame->next != SIZE_MAX) /* else it is in an assignment */
+        mch_path_root(&path, e->to->kind, (int)frame->next - 1);
     } else if (!mch_path_full(&path)) {
       mch_stack_reach(&e->stack, frame->place);
       tell_step(e, &path, frame);
@@ -873,7 +1295,11 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0};
   e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
+  e->marks = (struct mch_array){NULL, 0, 0, NULL};
+  e->hook = 0;
+  e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = 0;
+  mch_wants_init(&e->wants, L, e->slots + WANTS, encoder->kind == MCH_SEND_TASK ? e->notes : 0);
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
 }
 
@@ -892,9 +1318,8 @@ void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
     int status = continue_frame(&e, innermost(&e));
     if (status == DONE)
       close_frame(&e, innermost(&e));
-    else if (status == REFUSED)
+    else if (status == REFUSED && !leave_out(&e))
       raise_refusal(&e);
   }
-  put_u8(&e, MCH_TAG_END);
   lua_settop(L, top);
 }

@@ -6,6 +6,7 @@
 
 #include <lauxlib.h>
 
+#include "globals.h"
 #include "modules.h"
 
 static void new_weak(lua_State *L, const char *mode) {
@@ -50,65 +51,264 @@ void mch_notes_take(lua_State *L) {
   note_globals(L, notes);
   new_weak(L, "k");
   lua_rawseti(L, notes, MCH_NOTES_CODES);
+  lua_newtable(L);
+  lua_rawseti(L, notes, MCH_NOTES_USES);
 }
 
-/* Is the global whose name is on top what it was at the first fork? Pops the name. */
-static int is_as_noted(lua_State *L, int values, int present, int globals) {
-  int name = lua_gettop(L), same;
+/* Is the global whose name is at this index what it was at the first fork, and in all forks since?
+ */
+static int is_as_noted(lua_State *L, int name, int values, int present) {
+  int top = lua_gettop(L), same;
+  lua_pushglobaltable(L);
   lua_pushvalue(L, name);
-  lua_rawget(L, globals);
-  lua_pushvalue(L, name);
-  lua_rawget(L, present);
+  lua_rawget(L, -2);
   lua_pushvalue(L, name);
   lua_rawget(L, values);
-  if (lua_isnil(L, name + 2))
-    same = lua_isnil(L, name + 1);
-  else
-    same = lua_toboolean(L, name + 2) && lua_rawequal(L, name + 1, name + 3) &&
-           !lua_isnil(L, name + 1);
-  lua_settop(L, name - 1);
+  same = !lua_isnil(L, -1) && lua_rawequal(L, -1, -2);
+  if (!same && lua_isnil(L, -1) && lua_isnil(L, -2)) {
+    lua_pushvalue(L, name);
+    same = lua_rawget(L, present) == LUA_TNIL; /* nil then and now */
+  }
+  lua_settop(L, top);
   return same;
 }
 
-/* Mark every name of the table at `names` whose global is not as noted. */
-static void mark_changed(lua_State *L, int names, int values, int present, int globals) {
+/* Workers differ in the global whose name is at this index. */
+static void mark_changed(lua_State *L, int name, int values, int present) {
+  lua_pushvalue(L, name);
+  lua_pushboolean(L, 0);
+  lua_rawset(L, present);
+  lua_pushvalue(L, name);
   lua_pushnil(L);
-  while (lua_next(L, names)) {
+  lua_rawset(L, values);
+}
+
+/* Go through the names in the array at `names`. */
+static void mark_names(lua_State *L, int names, int values, int present) {
+  lua_Integer i, n = (lua_Integer)lua_rawlen(L, names);
+  for (i = 1; i <= n; i++) {
+    lua_rawgeti(L, names, i);
+    if (!is_as_noted(L, lua_gettop(L), values, present))
+      mark_changed(L, lua_gettop(L), values, present);
+    lua_pop(L, 1);
+  }
+}
+
+/* Append the names that are keys of the table on top of the stack. Pops it. */
+static void list_names(lua_State *L, int names) {
+  int table = lua_gettop(L);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, names);
+  lua_pushnil(L);
+  while (lua_next(L, table)) {
     lua_pop(L, 1);
     if (lua_type(L, -1) != LUA_TSTRING)
       continue;
     lua_pushvalue(L, -1);
-    if (!is_as_noted(L, values, present, globals)) {
-      lua_pushvalue(L, -1);
-      lua_pushboolean(L, 0);
-      lua_rawset(L, present);
-    }
+    lua_rawseti(L, names, ++n);
   }
+  lua_pop(L, 1);
 }
 
 void mch_notes_update(lua_State *L, int notes) {
-  int values, present, globals, top = lua_gettop(L), names;
-  luaL_checkstack(L, 24, NULL);
+  int top = lua_gettop(L);
   notes = lua_absindex(L, notes);
-  values = top + 1;
-  present = top + 2;
-  globals = top + 3;
+  luaL_checkstack(L, 24, NULL);
   lua_rawgeti(L, notes, MCH_NOTES_GLOBALS);
   lua_rawgeti(L, notes, MCH_NOTES_PRESENT);
-  lua_pushglobaltable(L);
-  /* A copy of the names: `present` may not get new keys while it is walked, and the globals may not
-   * be changed by it. */
   lua_newtable(L);
-  names = top + 4;
-  lua_pushnil(L);
-  while (lua_next(L, globals)) {
-    lua_pop(L, 1);
-    lua_pushvalue(L, -1);
-    lua_pushboolean(L, 1);
-    lua_rawset(L, names);
-  }
-  mark_changed(L, names, values, present, globals);
-  mark_changed(L, present, values, present,
-               globals); /* those that are nil now; sets known keys only */
+  lua_pushglobaltable(L);
+  list_names(L, top + 3);
+  lua_pushvalue(L, top + 2); /* those that are nil now */
+  list_names(L, top + 3);
+  mark_names(L, top + 3, top + 1, top + 2);
   lua_settop(L, top);
+}
+
+/* ---- environments ---- */
+
+enum { LONGEST_CHAIN = 100 };
+
+/* Replace the table on top of the stack by its metatable's __index. LUA_TNIL: there is none. */
+static int next_in_chain(lua_State *L) {
+  int type = LUA_TNIL;
+  if (lua_getmetatable(L, -1)) {
+    lua_pushliteral(L, "__index");
+    type = lua_rawget(L, -2);
+    lua_replace(L, -3);
+    lua_pop(L, 1);
+  }
+  return type;
+}
+
+static int is_globals(lua_State *L, int at) {
+  int same;
+  at = lua_absindex(L, at);
+  lua_pushglobaltable(L);
+  same = lua_rawequal(L, -1, at);
+  lua_pop(L, 1);
+  return same;
+}
+
+int mch_globals_find(lua_State *L, int env, int name) {
+  int links, top = lua_gettop(L), type = LUA_TTABLE, found = 0;
+  lua_pushvalue(L, env);
+  for (links = 0; links < LONGEST_CHAIN && type == LUA_TTABLE; links++) {
+    if (is_globals(L, -1)) {
+      found = -1;
+      break;
+    }
+    lua_pushvalue(L, name);
+    if (lua_rawget(L, -2) != LUA_TNIL) {
+      lua_replace(L, top + 1);
+      return 1;
+    }
+    lua_pop(L, 1);
+    type = next_in_chain(L);
+    if (type == LUA_TFUNCTION)
+      found = -1;
+  }
+  lua_settop(L, top);
+  return found;
+}
+
+int mch_globals_fall_back(lua_State *L, int env) {
+  int links, top = lua_gettop(L), type = LUA_TTABLE, found = 0;
+  lua_pushvalue(L, env);
+  for (links = 0; links < LONGEST_CHAIN && type == LUA_TTABLE && !found; links++) {
+    found = is_globals(L, -1);
+    if (!found)
+      type = next_in_chain(L);
+  }
+  lua_settop(L, top);
+  return found || type == LUA_TFUNCTION;
+}
+
+/* ---- what a message needs ---- */
+
+enum { QUEUE, DONE, DONE_LIST, VALUES, PRESENT };
+
+void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int notes) {
+  wants->L = L;
+  wants->slot = slot;
+  wants->notes = notes;
+  wants->queued = wants->done = 0;
+  wants->has_globals = 0;
+}
+
+/* The stack index of a table, made when first needed. */
+static int use_table(struct mch_wants *wants, int which) {
+  if (lua_isnil(wants->L, wants->slot + which)) {
+    lua_newtable(wants->L);
+    lua_replace(wants->L, wants->slot + which);
+  }
+  return wants->slot + which;
+}
+
+/* Queue target and name, the two values on top of the stack. Pops them. */
+static void queue(struct mch_wants *wants) {
+  lua_Integer i = (lua_Integer)wants->queued++ * 2;
+  int to = use_table(wants, QUEUE);
+  lua_rawseti(wants->L, to, i + 2);
+  lua_rawseti(wants->L, to, i + 1);
+}
+
+/* Queue the global whose name is on top of the stack, if workers do not have it as it is. */
+static void want_global(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  if (wants->notes == 0)
+    return;
+  if (!wants->has_globals) {
+    wants->has_globals = 1;
+    lua_rawgeti(L, wants->notes, MCH_NOTES_GLOBALS);
+    lua_replace(L, wants->slot + VALUES);
+    lua_rawgeti(L, wants->notes, MCH_NOTES_PRESENT);
+    lua_replace(L, wants->slot + PRESENT);
+  }
+  if (is_as_noted(L, lua_gettop(L), wants->slot + VALUES, wants->slot + PRESENT))
+    return;
+  lua_pushglobaltable(L);
+  lua_pushvalue(L, -2);
+  queue(wants);
+}
+
+void mch_wants_names(struct mch_wants *wants, int env, int names, int is_whole) {
+  lua_State *L = wants->L;
+  lua_Integer i;
+  int custom = !is_globals(L, env), found = -1;
+  if (!custom && wants->notes == 0)
+    return;
+  for (i = 1; lua_rawgeti(L, names, i) == LUA_TSTRING; i++) {
+    int name = lua_gettop(L);
+    if (custom)
+      found = mch_globals_find(L, env, name);
+    if (found < 0) {
+      want_global(wants);
+    } else if (found > 0 && !is_whole) {
+      lua_pushvalue(L, env);
+      lua_pushvalue(L, name);
+      queue(wants);
+    }
+    lua_settop(L, name - 1);
+  }
+  lua_pop(L, 1);
+}
+
+void mch_wants_all(struct mch_wants *wants, int env) {
+  lua_pushvalue(wants->L, env);
+  lua_pushboolean(wants->L, 1);
+  queue(wants);
+}
+
+/* Push the table of what is done for the target at this index. */
+static void push_done(struct mch_wants *wants, int target) {
+  lua_State *L = wants->L;
+  int done = use_table(wants, DONE);
+  lua_pushvalue(L, target);
+  if (lua_rawget(L, done) == LUA_TTABLE)
+    return;
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_pushvalue(L, target);
+  lua_pushvalue(L, -2);
+  lua_rawset(L, done);
+}
+
+int mch_wants_take(struct mch_wants *wants, size_t i) {
+  lua_State *L = wants->L;
+  int target = lua_gettop(L) + 1, name = target + 1, list;
+  lua_rawgeti(L, wants->slot + QUEUE, (lua_Integer)i * 2 + 1);
+  lua_rawgeti(L, wants->slot + QUEUE, (lua_Integer)i * 2 + 2);
+  push_done(wants, target);
+  lua_pushvalue(L, name);
+  if (lua_rawget(L, -2) != LUA_TNIL) {
+    lua_settop(L, target - 1);
+    return 0;
+  }
+  lua_pop(L, 1);
+  lua_pushvalue(L, name);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, -3);
+  list = use_table(wants, DONE_LIST);
+  i = wants->done++;
+  lua_pushvalue(L, target);
+  lua_rawseti(L, list, (lua_Integer)i * 2 + 1);
+  lua_pushvalue(L, name);
+  lua_rawseti(L, list, (lua_Integer)i * 2 + 2);
+  lua_settop(L, name);
+  return 1;
+}
+
+void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done) {
+  lua_State *L = wants->L;
+  wants->queued = queued;
+  while (wants->done > done) {
+    lua_Integer i = (lua_Integer)--wants->done * 2;
+    int top = lua_gettop(L);
+    lua_rawgeti(L, wants->slot + DONE_LIST, i + 1);
+    push_done(wants, top + 1);
+    lua_rawgeti(L, wants->slot + DONE_LIST, i + 2);
+    lua_pushnil(L);
+    lua_rawset(L, top + 2);
+    lua_settop(L, top);
+  }
 }

@@ -16,13 +16,15 @@ enum mch_notes_part {
   MCH_NOTES_GLOBALS,    /* weak: global -> value at the fork */
   MCH_NOTES_PRESENT,    /* global -> true if it was not nil, false if workers differ in it */
   MCH_NOTES_CODES,      /* weak: function -> id of its bytecode */
-  MCH_NOTES_PARTS = MCH_NOTES_CODES
+  MCH_NOTES_USES,       /* id of bytecode -> what mch_bytecode_uses() says */
+  MCH_NOTES_PARTS = MCH_NOTES_USES
 };
 
 /* Note the fields of all modules that are loaded now, in a notes table. */
 void mch_modules_note(lua_State *L, int notes);
 
 /* For looking up many objects: stack indices, all filled by mch_modules_open(). */
+enum { MCH_MODULES_SLOTS = 4 };
 struct mch_modules {
   int module_of, field_of, loaded, notes;
   int opened;

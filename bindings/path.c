@@ -128,9 +128,12 @@ void mch_path_upvalue(struct mch_path *path, lua_State *L, int function, int upv
   part(path, head, tail);
 }
 
-void mch_path_global(struct mch_path *path, const char *name) {
+void mch_path_set(struct mch_path *path, int global, const char *name) {
   char head[80];
-  snprintf(head, sizeof head, "global '%s'", name);
+  if (global)
+    snprintf(head, sizeof head, "global '%s'", name != NULL ? name : "?");
+  else
+    snprintf(head, sizeof head, name != NULL ? "_ENV.%s" : "_ENV", name);
   part(path, head, "");
 }
 

@@ -30,8 +30,9 @@ void mch_path_step(struct mch_path *path, const char *step);
 /* It is (part of) an upvalue of this function. */
 void mch_path_upvalue(struct mch_path *path, lua_State *L, int function, int upvalue);
 
-/* It is (part of) a global. */
-void mch_path_global(struct mch_path *path, const char *name);
+/* It is (part of) an assignment to a global, or to a name in a custom environment (NULL: part of
+ * that environment). */
+void mch_path_set(struct mch_path *path, int global, const char *name);
 
 /* It is (part of) the value 0, 1, ... of the message. */
 void mch_path_root(struct mch_path *path, enum mch_graph_kind kind, int value);
