@@ -30,7 +30,7 @@ struct output_box {
 static int output_gc(lua_State *L) {
   struct output_box *box = lua_touserdata(L, 1);
   if (box->out != NULL) {
-    mch_output_detach(box->out);
+    mch_output_release(box->out);
     mch_output_unref(box->out);
   }
   box->out = NULL;

@@ -48,6 +48,7 @@ struct mch_output {
   struct mch_sink sinks[2]; /* descriptors 1 and 2 */
   int mixed;                /* sinks[1] holds lines for standard output */
   uint64_t drawn_ns;
+  int leaving; /* what the host prints next comes under the bars */
 
   int child;
   struct mch_upstream upstream;
@@ -108,11 +109,17 @@ static int same_file(int a, int b) {
          first.st_ino == second.st_ino;
 }
 
+/* Terminals that are known not to fold lines when the window becomes narrower. */
+static int cuts_lines(void) {
+  return getenv("XTERM_VERSION") != NULL || getenv("STY") != NULL;
+}
+
 /* What are standard output and error? */
 static void look(struct mch_output *out) {
   if (out->looked)
     return;
   out->looked = 1;
+  out->screen.cuts = real(out) && cuts_lines();
   out->terminal = real(out) ? isatty(STDERR_FILENO) : out->config.files & MCH_FILES_TERMINAL;
   out->same =
       real(out) ? same_file(STDOUT_FILENO, STDERR_FILENO) : out->config.files & MCH_FILES_SAME;
@@ -307,8 +314,13 @@ static void split_host(struct mch_output *out, unsigned columns) {
   mch_buf_clear(&out->host);
 }
 
-static void take_host(struct mch_output *out, unsigned columns) {
+static void take_host(struct mch_output *out, unsigned columns, int on_lua_thread) {
+  size_t before = mch_buf_unread(&out->host);
   mch_hold_take(&out->hold, &out->host);
+  if (out->leaving && mch_buf_unread(&out->host) > before)
+    mch_screen_detach(&out->screen);
+  if (on_lua_thread)
+    out->leaving = 0; /* it has come back */
   if (mch_buf_unread(&out->host) > 0)
     split_host(out, columns);
 }
@@ -414,7 +426,7 @@ static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
     return;
   out->drawn_ns = now;
   size_of(out, &columns, &rows);
-  take_host(out, columns);
+  take_host(out, columns, on_lua_thread);
   collect(out, now, columns, rows);
   if (mch_screen_compose(&out->screen, &out->frame) == 0) {
     size_t length = mch_buf_unread(&out->frame);
@@ -686,10 +698,11 @@ size_t mch_output_backlog(struct mch_output *out) {
   return backlog;
 }
 
-/* Draw until no line is left, or the terminal takes none for a second. */
+/* Draw until no line and no ended bar is left, or the terminal takes none for a second. */
 static void draw_out(struct mch_output *out, uint64_t now) {
   draw(out, now, 1);
-  while (mch_buf_unread(&out->above) > 0 && mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
+  while (mch_buf_unread(&out->above) + out->progress.ended.count > 0 &&
+         mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
     draw(out, now, 1);
 }
 
@@ -738,29 +751,40 @@ void mch_output_draw(struct mch_output *out) {
 static void let_go(struct mch_output *out) {
   int locked = mch_hold_lock(out->hold.streams, 1);
   mch_screen_detach(&out->screen);
-  mch_buf_clear(&out->host);              /* it stays on the screen as a whole line */
-  mch_hold_take(&out->hold, &out->above); /* another thread's, of just now */
+  mch_buf_clear(&out->host);                        /* it stays on the screen as a whole line */
+  mch_hold_take(&out->hold, &out->sinks[1].unsent); /* another thread's, of just now */
   mch_hold_end(&out->hold);
   mch_hold_unlock(locked);
 }
 
+static void release(struct mch_output *out) {
+  flush(out, 1);
+  if (out->hold.streams != 0 || mch_screen_live(&out->screen) > 0)
+    let_go(out);
+  push_sinks(out, 1, PATIENCE);
+  schedule(out, mch_output_now(out));
+}
+
+void mch_output_release(struct mch_output *out) {
+  pthread_mutex_lock(&out->lock);
+  if (ours(out))
+    release(out);
+  pthread_mutex_unlock(&out->lock);
+}
+
+/* Where the host's text is not held, we would not see it. */
 static void detach(struct mch_output *out) {
   flush(out, 1);
-  if (mch_screen_live(&out->screen) > 0)
-    let_go(out);
-  schedule(out, mch_output_now(out));
+  if (out->hold.streams == 0)
+    mch_screen_detach(&out->screen);
+  out->leaving = 1;
 }
 
 void mch_output_detach(struct mch_output *out) {
   pthread_mutex_lock(&out->lock);
-  detach(out);
+  if (ours(out))
+    detach(out);
   pthread_mutex_unlock(&out->lock);
-}
-
-static void drop_reported(struct mch_output *out) {
-  if (out->reported != NULL)
-    mch_progress_drop(&out->progress, out->reported);
-  out->reported = NULL;
 }
 
 /* By exit(): any thread may hold the lock, and may be ended while it does. */
@@ -771,12 +795,18 @@ static void leave(void *arg) {
   limit.tv_sec++;
   if (anchor->out != NULL && ours(anchor->out) &&
       pthread_mutex_timedlock(&anchor->out->lock, &limit) == 0) {
-    detach(anchor->out);
+    release(anchor->out);
     pthread_mutex_unlock(&anchor->out->lock);
   }
   if (anchor->out != NULL)
     anchor->out->anchor = NULL;
   free(anchor);
+}
+
+static void drop_reported(struct mch_output *out) {
+  if (out->reported != NULL)
+    mch_progress_drop(&out->progress, out->reported);
+  out->reported = NULL;
 }
 
 int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report *report) {
@@ -834,7 +864,7 @@ void mch_output_unref(struct mch_output *out) {
   int i;
   if (out == NULL || atomic_fetch_sub(&out->refs, 1) > 1)
     return;
-  mch_output_detach(out);
+  mch_output_release(out);
   drop_anchor(out);
   mch_progress_free(&out->progress);
   mch_screen_free(&out->screen);
@@ -851,7 +881,7 @@ void mch_output_unref(struct mch_output *out) {
 void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
   pthread_mutex_lock(&out->lock);
   if (bars_on_screen(out) && mode != MCH_PROGRESS_BAR)
-    detach(out);
+    release(out);
   drop_reported(out);
   out->mode = mode;
   if (mode == MCH_PROGRESS_AUTO && out->progress.running.count > 0)
