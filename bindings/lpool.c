@@ -38,7 +38,10 @@ struct lpool {
   int former_gc; /* the mode to go back to; 0: none */
 };
 
-enum { LARGE_HEAP_KB = 64 * 1024 };
+enum {
+  LARGE_HEAP_KB = 64 * 1024,
+  MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
+};
 
 static struct lpool *to_pool(lua_State *L) {
   return luaL_checkudata(L, 1, TYPE);
@@ -567,6 +570,14 @@ static int make_failure(lua_State *L) {
     set_integer(L, "exitcode", result->exitcode);
   if (task->attempt > 0)
     set_integer(L, "attempts", task->attempt + 1);
+  if (result->progress != NULL) {
+    lua_pushstring(L, result->progress);
+    lua_setfield(L, -2, "progress");
+  }
+  if (result->perhaps_oom) {
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "perhaps_oom");
+  }
   set_number(L, "elapsed", result->elapsed);
   if (result->maxrss != 0)
     set_integer(L, "maxrss", (lua_Integer)result->maxrss);
@@ -847,6 +858,11 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
   config->engine.timeout = time_field(L, "timeout");
   config->engine.grace = 500000000u;
+  config->engine.limit_cpu = (uint64_t)integer_field(L, "limit_cpu");
+  config->engine.limit_files = (uint64_t)integer_field(L, "limit_files");
+  lpool->task.memory = (size_t)integer_field(L, "limit_memory");
+  if (lpool->task.memory > 0)
+    config->engine.limit_memory = lpool->task.memory + MEMORY_SLACK;
   config->engine.bars = flag_field(L, "progressbar");
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;

@@ -206,13 +206,12 @@ static void run_call(lua_State *L, struct call *call) {
   status = lua_pcall(L, 1, LUA_MULTRET, 0);
   if (status == LUA_OK && call->kind == MCH_KIND_OK)
     return;
-  if (status != LUA_OK) {
-    lua_pushcfunction(L, make_plain_error);
-    lua_insert(L, -2);
-    if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
-      mch_buf_clear(call->answer);
-      return;
-    }
+  /* A table says all; anything else (memory, an error in the handler) is a message only. */
+  lua_pushcfunction(L, make_plain_error);
+  lua_insert(L, -2);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+    mch_buf_clear(call->answer);
+    return;
   }
   answer_error(L, call, call->kind);
 }
@@ -314,6 +313,8 @@ static void begin(void *ud, struct mch_worker *worker) {
   mch_output_become_child(task->output, &upstream);
   task->thread = NULL;
   L = task_thread(task);
+  mch_lwatch_install(&task->watch, L, L, task->memory);
+  task->watching = 1;
   lua_pushcfunction(L, set_up_worker);
   lua_pushlightuserdata(L, task);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
@@ -323,24 +324,16 @@ static void begin(void *ud, struct mch_worker *worker) {
 
 /* -- stopping a task ---------------------------------------------------------------------- */
 
-static void stop_hook(lua_State *L, lua_Debug *event) {
-  (void)event;
-  lua_sethook(L, NULL, 0, 0);
-  luaL_error(L, "task stopped");
-}
-
-/* In a signal handler: lua_sethook is what the manual allows there. */
 static void interrupt(void *ud) {
   struct mch_ltask *task = ud;
-  if (task->thread != NULL)
-    lua_sethook(task->thread, stop_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
-                1);
+  if (task->watching)
+    mch_lwatch_interrupt(&task->watch);
 }
 
 static void calm(void *ud) {
   struct mch_ltask *task = ud;
-  if (task->thread != NULL)
-    lua_sethook(task->thread, NULL, 0, 0);
+  if (task->watching)
+    mch_lwatch_calm(&task->watch);
 }
 
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {

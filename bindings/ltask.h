@@ -9,6 +9,7 @@
 #include "codes.h"
 #include "context.h"
 #include "engine.h"
+#include "lwatch.h"
 
 /* What a worker needs to run tasks; part of the pool object, inherited through the fork. */
 struct mch_ltask {
@@ -19,6 +20,9 @@ struct mch_ltask {
   int notes; /* registry references; LUA_NOREF: none */
   int init;
   lua_Integer seed;
+  size_t memory;               /* limit of what a worker adds, bytes; 0: none */
+  struct mch_lwatch watch;     /* in a worker */
+  int watching;                /* it is installed */
   struct mch_dictionary codes; /* what the pool told by CODE */
   int broken;                  /* init raised: `complaint` is the answer to the first task */
   int complaint;               /* registry reference to { message, traceback, has value, value } */

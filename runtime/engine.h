@@ -62,6 +62,8 @@ struct mch_result {
   uint64_t elapsed; /* nanoseconds of run time */
   uint64_t maxrss;  /* bytes, 0: unknown */
   char *text;       /* why, worded by this side; NULL: see the graph */
+  char *progress;   /* where its bar stood when its worker died, or NULL */
+  int perhaps_oom;  /* KILLED, and the kernel killed somebody for want of memory */
   size_t length;
   unsigned char graph[]; /* the worker's values; for ERROR see ltask */
 };
@@ -123,9 +125,10 @@ struct mch_engine_config {
   uint64_t max_tasks_per_worker; /* 0: no limit */
   int bars;                      /* show the bars of tasks */
   int log_level;                 /* the lowest level of log records that is wanted */
-  uint64_t grace;                /* nanoseconds between asking a task to stop and killing it */
-  struct mch_output *output;     /* referenced by the engine while it lives */
-  struct mch_worker *self;       /* the worker that this process is, or NULL */
+  uint64_t limit_memory, limit_cpu, limit_files; /* as mch_platform_limit() has them */
+  uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
+  struct mch_output *output; /* referenced by the engine while it lives */
+  struct mch_worker *self;   /* the worker that this process is, or NULL */
   struct mch_runner runner;
   struct mch_events events;
   struct mch_codes codes;

@@ -86,6 +86,7 @@ struct child {
   uint64_t kill_at;      /* SIGKILL is due; MCH_NEVER: not */
   int killed;            /* we sent SIGKILL */
   int pristine;          /* it never took a task */
+  uint64_t oom_kills;    /* of the kernel, when it was forked */
 };
 
 struct engine_fork {
@@ -193,6 +194,23 @@ static int bar_end(struct child *child, const struct mch_message_in *message) {
     drop_bar(child, i);
   }
   return 1;
+}
+
+/* Where the newest bar stands, in words; NULL: none, or no memory. The caller frees it. */
+static char *last_progress(const struct child *child) {
+  struct mch_bar *bar;
+  char text[256];
+  if (child->bar_count == 0)
+    return NULL;
+  bar = child->bars[child->bar_count - 1];
+  mch_progress_sample(bar);
+  if (bar->total == MCH_BAR_UNKNOWN)
+    snprintf(text, sizeof text, "%.*s: %llu", (int)bar->name_length, bar->text,
+             (unsigned long long)bar->done);
+  else
+    snprintf(text, sizeof text, "%.*s: %llu / %llu", (int)bar->name_length, bar->text,
+             (unsigned long long)bar->done, (unsigned long long)bar->total);
+  return strdup(text);
 }
 
 /* The worker has gone: its bars stop where the shared page has them. */
@@ -340,6 +358,8 @@ static void finish(struct child *child, struct mch_task *task, struct mch_result
   child->tasks++;
   child->pristine = 0;
   if (task->stop != 0 && result != NULL) {
+    if (result->kind == MCH_KIND_OK)
+      result->length = 0; /* it caught the error and returned: that does not count */
     result->kind = (enum mch_kind)task->stop;
     child->kill_at = MCH_NEVER;
   }
@@ -451,7 +471,8 @@ static enum mch_bar_end how_bars_end(const struct mch_task *victim) {
 }
 
 static struct mch_result *obituary(const struct child *child, const struct mch_task *victim,
-                                   const struct mch_ending *ending, int had_begun) {
+                                   const struct mch_ending *ending, int had_begun,
+                                   const char *progress) {
   uint64_t since = atomic_load(&child->shared->running_since);
   enum mch_kind kind = MCH_KIND_KILLED;
   struct mch_result *result;
@@ -467,6 +488,10 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   result->maxrss = ending->maxrss;
   if (had_begun)
     result->elapsed = mch_now() - since;
+  if (progress != NULL)
+    result->progress = strdup(progress);
+  result->perhaps_oom = kind == MCH_KIND_KILLED && ending->signal == SIGKILL && !child->killed &&
+                        mch_platform_oom_kills() != child->oom_kills;
   return result;
 }
 
@@ -497,6 +522,7 @@ static struct mch_task *first_offered(const struct child *child) {
 static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
+  char *progress;
   int had_begun, which, pristine = child->pristine && !child->killed;
   child->ready |= STDOUT | STDERR;
   drain(child);
@@ -507,6 +533,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   had_begun = victim != NULL;
   for (which = 0; which < 2; which++)
     pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
+  progress = last_progress(child);
   stop_bars(child, how_bars_end(victim));
   if (child->state == LIVE)
     engine->live--;
@@ -514,7 +541,8 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   if (!had_begun && pristine)
     victim = first_offered(child);
   if (victim != NULL)
-    finish(child, victim, obituary(child, victim, ending, had_begun));
+    finish(child, victim, obituary(child, victim, ending, had_begun, progress));
+  free(progress);
   engine->unlucky = pristine && !had_begun;
   give_back_all(child);
 }
@@ -760,6 +788,8 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   close(plumbing->life[1]);
   if (mch_platform_lifeline(plumbing->life[0]) != 0)
     _exit(71);
+  mch_platform_limit(engine->config.limit_memory, engine->config.limit_cpu,
+                     engine->config.limit_files);
   mch_platform_purge_stdio();
   child_set_stdio(plumbing);
   child_set_mask_empty();
@@ -831,6 +861,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_error *error) {
   child->engine = engine;
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
+  child->oom_kills = mch_platform_oom_kills();
   atomic_store(&child->shared->log_threshold, engine->log_level);
   mch_platform_flush_streams();
   sigfillset(&all);

@@ -153,6 +153,66 @@ int mch_platform_ended(pid_t pid, int watch, int group, struct mch_ending *endin
   return 1;
 }
 
+int mch_platform_has_children(void) {
+  siginfo_t info;
+  return waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0;
+}
+
+uint64_t mch_platform_oom_kills(void) {
+  unsigned long long count = 0;
+#if defined(__linux__)
+  char line[128];
+  FILE *file = fopen("/proc/vmstat", "re");
+  if (file == NULL)
+    return 0;
+  while (fgets(line, sizeof line, file) != NULL)
+    if (sscanf(line, "oom_kill %llu", &count) == 1)
+      break;
+  fclose(file);
+#endif
+  return count;
+}
+
+#if defined(RLIMIT_AS)
+/* Bytes of address space in use; 0: unknown. */
+static uint64_t address_space(void) {
+  unsigned long long pages = 0;
+#if defined(__linux__)
+  FILE *file = fopen("/proc/self/statm", "re");
+  if (file == NULL)
+    return 0;
+  if (fscanf(file, "%llu", &pages) != 1)
+    pages = 0;
+  fclose(file);
+#endif
+  return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+#endif
+
+/* Lower the soft limit, and the hard one by `slack` above it; never raise one. */
+static void lower_limit(int resource, uint64_t most, uint64_t slack) {
+  struct rlimit limit;
+  if (getrlimit(resource, &limit) != 0)
+    return;
+  if (limit.rlim_max == RLIM_INFINITY || limit.rlim_max > most + slack)
+    limit.rlim_max = (rlim_t)(most + slack);
+  if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > most)
+    limit.rlim_cur = (rlim_t)most;
+  setrlimit(resource, &limit);
+}
+
+void mch_platform_limit(uint64_t memory, uint64_t cpu, uint64_t files) {
+#if defined(RLIMIT_AS)
+  uint64_t size = memory > 0 ? address_space() : 0;
+  if (size > 0)
+    lower_limit(RLIMIT_AS, size + memory, 0);
+#endif
+  if (cpu > 0)
+    lower_limit(RLIMIT_CPU, cpu, 1);
+  if (files > 0)
+    lower_limit(RLIMIT_NOFILE, files, 0);
+}
+
 #if !defined(F_SETSIG)
 /* A thread that sits in a read of the lifeline: it returns only when the other end has gone. */
 static void *watch_lifeline(void *argument) {

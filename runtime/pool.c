@@ -109,8 +109,10 @@ struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const vo
 }
 
 void mch_result_free(struct mch_result *result) {
-  if (result != NULL)
+  if (result != NULL) {
     free(result->text);
+    free(result->progress);
+  }
   free(result);
 }
 

@@ -140,6 +140,10 @@ static void run(struct mch_worker *worker, const struct mch_message_in *message,
   mch_buf_clear(graph);
   kind = worker->runner.run(worker->runner.ud, &task, graph);
   answer(worker, kind, mch_now() - start, graph);
+  /* A task that was stopped does not leave programs behind, which would run on or, when their pipes
+   * are closed, be waited for: this group ends, and the pool makes another worker. */
+  if (atomic_load(&shared->stop) == message->head.ticket && mch_platform_has_children())
+    kill(0, SIGKILL);
   worker->ticket = 0;
   atomic_store(&shared->running, 0);
   if (graph->capacity > 1u << 20)

@@ -31,7 +31,10 @@ local wordings = {
     return ("its worker exited with status %d%s"):format(failure.exitcode or 0,
       reason and " " .. reason or "")
   end,
-  killed = function(failure, reason) return killed_by(failure) .. (reason and " " .. reason or "") end,
+  killed = function(failure, reason)
+    return killed_by(failure) .. (failure.perhaps_oom and ", perhaps because memory was short" or "")
+      .. (reason and " " .. reason or "")
+  end,
   timeout = function(failure) return ("it ran longer than allowed (%.2f s)"):format(failure.elapsed) end,
   cancelled = function() return "it was cancelled" end,
 }
@@ -50,6 +53,11 @@ function failure_meta:__tostring()
   if self.pid then
     parts[#parts + 1] = ("\n  in worker %d, after %.3f s"):format(self.pid, self.elapsed or 0)
   end
+  if self.maxrss then
+    parts[#parts + 1] = (", %.1f MiB at most"):format(self.maxrss / 2 ^ 20)
+  end
+  if self.attempts then parts[#parts + 1] = (", at attempt %d"):format(self.attempts) end
+  if self.progress then parts[#parts + 1] = "\n  last progress: " .. self.progress end
   if self.traceback then parts[#parts + 1] = "\nworker's " .. self.traceback end
   if self.failures and #self.failures > 1 then
     parts[#parts + 1] = ("\nand %d more tasks failed"):format(#self.failures - 1)
@@ -59,7 +67,8 @@ end
 
 local function new_failure(raw, pool_name)
   raw.message = wordings[raw.kind](raw, raw.reason)
-  raw.reason, raw.pool = nil, pool_name
+  raw.reason, raw.perhaps_oom, raw.pool = nil, nil, pool_name
+  if raw.kind == "timeout" or raw.kind == "cancelled" then raw.value = nil end
   return setmetatable(raw, failure_meta)
 end
 
@@ -139,6 +148,28 @@ local function check_nworkers(name, value)
   return number
 end
 
+local limit_options = {
+  memory = integer_from(1, "a positive number of bytes"),
+  cpu = integer_from(1, "a positive whole number of seconds"),
+  files = integer_from(1, "a positive integer"),
+}
+
+local function check_limits(name, value)
+  if type(value) ~= "table" then return nil, complain(name, "a table", value) end
+  local checked = {}
+  for key, limit in pairs(value) do
+    local check_limit = limit_options[key]
+    if not check_limit then
+      return nil, ("unknown option 'limits.%s' (did you mean 'limits.%s'?)"):format(tostring(key),
+        nearest(key, limit_options))
+    end
+    local good, message = check_limit("limits." .. key, limit)
+    if message then return nil, message end
+    checked[key] = good
+  end
+  return checked
+end
+
 local pool_options = {
   nworkers = check_nworkers,
   engine = choice_of("fork", "inline"),
@@ -148,6 +179,7 @@ local pool_options = {
   max_tasks_per_worker = integer_from(1, "a positive integer"),
   seed = integer_from(math.mininteger, "an integer"),
   init = of_type("function", "a function"),
+  limits = check_limits,
   gc = choice_of("auto", "keep"),
   background = of_type("boolean", "true or false"),
   name = of_type("string", "a string"),
@@ -455,7 +487,7 @@ end
 local function make(options)
   local o = check_options(options, pool_options, 3)
   local on = function(value) return value == nil or value end
-  local nworkers = o.nworkers or default_nworkers()
+  local nworkers, limits = o.nworkers or default_nworkers(), o.limits or {}
   local pool = core.new {
     nworkers = nworkers,
     inline = o.engine == "inline",
@@ -465,6 +497,9 @@ local function make(options)
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
     seed = o.seed or core.seed(),
     init = o.init,
+    limit_memory = limits.memory or 0,
+    limit_cpu = limits.cpu or 0,
+    limit_files = limits.files or 0,
     keep_gc = o.gc == "keep",
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers }
