@@ -779,11 +779,11 @@ static int continue_function(struct encoding *e, struct frame *frame) {
       continue;
     }
     mch_identity_add(&e->met, id, frame->met, (uint64_t)upvalue);
+    lua_settop(L, function); /* the one before may still be there, if it had a frame of its own */
     lua_getupvalue(L, function, upvalue);
     status = put(e, function + 1);
     if (status != DONE)
       return status;
-    lua_settop(L, function);
   }
   return DONE;
 }
