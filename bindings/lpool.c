@@ -44,16 +44,25 @@ static struct lpool *to_pool(lua_State *L) {
   return luaL_checkudata(L, 1, TYPE);
 }
 
+/* Push why the pool cannot be used here and now; 0: nothing stands against it. */
+static int push_problem(lua_State *L, const struct lpool *lpool) {
+  if (lpool->owner != (int)getpid())
+    lua_pushfstring(L,
+                    "this pool belongs to process %d and cannot be used in process %d (a task may "
+                    "make a pool of its own)",
+                    lpool->owner, (int)getpid());
+  else if (lpool->pool == NULL)
+    lua_pushliteral(L, "pool is closed");
+  else
+    return 0;
+  return 1;
+}
+
 /* The pool at index 1, if it can be used here and now. */
 static struct lpool *check_pool(lua_State *L) {
   struct lpool *lpool = to_pool(L);
-  if (lpool->owner != (int)getpid())
-    luaL_error(L,
-               "this pool belongs to process %d and cannot be used in process %d (a task may "
-               "make a pool of its own)",
-               lpool->owner, (int)getpid());
-  if (lpool->pool == NULL)
-    luaL_error(L, "pool is closed");
+  if (push_problem(L, lpool))
+    luaL_error(L, "%s", lua_tostring(L, -1));
   return lpool;
 }
 
@@ -618,19 +627,13 @@ static int core_take(lua_State *L) {
 
 /* -- the rest ----------------------------------------------------------------------------- */
 
-/* is_open(pool): whether its methods can be used; raises in another process than the owner's. */
-static int core_is_open(lua_State *L) {
-  struct lpool *lpool = to_pool(L);
-  if (lpool->pool != NULL)
-    check_pool(L);
-  lua_pushboolean(L, lpool->pool != NULL);
-  return 1;
+/* problem(pool): why it cannot be used here and now, or nil. */
+static int core_problem(lua_State *L) {
+  return push_problem(L, to_pool(L));
 }
 
-/* is_own(pool): whether this process made it and it is open; raises nothing. */
-static int core_is_own(lua_State *L) {
-  struct lpool *lpool = to_pool(L);
-  lua_pushboolean(L, lpool->pool != NULL && lpool->owner == (int)getpid());
+static int core_is_closed(lua_State *L) {
+  lua_pushboolean(L, to_pool(L)->pool == NULL);
   return 1;
 }
 
@@ -902,8 +905,8 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_with", core_run_with},
                                   {"wait", core_wait},
                                   {"take", core_take},
-                                  {"is_open", core_is_open},
-                                  {"is_own", core_is_own},
+                                  {"problem", core_problem},
+                                  {"is_closed", core_is_closed},
                                   {"pump", core_pump},
                                   {"counts", core_counts},
                                   {"start", core_start},

@@ -188,6 +188,12 @@ end
 local settings_of = setmetatable({}, { __mode = "k" })
 local methods = {}
 
+-- Raise at the caller of a method what stands against using the pool here.
+local function check(self)
+  local problem = core.problem(self)
+  if problem then error(problem, 3) end
+end
+
 local function raises(self) return settings_of[self].on_error == "raise" end
 
 -- The next finished task: run ID, whether it failed, and its values or failure.
@@ -234,7 +240,7 @@ end
 -- With `packed = true` each stands as a `table.pack` of all its values.
 -- @function returns
 function methods:returns(options)
-  core.is_open(self)
+  check(self)
   local packed = check_options(options, returns_options, 2).packed
   core.wait(self, "all")
   local list, n = receive_list(self, 0, packed and forms.packed or forms.first)
@@ -245,6 +251,7 @@ end
 --- Wait for all outstanding tasks; a list of `{runid, value, ..., n=}` in run order.
 -- @function receive_all
 function methods:receive_all()
+  check(self)
   core.wait(self, "all")
   return (receive_list(self, 0, forms.entry))
 end
@@ -252,6 +259,7 @@ end
 --- The same list of the tasks that have finished by now; never waits.
 -- @function receive_finished
 function methods:receive_finished()
+  check(self)
   core.pump(self)
   return (receive_list(self, nil, forms.entry))
 end
@@ -265,6 +273,7 @@ end
 -- when none has ended after so many seconds. With 0 it never waits.
 -- @function receive_one
 function methods:receive_one(timeout)
+  check(self)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
     error("timeout must be a number of seconds: " .. tostring(timeout) .. " is given", 2)
   end
@@ -281,7 +290,7 @@ end
 --- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
 -- @function as_completed
 function methods:as_completed()
-  core.is_open(self)
+  check(self)
   return function() return self:receive_one() end
 end
 
@@ -295,6 +304,7 @@ methods.run = core.run
 --- The same with `name`, `timeout` (seconds of run time), `retries` and `priority`.
 -- @function run_with
 function methods:run_with(options, ...)
+  check(self)
   local o = check_options(options, run_options, 2)
   if select("#", ...) == 0 then error("a function is missing: run_with(options, f, ...)", 2) end
   return core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
@@ -303,6 +313,7 @@ end
 --- Queue several functions: `mcore:run_multiple{f1, f2}`; their run IDs.
 -- @function run_multiple
 function methods:run_multiple(functions)
+  check(self)
   if type(functions) ~= "table" then
     error("run_multiple takes a list of functions: " .. type(functions) .. " is given", 2)
   end
@@ -316,11 +327,15 @@ end
 
 --- Fork the workers now.
 -- @function start
-function methods:start() core.start(self) end
+function methods:start()
+  check(self)
+  core.start(self)
+end
 
 --- Move things on without receiving; the number of tasks that wait to be received.
 -- @function poll
 function methods:poll(timeout)
+  check(self)
   core.wait(self, "one", nil, timeout or 0)
   local _, finished = core.counts(self)
   return finished
@@ -328,27 +343,37 @@ end
 
 --- The workers: a list of `{pid=, runid=, tasks=, maxrss=}`.
 -- @function workers
-function methods:workers() return core.workers(self) end
+function methods:workers()
+  check(self)
+  return core.workers(self)
+end
 
 --- A descriptor that is readable when `poll(0)` has something to do.
 -- @function pollfd
-function methods:pollfd() return core.fd(self) end
+function methods:pollfd()
+  check(self)
+  return core.fd(self)
+end
 
 --- What to wait for on that descriptor, in the words of cqueues.
 -- @function events
 function methods:events()
-  core.is_open(self)
+  check(self)
   return "r"
 end
 
 --- Seconds until `poll(0)` has something to do anyway; nil: never.
 -- @function timeout
-function methods:timeout() return core.due(self) end
+function methods:timeout()
+  check(self)
+  return core.due(self)
+end
 
 --- A queued task never starts; a running one is stopped. "queued", "running", or nil if it has
 -- ended.
 -- @function cancel
 function methods:cancel(runid)
+  check(self)
   local number = type(runid) == "number" and math_tointeger(runid)
   if not number then error("cancel takes a run ID: " .. tostring(runid) .. " is given", 2) end
   return core.cancel(self, number)
@@ -357,6 +382,7 @@ end
 --- Stop all tasks now; each that has not ended ends as `cancelled`. The pool stays usable.
 -- @function terminate
 function methods:terminate()
+  check(self)
   local _, _, _, _, next_runid = core.counts(self)
   core.cancel_all(self, next_runid)
   core.wait(self, "below", next_runid)
@@ -384,7 +410,8 @@ end
 --- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
 -- @function close
 function methods:close()
-  if not core.is_open(self) then return end
+  if core.is_closed(self) then return end
+  check(self)
   core.wait(self, "all")
   drop_results(self)
   finish(self)
@@ -398,14 +425,15 @@ meta.__name = "mantichora pool"
 
 -- Leaving the scope: terminate() and close().
 function meta.__close(self)
-  if not core.is_own(self) then return end
+  if core.problem(self) then return end
   self:terminate()
   drop_results(self)
   finish(self)
 end
 
 function meta.__tostring(self)
-  if not core.is_own(self) then return "mantichora: closed" end
+  if core.is_closed(self) then return "mantichora: closed" end
+  if core.problem(self) then return "mantichora: of another process" end
   local _, _, running, queued = core.counts(self)
   return ("mantichora: %d workers, %d running, %d queued"):format(settings_of[self].nworkers, running,
     queued)

@@ -1,0 +1,530 @@
+-- The pool: run, receive, order, options, ends.
+
+local mantichora = require "mantichora"
+local process = require "spec.support.process"
+
+-- A pool's methods never wait for what cannot come; a spec that hangs is killed by scripts/test.
+local engines = { "fork", "inline" }
+
+local function message_of(f, ...)
+  local fine, message = pcall(f, ...)
+  assert.is_false(fine)
+  return tostring(message)
+end
+
+describe("module", function()
+  it("has no side effects when it is required", function()
+    local shell = require "spec.support.shell"
+    local got = shell.run(shell.interpreter .. [[ -e '
+      local before = {}
+      for name in pairs(_G) do before[name] = true end
+      require "mantichora" require "mantichora.atpbar" require "mantichora.logging"
+      for name in pairs(_G) do assert(before[name], name) end
+      local pipe = io.popen("ls /proc/$PPID/task")
+      local threads = 0
+      for _ in pipe:lines() do threads = threads + 1 end
+      print(threads)']])
+    assert.are.equal("1\n", got.out, got.err)
+  end)
+
+  it("is called like new, and tells its version", function()
+    local a <close> = mantichora()
+    local b <close> = mantichora.new { nworkers = 1 }
+    assert.are.equal("mantichora: 4 workers, 0 running, 0 queued", tostring(a))
+    assert.are.equal("mantichora: 1 workers, 0 running, 0 queued", tostring(b))
+    assert.truthy(mantichora._VERSION:find("^mantichora %d+%.%d+%.%d+$"))
+    assert.is_false(mantichora.is_worker())
+    assert.is_nil(mantichora.runid())
+    assert.is_true(mantichora.cpu_count() >= 1)
+  end)
+end)
+
+describe("options", function()
+  local bad = {
+    { { nworkers = 0 }, "nworkers must be at least one: 0 is given" },
+    { { nworkers = -3 }, "nworkers must be at least one: -3 is given" },
+    { { nworkers = 1.5 }, "option 'nworkers' must be an integer or \"auto\": 1.5 is given" },
+    { { nworker = 2 }, "unknown option 'nworker' (did you mean 'nworkers'?)" },
+    { { timeot = 2 }, "unknown option 'timeot' (did you mean 'timeout'?)" },
+    { { timeout = "1" }, "option 'timeout' must be a positive number of seconds: \"1\" is given" },
+    { { timeout = 0 }, "option 'timeout' must be a positive number of seconds: 0 is given" },
+    { { engine = "threads" }, "option 'engine' must be \"fork\"" },
+    { { on_error = true }, "option 'on_error' must be \"raise\" or \"return\": true is given" },
+    { { background = 1 }, "option 'background' must be true or false: 1 is given" },
+    { { seed = 1.5 }, "option 'seed' must be an integer: 1.5 is given" },
+    { { init = 1 }, "option 'init' must be a function: 1 is given" },
+    { 7, "options must be a table: number is given" },
+  }
+  for _, case in ipairs(bad) do
+    it("complain: " .. case[2], function()
+      for _, make in ipairs { mantichora.new, mantichora } do
+        local message = message_of(function() return (make(case[1])) end)
+        assert.truthy(message:find(case[2], 1, true), message)
+        assert.truthy(message:find("^spec/pool_spec.lua:%d+: "), message)
+      end
+    end)
+  end
+
+  it("take numbers with an integral value", function()
+    local mcore <close> = mantichora { nworkers = 2.0, seed = 3.0 }
+    assert.are.equal("mantichora: 2 workers, 0 running, 0 queued", tostring(mcore))
+  end)
+
+  it('take nworkers = "auto"', function()
+    local mcore <close> = mantichora { nworkers = "auto" }
+    assert.truthy(tostring(mcore):find(": " .. mantichora.cpu_count() .. " workers", 1, true))
+  end)
+end)
+
+for _, engine in ipairs(engines) do
+  describe("pool with engine " .. engine, function()
+    local function new(options)
+      options = options or {}
+      options.engine = engine
+      options.nworkers = options.nworkers or 3
+      return mantichora(options)
+    end
+
+    it("gives run IDs from 0 and returns values in run order", function()
+      local mcore <close> = new()
+      local runids = {}
+      for i = 1, 20 do
+        runids[i] = mcore:run(function(n) return "r" .. n, "second" end, i)
+      end
+      local results = mcore:returns()
+      assert.are.equal(20, results.n)
+      for i = 1, 20 do
+        assert.are.equal(i - 1, runids[i])
+        assert.are.equal("r" .. i, results[i])
+      end
+      assert.are.same({ n = 0 }, mcore:returns())
+      assert.are.equal(20, mcore:run(print == nil and error or function() end))
+      assert.are.same({ n = 1 }, mcore:returns())
+    end)
+
+    it("keeps the number of arguments and results, trailing nils too", function()
+      local mcore <close> = new()
+      mcore:run(function(...) return select("#", ...), ... end, nil, 2, nil, nil)
+      mcore:run(function() end)
+      local results = mcore:returns { packed = true }
+      assert.are.same({ n = 5, 4, nil, 2 }, results[1])
+      assert.are.same({ n = 0 }, results[2])
+      mcore:run(function() return nil, nil end)
+      assert.are.same({ { n = 3, 2 } }, mcore:receive_all())
+    end)
+
+    it("takes functions by run_multiple, and callable tables", function()
+      local mcore <close> = new()
+      local callable = setmetatable({ value = 5 }, { __call = function(self, x) return self.value + x end })
+      assert.are.same({ 0, 1 }, mcore:run_multiple { function() return "a" end, function() return "b" end })
+      mcore:run(callable, 2)
+      assert.are.same({ n = 3, "a", "b", 7 }, mcore:returns())
+    end)
+
+    it("receives one by one", function()
+      local mcore <close> = new()
+      assert.is_nil(mcore:receive_one())
+      local sum, count = 0, 0
+      for i = 1, 6 do mcore:run(function() return i, i * i end) end
+      for runid, value, square in mcore:as_completed() do
+        assert.are.equal(runid + 1, value)
+        assert.are.equal(value * value, square)
+        sum, count = sum + value, count + 1
+      end
+      assert.are.equal(21, sum)
+      assert.are.equal(6, count)
+      assert.is_nil(mcore:receive_one())
+    end)
+
+    it("leaves the rest outstanding when as_completed is left", function()
+      local mcore <close> = new()
+      for i = 1, 4 do mcore:run(function() return i end) end
+      local first
+      for runid in mcore:as_completed() do
+        first = runid
+        break
+      end
+      local rest = mcore:receive_all()
+      assert.are.equal(3, #rest)
+      local before = -1
+      for _, entry in ipairs(rest) do
+        assert.are_not.equal(first, entry[1])
+        assert.is_true(entry[1] > before)
+        assert.are.equal(entry[1] + 1, entry[2])
+        assert.are.equal(2, entry.n)
+        before = entry[1]
+      end
+    end)
+
+    it("receives what has finished without waiting", function()
+      local mcore <close> = new()
+      assert.are.same({}, mcore:receive_finished())
+      local seen = {}
+      for i = 1, 6 do mcore:run(function() return i end) end
+      process.wait(function()
+        for _, entry in ipairs(mcore:receive_finished()) do seen[entry[1]] = entry[2] end
+        return #seen == 5 and seen[0]
+      end)
+      assert.are.same({ [0] = 1, 2, 3, 4, 5, 6 }, seen)
+    end)
+
+    it("polls", function()
+      local mcore <close> = new()
+      assert.are.equal(0, mcore:poll())
+      for _ = 1, 3 do mcore:run(function() end) end
+      process.wait(function() return mcore:poll(0.01) == 3 end)
+      assert.are.same({ n = 3 }, mcore:returns())
+    end)
+
+    it("says what cannot be called or sent, and where", function()
+      local mcore <close> = new()
+      assert.truthy(message_of(mcore.run, mcore, 5):find("function or callable table expected, got number", 1, true))
+      assert.truthy(message_of(mcore.run, mcore):find("function or callable table expected, got no value", 1, true))
+      local file <close> = assert(io.tmpfile())
+      local message = message_of(function() mcore:run(function() return file end) end)
+      assert.truthy(message:find("cannot send upvalue 'file' of function <spec/pool_spec.lua:%d+>: userdata %(FILE%*%)"),
+        message)
+      assert.truthy(message:find("^spec/pool_spec.lua:%d+: "), message)
+      message = message_of(mcore.run, mcore, print, 1, { conn = { socket = coroutine.create(print) } })
+      assert.truthy(message:find("argument 2.conn.socket: coroutine (thread)", 1, true), message)
+      -- Nothing of that was accepted.
+      assert.are.equal(0, mcore:run(function() return "fine" end))
+      assert.are.same({ n = 1, "fine" }, mcore:returns())
+    end)
+
+    it("raises the failure of the lowest run ID, with all others", function()
+      local mcore <close> = new()
+      mcore:run(function() return "good" end)
+      mcore:run_with({ name = "bad" }, function() error("boom") end)
+      mcore:run(function() error { code = 7 } end)
+      mcore:run(function() return coroutine.create(print) end)
+      local fine, failure = pcall(mcore.returns, mcore)
+      assert.is_false(fine)
+      assert.are.equal("error", failure.kind)
+      assert.are.equal(1, failure.runid)
+      assert.are.equal("bad", failure.name)
+      assert.truthy(failure.message:find("^spec/pool_spec.lua:%d+: boom$"), failure.message)
+      assert.are.equal(failure.message, failure.value)
+      assert.truthy(failure.traceback:find("in function 'error'", 1, true), failure.traceback)
+      assert.truthy(failure.elapsed >= 0)
+      assert.are.equal(3, #failure.failures)
+      assert.are.equal(failure, failure.failures[1])
+      assert.are.same({ code = 7 }, failure.failures[2].value)
+      assert.are.equal("unsendable", failure.failures[3].kind)
+      assert.truthy(failure.failures[3].message:find("cannot send result 1: coroutine (thread)", 1, true))
+      assert.are.same({ [0] = "good" }, failure.results)
+      local report = tostring(failure)
+      assert.truthy(report:find('task 1 ("bad"', 1, true), report)
+      assert.truthy(report:find("spec/pool_spec.lua:%d+: boom"), report)
+      assert.truthy(report:find("stack traceback:", 1, true), report)
+      assert.are.same({ n = 0 }, mcore:returns())
+    end)
+
+    it("returns failures when asked to", function()
+      local mcore <close> = new { on_error = "return" }
+      mcore:run(function() return 1 end)
+      mcore:run(function() error("boom", 0) end)
+      local results = mcore:returns()
+      assert.are.equal(1, results[1])
+      assert.are.equal("boom", results[2].message)
+      mcore:run(function() error(setmetatable({}, { __tostring = function() return "in words" end })) end)
+      local runid, failure = mcore:receive_one()
+      assert.are.equal(2, runid)
+      assert.are.equal("in words", failure.message)
+    end)
+
+    it("keeps the message of an error value that cannot be sent", function()
+      local mcore <close> = new { on_error = "return" }
+      mcore:run(function()
+        error(setmetatable({ thread = coroutine.create(print) }, { __tostring = function() return "odd" end }))
+      end)
+      mcore:run(function() error() end)
+      local results = mcore:returns()
+      assert.are.same({ "error", "odd", nil }, { results[1].kind, results[1].message, results[1].value })
+      assert.are.same({ "error", "nil", nil }, { results[2].kind, results[2].message, results[2].value })
+    end)
+
+    it("is closed once and then says so", function()
+      local mcore = new()
+      mcore:run(function() return 1 end)
+      mcore:close()
+      mcore:close()
+      mcore["end"](mcore)
+      assert.are.equal("mantichora: closed", tostring(mcore))
+      for _, method in ipairs { "returns", "receive_one", "receive_all", "receive_finished", "as_completed", "poll",
+        "terminate", "start", "workers", "timeout", "events" } do
+        local message = message_of(function() return (mcore[method](mcore)) end)
+        assert.truthy(message:find("^spec/pool_spec.lua:%d+: pool is closed$"), message)
+      end
+      assert.truthy(message_of(mcore.run, mcore, print):find("pool is closed", 1, true))
+    end)
+
+    it("knows its run ID and its stream of random numbers", function()
+      local function draw()
+        return mantichora.runid(), math.random(1 << 40), math.random(1 << 40)
+      end
+      local drawn = {}
+      for _, nworkers in ipairs { 1, 3 } do
+        local mcore <close> = new { seed = 42, nworkers = nworkers }
+        for _ = 1, 10 do mcore:run(draw) end
+        drawn[#drawn + 1] = mcore:returns { packed = true }
+      end
+      assert.are.same(drawn[1], drawn[2])
+      local seen = {}
+      for i = 1, 10 do
+        assert.are.equal(i - 1, drawn[1][i][1])
+        assert.is_nil(seen[drawn[1][i][2]])
+        seen[drawn[1][i][2]] = true
+      end
+      local other <close> = new { seed = 43 }
+      other:run(draw)
+      assert.are_not.equal(drawn[1][1][2], other:returns { packed = true }[1][2])
+    end)
+  end)
+end
+
+describe("fork engine", function()
+  it("runs tasks in other processes, at most so many at once", function()
+    local own = process.pid()
+    local mcore <close> = mantichora { nworkers = 2 }
+    for _ = 1, 8 do
+      mcore:run(function()
+        mantichora.sleep(0.01)
+        return process.pid(), mantichora.is_worker()
+      end)
+    end
+    local pids, count = {}, 0
+    for _, result in ipairs(mcore:returns { packed = true }) do
+      assert.are_not.equal(own, result[1])
+      assert.is_true(result[2])
+      if not pids[result[1]] then count = count + 1 end
+      pids[result[1]] = true
+    end
+    assert.are.equal(2, count)
+    local workers = mcore:workers()
+    assert.are.equal(2, #workers)
+    for _, worker in ipairs(workers) do
+      assert.is_true(pids[worker.pid])
+      assert.is_true(worker.maxrss > 0)
+    end
+    assert.are.equal(8, workers[1].tasks + workers[2].tasks)
+  end)
+
+  it("forks at start, or else at the first run", function()
+    local mcore <close> = mantichora { nworkers = 3 }
+    assert.are.same({}, mcore:workers())
+    mcore:start()
+    assert.are.equal(3, #mcore:workers())
+  end)
+
+  it("waits no longer than asked", function()
+    local mcore <close> = mantichora { nworkers = 1 }
+    mcore:run(function() mantichora.sleep(0.5) return "late" end)
+    local start = process.clock()
+    assert.are.same({ nil, "timeout" }, { mcore:receive_one(0) })
+    assert.are.same({ nil, "timeout" }, { mcore:receive_one(0.05) })
+    assert.are.equal(0, mcore:poll(0.05))
+    assert.is_true(process.clock() - start < 0.4)
+    assert.are.same({ 0, "late" }, { mcore:receive_one(10) })
+  end)
+
+  it("hands over in order of completion and in order of run", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    mcore:run(function() mantichora.sleep(0.2) return "slow" end)
+    mcore:run(function() return "fast" end)
+    assert.are.same({ 1, "fast" }, { mcore:receive_one() })
+    mcore:run(function() return "last" end)
+    assert.are.same({ n = 2, "slow", "last" }, mcore:returns())
+  end)
+
+  it("prefers higher priority among what waits", function()
+    local mcore <close> = mantichora { nworkers = 1 }
+    mcore:run(function() mantichora.sleep(0.1) end)
+    for i = 1, 5 do mcore:run(function() return i end) end
+    mcore:run_with({ priority = 5 }, function() return "urgent" end)
+    mcore:run_with({ priority = -5 }, function() return "later" end)
+    local order = {}
+    for runid in mcore:as_completed() do order[#order + 1] = runid end
+    assert.are.same({ 0, 6, 1, 2, 3, 4, 5, 7 }, order)
+  end)
+
+  it("does not let short tasks wait behind a long one", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    local start = process.clock()
+    mcore:run(function() mantichora.sleep(1) return "long" end)
+    for _ = 1, 50 do mcore:run(function() mantichora.sleep(0.002) end) end
+    for _ = 1, 50 do mcore:receive_one() end
+    assert.is_true(process.clock() - start < 0.9)
+    assert.are.same({ 0, "long" }, { mcore:receive_one() })
+  end)
+
+  it("lists what runs", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    for _ = 1, 4 do mcore:run(function() mantichora.sleep(5) end) end
+    process.wait(function()
+      mcore:poll()
+      return tostring(mcore) == "mantichora: 2 workers, 2 running, 2 queued"
+    end)
+    local runids = {}
+    for _, worker in ipairs(mcore:workers()) do runids[#runids + 1] = worker.runid end
+    table.sort(runids)
+    assert.are.same({ 0, 1 }, runids)
+    mcore:terminate()
+    assert.are.equal("mantichora: 2 workers, 0 running, 0 queued", tostring(mcore))
+  end)
+
+  it("terminates: what runs and what waits ends as cancelled, results stay", function()
+    local mcore <close> = mantichora { nworkers = 2, on_error = "return" }
+    mcore:run(function() return "done" end)
+    process.wait(function() return mcore:poll() == 1 end)
+    mcore:run(function() while true do end end)
+    mcore:run(function() os.execute("sleep 50") end)
+    mcore:run(function() return "never" end)
+    process.wait(function()
+      mcore:poll()
+      return tostring(mcore):find("2 running", 1, true)
+    end)
+    local start = process.clock()
+    mcore:terminate()
+    assert.is_true(process.clock() - start < 2)
+    local kinds = {}
+    for _, entry in ipairs(mcore:receive_all()) do
+      kinds[#kinds + 1] = type(entry[2]) == "table" and entry[2].kind or entry[2]
+    end
+    assert.are.same({ "done", "cancelled", "cancelled", "cancelled" }, kinds)
+    mcore:run(function() return "usable" end)
+    assert.are.same({ n = 1, "usable" }, mcore:returns())
+  end)
+
+  it("moves on while the parent is busy", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    local path = os.tmpname()
+    for i = 1, 200 do
+      mcore:run(function()
+        local file <close> = io.open(path, "a")
+        file:write(i, "\n")
+      end)
+    end
+    -- Nothing is called here; only the driver's thread can feed the workers.
+    process.wait(function()
+      local count = 0
+      for _ in io.lines(path) do count = count + 1 end
+      return count == 200
+    end)
+    os.remove(path)
+    assert.are.equal(200, mcore:returns().n)
+  end)
+
+  it("has no thread with background = false, and moves on in poll", function()
+    local before = process.threads()
+    local mcore <close> = mantichora { nworkers = 2, background = false }
+    for i = 1, 50 do mcore:run(function() return i end) end
+    assert.are.equal(before, process.threads())
+    process.wait(function() return mcore:poll() == 50 end)
+    assert.are.equal(50, mcore:returns().n)
+    local with <close> = mantichora { nworkers = 1 }
+    assert.are.equal(before + 1, process.threads())
+  end)
+
+  it("replaces workers after so many tasks", function()
+    local mcore <close> = mantichora { nworkers = 1, max_tasks_per_worker = 3 }
+    for _ = 1, 7 do mcore:run(process.pid) end
+    local pids = mcore:returns()
+    assert.are.equal(pids[1], pids[3])
+    assert.are_not.equal(pids[3], pids[4])
+    assert.are.equal(pids[4], pids[6])
+    assert.are_not.equal(pids[6], pids[7])
+  end)
+
+  it("leaves no process, thread or descriptor behind", function()
+    do -- once before counting: what is made once stays
+      local mcore <close> = mantichora { nworkers = 1 }
+      mcore:run(print == nil and error or function() end)
+    end
+    local descriptors, threads = process.descriptors(), process.threads()
+    for i = 1, 5 do
+      local mcore <close> = mantichora { nworkers = 3, on_error = "return" }
+      mcore:run(function() return 1 end)
+      mcore:run(function() os.exit(1) end)
+      mcore:run(function() while true do end end)
+      if i % 2 == 0 then mcore:pollfd() end
+      mcore:receive_one()
+    end
+    assert.are.equal(descriptors, process.descriptors())
+    assert.are.equal(threads, process.threads())
+    assert.are.same({}, process.children())
+  end)
+
+  it("ends its workers when it is collected, and says so", function()
+    local shell = require "spec.support.shell"
+    local got = shell.run(shell.interpreter .. [[ -W -e '
+      local mantichora = require "mantichora"
+      local mcore = mantichora{ nworkers = 2 }
+      mcore:run(function() while true do end end)
+      mcore:poll()
+      for _, worker in ipairs(mcore:workers()) do print(worker.pid) end
+      mcore = nil
+      collectgarbage()
+      collectgarbage()
+      io.stderr:write("collected\n")
+    ']])
+    assert.truthy(got.err:find("Lua warning: mantichora: a pool was collected that nobody had closed.*\ncollected\n"),
+      got.err)
+    for pid in got.out:gmatch("%d+") do assert.is_false(process.runs(pid)) end
+  end)
+
+  it("is refused in a worker and usable in its own process only", function()
+    local mcore <close> = mantichora { nworkers = 1, on_error = "return" }
+    _G.spec_pool = mcore
+    mcore:run(function() return _G.spec_pool:run(function() end) end)
+    local failure = mcore:returns()[1]
+    _G.spec_pool = nil
+    assert.truthy(failure.message:find("this pool belongs to process %d+ and cannot be used in process %d+"),
+      failure.message)
+  end)
+
+  it("has pools inside of tasks", function()
+    local mcore <close> = mantichora { nworkers = 2, seed = 1 }
+    local function outer(n)
+      local inner <close> = mantichora { nworkers = 2 }
+      for i = 1, n do inner:run(function() return i * i, math.random(1 << 30) end) end
+      local sum, drawn = 0, {}
+      for i, result in ipairs(inner:returns { packed = true }) do sum, drawn[i] = sum + result[1], result[2] end
+      return sum, table.concat(drawn, " ")
+    end
+    mcore:run(outer, 3)
+    mcore:run(outer, 4)
+    local first = mcore:returns { packed = true }
+    assert.are.equal(14, first[1][1])
+    assert.are.equal(30, first[2][1])
+    -- Their streams derive from the task's own.
+    local again <close> = mantichora { nworkers = 1, seed = 1 }
+    again:run(outer, 3)
+    assert.are.equal(first[1][2], again:returns { packed = true }[1][2])
+  end)
+
+  it("works from coroutines", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    local function client(n)
+      return coroutine.wrap(function()
+        mcore:run(function() return n end)
+        coroutine.yield()
+        return select(2, mcore:receive_one())
+      end)
+    end
+    local a, b = client(1), client(2)
+    a()
+    b()
+    local x, y = a(), b()
+    assert.are.equal(3, x + y)
+  end)
+
+  it("shows its descriptor to event loops", function()
+    local mcore <close> = mantichora { nworkers = 1 }
+    assert.are.equal("number", type(mcore:pollfd()))
+    assert.are.equal(mcore:pollfd(), mcore:pollfd())
+    assert.are.equal("r", mcore:events())
+    local due = mcore:timeout()
+    assert.is_true(due == nil or due >= 0)
+  end)
+end)

@@ -1,0 +1,61 @@
+-- Looks at this process from outside: what it has open, its threads, its children.
+
+local process = {}
+
+local function list(command)
+  local pipe <close> = assert(io.popen(command))
+  local lines = {}
+  for line in pipe:lines() do lines[#lines + 1] = line end
+  return lines
+end
+
+--- This process's number.
+function process.pid()
+  local file <close> = assert(io.open("/proc/self/stat"))
+  return file:read("n")
+end
+
+--- Open descriptors, without those of the look itself.
+function process.descriptors()
+  return #list(("ls /proc/%d/fd"):format(process.pid()))
+end
+
+function process.threads()
+  return #list(("ls /proc/%d/task"):format(process.pid()))
+end
+
+--- Processes whose parent is this one, zombies too, without those of the look itself.
+function process.children()
+  local children = {}
+  for _, line in ipairs(list(("ps -o pid=,comm= --ppid %d"):format(process.pid()))) do
+    local pid, command = line:match("(%d+) (.*)")
+    if command ~= "sh" and command ~= "ps" then children[#children + 1] = tonumber(pid) end
+  end
+  return children
+end
+
+--- Whether a process runs: a zombie, which waits for somebody to take its status, does not.
+function process.runs(pid)
+  local file <close> = io.open(("/proc/%d/stat"):format(pid))
+  local state = file and file:read("a"):match("%) (%a)")
+  return state ~= nil and state ~= "Z" and state ~= "X"
+end
+
+--- Seconds of a clock that never goes back.
+function process.clock()
+  local file <close> = assert(io.open("/proc/uptime"))
+  return file:read("n")
+end
+
+--- Wait until `predicate()` says so; its value. Raises after `seconds`.
+function process.wait(predicate, seconds)
+  local deadline = process.clock() + (seconds or 10)
+  while true do
+    local value = predicate()
+    if value then return value end
+    if process.clock() > deadline then error("it did not come to this in time", 2) end
+    os.execute("sleep 0.01")
+  end
+end
+
+return process
