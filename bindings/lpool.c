@@ -110,6 +110,56 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
   }
 }
 
+/* -- forking ------------------------------------------------------------------------------ */
+
+/* With a large heap, enter generational collection: workers' collections then leave what they
+ * inherited alone, so that its pages stay shared. */
+static void prepare_collector(lua_State *L, struct lpool *lpool) {
+#if LUA_VERSION_RELEASE_NUM >= 50404
+  if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
+    lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
+    lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
+  }
+#endif
+  lpool->keep_gc = 1;
+}
+
+static void restore_collector(lua_State *L, struct lpool *lpool) {
+  if (lpool->former_gc == LUA_GCINC)
+    lua_gc(L, LUA_GCINC, 0, 0, 0);
+  lpool->former_gc = 0;
+}
+
+/* Before the first fork: note what the workers will know. */
+static void note_state(lua_State *L, struct lpool *lpool) {
+  lpool->task.L = L;
+  if (lpool->task.notes != LUA_NOREF)
+    return;
+  mch_notes_take(L);
+  lpool->task.notes = luaL_ref(L, LUA_REGISTRYINDEX);
+  prepare_collector(L, lpool);
+}
+
+static int update_notes(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  mch_notes_update(L, lua_gettop(L));
+  return 0;
+}
+
+/* Before a replacement is forked: what the host has printed goes first, and what has changed since
+ * the first fork is noted. Without memory for that the new worker is named a little less. */
+static void prepare_fork(lua_State *L, struct lpool *lpool) {
+  mch_output_flush(lpool->output);
+  if (lpool->task.notes == LUA_NOREF)
+    return;
+  luaL_checkstack(L, 4, NULL);
+  lua_pushcfunction(L, update_notes);
+  lua_pushlightuserdata(L, lpool);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
+}
+
 /* -- waiting ------------------------------------------------------------------------------ */
 
 static lua_State *main_thread(lua_State *L) {
@@ -205,6 +255,10 @@ static int wait_for(lua_State *L, struct lpool *lpool, enum condition condition,
   for (;;) {
     lpool->task.L = L;
     mch_pool_pump(lpool->pool);
+    if (mch_pool_short_of_workers(lpool->pool)) {
+      prepare_fork(L, lpool);
+      mch_pool_add_workers(lpool->pool);
+    }
     deliver_logs(L, lpool);
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
@@ -285,55 +339,6 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
 
 static uint32_t intern_code(void *ud, const char *bytes, size_t length) {
   return mch_pool_intern(ud, bytes, length);
-}
-
-/* With a large heap, enter generational collection: workers' collections then leave what they
- * inherited alone, so that its pages stay shared. */
-static void prepare_collector(lua_State *L, struct lpool *lpool) {
-#if LUA_VERSION_RELEASE_NUM >= 50404
-  if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
-    lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
-    lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
-  }
-#endif
-  lpool->keep_gc = 1;
-}
-
-static void restore_collector(lua_State *L, struct lpool *lpool) {
-  if (lpool->former_gc == LUA_GCINC)
-    lua_gc(L, LUA_GCINC, 0, 0, 0);
-  lpool->former_gc = 0;
-}
-
-/* Before the first fork: note what the workers will know. */
-static void note_state(lua_State *L, struct lpool *lpool) {
-  lpool->task.L = L;
-  if (lpool->task.notes != LUA_NOREF)
-    return;
-  mch_notes_take(L);
-  lpool->task.notes = luaL_ref(L, LUA_REGISTRYINDEX);
-  prepare_collector(L, lpool);
-}
-
-static int update_notes(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
-  mch_notes_update(L, lua_gettop(L));
-  return 0;
-}
-
-/* Before each fork, on the owner's thread: what the host has printed goes first, and what differs
- * from the notes is noted. Without memory for that the worker knows a little less. */
-static void before_fork(void *ud) {
-  struct lpool *lpool = ud;
-  lua_State *L = lpool->task.L;
-  mch_output_flush(lpool->output);
-  if (lpool->task.notes == LUA_NOREF || !lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, update_notes);
-  lua_pushlightuserdata(L, lpool);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-    lua_pop(L, 1);
 }
 
 /* Called with the pool, then the function and its arguments. */
@@ -846,8 +851,6 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
   config->engine.self = context->worker;
-  config->engine.before_fork = before_fork;
-  config->engine.before_fork_ud = lpool;
   config->engine.runner = mch_ltask_runner(&lpool->task);
 }
 

@@ -88,7 +88,10 @@ static void *drive(void *argument) {
         continue;
       mch_fork_hold_off();
       driven->pump(driven->ud);
+      pthread_mutex_unlock(driven->lock);
+      driven->draw(driven->ud);
       mch_fork_let_go();
+      pthread_mutex_lock(driven->lock);
     }
   }
   pthread_mutex_unlock(driven->lock);

@@ -10,11 +10,12 @@
 
 #include "error.h"
 
-/* What it drives. All but `lock` are called under the lock. */
+/* What it drives. All but `draw` are called under the lock. */
 struct mch_driven {
   void *ud;
   pthread_mutex_t *lock;
   void (*pump)(void *ud);
+  void (*draw)(void *ud);         /* after each pump */
   int (*attended)(void *ud);      /* the owner is waiting inside: keep away */
   int (*busy)(void *ud);          /* there is something to wait for */
   uint64_t (*deadline)(void *ud); /* when to pump at the latest */

@@ -129,8 +129,6 @@ struct mch_engine_config {
   struct mch_runner runner;
   struct mch_events events;
   struct mch_codes codes;
-  void (*before_fork)(void *ud); /* on the owner's thread; may be NULL */
-  void *before_fork_ud;
   void (*child_hook)(void *ud); /* run in each new worker, first of all; may be NULL */
   void *child_hook_ud;
 };
@@ -145,7 +143,7 @@ struct mch_worker_info {
 
 struct mch_engine;
 struct mch_engine_ops {
-  /* Have the workers ready (owner only). 0, or an error when there is not a single one. */
+  /* The first workers (owner only). 0, or an error when there is not a single one. */
   int (*start)(struct mch_engine *engine, struct mch_error *error);
   /* Take over a task. 0, or MCH_FULL: ask again after the next pump. */
   int (*submit)(struct mch_engine *engine, struct mch_task *task, struct mch_error *error);
@@ -157,6 +155,10 @@ struct mch_engine_ops {
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
+  /* Whether workers are missing that add() would make now. */
+  int (*short_of_workers)(struct mch_engine *engine, size_t queued);
+  /* Make them (owner only). 0, or an error when there is not a single one after it. */
+  int (*add)(struct mch_engine *engine, struct mch_error *error);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
   /* Tasks that run now; and what workers() lists. */

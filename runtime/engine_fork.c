@@ -832,8 +832,6 @@ static int fork_worker(struct engine_fork *engine, struct mch_error *error) {
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
   atomic_store(&child->shared->log_threshold, engine->log_level);
-  if (engine->config.before_fork != NULL)
-    engine->config.before_fork(engine->config.before_fork_ud);
   mch_platform_flush_streams();
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -872,14 +870,18 @@ static int start(struct mch_engine *base, struct mch_error *error) {
   return fork_missing(engine, error);
 }
 
-/* Replace workers that ended; after one that did not live to its first task only for a task. */
-static void replace(struct engine_fork *engine, size_t queued, uint64_t now) {
-  struct mch_error error;
-  if (!engine->started || engine->quitting || engine->live >= engine->config.nworkers ||
-      now < engine->fork_again || (engine->unlucky && queued == 0))
-    return;
+/* Workers that ended are replaced; after one that did not live to its first task only for a task.
+ */
+static int short_of_workers(struct mch_engine *base, size_t queued) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  return engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
+         mch_now() >= engine->fork_again && (!engine->unlucky || queued > 0);
+}
+
+static int add(struct mch_engine *base, struct mch_error *error) {
+  struct engine_fork *engine = (struct engine_fork *)base;
   engine->unlucky = 0;
-  fork_missing(engine, &error);
+  return fork_missing(engine, error);
 }
 
 /* -- dispatch ----------------------------------------------------------------------------- */
@@ -1099,6 +1101,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
   uint64_t now;
+  (void)owner;
   collect_ready(engine);
   now = mch_now();
   for (child = engine->children; child != NULL; child = child->next) {
@@ -1114,8 +1117,6 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   }
   remove_ended(engine);
   steal(engine, queued);
-  if (owner)
-    replace(engine, queued, now);
 }
 
 /* After the pool has submitted what it could. */
@@ -1214,9 +1215,9 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start, submit,   stop,       recall,  flush_all,
-                                          pump,  deadline, running,    workers, log_threshold,
-                                          quit,  gone,     free_engine};
+static const struct mch_engine_ops ops = {start,   submit,           stop, recall,   flush_all,
+                                          pump,    short_of_workers, add,  deadline, running,
+                                          workers, log_threshold,    quit, gone,     free_engine};
 
 struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
                                        struct mch_error *error) {

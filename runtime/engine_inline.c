@@ -110,6 +110,12 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   mch_buf_free(&graph);
 }
 
+static int short_of_workers(struct mch_engine *base, size_t queued) {
+  (void)base;
+  (void)queued;
+  return 0;
+}
+
 static uint64_t deadline(struct mch_engine *base) {
   return ((struct engine_inline *)base)->waiting != NULL ? 0 : MCH_NEVER;
 }
@@ -146,9 +152,9 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start, submit,   stop,       recall,  flush,
-                                          pump,  deadline, running,    workers, log_threshold,
-                                          quit,  gone,     free_engine};
+static const struct mch_engine_ops ops = {start,   submit,           stop,  recall,   flush,
+                                          pump,    short_of_workers, start, deadline, running,
+                                          workers, log_threshold,    quit,  gone,     free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

@@ -29,6 +29,8 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
+static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
+
 struct mch_pool {
   pthread_mutex_t lock;
   struct mch_engine *engine;
@@ -47,6 +49,7 @@ struct mch_pool {
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
   int attended;                 /* the owner waits inside */
+  uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
@@ -331,6 +334,36 @@ static void pump(struct mch_pool *pool, int owner) {
   dispatch(pool);
 }
 
+int mch_pool_short_of_workers(struct mch_pool *pool) {
+  int is_short;
+  pthread_mutex_lock(&pool->lock);
+  is_short = pool->engine->ops->short_of_workers(pool->engine, pool->queued);
+  pthread_mutex_unlock(&pool->lock);
+  return is_short;
+}
+
+/* No worker can be had: what waits for one ends. */
+static void fail_queued(struct mch_pool *pool, const char *why) {
+  struct mch_task *task;
+  while ((task = queue_head(pool)) != NULL) {
+    dequeue(pool, task);
+    set_done(pool, task, mch_result_new(MCH_KIND_ERROR, why, NULL, 0));
+  }
+}
+
+void mch_pool_add_workers(struct mch_pool *pool) {
+  struct mch_error error;
+  pthread_mutex_lock(&pool->lock);
+  if (pool->engine->ops->add(pool->engine, &error) == 0)
+    pool->workless_since = 0;
+  else if (pool->workless_since == 0)
+    pool->workless_since = mch_now();
+  else if (mch_now() - pool->workless_since > patience_without_workers)
+    fail_queued(pool, error.text);
+  dispatch(pool);
+  pthread_mutex_unlock(&pool->lock);
+}
+
 static uint64_t deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
@@ -353,7 +386,13 @@ static void drive_pump(void *ud) {
   struct mch_pool *pool = ud;
   pool->drives++;
   pump(pool, 0);
-  mch_output_pump(pool->output, mch_now(), 0);
+  if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
+    raise_attention(pool);
+}
+
+/* Not under the lock: a terminal may take its time. */
+static void drive_output(void *ud) {
+  mch_output_pump(((struct mch_pool *)ud)->output, mch_now(), 0);
 }
 
 static int drive_attended(void *ud) {
@@ -372,13 +411,9 @@ static uint64_t drive_deadline(void *ud) {
 }
 
 static int start_driver(struct mch_pool *pool, struct mch_error *error) {
-  struct mch_driven driven = {pool,
-                              &pool->lock,
-                              drive_pump,
-                              drive_attended,
-                              drive_busy,
-                              drive_deadline,
-                              mch_poller_fd(pool->engine->poller)};
+  struct mch_driven driven = {
+      pool,           &pool->lock, drive_pump,     drive_output,
+      drive_attended, drive_busy,  drive_deadline, mch_poller_fd(pool->engine->poller)};
   pool->driver = mch_driver_new(&driven, error);
   return pool->driver != NULL ? 0 : MCH_SYSTEM;
 }

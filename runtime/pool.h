@@ -60,6 +60,13 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
 /* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
 void mch_pool_pump(struct mch_pool *pool);
 
+/* Whether workers have ended that mch_pool_add_workers() would replace now. */
+int mch_pool_short_of_workers(struct mch_pool *pool);
+
+/* Fork them; on the owner's thread. While not a single one can be had it is tried again; after some
+ * seconds of that, the tasks that wait fail with the reason. */
+void mch_pool_add_workers(struct mch_pool *pool);
+
 /* Wait until there may be something to pump, or `until` comes, or a signal. `interrupted` is asked
  * with all signals blocked, right before the wait: not 0 ends it at once, so that no signal is lost
  * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
