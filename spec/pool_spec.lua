@@ -182,12 +182,13 @@ for _, engine in ipairs(engines) do
       assert.truthy(message_of(mcore.run, mcore):find("function or callable table expected, got no value", 1, true))
     end)
 
-    -- The snapshot engine sends nothing there.
-    (engine == "snapshot" and function() end or it)("says what cannot be sent, and where", function()
+    local sends = engine ~= "snapshot" and it or function() end -- which sends nothing there
+    sends("says what cannot be sent, and where", function()
       local mcore <close> = new()
       local file <close> = assert(io.tmpfile())
       local message = message_of(function() mcore:run(function() return file end) end)
-      assert.truthy(message:find("cannot send upvalue 'file' of function <spec/pool_spec.lua:%d+>: userdata %(FILE%*%)"),
+      assert.truthy(message:find(
+        "cannot send upvalue 'file' of function <spec/pool_spec.lua:%d+>: userdata %(FILE%*%)"),
         message)
       assert.truthy(message:find("^spec/pool_spec.lua:%d+: "), message)
       message = message_of(mcore.run, mcore, print, 1, { conn = { socket = coroutine.create(print) } })
@@ -455,7 +456,7 @@ describe("fork engine", function()
     assert.are.equal(before, process.threads())
     process.wait(function() return mcore:poll() == 50 end)
     assert.are.equal(50, mcore:returns().n)
-    local with <close> = mantichora { nworkers = 1 }
+    local _ <close> = mantichora { nworkers = 1 }
     assert.are.equal(before + 1, process.threads())
   end)
 
