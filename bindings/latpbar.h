@@ -21,6 +21,4 @@ void mch_atpbar_pump(lua_State *L);
 /* mch_output_flush() and the renderer, in the same way: before results are handed over. */
 void mch_atpbar_flush(lua_State *L);
 
-int luaopen_mantichora_atpbar(lua_State *L);
-
 #endif
