@@ -100,7 +100,8 @@ static void tell_step(struct decoding *d, struct mch_path *path, const struct fr
     mch_path_step(path, ".(metatable)");
     break;
   case HOOK:
-    mch_path_step(path, ".(__mantichora)");
+    if (!frame->has_sets)
+      mch_path_step(path, ".(__mantichora)");
     break;
   case ASSIGNED:
     lua_pushglobaltable(d->L);

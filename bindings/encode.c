@@ -1234,7 +1234,8 @@ static void tell_step(struct encoding *e, struct mch_path *path, const struct fr
     mch_path_upvalue(path, e->L, at, (int)frame->next);
     break;
   case HOOK:
-    mch_path_step(path, ".(__mantichora)");
+    if (frame->next != SIZE_MAX)
+      mch_path_step(path, ".(__mantichora)");
     break;
   case SETS:
     mch_path_set(path, lua_topointer(e->L, at + 1) == e->globals, lua_tostring(e->L, at + 2));

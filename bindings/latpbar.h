@@ -6,6 +6,8 @@
 
 #include <lua.h>
 
+#include "mantichora.h" /* declares luaopen_mantichora_atpbar */
+
 struct mch_output;
 
 /* The output of this state: made at the first call and kept in the registry until the state is

@@ -31,11 +31,12 @@ struct lpool {
   struct mch_task *taken;            /* between being taken and being turned into values */
   struct mch_buf graph, ids, record; /* while encoding; a log record */
   struct hooks main_hooks, own_hooks;
-  int owner;     /* PID of the process that made it */
-  int encoding;  /* `graph` and `ids` are in use */
-  int started;   /* has had workers */
-  int keep_gc;   /* the collector was seen to, or is not to be touched */
-  int former_gc; /* the mode to go back to; 0: none */
+  int owner;         /* PID of the process that made it */
+  uint64_t payloads; /* engine \"snapshot\": the last number given to one */
+  int encoding;      /* `graph` and `ids` are in use */
+  int started;       /* has had workers */
+  int keep_gc;       /* the collector was seen to, or is not to be touched */
+  int former_gc;     /* the mode to go back to; 0: none */
 };
 
 enum {
@@ -344,11 +345,37 @@ static uint32_t intern_code(void *ud, const char *bytes, size_t length) {
   return mch_pool_intern(ud, bytes, length);
 }
 
+/* Engine "snapshot": keep the function and its arguments for the worker that will be forked; the
+ * task's bytes are their number. */
+static int keep_payload(lua_State *L, struct lpool *lpool) {
+  int count = lua_gettop(L) - 1, i;
+  lpool->task.L = L;
+  prepare_collector(L, lpool);
+  lua_createtable(L, count, 1);
+  lua_pushinteger(L, count);
+  lua_setfield(L, -2, "n");
+  for (i = 1; i <= count; i++) {
+    lua_pushvalue(L, i + 1);
+    lua_rawseti(L, -2, i);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_insert(L, -2);
+  lua_rawseti(L, -2, (lua_Integer)++lpool->payloads);
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->ids);
+  mch_buf_u64(&lpool->graph, lpool->payloads);
+  if (lpool->graph.failed != 0)
+    luaL_error(L, "not enough memory for another task");
+  return 0;
+}
+
 /* Called with the pool, then the function and its arguments. */
 static int encode_task(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   struct mch_encoder encoder;
   int count = lua_gettop(L) - 1;
+  if (lpool->task.payloads != LUA_NOREF)
+    return keep_payload(L, lpool);
   memset(&encoder, 0, sizeof encoder);
   encoder.out = &lpool->graph;
   encoder.code_ids = &lpool->ids;
@@ -429,6 +456,8 @@ static int run_task(lua_State *L, struct lpool *lpool, int first,
     }
     return lua_error(L);
   }
+  if (!lpool->started || lpool->task.payloads != LUA_NOREF)
+    mch_output_flush(lpool->output); /* a fork may follow: what was printed goes first */
   if (!lpool->started) {
     if (mch_pool_start(lpool->pool, &error) != 0)
       return raise_error(L, &error);
@@ -479,6 +508,30 @@ static int core_run_with(lua_State *L) {
 
 /* -- receiving ---------------------------------------------------------------------------- */
 
+/* Engine "snapshot": the payload of a task that is over is dropped. */
+static void drop_payload(lua_State *L, struct lpool *lpool) {
+  if (lpool->task.payloads == LUA_NOREF)
+    return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_pushnil(L);
+  lua_rawseti(L, -2, (lua_Integer)mch_load_u64(lpool->taken->body));
+  lua_pop(L, 1);
+}
+
+static void push_payload_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  lua_Debug info;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_rawgeti(L, -1, (lua_Integer)mch_load_u64(task->body));
+  lua_rawgeti(L, -1, 1);
+  if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1)) {
+    lua_getinfo(L, ">S", &info);
+    lua_pushfstring(L, "<%s:%d>", info.short_src, info.linedefined);
+    lua_setfield(L, -4, "place");
+    lua_pop(L, 2);
+  } else
+    lua_pop(L, 3);
+}
+
 /* Push the fields that say where a function comes from: its bytecode is the first that its task
  * names, if it travelled by a name. */
 static void push_function_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
@@ -486,6 +539,10 @@ static void push_function_place(lua_State *L, struct lpool *lpool, const struct 
   uint32_t id;
   size_t length;
   const void *bytes;
+  if (lpool->task.payloads != LUA_NOREF) {
+    push_payload_place(L, lpool, task);
+    return;
+  }
   if (task->codes == 0)
     return;
   memcpy(&id, task->body, sizeof id);
@@ -636,6 +693,7 @@ static int core_take(lua_State *L) {
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
   }
+  drop_payload(L, lpool);
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
   return lua_gettop(L);
@@ -677,6 +735,7 @@ static int core_start(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_error error;
   note_state(L, lpool);
+  mch_output_flush(lpool->output);
   if (mch_pool_start(lpool->pool, &error) != 0)
     return raise_error(L, &error);
   lpool->started = 1;
@@ -853,6 +912,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   struct mch_context *context = mch_context_get(L);
   memset(config, 0, sizeof *config);
   config->kind = flag_field(L, "inline") ? MCH_ENGINE_INLINE : MCH_ENGINE_FORK;
+  config->engine.snapshot = flag_field(L, "snapshot");
   config->background = flag_field(L, "background");
   config->engine.nworkers = (unsigned)integer_field(L, "nworkers");
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
@@ -880,7 +940,7 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   lpool->owner = (int)getpid();
-  lpool->task.notes = lpool->task.init = LUA_NOREF;
+  lpool->task.notes = lpool->task.init = lpool->task.payloads = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = mch_atpbar_output(L);
   lpool->task.L = main_thread(L);
@@ -893,6 +953,10 @@ static int core_new(lua_State *L) {
   else
     lua_pop(L, 1);
   lpool->keep_gc = flag_field(L, "keep_gc");
+  if (flag_field(L, "snapshot")) {
+    lua_newtable(L);
+    lpool->task.payloads = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
   configure(L, lpool, &config);
   mch_context_push_pools(L);
   lua_pushvalue(L, 2);

@@ -175,6 +175,12 @@ void mch_modules_note(lua_State *L, int notes) {
   int part;
   for (part = MCH_NOTES_MODULE; part <= MCH_NOTES_LOADED; part++) {
     lua_createtable(L, 0, part == MCH_NOTES_LOADED ? 16 : 256);
+    if (part != MCH_NOTES_LOADED) { /* keep nothing alive that the program has dropped */
+      lua_createtable(L, 0, 1);
+      lua_pushliteral(L, "k");
+      lua_setfield(L, -2, "__mode");
+      lua_setmetatable(L, -2);
+    }
     lua_rawseti(L, notes, part);
   }
   note_modules(L, notes, 0);

@@ -313,12 +313,12 @@ static void lock_again(void *ud) {
 
 /* -- the pump ----------------------------------------------------------------------------- */
 
-static void dispatch(struct mch_pool *pool) {
+static void dispatch(struct mch_pool *pool, int owner) {
   const struct mch_engine_ops *ops = pool->engine->ops;
   struct mch_task *task;
   struct mch_error error;
   while ((task = queue_head(pool)) != NULL) {
-    int code = ops->submit(pool->engine, task, &error);
+    int code = ops->submit(pool->engine, task, owner, &error);
     if (code == MCH_FULL)
       break;
     dequeue(pool, task);
@@ -333,7 +333,7 @@ static void dispatch(struct mch_pool *pool) {
 
 static void pump(struct mch_pool *pool, int owner) {
   pool->engine->ops->pump(pool->engine, owner, pool->queued);
-  dispatch(pool);
+  dispatch(pool, owner);
 }
 
 int mch_pool_short_of_workers(struct mch_pool *pool) {
@@ -362,7 +362,7 @@ void mch_pool_add_workers(struct mch_pool *pool) {
     pool->workless_since = mch_now();
   else if (mch_now() - pool->workless_since > patience_without_workers)
     fail_queued(pool, error.text);
-  dispatch(pool);
+  dispatch(pool, 1);
   pthread_mutex_unlock(&pool->lock);
 }
 
@@ -520,7 +520,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
       pool->engine->ops->recall(pool->engine, task->priority);
     /* One that cannot go now waits for the pump: so that many go at once. */
     if (pool->queued == 1 || urgent)
-      dispatch(pool);
+      dispatch(pool, 1);
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }

@@ -172,7 +172,7 @@ end
 
 local pool_options = {
   nworkers = check_nworkers,
-  engine = choice_of("fork", "inline"),
+  engine = choice_of("fork", "snapshot", "inline"),
   progressbar = of_type("boolean", "true or false"),
   on_error = choice_of("raise", "return"),
   timeout = seconds,
@@ -490,6 +490,7 @@ local function make(options)
   local nworkers, limits = o.nworkers or default_nworkers(), o.limits or {}
   local pool = core.new {
     nworkers = nworkers,
+    snapshot = o.engine == "snapshot",
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),

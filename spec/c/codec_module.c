@@ -148,7 +148,7 @@ static int replace(lua_State *L) {
   return 0;
 }
 
-int luaopen_codec_module(lua_State *L);
+__attribute__((visibility("default"))) int luaopen_codec_module(lua_State *L);
 
 static int state_new(lua_State *L) {
   lua_State **other = lua_newuserdatauv(L, sizeof *other, 0);

@@ -1,0 +1,48 @@
+/* Runs in: both.
+ *
+ * Which assignments a message needs besides its values: globals that its code names and that
+ * changed since the fork, and the fields of custom environments. */
+#ifndef MCH_GLOBALS_H
+#define MCH_GLOBALS_H
+
+#include <lua.h>
+#include <stddef.h>
+
+/* Stack slots, from `slot` on: the queue of targets and names, what is done, and the notes' parts.
+ */
+enum { MCH_WANTS_SLOTS = 5 };
+
+struct mch_wants {
+  lua_State *L;
+  int slot;
+  int notes;       /* stack index, or 0: globals do not travel */
+  size_t queued;   /* entries in the queue */
+  size_t done;     /* entries in the list of what is done */
+  int has_globals; /* the parts of the notes are in their slots */
+};
+
+void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int notes);
+
+/* Queue the names in the list at stack index `names` (of mch_bytecode_uses()) that the environment
+ * at stack index `env` has to bring along; globals among them only, if it is put as a whole. */
+void mch_wants_names(struct mch_wants *wants, int env, int names, int is_whole);
+
+/* Queue all fields of the table at this stack index, and its metatable. */
+void mch_wants_all(struct mch_wants *wants, int env);
+
+/* Push target and name of the entry `i` of the queue and return 1, unless that was done before:
+ * then 0. The name is `true` for all fields. Counts as done from now on. */
+int mch_wants_take(struct mch_wants *wants, size_t i);
+
+/* Go back to an earlier state: only so many queued, and done. */
+void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done);
+
+/* Push the field of an environment by the name at a stack index: found raw in it, or along the
+ * __index tables of its metatables. 0 (pushes nothing): it is not there. -1 (pushes nothing): it
+ * may be a global, since the chain ends in _G, or in a function, which may not be called. */
+int mch_globals_find(lua_State *L, int env, int name);
+
+/* Does the chain of this environment end in _G, or in a function? */
+int mch_globals_fall_back(lua_State *L, int env);
+
+#endif

@@ -1,0 +1,814 @@
+-- The codec: what crosses, how it looks on the other side, and what is refused. "The other side" is a
+-- second Lua state in this process where identity matters, and this state where it does not.
+
+local codec = require "codec_module"
+
+-- Encode and decode in this state, in the way in which a task is sent.
+local function send(...)
+  return codec.decode({}, (codec.encode({}, ...)))
+end
+
+-- Run `source` in a fresh Lua state with the values sent there as its arguments.
+local function there(source, ...)
+  local state = codec.state()
+  return state:run("local function body(...) " .. source .. " end\n" ..
+    "local bytes = ... return body(codec.decode({}, bytes))", (codec.encode({}, ...)))
+end
+
+local function refusal(opts, ...)
+  local fine, message = pcall(codec.encode, opts, ...)
+  assert.is_false(fine)
+  return (message:gsub("<[^<>]*/?spec/", "<spec/"):gsub("<%./", "<"))
+end
+
+local function bits(number)
+  return math.type(number), string.pack("n", number)
+end
+
+describe("scalars", function()
+  it("keep their number, trailing nils too", function()
+    assert.are.equal(0, select("#", send()))
+    assert.are.equal(3, select("#", send(nil, 1, nil)))
+    assert.are.same({ n = 4, true, false, nil, nil }, table.pack(send(true, false, nil, nil)))
+  end)
+
+  local integers = { 0, 1, 63, 64, 127, 128, 255, 256, 32767, 32768, 65536, 2 ^ 31 | 0, 2 ^ 53 | 0,
+    math.maxinteger }
+  for _, integer in ipairs(integers) do
+    it("keep the integers around " .. integer, function()
+      for delta = -1, 1 do
+        for _, sent in ipairs { integer + delta, -integer + delta } do
+          assert.are.equal(sent, send(sent))
+          assert.are.equal("integer", math.type(send(sent)))
+          assert.are.equal(sent, send({ sent })[1])
+          assert.are.equal(sent, send({ k = sent }).k)
+        end
+      end
+    end)
+  end
+
+  it("keep floats bit for bit", function()
+    local floats = { 0.0, -0.0, 1.0, -1.5, 1 / 0, -1 / 0, 0 / 0, -(0 / 0), 5e-324, -5e-324, 2.0 ^ -1022,
+      1.7976931348623157e308, 0.1, 2.0 ^ 53, 63.0, string.unpack("d", string.pack("I8", 0x7ff8dead00000001)) }
+    for _, sent in ipairs(floats) do
+      local kind, image = bits(sent)
+      for _, got in ipairs { (send(sent)), send({ sent })[1], send({ x = sent }).x } do
+        assert.are.same({ kind, image }, { bits(got) })
+      end
+    end
+    local run = send(floats)
+    for i, sent in ipairs(floats) do assert.are.same({ bits(sent) }, { bits(run[i]) }) end
+  end)
+
+  it("keep 1 and 1.0 apart, in arrays of both too", function()
+    local got = send({ 1, 1.0, 2, 2.0, 3.0, 4.0, 5.0, 6.0, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17.0 })
+    local kinds = {}
+    for i, value in ipairs(got) do kinds[i] = math.type(value):sub(1, 1) end
+    assert.are.equal("ififffffiiiiiiiiiif", table.concat(kinds))
+  end)
+
+  it("keep strings of any bytes and length", function()
+    local all = {}
+    for i = 0, 255 do all[#all + 1] = string.char(i) end
+    local bytes = table.concat(all)
+    for _, length in ipairs { 0, 1, 2, 30, 31, 32, 33, 39, 40, 41, 127, 128, 255, 256, 16383, 16384, 100000 } do
+      local sent = bytes:rep(length // 256 + 1):sub(1, length)
+      assert.are.equal(sent, (send(sent)))
+      assert.are.equal(sent, next(send({ [sent] = true })))
+    end
+  end)
+
+  it("are small", function()
+    assert.are.equal(4, #codec.encode({}, 5))
+    assert.are.equal(3 + 3, #codec.encode({}, "ab"))
+  end)
+end)
+
+describe("tables", function()
+  it("have keys of every kind", function()
+    local key, f = { "key" }, function() return 1 end
+    local got = send({ [1] = "i", [-1] = "n", [1.5] = "f", [true] = "t", [false] = "b", s = "s", [""] = "e",
+      [key] = key, [f] = f, [print] = print, [math.maxinteger] = "max", [2 ^ 63] = "big" })
+    assert.are.equal("infbe", got[1] .. got[-1] .. got[1.5] .. got[false] .. got[""])
+    assert.are.equal("ts", got[true] .. got.s)
+    assert.are.equal("max", got[math.maxinteger])
+    assert.are.equal("big", got[2 ^ 63])
+    assert.are.equal(print, got[print])
+    local seen = 0
+    for k, v in pairs(got) do
+      if type(k) == "table" then
+        assert.are.equal(k, v)
+        assert.are.equal("key", k[1])
+        seen = seen + 1
+      elseif type(k) == "function" then
+        assert.are.equal(k, v)
+        seen = seen + 1
+      end
+    end
+    assert.are.equal(3, seen)
+  end)
+
+  it("keep cycles and sharing, across arguments and upvalues", function()
+    local t = {}
+    t.t, t[t], t[1] = t, t, { t }
+    local function f() return t end
+    local a, g, b = send(t, f, { t, t })
+    assert.are.equal(a, a.t)
+    assert.are.equal(a, a[a])
+    assert.are.equal(a, a[1][1])
+    assert.are.equal(a, g())
+    assert.are.equal(a, b[1])
+    assert.are.equal(a, b[2])
+    assert.are_not.equal(t, a)
+  end)
+
+  it("may have holes, borders anywhere and integer keys in the hash part", function()
+    local tables = { { 1, nil, 3 }, { nil, nil, 3 }, { n = 3 }, {}, table.pack(nil, nil), { [3] = 1, [2] = 2 } }
+    local reverse, sparse, gaps, grown = {}, {}, {}, {}
+    for i = 500, 1, -1 do reverse[i] = i end
+    for i = 0, 30 do sparse[1 << i] = i end
+    for i = 1, 3000 do gaps[i] = i % 7 ~= 0 and i or nil end
+    for i = 1, 1000 do grown[i] = i end
+    for i = 3, 998 do grown[i] = nil end
+    grown[5000], grown.x = 1, 2
+    local presized = table.move({}, 1, 0, 1)
+    for i = 1, 300 do presized["k" .. i] = i end
+    for i = 1, 300 do presized[i] = i end
+    for i = 1, 280 do presized["k" .. i] = nil end
+    for i = 301, 330 do presized[i] = i end
+    for _, t in ipairs { reverse, sparse, gaps, grown, presized } do tables[#tables + 1] = t end
+    for _, t in ipairs(tables) do
+      local got = send(t)
+      for k, v in pairs(t) do assert.are.equal(v, got[k]) end
+      for k in pairs(got) do assert.is_not_nil(t[k]) end
+    end
+    assert.is_true(#codec.encode({}, sparse) < 1000)
+  end)
+
+  it("of every size around the limits of the format", function()
+    for n = 0, 40 do
+      local array, record, mixed = {}, {}, { "x", "y" }
+      for i = 1, n do array[i], record["k" .. i], mixed[("k"):rep(i)] = ("v"):rep(i), i, { i } end
+      assert.are.same({ array, record, mixed }, send({ array, record, mixed }))
+    end
+  end)
+
+  it("that are records share their keys", function()
+    local records = {}
+    for i = 1, 100 do records[i] = { id = i, name = "n" .. i, x = i / 4, ok = i % 2 == 0 } end
+    local bytes = codec.encode({}, records)
+    assert.are.same(records, codec.decode({}, bytes))
+    assert.is_true(#bytes < 100 * 24)
+  end)
+
+  it("keep their metatables, with all fields", function()
+    local mt = { __name = "thing", __mode = "k", __close = function() end, __gc = function() end,
+      __index = { x = 5 }, __metatable = "locked", other = { 1 } }
+    local got, other = send(setmetatable({}, mt), setmetatable({}, mt))
+    local back = debug.getmetatable(got)
+    assert.are.equal(back, debug.getmetatable(other))
+    assert.are.equal("thing k locked 5 1",
+      table.concat({ back.__name, back.__mode, back.__metatable, got.x, back.other[1] }, " "))
+    assert.are.equal("function", type(back.__close))
+  end)
+
+  it("with __gc are finalized on the other side, once, and not before", function()
+    local log = there([[
+      local box, init = ...
+      init()
+      collectgarbage()
+      local before = #finalized
+      box[1] = nil
+      collectgarbage()
+      collectgarbage()
+      return before .. #finalized]],
+      { setmetatable({}, { __gc = load "finalized[#finalized + 1] = 1" }) },
+      load "finalized = {}")
+    assert.are.equal("01", log)
+  end)
+
+  it("with weak modes keep what something else holds", function()
+    local key = {}
+    local weak = setmetatable({ [key] = "v", [{}] = "gone" }, { __mode = "k" })
+    local got, k = send(weak, key)
+    assert.are.equal("v", got[k])
+    collectgarbage()
+    local n = 0
+    for _ in pairs(got) do n = n + 1 end
+    assert.are.equal(1, n)
+  end)
+
+  it("are read raw: no metamethod is called", function()
+    local called = {}
+    local mt = {}
+    for _, event in ipairs { "index", "newindex", "call", "pairs", "len", "eq", "lt", "le", "tostring", "concat",
+      "close", "add", "unm" } do
+      mt["__" .. event] = function() called[#called + 1] = event return nil end
+    end
+    local bytes = codec.encode({}, setmetatable({ 1, 2, x = setmetatable({}, mt) }, mt))
+    local got = codec.decode({}, bytes)
+    assert.are.same({}, called)
+    assert.are.equal(2, rawlen(got))
+  end)
+
+  it("may be nested as deeply as memory allows", function()
+    local top = {}
+    local at = top
+    for i = 1, 200000 do
+      at[1], at.i = {}, i
+      at = at[1]
+    end
+    local got = send(top)
+    local depth = 0
+    while got[1] do
+      depth = depth + 1
+      assert.are.equal(depth, got.i)
+      got = got[1]
+    end
+    assert.are.equal(200000, depth)
+    at.bad = coroutine.create(print)
+    assert.truthy(refusal({}, print, top):find("^cannot send argument 1.*%[1%]%.bad: coroutine %(thread%)$"))
+  end)
+
+  it("may go up and down where the stack is moved", function()
+    local top = {}
+    local at = top
+    for i = 1, 4000 do
+      at.siblings = {}
+      for k = 1, i % 3 do at.siblings[k] = { i, { k } } end
+      at.a, at.child, at.z = i, {}, -i
+      at = at.child
+    end
+    local got = send(top)
+    for i = 1, 4000 do
+      assert.are.equal(i, got.a)
+      assert.are.equal(-i, got.z)
+      assert.are.equal(i % 3, #got.siblings)
+      for k, v in ipairs(got.siblings) do assert.are.same({ i, { k } }, v) end
+      got = got.child
+    end
+  end)
+end)
+
+describe("functions", function()
+  it("keep code, upvalues, names and lines", function()
+    local x, y = 1, { 2 }
+    local function f(a) return x + y[1] + a end
+    local g = send(f)
+    assert.are.equal(6, g(3))
+    local was, is = debug.getinfo(f, "Slu"), debug.getinfo(g, "Slu")
+    was.func, is.func = nil, nil
+    assert.are.same(was, is)
+    assert.are.equal("x", (debug.getupvalue(g, 1)))
+    local _, message = pcall(g)
+    assert.truthy(message:find("codec_spec.lua:%d+: attempt to perform arithmetic on a nil value %(local 'a'%)"))
+  end)
+
+  it("share variables as before", function()
+    local n = 0
+    local function inc() n = n + 1 end
+    local function get() return n end
+    local function apart() local own = 7 return function() own = own + 1 return own end end
+    local i, g, a, b = send(inc, get, apart(), apart())
+    i() i()
+    assert.are.equal(2, g())
+    assert.are.equal(0, n)
+    assert.are.equal("8 9 8", a() .. " " .. a() .. " " .. b())
+  end)
+
+  it("may call themselves and each other", function()
+    local function fact(k) return k <= 1 and 1 or k * fact(k - 1) end
+    local even, odd
+    function even(k) return k == 0 or odd(k - 1) end
+    function odd(k) return k ~= 0 and even(k - 1) end
+    local f, e = send(fact, even)
+    assert.are.equal(120, f(5))
+    assert.is_true(e(10))
+    assert.are.equal(f, select(2, debug.getupvalue(f, 1)))
+  end)
+
+  it("made in a loop are apart", function()
+    local made = {}
+    for i = 1, 5 do made[i] = function() i = i + 1 return i end end
+    local got = send(made)
+    assert.are.equal("2 3 3 4", table.concat({ got[1](), got[1](), got[2](), got[3]() }, " "))
+  end)
+
+  it("have up to 255 upvalues", function()
+    local locals, sum = {}, {}
+    for i = 1, 200 do locals[i], sum[i] = "a" .. i .. "=" .. i, "a" .. i end
+    local inner = {}
+    for i = 1, 55 do inner[i] = "b" .. i .. "=" .. i end
+    local sums = {}
+    for i = 1, 55 do sums[i] = "b" .. i end
+    local source = "local " .. table.concat(locals, " local ") .. " return (function() local " ..
+      table.concat(inner, " local ") .. " return function() return " .. table.concat(sum, "+") .. "+" ..
+      table.concat(sums, "+") .. " end end)()"
+    local f = assert(load(source))()
+    assert.are.equal(255, debug.getinfo(f, "u").nups)
+    assert.are.equal(200 * 201 // 2 + 55 * 28, send(f)())
+  end)
+
+  it("see the receiver's globals", function()
+    local result = there("local f, g = ... there_only = 5 return f(), g == _G",
+      load "return there_only", _G)
+    assert.are.equal(5, result)
+    local other = codec.state()
+    assert.is_true(other:run([[
+      local f, t = codec.decode({}, ...)
+      return f() == _G and t.g == _G and t.mt == _G]], (codec.encode({}, load "return _ENV",
+        { g = _G, mt = setmetatable({}, { __index = _G }) and _G }))))
+  end)
+
+  it("of one code send it once", function()
+    local made = {}
+    for i = 1, 100 do made[i] = function() return i, "some code that takes a few bytes" end end
+    local one = #codec.encode({}, made[1])
+    assert.is_true(#codec.encode({}, made) < one + 100 * 8)
+  end)
+
+  it("are known by an id to whom has a dictionary", function()
+    local x, y = 10, 20
+    local function f() return x + y end
+    local dictionary, notes = {}, codec.notes()
+    local opts = { dictionary = dictionary, notes = notes }
+    for _ = 1, 2 do
+      local bytes, ids = codec.encode(opts, f, f)
+      assert.are.same({ 1 }, ids)
+      assert.are.equal(1, #dictionary)
+      assert.is_true(#bytes <= 12)
+      assert.are.equal(30, codec.decode(opts, bytes)())
+    end
+    local function other() return x end
+    local _, ids = codec.encode(opts, f, other, f)
+    assert.are.same({ 1, 2 }, ids)
+    assert.has_error(function() codec.decode({}, (codec.encode(opts, f))) end)
+  end)
+
+  it("that are callable tables go too", function()
+    local object = setmetatable({ 3 }, { __call = function(self, x) return self[1] * x end })
+    assert.are.equal(12, send(object)(4))
+  end)
+end)
+
+describe("what loaded modules have", function()
+  it("goes by name", function()
+    for _, value in ipairs { string, string.format, table.concat, print, math, io, os.time, require, coroutine,
+      io.stdout, io.stderr, io.stdin } do
+      assert.are.equal(value, (send(value)))
+    end
+    assert.is_true(there("return (...) == string.format", string.format))
+    assert.is_true(there("local t = ... return t[1] == string and t[2] == io.stdout and t.k == table.insert",
+      { string, io.stdout, k = table.insert }))
+  end)
+
+  it("is a module only if it is a table or function", function()
+    package.loaded["codec.plain"] = "a plain value"
+    assert.are.equal("a plain value", (send("a plain value")))
+    package.loaded["codec.plain"] = nil
+  end)
+
+  local function with_module(name, source, body)
+    local folder = os.tmpname()
+    os.remove(folder)
+    assert(os.execute("mkdir -p " .. folder .. "/codectest"))
+    local path = folder .. "/" .. name:gsub("%.", "/") .. ".lua"
+    local file <close> = assert(io.open(path, "w"))
+    file:write(source)
+    file:flush()
+    local before = package.path
+    package.path = folder .. "/?.lua;" .. before
+    local fine, message = pcall(body, path, folder)
+    package.path = before
+    package.loaded[name] = nil
+    os.execute("rm -r " .. folder)
+    if not fine then error(message, 0) end
+  end
+
+  local MODULE = [[
+    local M = { count = 0 }
+    M.Class = {}
+    M.Class.__index = M.Class
+    function M.Class:double() return self.x * 2 end
+    M.plain = { 1, 2 }
+    M.marker = { __name = "only a metatable" }
+    function M.f(x) M.count = M.count + 1 return x end
+    return M]]
+
+  it("loaded after the fork is required on the other side", function()
+    local notes = codec.notes()
+    with_module("codectest.late", MODULE, function()
+      local M = require "codectest.late"
+      local other = codec.state()
+      local object = setmetatable({ x = 21 }, M.Class)
+      local bytes = codec.encode({ notes = notes }, M, M.f, object, M.plain, setmetatable({}, M.marker))
+      assert.are.equal("true true true 42 false 2 true", other:run([[
+        local path, bytes = ...
+        package.path = path
+        local m, f, object, plain, marked = codec.decode({}, bytes)
+        local M = require "codectest.late"
+        return table.concat({ tostring(m == M), tostring(f == M.f), tostring(getmetatable(object) == M.Class),
+          object:double(), tostring(plain == M.plain), #plain, tostring(getmetatable(marked) == M.marker) }, " ")]],
+        package.path, bytes))
+    end)
+  end)
+
+  it("fails with its name and the path where the module cannot be loaded", function()
+    with_module("codectest.gone", MODULE, function()
+      local M = require "codectest.gone"
+      local bytes = codec.encode({}, print, { a = { b = M } })
+      package.loaded["codectest.gone"] = nil
+      package.path = ""
+      local fine, message = pcall(codec.decode, {}, bytes)
+      assert.is_false(fine)
+      assert.truthy(message:find("cannot rebuild argument 1.a.b: module 'codectest.gone' cannot be loaded: ", 1, true))
+    end)
+  end)
+
+  it("goes by value when it was put there by others", function()
+    local notes = codec.notes()
+    with_module("codectest.patched", MODULE, function()
+      local M = require "codectest.patched"
+      local own = M.f
+      M.g = function() return "patched" end
+      local opts = { notes = notes }
+      local g, f = codec.decode(opts, (codec.encode(opts, M.g, own)))
+      assert.are_not.equal(M.g, g)
+      assert.are.equal("patched", g())
+      assert.are.equal(own, f)
+    end)
+  end)
+
+  it("goes by value when the name means something else since the fork", function()
+    local module = { f = function() return 1 end, C = { __index = {} } }
+    package.loaded["codectest.changed"] = module
+    local notes = codec.notes()
+    local opts = { notes = notes }
+    local was = module.f
+    assert.are.equal(was, codec.decode(opts, (codec.encode(opts, was))))
+    module.f = function() return 2 end
+    assert.are_not.equal(was, codec.decode(opts, (codec.encode(opts, was))))
+    assert.are.equal(2, codec.decode(opts, (codec.encode(opts, module.f)))())
+    module.f = was
+    assert.are.equal(was, codec.decode(opts, (codec.encode(opts, was))))
+    -- a worker forked later has another function there, but keeps what was noted
+    local bytes = codec.encode(opts, was)
+    module.f = print
+    assert.are.equal(print, codec.decode({}, bytes))
+    module.f = function() end
+    assert.are.equal(was, codec.decode(opts, bytes))
+    local class = module.C
+    assert.are.equal(class, codec.decode(opts, (codec.encode(opts, class))))
+    module.C = nil
+    assert.are_not.equal(class, codec.decode(opts, (codec.encode(opts, class))))
+    package.loaded["codectest.changed"] = nil
+  end)
+
+  it("is refused when it is a C function whose name was given away", function()
+    local notes = codec.notes()
+    local was = string.rep
+    string.rep = function() end -- luacheck: ignore
+    local message = refusal({ notes = notes }, print, { was })
+    string.rep = was -- luacheck: ignore
+    assert.are.equal("cannot send argument 1[1]: C function", message)
+    assert.are.equal(was, codec.decode({}, (codec.encode({ notes = notes }, was))))
+  end)
+
+  it("is known by the worker's own C function", function()
+    local notes = codec.notes()
+    local was, own = os.exit, debug.sethook
+    os.exit = own -- luacheck: ignore
+    codec.replace(notes, "os", "exit")
+    local bytes = codec.encode({ notes = notes, kind = "result" }, own)
+    os.exit = was -- luacheck: ignore
+    assert.are.equal(was, codec.decode({ notes = codec.notes() }, bytes))
+  end)
+
+  it("does not include Lua functions that are globals", function()
+    codec_spec_global = function() return 5 end -- luacheck: ignore
+    _G.codec_spec_global = codec_spec_global -- luacheck: ignore
+    local got = send(_G.codec_spec_global)
+    assert.are_not.equal(_G.codec_spec_global, got)
+    assert.are.equal(5, got())
+    _G.codec_spec_global = nil
+  end)
+end)
+
+describe("globals", function()
+  -- A parent and its worker: two states that begin alike; `set` runs in the parent after the fork.
+  local function worker_sees(before, after, task)
+    local parent, worker = codec.state(), codec.state()
+    worker:run(before)
+    local bytes = parent:run(before .. "\nlocal notes = codec.notes() " .. after ..
+      "\nreturn (codec.encode({ notes = notes }, " .. task .. "))")
+    return worker:run("return codec.decode({}, ...)()", bytes)
+  end
+
+  it("that changed since the fork go along when the code names them", function()
+    assert.are.equal(2, worker_sees("x = 1", "x = 2", "function() return x end"))
+    assert.are.equal("new", worker_sees("", "x = 'new'", "function() return x end"))
+    assert.is_nil(worker_sees("x = 1", "x = nil", "function() return x end"))
+    assert.are.equal(1, worker_sees("x = 1", "x = 2", "function() return _G['x'] end"))
+    assert.are.equal(1, worker_sees("x = {1}", "x[1] = 2", "function() return x[1] end"))
+    assert.are.equal(2, worker_sees("x = {1}", "x = {2}", "function() return x[1] end"))
+  end)
+
+  it("go along with the functions that go along", function()
+    assert.are.equal(7, worker_sees("", "function f() return g() end function g() return y end y = 7",
+      "function() return f() end"))
+    assert.are.equal(7, worker_sees("", "y = 7 local function f() return y end", "function() return f() end"))
+    assert.are.equal(7, worker_sees("", "y = 7 ",
+      "function() return (function() return (function() return y end)() end)() end"))
+    assert.are.equal(7, worker_sees("", "y = 7 t = { f = function() return y end }", "function() return t.f() end"))
+    assert.are.equal(120, worker_sees("", "function fact(n) return n <= 1 and 1 or n * fact(n - 1) end",
+      "function() return fact(5) end"))
+  end)
+
+  it("are told from fields and constants", function()
+    assert.is_nil(worker_sees("", "z = 1 t = {}", "function() local z = t.z return z end"))
+    assert.is_true(worker_sees("", "z = coroutine.create(print)", "function() local s = 'z' return s == 'z' end"))
+    local parent = codec.state()
+    local lean, full = parent:run([[
+      local notes = codec.notes()
+      zzz = ("x"):rep(1000)
+      local function size(f) return #codec.encode({ notes = notes }, f) end
+      return size(function(t) return t.zzz, "zzz" end), size(function() return zzz end)]])
+    assert.is_true(lean < 500 and full > 1000)
+  end)
+
+  it("are found with more than 255 constants and long names", function()
+    local name = "a_name_of_more_than_forty_characters_is_a_long_string"
+    local filler = {}
+    for i = 1, 300 do filler[i] = "c = " .. i .. ".5" end
+    local body = "local c " .. table.concat(filler, " ")
+    assert.are.equal("1 2 3", worker_sees("", name .. " = 1 second = 2 third = 3",
+      "function() " .. body .. " local a, b = " .. name .. ", second return a .. ' ' .. b .. ' ' .. third end"))
+    assert.are.equal("gone!", worker_sees("x = 1", "x = nil",
+      "function() " .. body .. " x = (x or 'gone') .. '!' return x end"))
+    local many = {}
+    for i = 1, 140000 do many[i] = i .. ".25" end
+    assert.are.equal(9, worker_sees("", "seen = 9",
+      "function() local t = {" .. table.concat(many, ",") .. "} return seen end"))
+  end)
+
+  it("that cannot be sent are left as they are", function()
+    assert.are.equal("was here", worker_sees("x = 'was here'", "x = coroutine.create(print)",
+      "function() return x end"))
+    assert.are.equal("true was here 3", worker_sees("x, y, z = 'was here', 1, 1",
+      "local deep = { coroutine.create(print) } function f() return z, deep end y = f x = { { f, y } } z = 3 ",
+      "function() return table.concat({ tostring(y == 1), x, z }, ' ') end"))
+    assert.are.equal("old 3", worker_sees("", [[
+      local shared = { 3 }
+      a = { shared, coroutine.create(print) }
+      b = shared]], "function() return (a and 'new' or 'old') .. ' ' .. b[1] end"))
+  end)
+
+  it("are sent from now on once workers differ in them", function()
+    local parent, worker = codec.state(), codec.state()
+    local bytes = parent:run([[
+      x, same, y = 1, 5, nil
+      notes = codec.notes()
+      x, y = 2, 2
+      codec.update(notes)
+      x, y = 1, nil
+      return (codec.encode({ notes = notes }, function() return x, y, same end))]])
+    assert.are.same({ n = 3, 1, nil, nil }, table.pack(worker:run("x, y = 2, 2 return codec.decode({}, ...)()", bytes)))
+  end)
+
+  it("do not come along with results", function()
+    local worker = codec.state()
+    local bytes = worker:run([[
+      local notes = codec.notes()
+      x = "the worker's"
+      return (codec.encode({ notes = notes, kind = "result" }, function() return x end))]])
+    assert.are.equal("the parent's", codec.state():run("x = \"the parent's\" return codec.decode({}, ...)()", bytes))
+  end)
+
+  it("are not kept alive by the notes", function()
+    assert.is_true(codec.state():run([[
+      big = setmetatable({}, { __gc = function() gone = true end })
+      notes = codec.notes()
+      big = nil
+      collectgarbage()
+      return gone and #codec.encode({ notes = notes }, function() return big end) > 0]]))
+  end)
+end)
+
+describe("a custom _ENV", function()
+  it("travels as far as the code names it", function()
+    local env = setmetatable({ used = 5, unused = coroutine.create(print) }, { __index = _G })
+    local f = load("return used, unused_too, tostring(used)", "=f", "t", env)
+    assert.are.same({ n = 3, 5, nil, "5" }, table.pack(send(f)()))
+    assert.are.equal("nil", there("local f = ... f() return type(used)", load("used = 3", "=f", "t", env)))
+  end)
+
+  it("is found along __index tables, and may end before _G", function()
+    local base = { b = 2 }
+    local env = setmetatable({ a = 1 }, { __index = setmetatable({}, { __index = base }) })
+    assert.are.same({ n = 3, 1, 2, nil }, table.pack(send(load("return a, b, print", "=f", "t", env))()))
+  end)
+
+  it("with an __index function falls back on _G", function()
+    local env = setmetatable({ mine = 1 }, { __index = function() error("called") end })
+    local f = send(load("return mine, tostring", "=f", "t", env))
+    assert.are.same({ 1, tostring }, { f() })
+  end)
+
+  it("stays shared by those that share it", function()
+    local env = setmetatable({ x = 1, y = 2 }, { __index = _G })
+    local f, g = send(load("x = x + 1 return y", "=f", "t", env), load("return x", "=g", "t", env))
+    assert.are.equal(2, f())
+    assert.are.equal(2, g())
+  end)
+
+  it("goes as a whole when the code takes it as a value or computes a key", function()
+    local env = { k = "v", f = 1, pairs = pairs }
+    for _, source in ipairs { "return _ENV", "local e = _ENV return e", "local k = ... return { k = _ENV[k], f = f }",
+      "for k, v in pairs(_ENV) do f = f end return _ENV", "return { k = (function() return _ENV end)().k, f = 1 }",
+      "function m(self) return self end return _ENV:m()" } do
+      local got = send(load(source, "=f", "t", env))("k")
+      assert.are.equal("v1", got.k .. got.f, source)
+    end
+    local partial, whole = load("return f", "=f", "t", env), load("return _ENV", "=f", "t", env)
+    for _, order in ipairs { { partial, whole }, { whole, partial }, { partial, env }, { env, partial } } do
+      local got = send(order)
+      for i = 1, 2 do
+        local table_of = order[i] == whole and got[i]() or order[i] == env and got[i] or nil
+        if table_of then
+          assert.are.equal("v", table_of.k)
+          assert.are.equal(pairs, table_of.pairs)
+        else
+          assert.are.equal(1, got[i]())
+        end
+      end
+    end
+  end)
+
+  it("brings the functions it names, and theirs", function()
+    local env = setmetatable({}, { __index = _G })
+    load("function helper(n) return n == 0 and limit or helper(n - 1) end limit = 9", "=l", "t", env)()
+    assert.are.equal(9, send(load("return helper(3)", "=f", "t", env))())
+  end)
+
+  it("refuses what it names and cannot go", function()
+    local env = { conn = { socket = coroutine.create(print) } }
+    assert.are.equal("cannot send _ENV.conn.socket: coroutine (thread)",
+      refusal({}, load("return conn", "=f", "t", env)))
+  end)
+
+  it("of this spec, which busted made, works", function()
+    spec_level_global = 11 -- luacheck: ignore
+    local function f() return spec_level_global, type(print) end -- luacheck: ignore
+    local got = table.pack(send(f)())
+    assert.are.equal("function", got[2])
+  end)
+end)
+
+describe("__mantichora", function()
+  local Point = {}
+  Point.__index = Point
+  local calls = 0
+  function Point.new(x, y) return setmetatable({ x = x, y = y, secret = coroutine.create(print) }, Point) end
+  local new = Point.new
+  function Point.__mantichora(self)
+    calls = calls + 1
+    return new, self.x, self.y
+  end
+
+  it("rebuilds the value on the other side, once for each object", function()
+    calls = 0
+    local p = Point.new(1, 2)
+    local a, b = send({ p, p }, p)
+    assert.are.equal(1, calls)
+    assert.are.equal(a[1], a[2])
+    assert.are.equal(a[1], b)
+    assert.are.equal("1 2", b.x .. " " .. b.y)
+    assert.are_not.equal(p, b)
+  end)
+
+  it("works for keys, upvalues, metatables and nested values", function()
+    local p = Point.new(3, setmetatable({}, { __mantichora = function() return load "return 7" end }))
+    local function f() return p end
+    assert.are.equal("3 7", send(f)().x .. " " .. send(f)().y)
+    assert.are.equal(3, next(send({ [p] = 1 })).x)
+  end)
+
+  it("gets complete arguments, globals and environments", function()
+    local env = { helper = function(t) return getmetatable(t[1]).k end, setmetatable = setmetatable }
+    local rebuild = load("local t = ... return setmetatable({}, { value = helper(t) })", "=r", "t", env)
+    local object = setmetatable({}, { __mantichora = function()
+      return rebuild, { setmetatable({}, { k = "complete" }) }
+    end })
+    assert.are.equal("complete", getmetatable(send({ object })[1]).value)
+    local parent, worker = codec.state(), codec.state()
+    local bytes = parent:run([[
+      local notes = codec.notes()
+      function helper(x) return { x + offset } end
+      offset = 100
+      local object = setmetatable({}, { __mantichora = function() return function(x) return helper(x) end, 5 end })
+      return (codec.encode({ notes = notes }, print, object, function() return helper(1) end))]])
+    assert.are.equal(105, worker:run("local _, o = codec.decode({}, ...) return o[1]", bytes))
+  end)
+
+  it("tells what went wrong", function()
+    local function with(hook) return setmetatable({}, { __mantichora = hook }) end
+    assert.are.equal("cannot send argument 1.p: its __mantichora failed: oops",
+      refusal({}, print, { p = with(function() error("oops", 0) end) }))
+    assert.are.equal("cannot send argument 1: its __mantichora returned no function",
+      refusal({}, print, with(function() end)))
+    assert.are.equal("cannot send argument 1: its __mantichora returned no function",
+      refusal({}, print, with(function() return 5 end)))
+    assert.are.equal("cannot send argument 1.(__mantichora)[1]: coroutine (thread)",
+      refusal({}, print, with(function() return print, { coroutine.create(print) } end)))
+    local loop = with(nil)
+    getmetatable(loop).__mantichora = function(self) return print, { self } end
+    assert.are.equal("cannot send argument 1.(__mantichora)[1]: what its __mantichora returned leads back to it",
+      refusal({}, print, loop))
+    local fails = codec.encode({}, print, { x = with(function() return error, "no way" end) })
+    assert.has_error(function() codec.decode({}, fails) end,
+      "cannot rebuild argument 1.x: what its __mantichora returned failed: no way")
+    local empty = codec.encode({}, print, with(function() return load "" end))
+    assert.has_error(function() codec.decode({}, empty) end,
+      "cannot rebuild argument 1: what its __mantichora returned gave nil")
+  end)
+
+  it("that fails leaves out only the global it is in", function()
+    local parent, worker = codec.state(), codec.state()
+    local bytes = parent:run([[
+      local notes = codec.notes()
+      count = 0
+      local function hook() count = count + 1 return print, coroutine.create(print) end
+      local bad = setmetatable({}, { __mantichora = hook })
+      a, b, c = { bad }, 2, { bad }
+      return (codec.encode({ notes = notes }, function() return a, b, c end))]])
+    assert.are.equal(1, parent:run("return count"))
+    assert.are.same({ n = 3, nil, 2, nil }, table.pack(worker:run("return codec.decode({}, ...)()", bytes)))
+  end)
+end)
+
+describe("refusals", function()
+  local file = io.tmpfile()
+
+  it("name the kind and the path", function()
+    local line = debug.getinfo(1, "l").currentline + 1
+    local function f() return file end
+    assert.are.equal("cannot send upvalue 'file' of function <spec/codec_spec.lua:" .. line .. ">: userdata (FILE*)",
+      refusal({}, f))
+    assert.are.equal("cannot send argument 2.conn.socket: userdata (FILE*)",
+      refusal({}, print, 1, { conn = { socket = file } }))
+    assert.are.equal("cannot send argument 1[3]: coroutine (thread)", refusal({}, print, { 1, 2, coroutine.create(f) }))
+    assert.are.equal("cannot send argument 1[\"not a name\"][true][-1.5]: C function",
+      refusal({}, print, { ["not a name"] = { [true] = { [-1.5] = string.gmatch("a", "a") } } }))
+    assert.are.equal("cannot send result 2: coroutine (thread)", refusal({ kind = "result" }, 1, coroutine.create(f)))
+    assert.are.equal("cannot send error value.x: coroutine (thread)",
+      refusal({ kind = "error" }, { x = coroutine.create(f) }))
+    assert.are.equal("cannot send argument 1.(metatable).__gc: userdata (FILE*)",
+      refusal({}, print, debug.setmetatable({}, { __gc = file })))
+    assert.are.equal("cannot send argument 1[<userdata>]: userdata (FILE*)", refusal({}, print, { [file] = 1 }))
+  end)
+
+  it("name the functions on the way", function()
+    local line = debug.getinfo(1, "l").currentline + 1
+    local state = { deep = { file = file } }
+    local function helper() return state end
+    local function f() return helper() end
+    assert.are.equal("cannot send upvalue 'state'.deep.file of function <spec/codec_spec.lua:" .. line + 1 ..
+      "> in upvalue 'helper' of function <spec/codec_spec.lua:" .. line + 2 .. ">: userdata (FILE*)", refusal({}, f))
+    assert.are.equal("cannot send upvalue 'state'.deep.file of function <spec/codec_spec.lua:" .. line + 1 ..
+      "> in argument 1.callback: userdata (FILE*)", refusal({}, print, { callback = helper }))
+  end)
+
+  it("leave nothing behind that the next message could meet", function()
+    assert.is_false(pcall(codec.encode, {}, { 1, { file } }))
+    assert.are.same({ 1, { 2 } }, send({ 1, { 2 } }))
+  end)
+end)
+
+describe("light userdata", function()
+  it("goes", function()
+    local null = require "cjson".null
+    assert.are.equal(null, (send(null)))
+    assert.are.equal(null, send({ null })[1])
+  end)
+end)
+
+describe("bytes from elsewhere", function()
+  it("give an error when cut short or continued", function()
+    local _, bytes = nil, codec.encode({}, { 1, "two", { x = 3.5, y = { "long" .. ("g"):rep(40) } }, 1, 2, 3, 4, 5 },
+      function() return send end)
+    for length = 0, #bytes - 1 do
+      local fine, message = pcall(codec.decode, {}, bytes:sub(1, length))
+      assert.is_false(fine, "at " .. length)
+      assert.is_string(message)
+    end
+    assert.has_error(function() codec.decode({}, bytes .. "\0") end)
+  end)
+
+  it("do not run code that is not allowed", function()
+    for _, value in ipairs { function() end, setmetatable({}, { __mantichora = function() return print end }) } do
+      local bytes = codec.encode({}, value)
+      assert.has_error(function() codec.decode({ code = false }, bytes) end)
+    end
+    assert.are.equal(string.rep, codec.decode({ code = false }, (codec.encode({}, string.rep))))
+  end)
+end)
