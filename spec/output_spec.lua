@@ -212,7 +212,7 @@ describe("bars of tasks", function()
       mcore:returns()]])
     local rows = bars(got.screen:rows())
     assert.equal(4, #rows, got.screen:text())
-    for i, name in ipairs{ "killed %(killed%)", "exits %(exited%)", "raises", "slow %(?t?i?m?e?o?u?t?%)?" } do
+    for i, name in ipairs{ "killed %(killed%)", "exits %(exited%)", "raises", "slow %(timeout%)" } do
       assert.truthy(rows[i]:find("^  40.00%% :+ +|        4 /       10 |:  " .. name .. "$"), rows[i])
     end
   end)
@@ -231,7 +231,7 @@ describe("bars of tasks", function()
       local mcore <close> = mantichora{ nworkers = 2 }
       for k = 1, 2 do mcore:run(loop, "task" .. k, 1000, 0.01) end
       mcore:returns()]])
-    t[1] = terminal.start(("%s %s/s.lua; echo; echo prompt"):format(shell.interpreter, t.folder), 80, 20)
+    t[1] = terminal.start(("trap : INT; %s %s/s.lua; echo prompt"):format(shell.interpreter, t.folder), 80, 20)
     t[1]:wait(function(rows) return #bars(rows) == 2 and bars(rows)[1]:find(":::") end)
     t[1]:type("C-c")
     t[1]:wait(function(rows) return rows[#rows] == "prompt" end)
@@ -263,9 +263,12 @@ describe("bars of tasks", function()
     t[1]:wait(seen(60))
     t[1]:resize(90, 25)
     t[1]:wait(function(rows) return rows[#rows] == "end" end)
-    local rows = t[1]:screen(true)
-    assert.same({ "first line", "line    1", "line    2", "line    3", "end" }, others(rows))
-    assert.equal(3, #bars(rows), table.concat(rows, "\n"))
+    -- tmux moves rows into its history when the window shrinks, where nobody can take them back: what
+    -- counts is what stands in the window.
+    local rows = t[1]:screen()
+    local text = table.concat(rows, "\n")
+    assert.truthy(text:find("line    2\nline    3\n 100.00%", 1, true), text)
+    assert.equal(3, #bars(rows), text)
   end)
 
   it("are never more than the screen has lines", function()
@@ -302,8 +305,8 @@ describe("bars of tasks", function()
       end]], { columns = 40, rows = 20 })
     local names = {}
     for i, row in ipairs(got.screen:rows()) do names[i] = row:match("^ 100.00%% [:]+ | 2 / 2 |:  (.*)$") or row end
-    assert.same({ "two lines", "?[2Jcleared", "bell????", "??invalid", "tab name", "日本語の長", "e\u{301}\u{301}clair",
-      "🎉🎉🎉🎉🎉", "long long lo" }, names)
+    assert.same({ "two lines", "?[2Jcleared?[", "bell????", "??invalid", "tab name", "日本語の長い", "e\u{301}\u{301}clair",
+      "🎉🎉🎉🎉🎉🎉", "long long lon" }, names)
   end)
 
   it("come and go by the thousand without many frames", function()
