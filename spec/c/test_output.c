@@ -170,7 +170,7 @@ static void order_of_bars(void) {
   end(&rig, c, 2, 2);
   mch_output_bar_end(rig.out, a, 1, 2, MCH_BAR_KILLED);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[2A\033[J 100.00% |: c \n  50.00% |: a \n" END);
+  EXPECT(2, BEGIN "\r\033[2A\033[J 100.00% ::::: |: c\n  50.00% ::   |: a \n" END);
   tear_down(&rig);
 }
 

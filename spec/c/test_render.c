@@ -109,6 +109,11 @@ static void marks(struct mch_buf *to) {
            "a rather long name of a task (killed) ");
   tty(to, 60, &report); /* the name is cut, the mark stays */
   SAME(to, "  50.00% ::   |        5 /       10 |:  a rather l (killed)");
+  report = report_of("name", 5, 10);
+  report.how = MCH_BAR_TIMEOUT;
+  tty(to, 84, &report); /* the bar of this line gives way to the mark */
+  SAME(to, "  50.00% ::::::::::::::::                  |        5 /       10 |:  name (timeout)");
+  report = report_of("a rather long name of a task", 5, 10);
   report.how = MCH_BAR_BROKEN;
   tty(to, 120, &report);
   SAME(to, "  50.00% ::::::::::::::::::::                     |        5 /       10 |:  "
