@@ -149,6 +149,21 @@ static void drop_bar(struct child *child, size_t i) {
   child->bar_ids[i] = child->bar_ids[child->bar_count];
 }
 
+static const struct mch_task *offered_with(const struct child *child, uint64_t runid) {
+  size_t i;
+  for (i = 0; i < MCH_CLAIMS; i++)
+    if (child->offered[i] != NULL && child->offered[i]->runid == runid)
+      return child->offered[i];
+  return NULL;
+}
+
+static void name_task(struct mch_bar_spec *spec, const struct mch_task *task) {
+  if (task == NULL || task->extra == NULL)
+    return;
+  spec->task = task->extra->name;
+  spec->task_length = task->extra->name_length;
+}
+
 /* Without memory a bar is not shown; the work goes on. */
 static int bar_start(struct child *child, const struct mch_message_in *message) {
   struct mch_bar_spec spec;
@@ -164,6 +179,7 @@ static int bar_start(struct child *child, const struct mch_message_in *message) 
   spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
   spec.name = (const char *)body + 20;
   spec.name_length = message->length - 20;
+  name_task(&spec, offered_with(child, message->head.runid));
   child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
   if (child->bars[child->bar_count] != NULL)
     child->bar_ids[child->bar_count++] = spec.slot_id;
@@ -187,14 +203,6 @@ static enum mch_bar_end stopped_or(const struct mch_task *task, enum mch_bar_end
   if (task == NULL || task->stop == 0)
     return usual;
   return task->stop == MCH_KIND_TIMEOUT ? MCH_BAR_TIMEOUT : MCH_BAR_CANCELLED;
-}
-
-static const struct mch_task *offered_with(const struct child *child, uint64_t runid) {
-  size_t i;
-  for (i = 0; i < MCH_CLAIMS; i++)
-    if (child->offered[i] != NULL && child->offered[i]->runid == runid)
-      return child->offered[i];
-  return NULL;
 }
 
 /* A loop that is left by the error which stops its task says "broken". */

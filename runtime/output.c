@@ -664,7 +664,7 @@ uint64_t mch_output_next(struct mch_output *out) {
 }
 
 static int tick(struct mch_output *out, uint64_t now) {
-  if (out->mode == MCH_PROGRESS_REPORTS)
+  if (out->mode == MCH_PROGRESS_REPORTS && !out->child)
     return progress_due(out) <= now;
   pump(out, now, 1);
   return 0;
@@ -813,8 +813,8 @@ int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report
   struct mch_bar *bar;
   pthread_mutex_lock(&out->lock);
   drop_reported(out);
-  bar = out->progress.ended.first;
-  if (bar == NULL)
+  bar = out->child ? NULL : out->progress.ended.first;
+  if (bar == NULL && !out->child)
     bar = out->progress.running.first;
   while (bar != NULL && !to_tell(out, bar, now_ns, report))
     bar = bar->next;

@@ -354,3 +354,65 @@ print(p.wait(), data.count(b"last"))
     assert.equal("True\n0 3\n", got.out, got.err)
   end)
 end)
+
+describe("a pool in a task", function()
+  local NESTED = [[
+    local function outer(name)
+      local inner <close> = mantichora{ nworkers = 2 }
+      for k = 1, 3 do
+        inner:run(function()
+          for i in atpbar(20, name .. "/" .. k) do mantichora.sleep(0.005) end
+          print("inner", name, k)
+        end)
+      end
+      for i in atpbar(10, name) do mantichora.sleep(0.01) end
+      inner:returns()
+      return name
+    end
+    local mcore <close> = mantichora{ nworkers = 2 }
+    for k = 1, 2 do mcore:run_with({ name = "T" .. k }, outer, "task" .. k) end
+    local results = mcore:returns()
+    print(table.concat(results, " "))
+  ]]
+
+  it("shows its bars and its output in the outermost process", function()
+    local got = run(NESTED)
+    local rows = got.screen:all()
+    local seen = {}
+    for _, row in ipairs(bars(rows)) do
+      assert.truthy(row:find("^ 100.00%%"), row)
+      seen[#seen + 1] = row:match("|:  (.*)$")
+    end
+    table.sort(seen)
+    assert.same({ "task1", "task1/1", "task1/2", "task1/3", "task2", "task2/1", "task2/2", "task2/3" }, seen)
+    local texts = others(rows)
+    assert.equal("task1 task2", table.remove(texts))
+    table.sort(texts)
+    assert.same({ "inner   task1   1", "inner   task1   2", "inner   task1   3",
+      "inner   task2   1", "inner   task2   2", "inner   task2   3" }, texts)
+  end)
+
+  it("tells a renderer of the outermost process about each bar once", function()
+    local got = run([[
+      local told = {}
+      atpbar.set_renderer(function(r)
+        if r.event ~= "update" then
+          told[#told + 1] = ("%s %s %d %s %s"):format(r.event, r.name, r.done, r.runid, r.task)
+        end
+      end)]] .. NESTED .. [[
+      table.sort(told)
+      print(table.concat(told, "\n"))]], { rows = 60 })
+    local expected = {}
+    for _, event in ipairs{ "end", "start" } do
+      for k = 1, 2 do
+        for i = 0, 3 do
+          expected[#expected + 1] = ("%s task%d%s %d %d T%d"):format(event, k, i > 0 and "/" .. i or "",
+            event == "start" and 0 or i > 0 and 20 or 10, k - 1, k)
+        end
+      end
+    end
+    table.sort(expected)
+    local rows = got.screen:rows()
+    assert.same(expected, table.move(rows, #rows - 15, #rows, 1, {}))
+  end)
+end)
