@@ -1003,6 +1003,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.bars = flag_field(L, "progressbar");
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
+  if (!config->background)
+    mch_output_no_thread(lpool->output);
   config->engine.self = context->worker;
   config->engine.runner = mch_ltask_runner(&lpool->task);
 }

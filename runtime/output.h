@@ -71,6 +71,11 @@ uint64_t mch_output_now(const struct mch_output *out);
 /* Over MANTICHORA_PROGRESS. BAR, TEXT and so on; AUTO: as the environment says. */
 void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode);
 
+/* Never start a helper thread. Else there is one while bars stand on the terminal and nobody pumps
+ * from a thread of his own: the host's text, which is held then, must appear whatever the host
+ * does. */
+void mch_output_no_thread(struct mch_output *out);
+
 /* "auto", "bar", ...: the mode, or -1. */
 int mch_progress_mode_of(const char *word);
 

@@ -134,14 +134,38 @@ describe("the script's own prints", function()
     os.remove(path)
   end)
 
-  it("leave no descriptor behind", function()
+  it("leave no descriptor and no thread behind", function()
     local got = run([[
       local lfs = require "lfs"
-      local function files() local n = 0 for _ in lfs.dir("/proc/self/fd") do n = n + 1 end return n end
-      local before = files()
-      for i in atpbar(10, "loop") do print(i) end
-      print("same", before == files())]])
-    assert.equal("same    true", got.screen:rows()[12])
+      local function entries(path) local n = 0 for _ in lfs.dir(path) do n = n + 1 end return n end
+      local files, threads = entries("/proc/self/fd"), entries("/proc/self/task")
+      for round = 1, 20 do
+        for i in atpbar(10, "loop") do print(i) end
+      end
+      print("same", files == entries("/proc/self/fd"), threads == entries("/proc/self/task"))]])
+    local rows = got.screen:all()
+    assert.equal("same    true    true", rows[#rows])
+  end)
+
+  it("appear at once, also when the loop is slow", function()
+    local t <close> = setmetatable({}, { __close = function(self) self[1]:close() shell.remove(self.folder) end })
+    t.folder = shell.folder()
+    shell.write(t.folder .. "/s.lua", HEAD .. [[
+      for i in atpbar(2, "slow") do
+        print("begun", i)
+        io.stderr:write("more ", i, "\n")
+        while not io.open(arg[1] .. "/go" .. i) do end
+      end
+      print "end"]])
+    t[1] = terminal.start(("%s %s/s.lua %s"):format(shell.interpreter, t.folder, t.folder), 80, 20)
+    for i = 1, 2 do
+      t[1]:wait(function(rows)
+        return #rows == 2 * i + 1 and rows[2 * i - 1] == "begun   " .. i and rows[2 * i] == "more " .. i
+          and rows[2 * i + 1]:find("slow$")
+      end, 10)
+      shell.write(t.folder .. "/go" .. i, "")
+    end
+    t[1]:wait(function(rows) return rows[6] == "end" end, 10)
   end)
 end)
 
