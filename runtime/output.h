@@ -131,6 +131,11 @@ void mch_output_detach(struct mch_output *out);
  * end. Lua thread only. */
 void mch_output_release(struct mch_output *out);
 
+/* The same, and draw nothing until mch_output_resume(): lines and ended bars wait. For a prompt at
+ * which somebody types. Lua thread only. */
+void mch_output_pause(struct mch_output *out);
+void mch_output_resume(struct mch_output *out);
+
 /* The next thing to tell about a bar, with MCH_PROGRESS_REPORTS. 0: nothing now. Its strings hold
  * until the next call. One consumer, on the Lua thread. */
 int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report *report);
