@@ -28,10 +28,11 @@ enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the 
 
 struct mch_output {
   atomic_int refs;
-  pthread_mutex_t lock; /* for all below but `due` */
+  pthread_mutex_t lock; /* for all below but the next three */
   struct mch_output_config config;
   pid_t owner;          /* a fork that we do not know of must not draw */
   _Atomic uint64_t due; /* when to pump next */
+  uint64_t ticked_ns;   /* the last tick; of the Lua thread */
 
   int looked;   /* are the next two known? */
   int terminal; /* standard error is one */
@@ -702,22 +703,25 @@ uint64_t mch_output_next(struct mch_output *out) {
 }
 
 static int tick(struct mch_output *out, uint64_t now) {
-  if (out->mode == MCH_PROGRESS_REPORTS && !out->child)
-    return progress_due(out) <= now;
+  int reports = out->mode == MCH_PROGRESS_REPORTS && !out->child;
+  if (reports)
+    return progress_due(out) <= now ? MCH_TICK_REPORTS : 0;
   pump(out, now, 1);
   return 0;
 }
 
 int mch_output_tick(struct mch_output *out) {
   uint64_t now = cheap_now(out);
+  int soon = now < out->ticked_ns + SECOND / 1000 ? MCH_TICK_SOON : 0;
   int due;
+  out->ticked_ns = now;
   if (now < atomic_load_explicit(&out->due, memory_order_relaxed) || !ours(out))
-    return 0;
+    return soon;
   if (pthread_mutex_trylock(&out->lock) != 0)
-    return 0; /* somebody is drawing */
+    return soon; /* somebody is drawing */
   due = tick(out, now);
   quit(out, 1);
-  return due;
+  return due | soon;
 }
 
 void mch_output_lines(struct mch_output *out, int stream, const char *bytes, size_t length) {

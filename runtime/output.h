@@ -96,8 +96,11 @@ static inline void mch_bar_set_total(struct mch_bar *bar, uint64_t total) {
   atomic_store_explicit(&bar->slot->total, total, memory_order_relaxed);
 }
 
-/* Draw if it is time: some nanoseconds if it is not. Lua thread only. Nonzero: reports are due
- * (only with MCH_PROGRESS_REPORTS). */
+/* Draw if it is time: some nanoseconds if it is not. Lua thread only. Returns a sum of these. */
+enum {
+  MCH_TICK_REPORTS = 1, /* reports are due (only with MCH_PROGRESS_REPORTS) */
+  MCH_TICK_SOON = 2     /* less than a millisecond since the tick before: some may be left out */
+};
 int mch_output_tick(struct mch_output *out);
 
 /* Whole lines, each with its newline, to stream 1 or 2; written in order, at the next pump. */

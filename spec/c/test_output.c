@@ -391,9 +391,10 @@ static void reports(void) {
         report.key == 2);
   CHECK(!mch_output_report(rig.out, rig.now, &report));
   mch_bar_set(b, 3);
-  CHECK(!mch_output_tick(rig.out));
+  CHECK(mch_output_tick(rig.out) == 0);
+  CHECK(mch_output_tick(rig.out) == MCH_TICK_SOON);
   rig.now += 100 * MS;
-  CHECK(mch_output_tick(rig.out));
+  CHECK(mch_output_tick(rig.out) == MCH_TICK_REPORTS);
   CHECK(mch_output_report(rig.out, rig.now, &report) && report.event == MCH_REPORT_UPDATE &&
         report.key == 2 && report.done == 3);
   CHECK(!mch_output_report(rig.out, rig.now, &report));
@@ -565,7 +566,6 @@ static void *keep_pumping(void *ud) {
   for (i = 0; i < ROUNDS; i++) {
     mch_output_pump(rig->out, rig->now + (uint64_t)i * 100 * MS, 0);
     (void)mch_output_next(rig->out);
-    (void)mch_output_tick(rig->out);
   }
   return NULL;
 }
