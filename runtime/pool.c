@@ -39,6 +39,7 @@ struct mch_pool {
   struct level *levels;      /* by falling priority; those in use have tasks */
   size_t level_count, level_room;
   size_t queued;
+  int32_t least_priority; /* of all tasks so far, and 0 */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -537,7 +538,9 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     *slot(pool, task->runid) = task;
     task->group = group;
     group->unfinished++;
-    urgent = task->priority > 0 && pool->queued == 0;
+    if (task->priority < pool->least_priority)
+      pool->least_priority = task->priority;
+    urgent = task->priority > pool->least_priority;
     enqueue(pool, task, 0);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
