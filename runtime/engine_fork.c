@@ -36,6 +36,7 @@ static const uint64_t leave_grace = 500000000u;    /* an idle worker that was as
 static const uint64_t end_grace = 200000000u;      /* between end of stream and end of process */
 static const uint64_t fork_retry = 100000000u;     /* after a failed fork */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
+static const uint64_t passing_check = 1000000u;    /* a worker passes over what was taken back */
 
 enum worker_state { LIVE, LEAVING, ENDED };
 
@@ -98,6 +99,8 @@ struct engine_fork {
   unsigned wanted;     /* workers to fork at the next chance */
   uint64_t fork_again; /* after a failed fork, not before */
   int unlucky;         /* a worker died before its first task: fork only for a task */
+  uint64_t pumped;     /* when pump() last looked */
+  int passing;         /* a task waits only for tickets that a worker has yet to pass over */
   int log_level;
   int timeouts; /* some task has one */
   unsigned char room[READ_ROOM];
@@ -764,9 +767,9 @@ static void child_close_pools(struct engine_fork *engine) {
 }
 
 static void child_set_stdio(const struct plumbing *plumbing) {
-  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int null = open("/dev/null", O_RDONLY);
   if (null >= 0) {
-    dup2(null, 0);
+    dup2(null, 0); /* nothing happens when it is 0 already: so without O_CLOEXEC */
     if (null > 2)
       close(null);
   }
@@ -1022,6 +1025,11 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   return 0;
 }
 
+/* All slots are taken until the worker has come further in its stream. */
+static int claims_are_full(const struct child *child) {
+  return child->last_ticket - atomic_load(&child->shared->passed) >= MCH_CLAIMS - 1;
+}
+
 /* Whether one more task may be sent ahead to the worker. */
 static int has_room(const struct engine_fork *engine, const struct child *child) {
   uint64_t most = engine->config.max_tasks_per_worker;
@@ -1030,9 +1038,8 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
   if (most > 0 && child->offers >= most)
     return 0;
   if (child->outstanding == 0)
-    return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1;
-  return child->outstanding < MCH_CLAIMS / 2 &&
-         child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
+    return !claims_are_full(child);
+  return child->outstanding < MCH_CLAIMS / 2 && !claims_are_full(child) &&
          child->ahead_bytes < AHEAD_BYTES && mch_channel_unsent(&child->channel) < UNSENT_LIMIT;
 }
 
@@ -1046,6 +1053,16 @@ static struct child *choose(const struct engine_fork *engine) {
   return best;
 }
 
+/* A worker with nothing to do is full for a moment after much was taken back from it: nothing comes
+ * from it when that moment is over, so it is looked at again soon. */
+static int is_passing(const struct engine_fork *engine) {
+  const struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->outstanding == 0 && claims_are_full(child))
+      return 1;
+  return 0;
+}
+
 static int submit(struct mch_engine *base, struct mch_task *task, int owner,
                   struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
@@ -1053,8 +1070,11 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
   if (engine->config.snapshot)
     return submit_snapshot(engine, task, owner, error);
   child = choose(engine);
-  if (child == NULL)
+  if (child == NULL) {
+    engine->passing = is_passing(engine);
     return MCH_FULL;
+  }
+  engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
   return offer(child, task, error);
 }
 
@@ -1160,7 +1180,8 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   uint64_t now;
   (void)owner;
   collect_ready(engine);
-  now = mch_now();
+  engine->pumped = now = mch_now();
+  engine->passing = 0;
   for (child = engine->children; child != NULL; child = child->next) {
     if (child->ready & (CHANNEL | STDOUT | STDERR))
       drain(child);
@@ -1201,9 +1222,12 @@ static uint64_t deadline(struct mch_engine *base) {
     if (engine->timeouts && child->outstanding > 0)
       soonest = sooner(soonest, timeout_at(child));
   }
+  /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
   if (engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
-      engine->fork_again != 0)
+      engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
+  if (engine->passing)
+    soonest = sooner(soonest, mch_now() + passing_check);
   return soonest;
 }
 
