@@ -22,7 +22,8 @@ enum {
   SHAPES,    /* lists of keys, [0] their number */
   SETS,      /* assignments to be made: target, key, value ...; no key: a metatable */
   FALL_BACK, /* the metatable of environments that fall back on _G */
-  SLOTS = FALL_BACK
+  KEYS,      /* those of the shape at hand */
+  SLOTS = KEYS + MCH_GRAPH_SMALL_TABLE - 1
 };
 
 enum { HEAP_FRAMES, HEAP_CODES };
@@ -68,6 +69,8 @@ struct decoding {
   int notes;        /* absolute, or 0 */
   uint64_t objects; /* numbered so far */
   uint64_t shapes;  /* known so far */
+  uint64_t shape;   /* whose keys are in KEYS; SIZE_MAX: none */
+  uint64_t keys;    /* their number */
   uint64_t credit;  /* how many more entries may be allocated ahead */
   lua_Integer sets; /* triples in SETS */
   struct mch_stack stack;
@@ -117,9 +120,7 @@ static void tell_step(struct decoding *d, struct mch_path *path, const struct fr
       mch_path_step(path, "[?]");
     break;
   default:
-    lua_rawgeti(d->L, d->slots + SHAPES, (lua_Integer)frame->shape + 1);
-    lua_rawgeti(d->L, -1, (lua_Integer)frame->next + 1);
-    mch_path_key(path, d->L, lua_gettop(d->L));
+    mch_path_key(path, d->L, at + 1);
   }
 }
 
@@ -275,27 +276,31 @@ static void open_table(struct decoding *d, unsigned tag) {
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
 
-/* The size of a shape, which is in its table of keys as `n` = entry 0. */
-static uint64_t shape_size(struct decoding *d, uint64_t shape) {
-  lua_Integer n;
-  lua_rawgeti(d->L, d->slots + SHAPES, (lua_Integer)shape + 1);
-  lua_rawgeti(d->L, -1, 0);
-  n = lua_tointeger(d->L, -1);
-  lua_pop(d->L, 2);
-  return (uint64_t)n;
+/* Bring the keys of a shape to KEYS. */
+static void use_shape(struct decoding *d, uint64_t shape) {
+  lua_State *L = d->L;
+  uint64_t i;
+  if (d->shape == shape)
+    return;
+  lua_rawgeti(L, d->slots + SHAPES, (lua_Integer)shape + 1);
+  d->keys = (uint64_t)lua_rawlen(L, -1);
+  for (i = 0; i < d->keys; i++) {
+    lua_rawgeti(L, -1, (lua_Integer)i + 1);
+    lua_replace(L, d->slots + KEYS + (int)i);
+  }
+  lua_pop(L, 1);
+  d->shape = shape;
 }
 
 static uint64_t read_shape(struct decoding *d) {
   uint64_t n = take_varint(d), i;
-  if (n == 0 || n > 255)
+  if (n == 0 || n > MCH_GRAPH_SMALL_TABLE)
     malformed(d, "bad record");
   if (lua_isnil(d->L, d->slots + SHAPES)) {
     lua_newtable(d->L);
     lua_replace(d->L, d->slots + SHAPES);
   }
-  lua_createtable(d->L, (int)n, 1);
-  lua_pushinteger(d->L, (lua_Integer)n);
-  lua_rawseti(d->L, -2, 0);
+  lua_createtable(d->L, (int)n, 0);
   for (i = 1; i <= n; i++) {
     read_string(d);
     lua_rawseti(d->L, -2, (lua_Integer)i);
@@ -305,7 +310,7 @@ static uint64_t read_shape(struct decoding *d) {
 }
 
 static void open_record(struct decoding *d, unsigned tag) {
-  uint64_t shape, n, number = d->objects++;
+  uint64_t shape, number = d->objects++;
   struct frame *frame;
   if ((tag & 0xf) == (MCH_TAG_SHAPED & 0xf))
     shape = read_shape(d);
@@ -313,10 +318,10 @@ static void open_record(struct decoding *d, unsigned tag) {
     shape = take_varint(d);
   if (shape >= d->shapes)
     malformed(d, "unknown shape");
-  n = shape_size(d, shape);
-  lua_createtable(d->L, 0, allocate(d, n));
+  use_shape(d, shape);
+  lua_createtable(d->L, 0, allocate(d, d->keys));
   keep(d, tag, number);
-  frame = open_frame(d, RECORD, n);
+  frame = open_frame(d, RECORD, d->keys);
   frame->shape = shape;
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
@@ -671,20 +676,21 @@ static int continue_pairs(struct decoding *d, struct frame *frame) {
   return 1;
 }
 
+/* The key is beneath the value on top of the stack. */
 static void store_field(struct decoding *d, struct frame *frame) {
-  lua_State *L = d->L;
-  lua_rawgeti(L, d->slots + SHAPES, (lua_Integer)frame->shape + 1);
-  lua_rawgeti(L, -1, (lua_Integer)++frame->next);
-  lua_rotate(L, -3, 1);
-  lua_pop(L, 1);
-  lua_rawset(L, frame_at(d, frame));
+  lua_rawset(d->L, frame_at(d, frame));
+  frame->next++;
 }
 
 static int continue_record(struct decoding *d, struct frame *frame) {
+  int record = frame_at(d, frame), keys = d->slots + KEYS;
   while (frame->next < frame->count) {
+    use_shape(d, frame->shape);
+    lua_pushvalue(d->L, keys + (int)frame->next);
     if (!read_value(d))
       return 0;
-    store_field(d, frame);
+    lua_rawset(d->L, record);
+    frame->next++;
   }
   return 1;
 }
@@ -877,7 +883,8 @@ static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *de
   d->from = decoder;
   d->at = decoder->bytes;
   d->end = decoder->bytes + decoder->len;
-  d->objects = d->shapes = 0;
+  d->objects = d->shapes = d->keys = 0;
+  d->shape = SIZE_MAX;
   d->credit = decoder->len;
   d->notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0;
   d->sets = 0;
