@@ -22,8 +22,9 @@ enum {
   SHAPES,    /* lists of keys, [0] their number */
   SETS,      /* assignments to be made: target, key, value ...; no key: a metatable */
   FALL_BACK, /* the metatable of environments that fall back on _G */
-  KEYS,      /* those of the shape at hand */
-  SLOTS = KEYS + MCH_GRAPH_SMALL_TABLE - 1
+  KEYS,      /* those of some shapes: shape i has its place in line i % KEY_LINES */
+  KEY_LINES = 4,
+  SLOTS = KEYS + KEY_LINES * MCH_GRAPH_SMALL_TABLE - 1
 };
 
 enum { HEAP_FRAMES, HEAP_CODES };
@@ -66,13 +67,13 @@ struct decoding {
   const struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes;        /* absolute, or 0 */
-  uint64_t objects; /* numbered so far */
-  uint64_t shapes;  /* known so far */
-  uint64_t shape;   /* whose keys are in KEYS; SIZE_MAX: none */
-  uint64_t keys;    /* their number */
-  uint64_t credit;  /* how many more entries may be allocated ahead */
-  lua_Integer sets; /* triples in SETS */
+  int notes;                 /* absolute, or 0 */
+  uint64_t objects;          /* numbered so far */
+  uint64_t shapes;           /* known so far */
+  uint64_t lines[KEY_LINES]; /* which shape is in the line; UINT64_MAX: none */
+  int line_keys[KEY_LINES];  /* how many keys it has */
+  uint64_t credit;           /* how many more entries may be allocated ahead */
+  lua_Integer sets;          /* triples in SETS */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array codes;  /* struct code */
@@ -276,20 +277,23 @@ static void open_table(struct decoding *d, unsigned tag) {
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
 
-/* Bring the keys of a shape to KEYS. */
-static void use_shape(struct decoding *d, uint64_t shape) {
+/* Bring the keys of a shape to its line. Returns the stack index of the first. */
+static int use_shape(struct decoding *d, uint64_t shape) {
   lua_State *L = d->L;
-  uint64_t i;
-  if (d->shape == shape)
-    return;
+  size_t line = (size_t)(shape % KEY_LINES);
+  int first = d->slots + KEYS + (int)line * MCH_GRAPH_SMALL_TABLE, i, n;
+  if (d->lines[line] == shape)
+    return first;
   lua_rawgeti(L, d->slots + SHAPES, (lua_Integer)shape + 1);
-  d->keys = (uint64_t)lua_rawlen(L, -1);
-  for (i = 0; i < d->keys; i++) {
-    lua_rawgeti(L, -1, (lua_Integer)i + 1);
-    lua_replace(L, d->slots + KEYS + (int)i);
+  n = (int)lua_rawlen(L, -1);
+  for (i = 0; i < n; i++) {
+    lua_rawgeti(L, -1, i + 1);
+    lua_replace(L, first + i);
   }
   lua_pop(L, 1);
-  d->shape = shape;
+  d->lines[line] = shape;
+  d->line_keys[line] = n;
+  return first;
 }
 
 static uint64_t read_shape(struct decoding *d) {
@@ -312,6 +316,7 @@ static uint64_t read_shape(struct decoding *d) {
 static void open_record(struct decoding *d, unsigned tag) {
   uint64_t shape, number = d->objects++;
   struct frame *frame;
+  int n;
   if ((tag & 0xf) == (MCH_TAG_SHAPED & 0xf))
     shape = read_shape(d);
   else
@@ -319,9 +324,10 @@ static void open_record(struct decoding *d, unsigned tag) {
   if (shape >= d->shapes)
     malformed(d, "unknown shape");
   use_shape(d, shape);
-  lua_createtable(d->L, 0, allocate(d, d->keys));
+  n = d->line_keys[shape % KEY_LINES];
+  lua_createtable(d->L, 0, allocate(d, (uint64_t)n));
   keep(d, tag, number);
-  frame = open_frame(d, RECORD, d->keys);
+  frame = open_frame(d, RECORD, (uint64_t)n);
   frame->shape = shape;
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
@@ -683,9 +689,8 @@ static void store_field(struct decoding *d, struct frame *frame) {
 }
 
 static int continue_record(struct decoding *d, struct frame *frame) {
-  int record = frame_at(d, frame), keys = d->slots + KEYS;
+  int record = frame_at(d, frame), keys = use_shape(d, frame->shape);
   while (frame->next < frame->count) {
-    use_shape(d, frame->shape);
     lua_pushvalue(d->L, keys + (int)frame->next);
     if (!read_value(d))
       return 0;
@@ -883,15 +888,15 @@ static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *de
   d->from = decoder;
   d->at = decoder->bytes;
   d->end = decoder->bytes + decoder->len;
-  d->objects = d->shapes = d->keys = 0;
-  d->shape = SIZE_MAX;
+  d->objects = d->shapes = 0;
+  memset(d->lines, 0xff, sizeof d->lines);
   d->credit = decoder->len;
   d->notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0;
   d->sets = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   d->slots = lua_gettop(L);
   lua_settop(L, d->slots + SLOTS);
-  d->stack = (struct mch_stack){L, d->slots + SLOTS + 1, d->slots + SPILLS, 0};
+  d->stack = (struct mch_stack){L, d->slots + SLOTS + 1, d->slots + SPILLS, 0, 0};
   d->frames = (struct mch_array){d->start, 0, FRAMES_START, NULL};
   d->codes = (struct mch_array){d->start_codes, 0, CODES_START, NULL};
 }

@@ -67,9 +67,13 @@ enum { FRAMES_START = 8 };
 
 /* The keys of a record; `first` is their place among all. */
 struct shape {
+  const void *first_key; /* NULL: no shape */
   uint64_t number;
   size_t first, count;
+  int is_flat; /* the last such record had only values without contents */
 };
+
+enum { RECENT_SHAPES = 8 };
 
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
@@ -96,13 +100,12 @@ struct encoding {
   struct mch_array frames; /* struct frame */
   struct mch_array keys;   /* const void *: the keys of all shapes */
   struct mch_identity met;
-  struct shape shape; /* of the last record; count 0: none */
-  int is_flat;        /* it had only values without contents */
-  struct mch_modules modules;
+  struct shape recent[RECENT_SHAPES];
   struct mch_wants wants;
   size_t hook;            /* one more than the number of the innermost HOOK frame; 0: none */
   const void *noted[2];   /* uses and environment whose names were queued last */
   struct mch_array marks; /* struct mark */
+  struct mch_modules modules;
   struct frame start[FRAMES_START];
 };
 
@@ -290,19 +293,24 @@ static int put_name(struct encoding *e, int at, const void *object, int as_metat
   return 1;
 }
 
-/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
-static struct frame *open_frame(struct encoding *e, enum frame_kind kind, int at) {
+/* Add a frame for the value at this place. */
+static struct frame *add_frame(struct encoding *e, enum frame_kind kind, size_t place) {
   struct frame *frame;
-  lua_pushvalue(e->L, at);
-  mch_stack_reserve(&e->stack);
   if (e->frames.count == e->frames.capacity)
     mch_array_grow(e->L, &e->frames, sizeof *frame, e->frames.count + 1, e->slots + HEAP,
                    HEAP_FRAMES);
   frame = (struct frame *)e->frames.items + e->frames.count++;
   memset(frame, 0, sizeof *frame);
   frame->kind = kind;
-  frame->place = mch_stack_top(&e->stack);
+  frame->place = place;
   return frame;
+}
+
+/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
+static struct frame *open_frame(struct encoding *e, enum frame_kind kind, int at) {
+  lua_pushvalue(e->L, at);
+  mch_stack_reserve(&e->stack);
+  return add_frame(e, kind, mch_stack_top(&e->stack));
 }
 
 static struct frame *innermost(struct encoding *e) {
@@ -394,21 +402,18 @@ static int put_hooked(struct encoding *e, int at, const void *object) {
 
 /* ---- tables ---- */
 
-/* Push key, value, key, value ... of the table on top of the stack. Their number, or -1 (and push
- * nothing) when they are too many. */
-static int push_entries(lua_State *L) {
-  int table = lua_gettop(L), n = 0;
-  if (lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE)
-    return -1;
-  lua_pushnil(L);
-  while (lua_next(L, table)) {
-    if (n++ == MCH_GRAPH_SMALL_TABLE) {
-      lua_settop(L, table);
-      return -1;
-    }
+/* The first key and value of a table are on top of the stack: push the others, key, value, key,
+ * value
+ * ... Returns the number of entries, or -1 (nothing is pushed) when they are too many. */
+static int push_entries(lua_State *L, int table) {
+  int n = 1;
+  for (;; n++) {
     lua_pushvalue(L, -2);
+    if (!lua_next(L, table))
+      return n;
+    if (n == MCH_GRAPH_SMALL_TABLE)
+      return -1;
   }
-  return n;
 }
 
 /* The number of entries at the front whose keys are 1, 2, 3 ... */
@@ -419,14 +424,6 @@ static int count_items(lua_State *L, int first, int n) {
   return i;
 }
 
-static int are_strings(lua_State *L, int first, int n) {
-  int i;
-  for (i = 0; i < n; i++)
-    if (lua_type(L, first + 2 * i) != LUA_TSTRING)
-      return 0;
-  return n > 0;
-}
-
 static uint64_t hash_shape(const void **keys, size_t n) {
   uint64_t hash = n;
   size_t i;
@@ -435,18 +432,28 @@ static uint64_t hash_shape(const void **keys, size_t n) {
   return hash | UINT64_C(1) << 63;
 }
 
-/* Take the shape with these keys as the one at hand. 0: there is none. */
-static int find_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
+/* Where a shape is kept at hand. */
+static struct shape *recent_shape(struct encoding *e, const void *first_key) {
+  return &e->recent[mch_identity_hash((uint64_t)(uintptr_t)first_key) % RECENT_SHAPES];
+}
+
+static int has_keys(const struct encoding *e, size_t first, const void **keys, size_t n) {
+  return first + n <= e->keys.count &&
+         memcmp((const void **)e->keys.items + first, keys, n * sizeof *keys) == 0;
+}
+
+/* Find the shape with these keys: it is at hand then. NULL: there is none. */
+static struct shape *find_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
+  struct shape *shape = recent_shape(e, keys[0]);
   const struct mch_met *met;
   size_t probe = 0;
   while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL) {
-    const void **known = (const void **)e->keys.items + met->b;
-    if (met->b + n <= e->keys.count && memcmp(known, keys, n * sizeof *keys) == 0) {
-      e->shape = (struct shape){met->a, met->b, n};
-      return 1;
+    if (has_keys(e, met->b, keys, n)) {
+      *shape = (struct shape){keys[0], met->a, met->b, n, 0};
+      return shape;
     }
   }
-  return 0;
+  return NULL;
 }
 
 static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
@@ -455,29 +462,52 @@ static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t 
     mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_SHAPES);
   memcpy((const void **)e->keys.items + before, keys, n * sizeof *keys);
   e->keys.count += n;
-  e->shape = (struct shape){e->shapes, before, n};
+  *recent_shape(e, keys[0]) = (struct shape){keys[0], e->shapes, before, n, 0};
   mch_identity_add(&e->met, hash, e->shapes++, before);
 }
 
+static int are_strings(lua_State *L, int first, int n) {
+  int i;
+  for (i = 0; i < n; i++)
+    if (lua_type(L, first + 2 * i) != LUA_TSTRING)
+      return 0;
+  return 1;
+}
+
+static void put_record_head(struct encoding *e, const struct shape *shape, unsigned metatable) {
+  put_u8(e, MCH_TAG_RECORD | metatable);
+  put_varint(e, shape->number);
+}
+
 /* Begin a table all of whose keys are strings: after the first one of a shape the keys need not be
- * put. A shape is known by the addresses of its keys. */
-static void put_record(struct encoding *e, int first, int n, unsigned metatable) {
+ * put. A shape is known by the addresses of its keys. 0: it has other keys. */
+static int put_record(struct encoding *e, int first, int n, unsigned metatable) {
   const void *keys[MCH_GRAPH_SMALL_TABLE];
+  const struct shape *shape;
   uint64_t hash;
   int i;
   for (i = 0; i < n; i++)
     keys[i] = lua_topointer(e->L, first + 2 * i);
+  shape = recent_shape(e, keys[0]);
+  if (shape->first_key == keys[0] && shape->count == (size_t)n &&
+      has_keys(e, shape->first, keys, (size_t)n)) {
+    put_record_head(e, shape, metatable);
+    return 1;
+  }
+  if (!are_strings(e->L, first, n))
+    return 0;
   hash = hash_shape(keys, (size_t)n);
-  if (find_shape(e, keys, (size_t)n, hash)) {
-    put_u8(e, MCH_TAG_RECORD | metatable);
-    put_varint(e, e->shape.number);
-    return;
+  shape = find_shape(e, keys, (size_t)n, hash);
+  if (shape != NULL) {
+    put_record_head(e, shape, metatable);
+    return 1;
   }
   add_shape(e, keys, (size_t)n, hash);
   put_u8(e, MCH_TAG_SHAPED | metatable);
   put_varint(e, (uint64_t)n);
   for (i = 0; i < n; i++)
     put_string(e, first + 2 * i);
+  return 1;
 }
 
 /* A value that has no contents. */
@@ -531,29 +561,39 @@ static void put_flat(struct encoding *e, const struct flat *flat) {
   }
 }
 
-/* Put the table at `at`, if it is a record of the shape at hand, without a metatable, and has only
- * values without contents: the common case among many records, made fast. */
-static int put_flat_record(struct encoding *e, int at, const void *object) {
+/* Put the table at `table`, whose first key and value are on top of the stack, if it is a record of
+ * this shape and has only values without contents: the common case among many records, made fast.
+ * Else its first key and value are on top of the stack again. */
+static int put_flat_record(struct encoding *e, struct shape *shape, int table, const void *object) {
   lua_State *L = e->L;
   struct flat flat[MCH_GRAPH_SMALL_TABLE];
-  const void **keys = (const void **)e->keys.items + e->shape.first;
+  const void **keys = (const void **)e->keys.items + shape->first;
   size_t n = 0, i;
-  int top = lua_gettop(L);
-  lua_pushnil(L);
-  while (lua_next(L, at)) {
-    if (n == e->shape.count || lua_topointer(L, -2) != keys[n] || !take_flat(L, &flat[n])) {
-      lua_settop(L, top);
-      return 0;
-    }
+  do {
+    if (n == shape->count || lua_topointer(L, -2) != keys[n])
+      break;
+    shape->is_flat = take_flat(L, &flat[n]);
+    if (!shape->is_flat)
+      break;
     n++;
     lua_pop(L, 1);
-  }
-  if (n < e->shape.count)
+    if (!lua_next(L, table)) {
+      if (n < shape->count)
+        lua_pushnil(L);
+      else
+        n++;
+      break;
+    }
+  } while (1);
+  if (n <= shape->count) {
+    lua_settop(L, table);
+    lua_pushnil(L);
+    lua_next(L, table);
     return 0;
+  }
   meet(e, object);
-  put_u8(e, MCH_TAG_RECORD);
-  put_varint(e, e->shape.number);
-  for (i = 0; i < n; i++)
+  put_record_head(e, shape, 0);
+  for (i = 0; i < shape->count; i++)
     put_flat(e, &flat[i]);
   return 1;
 }
@@ -564,9 +604,8 @@ static void put_small_table(struct encoding *e, struct frame *frame, int n, unsi
   frame->kind = SMALL;
   frame->count = (size_t)n;
   frame->array = (size_t)items;
-  if (items == 0 && are_strings(e->L, first, n)) {
+  if (n > 0 && items == 0 && put_record(e, first, n, metatable)) {
     frame->values_only = 1;
-    put_record(e, first, n, metatable);
     return;
   }
   put_u8(e, MCH_TAG_TABLE | metatable);
@@ -619,13 +658,43 @@ static int is_partial(struct encoding *e, int at) {
   return partial;
 }
 
+/* Put a table that has no name and no hook. */
+static int put_contents(struct encoding *e, int at, const void *object, unsigned metatable) {
+  lua_State *L = e->L;
+  struct frame *frame;
+  int table, n = 0;
+  lua_pushvalue(L, at);
+  table = mch_stack_reserve(&e->stack);
+  lua_pushnil(L);
+  if (lua_next(L, table)) {
+    const void *key = lua_topointer(L, -2);
+    struct shape *shape = recent_shape(e, key);
+    if (key != NULL && shape->first_key == key && shape->is_flat && metatable == 0 &&
+        put_flat_record(e, shape, table, object)) {
+      lua_settop(L, table - 1);
+      return DONE;
+    }
+    /* lua_next() begins with the items, so a first key that is a string means that there are few.
+     */
+    n = key == NULL && lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE ? -1 : push_entries(L, table);
+  }
+  frame = add_frame(e, WALK, mch_stack_place(&e->stack, table));
+  frame->has_metatable = metatable != 0;
+  meet(e, object);
+  if (n >= 0) {
+    put_small_table(e, frame, n, metatable);
+  } else {
+    lua_settop(L, table);
+    put_large_table(e, frame, metatable);
+  }
+  return OPENED;
+}
+
 static int put_table(struct encoding *e, int at, int as_metatable) {
   lua_State *L = e->L;
   const void *object = lua_topointer(L, at);
   const struct mch_met *met;
-  struct frame *frame;
   unsigned metatable = 0;
-  int n;
   if (object == e->globals)
     return put_tag(e, MCH_TAG_GLOBALS);
   met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
@@ -643,18 +712,8 @@ static int put_table(struct encoding *e, int at, int as_metatable) {
     status = put_hooked(e, at, object);
     if (status != DONE)
       return status;
-  } else if (e->is_flat && put_flat_record(e, at, object)) {
-    return DONE;
   }
-  frame = open_frame(e, WALK, at);
-  frame->has_metatable = metatable != 0;
-  meet(e, object);
-  n = push_entries(L);
-  if (n >= 0)
-    put_small_table(e, frame, n, metatable);
-  else
-    put_large_table(e, frame, metatable);
-  return OPENED;
+  return put_contents(e, at, object, metatable);
 }
 
 /* ---- functions ---- */
@@ -996,8 +1055,8 @@ static int continue_small(struct encoding *e, struct frame *frame) {
     if (status != DONE)
       return status;
   }
-  if (begun == 0)
-    e->is_flat = frame->values_only;
+  if (begun == 0 && frame->values_only) /* none of them opened a frame */
+    recent_shape(e, lua_topointer(e->L, first))->is_flat = 1;
   return frame->next == SIZE_MAX ? DONE : put_metatable(e, frame);
 }
 
@@ -1082,7 +1141,7 @@ static void put_run_of(struct encoding *e, const uint64_t *values, size_t n, int
 /* Collect numbers of one kind from the items at frame->next on. Returns how many. */
 static size_t collect(lua_State *L, int table, const struct frame *frame, int integers,
                       uint64_t *values) {
-  enum { BLOCK = 16 }; /* read ahead so many, once there were some */
+  enum { BLOCK = 32 }; /* read ahead so many, once there were some */
   size_t n = 0;
   int top = lua_gettop(L), block, i;
   do {
@@ -1292,8 +1351,7 @@ static int leave_out(struct encoding *e) {
   e->shapes = mark->shapes;
   e->codes = mark->codes;
   e->noted[0] = NULL;
-  e->shape.count = 0;
-  e->is_flat = 0;
+  memset(e->recent, 0, sizeof e->recent);
   return 1;
 }
 
@@ -1480,13 +1538,12 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   lua_pushglobaltable(L);
   e->globals = lua_topointer(L, -1);
   lua_pop(L, 1);
-  e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0};
+  e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0, 0};
   e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
   e->marks = (struct mch_array){NULL, 0, 0, NULL};
   e->hook = 0;
-  e->shape.count = 0;
-  e->is_flat = 0;
+  memset(e->recent, 0, sizeof e->recent);
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS, encoder->kind == MCH_SEND_TASK ? e->notes : 0);
