@@ -19,9 +19,6 @@
 #include <lauxlib.h>
 #include <lualib.h>
 
-/* Comes with latpbar.c. */
-#pragma weak luaopen_mantichora_atpbar
-
 /* --- our own options: each sets the variable that the module reads ------------------------------
  */
 
@@ -404,8 +401,6 @@ static void preload_modules(lua_State *L) {
   };
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   for (const luaL_Reg *module = modules; module->name != NULL; module++) {
-    if (module->func == NULL)
-      continue; /* weak, and not in this build */
     lua_pushcfunction(L, module->func);
     lua_setfield(L, -2, module->name);
   }

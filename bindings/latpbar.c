@@ -11,6 +11,7 @@
 #include <string.h>
 #include <lauxlib.h>
 
+#include "mantichora.h"
 #include "output.h"
 
 static const char *const loop_type = "mantichora.atpbar.loop";
@@ -173,6 +174,7 @@ static void start(lua_State *L, struct handle *handle, const char *name, size_t 
   spec.name = name;
   spec.name_length = length;
   spec.total = total;
+  spec.loop = 1;
   spec.runid = -1;
   handle->bar = mch_output_bar_start(handle->out, &spec);
 }
@@ -423,6 +425,14 @@ static int loop_over_list(lua_State *L) {
   return 4;
 }
 
+/* A table, or a userdata that can be indexed. */
+static int is_list(lua_State *L, int index) {
+  if (!lua_isuserdata(L, index) || luaL_getmetafield(L, index, "__index") == LUA_TNIL)
+    return lua_istable(L, index);
+  lua_pop(L, 1);
+  return 1;
+}
+
 /***
 Loop with a progress bar: `for i in atpbar(n, name)` counts from 1 to n,
 `for i, v in atpbar(list, name)` walks a sequence. The bar ends with the loop; left by `break` or
@@ -437,10 +447,8 @@ static int atpbar_call(lua_State *L) {
   check_name(L, 2);
   if (lua_type(L, 1) == LUA_TNUMBER)
     return loop_over_count(L);
-  if (lua_type(L, 1) == LUA_TTABLE || luaL_getmetafield(L, 1, "__index") != LUA_TNIL) {
-    lua_settop(L, 2);
+  if (is_list(L, 1))
     return loop_over_list(L);
-  }
   return luaL_argerror(L, 1,
                        lua_pushfstring(L, "count or list expected, got %s", luaL_typename(L, 1)));
 }
@@ -572,7 +580,7 @@ static void check_options(lua_State *L) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
     if (strcmp(key, "name") != 0 && strcmp(key, "total") != 0)
       luaL_argerror(L, 1,
-                    lua_pushfstring(L, "unknown option '%s' (options are 'name', 'total')", key));
+                    lua_pushfstring(L, "unknown option '%s': 'name' and 'total' are known", key));
     lua_pop(L, 1);
   }
 }

@@ -6,6 +6,8 @@
 
 #include <lua.h>
 
+#include "mantichora.h" /* declares luaopen_mantichora_atpbar */
+
 struct mch_output;
 
 /* The output of this state: made at the first call and kept in the registry until the state is
@@ -18,7 +20,5 @@ void mch_atpbar_pump(lua_State *L);
 
 /* mch_output_flush() and the renderer, in the same way: before results are handed over. */
 void mch_atpbar_flush(lua_State *L);
-
-int luaopen_mantichora_atpbar(lua_State *L);
 
 #endif

@@ -123,10 +123,30 @@ static const char *find_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_ltask *)ud)->codes, id, length);
 }
 
+/* The same out of the memory that was inherited: the task's bytes are the number of its payload. */
+static int unpack_payload(lua_State *L, const struct call *call) {
+  lua_Integer count, i;
+  int payload;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->payloads);
+  lua_rawgeti(L, -1, (lua_Integer)mch_load_u64(call->run->graph));
+  lua_remove(L, -2);
+  payload = lua_gettop(L);
+  lua_getfield(L, payload, "n");
+  count = lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  luaL_checkstack(L, (int)count + 4, "too many arguments");
+  for (i = 1; i <= count; i++)
+    lua_rawgeti(L, payload, i);
+  lua_remove(L, payload);
+  return (int)count;
+}
+
 /* Push the function and its arguments; returns how many values. */
 static int decode(lua_State *L, const struct call *call) {
   struct mch_decoder decoder;
   int count, notes;
+  if (call->task->payloads != LUA_NOREF)
+    return unpack_payload(L, call);
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
   notes = lua_gettop(L);
   memset(&decoder, 0, sizeof decoder);
@@ -244,6 +264,9 @@ static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *an
   task->context->name_length = run->name_length;
   run_call(L, &call);
   lua_settop(L, 0);
+  /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
+  if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
+    lua_gc(L, LUA_GCCOLLECT);
   task->context->running = outer.running;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
@@ -368,6 +391,7 @@ int mch_ltask_random(lua_State *L) {
 void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->notes);
   luaL_unref(L, LUA_REGISTRYINDEX, task->init);
-  task->notes = task->init = LUA_NOREF;
+  luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
+  task->notes = task->init = task->payloads = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

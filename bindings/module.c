@@ -10,9 +10,6 @@
 #include <lauxlib.h>
 #include <lua.h>
 
-/* Comes with latpbar.c. */
-#pragma weak luaopen_mantichora_atpbar
-
 /* Run the embedded part whose name is the first argument; its values are the module's. */
 static int open_embedded(lua_State *L, const char *name) {
   const struct mch_embedded *part = mch_embedded_find(name);
@@ -28,7 +25,7 @@ static int open_embedded(lua_State *L, const char *name) {
 /* Let `require` find the part inside, unless somebody has already said where it is. */
 static void preload(lua_State *L, const char *name, lua_CFunction opener) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-  if (opener != NULL && lua_getfield(L, -1, name) == LUA_TNIL) {
+  if (lua_getfield(L, -1, name) == LUA_TNIL) {
     lua_pushcfunction(L, opener);
     lua_setfield(L, -3, name);
   }

@@ -123,8 +123,9 @@ struct mch_engine_config {
   unsigned nworkers;
   uint64_t timeout;              /* nanoseconds; 0: none */
   uint64_t max_tasks_per_worker; /* 0: no limit */
-  int bars;                      /* show the bars of tasks */
-  int log_level;                 /* the lowest level of log records that is wanted */
+  int snapshot;  /* one fork for each task, which finds its work in the memory it was forked with */
+  int bars;      /* show the bars of tasks */
+  int log_level; /* the lowest level of log records that is wanted */
   uint64_t limit_memory, limit_cpu, limit_files; /* as mch_platform_limit() has them */
   uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
   struct mch_output *output; /* referenced by the engine while it lives */
@@ -149,7 +150,8 @@ struct mch_engine_ops {
   /* The first workers (owner only). 0, or an error when there is not a single one. */
   int (*start)(struct mch_engine *engine, struct mch_error *error);
   /* Take over a task. 0, or MCH_FULL: ask again after the next pump. */
-  int (*submit)(struct mch_engine *engine, struct mch_task *task, struct mch_error *error);
+  int (*submit)(struct mch_engine *engine, struct mch_task *task, int owner,
+                struct mch_error *error);
   /* Ask that a submitted task end as `task->stop`; its end comes as an event. */
   void (*stop)(struct mch_engine *engine, struct mch_task *task);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */

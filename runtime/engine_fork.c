@@ -667,6 +667,20 @@ static void check_time(struct child *child, uint64_t now) {
   }
 }
 
+/* Note that the worker is offered this task, by its next ticket. */
+static void book(struct child *child, struct mch_task *task) {
+  uint32_t ticket = ++child->last_ticket;
+  task->ticket = ticket;
+  atomic_store(&child->shared->claims[ticket % MCH_CLAIMS],
+               (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED);
+  child->offered[ticket % MCH_CLAIMS] = task;
+  child->outstanding++;
+  child->offers++;
+  child->ahead_bytes += task->length;
+  if (task->extra != NULL && task->extra->timeout != 0)
+    child->engine->timeouts = 1;
+}
+
 /* -- forking ------------------------------------------------------------------------------ */
 
 /* Descriptors of a worker in the making; index 0 is the end that reads, for the pairs of pipes. */
@@ -775,9 +789,10 @@ static void child_set_stdio(const struct plumbing *plumbing) {
  *  8. locks: those of ours that the fork caught.
  * Random state, pools, os.exit and finalizers are Lua's: the runner's `begin` sees to them. */
 static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
-                       struct mch_shared *shared) __attribute__((noreturn));
+                       struct mch_shared *shared, const struct mch_task *only)
+    __attribute__((noreturn));
 static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
-                       struct mch_shared *shared) {
+                       struct mch_shared *shared, const struct mch_task *only) {
   struct mch_worker *worker;
   setpgid(0, 0);
   child_reset_signals();
@@ -801,6 +816,7 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
     _exit(71);
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
   worker->shared = shared;
+  worker->only = only;
   worker->lifeline = plumbing->life[0];
   worker->pipes[0] = plumbing->out[1];
   worker->pipes[1] = plumbing->err[1];
@@ -841,7 +857,7 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
 
 /* The one function that forks. Signals are blocked around it, so that no handler of the host runs
  * in the child before it is reset; locks of ours are free in the child. */
-static int fork_worker(struct engine_fork *engine, struct mch_error *error) {
+static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct mch_error *error) {
   struct plumbing plumbing;
   struct child *child = calloc(1, sizeof *child);
   sigset_t all, old;
@@ -863,13 +879,15 @@ static int fork_worker(struct engine_fork *engine, struct mch_error *error) {
   child->pristine = 1;
   child->oom_kills = mch_platform_oom_kills();
   atomic_store(&child->shared->log_threshold, engine->log_level);
+  if (only != NULL)
+    book(child, only);
   mch_platform_flush_streams();
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   pthread_rwlock_wrlock(&fork_lock);
   child->pid = fork();
   if (child->pid == 0)
-    child_main(engine, &plumbing, child->shared);
+    child_main(engine, &plumbing, child->shared, only);
   pthread_rwlock_unlock(&fork_lock);
   if (child->pid < 0) {
     code = mch_error_system(error, "cannot start a worker");
@@ -888,7 +906,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_error *error) {
 static int fork_missing(struct engine_fork *engine, struct mch_error *error) {
   int code = 0;
   while (code == 0 && engine->live < engine->config.nworkers)
-    code = fork_worker(engine, error);
+    code = fork_worker(engine, NULL, error);
   engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
   return engine->live > 0 ? 0 : code;
 }
@@ -898,7 +916,7 @@ static int start(struct mch_engine *base, struct mch_error *error) {
   engine->quitting = 0;
   engine->started = 1;
   engine->unlucky = 0;
-  return fork_missing(engine, error);
+  return engine->config.snapshot ? 0 : fork_missing(engine, error);
 }
 
 /* Workers that ended are replaced; after one that did not live to its first task only for a task.
@@ -906,13 +924,25 @@ static int start(struct mch_engine *base, struct mch_error *error) {
 static int short_of_workers(struct mch_engine *base, size_t queued) {
   struct engine_fork *engine = (struct engine_fork *)base;
   return engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
-         mch_now() >= engine->fork_again && (!engine->unlucky || queued > 0);
+         mch_now() >= engine->fork_again &&
+         ((!engine->unlucky && !engine->config.snapshot) || queued > 0);
 }
 
 static int add(struct mch_engine *base, struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
   engine->unlucky = 0;
-  return fork_missing(engine, error);
+  return engine->config.snapshot ? 0 : fork_missing(engine, error);
+}
+
+/* A worker of its own for the task, forked now. */
+static int submit_snapshot(struct engine_fork *engine, struct mch_task *task, int owner,
+                           struct mch_error *error) {
+  int code;
+  if (!owner || engine->live >= engine->config.nworkers || mch_now() < engine->fork_again)
+    return MCH_FULL;
+  code = fork_worker(engine, task, error);
+  engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
+  return code != 0 && engine->live > 0 ? MCH_FULL : code;
 }
 
 /* -- dispatch ----------------------------------------------------------------------------- */
@@ -988,15 +1018,7 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
                           task->length - ids, error);
   if (code != 0)
     return code;
-  child->last_ticket = task->ticket = ticket;
-  atomic_store(&child->shared->claims[ticket % MCH_CLAIMS],
-               (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED);
-  child->offered[ticket % MCH_CLAIMS] = task;
-  child->outstanding++;
-  child->offers++;
-  child->ahead_bytes += task->length;
-  if (task->extra != NULL && task->extra->timeout != 0)
-    child->engine->timeouts = 1;
+  book(child, task);
   return 0;
 }
 
@@ -1024,9 +1046,13 @@ static struct child *choose(const struct engine_fork *engine) {
   return best;
 }
 
-static int submit(struct mch_engine *base, struct mch_task *task, struct mch_error *error) {
+static int submit(struct mch_engine *base, struct mch_task *task, int owner,
+                  struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  struct child *child = choose(engine);
+  struct child *child;
+  if (engine->config.snapshot)
+    return submit_snapshot(engine, task, owner, error);
+  child = choose(engine);
   if (child == NULL)
     return MCH_FULL;
   return offer(child, task, error);

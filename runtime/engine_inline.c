@@ -22,8 +22,10 @@ static int start(struct mch_engine *base, struct mch_error *error) {
   return 0;
 }
 
-static int submit(struct mch_engine *base, struct mch_task *task, struct mch_error *error) {
+static int submit(struct mch_engine *base, struct mch_task *task, int owner,
+                  struct mch_error *error) {
   struct engine_inline *engine = (struct engine_inline *)base;
+  (void)owner;
   (void)error;
   if (engine->waiting != NULL || engine->running != NULL)
     return MCH_FULL;

@@ -313,15 +313,12 @@ static void take_host(struct mch_output *out, unsigned columns) {
     split_host(out, columns);
 }
 
-static size_t widest(const struct mch_bar *bar, size_t count, size_t so_far) {
+static void measure(struct mch_tty_needs *needs, const struct mch_bar *bar, size_t count) {
   struct mch_report report;
   for (; bar != NULL && count > 0; bar = bar->next, count--) {
-    size_t cells;
     describe(bar, 0, &report);
-    cells = mch_render_name(&report);
-    so_far = cells > so_far ? cells : so_far;
+    mch_render_measure(needs, &report);
   }
-  return so_far;
 }
 
 static size_t line_of(struct mch_output *out, const struct mch_tty_layout *layout,
@@ -377,6 +374,7 @@ static void add_host(struct mch_output *out, int live, unsigned columns) {
 /* Put the next frame together. */
 static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
+  struct mch_tty_needs needs = {0, 0};
   struct mch_tty_layout layout;
   struct mch_bar *bar;
   size_t running = progress->running.count;
@@ -384,9 +382,9 @@ static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsi
   size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
   for (bar = progress->running.first; bar != NULL; bar = bar->next)
     mch_progress_sample(bar);
-  mch_render_layout(&layout, columns,
-                    widest(progress->running.first, shown,
-                           widest(progress->ended.first, progress->ended.count, 0)));
+  measure(&needs, progress->ended.first, progress->ended.count);
+  measure(&needs, progress->running.first, shown);
+  mch_render_layout(&layout, columns, &needs);
   mch_screen_begin(&out->screen, columns, rows);
   mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
   add_ended(out, &layout, now);
@@ -552,11 +550,11 @@ static void start_upstream(struct mch_output *out, struct mch_bar *bar,
   if (slot != NULL && spec->slot == NULL) {
     bar->slot = slot;
     bar->slot_id = atomic_load_explicit(&slot->id, memory_order_relaxed);
+    bar->ticking = 0;
     return;
   }
   bar->upstream = slot;
   bar->forwarded = 1;
-  bar->ticking = spec->slot == NULL;
   out->forwarded++;
 }
 
@@ -579,11 +577,9 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
   if (shows_bars(out))
     bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
   if (bar != NULL) {
-    bar->ticking = spec->slot == NULL;
+    bar->ticking = bar->loop;
     if (out->child)
       start_upstream(out, bar, spec);
-    if (out->child && !bar->forwarded)
-      bar->ticking = 0;
     hasten(out, 0);
   }
   pthread_mutex_unlock(&out->lock);
@@ -593,10 +589,10 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
 static void pump(struct mch_output *out, uint64_t now, int on_lua_thread);
 
 /* The last of this process's own bars is shown at once: its loop goes on to print. */
-static void ended(struct mch_output *out, int own) {
+static void ended(struct mch_output *out, int loop) {
   if (out->mode == MCH_PROGRESS_OFF)
     mch_progress_drop(&out->progress, out->progress.ended.last);
-  if (own && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
+  if (loop && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
     pump(out, mch_output_now(out), 1);
   else
     hasten(out, 0);
@@ -604,19 +600,19 @@ static void ended(struct mch_output *out, int own) {
 
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                         enum mch_bar_end how) {
-  int own;
+  int loop;
   if (bar == NULL)
     return;
   pthread_mutex_lock(&out->lock);
   if (bar->foreign) {
     mch_progress_release(&out->progress, bar);
   } else {
-    own = bar->slot == &bar->own;
+    loop = bar->loop;
     mch_progress_end(&out->progress, bar, done, total, how, mch_output_now(out));
     if (out->child)
       end_upstream(out, bar, how);
     else
-      ended(out, own);
+      ended(out, loop);
   }
   pthread_mutex_unlock(&out->lock);
 }

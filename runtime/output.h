@@ -75,8 +75,7 @@ void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode);
 int mch_progress_mode_of(const char *word);
 
 /* A bar begins. NULL if there is no memory or progress is off; all functions take a NULL bar. The
- * bar may be used until mch_output_bar_end(). A bar without a slot of the spec's own is one of the
- * Lua thread's: start, tick and end it there. */
+ * bar may be used until mch_output_bar_end(). */
 struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_bar_spec *spec);
 
 /* It has ended, with these counters (done = MCH_BAR_UNKNOWN: as sampled for the last time now). The

@@ -76,6 +76,7 @@ struct mch_bar *mch_progress_start(struct mch_progress *progress, const struct m
   bar->total = spec->total;
   bar->started_ns = now_ns;
   bar->runid = spec->runid;
+  bar->loop = spec->loop != 0;
   bar->name_length = name;
   bar->task_length = task;
   if (name > 0)

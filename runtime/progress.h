@@ -52,6 +52,7 @@ struct mch_bar_spec {
   uint64_t total;
   struct mch_bar_slot *slot; /* NULL: the bar brings its own */
   uint64_t slot_id;          /* id of `slot` while it is this bar's */
+  int loop;                  /* of this process's Lua thread, which starts, ticks and ends it */
   int64_t runid;             /* of the task, or -1 */
   const char *task;          /* name of the task, or NULL */
   size_t task_length;
@@ -72,6 +73,7 @@ struct mch_bar {
   unsigned char told;      /* the start was reported */
   unsigned char forwarded; /* in a worker: counters are copied to the parent by the clock */
   unsigned char ticking;   /* who stores into it must call mch_output_tick() too */
+  unsigned char loop;      /* as in its spec */
   unsigned char foreign;   /* inherited through a fork: belongs to nobody here */
   size_t name_length, task_length;
   char text[]; /* name, then task */

@@ -32,20 +32,25 @@ struct mch_report {
 /* 0 to 100; an empty bar is complete. Of an unknown total: -1. */
 double mch_render_percent(uint64_t done, uint64_t total);
 
-/* How the lines of one frame share the screen's width, so that their columns agree. */
-struct mch_tty_layout {
-  size_t width; /* cells of a line at most */
-  size_t bar;   /* cells of the bar, 40 at best */
-  int counts;   /* is there room for the counts? */
+/* What the lines of one frame want at most. Begin with zeroes, measure each line. */
+struct mch_tty_needs {
+  size_t name;   /* cells of a name with its mark */
+  size_t digits; /* of a count */
 };
 
-/* Choose a layout for `columns` columns, where the longest name (with its mark) has `name` cells.
- * The last column stays empty: a line that fills it wraps on some terminals. When room is short,
- * the bar shrinks, then names are cut, then the bar and at last the counts are left out. */
-void mch_render_layout(struct mch_tty_layout *layout, unsigned columns, size_t name);
+void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *report);
 
-/* The cells that the name of this bar and its mark want. */
-size_t mch_render_name(const struct mch_report *report);
+/* How they share the screen's width, so that their columns agree. */
+struct mch_tty_layout {
+  size_t width;  /* cells of a line at most */
+  size_t bar;    /* cells of the bar: 40, or fewer */
+  size_t digits; /* cells of a count: 8, or fewer; 0: the counts are left out */
+};
+
+/* The last column stays empty: a line that fills it wraps on some terminals. When room is short,
+ * the bar shrinks, then names are cut, then counts move together, and at last are left out. */
+void mch_render_layout(struct mch_tty_layout *layout, unsigned columns,
+                       const struct mch_tty_needs *needs);
 
 /* One line without a newline:
  *   "  71.27% ::::::::::::::::::::::::::::             |    28094 /    39421 |:  func1 "

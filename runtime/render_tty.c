@@ -9,12 +9,13 @@
 #include "width.h"
 
 enum {
-  BAR = 40,      /* cells of a bar, as in the original */
-  BAR_LEAST = 4, /* a shorter one tells nothing */
-  NAME_LEAST = 8,
-  HEAD = 8,    /* " 100.00%" */
-  COUNTS = 24, /* " |    12559 /    12559 |:  " without its first and last space */
-  NO_COUNTS = 4
+  HEAD = 8,        /* " 100.00%" */
+  BAR = 40,        /* cells of a bar, as in the original */
+  BAR_LEAST = 4,   /* a shorter one tells nothing */
+  DIGITS = 8,      /* of a count, as in the original */
+  NAME_LEAST = 8,  /* of a name that wants more */
+  AROUND = 11,     /* " |  /  |:  " around two counts */
+  AROUND_NONE = 4, /* " |: " */
 };
 
 double mch_render_percent(uint64_t done, uint64_t total) {
@@ -27,21 +28,45 @@ static size_t least(size_t a, size_t b) {
   return a < b ? a : b;
 }
 
-void mch_render_layout(struct mch_tty_layout *layout, unsigned columns, size_t name) {
-  size_t needed = least(name, NAME_LEAST);
-  size_t fixed = HEAD + COUNTS;
-  layout->width = columns > 1 ? columns - 1 : 1;
-  layout->counts = layout->width >= fixed + needed;
-  layout->bar = 0;
-  if (!layout->counts || layout->width < fixed + 1 + BAR_LEAST + needed)
-    return;
-  layout->bar = BAR_LEAST;
-  if (layout->width > fixed + 1 + BAR_LEAST + name)
-    layout->bar = least(layout->width - fixed - 1 - name, BAR);
+static size_t most(size_t a, size_t b) {
+  return a > b ? a : b;
 }
 
-size_t mch_render_name(const struct mch_report *report) {
-  return mch_width_cells(report->name, report->name_length) + strlen(mch_bar_end_mark(report->how));
+static size_t digits_of(uint64_t count) {
+  size_t digits = 1;
+  for (; count >= 10; count /= 10)
+    digits++;
+  return digits;
+}
+
+void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *report) {
+  size_t name = mch_width_cells(report->name, report->name_length);
+  size_t total = report->total == MCH_BAR_UNKNOWN ? DIGITS : digits_of(report->total);
+  needs->name = most(needs->name, name + strlen(mch_bar_end_mark(report->how)));
+  needs->digits = most(needs->digits, most(digits_of(report->done), total));
+}
+
+/* Cells of a line besides its bar and its name. */
+static size_t fixed(size_t digits) {
+  return HEAD + (digits > 0 ? AROUND + 2 * digits : AROUND_NONE);
+}
+
+void mch_render_layout(struct mch_tty_layout *layout, unsigned columns,
+                       const struct mch_tty_needs *needs) {
+  size_t digits[] = {DIGITS, least(needs->digits, DIGITS), 0};
+  size_t name = least(needs->name, NAME_LEAST);
+  size_t i = 0, taken;
+  layout->width = columns > 1 ? columns - 1 : 1;
+  while (i < 2 && fixed(digits[i]) + 1 + BAR_LEAST + name > layout->width)
+    i++;
+  layout->digits = digits[i];
+  layout->bar = 0;
+  taken = fixed(digits[i]) + 1;
+  if (taken + BAR_LEAST + name > layout->width)
+    return;
+  layout->bar = BAR_LEAST;
+  if (layout->width > taken + BAR_LEAST + needs->name)
+    layout->bar = least(layout->width - taken - needs->name, BAR);
 }
 
 static void put(struct mch_buf *to, const char *text) {
@@ -62,26 +87,30 @@ static void put_bar(struct mch_buf *to, size_t cells, double percent) {
   fill(to, ' ', cells - full);
 }
 
-/* Things done per second, in eight cells. */
+/* Things done per second, in eight cells: "1234.5/s", " 12.3M/s". */
 static void rate(char *text, size_t size, const struct mch_report *report) {
+  static const char units[] = "kMGTPE";
   double seconds = (double)report->elapsed_ns / 1e9;
   double value = seconds > 0 ? (double)report->done / seconds : 0;
-  if (value < 9999.95)
+  size_t unit = 0;
+  if (value < 9999.95) {
     snprintf(text, size, "%6.1f/s", value);
-  else if (value < 999999.5)
-    snprintf(text, size, "%6.0f/s", value);
-  else
-    snprintf(text, size, "%6.0e/s", value);
+    return;
+  }
+  for (value /= 1000; value >= 999.95 && units[unit + 1] != '\0'; value /= 1000)
+    unit++;
+  snprintf(text, size, "%5.1f%c/s", value, units[unit]);
 }
 
 /* " |    28094 /    39421 |:  ", or without a total " |    28094   1234.5/s |:  " */
-static void put_counts(struct mch_buf *to, const struct mch_report *report) {
+static void put_counts(struct mch_buf *to, size_t digits, const struct mch_report *report) {
   char text[96], second[32];
+  int width = (int)digits;
   if (report->total == MCH_BAR_UNKNOWN)
     rate(second, sizeof second, report);
   else
-    snprintf(second, sizeof second, "%8" PRIu64, report->total);
-  snprintf(text, sizeof text, " | %8" PRIu64 " %c %s |:  ", report->done,
+    snprintf(second, sizeof second, "%*" PRIu64, width, report->total);
+  snprintf(text, sizeof text, " | %*" PRIu64 " %c %s |:  ", width, report->done,
            report->total == MCH_BAR_UNKNOWN ? ' ' : '/', second);
   put(to, text);
 }
@@ -114,8 +143,8 @@ size_t mch_render_tty(struct mch_buf *to, const struct mch_tty_layout *layout,
   put(&line, head);
   if (layout->bar > 0)
     put_bar(&line, layout->bar, percent);
-  if (layout->counts)
-    put_counts(&line, report);
+  if (layout->digits > 0)
+    put_counts(&line, layout->digits, report);
   else
     put(&line, " |: ");
   /* All of it so far is one cell a byte; counts beyond eight digits push the name. */

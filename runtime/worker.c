@@ -113,41 +113,62 @@ static int claim(struct mch_worker *worker, uint32_t ticket) {
                                         (uint64_t)ticket << 2 | MCH_CLAIM_TAKEN);
 }
 
-static void run(struct mch_worker *worker, const struct mch_message_in *message,
-                struct mch_buf *graph) {
+/* Run a task of this ticket and answer, if it was not taken back. */
+static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
+                const struct mch_run *task, struct mch_buf *graph) {
   struct mch_shared *shared = worker->shared;
-  struct mch_run task;
   enum mch_kind kind;
   uint64_t start;
-  if (message->length < 2 || mch_load_u16(message->body) > message->length - 2)
-    die(EXIT_BROKEN);
-  if (!claim(worker, message->head.ticket))
+  if (!claim(worker, ticket))
     return;
-  task.runid = worker->runid = message->head.runid;
-  task.name_length = mch_load_u16(message->body);
-  task.name = (const char *)message->body + 2;
-  task.graph = message->body + 2 + task.name_length;
-  task.length = message->length - 2 - task.name_length;
-  worker->attempt = message->head.attempt;
+  worker->runid = task->runid;
+  worker->attempt = attempt;
   worker->runner.calm(worker->runner.ud);
   start = mch_now();
   atomic_store(&shared->running_since, start);
-  atomic_store(&shared->running, message->head.ticket);
+  atomic_store(&shared->running, ticket);
   /* From here on the signal handler interrupts this task; one that came before is seen here. */
-  worker->ticket = message->head.ticket;
-  if (atomic_load(&shared->stop) == worker->ticket)
+  worker->ticket = ticket;
+  if (atomic_load(&shared->stop) == ticket)
     worker->runner.interrupt(worker->runner.ud);
   mch_buf_clear(graph);
-  kind = worker->runner.run(worker->runner.ud, &task, graph);
+  kind = worker->runner.run(worker->runner.ud, task, graph);
   answer(worker, kind, mch_now() - start, graph);
   /* A task that was stopped does not leave programs behind, which would run on or, when their pipes
    * are closed, be waited for: this group ends, and the pool makes another worker. */
-  if (atomic_load(&shared->stop) == message->head.ticket && mch_platform_has_children())
+  if (atomic_load(&shared->stop) == ticket && mch_platform_has_children())
     kill(0, SIGKILL);
   worker->ticket = 0;
   atomic_store(&shared->running, 0);
   if (graph->capacity > 1u << 20)
     mch_buf_free(graph);
+}
+
+static void run_message(struct mch_worker *worker, const struct mch_message_in *message,
+                        struct mch_buf *graph) {
+  struct mch_run task;
+  if (message->length < 2 || mch_load_u16(message->body) > message->length - 2)
+    die(EXIT_BROKEN);
+  task.runid = message->head.runid;
+  task.name_length = mch_load_u16(message->body);
+  task.name = (const char *)message->body + 2;
+  task.graph = message->body + 2 + task.name_length;
+  task.length = message->length - 2 - task.name_length;
+  run(worker, message->head.ticket, message->head.attempt, &task, graph);
+}
+
+/* The task stands in the memory that was there at the fork. */
+static void run_only(struct mch_worker *worker, struct mch_buf *graph) __attribute__((noreturn));
+static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
+  const struct mch_task *only = worker->only;
+  struct mch_run task;
+  task.runid = only->runid;
+  task.name = only->extra != NULL ? only->extra->name : "";
+  task.name_length = only->extra != NULL ? only->extra->name_length : 0;
+  task.graph = only->body;
+  task.length = only->length;
+  run(worker, 1, only->attempt, &task, graph);
+  mch_worker_leave(worker, 0);
 }
 
 static void handle(struct mch_worker *worker, const struct mch_message_in *message,
@@ -158,7 +179,7 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
                         message->length);
     break;
   case MCH_MESSAGE_TASK:
-    run(worker, message, graph);
+    run_message(worker, message, graph);
     atomic_store(&worker->shared->passed, message->head.ticket);
     if (worker->spent)
       mch_worker_leave(worker, 0);
@@ -209,6 +230,8 @@ void mch_worker_main(struct mch_worker *worker) {
   listen_to_stops(worker);
   say_hello(worker);
   worker->runner.begin(worker->runner.ud, worker);
+  if (worker->only != NULL)
+    run_only(worker, &graph);
   for (;;) {
     struct mch_message_in message;
     int got = mch_channel_next(&worker->channel, &message, NULL);

@@ -21,10 +21,11 @@ struct mch_worker {
   uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */
   uint16_t attempt;
-  uint64_t bars;      /* count of bars started, for their ids */
-  uint64_t bar_slots; /* bit i: shared->bars[i] is in use */
-  int spent;          /* the runner: leave after this task */
-  int leaving;        /* mch_worker_leave() runs: a second call ends at once */
+  uint64_t bars;               /* count of bars started, for their ids */
+  uint64_t bar_slots;          /* bit i: shared->bars[i] is in use */
+  const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
+  int spent;                   /* the runner: leave after this task */
+  int leaving;                 /* mch_worker_leave() runs: a second call ends at once */
 };
 
 /* Run tasks until the pool says QUIT or goes away. Never returns. */

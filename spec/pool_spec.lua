@@ -4,7 +4,7 @@ local mantichora = require "mantichora"
 local process = require "spec.support.process"
 
 -- A pool's methods never wait for what cannot come; a spec that hangs is killed by scripts/test.
-local engines = { "fork", "inline" }
+local engines = { "fork", "snapshot", "inline" }
 
 local function message_of(f, ...)
   local fine, message = pcall(f, ...)
@@ -176,13 +176,19 @@ for _, engine in ipairs(engines) do
       assert.are.same({ n = 3 }, mcore:returns())
     end)
 
-    it("says what cannot be called or sent, and where", function()
+    it("says what cannot be called", function()
       local mcore <close> = new()
       assert.truthy(message_of(mcore.run, mcore, 5):find("function or callable table expected, got number", 1, true))
       assert.truthy(message_of(mcore.run, mcore):find("function or callable table expected, got no value", 1, true))
+    end)
+
+    local sends = engine ~= "snapshot" and it or function() end -- which sends nothing there
+    sends("says what cannot be sent, and where", function()
+      local mcore <close> = new()
       local file <close> = assert(io.tmpfile())
       local message = message_of(function() mcore:run(function() return file end) end)
-      assert.truthy(message:find("cannot send upvalue 'file' of function <spec/pool_spec.lua:%d+>: userdata %(FILE%*%)"),
+      assert.truthy(message:find(
+        "cannot send upvalue 'file' of function <spec/pool_spec.lua:%d+>: userdata %(FILE%*%)"),
         message)
       assert.truthy(message:find("^spec/pool_spec.lua:%d+: "), message)
       message = message_of(mcore.run, mcore, print, 1, { conn = { socket = coroutine.create(print) } })
@@ -282,6 +288,37 @@ for _, engine in ipairs(engines) do
     end)
   end)
 end
+
+describe("snapshot engine", function()
+  it("starts each task from the present state, whatever it is made of", function()
+    local mcore <close> = mantichora { nworkers = 2, engine = "snapshot" }
+    local file <close> = assert(io.tmpfile())
+    file:write("in the file")
+    file:flush()
+    local wrapped = coroutine.wrap(function() coroutine.yield(1) coroutine.yield(2) end)
+    wrapped()
+    _G.spec_global = "now"
+    mcore:run(function(thread)
+      file:seek("set")
+      local fine, word = coroutine.resume(thread)
+      return file:read("a"), wrapped(), fine, word, _G.spec_global
+    end, coroutine.create(function() return "resumed" end))
+    _G.spec_global = nil
+    assert.are.same({ n = 5, "in the file", 2, true, "resumed", "now" },
+      mcore:returns { packed = true }[1])
+  end)
+
+  it("forks no more than so many at once", function()
+    local mcore <close> = mantichora { nworkers = 2, engine = "snapshot" }
+    for _ = 1, 6 do mcore:run(function() mantichora.sleep(0.05) end) end
+    assert.are.equal(2, #mcore:workers())
+    assert.are.equal(6, mcore:returns().n)
+    process.wait(function() -- the last ones are on their way out
+      mcore:poll()
+      return #mcore:workers() == 0
+    end)
+  end)
+end)
 
 describe("fork engine", function()
   it("runs tasks in other processes, at most so many at once", function()
@@ -422,7 +459,7 @@ describe("fork engine", function()
     assert.are.equal(before, process.threads())
     process.wait(function() return mcore:poll() == 50 end)
     assert.are.equal(50, mcore:returns().n)
-    local with <close> = mantichora { nworkers = 1 }
+    local _ <close> = mantichora { nworkers = 1 }
     assert.are.equal(before + 1, process.threads())
   end)
 

@@ -2,8 +2,8 @@
 --
 --     mantichora scripts/examples/08_word_count.lua [--plain | --check] [FOLDER ...]
 --
--- A word is a run of letters A to Z, in any case. A file with a zero byte is no text, and is left
--- out. --plain counts in this process alone; --check counts both ways and compares.
+-- A word is a run of letters A to Z, in any case. A file with a zero byte near its beginning is no
+-- text, and is left out. --plain counts in this process alone; --check counts both ways and compares.
 
 local mantichora = require "mantichora"
 local atpbar = require "mantichora.atpbar"
@@ -21,16 +21,16 @@ local function count_file(path)
   local opened, problem = io.open(path, "rb")
   if not opened then error(problem, 0) end
   local file <close> = opened
+  if (file:read(BLOCK) or ""):find("\0", 1, true) then return nil end
   local size = file:seek("end")
   file:seek("set")
   local bar <close> = size >= LARGE and atpbar.bar { name = path, total = size } or nil
   local counts = {}
   while true do
-    local block, rest = file:read(BLOCK, "L") -- no word is longer than its line
+    local block, rest = file:read(BLOCK, "L") -- no word goes on behind the end of its line
     if not block and rest then error(path .. ": " .. rest, 0) end
     if not block then break end
     block = block .. (rest or "")
-    if block:find("\0", 1, true) then return nil end
     for word in block:gmatch("%a+") do
       word = word:lower()
       counts[word] = (counts[word] or 0) + 1
@@ -138,8 +138,8 @@ print_table(#files, total)
 
 if mode == "--check" then
   logging.set_level("CRITICAL") -- what cannot be read was said
+  atpbar.disable()
   local agrees = same(total, count_plainly(files))
-  atpbar.flush()
   print(agrees and "the plain count of one process is the same" or "the plain count is different!")
   os.exit(agrees, true)
 end
