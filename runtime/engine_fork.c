@@ -152,6 +152,21 @@ static void drop_bar(struct child *child, size_t i) {
   child->bar_ids[i] = child->bar_ids[child->bar_count];
 }
 
+static const struct mch_task *offered_with(const struct child *child, uint64_t runid) {
+  size_t i;
+  for (i = 0; i < MCH_CLAIMS; i++)
+    if (child->offered[i] != NULL && child->offered[i]->runid == runid)
+      return child->offered[i];
+  return NULL;
+}
+
+static void name_task(struct mch_bar_spec *spec, const struct mch_task *task) {
+  if (task == NULL || task->extra == NULL)
+    return;
+  spec->task = task->extra->name;
+  spec->task_length = task->extra->name_length;
+}
+
 /* Without memory a bar is not shown; the work goes on. */
 static int bar_start(struct child *child, const struct mch_message_in *message) {
   struct mch_bar_spec spec;
@@ -167,6 +182,7 @@ static int bar_start(struct child *child, const struct mch_message_in *message) 
   spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
   spec.name = (const char *)body + 20;
   spec.name_length = message->length - 20;
+  name_task(&spec, offered_with(child, message->head.runid));
   child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
   if (child->bars[child->bar_count] != NULL)
     child->bar_ids[child->bar_count++] = spec.slot_id;
@@ -185,15 +201,29 @@ static int bar_update(struct child *child, const struct mch_message_in *message)
   return 1;
 }
 
+/* How bars of a task end that is being stopped; else `usual`. */
+static enum mch_bar_end stopped_or(const struct mch_task *task, enum mch_bar_end usual) {
+  if (task == NULL || task->stop == 0)
+    return usual;
+  return task->stop == MCH_KIND_TIMEOUT ? MCH_BAR_TIMEOUT : MCH_BAR_CANCELLED;
+}
+
+/* A loop that is left by the error which stops its task says "broken". */
+static enum mch_bar_end how_bar_ends(const struct child *child, uint64_t runid,
+                                     enum mch_bar_end how) {
+  return how == MCH_BAR_BROKEN ? stopped_or(offered_with(child, runid), how) : how;
+}
+
 static int bar_end(struct child *child, const struct mch_message_in *message) {
   size_t i;
   if (message->length != 25 || message->body[24] > MCH_BAR_CANCELLED)
     return 0;
   i = find_bar(child, mch_load_u64(message->body));
   if (i < child->bar_count) {
-    mch_output_bar_end(child->engine->config.output, child->bars[i],
-                       mch_load_u64(message->body + 8), mch_load_u64(message->body + 16),
-                       (enum mch_bar_end)message->body[24]);
+    mch_output_bar_end(
+        child->engine->config.output, child->bars[i], mch_load_u64(message->body + 8),
+        mch_load_u64(message->body + 16),
+        how_bar_ends(child, message->head.runid, (enum mch_bar_end)message->body[24]));
     drop_bar(child, i);
   }
   return 1;
@@ -465,12 +495,8 @@ static void drain(struct child *child) {
 
 /* -- deaths ------------------------------------------------------------------------------- */
 
-static enum mch_bar_end how_bars_end(const struct mch_task *victim) {
-  if (victim == NULL)
-    return MCH_BAR_KILLED;
-  return victim->stop == MCH_KIND_TIMEOUT     ? MCH_BAR_TIMEOUT
-         : victim->stop == MCH_KIND_CANCELLED ? MCH_BAR_CANCELLED
-                                              : MCH_BAR_KILLED;
+static int has_exited(const struct child *child, const struct mch_ending *ending) {
+  return child->exit_said || (ending->known && ending->signal == 0);
 }
 
 static struct mch_result *obituary(const struct child *child, const struct mch_task *victim,
@@ -481,7 +507,7 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   struct mch_result *result;
   if (victim->stop != 0)
     kind = (enum mch_kind)victim->stop;
-  else if (child->exit_said || (ending->known && ending->signal == 0))
+  else if (has_exited(child, ending))
     kind = MCH_KIND_EXITED;
   result = mch_result_new(kind, had_begun ? NULL : "before its first task", NULL, 0);
   if (result == NULL)
@@ -537,7 +563,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   for (which = 0; which < 2; which++)
     pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
   progress = last_progress(child);
-  stop_bars(child, how_bars_end(victim));
+  stop_bars(child, stopped_or(victim, has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
   if (child->state == LIVE)
     engine->live--;
   child->state = ENDED;
