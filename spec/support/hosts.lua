@@ -164,8 +164,8 @@ hosts[#hosts + 1] = {
       end
     ]]):format(call(folder), well(folder)))
     local expiry = os.time() + 3600
-    shell.write(folder .. "/leases", ("%d 02:00:00:00:00:01 127.0.0.9 * *\n%d 02:00:00:00:00:02 127.0.0.10 * *\n"):format(
-      expiry, expiry))
+    shell.write(folder .. "/leases", ("%d 02:00:00:00:00:0%d 127.0.0.%d * *\n"):format(expiry, 1, 8)
+      .. ("%d 02:00:00:00:00:0%d 127.0.0.%d * *\n"):format(expiry, 2, 9))
     local port = 20000 + process.pid() % 20000
     return serve(folder, environment(mark) .. ([[dnsmasq -k --conf-file=/dev/null --port=0 --interface=lo
       --bind-interfaces --dhcp-alternate-port=%d,%d --dhcp-range=127.0.0.5,127.0.0.20,1h
