@@ -53,11 +53,12 @@ int mch_platform_ended(pid_t pid, int watch, int group, struct mch_ending *endin
 /* Whether this process has children, ended or not. */
 int mch_platform_has_children(void);
 
-/* How many processes the kernel has killed for want of memory, as far as it tells; for comparing. */
+/* How many processes the kernel has killed for want of memory, as far as it tells; for comparing.
+ */
 uint64_t mch_platform_oom_kills(void);
 
-/* Limit this process: address space to its present size plus `memory` bytes, processor time to `cpu`
- * seconds (SIGXCPU), descriptors to `files`. 0: not limited. */
+/* Limit this process: address space to its present size plus `memory` bytes, processor time to
+ * `cpu` seconds (SIGXCPU), descriptors to `files`. 0: not limited. */
 void mch_platform_limit(uint64_t memory, uint64_t cpu, uint64_t files);
 
 /* Bind the life of this process's group to the other end of pipe `fd`: when its last copy closes,
