@@ -182,7 +182,7 @@ for _, host in ipairs(hosts) do
       local _, report = inside(host, tasks)
       assert.are.equal("0", report.blocked)
       assert.are.equal("like the host's", report.ignored)
-      assert.are.equal("1", report.caught) -- ours, that stops tasks
+      assert.are.equal("2", report.caught) -- ours: stop the task, look whether the owner lives
     end)
 
     it("nothing is left when it ends with an open pool", function()

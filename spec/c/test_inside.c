@@ -23,6 +23,8 @@
     }                                                                                              \
   } while (0)
 
+enum { HEIR_COMPLAINS = 42 };
+
 /* -- helpers ------------------------------------------------------------------------------ */
 
 /* The states, where a leak checker finds them: some cases end without closing them. */
@@ -251,16 +253,35 @@ static void sudden_death(void) {
   raise(SIGKILL);
 }
 
-/* A child that the host forked keeps the descriptors that it has inherited. It lives on. */
-static void death_with_a_heir(void) {
+/* A child that the host forked keeps the descriptors that it has inherited, and lives on. Its
+ * status tells the first process whether the workers do so too. */
+static void death_with_an_heir(void) {
+  pid_t parent = getpid();
+  pid_t workers[8];
+  int count = 0, i, left = 1;
   make_all_busy();
-  if (fork() == 0) {
-    int i;
-    for (i = 0; i < 30 && getppid() != 1; i++)
-      rest(100);
-    _exit(0);
+  for (i = 0; i < 2; i++) {
+    int n;
+    run_lua(states[i], "all = {} for _, p in ipairs{pool, idle} do\n"
+                       "for _, w in ipairs(p:workers()) do all[#all + 1] = w.pid end end");
+    lua_getglobal(states[i], "all");
+    for (n = 1; n <= 4 && lua_rawgeti(states[i], -1, n) != LUA_TNIL; n++) {
+      workers[count++] = (pid_t)lua_tointeger(states[i], -1);
+      lua_pop(states[i], 1);
+    }
   }
-  raise(SIGKILL);
+  CHECK(count >= 6);
+  if (fork() != 0)
+    raise(SIGKILL);
+  while (getppid() == parent)
+    rest(1);
+  for (i = 0; i < 100 && left > 0; i++) {
+    int n;
+    rest(10);
+    for (n = left = 0; n < count; n++)
+      left += kill(workers[n], 0) == 0;
+  }
+  _exit(left == 0 ? 0 : HEIR_COMPLAINS);
 }
 
 static void descriptors_closed(void) {
@@ -322,9 +343,12 @@ static int failures;
 static void wait_for_orphans(const char *name) {
   double deadline = now() + 1.5;
   while (now() < deadline) {
-    pid_t pid = waitpid(-1, NULL, WNOHANG);
+    int status = 0;
+    pid_t pid = waitpid(-1, &status, WNOHANG);
     if (pid < 0)
       return;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == HEIR_COMPLAINS)
+      break;
     if (pid == 0)
       rest(5);
   }
@@ -389,7 +413,7 @@ int main(int argc, char **argv) {
                {"exit without closing", exit_without_closing, 0},
                {"_exit without closing", exit_of_another_thread, 0},
                {"sudden death", sudden_death, SIGKILL},
-               {"sudden death, and an heir lives on", death_with_a_heir, SIGKILL}};
+               {"sudden death, and an heir lives on", death_with_an_heir, SIGKILL}};
   size_t i;
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   for (i = 0; i < sizeof cases / sizeof *cases; i++)
