@@ -716,6 +716,7 @@ static void book(struct child *child, struct mch_task *task) {
 struct plumbing {
   int sockets[2]; /* [0] ours, [1] the worker's */
   int out[2], err[2], life[2];
+  pid_t owner; /* the process that forks */
 };
 
 static void close_pair(int fds[2]) {
@@ -745,6 +746,7 @@ static int make_plumbing(struct plumbing *plumbing, struct mch_error *error) {
   }
   mch_platform_nonblocking(plumbing->out[0]);
   mch_platform_nonblocking(plumbing->err[0]);
+  plumbing->owner = getpid();
   return 0;
 }
 
@@ -847,6 +849,7 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   worker->shared = shared;
   worker->only = only;
   worker->lifeline = plumbing->life[0];
+  worker->owner = plumbing->owner;
   worker->pipes[0] = plumbing->out[1];
   worker->pipes[1] = plumbing->err[1];
   worker->runner = engine->config.runner;
