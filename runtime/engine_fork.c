@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "chaos.h"
 #include "platform.h"
 #include "worker.h"
 
@@ -100,6 +101,8 @@ struct engine_fork {
   int unlucky;         /* a worker died before its first task: fork only for a task */
   int log_level;
   int timeouts; /* some task has one */
+  struct mch_chaos chaos;
+  uint64_t forks; /* so far */
   unsigned char room[READ_ROOM];
 };
 
@@ -230,13 +233,16 @@ static size_t read_stream(struct child *child, int which) {
   struct stream *stream = &child->streams[which];
   struct mch_shared *shared = child->shared;
   unsigned char *room = child->engine->room;
+  size_t count = READ_ROOM;
   ssize_t got;
   if (stream->fd < 0)
     return 0;
+  mch_chaos_io(&child->engine->chaos, &count, 0);
   atomic_fetch_add(&shared->reading[which], 1);
   do
-    got = read(stream->fd, room, READ_ROOM);
+    got = read(stream->fd, room, count);
   while (got < 0 && errno == EINTR);
+  mch_chaos_pause(&child->engine->chaos);
   if (got > 0) {
     stream->consumed += (uint64_t)got;
     atomic_store(&shared->consumed[which], stream->consumed);
@@ -817,6 +823,7 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
   worker->shared = shared;
   worker->only = only;
+  worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
   worker->pipes[0] = plumbing->out[1];
   worker->pipes[1] = plumbing->err[1];
@@ -842,6 +849,7 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
   close(plumbing->err[1]);
   close(plumbing->life[0]);
   mch_channel_open(&child->channel, plumbing->sockets[0]);
+  child->channel.chaos = &engine->chaos;
   child->streams[0].fd = plumbing->out[0];
   child->streams[1].fd = plumbing->err[0];
   child->lifeline = plumbing->life[1];
@@ -853,6 +861,15 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
   child->next = engine->children;
   engine->children = child;
   engine->live++;
+}
+
+/* Chaos makes it fail at times, but while there are workers: then the promise stands. */
+static pid_t fork_now(struct engine_fork *engine) {
+  if (engine->live > 0 && mch_chaos_strikes(&engine->chaos)) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return fork();
 }
 
 /* The one function that forks. Signals are blocked around it, so that no handler of the host runs
@@ -885,7 +902,8 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   pthread_rwlock_wrlock(&fork_lock);
-  child->pid = fork();
+  engine->forks++;
+  child->pid = fork_now(engine);
   if (child->pid == 0)
     child_main(engine, &plumbing, child->shared, only);
   pthread_rwlock_unlock(&fork_lock);
@@ -1149,9 +1167,31 @@ static void collect_ready(struct engine_fork *engine) {
   int count = mch_poller_wait(engine->base.poller, ready, 64, 0, NULL), i;
   for (i = 0; i < count; i++) {
     struct source *source = ready[i].ud;
-    if (source != NULL && (ready[i].events & MCH_READABLE))
+    if (source != NULL && (ready[i].events & MCH_READABLE) && !mch_chaos_strikes(&engine->chaos))
       source->child->ready |= source->bit;
   }
+}
+
+/* Serve the workers in another order from now on. */
+static void rotate(struct engine_fork *engine) {
+  struct child *first = engine->children, **end = &engine->children;
+  if (first == NULL)
+    return;
+  engine->children = first->next;
+  while (*end != NULL)
+    end = &(*end)->next;
+  *end = first;
+  first->next = NULL;
+}
+
+static void stir(struct engine_fork *engine) {
+  mch_chaos_pause(&engine->chaos);
+  if (mch_chaos_strikes(&engine->chaos))
+    rotate(engine);
+  if (mch_chaos_strikes(&engine->chaos))
+    recall(&engine->base, INT32_MAX);
+  if (mch_chaos_strikes(&engine->chaos))
+    steal(engine, 0);
 }
 
 static void pump(struct mch_engine *base, int owner, size_t queued) {
@@ -1159,11 +1199,14 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct child *child;
   uint64_t now;
   (void)owner;
+  if (engine->chaos.rate != 0)
+    stir(engine);
   collect_ready(engine);
   now = mch_now();
   for (child = engine->children; child != NULL; child = child->next) {
     if (child->ready & (CHANNEL | STDOUT | STDERR))
       drain(child);
+    mch_chaos_pause(&engine->chaos);
     unwatch_ended(child);
     check_end(child, now);
     child->ready = 0;
@@ -1180,8 +1223,10 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
+  for (child = engine->children; child != NULL; child = child->next) {
+    mch_chaos_pause(&engine->chaos);
     flush(child);
+  }
 }
 
 static uint64_t sooner(uint64_t a, uint64_t b) {
@@ -1290,6 +1335,9 @@ struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
     return NULL;
   }
   engine->config = *config;
+  engine->chaos = config->chaos;
+  if (config->self != NULL)
+    engine->chaos = mch_chaos_nest(&config->self->chaos);
   engine->timeouts = config->timeout != 0;
   engine->log_level = config->log_level;
   mch_output_ref(config->output);
