@@ -36,6 +36,7 @@ enum {
 static const uint64_t leave_grace = 500000000u;    /* an idle worker that was asked to leave */
 static const uint64_t end_grace = 200000000u;      /* between end of stream and end of process */
 static const uint64_t fork_retry = 100000000u;     /* after a failed fork */
+static const uint64_t passing_check = 1000000u;    /* a worker passes over what was taken back */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
 
 enum worker_state { LIVE, LEAVING, ENDED };
@@ -863,7 +864,7 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
   engine->live++;
 }
 
-/* Chaos makes it fail at times, but while there are workers: then the promise stands. */
+/* Chaos makes it fail at times, but only while there are workers: so the promise stands. */
 static pid_t fork_now(struct engine_fork *engine) {
   if (engine->live > 0 && mch_chaos_strikes(&engine->chaos)) {
     errno = EAGAIN;
@@ -1040,6 +1041,14 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   return 0;
 }
 
+/* Whether the next ticket may be given out. The worker has passed what it was sent so long ago
+ * (also what was taken back), and the answer to the ticket that had the same place has been read.
+ */
+static int has_ticket(const struct child *child) {
+  return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
+         child->offered[(child->last_ticket + 1) % MCH_CLAIMS] == NULL;
+}
+
 /* Whether one more task may be sent ahead to the worker. */
 static int has_room(const struct engine_fork *engine, const struct child *child) {
   uint64_t most = engine->config.max_tasks_per_worker;
@@ -1047,11 +1056,11 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
     return 0;
   if (most > 0 && child->offers >= most)
     return 0;
-  if (child->outstanding == 0)
-    return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1;
-  return child->outstanding < MCH_CLAIMS / 2 &&
-         child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
-         child->ahead_bytes < AHEAD_BYTES && mch_channel_unsent(&child->channel) < UNSENT_LIMIT;
+  if (!has_ticket(child))
+    return 0;
+  return child->outstanding == 0 ||
+         (child->outstanding < MCH_CLAIMS / 2 && child->ahead_bytes < AHEAD_BYTES &&
+          mch_channel_unsent(&child->channel) < UNSENT_LIMIT);
 }
 
 /* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
@@ -1243,6 +1252,8 @@ static uint64_t deadline(struct mch_engine *base) {
       soonest = sooner(soonest, child->stream_ended + end_grace);
     if (child->watch < 0)
       soonest = sooner(soonest, mch_now() + unwatched_check);
+    if (child->outstanding == 0 && child->state == LIVE && !has_ticket(child))
+      soonest = sooner(soonest, mch_now() + passing_check);
     if (engine->timeouts && child->outstanding > 0)
       soonest = sooner(soonest, timeout_at(child));
   }
