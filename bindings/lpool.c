@@ -985,6 +985,13 @@ static uint64_t time_field(lua_State *L, const char *name) {
   return seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
 }
 
+/* Faults on purpose, as the environment wants them: see chaos.h. */
+static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
+  struct mch_error error;
+  if (mch_chaos_parse(chaos, getenv("MANTICHORA_CHAOS"), &error) != 0)
+    raise_error(L, &error);
+}
+
 static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config *config) {
   struct mch_context *context = mch_context_get(L);
   memset(config, 0, sizeof *config);
@@ -1007,6 +1014,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
     mch_output_no_thread(lpool->output);
   config->engine.self = context->worker;
   config->engine.runner = mch_ltask_runner(&lpool->task);
+  configure_chaos(L, &config->engine.chaos);
 }
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
