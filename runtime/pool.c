@@ -29,6 +29,10 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
+static const uint64_t nap = 30000u; /* 30 us, and what the kernel adds */
+
+enum { CROWD = 32 }; /* so many results at once are many */
+
 static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
 
 struct mch_pool {
@@ -49,6 +53,7 @@ struct mch_pool {
   size_t record_bytes;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
+  size_t harvest;               /* tasks that ended since the owner last waited */
   int attended;                 /* the owner waits inside */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
@@ -270,6 +275,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   group->last = task;
   group->unfinished--;
   group->finished++;
+  pool->harvest++;
   if (group->abandoned) {
     take(pool, task);
     mch_pool_discard(pool, task);
@@ -401,12 +407,14 @@ void mch_pool_pump(struct mch_pool *pool) {
 
 /* -- the driver's view -------------------------------------------------------------------- */
 
-static void drive_pump(void *ud) {
+static int drive_pump(void *ud) {
   struct mch_pool *pool = ud;
+  size_t before = pool->harvest;
   pool->drives++;
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
     raise_attention(pool);
+  return pool->harvest - before >= CROWD / 4;
 }
 
 /* Not under the lock: a terminal may take its time. */
@@ -557,19 +565,29 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
   return code;
 }
 
-/* Set `attended` for a wait; 0: no wait is needed, the driver took what the caller waits for. */
-static int attend(struct mch_pool *pool, uint64_t *until) {
-  int news;
+enum attention { NO_WAIT, NAP, WAIT };
+
+/* Set `attended` for a wait. NO_WAIT: the driver took what the caller waits for. NAP: results come
+ * in crowds and the workers have enough to do, so that a short sleep brings many, and being woken
+ * for each would slow all down. */
+static enum attention attend(struct mch_pool *pool, uint64_t *until) {
+  enum attention attention = WAIT;
   pthread_mutex_lock(&pool->lock);
-  news = pool->drives != pool->drives_seen;
-  if (!news) {
-    uint64_t own = deadline(pool);
+  if (pool->drives != pool->drives_seen)
+    attention = NO_WAIT;
+  else {
     pool->attended = 1;
-    if (own < *until)
-      *until = own;
+    if (pool->harvest >= CROWD && pool->submitted >= CROWD)
+      attention = NAP;
+    else {
+      uint64_t own = deadline(pool);
+      if (own < *until)
+        *until = own;
+    }
   }
+  pool->harvest = 0;
   pthread_mutex_unlock(&pool->lock);
-  return !news;
+  return attention;
 }
 
 static void unattend(struct mch_pool *pool) {
@@ -583,8 +601,15 @@ static void unattend(struct mch_pool *pool) {
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
   struct mch_ready ready[8];
   sigset_t all, old;
-  if (!attend(pool, &until))
+  enum attention attention = attend(pool, &until);
+  if (attention == NO_WAIT)
     return;
+  if (attention == NAP) {
+    uint64_t end = mch_now() + nap;
+    mch_sleep_until(end < until ? end : until, interrupted, ud);
+    unattend(pool);
+    return;
+  }
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   if (!interrupted(ud))
