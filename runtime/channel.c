@@ -88,6 +88,11 @@ size_t mch_channel_unsent(const struct mch_channel *channel) {
   return mch_buf_unread(&channel->out);
 }
 
+void mch_channel_tear(struct mch_channel *channel, size_t count) {
+  if (count < mch_buf_unread(&channel->out))
+    channel->out.length = channel->out.read + count;
+}
+
 /* Wait until the descriptor takes more; a signal may end the wait early, which does no harm. */
 static void wait_writable(int fd) {
   struct pollfd writable = {fd, POLLOUT, 0};
@@ -99,11 +104,19 @@ static void give_back(struct mch_buf *buf) {
     mch_buf_free(buf);
 }
 
+static ssize_t send_some(struct mch_channel *channel, int wait) {
+  const struct mch_buf *out = &channel->out;
+  size_t count = mch_buf_unread(out);
+  errno = mch_chaos_io(channel->chaos, &count, 1);
+  if (errno != 0)
+    return -1;
+  return send(channel->fd, out->data + out->read, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+}
+
 int mch_channel_flush(struct mch_channel *channel, int wait, struct mch_error *error) {
   struct mch_buf *out = &channel->out;
   while (mch_buf_unread(out) > 0) {
-    ssize_t sent = send(channel->fd, out->data + out->read, mch_buf_unread(out),
-                        MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+    ssize_t sent = send_some(channel, wait);
     if (sent >= 0)
       mch_buf_consume(out, (size_t)sent);
     else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
@@ -143,6 +156,16 @@ static size_t missing(const struct mch_channel *channel) {
   return whole <= MCH_FRAME_HEADER + MCH_FRAME_MAX && whole > unread ? whole - unread : 0;
 }
 
+/* Chaos never says EAGAIN here: at the end of a stream the pool counts on reading all there is. */
+static ssize_t receive_some(struct mch_channel *channel, int wait) {
+  const struct mch_buf *in = &channel->in;
+  size_t count = in->capacity - in->length;
+  errno = mch_chaos_io(channel->chaos, &count, 0);
+  if (errno != 0)
+    return -1;
+  return recv(channel->fd, in->data + in->length, count, wait ? 0 : MSG_DONTWAIT);
+}
+
 ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error *error) {
   struct mch_buf *in = &channel->in;
   size_t room;
@@ -158,8 +181,7 @@ ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error
     return mch_error_set(error, MCH_NOMEM, "not enough memory to read a message");
   }
   do
-    got = recv(channel->fd, in->data + in->length, in->capacity - in->length,
-               wait ? 0 : MSG_DONTWAIT);
+    got = receive_some(channel, wait);
   while (got < 0 && errno == EINTR);
   if (got > 0)
     in->length += (size_t)got;

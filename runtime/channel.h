@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "buf.h"
+#include "chaos.h"
 #include "error.h"
 
 struct mch_message_head {
@@ -35,7 +36,8 @@ struct mch_channel {
   int parts_handed; /* `parts` was handed out whole: forget it at the next call */
   size_t in_handed; /* bytes of `in` handed out: consume them at the next call */
   uint32_t sequence_out, sequence_in;
-  int ended; /* the other side will send no more */
+  int ended;               /* the other side will send no more */
+  struct mch_chaos *chaos; /* NULL: off */
 };
 
 /* Take over `fd` (mch_channel_close() closes it). */
@@ -54,6 +56,9 @@ int mch_channel_put2(struct mch_channel *channel, const struct mch_message_head 
  * 0 (also when some is left: see mch_channel_unsent), MCH_CLOSED or MCH_SYSTEM. */
 int mch_channel_flush(struct mch_channel *channel, int wait, struct mch_error *error);
 size_t mch_channel_unsent(const struct mch_channel *channel);
+
+/* Chaos: forget all that is queued but its first `count` bytes. */
+void mch_channel_tear(struct mch_channel *channel, size_t count);
 
 /* Read once what has come. `wait` = 0: never blocks. Number of bytes, 0 when there is nothing now
  * or the stream has ended (`ended` tells), or a negative code. */

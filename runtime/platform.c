@@ -22,6 +22,7 @@
 #include <sched.h>
 #include <stdio_ext.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #endif
 
@@ -250,6 +251,12 @@ int mch_platform_lifeline(int fd) {
   if (failed == 0)
     pthread_detach(thread);
   return failed == 0 ? 0 : -1;
+#endif
+}
+
+void mch_platform_signal_orphan(void) {
+#if defined(__linux__)
+  prctl(PR_SET_PDEATHSIG, MCH_OWNER_SIGNAL);
 #endif
 }
 

@@ -65,6 +65,12 @@ void mch_platform_limit(uint64_t memory, uint64_t cpu, uint64_t files);
  * the kernel (else a thread) kills the group. Call after setpgid(). */
 int mch_platform_lifeline(int fd);
 
+/* Have MCH_OWNER_SIGNAL sent to this process when its parent dies, whoever else holds the other end
+ * of the lifeline (another pool's worker, a child of the host). It also comes, for nothing, when
+ * only the thread that forked ends: the handler looks at getppid(). Does nothing elsewhere than on
+ * Linux. */
+void mch_platform_signal_orphan(void);
+
 /* Forget what stdin has buffered; what stdout has not written. */
 void mch_platform_purge_stdio(void);
 
@@ -80,6 +86,9 @@ long mch_platform_unread(int fd);
 /* The signal by which a worker is asked to stop its task: ignored by default, so that one that
  * comes late does no harm. */
 #define MCH_STOP_SIGNAL SIGURG
+
+/* Says that the owner may have died. Its default is to be ignored, too. */
+#define MCH_OWNER_SIGNAL SIGWINCH
 
 /* CPUs that this process may use: affinity and cgroup quota; at least 1. */
 unsigned mch_platform_cpu_count(void);

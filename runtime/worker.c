@@ -50,6 +50,7 @@ static void say_hello(struct mch_worker *worker) {
 }
 
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length) {
+  mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
@@ -63,8 +64,10 @@ void mch_worker_leave(struct mch_worker *worker, int status) {
     _exit(status);
   worker->leaving = 1;
   mch_platform_flush_streams();
+  mch_chaos_idle(&worker->chaos);
   mch_store_u32(bytes, (uint32_t)status);
   say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+  mch_chaos_idle(&worker->chaos);
   _exit(status);
 }
 
@@ -93,17 +96,29 @@ static uint64_t position(const struct mch_worker *worker, int which) {
   return MCH_POSITION_UNKNOWN;
 }
 
+/* Chaos: this worker dies with a part of its answer sent. */
+static void tear(struct mch_worker *worker) {
+  uint64_t part = mch_chaos_number(&worker->chaos.fate);
+  mch_channel_tear(&worker->channel, (size_t)(part % mch_channel_unsent(&worker->channel)));
+  mch_channel_flush(&worker->channel, 1, NULL);
+  mch_chaos_die();
+}
+
 static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
                    const struct mch_buf *graph) {
   unsigned char facts[MCH_FACTS_SIZE];
   fflush(stdout);
   fflush(stderr);
+  mch_chaos_busy(&worker->chaos);
   facts[0] = (unsigned char)kind;
   mch_store_u64(facts + 1, elapsed);
   mch_store_u64(facts + 9, mch_platform_maxrss());
   mch_store_u64(facts + 17, position(worker, 0));
   mch_store_u64(facts + 25, position(worker, 1));
-  say(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+  put(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+  if (mch_chaos_dooms(&worker->chaos))
+    tear(worker);
+  flush(worker);
 }
 
 /* Whether the task of `ticket` is ours now; it is not if the pool took it back. */
@@ -119,8 +134,11 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   struct mch_shared *shared = worker->shared;
   enum mch_kind kind;
   uint64_t start;
+  mch_chaos_idle(&worker->chaos);
   if (!claim(worker, ticket))
     return;
+  mch_chaos_begin_task(&worker->chaos, task->runid, attempt);
+  mch_chaos_busy(&worker->chaos);
   worker->runid = task->runid;
   worker->attempt = attempt;
   worker->runner.calm(worker->runner.ud);
@@ -139,6 +157,7 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   if (atomic_load(&shared->stop) == ticket && mch_platform_has_children())
     kill(0, SIGKILL);
   worker->ticket = 0;
+  mch_chaos_idle(&worker->chaos);
   atomic_store(&shared->running, 0);
   if (graph->capacity > 1u << 20)
     mch_buf_free(graph);
@@ -204,14 +223,33 @@ static void on_stop_signal(int number) {
   errno = saved;
 }
 
-/* Without SA_RESTART, so that blocking calls of the task return. */
-static void listen_to_stops(struct mch_worker *worker) {
+/* The lifeline does not tell while another process holds its other end. */
+static void die_with_owner(const struct mch_worker *worker) {
+  if (getppid() != worker->owner)
+    kill(0, SIGKILL);
+}
+
+static void on_owner_signal(int number) {
+  int saved = errno;
+  (void)number;
+  if (signalled_worker != NULL)
+    die_with_owner(signalled_worker);
+  errno = saved;
+}
+
+/* A stop is without SA_RESTART, so that blocking calls of the task return. */
+static void listen(struct mch_worker *worker) {
   struct sigaction action;
   memset(&action, 0, sizeof action);
-  action.sa_handler = on_stop_signal;
   sigemptyset(&action.sa_mask);
   signalled_worker = worker;
+  action.sa_handler = on_stop_signal;
   sigaction(MCH_STOP_SIGNAL, &action, NULL);
+  action.sa_handler = on_owner_signal;
+  action.sa_flags = SA_RESTART;
+  sigaction(MCH_OWNER_SIGNAL, &action, NULL);
+  mch_platform_signal_orphan();
+  die_with_owner(worker); /* it may have died before */
 }
 
 /* exit() was called, by C code of a task: leave in our way instead of the host's. A process that
@@ -227,7 +265,9 @@ void mch_worker_main(struct mch_worker *worker) {
   memset(&graph, 0, sizeof graph);
   worker->pid = (int)getpid();
   mch_platform_on_exit(on_exit_called, worker);
-  listen_to_stops(worker);
+  worker->channel.chaos = &worker->chaos;
+  listen(worker);
+  mch_chaos_idle(&worker->chaos);
   say_hello(worker);
   worker->runner.begin(worker->runner.ud, worker);
   if (worker->only != NULL)
@@ -278,22 +318,26 @@ static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_b
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, spec->total);
   mch_store_u32(fixed + 16, i);
+  mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
   return slot;
 }
 
 static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
+  struct mch_worker *worker = ud;
   unsigned char fixed[24];
+  mch_chaos_busy(&worker->chaos);
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, done);
   mch_store_u64(fixed + 16, total);
-  say(ud, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
+  say(worker, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
 }
 
 static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
   struct mch_worker *worker = ud;
   unsigned char fixed[25];
   uint32_t i;
+  mch_chaos_busy(&worker->chaos);
   for (i = 0; i < MCH_BARS; i++)
     if ((worker->bar_slots & (uint64_t)1 << i) != 0 &&
         atomic_load(&worker->shared->bars[i].id) == key) {

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "channel.h"
+#include "chaos.h"
 #include "engine.h"
 #include "protocol.h"
 
@@ -15,6 +16,7 @@ struct mch_worker {
   struct mch_channel channel; /* to the pool */
   struct mch_shared *shared;
   int pid;
+  int owner;    /* the process whose pool this is */
   int lifeline; /* read end */
   int pipes[2]; /* own copies of the ends that are stdout and stderr, to ask for positions */
   struct mch_runner runner;
@@ -26,6 +28,7 @@ struct mch_worker {
   const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
   int spent;                   /* the runner: leave after this task */
   int leaving;                 /* mch_worker_leave() runs: a second call ends at once */
+  struct mch_chaos chaos;
 };
 
 /* Run tasks until the pool says QUIT or goes away. Never returns. */
