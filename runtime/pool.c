@@ -16,7 +16,8 @@
 /* Tasks of one priority that wait, in order. */
 struct level {
   int32_t priority;
-  struct mch_task *first, *last;
+  struct mch_task *first, *last; /* by rising run ID */
+  size_t submitted;              /* of this priority with the engine */
 };
 
 /* A log record on its way to Lua. */
@@ -43,7 +44,6 @@ struct mch_pool {
   struct level *levels;      /* by falling priority; those in use have tasks */
   size_t level_count, level_room;
   size_t queued;
-  int32_t least_priority; /* of all tasks so far, and 0 */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -196,14 +196,20 @@ static struct level *level_of(struct mch_pool *pool, int32_t priority) {
   pool->level_count++;
   pool->levels[at].priority = priority;
   pool->levels[at].first = pool->levels[at].last = NULL;
+  pool->levels[at].submitted = 0;
   return &pool->levels[at];
 }
 
-static void enqueue(struct mch_pool *pool, struct mch_task *task, int at_head) {
+/* New ones go to the end; what comes back finds its place soon from the head. */
+static void enqueue(struct mch_pool *pool, struct mch_task *task) {
   struct level *level = level_of(pool, task->priority);
+  struct mch_task *next = NULL;
+  if (level->last != NULL && level->last->runid > task->runid)
+    for (next = level->first; next->runid < task->runid;)
+      next = next->next;
   task->state = MCH_TASK_QUEUED;
-  task->next = at_head ? level->first : NULL;
-  task->previous = at_head ? NULL : level->last;
+  task->next = next;
+  task->previous = next != NULL ? next->previous : level->last;
   if (task->next != NULL)
     task->next->previous = task;
   else
@@ -237,6 +243,24 @@ static struct mch_task *queue_head(const struct mch_pool *pool) {
     if (pool->levels[i].first != NULL)
       return pool->levels[i].first;
   return NULL;
+}
+
+/* Whether a new task of this priority is to overtake some that the engine has. */
+static int overtakes(const struct mch_pool *pool, int32_t priority) {
+  const struct mch_task *head = queue_head(pool);
+  size_t i;
+  if (head != NULL && head->priority >= priority)
+    return 0;
+  for (i = pool->level_count; i > 0 && pool->levels[i - 1].priority < priority; i--)
+    if (pool->levels[i - 1].submitted > 0)
+      return 1;
+  return 0;
+}
+
+static void count_submitted(struct mch_pool *pool, const struct mch_task *task, int step) {
+  struct level *level = level_of(pool, task->priority);
+  pool->submitted += (size_t)step;
+  level->submitted += (size_t)step;
 }
 
 /* -- ends --------------------------------------------------------------------------------- */
@@ -286,12 +310,12 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
 
 static void finished(void *ud, struct mch_task *task, struct mch_result *result) {
   struct mch_pool *pool = ud;
-  pool->submitted--;
+  count_submitted(pool, task, -1);
   if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
       task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
     mch_result_free(result);
     task->attempt++;
-    enqueue(pool, task, 1);
+    enqueue(pool, task);
     return;
   }
   set_done(pool, task, result);
@@ -299,11 +323,11 @@ static void finished(void *ud, struct mch_task *task, struct mch_result *result)
 
 static void returned(void *ud, struct mch_task *task) {
   struct mch_pool *pool = ud;
-  pool->submitted--;
+  count_submitted(pool, task, -1);
   if (task->stop != 0)
     set_done(pool, task, mch_result_new((enum mch_kind)task->stop, NULL, NULL, 0));
   else
-    enqueue(pool, task, 1);
+    enqueue(pool, task);
 }
 
 static void log_record(void *ud, const unsigned char *graph, size_t length) {
@@ -344,7 +368,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
     dequeue(pool, task);
     if (code == 0) {
       task->state = MCH_TASK_SUBMITTED;
-      pool->submitted++;
+      count_submitted(pool, task, 1);
     } else
       set_done(pool, task, mch_result_new(MCH_KIND_ERROR, error.text, NULL, 0));
   }
@@ -549,10 +573,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     *slot(pool, task->runid) = task;
     task->group = group;
     group->unfinished++;
-    if (task->priority < pool->least_priority)
-      pool->least_priority = task->priority;
-    urgent = task->priority > pool->least_priority;
-    enqueue(pool, task, 0);
+    urgent = overtakes(pool, task->priority);
+    enqueue(pool, task);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
     /* One that cannot go now waits for the pump: so that many go at once. */
