@@ -4,6 +4,7 @@
  * dictionary=}
  *   ... = codec.decode(opts, bytes)        opts: {notes=, kind=, code=false, dictionary=}
  *   notes = codec.notes(); codec.update(notes); codec.replace(notes, module, field)
+ *   report = codec.explain(notes or nil, f, ...)
  *   state = codec.state()                  another Lua state, with the standard libraries
  *   ... = state:run(source, bytes, ...)    runs a chunk there; only strings, numbers and booleans
  * pass
@@ -217,9 +218,14 @@ static int state_close(lua_State *L) {
   return 0;
 }
 
+static int explain(lua_State *L) {
+  mch_explain(L, lua_istable(L, 1) ? 1 : 0, 2, lua_gettop(L) - 1);
+  return 1;
+}
+
 int luaopen_codec_module(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"encode", encode},   {"decode", decode},   {"notes", notes}, {"update", update},
+      {"encode", encode},   {"decode", decode},   {"notes", notes}, {"update", update}, {"explain", explain},
       {"replace", replace}, {"state", state_new}, {NULL, NULL}};
   if (luaL_newmetatable(L, "codec_module.state")) {
     lua_pushcfunction(L, state_close);
