@@ -287,6 +287,8 @@ static void explain_names(struct encoding *e);
 /* If the value goes by name, put the name and return 1. */
 static int put_name(struct encoding *e, int at, const void *object, int as_metatable) {
   lua_State *L = e->L;
+  if (!mch_modules_may_know(&e->modules, object))
+    return 0;
   if (!e->modules.opened)
     mch_modules_open(L, &e->modules, e->slots + MODULES, e->notes);
   if (!mch_modules_find(L, &e->modules, at, as_metatable))
@@ -445,8 +447,13 @@ static struct shape *recent_shape(struct encoding *e, const void *first_key) {
 }
 
 static int has_keys(const struct encoding *e, size_t first, const void **keys, size_t n) {
-  return first + n <= e->keys.count &&
-         memcmp((const void **)e->keys.items + first, keys, n * sizeof *keys) == 0;
+  const void **known = (const void **)e->keys.items + first;
+  size_t i = 0;
+  if (first + n > e->keys.count)
+    return 0;
+  while (i < n && known[i] == keys[i])
+    i++;
+  return i == n;
 }
 
 /* Find the shape with these keys: it is at hand then. NULL: there is none. */
@@ -1687,7 +1694,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->hook = 0;
   memset(e->recent, 0, sizeof e->recent);
   e->noted[0] = e->noted[1] = NULL;
-  e->modules.opened = 0;
+  e->modules.opened = e->modules.filtered = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS, encoder->kind == MCH_SEND_TASK ? e->notes : 0);
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
 }

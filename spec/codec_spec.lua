@@ -851,7 +851,7 @@ describe("explain", function()
     for _, part in ipairs(report.parts) do sum = sum + part.size end
     assert.is_true(sum < report.size and sum > report.size - 5)
     local text = tostring(report)
-    for _, line in ipairs { "bytes in all", "argument 1: table, by value, %d+ bytes", "%[12%]: table", "and 988 more",
+    for _, line in ipairs { " in all\n", "argument 1: table, by value, %d+ bytes", "%[12%]: table", "and 988 more",
       "globals that the code mentions: some_global", "CANNOT BE SENT: userdata %(FILE%*%)" } do
       assert.truthy(text:find(line), line .. " in\n" .. text)
     end
