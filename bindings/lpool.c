@@ -987,6 +987,13 @@ static uint64_t time_field(lua_State *L, const char *name) {
   return seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
 }
 
+/* Faults on purpose, as the environment wants them: see chaos.h. */
+static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
+  struct mch_error error;
+  if (mch_chaos_parse(chaos, getenv("MANTICHORA_CHAOS"), &error) != 0)
+    raise_error(L, &error);
+}
+
 static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config *config) {
   struct mch_context *context = mch_context_get(L);
   memset(config, 0, sizeof *config);
@@ -1005,8 +1012,11 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.bars = flag_field(L, "progressbar");
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
+  if (!config->background)
+    mch_output_no_thread(lpool->output);
   config->engine.self = context->worker;
   config->engine.runner = mch_ltask_runner(&lpool->task);
+  configure_chaos(L, &config->engine.chaos);
 }
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
@@ -1014,14 +1024,16 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
 static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
+  struct mch_output *output;
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
+  output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   lpool->owner = (int)getpid();
   lpool->task.notes = lpool->task.init = lpool->task.payloads = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
-  lpool->output = mch_atpbar_output(L);
+  lpool->output = output;
   lpool->task.L = main_thread(L);
   lpool->task.context = mch_context_get(L);
   lpool->task.output = lpool->output;

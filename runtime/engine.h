@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "buf.h"
+#include "chaos.h"
 #include "error.h"
 #include "output.h"
 #include "platform.h"
@@ -130,6 +131,7 @@ struct mch_engine_config {
   uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
   struct mch_output *output; /* referenced by the engine while it lives */
   struct mch_worker *self;   /* the worker that this process is, or NULL */
+  struct mch_chaos chaos;    /* faults on purpose, for pools outside workers */
   struct mch_runner runner;
   struct mch_events events;
   struct mch_codes codes;

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "chaos.h"
 #include "platform.h"
 #include "worker.h"
 
@@ -35,6 +36,7 @@ enum {
 static const uint64_t leave_grace = 500000000u;    /* an idle worker that was asked to leave */
 static const uint64_t end_grace = 200000000u;      /* between end of stream and end of process */
 static const uint64_t fork_retry = 100000000u;     /* after a failed fork */
+static const uint64_t passing_check = 1000000u;    /* a worker passes over what was taken back */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
 
 enum worker_state { LIVE, LEAVING, ENDED };
@@ -68,7 +70,6 @@ struct child {
   struct stream streams[2];
   struct source sources[4];
   unsigned ready;
-  int wants_writable;
   struct mch_shared *shared;
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
@@ -98,8 +99,12 @@ struct engine_fork {
   unsigned wanted;     /* workers to fork at the next chance */
   uint64_t fork_again; /* after a failed fork, not before */
   int unlucky;         /* a worker died before its first task: fork only for a task */
+  uint64_t pumped;     /* when pump() last looked */
+  int passing;         /* a task waits only for tickets that a worker has yet to pass over */
   int log_level;
   int timeouts; /* some task has one */
+  struct mch_chaos chaos;
+  uint64_t forks; /* so far */
   unsigned char room[READ_ROOM];
 };
 
@@ -149,6 +154,21 @@ static void drop_bar(struct child *child, size_t i) {
   child->bar_ids[i] = child->bar_ids[child->bar_count];
 }
 
+static const struct mch_task *offered_with(const struct child *child, uint64_t runid) {
+  size_t i;
+  for (i = 0; i < MCH_CLAIMS; i++)
+    if (child->offered[i] != NULL && child->offered[i]->runid == runid)
+      return child->offered[i];
+  return NULL;
+}
+
+static void name_task(struct mch_bar_spec *spec, const struct mch_task *task) {
+  if (task == NULL || task->extra == NULL)
+    return;
+  spec->task = task->extra->name;
+  spec->task_length = task->extra->name_length;
+}
+
 /* Without memory a bar is not shown; the work goes on. */
 static int bar_start(struct child *child, const struct mch_message_in *message) {
   struct mch_bar_spec spec;
@@ -164,6 +184,7 @@ static int bar_start(struct child *child, const struct mch_message_in *message) 
   spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
   spec.name = (const char *)body + 20;
   spec.name_length = message->length - 20;
+  name_task(&spec, offered_with(child, message->head.runid));
   child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
   if (child->bars[child->bar_count] != NULL)
     child->bar_ids[child->bar_count++] = spec.slot_id;
@@ -182,15 +203,29 @@ static int bar_update(struct child *child, const struct mch_message_in *message)
   return 1;
 }
 
+/* How bars of a task end that is being stopped; else `usual`. */
+static enum mch_bar_end stopped_or(const struct mch_task *task, enum mch_bar_end usual) {
+  if (task == NULL || task->stop == 0)
+    return usual;
+  return task->stop == MCH_KIND_TIMEOUT ? MCH_BAR_TIMEOUT : MCH_BAR_CANCELLED;
+}
+
+/* A loop that is left by the error which stops its task says "broken". */
+static enum mch_bar_end how_bar_ends(const struct child *child, uint64_t runid,
+                                     enum mch_bar_end how) {
+  return how == MCH_BAR_BROKEN ? stopped_or(offered_with(child, runid), how) : how;
+}
+
 static int bar_end(struct child *child, const struct mch_message_in *message) {
   size_t i;
   if (message->length != 25 || message->body[24] > MCH_BAR_CANCELLED)
     return 0;
   i = find_bar(child, mch_load_u64(message->body));
   if (i < child->bar_count) {
-    mch_output_bar_end(child->engine->config.output, child->bars[i],
-                       mch_load_u64(message->body + 8), mch_load_u64(message->body + 16),
-                       (enum mch_bar_end)message->body[24]);
+    mch_output_bar_end(
+        child->engine->config.output, child->bars[i], mch_load_u64(message->body + 8),
+        mch_load_u64(message->body + 16),
+        how_bar_ends(child, message->head.runid, (enum mch_bar_end)message->body[24]));
     drop_bar(child, i);
   }
   return 1;
@@ -230,13 +265,16 @@ static size_t read_stream(struct child *child, int which) {
   struct stream *stream = &child->streams[which];
   struct mch_shared *shared = child->shared;
   unsigned char *room = child->engine->room;
+  size_t count = READ_ROOM;
   ssize_t got;
   if (stream->fd < 0)
     return 0;
+  mch_chaos_io(&child->engine->chaos, &count, 0);
   atomic_fetch_add(&shared->reading[which], 1);
   do
-    got = read(stream->fd, room, READ_ROOM);
+    got = read(stream->fd, room, count);
   while (got < 0 && errno == EINTR);
+  mch_chaos_pause(&child->engine->chaos);
   if (got > 0) {
     stream->consumed += (uint64_t)got;
     atomic_store(&shared->consumed[which], stream->consumed);
@@ -441,6 +479,8 @@ static void drain(struct child *child) {
   struct mch_message_in message;
   int got = 0;
   ssize_t filled;
+  if (child->ready & CHANNEL)
+    mch_channel_hear(&child->channel);
   if (child->ready & STDOUT)
     read_stream(child, 0);
   if (child->ready & STDERR)
@@ -462,12 +502,8 @@ static void drain(struct child *child) {
 
 /* -- deaths ------------------------------------------------------------------------------- */
 
-static enum mch_bar_end how_bars_end(const struct mch_task *victim) {
-  if (victim == NULL)
-    return MCH_BAR_KILLED;
-  return victim->stop == MCH_KIND_TIMEOUT     ? MCH_BAR_TIMEOUT
-         : victim->stop == MCH_KIND_CANCELLED ? MCH_BAR_CANCELLED
-                                              : MCH_BAR_KILLED;
+static int has_exited(const struct child *child, const struct mch_ending *ending) {
+  return child->exit_said || (ending->known && ending->signal == 0);
 }
 
 static struct mch_result *obituary(const struct child *child, const struct mch_task *victim,
@@ -478,7 +514,7 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   struct mch_result *result;
   if (victim->stop != 0)
     kind = (enum mch_kind)victim->stop;
-  else if (child->exit_said || (ending->known && ending->signal == 0))
+  else if (has_exited(child, ending))
     kind = MCH_KIND_EXITED;
   result = mch_result_new(kind, had_begun ? NULL : "before its first task", NULL, 0);
   if (result == NULL)
@@ -534,7 +570,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   for (which = 0; which < 2; which++)
     pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
   progress = last_progress(child);
-  stop_bars(child, how_bars_end(victim));
+  stop_bars(child, stopped_or(victim, has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
   if (child->state == LIVE)
     engine->live--;
   child->state = ENDED;
@@ -766,9 +802,9 @@ static void child_close_pools(struct engine_fork *engine) {
 }
 
 static void child_set_stdio(const struct plumbing *plumbing) {
-  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int null = open("/dev/null", O_RDONLY);
   if (null >= 0) {
-    dup2(null, 0);
+    dup2(null, 0); /* nothing happens when it is 0 already: so without O_CLOEXEC */
     if (null > 2)
       close(null);
   }
@@ -817,8 +853,10 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   if (worker == NULL)
     _exit(71);
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
+  mch_channel_use_rings(&worker->channel, &shared->down, &shared->up);
   worker->shared = shared;
   worker->only = only;
+  worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
   worker->owner = plumbing->owner;
   worker->pipes[0] = plumbing->out[1];
@@ -845,6 +883,8 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
   close(plumbing->err[1]);
   close(plumbing->life[0]);
   mch_channel_open(&child->channel, plumbing->sockets[0]);
+  mch_channel_use_rings(&child->channel, &child->shared->up, &child->shared->down);
+  child->channel.chaos = &engine->chaos;
   child->streams[0].fd = plumbing->out[0];
   child->streams[1].fd = plumbing->err[0];
   child->lifeline = plumbing->life[1];
@@ -856,6 +896,15 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
   child->next = engine->children;
   engine->children = child;
   engine->live++;
+}
+
+/* Chaos makes it fail at times, but only while there are workers: so the promise stands. */
+static pid_t fork_now(struct engine_fork *engine) {
+  if (engine->live > 0 && mch_chaos_strikes(&engine->chaos)) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return fork();
 }
 
 /* The one function that forks. Signals are blocked around it, so that no handler of the host runs
@@ -888,7 +937,8 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   pthread_rwlock_wrlock(&fork_lock);
-  child->pid = fork();
+  engine->forks++;
+  child->pid = fork_now(engine);
   if (child->pid == 0)
     child_main(engine, &plumbing, child->shared, only);
   pthread_rwlock_unlock(&fork_lock);
@@ -1025,6 +1075,14 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   return 0;
 }
 
+/* Whether the next ticket may be given out. The worker has passed what it was sent so long ago
+ * (also what was taken back), and the answer to the ticket that had the same place has been read.
+ */
+static int has_ticket(const struct child *child) {
+  return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
+         child->offered[(child->last_ticket + 1) % MCH_CLAIMS] == NULL;
+}
+
 /* Whether one more task may be sent ahead to the worker. */
 static int has_room(const struct engine_fork *engine, const struct child *child) {
   uint64_t most = engine->config.max_tasks_per_worker;
@@ -1032,11 +1090,11 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
     return 0;
   if (most > 0 && child->offers >= most)
     return 0;
-  if (child->outstanding == 0)
-    return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1;
-  return child->outstanding < MCH_CLAIMS / 2 &&
-         child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
-         child->ahead_bytes < AHEAD_BYTES && mch_channel_unsent(&child->channel) < UNSENT_LIMIT;
+  if (!has_ticket(child))
+    return 0;
+  return child->outstanding == 0 ||
+         (child->outstanding < MCH_CLAIMS / 2 && child->ahead_bytes < AHEAD_BYTES &&
+          mch_channel_unsent(&child->channel) < UNSENT_LIMIT);
 }
 
 /* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
@@ -1049,6 +1107,16 @@ static struct child *choose(const struct engine_fork *engine) {
   return best;
 }
 
+/* A worker with nothing to do is full for a moment after much was taken back from it: nothing comes
+ * from it when that moment is over, so it is looked at again soon. */
+static int is_passing(const struct engine_fork *engine) {
+  const struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->outstanding == 0 && !has_ticket(child))
+      return 1;
+  return 0;
+}
+
 static int submit(struct mch_engine *base, struct mch_task *task, int owner,
                   struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
@@ -1056,8 +1124,11 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
   if (engine->config.snapshot)
     return submit_snapshot(engine, task, owner, error);
   child = choose(engine);
-  if (child == NULL)
+  if (child == NULL) {
+    engine->passing = is_passing(engine);
     return MCH_FULL;
+  }
+  engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
   return offer(child, task, error);
 }
 
@@ -1124,18 +1195,10 @@ static void retire(struct engine_fork *engine, struct child *child) {
     send_quit(child);
 }
 
+/* What does not fit stays; the worker rings when it has made room. */
 static void flush(struct child *child) {
-  unsigned events = MCH_READABLE;
-  if (child->state == ENDED || child->channel.fd < 0)
-    return;
-  if (mch_channel_unsent(&child->channel) > 0)
+  if (child->state != ENDED && mch_channel_unsent(&child->channel) > 0)
     mch_channel_flush(&child->channel, 0, NULL); /* its end is seen when reading */
-  if (mch_channel_unsent(&child->channel) > 0)
-    events |= MCH_WRITABLE;
-  if (((events & MCH_WRITABLE) != 0) != child->wants_writable) {
-    child->wants_writable = (events & MCH_WRITABLE) != 0;
-    mch_poller_change(child->engine->base.poller, child->channel.fd, events, &child->sources[0]);
-  }
 }
 
 /* A stream that has ended stays "ready" for ever: do not watch it any longer. */
@@ -1152,9 +1215,31 @@ static void collect_ready(struct engine_fork *engine) {
   int count = mch_poller_wait(engine->base.poller, ready, 64, 0, NULL), i;
   for (i = 0; i < count; i++) {
     struct source *source = ready[i].ud;
-    if (source != NULL && (ready[i].events & MCH_READABLE))
+    if (source != NULL && (ready[i].events & MCH_READABLE) && !mch_chaos_strikes(&engine->chaos))
       source->child->ready |= source->bit;
   }
+}
+
+/* Serve the workers in another order from now on. */
+static void rotate(struct engine_fork *engine) {
+  struct child *first = engine->children, **end = &engine->children;
+  if (first == NULL)
+    return;
+  engine->children = first->next;
+  while (*end != NULL)
+    end = &(*end)->next;
+  *end = first;
+  first->next = NULL;
+}
+
+static void stir(struct engine_fork *engine) {
+  mch_chaos_pause(&engine->chaos);
+  if (mch_chaos_strikes(&engine->chaos))
+    rotate(engine);
+  if (mch_chaos_strikes(&engine->chaos))
+    recall(&engine->base, INT32_MAX);
+  if (mch_chaos_strikes(&engine->chaos))
+    steal(engine, 0);
 }
 
 static void pump(struct mch_engine *base, int owner, size_t queued) {
@@ -1162,11 +1247,15 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct child *child;
   uint64_t now;
   (void)owner;
+  if (engine->chaos.rate != 0)
+    stir(engine);
   collect_ready(engine);
-  now = mch_now();
+  engine->pumped = now = mch_now();
+  engine->passing = 0;
   for (child = engine->children; child != NULL; child = child->next) {
-    if (child->ready & (CHANNEL | STDOUT | STDERR))
+    if ((child->ready & (CHANNEL | STDOUT | STDERR)) || mch_channel_waiting(&child->channel))
       drain(child);
+    mch_chaos_pause(&engine->chaos);
     unwatch_ended(child);
     check_end(child, now);
     child->ready = 0;
@@ -1183,8 +1272,10 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
+  for (child = engine->children; child != NULL; child = child->next) {
+    mch_chaos_pause(&engine->chaos);
     flush(child);
+  }
 }
 
 static uint64_t sooner(uint64_t a, uint64_t b) {
@@ -1197,6 +1288,8 @@ static uint64_t deadline(struct mch_engine *base) {
   struct child *child;
   for (child = engine->children; child != NULL; child = child->next) {
     soonest = sooner(soonest, child->kill_at);
+    if (child->state != ENDED && mch_channel_stays_awake(&child->channel))
+      soonest = 0;
     if (child->stream_ended != 0 && !child->killed)
       soonest = sooner(soonest, child->stream_ended + end_grace);
     if (child->watch < 0)
@@ -1204,9 +1297,12 @@ static uint64_t deadline(struct mch_engine *base) {
     if (engine->timeouts && child->outstanding > 0)
       soonest = sooner(soonest, timeout_at(child));
   }
+  /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
   if (engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
-      engine->fork_again != 0)
+      engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
+  if (engine->passing)
+    soonest = sooner(soonest, mch_now() + passing_check);
   return soonest;
 }
 
@@ -1293,6 +1389,9 @@ struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
     return NULL;
   }
   engine->config = *config;
+  engine->chaos = config->chaos;
+  if (config->self != NULL)
+    engine->chaos = mch_chaos_nest(&config->self->chaos);
   engine->timeouts = config->timeout != 0;
   engine->log_level = config->log_level;
   mch_output_ref(config->output);

@@ -57,6 +57,7 @@ static int lift_both(int fds[2], const char *what, struct mch_error *error) {
   mch_error_system(error, what);
   close(fds[0]);
   close(fds[1]);
+  fds[0] = fds[1] = -1; /* nothing that the caller would close once more */
   return MCH_SYSTEM;
 }
 
@@ -114,6 +115,8 @@ int mch_platform_watch_process(pid_t pid) {
   int fd = (int)syscall(SYS_pidfd_open, pid, 0);
   if (fd >= 0 && lift(&fd) == 0)
     return fd;
+  if (fd >= 0)
+    close(fd);
 #endif
   (void)pid;
   return -1;
@@ -414,6 +417,8 @@ struct mch_poller *mch_poller_new(struct mch_error *error) {
   if (poller->fd >= 0 && lift(&poller->fd) == 0)
     return poller;
   mch_error_system(error, "cannot make an epoll set");
+  if (poller->fd >= 0)
+    close(poller->fd);
   free(poller);
   return NULL;
 }

@@ -39,6 +39,7 @@ struct mch_pool {
   struct level *levels;      /* by falling priority; those in use have tasks */
   size_t level_count, level_room;
   size_t queued;
+  int32_t least_priority; /* of all tasks so far, and 0 */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -390,6 +391,9 @@ void mch_pool_pump(struct mch_pool *pool) {
   lower_attention(pool);
   pump(pool, 1);
   pool->drives_seen = pool->drives;
+  /* An event loop sleeps without telling: from here on its descriptor has to say all. */
+  if (pool->outer != NULL && deadline(pool) == 0)
+    raise_attention(pool);
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
   pthread_mutex_unlock(&pool->lock);
@@ -537,7 +541,9 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     *slot(pool, task->runid) = task;
     task->group = group;
     group->unfinished++;
-    urgent = task->priority > 0 && pool->queued == 0;
+    if (task->priority < pool->least_priority)
+      pool->least_priority = task->priority;
+    urgent = task->priority > pool->least_priority;
     enqueue(pool, task, 0);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);

@@ -50,6 +50,7 @@ static void say_hello(struct mch_worker *worker) {
 }
 
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length) {
+  mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
@@ -63,8 +64,10 @@ void mch_worker_leave(struct mch_worker *worker, int status) {
     _exit(status);
   worker->leaving = 1;
   mch_platform_flush_streams();
+  mch_chaos_idle(&worker->chaos);
   mch_store_u32(bytes, (uint32_t)status);
   say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+  mch_chaos_idle(&worker->chaos);
   _exit(status);
 }
 
@@ -93,17 +96,36 @@ static uint64_t position(const struct mch_worker *worker, int which) {
   return MCH_POSITION_UNKNOWN;
 }
 
+/* Chaos: this worker dies with a part of its answer sent. */
+static void tear(struct mch_worker *worker) {
+  uint64_t part = mch_chaos_number(&worker->chaos.fate);
+  mch_channel_tear(&worker->channel, (size_t)(part % mch_channel_unsent(&worker->channel)));
+  mch_channel_flush(&worker->channel, 1, NULL);
+  mch_chaos_die();
+}
+
+/* The largest size so far; short tasks are not worth a system call each. */
+static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
+  if (elapsed > 500000u || worker->maxrss_age++ % 64 == 0)
+    worker->maxrss = mch_platform_maxrss();
+  return worker->maxrss;
+}
+
 static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
                    const struct mch_buf *graph) {
   unsigned char facts[MCH_FACTS_SIZE];
   fflush(stdout);
   fflush(stderr);
+  mch_chaos_busy(&worker->chaos);
   facts[0] = (unsigned char)kind;
   mch_store_u64(facts + 1, elapsed);
-  mch_store_u64(facts + 9, mch_platform_maxrss());
+  mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
   mch_store_u64(facts + 17, position(worker, 0));
   mch_store_u64(facts + 25, position(worker, 1));
-  say(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+  put(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+  if (mch_chaos_dooms(&worker->chaos))
+    tear(worker);
+  flush(worker);
 }
 
 /* Whether the task of `ticket` is ours now; it is not if the pool took it back. */
@@ -119,8 +141,11 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   struct mch_shared *shared = worker->shared;
   enum mch_kind kind;
   uint64_t start;
+  mch_chaos_idle(&worker->chaos);
   if (!claim(worker, ticket))
     return;
+  mch_chaos_begin_task(&worker->chaos, task->runid, attempt);
+  mch_chaos_busy(&worker->chaos);
   worker->runid = task->runid;
   worker->attempt = attempt;
   worker->runner.calm(worker->runner.ud);
@@ -139,6 +164,7 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   if (atomic_load(&shared->stop) == ticket && mch_platform_has_children())
     kill(0, SIGKILL);
   worker->ticket = 0;
+  mch_chaos_idle(&worker->chaos);
   atomic_store(&shared->running, 0);
   if (graph->capacity > 1u << 20)
     mch_buf_free(graph);
@@ -246,7 +272,9 @@ void mch_worker_main(struct mch_worker *worker) {
   memset(&graph, 0, sizeof graph);
   worker->pid = (int)getpid();
   mch_platform_on_exit(on_exit_called, worker);
+  worker->channel.chaos = &worker->chaos;
   listen(worker);
+  mch_chaos_idle(&worker->chaos);
   say_hello(worker);
   worker->runner.begin(worker->runner.ud, worker);
   if (worker->only != NULL)
@@ -297,22 +325,26 @@ static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_b
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, spec->total);
   mch_store_u32(fixed + 16, i);
+  mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
   return slot;
 }
 
 static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
+  struct mch_worker *worker = ud;
   unsigned char fixed[24];
+  mch_chaos_busy(&worker->chaos);
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, done);
   mch_store_u64(fixed + 16, total);
-  say(ud, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
+  say(worker, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
 }
 
 static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
   struct mch_worker *worker = ud;
   unsigned char fixed[25];
   uint32_t i;
+  mch_chaos_busy(&worker->chaos);
   for (i = 0; i < MCH_BARS; i++)
     if ((worker->bar_slots & (uint64_t)1 << i) != 0 &&
         atomic_load(&worker->shared->bars[i].id) == key) {
