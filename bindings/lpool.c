@@ -865,6 +865,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     return;
   mch_pool_discard(pool, lpool->taken);
   lpool->taken = NULL;
+  mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_ltask_close(L, &lpool->task);
   restore_collector(L, lpool);
@@ -874,6 +875,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_mark_free(&lpool->mark);
   if (lpool->started)
     mch_output_detach(lpool->output);
+  mch_output_unref(lpool->output);
 }
 
 static int core_free(lua_State *L) {
