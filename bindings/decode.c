@@ -22,7 +22,9 @@ enum {
   SHAPES,    /* lists of keys, [0] their number */
   SETS,      /* assignments to be made: target, key, value ...; no key: a metatable */
   FALL_BACK, /* the metatable of environments that fall back on _G */
-  SLOTS = FALL_BACK
+  KEYS,      /* those of some shapes: shape i has its place in line i % KEY_LINES */
+  KEY_LINES = 4,
+  SLOTS = KEYS + KEY_LINES * MCH_GRAPH_SMALL_TABLE - 1
 };
 
 enum { HEAP_FRAMES, HEAP_CODES };
@@ -65,11 +67,13 @@ struct decoding {
   const struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes;        /* absolute, or 0 */
-  uint64_t objects; /* numbered so far */
-  uint64_t shapes;  /* known so far */
-  uint64_t credit;  /* how many more entries may be allocated ahead */
-  lua_Integer sets; /* triples in SETS */
+  int notes;                 /* absolute, or 0 */
+  uint64_t objects;          /* numbered so far */
+  uint64_t shapes;           /* known so far */
+  uint64_t lines[KEY_LINES]; /* which shape is in the line; UINT64_MAX: none */
+  int line_keys[KEY_LINES];  /* how many keys it has */
+  uint64_t credit;           /* how many more entries may be allocated ahead */
+  lua_Integer sets;          /* triples in SETS */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array codes;  /* struct code */
@@ -117,9 +121,7 @@ static void tell_step(struct decoding *d, struct mch_path *path, const struct fr
       mch_path_step(path, "[?]");
     break;
   default:
-    lua_rawgeti(d->L, d->slots + SHAPES, (lua_Integer)frame->shape + 1);
-    lua_rawgeti(d->L, -1, (lua_Integer)frame->next + 1);
-    mch_path_key(path, d->L, lua_gettop(d->L));
+    mch_path_key(path, d->L, at + 1);
   }
 }
 
@@ -275,27 +277,34 @@ static void open_table(struct decoding *d, unsigned tag) {
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
 
-/* The size of a shape, which is in its table of keys as `n` = entry 0. */
-static uint64_t shape_size(struct decoding *d, uint64_t shape) {
-  lua_Integer n;
-  lua_rawgeti(d->L, d->slots + SHAPES, (lua_Integer)shape + 1);
-  lua_rawgeti(d->L, -1, 0);
-  n = lua_tointeger(d->L, -1);
-  lua_pop(d->L, 2);
-  return (uint64_t)n;
+/* Bring the keys of a shape to its line. Returns the stack index of the first. */
+static int use_shape(struct decoding *d, uint64_t shape) {
+  lua_State *L = d->L;
+  size_t line = (size_t)(shape % KEY_LINES);
+  int first = d->slots + KEYS + (int)line * MCH_GRAPH_SMALL_TABLE, i, n;
+  if (d->lines[line] == shape)
+    return first;
+  lua_rawgeti(L, d->slots + SHAPES, (lua_Integer)shape + 1);
+  n = (int)lua_rawlen(L, -1);
+  for (i = 0; i < n; i++) {
+    lua_rawgeti(L, -1, i + 1);
+    lua_replace(L, first + i);
+  }
+  lua_pop(L, 1);
+  d->lines[line] = shape;
+  d->line_keys[line] = n;
+  return first;
 }
 
 static uint64_t read_shape(struct decoding *d) {
   uint64_t n = take_varint(d), i;
-  if (n == 0 || n > 255)
+  if (n == 0 || n > MCH_GRAPH_SMALL_TABLE)
     malformed(d, "bad record");
   if (lua_isnil(d->L, d->slots + SHAPES)) {
     lua_newtable(d->L);
     lua_replace(d->L, d->slots + SHAPES);
   }
-  lua_createtable(d->L, (int)n, 1);
-  lua_pushinteger(d->L, (lua_Integer)n);
-  lua_rawseti(d->L, -2, 0);
+  lua_createtable(d->L, (int)n, 0);
   for (i = 1; i <= n; i++) {
     read_string(d);
     lua_rawseti(d->L, -2, (lua_Integer)i);
@@ -305,18 +314,20 @@ static uint64_t read_shape(struct decoding *d) {
 }
 
 static void open_record(struct decoding *d, unsigned tag) {
-  uint64_t shape, n, number = d->objects++;
+  uint64_t shape, number = d->objects++;
   struct frame *frame;
+  int n;
   if ((tag & 0xf) == (MCH_TAG_SHAPED & 0xf))
     shape = read_shape(d);
   else
     shape = take_varint(d);
   if (shape >= d->shapes)
     malformed(d, "unknown shape");
-  n = shape_size(d, shape);
-  lua_createtable(d->L, 0, allocate(d, n));
+  use_shape(d, shape);
+  n = d->line_keys[shape % KEY_LINES];
+  lua_createtable(d->L, 0, allocate(d, (uint64_t)n));
   keep(d, tag, number);
-  frame = open_frame(d, RECORD, n);
+  frame = open_frame(d, RECORD, (uint64_t)n);
   frame->shape = shape;
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
@@ -671,20 +682,20 @@ static int continue_pairs(struct decoding *d, struct frame *frame) {
   return 1;
 }
 
+/* The key is beneath the value on top of the stack. */
 static void store_field(struct decoding *d, struct frame *frame) {
-  lua_State *L = d->L;
-  lua_rawgeti(L, d->slots + SHAPES, (lua_Integer)frame->shape + 1);
-  lua_rawgeti(L, -1, (lua_Integer)++frame->next);
-  lua_rotate(L, -3, 1);
-  lua_pop(L, 1);
-  lua_rawset(L, frame_at(d, frame));
+  lua_rawset(d->L, frame_at(d, frame));
+  frame->next++;
 }
 
 static int continue_record(struct decoding *d, struct frame *frame) {
+  int record = frame_at(d, frame), keys = use_shape(d, frame->shape);
   while (frame->next < frame->count) {
+    lua_pushvalue(d->L, keys + (int)frame->next);
     if (!read_value(d))
       return 0;
-    store_field(d, frame);
+    lua_rawset(d->L, record);
+    frame->next++;
   }
   return 1;
 }
@@ -878,13 +889,14 @@ static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *de
   d->at = decoder->bytes;
   d->end = decoder->bytes + decoder->len;
   d->objects = d->shapes = 0;
+  memset(d->lines, 0xff, sizeof d->lines);
   d->credit = decoder->len;
   d->notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0;
   d->sets = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   d->slots = lua_gettop(L);
   lua_settop(L, d->slots + SLOTS);
-  d->stack = (struct mch_stack){L, d->slots + SLOTS + 1, d->slots + SPILLS, 0};
+  d->stack = (struct mch_stack){L, d->slots + SLOTS + 1, d->slots + SPILLS, 0, 0};
   d->frames = (struct mch_array){d->start, 0, FRAMES_START, NULL};
   d->codes = (struct mch_array){d->start_codes, 0, CODES_START, NULL};
 }

@@ -56,6 +56,7 @@ struct frame {
   size_t count_at; /* WALK: where in the message the number of pairs belongs */
   int values_only; /* SMALL: a record */
   int in_value;    /* WALK, SPREAD: the key is put, its value is next */
+  int indexed;     /* WALK: items are read by their index; lua_next() comes after them */
   size_t met;      /* FUNCTION: number of its entry in the map */
   size_t number;   /* HOOK: its object's */
   size_t outer;    /* HOOK: value of e->hook outside */
@@ -63,6 +64,16 @@ struct frame {
 };
 
 enum { FRAMES_START = 8 };
+
+/* The keys of a record; `first` is their place among all. */
+struct shape {
+  const void *first_key; /* NULL: no shape */
+  uint64_t number;
+  size_t first, count;
+  int is_flat; /* the last such record had only values without contents */
+};
+
+enum { RECENT_SHAPES = 8 };
 
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
@@ -87,13 +98,14 @@ struct encoding {
   uint64_t shapes, codes; /* likewise */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
-  struct mch_array keys;   /* const char *: the keys of all shapes */
+  struct mch_array keys;   /* const void *: the keys of all shapes */
   struct mch_identity met;
-  struct mch_modules modules;
+  struct shape recent[RECENT_SHAPES];
   struct mch_wants wants;
   size_t hook;            /* one more than the number of the innermost HOOK frame; 0: none */
   const void *noted[2];   /* uses and environment whose names were queued last */
   struct mch_array marks; /* struct mark */
+  struct mch_modules modules;
   struct frame start[FRAMES_START];
 };
 
@@ -234,14 +246,13 @@ static void meet(struct encoding *e, const void *object) {
   mch_identity_add(&e->met, (uint64_t)(uintptr_t)object, e->objects++, position(e));
 }
 
-static int put_string(struct encoding *e, int at) {
-  size_t length;
-  const char *s = lua_tolstring(e->L, at, &length);
+static int put_bytes_of_string(struct encoding *e, const void *object, const char *s,
+                               size_t length) {
   if (length > 1) { /* shorter ones are cheaper again than referred to */
-    const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)s);
+    const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
     if (met != NULL)
       return put_ref(e, met);
-    meet(e, s);
+    meet(e, object);
   } else {
     e->objects++;
   }
@@ -256,6 +267,12 @@ static int put_string(struct encoding *e, int at) {
     put_bytes(e, s, length);
   }
   return DONE;
+}
+
+static int put_string(struct encoding *e, int at) {
+  size_t length;
+  const char *s = lua_tolstring(e->L, at, &length);
+  return put_bytes_of_string(e, lua_topointer(e->L, at), s, length);
 }
 
 static int put(struct encoding *e, int at);
@@ -276,19 +293,24 @@ static int put_name(struct encoding *e, int at, const void *object, int as_metat
   return 1;
 }
 
-/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
-static struct frame *open_frame(struct encoding *e, enum frame_kind kind, int at) {
+/* Add a frame for the value at this place. */
+static struct frame *add_frame(struct encoding *e, enum frame_kind kind, size_t place) {
   struct frame *frame;
-  lua_pushvalue(e->L, at);
-  mch_stack_reserve(&e->stack);
   if (e->frames.count == e->frames.capacity)
     mch_array_grow(e->L, &e->frames, sizeof *frame, e->frames.count + 1, e->slots + HEAP,
                    HEAP_FRAMES);
   frame = (struct frame *)e->frames.items + e->frames.count++;
   memset(frame, 0, sizeof *frame);
   frame->kind = kind;
-  frame->place = mch_stack_top(&e->stack);
+  frame->place = place;
   return frame;
+}
+
+/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
+static struct frame *open_frame(struct encoding *e, enum frame_kind kind, int at) {
+  lua_pushvalue(e->L, at);
+  mch_stack_reserve(&e->stack);
+  return add_frame(e, kind, mch_stack_top(&e->stack));
 }
 
 static struct frame *innermost(struct encoding *e) {
@@ -380,21 +402,18 @@ static int put_hooked(struct encoding *e, int at, const void *object) {
 
 /* ---- tables ---- */
 
-/* Push key, value, key, value ... of the table on top of the stack. Their number, or -1 (and push
- * nothing) when they are too many. */
-static int push_entries(lua_State *L) {
-  int table = lua_gettop(L), n = 0;
-  if (lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE)
-    return -1;
-  lua_pushnil(L);
-  while (lua_next(L, table)) {
-    if (n++ == MCH_GRAPH_SMALL_TABLE) {
-      lua_settop(L, table);
-      return -1;
-    }
+/* The first key and value of a table are on top of the stack: push the others, key, value, key,
+ * value
+ * ... Returns the number of entries, or -1 (nothing is pushed) when they are too many. */
+static int push_entries(lua_State *L, int table) {
+  int n = 1;
+  for (;; n++) {
     lua_pushvalue(L, -2);
+    if (!lua_next(L, table))
+      return n;
+    if (n == MCH_GRAPH_SMALL_TABLE)
+      return -1;
   }
-  return n;
 }
 
 /* The number of entries at the front whose keys are 1, 2, 3 ... */
@@ -405,60 +424,178 @@ static int count_items(lua_State *L, int first, int n) {
   return i;
 }
 
+static uint64_t hash_shape(const void **keys, size_t n) {
+  uint64_t hash = n;
+  size_t i;
+  for (i = 0; i < n; i++)
+    hash = (hash ^ (uint64_t)(uintptr_t)keys[i]) * UINT64_C(0x9e3779b97f4a7c15) ^ hash >> 29;
+  return hash | UINT64_C(1) << 63;
+}
+
+/* Where a shape is kept at hand. */
+static struct shape *recent_shape(struct encoding *e, const void *first_key) {
+  return &e->recent[mch_identity_hash((uint64_t)(uintptr_t)first_key) % RECENT_SHAPES];
+}
+
+static int has_keys(const struct encoding *e, size_t first, const void **keys, size_t n) {
+  return first + n <= e->keys.count &&
+         memcmp((const void **)e->keys.items + first, keys, n * sizeof *keys) == 0;
+}
+
+/* Find the shape with these keys: it is at hand then. NULL: there is none. */
+static struct shape *find_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
+  struct shape *shape = recent_shape(e, keys[0]);
+  const struct mch_met *met;
+  size_t probe = 0;
+  while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL) {
+    if (has_keys(e, met->b, keys, n)) {
+      *shape = (struct shape){keys[0], met->a, met->b, n, 0};
+      return shape;
+    }
+  }
+  return NULL;
+}
+
+static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
+  size_t before = e->keys.count;
+  if (before + n > e->keys.capacity)
+    mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_SHAPES);
+  memcpy((const void **)e->keys.items + before, keys, n * sizeof *keys);
+  e->keys.count += n;
+  *recent_shape(e, keys[0]) = (struct shape){keys[0], e->shapes, before, n, 0};
+  mch_identity_add(&e->met, hash, e->shapes++, before);
+}
+
 static int are_strings(lua_State *L, int first, int n) {
   int i;
   for (i = 0; i < n; i++)
     if (lua_type(L, first + 2 * i) != LUA_TSTRING)
       return 0;
-  return n > 0;
+  return 1;
 }
 
-/* A shape is known by the addresses of its keys. */
-static const struct mch_met *find_shape(struct encoding *e, const char **keys, size_t n,
-                                        uint64_t *key) {
-  const struct mch_met *met;
-  uint64_t hash = n;
-  size_t i, probe = 0;
-  for (i = 0; i < n; i++)
-    hash = (hash ^ (uint64_t)(uintptr_t)keys[i]) * UINT64_C(0x9e3779b97f4a7c15) ^ hash >> 29;
-  *key = hash | UINT64_C(1) << 63;
-  while ((met = mch_identity_next(&e->met, *key, &probe)) != NULL) {
-    const char **known = (const char **)e->keys.items + met->b;
-    if (met->b + n <= e->keys.count && memcmp(known, keys, n * sizeof *keys) == 0)
-      return met;
-  }
-  return NULL;
-}
-
-static void add_shape(struct encoding *e, const char **keys, size_t n, uint64_t key) {
-  size_t before = e->keys.count;
-  if (before + n > e->keys.capacity)
-    mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_SHAPES);
-  memcpy((const char **)e->keys.items + before, keys, n * sizeof *keys);
-  e->keys.count += n;
-  mch_identity_add(&e->met, key, e->shapes++, before);
+static void put_record_head(struct encoding *e, const struct shape *shape, unsigned metatable) {
+  put_u8(e, MCH_TAG_RECORD | metatable);
+  put_varint(e, shape->number);
 }
 
 /* Begin a table all of whose keys are strings: after the first one of a shape the keys need not be
- * put. */
-static void put_record(struct encoding *e, int first, int n, unsigned metatable) {
-  const char *keys[MCH_GRAPH_SMALL_TABLE];
-  const struct mch_met *met;
-  uint64_t key;
+ * put. A shape is known by the addresses of its keys. 0: it has other keys. */
+static int put_record(struct encoding *e, int first, int n, unsigned metatable) {
+  const void *keys[MCH_GRAPH_SMALL_TABLE];
+  const struct shape *shape;
+  uint64_t hash;
   int i;
   for (i = 0; i < n; i++)
-    keys[i] = lua_tostring(e->L, first + 2 * i);
-  met = find_shape(e, keys, (size_t)n, &key);
-  if (met != NULL) {
-    put_u8(e, MCH_TAG_RECORD | metatable);
-    put_varint(e, met->a);
-    return;
+    keys[i] = lua_topointer(e->L, first + 2 * i);
+  shape = recent_shape(e, keys[0]);
+  if (shape->first_key == keys[0] && shape->count == (size_t)n &&
+      has_keys(e, shape->first, keys, (size_t)n)) {
+    put_record_head(e, shape, metatable);
+    return 1;
   }
-  add_shape(e, keys, (size_t)n, key);
+  if (!are_strings(e->L, first, n))
+    return 0;
+  hash = hash_shape(keys, (size_t)n);
+  shape = find_shape(e, keys, (size_t)n, hash);
+  if (shape != NULL) {
+    put_record_head(e, shape, metatable);
+    return 1;
+  }
+  add_shape(e, keys, (size_t)n, hash);
   put_u8(e, MCH_TAG_SHAPED | metatable);
   put_varint(e, (uint64_t)n);
   for (i = 0; i < n; i++)
     put_string(e, first + 2 * i);
+  return 1;
+}
+
+/* A value that has no contents. */
+struct flat {
+  int tag;       /* INT8, FLOAT and STRING stand for integers, floats and strings of any size */
+  uint64_t bits; /* or the string's length */
+  const char *string;
+  const void *object;
+};
+
+/* Take the value on top of the stack, if it is one without contents. */
+static int take_flat(lua_State *L, struct flat *flat) {
+  size_t length;
+  switch (lua_type(L, -1)) {
+  case LUA_TNUMBER:
+    if (lua_isinteger(L, -1)) {
+      flat->tag = MCH_TAG_INT8;
+      flat->bits = (uint64_t)lua_tointeger(L, -1);
+    } else {
+      flat->tag = MCH_TAG_FLOAT;
+      flat->bits = float_bits(lua_tonumber(L, -1));
+    }
+    return 1;
+  case LUA_TSTRING:
+    flat->tag = MCH_TAG_STRING;
+    flat->string = lua_tolstring(L, -1, &length);
+    flat->bits = length;
+    flat->object = lua_topointer(L, -1);
+    return 1;
+  case LUA_TBOOLEAN:
+    flat->tag = lua_toboolean(L, -1) ? MCH_TAG_TRUE : MCH_TAG_FALSE;
+    return 1;
+  default:
+    return 0;
+  }
+}
+
+static void put_flat(struct encoding *e, const struct flat *flat) {
+  switch (flat->tag) {
+  case MCH_TAG_INT8:
+    put_integer(e, (lua_Integer)flat->bits);
+    break;
+  case MCH_TAG_FLOAT:
+    put_tag64(e, MCH_TAG_FLOAT, flat->bits);
+    break;
+  case MCH_TAG_STRING:
+    put_bytes_of_string(e, flat->object, flat->string, (size_t)flat->bits);
+    break;
+  default:
+    put_tag(e, flat->tag);
+  }
+}
+
+/* Put the table at `table`, whose first key and value are on top of the stack, if it is a record of
+ * this shape and has only values without contents: the common case among many records, made fast.
+ * Else its first key and value are on top of the stack again. */
+static int put_flat_record(struct encoding *e, struct shape *shape, int table, const void *object) {
+  lua_State *L = e->L;
+  struct flat flat[MCH_GRAPH_SMALL_TABLE];
+  const void **keys = (const void **)e->keys.items + shape->first;
+  size_t n = 0, i;
+  do {
+    if (n == shape->count || lua_topointer(L, -2) != keys[n])
+      break;
+    shape->is_flat = take_flat(L, &flat[n]);
+    if (!shape->is_flat)
+      break;
+    n++;
+    lua_pop(L, 1);
+    if (!lua_next(L, table)) {
+      if (n < shape->count)
+        lua_pushnil(L);
+      else
+        n++;
+      break;
+    }
+  } while (1);
+  if (n <= shape->count) {
+    lua_settop(L, table);
+    lua_pushnil(L);
+    lua_next(L, table);
+    return 0;
+  }
+  meet(e, object);
+  put_record_head(e, shape, 0);
+  for (i = 0; i < shape->count; i++)
+    put_flat(e, &flat[i]);
+  return 1;
 }
 
 static void put_small_table(struct encoding *e, struct frame *frame, int n, unsigned metatable) {
@@ -467,9 +604,8 @@ static void put_small_table(struct encoding *e, struct frame *frame, int n, unsi
   frame->kind = SMALL;
   frame->count = (size_t)n;
   frame->array = (size_t)items;
-  if (items == 0 && are_strings(e->L, first, n)) {
+  if (n > 0 && items == 0 && put_record(e, first, n, metatable)) {
     frame->values_only = 1;
-    put_record(e, first, n, metatable);
     return;
   }
   put_u8(e, MCH_TAG_TABLE | metatable);
@@ -477,10 +613,31 @@ static void put_small_table(struct encoding *e, struct frame *frame, int n, unsi
   put_varint(e, (uint64_t)(n - items));
 }
 
+static int probe_next(lua_State *L) {
+  return lua_next(L, 1) ? 2 : 0;
+}
+
+/* Are the items 1..n of the table on top of the stack in its array part? Then they can be read by
+ * index, which is faster, and lua_next() from n gives all the others, since it begins with the
+ * array part. n is a border, so the key n + 1 is not there; lua_next() takes an absent key only if
+ * it lies within the array part, and raises otherwise. (No means: cannot be told.) */
+static int is_array(lua_State *L, size_t n) {
+  int top = lua_gettop(L), known;
+  lua_pushcfunction(L, probe_next);
+  lua_pushvalue(L, top);
+  lua_pushinteger(L, (lua_Integer)n + 1);
+  known = lua_pcall(L, 2, 0, 0) == LUA_OK;
+  lua_settop(L, top);
+  return known;
+}
+
 /* A large table is walked; its border tells how many items to expect, the number of pairs turns out
  * at the end. */
 static void put_large_table(struct encoding *e, struct frame *frame, unsigned metatable) {
+  enum { WORTH_PROBING = 64 };
   frame->array = (size_t)lua_rawlen(e->L, -1);
+  frame->indexed = frame->array >= WORTH_PROBING && frame->array < LUA_MAXINTEGER &&
+                   is_array(e->L, frame->array);
   frame->next = 1;
   put_u8(e, MCH_TAG_TABLE | metatable);
   put_varint(e, frame->array);
@@ -501,13 +658,43 @@ static int is_partial(struct encoding *e, int at) {
   return partial;
 }
 
+/* Put a table that has no name and no hook. */
+static int put_contents(struct encoding *e, int at, const void *object, unsigned metatable) {
+  lua_State *L = e->L;
+  struct frame *frame;
+  int table, n = 0;
+  lua_pushvalue(L, at);
+  table = mch_stack_reserve(&e->stack);
+  lua_pushnil(L);
+  if (lua_next(L, table)) {
+    const void *key = lua_topointer(L, -2);
+    struct shape *shape = recent_shape(e, key);
+    if (key != NULL && shape->first_key == key && shape->is_flat && metatable == 0 &&
+        put_flat_record(e, shape, table, object)) {
+      lua_settop(L, table - 1);
+      return DONE;
+    }
+    /* lua_next() begins with the items, so a first key that is a string means that there are few.
+     */
+    n = key == NULL && lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE ? -1 : push_entries(L, table);
+  }
+  frame = add_frame(e, WALK, mch_stack_place(&e->stack, table));
+  frame->has_metatable = metatable != 0;
+  meet(e, object);
+  if (n >= 0) {
+    put_small_table(e, frame, n, metatable);
+  } else {
+    lua_settop(L, table);
+    put_large_table(e, frame, metatable);
+  }
+  return OPENED;
+}
+
 static int put_table(struct encoding *e, int at, int as_metatable) {
   lua_State *L = e->L;
   const void *object = lua_topointer(L, at);
   const struct mch_met *met;
-  struct frame *frame;
   unsigned metatable = 0;
-  int n;
   if (object == e->globals)
     return put_tag(e, MCH_TAG_GLOBALS);
   met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
@@ -526,15 +713,7 @@ static int put_table(struct encoding *e, int at, int as_metatable) {
     if (status != DONE)
       return status;
   }
-  frame = open_frame(e, WALK, at);
-  frame->has_metatable = metatable != 0;
-  meet(e, object);
-  n = push_entries(L);
-  if (n >= 0)
-    put_small_table(e, frame, n, metatable);
-  else
-    put_large_table(e, frame, metatable);
-  return OPENED;
+  return put_contents(e, at, object, metatable);
 }
 
 /* ---- functions ---- */
@@ -869,13 +1048,15 @@ static int continue_hook(struct encoding *e, struct frame *frame) {
 static int continue_small(struct encoding *e, struct frame *frame) {
   int first = frame_at(e, frame) + 1;
   size_t alone = frame->values_only ? frame->count : frame->array;
-  size_t parts = alone + 2 * (frame->count - alone);
+  size_t parts = alone + 2 * (frame->count - alone), begun = frame->next;
   while (frame->next < parts) {
     size_t part = frame->next++;
     int status = put(e, first + (int)(part < alone ? 2 * part + 1 : alone + part));
     if (status != DONE)
       return status;
   }
+  if (begun == 0 && frame->values_only) /* none of them opened a frame */
+    recent_shape(e, lua_topointer(e->L, first))->is_flat = 1;
   return frame->next == SIZE_MAX ? DONE : put_metatable(e, frame);
 }
 
@@ -950,6 +1131,65 @@ static void put_floats(struct encoding *e, const uint64_t *values, size_t n) {
       put_tag64(e, MCH_TAG_FLOAT, values[i]);
 }
 
+static void put_run_of(struct encoding *e, const uint64_t *values, size_t n, int integers) {
+  if (integers)
+    put_integers(e, values, n);
+  else
+    put_floats(e, values, n);
+}
+
+/* Collect numbers of one kind from the items at frame->next on. Returns how many. */
+static size_t collect(lua_State *L, int table, const struct frame *frame, int integers,
+                      uint64_t *values) {
+  enum { BLOCK = 32 }; /* read ahead so many, once there were some */
+  size_t n = 0;
+  int top = lua_gettop(L), block, i;
+  do {
+    size_t left = frame->array - frame->next + 1 - n;
+    block = n < RUN_LEAST ? RUN_LEAST : BLOCK;
+    if ((size_t)block > left)
+      block = (int)left;
+    if ((size_t)block > RUN_MOST - n)
+      block = (int)(RUN_MOST - n);
+    for (i = 0; i < block; i++)
+      if (lua_rawgeti(L, table, (lua_Integer)(frame->next + n) + i) != LUA_TNUMBER)
+        break;
+    left = (size_t)i;
+    for (i = 1; i <= (int)left && lua_isinteger(L, top + i) == integers; i++)
+      values[n++] = integers ? (uint64_t)lua_tointegerx(L, top + i, NULL)
+                             : float_bits(lua_tonumberx(L, top + i, NULL));
+    lua_settop(L, top);
+  } while (i > block && block > 0);
+  return n;
+}
+
+/* Put the items of an array by their index. Above the table is the item at hand. */
+static int continue_indexed(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int table = frame_at(e, frame);
+  while (frame->next <= frame->array) {
+    uint64_t values[RUN_MOST];
+    int status, integers;
+    size_t n;
+    lua_settop(L, table);
+    if (lua_rawgeti(L, table, (lua_Integer)frame->next) != LUA_TNUMBER) {
+      frame->next++;
+      status = put(e, table + 1);
+      if (status != DONE)
+        return status;
+      continue;
+    }
+    integers = lua_isinteger(L, table + 1);
+    n = collect(L, table, frame, integers, values);
+    put_run_of(e, values, n, integers);
+    frame->next += n;
+  }
+  frame->indexed = 0;
+  lua_settop(L, table);
+  lua_pushinteger(L, (lua_Integer)frame->array);
+  return DONE;
+}
+
 static int is_item(lua_State *L, const struct frame *frame) {
   return lua_isinteger(L, -2) && (uint64_t)lua_tointeger(L, -2) == frame->next &&
          frame->next <= frame->array;
@@ -969,10 +1209,7 @@ static int put_numbers(struct encoding *e, struct frame *frame, int table) {
     more = lua_next(L, table);
   } while (more && n < RUN_MOST && lua_type(L, -1) == LUA_TNUMBER &&
            lua_isinteger(L, -1) == integers && is_item(L, frame));
-  if (integers)
-    put_integers(e, values, n);
-  else
-    put_floats(e, values, n);
+  put_run_of(e, values, n, integers);
   return more;
 }
 
@@ -1009,6 +1246,11 @@ static int continue_walk(struct encoding *e, struct frame *frame) {
   int table = frame_at(e, frame), status = DONE, more;
   if (frame->next == SIZE_MAX)
     return DONE;
+  if (frame->indexed) {
+    status = continue_indexed(e, frame);
+    if (status != DONE)
+      return status;
+  }
   if (frame->in_value) {
     frame->in_value = 0;
     lua_settop(L, table + 2);
@@ -1109,6 +1351,7 @@ static int leave_out(struct encoding *e) {
   e->shapes = mark->shapes;
   e->codes = mark->codes;
   e->noted[0] = NULL;
+  memset(e->recent, 0, sizeof e->recent);
   return 1;
 }
 
@@ -1250,6 +1493,8 @@ static void tell_step(struct encoding *e, struct mch_path *path, const struct fr
   default:
     if (frame->next == SIZE_MAX)
       mch_path_step(path, ".(metatable)");
+    else if (frame->indexed)
+      mch_path_index(path, (lua_Integer)part);
     else
       mch_path_key(path, e->L, at + 1);
   }
@@ -1293,11 +1538,12 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   lua_pushglobaltable(L);
   e->globals = lua_topointer(L, -1);
   lua_pop(L, 1);
-  e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0};
+  e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0, 0};
   e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
   e->marks = (struct mch_array){NULL, 0, 0, NULL};
   e->hook = 0;
+  memset(e->recent, 0, sizeof e->recent);
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS, encoder->kind == MCH_SEND_TASK ? e->notes : 0);

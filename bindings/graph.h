@@ -138,8 +138,8 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder);
 
 /* Push a new table that notes what this state looks like: its raw globals, and the functions and
  * tables in the fields of its loaded modules. To be taken right before a pool's first fork, and
- * inherited by its workers, who name things by it in their results. Keeps nothing alive, and holds no
- * C pointers. */
+ * inherited by its workers, who name things by it in their results. Keeps nothing alive, and holds
+ * no C pointers. */
 void mch_notes_take(lua_State *L);
 
 /* Before a later fork of the same pool: a global that differs from what was noted is sent from now

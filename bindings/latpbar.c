@@ -27,12 +27,10 @@ struct output_box {
   struct mch_output *out;
 };
 
+/* Pools and loops that are finalized later still end their bars in it. */
 static int output_gc(lua_State *L) {
   struct output_box *box = lua_touserdata(L, 1);
-  if (box->out != NULL) {
-    mch_output_detach(box->out);
-    mch_output_unref(box->out);
-  }
+  mch_output_unref(box->out);
   box->out = NULL;
   return 0;
 }

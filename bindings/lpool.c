@@ -223,18 +223,76 @@ static void obey_hooks(lua_State *L, struct mch_output *output, struct hooks *ow
   }
 }
 
+/* -- groups ------------------------------------------------------------------------------- */
+
+#define GROUP "mantichora group"
+
+/* The tasks of one map or imap: a userdata that holds its group until it is abandoned. Its user
+ * value is the pool. */
+struct lgroup {
+  struct lpool *lpool;
+  struct mch_group *group; /* NULL: abandoned */
+};
+
+/* group(pool) */
+static int core_group(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
+  lgroup->lpool = lpool;
+  lgroup->group = NULL;
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, GROUP);
+  lgroup->group = mch_pool_group(lpool->pool);
+  if (lgroup->group == NULL)
+    return luaL_error(L, "not enough memory");
+  return 1;
+}
+
+/* abandon(group): also when it is closed or collected. */
+static int core_abandon(lua_State *L) {
+  struct lgroup *lgroup = luaL_checkudata(L, 1, GROUP);
+  struct mch_group *group = lgroup->group;
+  lgroup->group = NULL;
+  /* A pool that was closed has freed its tasks, and this process may not be its own. */
+  if (group != NULL && lgroup->lpool->pool == NULL)
+    free(group);
+  else if (group != NULL && lgroup->lpool->owner == (int)getpid())
+    mch_pool_abandon(lgroup->lpool->pool, group);
+  return 0;
+}
+
+/* The group at `index`, or that of run() where there is none. */
+static struct mch_group *group_arg(lua_State *L, struct lpool *lpool, int index) {
+  struct lgroup *lgroup;
+  if (lua_isnoneornil(L, index))
+    return &lpool->group;
+  lgroup = luaL_checkudata(L, index, GROUP);
+  if (lgroup->group == NULL)
+    luaL_error(L, "pool is closed");
+  return lgroup->group;
+}
+
+/* -- waiting for something ---------------------------------------------------------------- */
+
 enum condition { UNTIL_ONE, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
 
-static int is_met(const struct lpool *lpool, enum condition condition, uint64_t limit) {
+/* What a wait is for. */
+struct goal {
+  enum condition condition;
+  const struct mch_group *group; /* ONE, ALL */
+  uint64_t limit;                /* BELOW */
+};
+
+static int is_met(const struct lpool *lpool, const struct goal *goal) {
   struct mch_pool *pool = lpool->pool;
-  switch (condition) {
+  switch (goal->condition) {
   case UNTIL_ONE:
-    return mch_pool_finished(pool, &lpool->group) > 0 ||
-           mch_pool_unfinished(pool, &lpool->group) == 0;
+    return mch_pool_finished(pool, goal->group) > 0 || mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_ALL:
-    return mch_pool_unfinished(pool, &lpool->group) == 0;
+    return mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_BELOW:
-    return mch_pool_unfinished_below(pool, limit) == 0;
+    return mch_pool_unfinished_below(pool, goal->limit) == 0;
   case UNTIL_GONE:
     return mch_pool_gone(pool);
   case UNTIL_TIME:
@@ -252,8 +310,7 @@ static void look_at_hooks(lua_State *L, struct lpool *lpool) {
 }
 
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
-static int wait_for(lua_State *L, struct lpool *lpool, enum condition condition, uint64_t limit,
-                    uint64_t until) {
+static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks};
   look_at_hooks(L, lpool);
   for (;;) {
@@ -267,7 +324,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, enum condition condition,
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
       luaL_error(L, "pool is closed");
-    if (is_met(lpool, condition, limit))
+    if (is_met(lpool, goal))
       return 1;
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
       return 0;
@@ -287,13 +344,16 @@ static uint64_t deadline_arg(lua_State *L, int index) {
   return seconds > 1e9 ? MCH_NEVER : mch_now() + (uint64_t)(seconds * 1e9);
 }
 
-/* wait(pool, condition, limit or nil, seconds or nil): whether the condition was met in time. */
+/* wait(pool, condition, limit or nil, seconds or nil, group or nil): whether the condition was met
+ * in time. */
 static int core_wait(lua_State *L) {
   static const char *const names[] = {"one", "all", "below", "gone", "time", NULL};
   struct lpool *lpool = check_pool(L);
-  enum condition condition = (enum condition)luaL_checkoption(L, 2, NULL, names);
-  uint64_t limit = (uint64_t)luaL_optinteger(L, 3, 0);
-  lua_pushboolean(L, wait_for(L, lpool, condition, limit, deadline_arg(L, 4)));
+  struct goal goal;
+  goal.condition = (enum condition)luaL_checkoption(L, 2, NULL, names);
+  goal.limit = (uint64_t)luaL_optinteger(L, 3, 0);
+  goal.group = group_arg(L, lpool, 5);
+  lua_pushboolean(L, wait_for(L, lpool, &goal, deadline_arg(L, 4)));
   return 1;
 }
 
@@ -318,6 +378,7 @@ static struct lpool *pump_others(lua_State *L, struct lpool *first) {
 void mch_lpool_sleep(lua_State *L, uint64_t until) {
   struct mch_output *output = mch_atpbar_output(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
+  struct goal goal = {UNTIL_TIME, NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main};
   for (;;) {
     uint64_t now = mch_now(), next = mch_output_next(output);
@@ -326,7 +387,7 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
       /* Others have drivers of their own, or wait for their turn in slices. */
       uint64_t slice = now + 20000000u;
       int alone = pump_others(L, lpool) == NULL;
-      if (wait_for(L, lpool, UNTIL_TIME, 0, alone || slice > until ? until : slice) == 0 &&
+      if (wait_for(L, lpool, &goal, alone || slice > until ? until : slice) == 0 &&
           mch_now() >= until)
         return;
       continue;
@@ -433,7 +494,7 @@ static int add_extra(struct mch_task *task, const struct run_options *options) {
 }
 
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
-static int run_task(lua_State *L, struct lpool *lpool, int first,
+static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
                     const struct run_options *options) {
   struct mch_task *task;
   struct mch_error error;
@@ -474,7 +535,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first,
     mch_task_free(task);
     return luaL_error(L, "not enough memory for another task");
   }
-  if (mch_pool_run(lpool->pool, task, &lpool->group, &runid, &error) != 0) {
+  if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
     mch_task_free(task);
     return raise_error(L, &error);
   }
@@ -491,7 +552,7 @@ static void check_callable(lua_State *L, int index) {
 static int core_run(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   check_callable(L, 2);
-  return run_task(L, lpool, 2, NULL);
+  return run_task(L, lpool, 2, &lpool->group, NULL);
 }
 
 /* run_with(pool, name or nil, timeout or nil, retries, priority, function, ...) */
@@ -503,7 +564,21 @@ static int core_run_with(lua_State *L) {
   options.retries = (unsigned)luaL_checkinteger(L, 4);
   options.priority = (int32_t)luaL_checkinteger(L, 5);
   check_callable(L, 6);
-  return run_task(L, lpool, 6, &options);
+  return run_task(L, lpool, 6, &lpool->group, &options);
+}
+
+/* run_in(pool, group, function, ...): the run ID. */
+static int core_run_in(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  return run_task(L, lpool, 3, group, NULL);
+}
+
+/* is_callable(value) */
+static int core_is_callable(lua_State *L) {
+  luaL_checkany(L, 1);
+  lua_pushboolean(L, is_callable(L, 1));
+  return 1;
 }
 
 /* -- receiving ---------------------------------------------------------------------------- */
@@ -661,20 +736,21 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   set_integer(L, "pid", task->result->pid);
 }
 
-/* take(pool, from or nil): nil, or run ID, whether it failed, and its values or the raw failure. In
- * order of completion, or in run order from run ID `from`. */
+/* take(pool, from or nil, group or nil): nil, or run ID, whether it failed, and its values or the
+ * raw failure. In order of completion, or in run order from run ID `from`. */
 static int core_take(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   int in_order = !lua_isnoneornil(L, 2), failed;
   uint64_t from = in_order ? (uint64_t)luaL_checkinteger(L, 2) : 0;
+  struct mch_group *group = group_arg(L, lpool, 3);
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
   for (;;) {
     deliver_logs(L, lpool);
     if (lpool->pool == NULL)
       return luaL_error(L, "pool is closed");
-    lpool->taken = in_order ? mch_pool_take_in_order(lpool->pool, &lpool->group, &from)
-                            : mch_pool_take(lpool->pool, &lpool->group);
+    lpool->taken = in_order ? mch_pool_take_in_order(lpool->pool, group, &from)
+                            : mch_pool_take(lpool->pool, group);
     if (lpool->taken != NULL)
       break;
     if (!mch_pool_has_logs(lpool->pool))
@@ -714,7 +790,8 @@ static int core_is_closed(lua_State *L) {
 /* pump(pool): never waits. */
 static int core_pump(lua_State *L) {
   struct lpool *lpool = check_pool(L);
-  wait_for(L, lpool, UNTIL_TIME, 0, 0);
+  struct goal goal = {UNTIL_TIME, NULL, 0};
+  wait_for(L, lpool, &goal, 0);
   return 0;
 }
 
@@ -933,6 +1010,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.bars = flag_field(L, "progressbar");
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
+  if (!config->background)
+    mch_output_no_thread(lpool->output);
   config->engine.self = context->worker;
   config->engine.runner = mch_ltask_runner(&lpool->task);
   configure_chaos(L, &config->engine.chaos);
@@ -943,14 +1022,16 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
 static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
+  struct mch_output *output;
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
+  output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   lpool->owner = (int)getpid();
   lpool->task.notes = lpool->task.init = lpool->task.payloads = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
-  lpool->output = mch_atpbar_output(L);
+  lpool->output = output;
   lpool->task.L = main_thread(L);
   lpool->task.context = mch_context_get(L);
   lpool->task.output = lpool->output;
@@ -1006,6 +1087,10 @@ int mch_lpool_open(lua_State *L) {
                                   {"cancel_all", core_cancel_all},
                                   {"quit", core_quit},
                                   {"free", core_free},
+                                  {"group", core_group},
+                                  {"abandon", core_abandon},
+                                  {"run_in", core_run_in},
+                                  {"is_callable", core_is_callable},
                                   {"fd", core_fd},
                                   {"due", core_due},
                                   {"seed", core_seed},
@@ -1020,5 +1105,12 @@ int mch_lpool_open(lua_State *L) {
     lua_setfield(L, -2, "__gc");
   }
   lua_setfield(L, -2, "metatable");
+  if (luaL_newmetatable(L, GROUP)) {
+    lua_pushcfunction(L, core_abandon);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, core_abandon);
+    lua_setfield(L, -2, "__close");
+  }
+  lua_pop(L, 1);
   return 1;
 }

@@ -6,6 +6,7 @@
 #define MCH_MODULES_H
 
 #include <lua.h>
+#include <stdint.h>
 
 /* The parts of a notes table (mch_notes_take), by their array index. */
 enum mch_notes_part {
@@ -28,7 +29,11 @@ enum { MCH_MODULES_SLOTS = 4 };
 struct mch_modules {
   int module_of, field_of, loaded, notes;
   int opened;
-  int fresh; /* modules loaded since the fork have been looked for */
+  int fresh;     /* modules loaded since the fork have been looked for */
+  size_t missed; /* objects that had no name */
+  int filtered;  /* `filter` is filled */
+  uint64_t
+      filter[128]; /* bits for the addresses that have a name, good while the message is encoded */
 };
 
 /* Fill four stack slots from `slot` on. notes: a stack index, or 0. */

@@ -4,7 +4,6 @@
 #include <lauxlib.h>
 #include <string.h>
 
-#define HIGH (3 * MCH_STACK_PIECE) /* longer than this: spill a piece */
 #define HEAP_NAME "mantichora.heap"
 
 /* Move the lowest piece into a table. What is left is long enough that the walk can go up and down
@@ -42,10 +41,12 @@ static void unspill(struct mch_stack *s) {
   s->pieces--;
 }
 
-void mch_stack_reserve(struct mch_stack *s) {
-  if (lua_gettop(s->L) - s->base > HIGH)
+void mch_stack_make_room(struct mch_stack *s) {
+  enum { AHEAD = 4 * MCH_STACK_ROOM };
+  if (lua_gettop(s->L) - s->base > MCH_STACK_HIGH)
     spill(s);
-  luaL_checkstack(s->L, MCH_STACK_ROOM, "too many values");
+  luaL_checkstack(s->L, AHEAD, "too many values");
+  s->checked = lua_gettop(s->L) + AHEAD;
 }
 
 void mch_stack_reach(struct mch_stack *s, size_t place) {

@@ -18,6 +18,7 @@ struct mch_stack {
   int base;      /* stack index of place 0 when nothing is spilled */
   int spills;    /* stack index below base: nil, or the table of spilled pieces */
   size_t pieces; /* how many are in it */
+  int checked;   /* the Lua stack has room up to this index */
 };
 
 #define MCH_STACK_PIECE 1024
@@ -26,14 +27,27 @@ static inline int mch_stack_at(const struct mch_stack *s, size_t place) {
   return s->base + (int)(place - s->pieces * MCH_STACK_PIECE);
 }
 
+static inline size_t mch_stack_place(const struct mch_stack *s, int at) {
+  return (size_t)(at - s->base) + s->pieces * MCH_STACK_PIECE;
+}
+
 /* The place of the topmost value. */
 static inline size_t mch_stack_top(const struct mch_stack *s) {
   return (size_t)(lua_gettop(s->L) - s->base) + s->pieces * MCH_STACK_PIECE;
 }
 
-/* Make room for MCH_STACK_ROOM more values; may spill, so ask for stack indices again. Raises. */
-#define MCH_STACK_ROOM 64
-void mch_stack_reserve(struct mch_stack *s);
+/* Make room for MCH_STACK_ROOM more values. May spill, so ask for stack indices again; that of the
+ * topmost value is returned. Raises. */
+enum { MCH_STACK_ROOM = 64, MCH_STACK_HIGH = 3 * MCH_STACK_PIECE };
+void mch_stack_make_room(struct mch_stack *s);
+
+static inline int mch_stack_reserve(struct mch_stack *s) {
+  int top = lua_gettop(s->L);
+  if (top - s->base <= MCH_STACK_HIGH && top + MCH_STACK_ROOM <= s->checked)
+    return top;
+  mch_stack_make_room(s);
+  return lua_gettop(s->L);
+}
 
 /* Bring this place within reach again, and all above it. Raises on memory. */
 void mch_stack_reach(struct mch_stack *s, size_t place);

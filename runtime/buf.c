@@ -38,20 +38,22 @@ static int grow(struct mch_buf *buf, size_t needed) {
 }
 
 int mch_buf_reserve(struct mch_buf *buf, size_t more) {
-  size_t unread = mch_buf_unread(buf);
+  size_t unread = mch_buf_unread(buf), consumed = buf->read;
+  int fits;
   if (buf->failed != 0)
     return buf->failed;
   if (more <= buf->capacity - buf->length)
     return 0;
   if (more > SIZE_MAX - unread || (buf->maximum > 0 && unread + more > buf->maximum))
     return fail(buf, MCH_LIMIT);
-  /* Moving is worth it only when much is consumed: else each append could move everything. */
-  if (unread + more <= buf->capacity && buf->read >= buf->capacity / 2) {
-    compact(buf);
-    return 0;
-  }
+  fits = unread + more <= buf->capacity;
   compact(buf);
-  return grow(buf, unread + more > buf->capacity ? unread + more : buf->capacity + 1);
+  /* Where little was consumed, more room: else each append could move everything. */
+  if (fits && (consumed >= buf->capacity / 2 || buf->capacity == buf->maximum))
+    return 0;
+  if (grow(buf, fits ? buf->capacity + 1 : unread + more) != 0 && fits)
+    buf->failed = 0; /* it would only have been faster */
+  return buf->failed;
 }
 
 void mch_buf_append(struct mch_buf *buf, const void *bytes, size_t count) {

@@ -30,6 +30,7 @@ struct mch_driver {
   int wake[2];    /* a pipe to end POLLING with */
   int woken;      /* a byte is in it */
   int near;       /* the next rest is NEAR */
+  int up;         /* the thread has come to its loop */
   int stop;
 };
 
@@ -77,6 +78,8 @@ static void *drive(void *argument) {
   struct mch_driver *driver = argument;
   const struct mch_driven *driven = &driver->driven;
   pthread_mutex_lock(driven->lock);
+  driver->up = 1;
+  pthread_cond_broadcast(&driver->changed);
   while (!driver->stop) {
     if (driven->attended(driven->ud) || !driven->busy(driven->ud))
       rest_parked(driver);
@@ -111,6 +114,15 @@ static int start_thread(struct mch_driver *driver, struct mch_error *error) {
   return mch_error_system(error, "cannot start the helper thread (background=false needs none)");
 }
 
+/* A thread that is being born holds locks of the C library (or of a sanitizer) that a fork would
+ * copy: let nobody go on to fork before it has come to its first rest. */
+static void wait_until_up(struct mch_driver *driver) {
+  pthread_mutex_lock(driver->driven.lock);
+  while (!driver->up)
+    pthread_cond_wait(&driver->changed, driver->driven.lock);
+  pthread_mutex_unlock(driver->driven.lock);
+}
+
 struct mch_driver *mch_driver_new(const struct mch_driven *driven, struct mch_error *error) {
   struct mch_driver *driver = calloc(1, sizeof *driver);
   if (driver == NULL) {
@@ -125,8 +137,10 @@ struct mch_driver *mch_driver_new(const struct mch_driven *driven, struct mch_er
   mch_platform_nonblocking(driver->wake[0]);
   mch_platform_nonblocking(driver->wake[1]);
   pthread_cond_init(&driver->changed, NULL);
-  if (start_thread(driver, error) == 0)
+  if (start_thread(driver, error) == 0) {
+    wait_until_up(driver);
     return driver;
+  }
   pthread_cond_destroy(&driver->changed);
   close(driver->wake[0]);
   close(driver->wake[1]);

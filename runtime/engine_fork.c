@@ -100,6 +100,8 @@ struct engine_fork {
   unsigned wanted;     /* workers to fork at the next chance */
   uint64_t fork_again; /* after a failed fork, not before */
   int unlucky;         /* a worker died before its first task: fork only for a task */
+  uint64_t pumped;     /* when pump() last looked */
+  int passing;         /* a task waits only for tickets that a worker has yet to pass over */
   int log_level;
   int timeouts; /* some task has one */
   struct mch_chaos chaos;
@@ -153,6 +155,21 @@ static void drop_bar(struct child *child, size_t i) {
   child->bar_ids[i] = child->bar_ids[child->bar_count];
 }
 
+static const struct mch_task *offered_with(const struct child *child, uint64_t runid) {
+  size_t i;
+  for (i = 0; i < MCH_CLAIMS; i++)
+    if (child->offered[i] != NULL && child->offered[i]->runid == runid)
+      return child->offered[i];
+  return NULL;
+}
+
+static void name_task(struct mch_bar_spec *spec, const struct mch_task *task) {
+  if (task == NULL || task->extra == NULL)
+    return;
+  spec->task = task->extra->name;
+  spec->task_length = task->extra->name_length;
+}
+
 /* Without memory a bar is not shown; the work goes on. */
 static int bar_start(struct child *child, const struct mch_message_in *message) {
   struct mch_bar_spec spec;
@@ -168,6 +185,7 @@ static int bar_start(struct child *child, const struct mch_message_in *message) 
   spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
   spec.name = (const char *)body + 20;
   spec.name_length = message->length - 20;
+  name_task(&spec, offered_with(child, message->head.runid));
   child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
   if (child->bars[child->bar_count] != NULL)
     child->bar_ids[child->bar_count++] = spec.slot_id;
@@ -186,15 +204,29 @@ static int bar_update(struct child *child, const struct mch_message_in *message)
   return 1;
 }
 
+/* How bars of a task end that is being stopped; else `usual`. */
+static enum mch_bar_end stopped_or(const struct mch_task *task, enum mch_bar_end usual) {
+  if (task == NULL || task->stop == 0)
+    return usual;
+  return task->stop == MCH_KIND_TIMEOUT ? MCH_BAR_TIMEOUT : MCH_BAR_CANCELLED;
+}
+
+/* A loop that is left by the error which stops its task says "broken". */
+static enum mch_bar_end how_bar_ends(const struct child *child, uint64_t runid,
+                                     enum mch_bar_end how) {
+  return how == MCH_BAR_BROKEN ? stopped_or(offered_with(child, runid), how) : how;
+}
+
 static int bar_end(struct child *child, const struct mch_message_in *message) {
   size_t i;
   if (message->length != 25 || message->body[24] > MCH_BAR_CANCELLED)
     return 0;
   i = find_bar(child, mch_load_u64(message->body));
   if (i < child->bar_count) {
-    mch_output_bar_end(child->engine->config.output, child->bars[i],
-                       mch_load_u64(message->body + 8), mch_load_u64(message->body + 16),
-                       (enum mch_bar_end)message->body[24]);
+    mch_output_bar_end(
+        child->engine->config.output, child->bars[i], mch_load_u64(message->body + 8),
+        mch_load_u64(message->body + 16),
+        how_bar_ends(child, message->head.runid, (enum mch_bar_end)message->body[24]));
     drop_bar(child, i);
   }
   return 1;
@@ -469,12 +501,8 @@ static void drain(struct child *child) {
 
 /* -- deaths ------------------------------------------------------------------------------- */
 
-static enum mch_bar_end how_bars_end(const struct mch_task *victim) {
-  if (victim == NULL)
-    return MCH_BAR_KILLED;
-  return victim->stop == MCH_KIND_TIMEOUT     ? MCH_BAR_TIMEOUT
-         : victim->stop == MCH_KIND_CANCELLED ? MCH_BAR_CANCELLED
-                                              : MCH_BAR_KILLED;
+static int has_exited(const struct child *child, const struct mch_ending *ending) {
+  return child->exit_said || (ending->known && ending->signal == 0);
 }
 
 static struct mch_result *obituary(const struct child *child, const struct mch_task *victim,
@@ -485,7 +513,7 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   struct mch_result *result;
   if (victim->stop != 0)
     kind = (enum mch_kind)victim->stop;
-  else if (child->exit_said || (ending->known && ending->signal == 0))
+  else if (has_exited(child, ending))
     kind = MCH_KIND_EXITED;
   result = mch_result_new(kind, had_begun ? NULL : "before its first task", NULL, 0);
   if (result == NULL)
@@ -541,7 +569,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   for (which = 0; which < 2; which++)
     pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
   progress = last_progress(child);
-  stop_bars(child, how_bars_end(victim));
+  stop_bars(child, stopped_or(victim, has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
   if (child->state == LIVE)
     engine->live--;
   child->state = ENDED;
@@ -694,6 +722,7 @@ static void book(struct child *child, struct mch_task *task) {
 struct plumbing {
   int sockets[2]; /* [0] ours, [1] the worker's */
   int out[2], err[2], life[2];
+  pid_t owner; /* the process that forks */
 };
 
 static void close_pair(int fds[2]) {
@@ -723,6 +752,7 @@ static int make_plumbing(struct plumbing *plumbing, struct mch_error *error) {
   }
   mch_platform_nonblocking(plumbing->out[0]);
   mch_platform_nonblocking(plumbing->err[0]);
+  plumbing->owner = getpid();
   return 0;
 }
 
@@ -771,9 +801,9 @@ static void child_close_pools(struct engine_fork *engine) {
 }
 
 static void child_set_stdio(const struct plumbing *plumbing) {
-  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int null = open("/dev/null", O_RDONLY);
   if (null >= 0) {
-    dup2(null, 0);
+    dup2(null, 0); /* nothing happens when it is 0 already: so without O_CLOEXEC */
     if (null > 2)
       close(null);
   }
@@ -826,6 +856,7 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   worker->only = only;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
+  worker->owner = plumbing->owner;
   worker->pipes[0] = plumbing->out[1];
   worker->pipes[1] = plumbing->err[1];
   worker->runner = engine->config.runner;
@@ -1073,6 +1104,16 @@ static struct child *choose(const struct engine_fork *engine) {
   return best;
 }
 
+/* A worker with nothing to do is full for a moment after much was taken back from it: nothing comes
+ * from it when that moment is over, so it is looked at again soon. */
+static int is_passing(const struct engine_fork *engine) {
+  const struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->outstanding == 0 && !has_ticket(child))
+      return 1;
+  return 0;
+}
+
 static int submit(struct mch_engine *base, struct mch_task *task, int owner,
                   struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
@@ -1080,8 +1121,11 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
   if (engine->config.snapshot)
     return submit_snapshot(engine, task, owner, error);
   child = choose(engine);
-  if (child == NULL)
+  if (child == NULL) {
+    engine->passing = is_passing(engine);
     return MCH_FULL;
+  }
+  engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
   return offer(child, task, error);
 }
 
@@ -1211,7 +1255,8 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   if (engine->chaos.rate != 0)
     stir(engine);
   collect_ready(engine);
-  now = mch_now();
+  engine->pumped = now = mch_now();
+  engine->passing = 0;
   for (child = engine->children; child != NULL; child = child->next) {
     if (child->ready & (CHANNEL | STDOUT | STDERR))
       drain(child);
@@ -1252,14 +1297,15 @@ static uint64_t deadline(struct mch_engine *base) {
       soonest = sooner(soonest, child->stream_ended + end_grace);
     if (child->watch < 0)
       soonest = sooner(soonest, mch_now() + unwatched_check);
-    if (child->outstanding == 0 && child->state == LIVE && !has_ticket(child))
-      soonest = sooner(soonest, mch_now() + passing_check);
     if (engine->timeouts && child->outstanding > 0)
       soonest = sooner(soonest, timeout_at(child));
   }
+  /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
   if (engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
-      engine->fork_again != 0)
+      engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
+  if (engine->passing)
+    soonest = sooner(soonest, mch_now() + passing_check);
   return soonest;
 }
 

@@ -60,6 +60,8 @@ void mch_hold_flush_stdout(void) {
 
 #if defined(__GLIBC__)
 
+enum { UNBUFFERED = 2 }; /* in a stream's flags */
+
 int mch_hold_pending_stdout(void) {
   return __fpending(stdout) > 0;
 }
@@ -75,6 +77,13 @@ static int new_file(void) {
   return high;
 }
 
+/* A stream that has not been used yet asks at its first use whether it writes to a terminal. It
+ * must not ask while it is held. */
+static void make_line_buffered(FILE *stream) {
+  if (stream->_IO_buf_base == NULL && (stream->_flags & UNBUFFERED) == 0)
+    setvbuf(stream, NULL, _IOLBF, 0);
+}
+
 void mch_hold_begin(struct mch_hold *hold, int streams) {
   int bit;
   if (hold->streams != 0 || streams == 0)
@@ -85,6 +94,7 @@ void mch_hold_begin(struct mch_hold *hold, int streams) {
     /* Not a stream that is held for another Lua state, or has been reopened. */
     if (!(streams & bit) || stream->_fileno != descriptor_of(bit))
       continue;
+    make_line_buffered(stream);
     stream->_fileno = hold->fd;
     hold->streams |= bit;
   }

@@ -15,12 +15,14 @@
 #include "hold.h"
 #include "screen.h"
 #include "sink.h"
+#include "ticker.h"
 #include "width.h"
 
 #define NEVER UINT64_MAX
 #define SECOND UINT64_C(1000000000)
 
 static const uint64_t interval = SECOND / 10;      /* between frames */
+static const uint64_t absence = SECOND / 4;        /* who has not pumped for so long is away */
 static const uint64_t text_interval = 60 * SECOND; /* between plain lines of one bar */
 enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the next frame; ms */
 
@@ -44,15 +46,41 @@ struct mch_output {
   struct mch_buf scratch; /* one line */
   struct mch_buf frame;
   struct mch_hold hold;     /* of the host's streams, while bars stand on the terminal */
+  struct mch_ticker ticker; /* while it is held and nobody pumps */
+  int no_thread;            /* there must be none */
+  uint64_t helped_ns;       /* when somebody pumped last, not by a loop's tick */
   struct anchor *anchor;    /* for the end of the process; NULL: not needed yet */
   struct mch_sink sinks[2]; /* descriptors 1 and 2 */
   int mixed;                /* sinks[1] holds lines for standard output */
   uint64_t drawn_ns;
+  int leaving; /* what the host prints next comes under the bars */
 
   int child;
   struct mch_upstream upstream;
   size_t forwarded; /* bars whose counters are copied by mch_output_pump() */
 };
+
+/* --- who may --- */
+
+static int ours(const struct mch_output *out) {
+  return out->owner == getpid();
+}
+
+/* Lock. 0: not in this process, a fork that we do not know of; the lock may be held there for ever.
+ */
+static int enter(struct mch_output *out) {
+  if (!ours(out))
+    return 0;
+  pthread_mutex_lock(&out->lock);
+  return 1;
+}
+
+/* Unlock. On the Lua thread a helper thread of ours that is to end is seen off. */
+static void quit(struct mch_output *out, int on_lua_thread) {
+  pthread_mutex_unlock(&out->lock);
+  if (on_lua_thread)
+    mch_ticker_join(&out->ticker);
+}
 
 /* --- time, size, files --- */
 
@@ -108,11 +136,17 @@ static int same_file(int a, int b) {
          first.st_ino == second.st_ino;
 }
 
+/* Terminals that are known not to fold lines when the window becomes narrower. */
+static int cuts_lines(void) {
+  return getenv("XTERM_VERSION") != NULL || getenv("STY") != NULL;
+}
+
 /* What are standard output and error? */
 static void look(struct mch_output *out) {
   if (out->looked)
     return;
   out->looked = 1;
+  out->screen.cuts = real(out) && cuts_lines();
   out->terminal = real(out) ? isatty(STDERR_FILENO) : out->config.files & MCH_FILES_TERMINAL;
   out->same =
       real(out) ? same_file(STDOUT_FILENO, STDERR_FILENO) : out->config.files & MCH_FILES_SAME;
@@ -307,8 +341,13 @@ static void split_host(struct mch_output *out, unsigned columns) {
   mch_buf_clear(&out->host);
 }
 
-static void take_host(struct mch_output *out, unsigned columns) {
+static void take_host(struct mch_output *out, unsigned columns, int on_lua_thread) {
+  size_t before = mch_buf_unread(&out->host);
   mch_hold_take(&out->hold, &out->host);
+  if (out->leaving && mch_buf_unread(&out->host) > before)
+    mch_screen_detach(&out->screen);
+  if (on_lua_thread)
+    out->leaving = 0; /* it has come back */
   if (mch_buf_unread(&out->host) > 0)
     split_host(out, columns);
 }
@@ -405,6 +444,18 @@ static void committed(struct mch_output *out) {
   mch_hold_end(&out->hold);
 }
 
+static int helped(const struct mch_output *out, uint64_t now) {
+  return now < out->helped_ns + absence;
+}
+
+/* See to it that held text is not forgotten. */
+static void keep_ticking(struct mch_output *out, uint64_t now) {
+  if (out->hold.streams == 0)
+    mch_ticker_stop(&out->ticker);
+  else if (!out->no_thread && !helped(out, now))
+    mch_ticker_start(&out->ticker);
+}
+
 /* Draw now. A frame that the terminal does not take is dropped: nothing has changed then, and the
  * lines in it wait for the next one. */
 static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
@@ -414,7 +465,7 @@ static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
     return;
   out->drawn_ns = now;
   size_of(out, &columns, &rows);
-  take_host(out, columns);
+  take_host(out, columns, on_lua_thread);
   collect(out, now, columns, rows);
   if (mch_screen_compose(&out->screen, &out->frame) == 0) {
     size_t length = mch_buf_unread(&out->frame);
@@ -422,6 +473,7 @@ static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
       committed(out);
   }
   mch_hold_unlock(locked);
+  keep_ticking(out, now);
 }
 
 /* --- lines --- */
@@ -572,7 +624,8 @@ static int shows_bars(const struct mch_output *out) {
 
 struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_bar_spec *spec) {
   struct mch_bar *bar = NULL;
-  pthread_mutex_lock(&out->lock);
+  if (!enter(out))
+    return NULL;
   resolve(out);
   if (shows_bars(out))
     bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
@@ -582,7 +635,7 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
       start_upstream(out, bar, spec);
     hasten(out, 0);
   }
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 0);
   return bar;
 }
 
@@ -600,10 +653,9 @@ static void ended(struct mch_output *out, int loop) {
 
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                         enum mch_bar_end how) {
-  int loop;
-  if (bar == NULL)
+  int loop = 0;
+  if (bar == NULL || !enter(out))
     return;
-  pthread_mutex_lock(&out->lock);
   if (bar->foreign) {
     mch_progress_release(&out->progress, bar);
   } else {
@@ -614,7 +666,7 @@ void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t do
     else
       ended(out, loop);
   }
-  pthread_mutex_unlock(&out->lock);
+  quit(out, loop);
 }
 
 /* --- pumping --- */
@@ -636,15 +688,12 @@ static void pump(struct mch_output *out, uint64_t now, int on_lua_thread) {
   schedule(out, now);
 }
 
-static int ours(const struct mch_output *out) {
-  return out->owner == getpid();
-}
-
 void mch_output_pump(struct mch_output *out, uint64_t now_ns, int on_lua_thread) {
-  pthread_mutex_lock(&out->lock);
-  if (ours(out))
-    pump(out, now_ns, on_lua_thread);
-  pthread_mutex_unlock(&out->lock);
+  if (!enter(out))
+    return;
+  out->helped_ns = now_ns;
+  pump(out, now_ns, on_lua_thread);
+  quit(out, on_lua_thread);
 }
 
 uint64_t mch_output_next(struct mch_output *out) {
@@ -652,7 +701,7 @@ uint64_t mch_output_next(struct mch_output *out) {
 }
 
 static int tick(struct mch_output *out, uint64_t now) {
-  if (out->mode == MCH_PROGRESS_REPORTS)
+  if (out->mode == MCH_PROGRESS_REPORTS && !out->child)
     return progress_due(out) <= now;
   pump(out, now, 1);
   return 0;
@@ -661,35 +710,38 @@ static int tick(struct mch_output *out, uint64_t now) {
 int mch_output_tick(struct mch_output *out) {
   uint64_t now = cheap_now(out);
   int due;
-  if (now < atomic_load_explicit(&out->due, memory_order_relaxed))
+  if (now < atomic_load_explicit(&out->due, memory_order_relaxed) || !ours(out))
     return 0;
   if (pthread_mutex_trylock(&out->lock) != 0)
     return 0; /* somebody is drawing */
   due = tick(out, now);
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 1);
   return due;
 }
 
 void mch_output_lines(struct mch_output *out, int stream, const char *bytes, size_t length) {
-  pthread_mutex_lock(&out->lock);
+  if (!enter(out))
+    return;
   route(out, stream, bytes, length);
   hasten(out, !bars_on_screen(out));
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 0);
 }
 
 size_t mch_output_backlog(struct mch_output *out) {
   size_t backlog;
-  pthread_mutex_lock(&out->lock);
+  if (!enter(out))
+    return 0;
   backlog = mch_buf_unread(&out->above) + mch_buf_unread(&out->sinks[0].unsent) +
             mch_buf_unread(&out->sinks[1].unsent);
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 0);
   return backlog;
 }
 
-/* Draw until no line is left, or the terminal takes none for a second. */
+/* Draw until no line and no ended bar is left, or the terminal takes none for a second. */
 static void draw_out(struct mch_output *out, uint64_t now) {
   draw(out, now, 1);
-  while (mch_buf_unread(&out->above) > 0 && mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
+  while (mch_buf_unread(&out->above) + out->progress.ended.count > 0 &&
+         mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
     draw(out, now, 1);
 }
 
@@ -710,10 +762,7 @@ static int flush_host(struct mch_output *out) {
 /* `all`: the bars as they are now, too. */
 static void flush(struct mch_output *out, int all) {
   uint64_t now = mch_output_now(out);
-  int waiting;
-  if (!ours(out))
-    return;
-  waiting = flush_host(out);
+  int waiting = flush_host(out);
   if (bars_on_screen(out) && (all || waiting || mch_buf_unread(&out->above) > 0))
     draw_out(out, now);
   else
@@ -723,44 +772,58 @@ static void flush(struct mch_output *out, int all) {
 }
 
 void mch_output_flush(struct mch_output *out) {
-  pthread_mutex_lock(&out->lock);
+  if (!enter(out))
+    return;
   flush(out, 0);
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 1);
 }
 
 void mch_output_draw(struct mch_output *out) {
-  pthread_mutex_lock(&out->lock);
+  if (!enter(out))
+    return;
   flush(out, 1);
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 1);
 }
 
 /* The streams are the host's again. */
 static void let_go(struct mch_output *out) {
   int locked = mch_hold_lock(out->hold.streams, 1);
   mch_screen_detach(&out->screen);
-  mch_buf_clear(&out->host);              /* it stays on the screen as a whole line */
-  mch_hold_take(&out->hold, &out->above); /* another thread's, of just now */
+  mch_buf_clear(&out->host);                        /* it stays on the screen as a whole line */
+  mch_hold_take(&out->hold, &out->sinks[1].unsent); /* another thread's, of just now */
   mch_hold_end(&out->hold);
   mch_hold_unlock(locked);
+  mch_ticker_stop(&out->ticker);
 }
 
-static void detach(struct mch_output *out) {
+static void release(struct mch_output *out) {
   flush(out, 1);
-  if (mch_screen_live(&out->screen) > 0)
+  if (out->hold.streams != 0 || mch_screen_live(&out->screen) > 0)
     let_go(out);
+  push_sinks(out, 1, PATIENCE);
   schedule(out, mch_output_now(out));
 }
 
-void mch_output_detach(struct mch_output *out) {
-  pthread_mutex_lock(&out->lock);
-  detach(out);
-  pthread_mutex_unlock(&out->lock);
+void mch_output_release(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  release(out);
+  quit(out, 1);
 }
 
-static void drop_reported(struct mch_output *out) {
-  if (out->reported != NULL)
-    mch_progress_drop(&out->progress, out->reported);
-  out->reported = NULL;
+/* Where the host's text is not held, we would not see it. */
+static void detach(struct mch_output *out) {
+  flush(out, 1);
+  if (out->hold.streams == 0)
+    mch_screen_detach(&out->screen);
+  out->leaving = 1;
+}
+
+void mch_output_detach(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  detach(out);
+  quit(out, 1);
 }
 
 /* By exit(): any thread may hold the lock, and may be ended while it does. */
@@ -771,7 +834,8 @@ static void leave(void *arg) {
   limit.tv_sec++;
   if (anchor->out != NULL && ours(anchor->out) &&
       pthread_mutex_timedlock(&anchor->out->lock, &limit) == 0) {
-    detach(anchor->out);
+    release(anchor->out);
+    anchor->out->mode = MCH_PROGRESS_OFF; /* a helper thread does not hold it again */
     pthread_mutex_unlock(&anchor->out->lock);
   }
   if (anchor->out != NULL)
@@ -779,12 +843,19 @@ static void leave(void *arg) {
   free(anchor);
 }
 
+static void drop_reported(struct mch_output *out) {
+  if (out->reported != NULL)
+    mch_progress_drop(&out->progress, out->reported);
+  out->reported = NULL;
+}
+
 int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report *report) {
   struct mch_bar *bar;
-  pthread_mutex_lock(&out->lock);
+  if (!enter(out))
+    return 0;
   drop_reported(out);
-  bar = out->progress.ended.first;
-  if (bar == NULL)
+  bar = out->child ? NULL : out->progress.ended.first;
+  if (bar == NULL && !out->child)
     bar = out->progress.running.first;
   while (bar != NULL && !to_tell(out, bar, now_ns, report))
     bar = bar->next;
@@ -794,11 +865,23 @@ int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report
   } else {
     schedule(out, now_ns);
   }
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 1);
   return bar != NULL;
 }
 
 /* --- life --- */
+
+/* By our own helper thread. */
+static void tick_alone(void *ud) {
+  struct mch_output *out = ud;
+  uint64_t now = mch_output_now(out);
+  pthread_mutex_lock(&out->lock);
+  if (out->hold.streams == 0 || out->no_thread || helped(out, now))
+    mch_ticker_stop(&out->ticker);
+  else
+    pump(out, now, 0);
+  pthread_mutex_unlock(&out->lock);
+}
 
 static void set_up(struct mch_output *out) {
   int i;
@@ -809,6 +892,9 @@ static void set_up(struct mch_output *out) {
   }
   out->owner = getpid();
   atomic_store_explicit(&out->due, NEVER, memory_order_relaxed);
+  pthread_mutex_init(&out->lock,
+                     NULL); /* in a child: another thread may have held it at the fork */
+  mch_ticker_init(&out->ticker, tick_alone, out);
 }
 
 struct mch_output *mch_output_new(const struct mch_output_config *config, struct mch_error *error) {
@@ -820,7 +906,6 @@ struct mch_output *mch_output_new(const struct mch_output_config *config, struct
   if (config != NULL)
     out->config = *config;
   atomic_init(&out->refs, 1);
-  pthread_mutex_init(&out->lock, NULL);
   set_up(out);
   return out;
 }
@@ -834,7 +919,10 @@ void mch_output_unref(struct mch_output *out) {
   int i;
   if (out == NULL || atomic_fetch_sub(&out->refs, 1) > 1)
     return;
-  mch_output_detach(out);
+  if (!ours(out))
+    return; /* its thread and its lock are another process's */
+  mch_output_release(out);
+  mch_ticker_free(&out->ticker);
   drop_anchor(out);
   mch_progress_free(&out->progress);
   mch_screen_free(&out->screen);
@@ -849,20 +937,28 @@ void mch_output_unref(struct mch_output *out) {
 }
 
 void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
-  pthread_mutex_lock(&out->lock);
+  if (!enter(out))
+    return;
   if (bars_on_screen(out) && mode != MCH_PROGRESS_BAR)
-    detach(out);
+    release(out);
   drop_reported(out);
   out->mode = mode;
   if (mode == MCH_PROGRESS_AUTO && out->progress.running.count > 0)
     resolve(out);
   hasten(out, 0);
-  pthread_mutex_unlock(&out->lock);
+  quit(out, 1);
+}
+
+void mch_output_no_thread(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  out->no_thread = 1;
+  mch_ticker_stop(&out->ticker);
+  quit(out, 1);
 }
 
 void mch_output_become_child(struct mch_output *out, const struct mch_upstream *upstream) {
   int i;
-  pthread_mutex_init(&out->lock, NULL); /* at the fork another thread may have held it */
   for (i = 0; i < 2; i++) {
     mch_buf_clear(&out->sinks[i].unsent);
     out->sinks[i].dead = 0;

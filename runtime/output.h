@@ -11,9 +11,9 @@
  *     mch_output_bar_end(). Lines: mch_output_lines().
  *   - nothing appears by itself. Somebody calls mch_output_pump() at mch_output_next(): a waiting
  *     call, the helper thread; or mch_output_tick() is called by the loop whose bar it is. Before
- *     results are handed over: mch_output_flush(). Before an error is raised out of a waiting call,
- *     and at the end: mch_output_detach(). Before a fork: mch_output_flush() too, it empties the
- *     host's stdout; after it, in the child: mch_output_become_child().
+ *     results are handed over: mch_output_flush(). Before an error is raised out of a waiting call:
+ *     mch_output_detach(); at the end: mch_output_release(). Before a fork: mch_output_flush() too,
+ * it empties the host's stdout; after it, in the child: mch_output_become_child().
  *
  * MANTICHORA_PROGRESS = auto | bar | text | json | off says how progress is shown; it is read when
  * the first bar starts. auto: bars if standard error is a terminal (and TERM is not dumb), else
@@ -71,6 +71,11 @@ uint64_t mch_output_now(const struct mch_output *out);
 /* Over MANTICHORA_PROGRESS. BAR, TEXT and so on; AUTO: as the environment says. */
 void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode);
 
+/* Never start a helper thread. Else there is one while bars stand on the terminal and nobody pumps
+ * from a thread of his own: the host's text, which is held then, must appear whatever the host
+ * does. */
+void mch_output_no_thread(struct mch_output *out);
+
 /* "auto", "bar", ...: the mode, or -1. */
 int mch_progress_mode_of(const char *word);
 
@@ -116,9 +121,15 @@ void mch_output_flush(struct mch_output *out);
 /* The same, and draw the bars as they are now. */
 void mch_output_draw(struct mch_output *out);
 
-/* The same, and leave the screen to somebody else: the bars stay where they are, the cursor is in
- * column 0 under them. If they still run, the next frame draws them anew below. Lua thread only. */
+/* The same, and be ready for somebody who prints an error message: what the host prints next stands
+ * under the bars as they are now. If they still run, they are drawn anew below. Before an error is
+ * raised out of a waiting call. Lua thread only. */
 void mch_output_detach(struct mch_output *out);
+
+/* The same, and leave the terminal to somebody else at once, who may write to it in his own way:
+ * the cursor is in column 0 under the bars. Before a prompt, before another program runs, at the
+ * end. Lua thread only. */
+void mch_output_release(struct mch_output *out);
 
 /* The next thing to tell about a bar, with MCH_PROGRESS_REPORTS. 0: nothing now. Its strings hold
  * until the next call. One consumer, on the Lua thread. */

@@ -22,6 +22,7 @@
 #include <sched.h>
 #include <stdio_ext.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #endif
 
@@ -56,6 +57,7 @@ static int lift_both(int fds[2], const char *what, struct mch_error *error) {
   mch_error_system(error, what);
   close(fds[0]);
   close(fds[1]);
+  fds[0] = fds[1] = -1; /* nothing that the caller would close once more */
   return MCH_SYSTEM;
 }
 
@@ -113,6 +115,8 @@ int mch_platform_watch_process(pid_t pid) {
   int fd = (int)syscall(SYS_pidfd_open, pid, 0);
   if (fd >= 0 && lift(&fd) == 0)
     return fd;
+  if (fd >= 0)
+    close(fd);
 #endif
   (void)pid;
   return -1;
@@ -247,6 +251,12 @@ int mch_platform_lifeline(int fd) {
   if (failed == 0)
     pthread_detach(thread);
   return failed == 0 ? 0 : -1;
+#endif
+}
+
+void mch_platform_signal_orphan(void) {
+#if defined(__linux__)
+  prctl(PR_SET_PDEATHSIG, MCH_OWNER_SIGNAL);
 #endif
 }
 
@@ -407,6 +417,8 @@ struct mch_poller *mch_poller_new(struct mch_error *error) {
   if (poller->fd >= 0 && lift(&poller->fd) == 0)
     return poller;
   mch_error_system(error, "cannot make an epoll set");
+  if (poller->fd >= 0)
+    close(poller->fd);
   free(poller);
   return NULL;
 }

@@ -53,16 +53,23 @@ int mch_platform_ended(pid_t pid, int watch, int group, struct mch_ending *endin
 /* Whether this process has children, ended or not. */
 int mch_platform_has_children(void);
 
-/* How many processes the kernel has killed for want of memory, as far as it tells; for comparing. */
+/* How many processes the kernel has killed for want of memory, as far as it tells; for comparing.
+ */
 uint64_t mch_platform_oom_kills(void);
 
-/* Limit this process: address space to its present size plus `memory` bytes, processor time to `cpu`
- * seconds (SIGXCPU), descriptors to `files`. 0: not limited. */
+/* Limit this process: address space to its present size plus `memory` bytes, processor time to
+ * `cpu` seconds (SIGXCPU), descriptors to `files`. 0: not limited. */
 void mch_platform_limit(uint64_t memory, uint64_t cpu, uint64_t files);
 
 /* Bind the life of this process's group to the other end of pipe `fd`: when its last copy closes,
  * the kernel (else a thread) kills the group. Call after setpgid(). */
 int mch_platform_lifeline(int fd);
+
+/* Have MCH_OWNER_SIGNAL sent to this process when its parent dies, whoever else holds the other end
+ * of the lifeline (another pool's worker, a child of the host). It also comes, for nothing, when
+ * only the thread that forked ends: the handler looks at getppid(). Does nothing elsewhere than on
+ * Linux. */
+void mch_platform_signal_orphan(void);
 
 /* Forget what stdin has buffered; what stdout has not written. */
 void mch_platform_purge_stdio(void);
@@ -79,6 +86,9 @@ long mch_platform_unread(int fd);
 /* The signal by which a worker is asked to stop its task: ignored by default, so that one that
  * comes late does no harm. */
 #define MCH_STOP_SIGNAL SIGURG
+
+/* Says that the owner may have died. Its default is to be ignored, too. */
+#define MCH_OWNER_SIGNAL SIGWINCH
 
 /* CPUs that this process may use: affinity and cgroup quota; at least 1. */
 unsigned mch_platform_cpu_count(void);

@@ -39,6 +39,7 @@ struct mch_pool {
   struct level *levels;      /* by falling priority; those in use have tasks */
   size_t level_count, level_room;
   size_t queued;
+  int32_t least_priority; /* of all tasks so far, and 0 */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -247,6 +248,14 @@ static void lower_attention(struct mch_pool *pool) {
     pool->attention_raised = 0;
 }
 
+static void take(struct mch_pool *pool, struct mch_task *task);
+static int cancel(struct mch_pool *pool, struct mch_task *task);
+
+static void free_if_idle(struct mch_group *group) {
+  if (group->abandoned && group->unfinished == 0)
+    free(group);
+}
+
 /* The one way into DONE. */
 static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
   struct mch_group *group = task->group;
@@ -261,6 +270,11 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   group->last = task;
   group->unfinished--;
   group->finished++;
+  if (group->abandoned) {
+    take(pool, task);
+    mch_pool_discard(pool, task);
+    free_if_idle(group);
+  }
   raise_attention(pool);
 }
 
@@ -456,6 +470,14 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   return pool;
 }
 
+/* The pool ends: an abandoned group goes with the last of its tasks. */
+static void forget_member(struct mch_task *task) {
+  if (task->state != MCH_TASK_DONE) {
+    task->group->unfinished--;
+    free_if_idle(task->group);
+  }
+}
+
 void mch_pool_free(struct mch_pool *pool) {
   if (pool->driver != NULL)
     mch_driver_free(pool->driver);
@@ -463,8 +485,10 @@ void mch_pool_free(struct mch_pool *pool) {
     struct mch_task *task = pool->index[pool->index_start];
     pool->base++;
     pool->index_start++;
-    if (task != NULL)
+    if (task != NULL) {
+      forget_member(task);
       mch_pool_discard(pool, task);
+    }
   }
   while (pool->records != NULL) {
     struct record *record = pool->records;
@@ -514,7 +538,9 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     *slot(pool, task->runid) = task;
     task->group = group;
     group->unfinished++;
-    urgent = task->priority > 0 && pool->queued == 0;
+    if (task->priority < pool->least_priority)
+      pool->least_priority = task->priority;
+    urgent = task->priority > pool->least_priority;
     enqueue(pool, task, 0);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
@@ -663,6 +689,35 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task) {
   if (task->result != pool->no_memory)
     mch_result_free(task->result);
   mch_task_free(task);
+}
+
+struct mch_group *mch_pool_group(struct mch_pool *pool) {
+  (void)pool;
+  return calloc(1, sizeof(struct mch_group));
+}
+
+static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
+  while (group->first != NULL) {
+    struct mch_task *task = group->first;
+    take(pool, task);
+    mch_pool_discard(pool, task);
+  }
+}
+
+void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  drop_finished(pool, group);
+  /* The group is kept by `abandoned` = 0 while its tasks are looked up; ends come in between. */
+  for (runid = pool->next_runid; group->unfinished > 0 && runid-- > pool->base;) {
+    struct mch_task *task = *slot(pool, runid);
+    if (task != NULL && task->group == group && task->state != MCH_TASK_DONE)
+      cancel(pool, task);
+  }
+  drop_finished(pool, group);
+  group->abandoned = 1;
+  free_if_idle(group);
+  pthread_mutex_unlock(&pool->lock);
 }
 
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group) {

@@ -33,12 +33,12 @@ struct mch_pool_config {
   int background;                  /* have a driver */
 };
 
-/* Tasks that are received together: those of run(), or those of one map or imap. Zeroed when new;
- * must outlive its tasks. */
+/* Tasks that are received together: those of run(), or those of one map or imap. */
 struct mch_group {
   struct mch_task *first, *last; /* DONE ones, in order of completion */
   size_t unfinished;             /* accepted and not DONE */
   size_t finished;               /* DONE and not taken */
+  int abandoned;                 /* nobody will take anything: drop what finishes, then the group */
 };
 
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
@@ -48,6 +48,13 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
 struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
                               size_t length);
 void mch_task_free(struct mch_task *task);
+
+/* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. */
+struct mch_group *mch_pool_group(struct mch_pool *pool);
+
+/* Nobody is interested in this group any more: what waits never starts, what runs is stopped, what
+ * has finished is dropped. Does not wait. */
+void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group);
 
 /* Have the workers ready. Blocks no longer than the forks take. */
 int mch_pool_start(struct mch_pool *pool, struct mch_error *error);

@@ -34,7 +34,7 @@ double mch_render_percent(uint64_t done, uint64_t total);
 
 /* What the lines of one frame want at most. Begin with zeroes, measure each line. */
 struct mch_tty_needs {
-  size_t name;   /* cells of a name with its mark */
+  size_t name;   /* cells of a name, without a mark */
   size_t digits; /* of a count */
 };
 

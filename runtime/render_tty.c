@@ -42,7 +42,7 @@ static size_t digits_of(uint64_t count) {
 void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *report) {
   size_t name = mch_width_cells(report->name, report->name_length);
   size_t total = report->total == MCH_BAR_UNKNOWN ? DIGITS : digits_of(report->total);
-  needs->name = most(needs->name, name + strlen(mch_bar_end_mark(report->how)));
+  needs->name = most(needs->name, name);
   needs->digits = most(needs->digits, most(digits_of(report->done), total));
 }
 
@@ -115,6 +115,17 @@ static void put_counts(struct mch_buf *to, size_t digits, const struct mch_repor
   put(to, text);
 }
 
+/* A mark may take more of the bar than the layout does, for its own line only: so the columns of
+ * the others stay where they were. */
+static size_t bar_of(const struct mch_tty_layout *layout, const struct mch_report *report) {
+  size_t mark = strlen(mch_bar_end_mark(report->how));
+  size_t needed = fixed(layout->digits) + 1 + layout->bar + mark +
+                  mch_width_cells(report->name, report->name_length);
+  if (mark == 0 || layout->bar == 0 || needed <= layout->width)
+    return layout->bar;
+  return layout->bar - least(needed - layout->width, layout->bar - BAR_LEAST);
+}
+
 /* The name, cut if need be so that the mark stays, and a space if there is room for one. */
 static size_t put_name(struct mch_buf *to, const struct mch_report *report, size_t room) {
   const char *mark = mch_bar_end_mark(report->how);
@@ -142,7 +153,7 @@ size_t mch_render_tty(struct mch_buf *to, const struct mch_tty_layout *layout,
     snprintf(head, sizeof head, " %6.2f%%", percent);
   put(&line, head);
   if (layout->bar > 0)
-    put_bar(&line, layout->bar, percent);
+    put_bar(&line, bar_of(layout, report), percent);
   if (layout->digits > 0)
     put_counts(&line, layout->digits, report);
   else

@@ -35,10 +35,12 @@ static int failed(const struct mch_screen *screen) {
                                    : next->ends.failed;
 }
 
-/* The rows that the shown lines take now. When the window has become narrower, terminals fold lines
- * that do not fit any more. */
+/* The rows that the shown lines take now. When the window has become narrower, most terminals fold
+ * lines that do not fit any more. */
 static size_t height(const struct mch_screen *screen) {
   size_t i, rows = 0, total = count(&screen->shown);
+  if (screen->cuts)
+    return total;
   for (i = 0; i < total; i++) {
     size_t cells = end_of(&screen->shown, i).cells;
     rows += cells <= screen->columns ? 1 : (cells + screen->columns - 1) / screen->columns;
@@ -106,45 +108,56 @@ static void put_lines(const struct mch_screen *screen, struct mch_buf *to, int o
   }
 }
 
-static int has_escape(const struct mch_buf *text) {
-  return memchr(text->data + text->read, '\033', mch_buf_unread(text)) != NULL;
-}
-
-/* Lines of unknown content need an empty screen under them (tabs do not erase); live lines alone
- * are written in place. A colour that they leave on ends here. */
+/* Whole lines. A colour that they leave on ends here. */
 static void put_above(const struct mch_screen *screen, struct mch_buf *to) {
-  put(to, "\033[J");
-  mch_buf_append(to, screen->above.data, mch_buf_unread(&screen->above));
-  if (has_escape(&screen->above))
+  const unsigned char *text = screen->above.data + screen->above.read;
+  size_t length = mch_buf_unread(&screen->above);
+  mch_buf_append(to, text, length);
+  if (length > 0 && memchr(text, '\033', length) != NULL)
     put(to, "\033[m");
 }
 
+/* Live lines are written over the old ones, which does not flicker. Other lines need an empty
+ * screen (tabs do not erase). So do live lines after a new width: rows that the terminal has folded
+ * stay joined in its memory until they are erased. */
+static void put_frame(const struct mch_screen *screen, struct mch_buf *to) {
+  size_t rows = height(screen);
+  int over = mch_buf_unread(&screen->above) == 0 && count(&screen->shown) > 0 &&
+             screen->drawn_columns == screen->columns;
+  put(to, "\033[?2026h");
+  put_home(screen, to);
+  if (!over)
+    put(to, "\033[J");
+  put_above(screen, to);
+  put_lines(screen, to, over);
+  if (over && rows > count(&screen->next))
+    put(to, "\033[J");
+  put(to, "\033[?2026l");
+}
+
+static int is_new(const struct mch_screen *screen) {
+  return mch_buf_unread(&screen->above) > 0 || !same(&screen->shown, &screen->next) ||
+         (count(&screen->next) > 0 && screen->drawn_columns != screen->columns);
+}
+
 int mch_screen_compose(struct mch_screen *screen, struct mch_buf *to) {
-  size_t above = mch_buf_unread(&screen->above);
-  int live = count(&screen->shown) > 0 || count(&screen->next) > 0;
   mch_buf_clear(to);
   if (failed(screen) != 0)
     return failed(screen);
-  if (above == 0 && same(&screen->shown, &screen->next) && height(screen) == count(&screen->shown))
+  if (!is_new(screen))
     return 0;
-  if (live)
-    put(to, "\033[?2026h");
-  if (live || above > 0)
+  if (count(&screen->shown) > 0 || count(&screen->next) > 0) {
+    put_frame(screen, to);
+  } else {
     put_home(screen, to);
-  if (above > 0 && live)
     put_above(screen, to);
-  else if (above > 0)
-    mch_buf_append(to, screen->above.data, above);
-  put_lines(screen, to, above == 0);
-  if (above == 0 && height(screen) > count(&screen->next))
-    put(to, "\033[J");
-  if (live)
-    put(to, "\033[?2026l");
+  }
   return to->failed;
 }
 
 void mch_screen_commit(struct mch_screen *screen) {
   struct mch_screen_lines shown = screen->shown;
+  screen->drawn_columns = screen->columns;
   screen->shown = screen->next;
   screen->next = shown;
   clear(&screen->next);

@@ -20,6 +20,8 @@ struct mch_screen_lines {
 
 struct mch_screen {
   unsigned columns, rows;
+  unsigned drawn_columns; /* when the last frame was */
+  int cuts;               /* a narrower window cuts lines; else it folds them */
   struct mch_screen_lines shown, next;
   struct mch_buf above; /* of the next frame: whole lines that stay */
   int aligned;          /* they must begin in column 0 */

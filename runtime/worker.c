@@ -223,14 +223,33 @@ static void on_stop_signal(int number) {
   errno = saved;
 }
 
-/* Without SA_RESTART, so that blocking calls of the task return. */
-static void listen_to_stops(struct mch_worker *worker) {
+/* The lifeline does not tell while another process holds its other end. */
+static void die_with_owner(const struct mch_worker *worker) {
+  if (getppid() != worker->owner)
+    kill(0, SIGKILL);
+}
+
+static void on_owner_signal(int number) {
+  int saved = errno;
+  (void)number;
+  if (signalled_worker != NULL)
+    die_with_owner(signalled_worker);
+  errno = saved;
+}
+
+/* A stop is without SA_RESTART, so that blocking calls of the task return. */
+static void listen(struct mch_worker *worker) {
   struct sigaction action;
   memset(&action, 0, sizeof action);
-  action.sa_handler = on_stop_signal;
   sigemptyset(&action.sa_mask);
   signalled_worker = worker;
+  action.sa_handler = on_stop_signal;
   sigaction(MCH_STOP_SIGNAL, &action, NULL);
+  action.sa_handler = on_owner_signal;
+  action.sa_flags = SA_RESTART;
+  sigaction(MCH_OWNER_SIGNAL, &action, NULL);
+  mch_platform_signal_orphan();
+  die_with_owner(worker); /* it may have died before */
 }
 
 /* exit() was called, by C code of a task: leave in our way instead of the host's. A process that
@@ -247,7 +266,7 @@ void mch_worker_main(struct mch_worker *worker) {
   worker->pid = (int)getpid();
   mch_platform_on_exit(on_exit_called, worker);
   worker->channel.chaos = &worker->chaos;
-  listen_to_stops(worker);
+  listen(worker);
   mch_chaos_idle(&worker->chaos);
   say_hello(worker);
   worker->runner.begin(worker->runner.ud, worker);

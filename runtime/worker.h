@@ -16,6 +16,7 @@ struct mch_worker {
   struct mch_channel channel; /* to the pool */
   struct mch_shared *shared;
   int pid;
+  int owner;    /* the process whose pool this is */
   int lifeline; /* read end */
   int pipes[2]; /* own copies of the ends that are stdout and stderr, to ask for positions */
   struct mch_runner runner;

@@ -108,7 +108,7 @@ describe("example", function()
   end
 
   it("04_terminate stops bars where they are", function()
-    local screen <close> = terminal.start(command("04_terminate"), WIDTH, HEIGHT)
+    local screen <close> = terminal.start(command("04_terminate"), WIDTH + 20, HEIGHT) -- room for marks
     local status, lines = screen:finish(60)
     local text = table.concat(lines, "\n")
     assert.are.equal(0, status, text)

@@ -234,7 +234,7 @@ local function deliver(self, runid, failed, ...)
   return runid, failed, ...
 end
 
-local function take(self, from) return deliver(self, core.take(self, from)) end
+local function take(self, from, group) return deliver(self, core.take(self, from, group)) end
 
 -- Ways in which a received task can stand in a list.
 local forms = {}
@@ -244,6 +244,14 @@ function forms.packed(_, failed, ...)
   return pack(...)
 end
 function forms.entry(runid, _, ...) return { runid, n = 1 + select("#", ...), ... } end
+
+-- Raise the failure of the lowest run ID, with the others and with what succeeded.
+local function raise_lowest(failures, results)
+  sort(failures, function(a, b) return a.runid < b.runid end)
+  local first = failures[1]
+  first.failures, first.results = failures, results
+  error(first, 0)
+end
 
 -- Receive everything finished into a list. Failures are gathered, and raised at the end if so
 -- wished: the one of the lowest run ID, with the others and with what succeeded.
@@ -259,12 +267,7 @@ local function receive_list(self, from, form)
     return true
   end
   while add(take(self, from)) do end
-  if failures[1] and raises(self) then
-    sort(failures, function(a, b) return a.runid < b.runid end)
-    local first = failures[1]
-    first.failures, first.results = failures, results
-    error(first, 0)
-  end
+  if failures[1] and raises(self) then raise_lowest(failures, results) end
   return list, n
 end
 
@@ -352,6 +355,142 @@ function methods:run_multiple(functions)
   local runids = {}
   for i, f in ipairs(functions) do runids[i] = core.run(self, f) end
   return runids
+end
+
+-- ---------------------------------------------------------------------------------------------
+-- Mapping
+
+local imap_options = { ordered = of_type("boolean", "true or false") }
+
+-- A function that gives the items one by one, each packed; nil when there are no more.
+local function items_of(source)
+  if core.is_callable(source) then
+    return function()
+      local item = pack(source())
+      return item[1] ~= nil and item or nil
+    end
+  end
+  local i, n = 0, source.n or #source
+  return function()
+    i = i + 1
+    if i <= n then return { n = 1, source[i] } end
+  end
+end
+
+local function check_map(method, f, source)
+  if f == nil or not core.is_callable(f) then
+    error(("%s takes a function and items: %s is given"):format(method, type(f)), 3)
+  end
+  if type(source) ~= "table" and (method == "map" or source == nil or not core.is_callable(source)) then
+    error(("%s takes a list%s: %s is given"):format(method, method == "map" and "" or " or an iterator",
+      type(source)), 3)
+  end
+end
+
+-- Runs `f` for each item, with at most so many ahead; hands back what ends. Its tasks are a group of
+-- their own. `received(index, runid, failed, ...)` gets what next() takes.
+local function new_mapping(self, f, source)
+  local group = core.group(self)
+  local next_item = items_of(source)
+  local ahead, index, index_of = 0, 0, {}
+  local most = settings_of[self].nworkers * 32
+  local mapping = { group = group }
+
+  local function feed()
+    while next_item and ahead < most do
+      local item = next_item()
+      if not item then
+        next_item = nil
+      else
+        index, ahead = index + 1, ahead + 1
+        index_of[core.run_in(self, group, f, table.unpack(item, 1, item.n))] = index
+      end
+    end
+  end
+
+  local function receive(received, runid, ...)
+    if runid == nil then return mapping.take(received) end
+    local i = index_of[runid]
+    index_of[runid], ahead = nil, ahead - 1
+    return received(i, runid, ...)
+  end
+
+  -- Wait for one, and hand it to `received`; nothing when all have been taken.
+  function mapping.take(received)
+    feed()
+    if ahead == 0 then return end
+    core.wait(self, "one", nil, nil, group)
+    return receive(received, take(self, nil, group))
+  end
+
+  return mapping
+end
+
+--- A table of `f`'s first values for the items of a list, in order, with `n`.
+-- @function map
+function methods:map(f, list)
+  check(self)
+  check_map("map", f, list)
+  local mapping = new_mapping(self, f, list)
+  local scope <close> = mapping.group
+  local values, failures, results, n = {}, {}, {}, 0
+  local function received(index, runid, failed, ...)
+    values[index], n = (...), n + 1
+    if failed then failures[#failures + 1] = (...) else results[runid] = (...) end
+    return true
+  end
+  while mapping.take(received) do end
+  if failures[1] and raises(self) then raise_lowest(failures, results) end
+  values.n = n
+  return values
+end
+
+-- In order: what comes before its turn waits in `early`.
+local function ordered_iterator(self, mapping)
+  local turn, early = 0, {}
+  local function keep(index, _, ...)
+    early[index] = pack(...)
+    return true
+  end
+  local function give(failed, ...)
+    if failed and raises(self) then
+      core.abandon(mapping.group)
+      error((...), 0)
+    end
+    return turn, ...
+  end
+  return function()
+    turn = turn + 1
+    while not early[turn] do
+      if not mapping.take(keep) then return nil end
+    end
+    local entry = early[turn]
+    early[turn] = nil
+    return give(table.unpack(entry, 1, entry.n))
+  end
+end
+
+local function unordered_iterator(self, mapping)
+  local function give(index, _, failed, ...)
+    if failed and raises(self) then
+      core.abandon(mapping.group)
+      error((...), 0)
+    end
+    return index, ...
+  end
+  return function() return mapping.take(give) end
+end
+
+--- Iterate over `i, value ...` of `f` for each item of a list or iterator, in order; looks ahead only
+-- so far. `{ordered = false}`: in order of completion.
+-- @function imap
+function methods:imap(f, source, options)
+  check(self)
+  check_map("imap", f, source)
+  local ordered = check_options(options, imap_options, 2).ordered ~= false
+  local mapping = new_mapping(self, f, source)
+  local iterator = (ordered and ordered_iterator or unordered_iterator)(self, mapping)
+  return iterator, nil, nil, mapping.group
 end
 
 -- ---------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ static void a_bar_on_a_terminal(void) {
   bar = start(&rig, "one", 10);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r" BAR0 "\033[K\n" END);
+  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
   CHECK(mch_output_next(rig.out) == rig.now + 100 * MS);
   mch_bar_set(bar, 5);
   rig.now += 99 * MS;
@@ -170,7 +170,7 @@ static void order_of_bars(void) {
   end(&rig, c, 2, 2);
   mch_output_bar_end(rig.out, a, 1, 2, MCH_BAR_KILLED);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[2A\033[J 100.00% |: c \n  50.00% |: a \n" END);
+  EXPECT(2, BEGIN "\r\033[2A\033[J 100.00% ::::: |: c\n  50.00% ::   |: a \n" END);
   tear_down(&rig);
 }
 
@@ -184,8 +184,8 @@ static void more_than_the_screen_has(void) {
   for (i = 0; i < 300; i++)
     bars[i] = start(&rig, "x", 2);
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r   0.00%       |: x\033[K\n   0.00%       |: x\033[K\n"
-                  "   0.00%       |: x\033[K\n... and 297 more\033[K\n" END);
+  EXPECT(2, BEGIN "                    \r\033[J   0.00%       |: x\n   0.00%       |: x\n"
+                  "   0.00%       |: x\n... and 297 more\n" END);
   rig.rows = 1; /* no room for any */
   rig.now += 100 * MS;
   pump(&rig);
@@ -193,7 +193,7 @@ static void more_than_the_screen_has(void) {
   rig.rows = 2;
   rig.now += 100 * MS;
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r... and 300 more\033[K\n" END);
+  EXPECT(2, BEGIN "                    \r\033[J... and 300 more\n" END);
   for (i = 0; i < 300; i++)
     end(&rig, bars[i], 2, 2);
   tear_down(&rig);
@@ -255,7 +255,7 @@ static void output_elsewhere(void) {
   set_up(&rig, MCH_FILES_TERMINAL, MCH_PROGRESS_BAR);
   bar = start(&rig, "one", 10);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r" BAR0 "\033[K\n" END);
+  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
   mch_output_lines(rig.out, 1, "data\n", 5);
   pump(&rig); /* at once, and the bars are left alone */
   EXPECT(1, "data\n");
@@ -278,7 +278,7 @@ static void leaving_the_screen(void) {
   EXPECT(2, "");
   rig.now += 100 * MS;
   pump(&rig); /* anew, under what somebody else has written */
-  EXPECT(2, BEGIN SPACES "\r" BAR5 "\033[K\n" END);
+  EXPECT(2, BEGIN SPACES "\r\033[J" BAR5 "\n" END);
   mch_output_set_mode(rig.out, MCH_PROGRESS_OFF);
   CHECK(start(&rig, "two", 1) == NULL);
   end(&rig, NULL, 0, 0);
@@ -406,7 +406,7 @@ static void shared_slots(void) {
   bar = mch_output_bar_start(rig.out, &spec);
   atomic_store(&slot.done, 5);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r" BAR5 "\033[K\n" END);
+  EXPECT(2, BEGIN SPACES "\r\033[J" BAR5 "\n" END);
   atomic_store(&slot.id, 8);
   atomic_store(&slot.done, 9);
   rig.now += 100 * MS;

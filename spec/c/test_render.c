@@ -109,6 +109,11 @@ static void marks(struct mch_buf *to) {
            "a rather long name of a task (killed) ");
   tty(to, 60, &report); /* the name is cut, the mark stays */
   SAME(to, "  50.00% ::   |        5 /       10 |:  a rather l (killed)");
+  report = report_of("name", 5, 10);
+  report.how = MCH_BAR_TIMEOUT;
+  tty(to, 84, &report); /* the bar of this line gives way to the mark */
+  SAME(to, "  50.00% ::::::::::::::::                  |        5 /       10 |:  name (timeout)");
+  report = report_of("a rather long name of a task", 5, 10);
   report.how = MCH_BAR_BROKEN;
   tty(to, 120, &report);
   SAME(to, "  50.00% ::::::::::::::::::::                     |        5 /       10 |:  "
@@ -263,7 +268,8 @@ static void frames(struct mch_buf *to) {
   SAME(to, "a line\n");
   mch_screen_commit(&screen);
   frame(&screen, to, 10, "", "one", NULL); /* the first: from column 0, wherever the cursor is */
-  SAME(to, BEGIN "          \rone\033[K\n" END);
+  SAME(to, BEGIN "          \r\033[J"
+                 "one\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 10, "", "one", NULL); /* nothing new */
   SAME(to, "");
@@ -279,7 +285,7 @@ static void frames(struct mch_buf *to) {
   SAME(to, BEGIN "\r\033[2A\033[J\033[31mred\n\033[mtwo\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 2, "", "o", "p"); /* narrower: "two" is folded into two rows */
-  SAME(to, BEGIN "\r\033[2Ao\033[K\np\033[K\n" END);
+  SAME(to, BEGIN "\r\033[2A\033[Jo\np\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 2, "", "o", NULL); /* one line less */
   SAME(to, BEGIN "\r\033[2Ao\033[K\n\033[J" END);
@@ -292,7 +298,8 @@ static void frames(struct mch_buf *to) {
   mch_screen_commit(&screen);
   mch_screen_detach(&screen); /* left where it is */
   frame(&screen, to, 10, "", "again", NULL);
-  SAME(to, BEGIN "          \ragain\033[K\n" END);
+  SAME(to, BEGIN "          \r\033[J"
+                 "again\n" END);
   mch_screen_free(&screen);
 }
 

@@ -1,0 +1,167 @@
+/* The codec where Lua cannot reach: random graphs and hostile bytes under the sanitizers, and
+ * memory that runs out at every single allocation. Run in the root of the source tree. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The codec's own buffers fail on demand as well. Defined here, the functions of runtime/buf.c are
+ * not taken from the library. */
+static void *limited_realloc(void *old, size_t size);
+#define realloc limited_realloc
+#include "../../runtime/buf.c"
+#undef realloc
+
+#include "codec_module.c"
+
+/* How many allocations may still succeed; -1: all. */
+static long allowed = -1;
+static size_t in_use;
+
+static int may_allocate(void) {
+  if (allowed == 0)
+    return 0;
+  if (allowed > 0)
+    allowed--;
+  return 1;
+}
+
+static void *limited_realloc(void *old, size_t size) {
+  return may_allocate() ? realloc(old, size) : NULL;
+}
+
+static void *allocate(void *ud, void *old, size_t old_size, size_t size) {
+  void *block;
+  (void)ud;
+  if (old == NULL)
+    old_size = 0;
+  if (size == 0) {
+    free(old);
+    in_use -= old_size;
+    return NULL;
+  }
+  if (size > old_size && !may_allocate())
+    return NULL;
+  block = realloc(old, size);
+  if (block != NULL)
+    in_use += size - old_size;
+  return block;
+}
+
+static int failures;
+
+static void check(int holds, const char *what) {
+  if (!holds) {
+    fprintf(stderr, "test_codec: %s\n", what);
+    failures++;
+  }
+}
+
+static lua_State *open_state(void) {
+  lua_State *L = lua_newstate(allocate, NULL);
+  if (L == NULL)
+    abort();
+  luaL_openlibs(L);
+  luaL_requiref(L, "codec_module", luaopen_codec_module, 0);
+  lua_pop(L, 1);
+  return L;
+}
+
+static void run_properties(const char *what, int seeds) {
+  lua_State *L = open_state();
+  if (luaL_loadfile(L, "spec/c/codec_properties.lua") != LUA_OK)
+    check(0, lua_tostring(L, -1));
+  else {
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_getfield(L, -1, "codec_module");
+    lua_remove(L, -2);
+    lua_pushstring(L, what);
+    lua_pushinteger(L, seeds);
+    if (lua_pcall(L, 3, 0, 0) != LUA_OK)
+      check(0, lua_tostring(L, -1));
+  }
+  lua_close(L);
+}
+
+/* A script that leaves in globals what is encoded and how it looks encoded. */
+static const char PREPARE[] =
+    "codec = require 'codec_module'\n"
+    "notes = codec.notes()\n"
+    "local n, shared = 0, { 'shared' }\n"
+    "function new_global() return shared end\n"
+    "local env = setmetatable({ a = { 1 }, b = 2 }, { __index = _G })\n"
+    "local hooked = setmetatable({}, { __mantichora = function() return setmetatable, {}, { 1 } "
+    "end })\n"
+    "value = { 1, 2.5, 'text', ('long'):rep(50), { id = 1, name = 'n' }, { id = 2, name = 'm' }, "
+    "shared,\n"
+    "  function() n = n + 1 return new_global() end, function() return n, value end, print, "
+    "string,\n"
+    "  load('return a, b', '=env', 't', env), hooked, hooked, setmetatable({}, { __index = shared, "
+    "__name = 'N' }) }\n"
+    "value.self, value.floats, value.ints = value, {}, {}\n"
+    "for i = 1, 300 do value.floats[i], value.ints[i] = i / 4, i * 1000 end\n"
+    "for i = 1, 40 do value[{ i }] = 'key ' .. i end\n"
+    "local deep = {} value.deep = deep for i = 1, 1500 do deep[1] = {} deep = deep[1] end\n"
+    "opts = { notes = notes }\n"
+    "bytes = codec.encode(opts, value)\n";
+
+static int run_string(lua_State *L, const char *source) {
+  int status = luaL_dostring(L, source);
+  if (status != LUA_OK)
+    fprintf(stderr, "test_codec: %s\n", lua_tostring(L, -1));
+  lua_settop(L, 0);
+  return status;
+}
+
+/* Call the Lua function in the global `name` with only the n-th allocation failing; returns whether
+ * it came to its end all the same. */
+static int survives(lua_State *L, const char *name, long n) {
+  int status;
+  lua_getglobal(L, name);
+  allowed = n;
+  status = lua_pcall(L, 0, 0, 0);
+  allowed = -1;
+  if (status != LUA_OK) {
+    const char *message = lua_tostring(L, -1);
+    if (message == NULL || strstr(message, "not enough memory") == NULL)
+      check(0, message != NULL ? message : "an error that is no string");
+  }
+  lua_settop(L, 0);
+  return status == LUA_OK;
+}
+
+static void run_out_of_memory(const char *name) {
+  lua_State *L = open_state();
+  long n = 0;
+  check(run_string(L, PREPARE) == LUA_OK, "preparing");
+  check(run_string(L, "function encode() codec.encode(opts, value) end\n"
+                      "function decode() codec.decode(opts, bytes) end\n"
+                      "function take() codec.notes() end\n"
+                      "function update() codec.update(notes) end\n") == LUA_OK,
+        "preparing");
+  while (!survives(L, name, n)) {
+    if (++n > 100000) {
+      check(0, "never enough memory");
+      break;
+    }
+  }
+  printf("test_codec: %s failed cleanly %ld times\n", name, n);
+  check(n > 3, "nothing was allocated");
+  check(run_string(L, "local got = codec.decode(opts, (codec.encode(opts, value)))\n"
+                      "assert(got.self == got and got[9]() == 0 and got[13] == got[14])\n"
+                      "assert(#got.ints == 300)") == LUA_OK,
+        "it works after failures");
+  lua_close(L);
+  check(in_use == 0, "memory is left");
+}
+
+int main(void) {
+  const char *const calls[] = {"encode", "decode", "take", "update"};
+  size_t i;
+  run_properties("round", 2500);
+  run_properties("hostile", 400);
+  for (i = 0; i < sizeof calls / sizeof *calls; i++)
+    run_out_of_memory(calls[i]);
+  if (failures > 0)
+    printf("test_codec: %d failed\n", failures);
+  return failures > 0;
+}
