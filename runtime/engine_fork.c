@@ -70,7 +70,6 @@ struct child {
   struct stream streams[2];
   struct source sources[4];
   unsigned ready;
-  int wants_writable;
   struct mch_shared *shared;
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
@@ -480,6 +479,8 @@ static void drain(struct child *child) {
   struct mch_message_in message;
   int got = 0;
   ssize_t filled;
+  if (child->ready & CHANNEL)
+    mch_channel_hear(&child->channel);
   if (child->ready & STDOUT)
     read_stream(child, 0);
   if (child->ready & STDERR)
@@ -852,6 +853,7 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   if (worker == NULL)
     _exit(71);
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
+  mch_channel_use_rings(&worker->channel, &shared->down, &shared->up);
   worker->shared = shared;
   worker->only = only;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
@@ -881,6 +883,7 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
   close(plumbing->err[1]);
   close(plumbing->life[0]);
   mch_channel_open(&child->channel, plumbing->sockets[0]);
+  mch_channel_use_rings(&child->channel, &child->shared->up, &child->shared->down);
   child->channel.chaos = &engine->chaos;
   child->streams[0].fd = plumbing->out[0];
   child->streams[1].fd = plumbing->err[0];
@@ -1192,18 +1195,10 @@ static void retire(struct engine_fork *engine, struct child *child) {
     send_quit(child);
 }
 
+/* What does not fit stays; the worker rings when it has made room. */
 static void flush(struct child *child) {
-  unsigned events = MCH_READABLE;
-  if (child->state == ENDED || child->channel.fd < 0)
-    return;
-  if (mch_channel_unsent(&child->channel) > 0)
+  if (child->state != ENDED && mch_channel_unsent(&child->channel) > 0)
     mch_channel_flush(&child->channel, 0, NULL); /* its end is seen when reading */
-  if (mch_channel_unsent(&child->channel) > 0)
-    events |= MCH_WRITABLE;
-  if (((events & MCH_WRITABLE) != 0) != child->wants_writable) {
-    child->wants_writable = (events & MCH_WRITABLE) != 0;
-    mch_poller_change(child->engine->base.poller, child->channel.fd, events, &child->sources[0]);
-  }
 }
 
 /* A stream that has ended stays "ready" for ever: do not watch it any longer. */
@@ -1258,7 +1253,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   engine->pumped = now = mch_now();
   engine->passing = 0;
   for (child = engine->children; child != NULL; child = child->next) {
-    if (child->ready & (CHANNEL | STDOUT | STDERR))
+    if ((child->ready & (CHANNEL | STDOUT | STDERR)) || mch_channel_waiting(&child->channel))
       drain(child);
     mch_chaos_pause(&engine->chaos);
     unwatch_ended(child);
@@ -1293,6 +1288,8 @@ static uint64_t deadline(struct mch_engine *base) {
   struct child *child;
   for (child = engine->children; child != NULL; child = child->next) {
     soonest = sooner(soonest, child->kill_at);
+    if (child->state != ENDED && mch_channel_stays_awake(&child->channel))
+      soonest = 0;
     if (child->stream_ended != 0 && !child->killed)
       soonest = sooner(soonest, child->stream_ended + end_grace);
     if (child->watch < 0)

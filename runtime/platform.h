@@ -90,6 +90,15 @@ long mch_platform_unread(int fd);
 /* Says that the owner may have died. Its default is to be ignored, too. */
 #define MCH_OWNER_SIGNAL SIGWINCH
 
+/* Tell the processor that this is a loop of waiting. */
+static inline void mch_platform_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 /* CPUs that this process may use: affinity and cgroup quota; at least 1. */
 unsigned mch_platform_cpu_count(void);
 

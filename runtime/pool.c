@@ -391,6 +391,9 @@ void mch_pool_pump(struct mch_pool *pool) {
   lower_attention(pool);
   pump(pool, 1);
   pool->drives_seen = pool->drives;
+  /* An event loop sleeps without telling: from here on its descriptor has to say all. */
+  if (pool->outer != NULL && deadline(pool) == 0)
+    raise_attention(pool);
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
   pthread_mutex_unlock(&pool->lock);

@@ -1,7 +1,8 @@
 /* Runs in: both.
  *
- * The wire: all that a pool and its workers say to each other. Nothing else crosses but a page of
- * shared counters (struct mch_shared, below) and the bytes of the task's own stdout and stderr.
+ * The wire: all that a pool and its workers say to each other. Nothing else crosses but a few pages of
+ * shared memory (struct mch_shared, below: counters, and the rings that carry the streams) and the
+ * bytes of the task's own stdout and stderr.
  *
  * The story of a task
  *
@@ -45,6 +46,7 @@
 #include <stdint.h>
 
 #include "output.h"
+#include "ring.h"
 
 #define MCH_PROTOCOL_VERSION 1u
 
@@ -114,6 +116,7 @@ struct mch_shared {
   _Atomic uint32_t reading[2];         /* pool: odd while it takes bytes from that pipe */
   _Atomic uint64_t consumed[2];        /* pool: bytes taken from stdout's and stderr's pipe */
   struct mch_bar_slot bars[MCH_BARS];  /* worker: what bars count */
+  struct mch_ring down, up;            /* the two streams, while both processes are on one machine */
 };
 
 #endif
