@@ -98,6 +98,7 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   CHECK(make_plumbing(&plumbing, NULL) == 0);
   memset(peer, 0, sizeof *peer);
   mch_channel_open(&peer->channel, dup(plumbing.sockets[1]));
+  mch_channel_use_rings(&peer->channel, &child->shared->down, &child->shared->up);
   peer->out[0] = dup(plumbing.out[1]);
   peer->out[1] = dup(plumbing.err[1]);
   peer->child = child;
@@ -321,14 +322,15 @@ static void test_death(int how) {
 
 /* All tickets are out although the worker has nothing: the pool looks again soon, by itself. */
 static void test_full_ring(void) {
+  enum { MANY = MCH_CLAIMS + 50 };
   struct engine_fork *engine = new_engine(1);
-  struct mch_task *task = new_task(0, 0), *more[200];
+  struct mch_task *task = new_task(0, 0), *more[MANY];
   struct peer peer;
   uint64_t i, given = 0;
   hire(engine, &peer);
   CHECK(give(engine, task) == 0);
   CHECK(take(&peer, 1));
-  for (i = 0; i < 200; i++) {
+  for (i = 0; i < MANY; i++) {
     more[i] = new_task(i + 1, 0);
     more[i]->priority = -1;
     if (give(engine, more[i]) == 0)
@@ -339,16 +341,16 @@ static void test_full_ring(void) {
   answer(&peer, 1, 0, 0, 0);
   pump_now(engine);
   CHECK(told.finished_count == 1);
-  CHECK(give(engine, more[199]) == MCH_FULL);
+  CHECK(give(engine, more[MANY - 1]) == MCH_FULL);
   CHECK(engine->base.ops->deadline(&engine->base) < mch_now() + 10000000u);
   atomic_store(&peer.child->shared->passed, peer.child->last_ticket);
   pump_now(engine);
-  CHECK(give(engine, more[199]) == 0);
+  CHECK(give(engine, more[MANY - 1]) == 0);
   CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
   leave(&peer);
   end_all(engine);
   mch_task_free(task);
-  for (i = 0; i < 200; i++)
+  for (i = 0; i < MANY; i++)
     mch_task_free(more[i]);
 }
 
