@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "platform.h"
 #include "protocol.h"
 
 #ifndef MSG_NOSIGNAL
@@ -14,13 +15,20 @@
 #endif
 
 enum {
-  FILL_ROOM = 64 * 1024, /* bytes asked of the kernel at once: many small frames */
-  KEEP_ROOM = 1 << 20    /* an empty buffer larger than this gives its memory back */
+  FILL_ROOM = 64 * 1024,           /* bytes asked of the kernel at once: many small frames */
+  SPIN_NANOSECONDS = 20000,        /* looking for bytes before sleeping */
+  SHORT_WAIT_NANOSECONDS = 100000, /* after such a sleep it is worth it */
+  KEEP_ROOM = 1 << 20              /* an empty buffer larger than this gives its memory back */
 };
 
 void mch_channel_open(struct mch_channel *channel, int fd) {
   memset(channel, 0, sizeof *channel);
   channel->fd = fd;
+}
+
+void mch_channel_use_rings(struct mch_channel *channel, struct mch_ring *in, struct mch_ring *out) {
+  channel->ring_in = in;
+  channel->ring_out = out;
 }
 
 void mch_channel_close(struct mch_channel *channel) {
@@ -30,6 +38,31 @@ void mch_channel_close(struct mch_channel *channel) {
   mch_buf_free(&channel->out);
   mch_buf_free(&channel->in);
   mch_buf_free(&channel->parts);
+}
+
+/* -- bells -------------------------------------------------------------------------------- */
+
+/* Take bells; `wait`: sleep until there is one, or a signal. */
+static void hear(struct mch_channel *channel, int wait) {
+  char bells[64];
+  ssize_t got = recv(channel->fd, bells, sizeof bells, wait ? 0 : MSG_DONTWAIT);
+  if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+    channel->fd_ended = 1;
+}
+
+void mch_channel_hear(struct mch_channel *channel) {
+  if (channel->ring_in != NULL && channel->fd >= 0 && !channel->fd_ended)
+    hear(channel, 0);
+}
+
+/* A bell that does not fit is one of many: the other side will wake. */
+static void ring_bell(struct mch_channel *channel, _Atomic uint32_t *sleeps) {
+  if (mch_ring_wants_bell(sleeps) && channel->fd >= 0)
+    send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+int mch_channel_stays_awake(struct mch_channel *channel) {
+  return channel->ring_in != NULL && mch_ring_reader_stays(channel->ring_in);
 }
 
 /* -- writing ------------------------------------------------------------------------------ */
@@ -113,8 +146,34 @@ static ssize_t send_some(struct mch_channel *channel, int wait) {
   return send(channel->fd, out->data + out->read, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
 }
 
+static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *error) {
+  struct mch_ring *ring = channel->ring_out;
+  struct mch_buf *out = &channel->out;
+  while (mch_buf_unread(out) > 0) {
+    size_t count = mch_buf_unread(out), fitted;
+    int refused = mch_chaos_io(channel->chaos, &count, 1);
+    if (refused == EAGAIN && !wait)
+      return 0;
+    fitted = refused ? 0 : mch_ring_write(ring, out->data + out->read, count);
+    if (fitted > 0) {
+      mch_buf_consume(out, fitted);
+      ring_bell(channel, &ring->reader_sleeps);
+    } else if (!refused && !mch_ring_writer_stays(ring)) {
+      if (!wait)
+        return 0;
+      if (channel->fd_ended)
+        return mch_error_set(error, MCH_CLOSED, "the other side of a channel has gone");
+      hear(channel, 1);
+    }
+  }
+  give_back(out);
+  return 0;
+}
+
 int mch_channel_flush(struct mch_channel *channel, int wait, struct mch_error *error) {
   struct mch_buf *out = &channel->out;
+  if (channel->ring_out != NULL)
+    return flush_ring(channel, wait, error);
   while (mch_buf_unread(out) > 0) {
     ssize_t sent = send_some(channel, wait);
     if (sent >= 0)
@@ -166,12 +225,59 @@ static ssize_t receive_some(struct mch_channel *channel, int wait) {
   return recv(channel->fd, in->data + in->length, count, wait ? 0 : MSG_DONTWAIT);
 }
 
+/* Look for bytes for a short while: cheaper than a sleep when the other side is about to write. */
+static void spin(const struct mch_ring *ring) {
+  uint64_t until = mch_now() + SPIN_NANOSECONDS;
+  int i;
+  while (mch_ring_waiting(ring) == 0 && mch_now() < until)
+    for (i = 0; i < 20 && mch_ring_waiting(ring) == 0; i++)
+      mch_platform_relax();
+}
+
+/* Sleep until the other side rings, after a look for a while if that was worth it the last time. */
+static void wait_for_bell(struct mch_channel *channel) {
+  struct mch_ring *ring = channel->ring_in;
+  uint64_t start;
+  if (channel->spin)
+    spin(ring);
+  if (mch_ring_reader_stays(ring))
+    return;
+  start = mch_now();
+  hear(channel, 1);
+  channel->spin = mch_now() - start < SHORT_WAIT_NANOSECONDS;
+}
+
+static ssize_t fill_from_ring(struct mch_channel *channel, int wait, struct mch_error *error) {
+  struct mch_ring *ring = channel->ring_in;
+  struct mch_buf *in = &channel->in;
+  for (;;) {
+    size_t count = in->capacity - in->length, got;
+    if (mch_ring_waiting(ring) > MCH_RING_SIZE)
+      return mch_error_set(error, MCH_PROTOCOL, "the other side broke the ring");
+    if (mch_chaos_io(channel->chaos, &count, 0) != 0)
+      continue;
+    got = mch_ring_read(ring, in->data + in->length, count);
+    if (got > 0) {
+      in->length += got;
+      ring_bell(channel, &ring->writer_sleeps);
+      return (ssize_t)got;
+    }
+    if (channel->fd_ended || channel->fd < 0) {
+      channel->ended = 1;
+      return 0;
+    }
+    if (!wait)
+      return 0;
+    wait_for_bell(channel);
+  }
+}
+
 ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error *error) {
   struct mch_buf *in = &channel->in;
   size_t room;
   ssize_t got;
   release_handed(channel);
-  if (channel->ended || channel->fd < 0)
+  if (channel->ended || (channel->fd < 0 && channel->ring_in == NULL))
     return 0;
   room = missing(channel);
   if (room < FILL_ROOM)
@@ -180,6 +286,8 @@ ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error
     in->failed = 0;
     return mch_error_set(error, MCH_NOMEM, "not enough memory to read a message");
   }
+  if (channel->ring_in != NULL)
+    return fill_from_ring(channel, wait, error);
   do
     got = receive_some(channel, wait);
   while (got < 0 && errno == EINTR);

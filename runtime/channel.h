@@ -1,7 +1,8 @@
 /* Runs in: both.
  *
- * Whole messages over one descriptor. Writing queues frames and sends what the descriptor takes;
- * reading hands out messages that are complete. Knows frames (protocol.h), not what they mean. */
+ * Whole messages over one descriptor, or over a pair of rings (ring.h) with the descriptor as bell.
+ * Writing queues frames and sends what the descriptor takes; reading hands out messages that are
+ * complete. Knows frames (protocol.h), not what they mean. */
 #ifndef MCH_CHANNEL_H
 #define MCH_CHANNEL_H
 
@@ -11,6 +12,7 @@
 #include "buf.h"
 #include "chaos.h"
 #include "error.h"
+#include "ring.h"
 
 struct mch_message_head {
   uint8_t type;
@@ -36,13 +38,32 @@ struct mch_channel {
   int parts_handed; /* `parts` was handed out whole: forget it at the next call */
   size_t in_handed; /* bytes of `in` handed out: consume them at the next call */
   uint32_t sequence_out, sequence_in;
-  int ended;               /* the other side will send no more */
-  struct mch_chaos *chaos; /* NULL: off */
+  struct mch_ring *ring_in, *ring_out; /* NULL: all goes over the descriptor */
+  int fd_ended;                        /* with rings: the other side will ring no more */
+  int spin;                            /* the last wait was short: look a while before sleeping */
+  int ended;                           /* the other side will send no more */
+  struct mch_chaos *chaos;             /* NULL: off */
 };
 
 /* Take over `fd` (mch_channel_close() closes it). */
 void mch_channel_open(struct mch_channel *channel, int fd);
 void mch_channel_close(struct mch_channel *channel);
+
+/* Let the bytes go through shared memory; the descriptor then carries bells only. To be called
+ * before anything else. */
+void mch_channel_use_rings(struct mch_channel *channel, struct mch_ring *in, struct mch_ring *out);
+
+/* With rings, when the descriptor is readable: take the bells. */
+void mch_channel_hear(struct mch_channel *channel);
+
+/* With rings: whether there are bytes to be read. */
+static inline int mch_channel_waiting(const struct mch_channel *channel) {
+  return channel->ring_in != NULL && mch_ring_waiting(channel->ring_in) > 0;
+}
+
+/* With rings, before a sleep: there are bytes to be read (1), or the other side has been told to
+ * ring (0). */
+int mch_channel_stays_awake(struct mch_channel *channel);
 
 /* Queue one message; it is split into frames as needed. MCH_NOMEM: nothing was queued. */
 int mch_channel_put(struct mch_channel *channel, const struct mch_message_head *head,

@@ -70,7 +70,6 @@ struct child {
   struct stream streams[2];
   struct source sources[4];
   unsigned ready;
-  int wants_writable;
   struct mch_shared *shared;
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
@@ -480,6 +479,8 @@ static void drain(struct child *child) {
   struct mch_message_in message;
   int got = 0;
   ssize_t filled;
+  if (child->ready & CHANNEL)
+    mch_channel_hear(&child->channel);
   if (child->ready & STDOUT)
     read_stream(child, 0);
   if (child->ready & STDERR)
@@ -702,10 +703,15 @@ static void check_time(struct child *child, uint64_t now) {
   }
 }
 
+/* The ticket after the last one; 0 means none, so it is left out when the count wraps. */
+static uint32_t next_ticket(const struct child *child) {
+  return child->last_ticket == UINT32_MAX ? 1 : child->last_ticket + 1;
+}
+
 /* Note that the worker is offered this task, by its next ticket. */
 static void book(struct child *child, struct mch_task *task) {
-  uint32_t ticket = ++child->last_ticket;
-  task->ticket = ticket;
+  uint32_t ticket = next_ticket(child);
+  child->last_ticket = task->ticket = ticket;
   atomic_store(&child->shared->claims[ticket % MCH_CLAIMS],
                (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED);
   child->offered[ticket % MCH_CLAIMS] = task;
@@ -852,6 +858,7 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   if (worker == NULL)
     _exit(71);
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
+  mch_channel_use_rings(&worker->channel, &shared->down, &shared->up);
   worker->shared = shared;
   worker->only = only;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
@@ -865,34 +872,50 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   mch_worker_main(worker);
 }
 
-static void watch(struct child *child, size_t index, int fd, unsigned bit) {
+static int watch(struct child *child, size_t index, int fd, unsigned bit) {
   child->sources[index].child = child;
   child->sources[index].bit = bit;
-  if (fd >= 0)
-    mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
+  return mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
 }
 
-/* The parent's side of a fresh worker. */
-static void adopt(struct child *child, struct plumbing *plumbing) {
+/* The parent's side of a fresh worker. 0, or -1: it cannot be listened to. */
+static int adopt(struct child *child, struct plumbing *plumbing) {
   struct engine_fork *engine = child->engine;
+  int deaf;
   setpgid(child->pid, child->pid); /* both do it, so that it is done for both */
   close(plumbing->sockets[1]);
   close(plumbing->out[1]);
   close(plumbing->err[1]);
   close(plumbing->life[0]);
   mch_channel_open(&child->channel, plumbing->sockets[0]);
+  mch_channel_use_rings(&child->channel, &child->shared->up, &child->shared->down);
   child->channel.chaos = &engine->chaos;
   child->streams[0].fd = plumbing->out[0];
   child->streams[1].fd = plumbing->err[0];
   child->lifeline = plumbing->life[1];
   child->watch = mch_platform_watch_process(child->pid);
-  watch(child, 0, child->channel.fd, CHANNEL);
-  watch(child, 1, child->streams[0].fd, STDOUT);
-  watch(child, 2, child->streams[1].fd, STDERR);
-  watch(child, 3, child->watch, PROCESS);
+  deaf = watch(child, 0, child->channel.fd, CHANNEL) != 0 ||
+         watch(child, 1, child->streams[0].fd, STDOUT) != 0 ||
+         watch(child, 2, child->streams[1].fd, STDERR) != 0;
+  if (child->watch >= 0 && watch(child, 3, child->watch, PROCESS) != 0) {
+    close(child->watch);
+    child->watch = -1; /* looked at from time to time instead */
+  }
   child->next = engine->children;
   engine->children = child;
   engine->live++;
+  return deaf ? -1 : 0;
+}
+
+/* A worker that came to nothing goes, as one that has left; its task was never its own. */
+static int disown(struct child *child, struct mch_task *only, struct mch_error *error) {
+  int code = mch_error_system(error, "cannot listen to a worker");
+  if (only != NULL)
+    settle(child, only);
+  kill_now(child);
+  child->state = LEAVING;
+  child->engine->live--;
+  return code;
 }
 
 /* Chaos makes it fail at times, but only while there are workers: so the promise stands. */
@@ -948,8 +971,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
     return code;
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
-  adopt(child, &plumbing);
-  return 0;
+  return adopt(child, &plumbing) == 0 ? 0 : disown(child, only, error);
 }
 
 /* Fork up to the number of workers. 0 when at least one lives. */
@@ -1017,8 +1039,10 @@ static int add_code(struct child *child, uint32_t id) {
   uint32_t *ids;
   size_t at;
   mch_buf_append(&child->codes, &id, sizeof id);
-  if (child->codes.failed != 0)
+  if (child->codes.failed != 0) {
+    child->codes.failed = 0; /* the next task may find memory */
     return MCH_NOMEM;
+  }
   ids = (uint32_t *)(void *)child->codes.data;
   for (at = child->codes.length / sizeof id - 1; at > 0 && ids[at - 1] > id; at--)
     ids[at] = ids[at - 1];
@@ -1054,7 +1078,7 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   size_t name_length = task->extra != NULL ? task->extra->name_length : 0;
   size_t ids = task->codes * sizeof(uint32_t);
   unsigned char front[2 + 256];
-  uint32_t ticket = child->last_ticket + 1;
+  uint32_t ticket = next_ticket(child);
   int code;
   if ((code = send_codes(child, task, error)) != 0)
     return code;
@@ -1192,18 +1216,10 @@ static void retire(struct engine_fork *engine, struct child *child) {
     send_quit(child);
 }
 
+/* What does not fit stays; the worker rings when it has made room. */
 static void flush(struct child *child) {
-  unsigned events = MCH_READABLE;
-  if (child->state == ENDED || child->channel.fd < 0)
-    return;
-  if (mch_channel_unsent(&child->channel) > 0)
+  if (child->state != ENDED && mch_channel_unsent(&child->channel) > 0)
     mch_channel_flush(&child->channel, 0, NULL); /* its end is seen when reading */
-  if (mch_channel_unsent(&child->channel) > 0)
-    events |= MCH_WRITABLE;
-  if (((events & MCH_WRITABLE) != 0) != child->wants_writable) {
-    child->wants_writable = (events & MCH_WRITABLE) != 0;
-    mch_poller_change(child->engine->base.poller, child->channel.fd, events, &child->sources[0]);
-  }
 }
 
 /* A stream that has ended stays "ready" for ever: do not watch it any longer. */
@@ -1258,7 +1274,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   engine->pumped = now = mch_now();
   engine->passing = 0;
   for (child = engine->children; child != NULL; child = child->next) {
-    if (child->ready & (CHANNEL | STDOUT | STDERR))
+    if ((child->ready & (CHANNEL | STDOUT | STDERR)) || mch_channel_waiting(&child->channel))
       drain(child);
     mch_chaos_pause(&engine->chaos);
     unwatch_ended(child);
@@ -1293,6 +1309,8 @@ static uint64_t deadline(struct mch_engine *base) {
   struct child *child;
   for (child = engine->children; child != NULL; child = child->next) {
     soonest = sooner(soonest, child->kill_at);
+    if (child->state != ENDED && mch_channel_stays_awake(&child->channel))
+      soonest = 0;
     if (child->stream_ended != 0 && !child->killed)
       soonest = sooner(soonest, child->stream_ended + end_grace);
     if (child->watch < 0)

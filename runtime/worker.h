@@ -26,6 +26,8 @@ struct mch_worker {
   uint64_t bars;               /* count of bars started, for their ids */
   uint64_t bar_slots;          /* bit i: shared->bars[i] is in use */
   const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
+  uint64_t maxrss;             /* as last asked for */
+  unsigned maxrss_age;         /* tasks since */
   int spent;                   /* the runner: leave after this task */
   int leaving;                 /* mch_worker_leave() runs: a second call ends at once */
   struct mch_chaos chaos;

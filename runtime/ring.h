@@ -1,0 +1,42 @@
+/* Runs in: both.
+ *
+ * A stream of bytes through memory that two processes share: one writes, one reads, no system call
+ * while both are awake. Each side may fall asleep on a descriptor of its own; then the other rings
+ * a bell there. A side says that it sleeps before it looks for the last time, so that no bell is
+ * missed. A process that dies in the middle leaves bytes that were never published. */
+#ifndef MCH_RING_H
+#define MCH_RING_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define MCH_RING_SIZE (256u * 1024u) /* a power of two */
+
+struct mch_ring {
+  _Atomic uint32_t written; /* bytes that were ever written, modulo 2^32 */
+  _Atomic uint32_t reader_sleeps;
+  char pad1[56]; /* what each side writes stays on lines of its own */
+  _Atomic uint32_t read;
+  _Atomic uint32_t writer_sleeps;
+  char pad2[56];
+  unsigned char bytes[MCH_RING_SIZE];
+};
+
+/* Write at most `count` bytes; returns how many fitted. */
+size_t mch_ring_write(struct mch_ring *ring, const void *bytes, size_t count);
+
+/* Bytes to be read now. More than MCH_RING_SIZE: the other side broke it. */
+size_t mch_ring_waiting(const struct mch_ring *ring);
+
+/* Read at most `count` bytes; returns how many there were. */
+size_t mch_ring_read(struct mch_ring *ring, void *bytes, size_t count);
+
+/* Before a side falls asleep: say so, then look once more. Nonzero: stay awake. */
+int mch_ring_reader_stays(struct mch_ring *ring);
+int mch_ring_writer_stays(struct mch_ring *ring);
+
+/* After writing (reading): whether the other side sleeps and wants a bell. Says so once. */
+int mch_ring_wants_bell(_Atomic uint32_t *sleeps);
+
+#endif
