@@ -68,7 +68,8 @@ struct decoding {
   const struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes;                 /* absolute, or 0 */
+  int notes;                 /* stack index, or 0 */
+  uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */
   uint64_t lines[KEY_LINES]; /* which shape is in the line; UINT64_MAX: none */
@@ -808,6 +809,7 @@ static int continue_values(struct decoding *d, struct frame *frame) {
     if (!read_value(d))
       return 0;
     frame->next++;
+    d->values += frame->kind == ROOT;
   }
   if (frame->has_sets)
     return 1;
@@ -882,10 +884,12 @@ static void store_part(struct decoding *d, struct frame *frame) {
   switch (frame->kind) {
   case ROOT:
   case HOOK:
-    if (frame->has_sets)
+    if (frame->has_sets) {
       lua_pop(d->L, 1); /* that was the frame of the assignments */
-    else
+    } else {
       frame->next++;
+      d->values += frame->kind == ROOT;
+    }
     break;
   case ASSIGNED:
     store_assigned(d, frame);
@@ -907,15 +911,14 @@ static void store_part(struct decoding *d, struct frame *frame) {
   }
 }
 
-static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *decoder) {
+static void begin(struct decoding *d, lua_State *L) {
   d->L = L;
-  d->from = decoder;
-  d->at = decoder->bytes;
-  d->end = decoder->bytes + decoder->len;
+  d->at = d->from->bytes;
+  d->end = d->from->bytes + d->from->len;
   d->objects = d->shapes = 0;
   memset(d->lines, 0xff, sizeof d->lines);
-  d->credit = decoder->len;
-  d->notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0;
+  d->credit = d->from->len;
+  d->notes = lua_gettop(L) > 1 ? 2 : 0;
   d->sets = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   d->slots = lua_gettop(L);
@@ -945,21 +948,47 @@ static void read_values(struct decoding *d, uint64_t n) {
   mch_stack_reach(&d->stack, 0);
 }
 
+/* decode(decoding, notes or nil): the values. */
+static int decode(lua_State *L) {
+  struct decoding *d = lua_touserdata(L, 1);
+  uint64_t n;
+  begin(d, L);
+  if (*take(d, 1) != MCH_GRAPH_VERSION)
+    malformed(d, "unknown version");
+  n = take_varint(d);
+  if (n > left(d) || n > INT_MAX)
+    malformed(d, "too many values");
+  read_values(d, n);
+  if (d->at != d->end)
+    malformed(d, "more than one message");
+  make_sets(d, 0);
+  mch_heap_release(L, d->slots + HEAP);
+  return (int)n;
+}
+
+/* Raise the error on top of the stack; when memory ran out, say where. */
+static int raise_error(lua_State *L, const struct decoding *d, int status) {
+  struct mch_path path;
+  if (status != LUA_ERRMEM)
+    return lua_error(L);
+  mch_path_begin(&path);
+  mch_path_root(&path, d->from->kind, (int)d->values);
+  mch_path_push(&path, L);
+  lua_pushfstring(L, "cannot rebuild %s: not enough memory", lua_tostring(L, -1));
+  return lua_error(L);
+}
+
 int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
-  uint64_t n;
-  begin(&d, L, decoder);
-  if (*take(&d, 1) != MCH_GRAPH_VERSION)
-    malformed(&d, "unknown version");
-  n = take_varint(&d);
-  if (n > left(&d) || n > INT_MAX)
-    malformed(&d, "too many values");
-  read_values(&d, n);
-  if (d.at != d.end)
-    malformed(&d, "more than one message");
-  make_sets(&d, 0);
-  mch_heap_release(L, d.slots + HEAP);
-  lua_rotate(L, d.slots + 1, (int)n);
-  lua_settop(L, d.slots + (int)n);
-  return (int)n;
+  int top = lua_gettop(L), notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0,
+      status;
+  luaL_checkstack(L, 3, NULL);
+  d.from = decoder;
+  d.values = 0;
+  lua_pushcfunction(L, decode);
+  lua_pushlightuserdata(L, &d);
+  if (notes != 0)
+    lua_pushvalue(L, notes);
+  status = lua_pcall(L, notes != 0 ? 2 : 1, LUA_MULTRET, 0);
+  return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);
 }
