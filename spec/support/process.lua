@@ -2,10 +2,12 @@
 
 local process = {}
 
+-- Not by a pipe: this process closes its other end some time after the command has begun.
 local function list(command)
-  local pipe <close> = assert(io.popen(command))
-  local lines = {}
-  for line in pipe:lines() do lines[#lines + 1] = line end
+  local path, lines = os.tmpname(), {}
+  os.execute(command .. " >" .. path)
+  for line in io.lines(path) do lines[#lines + 1] = line end
+  os.remove(path)
   return lines
 end
 
