@@ -26,6 +26,7 @@ enum {
   USES,       /* number of inline code -> uses */
   HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
   ENVS,       /* environment that is put in part -> true */
+  KIND,       /* of the part that is explained */
   WANTS,
   MODULES = WANTS + MCH_WANTS_SLOTS,
   SLOTS = MODULES + MCH_MODULES_SLOTS - 1
@@ -61,6 +62,7 @@ struct frame {
   size_t number;   /* HOOK: its object's */
   size_t outer;    /* HOOK: value of e->hook outside */
   size_t from;     /* ROOT, HOOK, SETS: its first assignment in the queue */
+  size_t start;    /* where its value began, if the message is explained */
 };
 
 enum { FRAMES_START = 8 };
@@ -82,6 +84,9 @@ struct mark {
   uint64_t objects, shapes, codes;
 };
 
+/* What a part is to its whole. */
+enum role { VALUE, METATABLE, ENVIRONMENT };
+
 /* put(): what has become of the value. */
 enum { REFUSED = -1, DONE = 0, OPENED = 1 };
 
@@ -93,6 +98,7 @@ struct encoding {
   int slots;              /* SPILLS is at slots + SPILLS and so on */
   int first;              /* stack index of the first value */
   int notes;              /* absolute, or 0 */
+  int explain;            /* likewise */
   const void *globals;    /* _G */
   uint64_t objects;       /* numbered so far */
   uint64_t shapes, codes; /* likewise */
@@ -276,10 +282,13 @@ static int put_string(struct encoding *e, int at) {
 }
 
 static int put(struct encoding *e, int at);
+static void explain_names(struct encoding *e);
 
 /* If the value goes by name, put the name and return 1. */
 static int put_name(struct encoding *e, int at, const void *object, int as_metatable) {
   lua_State *L = e->L;
+  if (!mch_modules_may_know(&e->modules, object))
+    return 0;
   if (!e->modules.opened)
     mch_modules_open(L, &e->modules, e->slots + MODULES, e->notes);
   if (!mch_modules_find(L, &e->modules, at, as_metatable))
@@ -438,8 +447,13 @@ static struct shape *recent_shape(struct encoding *e, const void *first_key) {
 }
 
 static int has_keys(const struct encoding *e, size_t first, const void **keys, size_t n) {
-  return first + n <= e->keys.count &&
-         memcmp((const void **)e->keys.items + first, keys, n * sizeof *keys) == 0;
+  const void **known = (const void **)e->keys.items + first;
+  size_t i = 0;
+  if (first + n > e->keys.count)
+    return 0;
+  while (i < n && known[i] == keys[i])
+    i++;
+  return i == n;
 }
 
 /* Find the shape with these keys: it is at hand then. NULL: there is none. */
@@ -933,6 +947,8 @@ static int note_environment(struct encoding *e, int i, const char *name) {
     int is_whole = whole || (custom && !is_partial(e, env) &&
                              mch_identity_find(&e->met, (uint64_t)(uintptr_t)object) != NULL);
     mch_wants_names(&e->wants, env, env + 1, is_whole);
+    if (e->explain != 0 && !custom)
+      explain_names(e);
     e->noted[0] = lua_topointer(L, env + 1);
     e->noted[1] = object;
   }
@@ -964,8 +980,7 @@ static int put_userdata(struct encoding *e, int at) {
   return refuse(e, why);
 }
 
-/* Put the value at this stack index. DONE, OPENED (a frame will put its contents) or REFUSED. */
-static int put(struct encoding *e, int at) {
+static int put_value(struct encoding *e, int at) {
   lua_State *L = e->L;
   switch (lua_type(L, at)) {
   case LUA_TNIL:
@@ -991,6 +1006,137 @@ static int put(struct encoding *e, int at) {
   }
 }
 
+static int put_as(struct encoding *e, int at, enum role role) {
+  if (role == VALUE)
+    return put_value(e, at);
+  return role == METATABLE ? put_table(e, at, 1) : put_environment(e, at);
+}
+
+/* ---- explaining: all parts are told to a function, and nothing is refused ---- */
+
+static void tell_step(struct encoding *e, struct mch_path *path, const struct frame *frame);
+
+/* Push "function <img.lua:12>", "userdata (FILE*)" or the type's name. */
+static void push_kind(lua_State *L, int at) {
+  if (lua_type(L, at) == LUA_TFUNCTION && lua_iscfunction(L, at))
+    lua_pushliteral(L, "C function");
+  else if (lua_type(L, at) == LUA_TFUNCTION)
+    mch_path_function(L, at);
+  else
+    lua_pushstring(L, luaL_typename(L, at));
+}
+
+/* What became of a part, by the tag that was put for it. */
+static const char *name_tag(unsigned tag) {
+  if (tag < MCH_TAG_OBJECT)
+    return tag == MCH_TAG_REF ? "shared" : tag == MCH_TAG_GLOBALS ? "globals" : "value";
+  switch (tag & ~(unsigned)(MCH_TAG_KEPT | MCH_TAG_META)) {
+  case MCH_TAG_MODULE:
+  case MCH_TAG_FIELD:
+    return "name";
+  case MCH_TAG_HOOK:
+    return "hook";
+  case MCH_TAG_ENV:
+    return "environment";
+  default:
+    return "value";
+  }
+}
+
+/* Push how a part goes, and the name or the reason that belongs to it. */
+static void push_how(struct encoding *e, int at, enum role role, int status, size_t start) {
+  lua_State *L = e->L;
+  const char *how = status == REFUSED ? "refused" : name_tag(*at_position(e, start));
+  lua_pushstring(L, how);
+  if (status == REFUSED)
+    lua_pushvalue(L, e->slots + REASON);
+  else if (strcmp(how, "name") == 0 && mch_modules_find(L, &e->modules, at, role == METATABLE)) {
+    const char *field = lua_tostring(L, -1);
+    lua_pushfstring(L, field != NULL ? "%s.%s" : "%s", lua_tostring(L, -2), field);
+    lua_rotate(L, -3, 1);
+    lua_pop(L, 2);
+  } else
+    lua_pushnil(L);
+}
+
+/* The number of the object that the reference at `start` names, or of the object that is there. */
+static uint64_t object_number(const struct encoding *e, size_t start, uint64_t next) {
+  const unsigned char *at = at_position(e, start);
+  uint64_t number = 0;
+  unsigned shift = 0;
+  if (*at != MCH_TAG_REF)
+    return next;
+  do {
+    at++;
+    number |= (uint64_t)(*at & 0x7f) << shift;
+    shift += 7;
+  } while (*at >= 0x80);
+  return number;
+}
+
+/* Call explain("part", level, step, tail, kind, how, detail, number, size or nil if it has parts).
+ */
+static int explain_part(struct encoding *e, int at, enum role role) {
+  lua_State *L = e->L;
+  struct mch_path step;
+  size_t level = e->frames.count - 1, start = position(e);
+  uint64_t number = e->objects;
+  int status, kind = e->slots + KIND, top;
+  mch_path_begin(&step);
+  if (innermost(e)->kind == ROOT)
+    mch_path_root(&step, e->to->kind, (int)innermost(e)->next - 1);
+  else
+    tell_step(e, &step, innermost(e));
+  push_kind(L, at);
+  lua_replace(L, kind);
+  status = put_as(e, at, role);
+  if (status == REFUSED)
+    put_tag(e, MCH_TAG_NIL);
+  if (status == OPENED)
+    innermost(e)->start = start;
+  top = lua_gettop(L);
+  lua_pushvalue(L, e->explain);
+  lua_pushliteral(L, "part");
+  lua_pushinteger(L, (lua_Integer)level);
+  mch_path_push_step(&step, L);
+  lua_pushvalue(L, kind);
+  push_how(e, at, role, status, start);
+  lua_pushinteger(L, (lua_Integer)object_number(e, start, number));
+  if (status == OPENED)
+    lua_pushnil(L);
+  else
+    lua_pushinteger(L, (lua_Integer)(position(e) - start));
+  lua_call(L, 9, 0);
+  lua_settop(L, top);
+  return status == OPENED ? OPENED : DONE;
+}
+
+/* Call explain("close", level, size) for a frame that is complete. */
+static void explain_close(struct encoding *e, const struct frame *frame) {
+  lua_pushvalue(e->L, e->explain);
+  lua_pushliteral(e->L, "close");
+  lua_pushinteger(e->L, (lua_Integer)e->frames.count - 1);
+  lua_pushinteger(e->L, (lua_Integer)(position(e) - frame->start));
+  lua_call(e->L, 3, 0);
+}
+
+/* Call explain("names", names) for the names on top of the stack that a function looks up in _G. */
+static void explain_names(struct encoding *e) {
+  lua_pushvalue(e->L, e->explain);
+  lua_pushliteral(e->L, "names");
+  lua_pushvalue(e->L, -3);
+  lua_call(e->L, 2, 0);
+}
+
+static inline int put_part(struct encoding *e, int at, enum role role) {
+  return e->explain == 0 ? put_as(e, at, role) : explain_part(e, at, role);
+}
+
+/* Put the value at this stack index. DONE, OPENED (a frame will put its contents) or REFUSED. */
+static int put(struct encoding *e, int at) {
+  return e->explain == 0 ? put_value(e, at) : explain_part(e, at, VALUE);
+}
+
 /* ---- frames: put parts until one opens a frame (OPENED), is REFUSED, or none is left (DONE) ----
  */
 
@@ -1002,7 +1148,7 @@ static int put_metatable(struct encoding *e, struct frame *frame) {
   frame->next = SIZE_MAX;
   lua_settop(e->L, frame_at(e, frame));
   lua_getmetatable(e->L, frame_at(e, frame));
-  status = put_table(e, lua_gettop(e->L), 1);
+  status = put_part(e, lua_gettop(e->L), METATABLE);
   return status;
 }
 
@@ -1301,7 +1447,7 @@ static int continue_function(struct encoding *e, struct frame *frame) {
       continue;
     }
     mch_identity_add(&e->met, id, frame->met, (uint64_t)upvalue);
-    status = partial ? put_environment(e, value) : put(e, value);
+    status = put_part(e, value, partial ? ENVIRONMENT : VALUE);
     if (status != DONE)
       return status;
   }
@@ -1434,7 +1580,7 @@ static int continue_spread(struct encoding *e, struct frame *frame) {
     return DONE;
   put_target(e, env);
   put_u8(e, MCH_TAG_NIL);
-  return put_table(e, env + 1, 1);
+  return put_part(e, env + 1, METATABLE);
 }
 
 static int continue_frame(struct encoding *e, struct frame *frame) {
@@ -1459,6 +1605,8 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
 
 static void close_frame(struct encoding *e, const struct frame *frame) {
   lua_settop(e->L, frame_at(e, frame) - 1);
+  if (e->explain != 0 && frame->kind != ROOT)
+    explain_close(e, frame);
   if (frame->kind == HOOK) {
     e->hook = frame->outer;
     e->noted[0] = NULL;
@@ -1531,6 +1679,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->out = encoder->out;
   e->first = first;
   e->notes = encoder->notes != 0 ? lua_absindex(L, encoder->notes) : 0;
+  e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
   e->objects = e->shapes = e->codes = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   e->slots = lua_gettop(L);
@@ -1545,7 +1694,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->hook = 0;
   memset(e->recent, 0, sizeof e->recent);
   e->noted[0] = e->noted[1] = NULL;
-  e->modules.opened = 0;
+  e->modules.opened = e->modules.filtered = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS, encoder->kind == MCH_SEND_TASK ? e->notes : 0);
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
 }

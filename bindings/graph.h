@@ -107,6 +107,7 @@ struct mch_encoder {
    * gets the message, or 0: put them inline. NULL: always inline. May not raise. */
   uint32_t (*intern_code)(void *ud, const char *bytes, size_t len);
   void *ud;
+  int explain;              /* stack index of a function that is told all parts (explain.c), or 0 */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first
                                use; owned like `out`, may be NULL */
 };
@@ -117,6 +118,15 @@ struct mch_encoder {
  * then, as after a memory error, what was appended to `out` means nothing. Calls no metamethod but
  * __mantichora. */
 void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n);
+
+/* Push a report of what would be sent if the values at the stack indices first..first+n-1 (a
+ * function and its arguments) were run: a table whose tostring shows the tree, see
+ * scripts/mantichora/explain.lua. `notes`: a stack index, or 0. Raises on memory only: what cannot
+ * be sent is in the report. */
+void mch_explain(lua_State *L, int notes, int first, int n);
+
+/* mantichora.explain(f, ...): a lua_CFunction. */
+int mch_explain_call(lua_State *L);
 
 /* What to decode and how far to trust it. Zero it, then fill in. */
 struct mch_decoder {

@@ -137,18 +137,32 @@ void mch_atpbar_flush(lua_State *L) {
 struct handle {
   struct mch_output *out;
   struct mch_bar *bar; /* NULL: ended, or progress is off */
+  unsigned fast;       /* ticks in a row that came soon after the one before */
+  unsigned skip;       /* so many ticks may be left out */
 };
 
+/* A loop that has been fast for so many ticks ticks once in 8 iterations from then on. Should it
+ * become slow, it is late by no more than these. */
+enum { FAST = 64, SKIP = 7 };
+
 static void tick(lua_State *L, struct handle *handle) {
-  if (handle->bar->ticking && mch_output_tick(handle->out))
+  int ticked = mch_output_tick(handle->out);
+  handle->fast = ticked & MCH_TICK_SOON ? handle->fast + 1 : 0;
+  handle->skip = handle->fast > FAST ? SKIP : 0;
+  if (ticked & MCH_TICK_REPORTS)
     render(L, handle->out);
 }
 
 static void store(lua_State *L, struct handle *handle, uint64_t done) {
-  if (handle->bar == NULL)
+  struct mch_bar *bar = handle->bar;
+  if (bar == NULL)
     return;
-  mch_bar_set(handle->bar, done);
-  if (handle->bar->ticking)
+  mch_bar_set(bar, done);
+  if (!bar->ticking)
+    return;
+  if (handle->skip > 0)
+    handle->skip--;
+  else
     tick(L, handle);
 }
 

@@ -31,12 +31,12 @@ struct lpool {
   struct mch_task *taken;            /* between being taken and being turned into values */
   struct mch_buf graph, ids, record; /* while encoding; a log record */
   struct hooks main_hooks, own_hooks;
-  int owner;         /* PID of the process that made it */
-  uint64_t payloads; /* engine \"snapshot\": the last number given to one */
-  int encoding;      /* `graph` and `ids` are in use */
-  int started;       /* has had workers */
-  int keep_gc;       /* the collector was seen to, or is not to be touched */
-  int former_gc;     /* the mode to go back to; 0: none */
+  struct mch_mark mark; /* of the process that made it */
+  uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
+  int encoding;         /* `graph` and `ids` are in use */
+  int started;          /* has had workers */
+  int keep_gc;          /* the collector was seen to, or is not to be touched */
+  int former_gc;        /* the mode to go back to; 0: none */
 };
 
 enum {
@@ -50,11 +50,11 @@ static struct lpool *to_pool(lua_State *L) {
 
 /* Push why the pool cannot be used here and now; 0: nothing stands against it. */
 static int push_problem(lua_State *L, const struct lpool *lpool) {
-  if (lpool->owner != (int)getpid())
+  if (!mch_mark_is_ours(&lpool->mark))
     lua_pushfstring(L,
                     "this pool belongs to process %d and cannot be used in process %d (a task may "
                     "make a pool of its own)",
-                    lpool->owner, (int)getpid());
+                    lpool->mark.pid, (int)getpid());
   else if (lpool->pool == NULL)
     lua_pushliteral(L, "pool is closed");
   else
@@ -257,7 +257,7 @@ static int core_abandon(lua_State *L) {
   /* A pool that was closed has freed its tasks, and this process may not be its own. */
   if (group != NULL && lgroup->lpool->pool == NULL)
     free(group);
-  else if (group != NULL && lgroup->lpool->owner == (int)getpid())
+  else if (group != NULL && mch_mark_is_ours(&lgroup->lpool->mark))
     mch_pool_abandon(lgroup->lpool->pool, group);
   return 0;
 }
@@ -366,7 +366,7 @@ static struct lpool *pump_others(lua_State *L, struct lpool *first) {
   while (lua_next(L, -2) != 0) {
     struct lpool *lpool = lua_touserdata(L, -2);
     lua_pop(L, 1);
-    if (lpool == first || lpool->pool == NULL || lpool->owner != (int)getpid())
+    if (lpool == first || lpool->pool == NULL || !mch_mark_is_ours(&lpool->mark))
       continue;
     mch_pool_pump(lpool->pool);
     found = lpool;
@@ -865,14 +865,17 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     return;
   mch_pool_discard(pool, lpool->taken);
   lpool->taken = NULL;
+  mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_ltask_close(L, &lpool->task);
   restore_collector(L, lpool);
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->ids);
   mch_buf_free(&lpool->record);
+  mch_mark_free(&lpool->mark);
   if (lpool->started)
     mch_output_detach(lpool->output);
+  mch_output_unref(lpool->output);
 }
 
 static int core_free(lua_State *L) {
@@ -945,7 +948,11 @@ static int never(void *ud) {
 static int pool_gc(lua_State *L) {
   struct lpool *lpool = to_pool(L);
   uint64_t patience = mch_now() + 5000000000u;
-  if (lpool->pool == NULL || lpool->owner != (int)getpid())
+  if (lpool->pool == NULL) {
+    mch_mark_free(&lpool->mark);
+    return 0;
+  }
+  if (!mch_mark_is_ours(&lpool->mark))
     return 0;
   lpool->task.L = L;
   mch_pool_quit(lpool->pool, 1);
@@ -1028,7 +1035,7 @@ static int core_new(lua_State *L) {
   output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
-  lpool->owner = (int)getpid();
+  mch_mark_make(&lpool->mark);
   lpool->task.notes = lpool->task.init = lpool->task.payloads = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
@@ -1065,7 +1072,7 @@ void mch_lpool_log_threshold(lua_State *L, int level) {
   while (lua_next(L, -2) != 0) {
     struct lpool *lpool = lua_touserdata(L, -2);
     lua_pop(L, 1);
-    if (lpool->pool != NULL && lpool->owner == (int)getpid())
+    if (lpool->pool != NULL && mch_mark_is_ours(&lpool->mark))
       mch_pool_log_threshold(lpool->pool, level);
   }
   lua_pop(L, 1);

@@ -104,7 +104,7 @@ static int write_line(lua_State *L) {
   lua_concat(L, 2);
   line = lua_tolstring(L, 1, &length);
   mch_output_lines(output, stream, line, length);
-  mch_output_flush(output);
+  mch_output_tick(output); /* now, or with the next frame if there are bars */
   return 0;
 }
 

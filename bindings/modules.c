@@ -222,35 +222,22 @@ static void refresh(lua_State *L, struct mch_modules *modules) {
     note_modules(L, modules->notes, 1);
 }
 
-static uint64_t *filter_word(struct mch_modules *modules, const void *object, uint64_t *bit) {
-  uint64_t hash = (uint64_t)(uintptr_t)object * UINT64_C(0x9e3779b97f4a7c15) >> 51;
-  *bit = UINT64_C(1) << (hash & 63);
-  return &modules->filter[hash >> 6];
-}
-
 /* Many objects are looked up: be quick to tell that one has no name. */
 static void fill_filter(lua_State *L, struct mch_modules *modules) {
   modules->filtered = 1;
   memset(modules->filter, 0, sizeof modules->filter);
   lua_pushnil(L);
   while (lua_next(L, modules->module_of)) {
-    uint64_t bit, *word;
+    uint64_t hash = (uint64_t)(uintptr_t)lua_topointer(L, -2) * UINT64_C(0x9e3779b97f4a7c15) >> 51;
+    modules->filter[hash >> 6] |= UINT64_C(1) << (hash & 63);
     lua_pop(L, 1);
-    word = filter_word(modules, lua_topointer(L, -1), &bit);
-    *word |= bit;
   }
-}
-
-static int may_have_name(struct mch_modules *modules, const void *object) {
-  uint64_t bit, *word = filter_word(modules, object, &bit);
-  return (*word & bit) != 0;
 }
 
 /* Push the module's name, if the object has one. */
 static int push_module(lua_State *L, struct mch_modules *modules, int object) {
   enum { WORTH_FILTERING = 100 };
-  if (modules->filtered && !may_have_name(modules, lua_topointer(L, object)))
-    return 0;
+
   lua_pushvalue(L, object);
   if (lua_rawget(L, modules->module_of) != LUA_TNIL)
     return 1;

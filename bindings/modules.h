@@ -45,6 +45,12 @@ void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int n
  * name are not known. */
 int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int as_metatable);
 
+/* Can the object at this address have a name? Quick, and sometimes wrong when it says so. */
+static inline int mch_modules_may_know(const struct mch_modules *modules, const void *object) {
+  uint64_t hash = (uint64_t)(uintptr_t)object * UINT64_C(0x9e3779b97f4a7c15) >> 51;
+  return !modules->filtered || (modules->filter[hash >> 6] >> (hash & 63) & 1) != 0;
+}
+
 /* The other way: push the object that a name stands for and return 1. Else push a message and
  * return 0. `field` may be the index of a nil. `load`: require the module if it is not loaded. */
 int mch_modules_resolve(lua_State *L, int notes, int module, int field, int load);

@@ -160,3 +160,17 @@ int mch_path_full(const struct mch_path *path) {
 void mch_path_push(const struct mch_path *path, lua_State *L) {
   lua_pushlstring(L, path->parts, path->length);
 }
+
+void mch_path_push_step(const struct mch_path *path, lua_State *L) {
+  const char *tail = strstr(path->parts, " of function ");
+  if (path->length == 0) {
+    lua_pushstring(L, path->keys + path->start);
+    lua_pushnil(L);
+  } else if (tail != NULL) {
+    lua_pushlstring(L, path->parts, (size_t)(tail - path->parts));
+    lua_pushstring(L, tail);
+  } else {
+    lua_pushlstring(L, path->parts, path->length);
+    lua_pushliteral(L, "");
+  }
+}

@@ -40,6 +40,9 @@ void mch_path_root(struct mch_path *path, enum mch_graph_kind kind, int value);
 /* There is no room for more steps: go on to the root. */
 int mch_path_full(const struct mch_path *path);
 
+/* Push what was told, when that was one step: it, and what comes after the keys of deeper steps. */
+void mch_path_push_step(const struct mch_path *path, lua_State *L);
+
 /* Push the sentence's part. */
 void mch_path_push(const struct mch_path *path, lua_State *L);
 

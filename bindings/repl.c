@@ -14,6 +14,9 @@
 
 #include <lauxlib.h>
 
+#include "latpbar.h"
+#include "output.h"
+
 /* Show the prompt that the global _PROMPT or _PROMPT2 may set. */
 static void show_prompt(lua_State *L, bool is_first) {
   int top = lua_gettop(L);
@@ -32,7 +35,7 @@ enum typed {
 };
 
 /* Push the line typed, without its newline; nothing is pushed if there is none. */
-static enum typed read_line(lua_State *L, bool is_first) {
+static enum typed read_one(lua_State *L, bool is_first) {
   luaL_Buffer line;
   int c;
   show_prompt(L, is_first);
@@ -50,6 +53,16 @@ static enum typed read_line(lua_State *L, bool is_first) {
     luaL_addchar(&line, (char)c);
   luaL_pushresult(&line);
   return TYPED_LINE;
+}
+
+/* The same, while bars and lines of tasks keep away from the prompt. */
+static enum typed read_line(lua_State *L, bool is_first) {
+  struct mch_output *output = mch_atpbar_output(L);
+  enum typed typed;
+  mch_output_pause(output);
+  typed = read_one(L, is_first);
+  mch_output_resume(output);
+  return typed;
 }
 
 /* Whether a chunk failed to compile only because it is not complete yet. */

@@ -2,7 +2,8 @@
  *
  * Its three rests: PARKED, on the condition, while there is nothing to do or the owner attends;
  * NEAR, a short sleep, when the owner has just left and may come back at once (a loop of
- * receive_one would else wake it each time); POLLING, in poll(), until a worker speaks. */
+ * receive_one would else wake it each time), or when tasks end in crowds; POLLING, in poll(), until
+ * a worker speaks. */
 #include "driver.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@
 #include "engine.h"
 #include "platform.h"
 
-static const uint64_t near_rest = 2000000u;       /* 2 ms */
+static const uint64_t near_rest = 500000u;        /* 0.5 ms */
 static const uint64_t unwatched_rest = 20000000u; /* where no descriptor tells */
 
 enum rest { AWAKE, PARKED, NEAR, POLLING };
@@ -90,7 +91,7 @@ static void *drive(void *argument) {
       if (driver->stop || driven->attended(driven->ud))
         continue;
       mch_fork_hold_off();
-      driven->pump(driven->ud);
+      driver->near = driven->pump(driven->ud);
       pthread_mutex_unlock(driven->lock);
       driven->draw(driven->ud);
       mch_fork_let_go();

@@ -14,7 +14,7 @@
 struct mch_driven {
   void *ud;
   pthread_mutex_t *lock;
-  void (*pump)(void *ud);
+  int (*pump)(void *ud);          /* not 0: much was done, a rest will bring much again */
   void (*draw)(void *ud);         /* after each pump */
   int (*attended)(void *ud);      /* the owner is waiting inside: keep away */
   int (*busy)(void *ud);          /* there is something to wait for */

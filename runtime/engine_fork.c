@@ -703,10 +703,15 @@ static void check_time(struct child *child, uint64_t now) {
   }
 }
 
+/* The ticket after the last one; 0 means none, so it is left out when the count wraps. */
+static uint32_t next_ticket(const struct child *child) {
+  return child->last_ticket == UINT32_MAX ? 1 : child->last_ticket + 1;
+}
+
 /* Note that the worker is offered this task, by its next ticket. */
 static void book(struct child *child, struct mch_task *task) {
-  uint32_t ticket = ++child->last_ticket;
-  task->ticket = ticket;
+  uint32_t ticket = next_ticket(child);
+  child->last_ticket = task->ticket = ticket;
   atomic_store(&child->shared->claims[ticket % MCH_CLAIMS],
                (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED);
   child->offered[ticket % MCH_CLAIMS] = task;
@@ -867,16 +872,16 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   mch_worker_main(worker);
 }
 
-static void watch(struct child *child, size_t index, int fd, unsigned bit) {
+static int watch(struct child *child, size_t index, int fd, unsigned bit) {
   child->sources[index].child = child;
   child->sources[index].bit = bit;
-  if (fd >= 0)
-    mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
+  return mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
 }
 
-/* The parent's side of a fresh worker. */
-static void adopt(struct child *child, struct plumbing *plumbing) {
+/* The parent's side of a fresh worker. 0, or -1: it cannot be listened to. */
+static int adopt(struct child *child, struct plumbing *plumbing) {
   struct engine_fork *engine = child->engine;
+  int deaf;
   setpgid(child->pid, child->pid); /* both do it, so that it is done for both */
   close(plumbing->sockets[1]);
   close(plumbing->out[1]);
@@ -889,13 +894,28 @@ static void adopt(struct child *child, struct plumbing *plumbing) {
   child->streams[1].fd = plumbing->err[0];
   child->lifeline = plumbing->life[1];
   child->watch = mch_platform_watch_process(child->pid);
-  watch(child, 0, child->channel.fd, CHANNEL);
-  watch(child, 1, child->streams[0].fd, STDOUT);
-  watch(child, 2, child->streams[1].fd, STDERR);
-  watch(child, 3, child->watch, PROCESS);
+  deaf = watch(child, 0, child->channel.fd, CHANNEL) != 0 ||
+         watch(child, 1, child->streams[0].fd, STDOUT) != 0 ||
+         watch(child, 2, child->streams[1].fd, STDERR) != 0;
+  if (child->watch >= 0 && watch(child, 3, child->watch, PROCESS) != 0) {
+    close(child->watch);
+    child->watch = -1; /* looked at from time to time instead */
+  }
   child->next = engine->children;
   engine->children = child;
   engine->live++;
+  return deaf ? -1 : 0;
+}
+
+/* A worker that came to nothing goes, as one that has left; its task was never its own. */
+static int disown(struct child *child, struct mch_task *only, struct mch_error *error) {
+  int code = mch_error_system(error, "cannot listen to a worker");
+  if (only != NULL)
+    settle(child, only);
+  kill_now(child);
+  child->state = LEAVING;
+  child->engine->live--;
+  return code;
 }
 
 /* Chaos makes it fail at times, but only while there are workers: so the promise stands. */
@@ -951,8 +971,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
     return code;
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
-  adopt(child, &plumbing);
-  return 0;
+  return adopt(child, &plumbing) == 0 ? 0 : disown(child, only, error);
 }
 
 /* Fork up to the number of workers. 0 when at least one lives. */
@@ -1020,8 +1039,10 @@ static int add_code(struct child *child, uint32_t id) {
   uint32_t *ids;
   size_t at;
   mch_buf_append(&child->codes, &id, sizeof id);
-  if (child->codes.failed != 0)
+  if (child->codes.failed != 0) {
+    child->codes.failed = 0; /* the next task may find memory */
     return MCH_NOMEM;
+  }
   ids = (uint32_t *)(void *)child->codes.data;
   for (at = child->codes.length / sizeof id - 1; at > 0 && ids[at - 1] > id; at--)
     ids[at] = ids[at - 1];
@@ -1057,7 +1078,7 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   size_t name_length = task->extra != NULL ? task->extra->name_length : 0;
   size_t ids = task->codes * sizeof(uint32_t);
   unsigned char front[2 + 256];
-  uint32_t ticket = child->last_ticket + 1;
+  uint32_t ticket = next_ticket(child);
   int code;
   if ((code = send_codes(child, task, error)) != 0)
     return code;

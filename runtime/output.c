@@ -28,10 +28,11 @@ enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the 
 
 struct mch_output {
   atomic_int refs;
-  pthread_mutex_t lock; /* for all below but `due` */
+  pthread_mutex_t lock; /* for all below but the next three */
   struct mch_output_config config;
   pid_t owner;          /* a fork that we do not know of must not draw */
   _Atomic uint64_t due; /* when to pump next */
+  uint64_t ticked_ns;   /* the last tick; of the Lua thread */
 
   int looked;   /* are the next two known? */
   int terminal; /* standard error is one */
@@ -53,6 +54,7 @@ struct mch_output {
   struct mch_sink sinks[2]; /* descriptors 1 and 2 */
   int mixed;                /* sinks[1] holds lines for standard output */
   uint64_t drawn_ns;
+  int paused;
   int leaving; /* what the host prints next comes under the bars */
 
   int child;
@@ -460,7 +462,7 @@ static void keep_ticking(struct mch_output *out, uint64_t now) {
  * lines in it wait for the next one. */
 static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
   unsigned columns, rows;
-  int locked = lock_host(out, on_lua_thread);
+  int locked = out->paused ? -1 : lock_host(out, on_lua_thread);
   if (locked < 0)
     return;
   out->drawn_ns = now;
@@ -550,7 +552,7 @@ static uint64_t progress_due(const struct mch_output *out) {
     return out->forwarded > 0 ? out->drawn_ns + interval : NEVER;
   switch (out->mode) {
   case MCH_PROGRESS_BAR:
-    return frame_due(out);
+    return out->paused ? NEVER : frame_due(out);
   case MCH_PROGRESS_TEXT:
   case MCH_PROGRESS_JSON:
   case MCH_PROGRESS_REPORTS:
@@ -701,22 +703,25 @@ uint64_t mch_output_next(struct mch_output *out) {
 }
 
 static int tick(struct mch_output *out, uint64_t now) {
-  if (out->mode == MCH_PROGRESS_REPORTS && !out->child)
-    return progress_due(out) <= now;
+  int reports = out->mode == MCH_PROGRESS_REPORTS && !out->child;
+  if (reports)
+    return progress_due(out) <= now ? MCH_TICK_REPORTS : 0;
   pump(out, now, 1);
   return 0;
 }
 
 int mch_output_tick(struct mch_output *out) {
   uint64_t now = cheap_now(out);
+  int soon = now < out->ticked_ns + SECOND / 1000 ? MCH_TICK_SOON : 0;
   int due;
+  out->ticked_ns = now;
   if (now < atomic_load_explicit(&out->due, memory_order_relaxed) || !ours(out))
-    return 0;
+    return soon;
   if (pthread_mutex_trylock(&out->lock) != 0)
-    return 0; /* somebody is drawing */
+    return soon; /* somebody is drawing */
   due = tick(out, now);
   quit(out, 1);
-  return due;
+  return due | soon;
 }
 
 void mch_output_lines(struct mch_output *out, int stream, const char *bytes, size_t length) {
@@ -740,7 +745,7 @@ size_t mch_output_backlog(struct mch_output *out) {
 /* Draw until no line and no ended bar is left, or the terminal takes none for a second. */
 static void draw_out(struct mch_output *out, uint64_t now) {
   draw(out, now, 1);
-  while (mch_buf_unread(&out->above) + out->progress.ended.count > 0 &&
+  while (!out->paused && mch_buf_unread(&out->above) + out->progress.ended.count > 0 &&
          mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
     draw(out, now, 1);
 }
@@ -808,6 +813,23 @@ void mch_output_release(struct mch_output *out) {
   if (!enter(out))
     return;
   release(out);
+  quit(out, 1);
+}
+
+void mch_output_pause(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  release(out);
+  out->paused = 1;
+  schedule(out, mch_output_now(out));
+  quit(out, 1);
+}
+
+void mch_output_resume(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  out->paused = 0;
+  hasten(out, 0);
   quit(out, 1);
 }
 
@@ -971,7 +993,7 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   mch_buf_clear(&out->host);
   out->reported = NULL;
   out->forwarded = 0;
-  out->looked = out->mixed = 0;
+  out->looked = out->mixed = out->paused = out->leaving = 0;
   out->child = 1;
   out->upstream = *upstream;
   set_up(out);

@@ -96,8 +96,11 @@ static inline void mch_bar_set_total(struct mch_bar *bar, uint64_t total) {
   atomic_store_explicit(&bar->slot->total, total, memory_order_relaxed);
 }
 
-/* Draw if it is time: some nanoseconds if it is not. Lua thread only. Nonzero: reports are due
- * (only with MCH_PROGRESS_REPORTS). */
+/* Draw if it is time: some nanoseconds if it is not. Lua thread only. Returns a sum of these. */
+enum {
+  MCH_TICK_REPORTS = 1, /* reports are due (only with MCH_PROGRESS_REPORTS) */
+  MCH_TICK_SOON = 2     /* less than a millisecond since the tick before: some may be left out */
+};
 int mch_output_tick(struct mch_output *out);
 
 /* Whole lines, each with its newline, to stream 1 or 2; written in order, at the next pump. */
@@ -130,6 +133,11 @@ void mch_output_detach(struct mch_output *out);
  * the cursor is in column 0 under the bars. Before a prompt, before another program runs, at the
  * end. Lua thread only. */
 void mch_output_release(struct mch_output *out);
+
+/* The same, and draw nothing until mch_output_resume(): lines and ended bars wait. For a prompt at
+ * which somebody types. Lua thread only. */
+void mch_output_pause(struct mch_output *out);
+void mch_output_resume(struct mch_output *out);
 
 /* The next thing to tell about a bar, with MCH_PROGRESS_REPORTS. 0: nothing now. Its strings hold
  * until the next call. One consumer, on the Lua thread. */

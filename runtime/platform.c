@@ -103,6 +103,33 @@ void mch_platform_unshare(void *memory, size_t bytes) {
     munmap(memory, bytes);
 }
 
+void mch_mark_make(struct mch_mark *mark) {
+  mark->pid = (int)getpid();
+  mark->page = NULL;
+#if defined(MADV_WIPEONFORK)
+  size_t size = (size_t)sysconf(_SC_PAGESIZE);
+  void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED)
+    return;
+  if (madvise(page, size, MADV_WIPEONFORK) != 0) {
+    munmap(page, size);
+    return;
+  }
+  mark->page = page;
+  *mark->page = 1;
+#endif
+}
+
+void mch_mark_free(struct mch_mark *mark) {
+  if (mark->page != NULL)
+    munmap((void *)(uintptr_t)mark->page, (size_t)sysconf(_SC_PAGESIZE));
+  mark->page = NULL;
+}
+
+int mch_mark_is_ours(const struct mch_mark *mark) {
+  return mark->page != NULL ? *mark->page != 0 : mark->pid == (int)getpid();
+}
+
 long mch_platform_unread(int fd) {
   int count = 0;
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;

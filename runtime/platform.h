@@ -90,6 +90,16 @@ long mch_platform_unread(int fd);
 /* Says that the owner may have died. Its default is to be ignored, too. */
 #define MCH_OWNER_SIGNAL SIGWINCH
 
+/* Whether this is still the process that made the mark, and not a fork of it: a look at memory that
+ * a fork wipes, or else a system call. */
+struct mch_mark {
+  volatile unsigned char *page; /* NULL: there is no such memory */
+  int pid;
+};
+void mch_mark_make(struct mch_mark *mark);
+void mch_mark_free(struct mch_mark *mark);
+int mch_mark_is_ours(const struct mch_mark *mark);
+
 /* Tell the processor that this is a loop of waiting. */
 static inline void mch_platform_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)

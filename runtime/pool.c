@@ -16,7 +16,8 @@
 /* Tasks of one priority that wait, in order. */
 struct level {
   int32_t priority;
-  struct mch_task *first, *last;
+  struct mch_task *first, *last; /* by rising run ID */
+  size_t submitted;              /* of this priority with the engine */
 };
 
 /* A log record on its way to Lua. */
@@ -29,6 +30,10 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
+static const uint64_t nap = 30000u; /* 30 us, and what the kernel adds */
+
+enum { CROWD = 32 }; /* so many results at once are many */
+
 static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
 
 struct mch_pool {
@@ -39,7 +44,6 @@ struct mch_pool {
   struct level *levels;      /* by falling priority; those in use have tasks */
   size_t level_count, level_room;
   size_t queued;
-  int32_t least_priority; /* of all tasks so far, and 0 */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -49,6 +53,7 @@ struct mch_pool {
   size_t record_bytes;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
+  size_t harvest;               /* tasks that ended since the owner last waited */
   int attended;                 /* the owner waits inside */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
@@ -191,14 +196,20 @@ static struct level *level_of(struct mch_pool *pool, int32_t priority) {
   pool->level_count++;
   pool->levels[at].priority = priority;
   pool->levels[at].first = pool->levels[at].last = NULL;
+  pool->levels[at].submitted = 0;
   return &pool->levels[at];
 }
 
-static void enqueue(struct mch_pool *pool, struct mch_task *task, int at_head) {
+/* New ones go to the end; what comes back finds its place soon from the head. */
+static void enqueue(struct mch_pool *pool, struct mch_task *task) {
   struct level *level = level_of(pool, task->priority);
+  struct mch_task *next = NULL;
+  if (level->last != NULL && level->last->runid > task->runid)
+    for (next = level->first; next->runid < task->runid;)
+      next = next->next;
   task->state = MCH_TASK_QUEUED;
-  task->next = at_head ? level->first : NULL;
-  task->previous = at_head ? NULL : level->last;
+  task->next = next;
+  task->previous = next != NULL ? next->previous : level->last;
   if (task->next != NULL)
     task->next->previous = task;
   else
@@ -232,6 +243,24 @@ static struct mch_task *queue_head(const struct mch_pool *pool) {
     if (pool->levels[i].first != NULL)
       return pool->levels[i].first;
   return NULL;
+}
+
+/* Whether a new task of this priority is to overtake some that the engine has. */
+static int overtakes(const struct mch_pool *pool, int32_t priority) {
+  const struct mch_task *head = queue_head(pool);
+  size_t i;
+  if (head != NULL && head->priority >= priority)
+    return 0;
+  for (i = pool->level_count; i > 0 && pool->levels[i - 1].priority < priority; i--)
+    if (pool->levels[i - 1].submitted > 0)
+      return 1;
+  return 0;
+}
+
+static void count_submitted(struct mch_pool *pool, const struct mch_task *task, int step) {
+  struct level *level = level_of(pool, task->priority);
+  pool->submitted += (size_t)step;
+  level->submitted += (size_t)step;
 }
 
 /* -- ends --------------------------------------------------------------------------------- */
@@ -270,6 +299,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   group->last = task;
   group->unfinished--;
   group->finished++;
+  pool->harvest++;
   if (group->abandoned) {
     take(pool, task);
     mch_pool_discard(pool, task);
@@ -280,12 +310,12 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
 
 static void finished(void *ud, struct mch_task *task, struct mch_result *result) {
   struct mch_pool *pool = ud;
-  pool->submitted--;
+  count_submitted(pool, task, -1);
   if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
       task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
     mch_result_free(result);
     task->attempt++;
-    enqueue(pool, task, 1);
+    enqueue(pool, task);
     return;
   }
   set_done(pool, task, result);
@@ -293,11 +323,11 @@ static void finished(void *ud, struct mch_task *task, struct mch_result *result)
 
 static void returned(void *ud, struct mch_task *task) {
   struct mch_pool *pool = ud;
-  pool->submitted--;
+  count_submitted(pool, task, -1);
   if (task->stop != 0)
     set_done(pool, task, mch_result_new((enum mch_kind)task->stop, NULL, NULL, 0));
   else
-    enqueue(pool, task, 1);
+    enqueue(pool, task);
 }
 
 static void log_record(void *ud, const unsigned char *graph, size_t length) {
@@ -338,7 +368,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
     dequeue(pool, task);
     if (code == 0) {
       task->state = MCH_TASK_SUBMITTED;
-      pool->submitted++;
+      count_submitted(pool, task, 1);
     } else
       set_done(pool, task, mch_result_new(MCH_KIND_ERROR, error.text, NULL, 0));
   }
@@ -401,12 +431,14 @@ void mch_pool_pump(struct mch_pool *pool) {
 
 /* -- the driver's view -------------------------------------------------------------------- */
 
-static void drive_pump(void *ud) {
+static int drive_pump(void *ud) {
   struct mch_pool *pool = ud;
+  size_t before = pool->harvest;
   pool->drives++;
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
     raise_attention(pool);
+  return pool->harvest - before >= CROWD / 4;
 }
 
 /* Not under the lock: a terminal may take its time. */
@@ -541,10 +573,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     *slot(pool, task->runid) = task;
     task->group = group;
     group->unfinished++;
-    if (task->priority < pool->least_priority)
-      pool->least_priority = task->priority;
-    urgent = task->priority > pool->least_priority;
-    enqueue(pool, task, 0);
+    urgent = overtakes(pool, task->priority);
+    enqueue(pool, task);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
     /* One that cannot go now waits for the pump: so that many go at once. */
@@ -557,19 +587,29 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
   return code;
 }
 
-/* Set `attended` for a wait; 0: no wait is needed, the driver took what the caller waits for. */
-static int attend(struct mch_pool *pool, uint64_t *until) {
-  int news;
+enum attention { NO_WAIT, NAP, WAIT };
+
+/* Set `attended` for a wait. NO_WAIT: the driver took what the caller waits for. NAP: results come
+ * in crowds and the workers have enough to do, so that a short sleep brings many, and being woken
+ * for each would slow all down. */
+static enum attention attend(struct mch_pool *pool, uint64_t *until) {
+  enum attention attention = WAIT;
   pthread_mutex_lock(&pool->lock);
-  news = pool->drives != pool->drives_seen;
-  if (!news) {
-    uint64_t own = deadline(pool);
+  if (pool->drives != pool->drives_seen)
+    attention = NO_WAIT;
+  else {
     pool->attended = 1;
-    if (own < *until)
-      *until = own;
+    if (pool->harvest >= CROWD && pool->submitted >= CROWD)
+      attention = NAP;
+    else {
+      uint64_t own = deadline(pool);
+      if (own < *until)
+        *until = own;
+    }
   }
+  pool->harvest = 0;
   pthread_mutex_unlock(&pool->lock);
-  return !news;
+  return attention;
 }
 
 static void unattend(struct mch_pool *pool) {
@@ -583,8 +623,15 @@ static void unattend(struct mch_pool *pool) {
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
   struct mch_ready ready[8];
   sigset_t all, old;
-  if (!attend(pool, &until))
+  enum attention attention = attend(pool, &until);
+  if (attention == NO_WAIT)
     return;
+  if (attention == NAP) {
+    uint64_t end = mch_now() + nap;
+    mch_sleep_until(end < until ? end : until, interrupted, ud);
+    unattend(pool);
+    return;
+  }
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   if (!interrupted(ud))

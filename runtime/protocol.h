@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * The wire: all that a pool and its workers say to each other. Nothing else crosses but a few pages of
- * shared memory (struct mch_shared, below: counters, and the rings that carry the streams) and the
- * bytes of the task's own stdout and stderr.
+ * The wire: all that a pool and its workers say to each other. Nothing else crosses but a few pages
+ * of shared memory (struct mch_shared, below: counters, and the rings that carry the streams) and
+ * the bytes of the task's own stdout and stderr.
  *
  * The story of a task
  *
@@ -102,7 +102,7 @@ enum mch_kind {
 /* A claim is (ticket << 2 | state). Tickets count the tasks offered to one worker, from 1. Both
  * sides move it from OFFERED by compare-and-swap, so exactly one wins. */
 enum mch_claim { MCH_CLAIM_OFFERED = 1, MCH_CLAIM_TAKEN = 2, MCH_CLAIM_REVOKED = 3 };
-#define MCH_CLAIMS 128u /* tasks offered to one worker at once, at most */
+#define MCH_CLAIMS 256u /* tasks offered to one worker at once, at most */
 #define MCH_BARS 64u    /* bars of one worker with a slot; more are told by BAR_UPDATE */
 
 struct mch_shared {
@@ -116,7 +116,7 @@ struct mch_shared {
   _Atomic uint32_t reading[2];         /* pool: odd while it takes bytes from that pipe */
   _Atomic uint64_t consumed[2];        /* pool: bytes taken from stdout's and stderr's pipe */
   struct mch_bar_slot bars[MCH_BARS];  /* worker: what bars count */
-  struct mch_ring down, up;            /* the two streams, while both processes are on one machine */
+  struct mch_ring down, up; /* the two streams, while both processes are on one machine */
 };
 
 #endif

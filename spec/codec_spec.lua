@@ -812,3 +812,62 @@ describe("bytes from elsewhere", function()
     assert.are.equal(string.rep, codec.decode({ code = false }, (codec.encode({}, string.rep))))
   end)
 end)
+
+describe("explain", function()
+  local function part_at(report, path)
+    local found
+    local function look(list)
+      for _, part in ipairs(list) do
+        if part.path:gsub(" of function <[^>]*>", "") == path then found = part end
+        look(part.parts)
+      end
+    end
+    look(report.parts)
+    return assert(found, path)
+  end
+
+  it("tells how each part goes, and how large it is", function()
+    local shared, file = { 1, 2, 3 }, io.tmpfile()
+    local big = {}
+    for i = 1, 1000 do big[i] = { i } end
+    local n = 1
+    local function helper() return shared, string.rep, n end
+    local hooked = setmetatable({}, { __mantichora = function() return print, { 1 } end })
+    local report = codec.explain(nil, load("local h = ... return function() some_global = h() end")(helper),
+      { a = shared, conn = { file = file } }, big, hooked, _G, ("s"):rep(500))
+    assert.are.equal("value", part_at(report, "upvalue 'h'").how)
+    assert.are.equal("value", part_at(report, "upvalue 'shared' in upvalue 'h'").how)
+    assert.are.equal("number", part_at(report, "upvalue 'n' in upvalue 'h'").kind)
+    assert.are.equal("shared", part_at(report, "argument 1.a").how)
+    assert.truthy(part_at(report, "argument 1.a").detail:find("^upvalue 'shared' of function"))
+    assert.are.same({ "refused", "userdata (FILE*)" },
+      { part_at(report, "argument 1.conn.file").how, part_at(report, "argument 1.conn.file").detail })
+    assert.are.equal("hook", part_at(report, "argument 3").how)
+    assert.are.equal("globals", part_at(report, "argument 4").how)
+    assert.are.same({ "argument 1.conn.file" }, { report.refused[1].path, report.refused[2] })
+    assert.are.same({ "some_global" }, report.globals)
+    assert.are.equal("argument 2", report:largest(1)[1].path)
+    local sum = 0
+    for _, part in ipairs(report.parts) do sum = sum + part.size end
+    assert.is_true(sum < report.size and sum > report.size - 5)
+    local text = tostring(report)
+    for _, line in ipairs { " in all\n", "argument 1: table, by value, %d+ bytes", "%[12%]: table", "and 988 more",
+      "globals that the code mentions: some_global", "CANNOT BE SENT: userdata %(FILE%*%)" } do
+      assert.truthy(text:find(line), line .. " in\n" .. text)
+    end
+  end)
+
+  it("tells modules, environments and globals that go along", function()
+    local env = setmetatable({ x = { 1 } }, { __index = _G })
+    local report = codec.explain(nil, load("return x", "=f", "t", env), string, string.format)
+    assert.are.equal("environment", part_at(report, "upvalue '_ENV'").how)
+    assert.are.equal("string", part_at(report, "argument 1").detail)
+    assert.are.equal("string.format", part_at(report, "argument 2").detail)
+    assert.are.equal("value", part_at(report, "_ENV.x").how)
+    local notes = codec.notes()
+    rawset(_G, "explained_global", coroutine.create(print))
+    report = codec.explain(notes, load "return explained_global")
+    rawset(_G, "explained_global", nil)
+    assert.are.equal("refused", part_at(report, "global 'explained_global'").how)
+  end)
+end)

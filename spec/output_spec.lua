@@ -440,3 +440,37 @@ describe("a pool in a task", function()
     assert.same(expected, table.move(rows, #rows - 15, #rows, 1, {}))
   end)
 end)
+
+describe("log lines", function()
+  it("go above the bars, once each, without a frame each", function()
+    local got = run([[
+      local logging = require "mantichora.logging"
+      logging.basic_config{ level = "INFO" }
+      local mcore <close> = mantichora{ nworkers = 2 }
+      for k = 1, 2 do
+        mcore:run(function()
+          local logging = require "mantichora.logging"
+          for i in atpbar(200, "task" .. k) do logging.info("task %d at %d", k, i) mantichora.sleep(0.001) end
+        end)
+      end
+      for i in atpbar(2000, "mine") do logging.warning("mine %d", i) end
+      mcore:returns()]])
+    local rows = got.screen:all()
+    assert.equal(3, #bars(rows))
+    local last, counts = 0, { 0, 0 }
+    for _, row in ipairs(others(rows)) do
+      local k, i = row:match("^INFO:root:task (%d) at (%d+)$")
+      local mine = row:match("^WARNING:root:mine (%d+)$")
+      assert.truthy(k or mine, row)
+      if mine then
+        last = last + 1
+        assert.equal(last, tonumber(mine))
+      else
+        counts[tonumber(k)] = counts[tonumber(k)] + 1
+        assert.equal(counts[tonumber(k)], tonumber(i))
+      end
+    end
+    assert.same({ 2000, 200, 200 }, { last, counts[1], counts[2] })
+    assert.is_true(got.screen.frames < 60, "frames: " .. got.screen.frames)
+  end)
+end)

@@ -4,6 +4,7 @@
  * dictionary=}
  *   ... = codec.decode(opts, bytes)        opts: {notes=, kind=, code=false, dictionary=}
  *   notes = codec.notes(); codec.update(notes); codec.replace(notes, module, field)
+ *   report = codec.explain(notes or nil, f, ...)
  *   state = codec.state()                  another Lua state, with the standard libraries
  *   ... = state:run(source, bytes, ...)    runs a chunk there; only strings, numbers and booleans
  * pass
@@ -19,6 +20,7 @@ struct holder {
   struct mch_buf out, ids;
   lua_State *L; /* while encoding */
   int dictionary;
+  int busy;
 };
 
 static int free_holder(lua_State *L) {
@@ -75,6 +77,23 @@ static uint32_t intern(void *ud, const char *bytes, size_t len) {
   return (uint32_t)(n + 1);
 }
 
+/* The holder that all encodings share (a pool keeps its buffer, too), or a new one inside of
+ * another encoding, or after one that failed. */
+static struct holder *use_holder(lua_State *L) {
+  struct holder *holder = NULL;
+  if (lua_getfield(L, LUA_REGISTRYINDEX, "codec_module.shared") == LUA_TUSERDATA)
+    holder = lua_touserdata(L, -1);
+  if (holder == NULL || holder->busy) {
+    holder = new_holder(L);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "codec_module.shared");
+  }
+  mch_buf_clear(&holder->out);
+  mch_buf_clear(&holder->ids);
+  holder->busy = 1;
+  return holder;
+}
+
 static int encode(lua_State *L) {
   struct mch_encoder encoder;
   struct holder *holder;
@@ -82,7 +101,7 @@ static int encode(lua_State *L) {
   size_t i;
   luaL_checktype(L, 1, LUA_TTABLE);
   memset(&encoder, 0, sizeof encoder);
-  holder = new_holder(L);
+  holder = use_holder(L);
   holder->L = L;
   encoder.out = &holder->out;
   encoder.code_ids = &holder->ids;
@@ -95,6 +114,7 @@ static int encode(lua_State *L) {
   }
   mch_encode(L, &encoder, 2, n);
   lua_pushlstring(L, (const char *)holder->out.data, holder->out.length);
+  holder->busy = 0;
   lua_newtable(L);
   for (i = 0; i < holder->ids.length / 4; i++) {
     lua_pushinteger(L, mch_load_u32(holder->ids.data + 4 * i));
@@ -217,10 +237,15 @@ static int state_close(lua_State *L) {
   return 0;
 }
 
+static int explain(lua_State *L) {
+  mch_explain(L, lua_istable(L, 1) ? 1 : 0, 2, lua_gettop(L) - 1);
+  return 1;
+}
+
 int luaopen_codec_module(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"encode", encode},   {"decode", decode},   {"notes", notes}, {"update", update},
-      {"replace", replace}, {"state", state_new}, {NULL, NULL}};
+      {"encode", encode},   {"decode", decode},   {"notes", notes},     {"update", update},
+      {"explain", explain}, {"replace", replace}, {"state", state_new}, {NULL, NULL}};
   if (luaL_newmetatable(L, "codec_module.state")) {
     lua_pushcfunction(L, state_close);
     lua_setfield(L, -2, "__gc");

@@ -289,6 +289,29 @@ static void leaving_the_screen(void) {
   tear_down(&rig);
 }
 
+static void a_prompt(void) {
+  struct rig rig;
+  struct mch_bar *bar;
+  set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_BAR);
+  bar = start(&rig, "one", 10);
+  pump(&rig);
+  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
+  mch_output_pause(rig.out);
+  mch_bar_set(bar, 5);
+  mch_output_lines(rig.out, 1, "line\n", 5);
+  rig.now += 1000 * MS;
+  pump(&rig);
+  mch_output_flush(rig.out);
+  EXPECT(2, "");
+  CHECK(mch_output_next(rig.out) == UINT64_MAX);
+  mch_output_resume(rig.out);
+  CHECK(mch_output_next(rig.out) <= rig.now);
+  pump(&rig);
+  EXPECT(2, BEGIN SPACES "\r\033[Jline\n" BAR5 "\n" END);
+  end(&rig, bar, 10, 10);
+  tear_down(&rig);
+}
+
 static void plain_lines(void) {
   struct rig rig;
   struct mch_bar *bar;
@@ -368,9 +391,10 @@ static void reports(void) {
         report.key == 2);
   CHECK(!mch_output_report(rig.out, rig.now, &report));
   mch_bar_set(b, 3);
-  CHECK(!mch_output_tick(rig.out));
+  CHECK(mch_output_tick(rig.out) == 0);
+  CHECK(mch_output_tick(rig.out) == MCH_TICK_SOON);
   rig.now += 100 * MS;
-  CHECK(mch_output_tick(rig.out));
+  CHECK(mch_output_tick(rig.out) == MCH_TICK_REPORTS);
   CHECK(mch_output_report(rig.out, rig.now, &report) && report.event == MCH_REPORT_UPDATE &&
         report.key == 2 && report.done == 3);
   CHECK(!mch_output_report(rig.out, rig.now, &report));
@@ -542,7 +566,6 @@ static void *keep_pumping(void *ud) {
   for (i = 0; i < ROUNDS; i++) {
     mch_output_pump(rig->out, rig->now + (uint64_t)i * 100 * MS, 0);
     (void)mch_output_next(rig->out);
-    (void)mch_output_tick(rig->out);
   }
   return NULL;
 }
@@ -579,6 +602,7 @@ int main(void) {
   a_closed_terminal();
   output_elsewhere();
   leaving_the_screen();
+  a_prompt();
   plain_lines();
   one_file();
   json();

@@ -43,6 +43,24 @@ function process.runs(pid)
   return state ~= nil and state ~= "Z" and state ~= "X"
 end
 
+--- The processes, of whatever parent, that have this text in their environment.
+function process.marked(text)
+  local found = {}
+  for _, path in ipairs(list(("grep -alsF %s /proc/[0-9]*/environ"):format(text))) do
+    local pid = tonumber(path:match("%d+"))
+    if process.runs(pid) then found[#found + 1] = pid end
+  end
+  return found
+end
+
+--- Wait for the processes so marked to end. Those that have not after `seconds` are killed, and returned.
+function process.outlive(text, seconds)
+  pcall(process.wait, function() return #process.marked(text) == 0 end, seconds)
+  local left = process.marked(text)
+  for _, pid in ipairs(left) do os.execute("kill -9 " .. pid) end
+  return left
+end
+
 --- Seconds of a clock that never goes back.
 function process.clock()
   local file <close> = assert(io.open("/proc/uptime"))

@@ -1,0 +1,130 @@
+-- mantichora.explain(f, ...): what would be sent, as a tree.
+--
+-- Returns two functions to bindings/explain.c: one that is told the parts of an encoding, and one that makes
+-- the report of them. The report:
+--
+--   report.size       bytes of the message
+--   report.parts      list of parts: the function and its arguments, then globals
+--   report.refused    list of the parts that cannot be sent; run() would raise for the first
+--   report.globals    names of the globals that the code mentions, sorted; one goes along if it was
+--                     assigned since the workers were forked
+--   report:largest(n) the n largest parts that do not contain each other
+--   tostring(report)  the tree
+--
+-- A part:
+--
+--   path    where it is, worded as in errors: "upvalue 'conn'.socket of function <img.lua:12>"
+--   step    the last step of it
+--   kind    "table", "function <img.lua:12>", "C function", "number" ...
+--   how     "value", "name" (by reference), "shared" (goes with another part), "globals" (_G), "hook"
+--           (rebuilt by what its __mantichora returned), "environment" (as far as code names it), "refused"
+--   detail  the name, the path of the other part, or the reason of a refusal
+--   size    bytes, with what it contains; what is shared counts where it comes first
+--   parts   list of parts (of a table: those that are not plain numbers, booleans or short strings)
+
+local LISTED = 12 -- parts of one whole that are shown
+local LONG = 256 -- bytes of a scalar in a table that is worth telling
+
+local parts, refused, open, by_number, names = {}, {}, {}, {}, {}
+
+-- The words before and after the keys of deeper steps: "upvalue 'conn'" .socket " of function <img.lua:12>".
+local function place(part, parent, step, tail)
+  part.step = step
+  if tail then -- the step begins words of its own
+    part.head, part.tail = step, tail
+    if parent and parent.path ~= "the function" then part.tail = tail .. " in " .. parent.path end
+  else
+    part.head, part.tail = parent.head .. step, parent.tail
+  end
+  part.path = part.head .. part.tail
+end
+
+local tell = {}
+
+function tell.part(level, step, tail, kind, how, detail, number, size)
+  local parent = open[level]
+  local is_object = kind == "table" or kind == "userdata" or kind:find("function", 1, true) or how == "refused"
+  if how == "shared" then detail = by_number[number] end
+  if parent and parent.kind == "table" and not is_object and (size or 0) < LONG then return end
+  local part = { kind = kind, how = how, detail = detail, size = size, parts = {} }
+  place(part, parent, step, tail)
+  if how ~= "shared" and is_object then by_number[number] = part.path end
+  local list = parent and parent.parts or parts
+  list[#list + 1] = part
+  if how == "refused" then refused[#refused + 1] = part end
+  if not size then open[level + 1] = part end
+end
+
+function tell.close(level, size)
+  if open[level] then open[level].size = size end
+  open[level] = nil
+end
+
+function tell.names(list)
+  for _, name in ipairs(list) do names[name] = true end
+end
+
+local function show_size(size)
+  if size < 1024 then return size .. " bytes" end
+  local unit = "KiB"
+  size = size / 1024
+  if size >= 1024 then size, unit = size / 1024, "MiB" end
+  return ("%.1f %s"):format(size, unit)
+end
+
+local SAID = {
+  name = function(part) return "by reference: " .. part.detail end,
+  shared = function(part) return "shared with " .. (part.detail or "what is there already") end,
+  globals = function() return "the receiver's _G" end,
+  hook = function(part) return "rebuilt by what its __mantichora returned, " .. show_size(part.size) end,
+  environment = function() return "custom _ENV, as far as the code names it" end,
+  refused = function(part) return "CANNOT BE SENT: " .. part.detail end,
+  value = function(part) return "by value, " .. show_size(part.size) end,
+}
+
+local function show(lines, part, indent)
+  lines[#lines + 1] = ("%s%s: %s, %s"):format(indent, part.step, part.kind, SAID[part.how](part))
+  for i, inner in ipairs(part.parts) do
+    if i > LISTED then
+      lines[#lines + 1] = ("%s  ... and %d more"):format(indent, #part.parts - LISTED)
+      break
+    end
+    show(lines, inner, indent .. "  ")
+  end
+end
+
+local Report = { __name = "mantichora.explain" }
+Report.__index = Report
+
+function Report:__tostring()
+  local lines = { ("%s in all"):format(show_size(self.size)) }
+  for _, part in ipairs(self.parts) do show(lines, part, "") end
+  if #self.globals > 0 then
+    lines[#lines + 1] = "globals that the code mentions: " .. table.concat(self.globals, ", ")
+  end
+  return table.concat(lines, "\n")
+end
+
+function Report:largest(n)
+  local all = {}
+  local function collect(list)
+    for _, part in ipairs(list) do
+      local inside = 0
+      for _, inner in ipairs(part.parts) do inside = inside + inner.size end
+      -- A part stands for itself when most of it is its own, or when it has too many parts to tell.
+      if inside * 2 < part.size or #part.parts > LISTED then all[#all + 1] = part else collect(part.parts) end
+    end
+  end
+  collect(self.parts)
+  table.sort(all, function(a, b) return a.size > b.size end)
+  return table.move(all, 1, math.min(n or 3, #all), 1, {})
+end
+
+local function report(size)
+  local globals = {}
+  for name in pairs(names) do globals[#globals + 1] = name end
+  table.sort(globals)
+  return setmetatable({ size = size, parts = parts, refused = refused, globals = globals }, Report)
+end
+
+return function(what, ...) tell[what](...) end, report

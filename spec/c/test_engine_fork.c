@@ -1,0 +1,514 @@
+/* runtime/engine_fork: the pool's side of a worker, with the test as its worker: no fork, the whole
+ * protocol spoken by hand, at any point of it and wrongly too. The source is included to get at
+ * single children. */
+#include "../../runtime/engine_fork.c"
+
+#include <sys/socket.h>
+
+#include "check.h"
+#include "pool.h"
+
+/* -- the pool's part ---------------------------------------------------------------------- */
+
+enum { MOST = 256 };
+
+static struct {
+  struct mch_task *finished[MOST], *returned[MOST];
+  struct mch_result *results[MOST];
+  size_t finished_count, returned_count, log_count;
+} told;
+
+static void on_finished(void *ud, struct mch_task *task, struct mch_result *result) {
+  (void)ud;
+  told.results[told.finished_count] = result;
+  told.finished[told.finished_count++] = task;
+}
+static void on_returned(void *ud, struct mch_task *task) {
+  (void)ud;
+  told.returned[told.returned_count++] = task;
+}
+static void on_log(void *ud, const unsigned char *graph, size_t length) {
+  (void)ud, (void)graph, (void)length;
+  told.log_count++;
+}
+static void no_lock(void *ud) {
+  (void)ud;
+}
+static int no_code; /* the dictionary has run out of memory */
+static const void *get_code(void *ud, uint32_t id, size_t *length) {
+  (void)ud, (void)id;
+  *length = 4;
+  return no_code ? NULL : "code";
+}
+
+static void forget(void) {
+  size_t i;
+  for (i = 0; i < told.finished_count; i++)
+    mch_result_free(told.results[i]);
+  memset(&told, 0, sizeof told);
+}
+
+/* What tasks have printed. */
+static char printed[2][1 << 20];
+static size_t printed_count[2];
+static ssize_t on_write(void *ud, int fd, const void *bytes, size_t count) {
+  (void)ud;
+  memcpy(printed[fd - 1] + printed_count[fd - 1], bytes, count);
+  printed_count[fd - 1] += count;
+  return (ssize_t)count;
+}
+
+static struct engine_fork *new_engine(unsigned nworkers) {
+  struct mch_engine_config config;
+  struct mch_output_config output;
+  struct engine_fork *engine;
+  memset(&config, 0, sizeof config);
+  memset(&output, 0, sizeof output);
+  output.write = on_write;
+  config.nworkers = nworkers;
+  config.grace = 500000000u;
+  config.output = mch_output_new(&output, NULL);
+  config.runner.format = "test";
+  config.events = (struct mch_events){NULL, on_finished, on_returned, on_log, no_lock, no_lock};
+  config.codes = (struct mch_codes){NULL, get_code};
+  engine = (struct engine_fork *)mch_engine_fork_new(&config, NULL);
+  mch_output_unref(config.output);
+  engine->started = 1;
+  printed_count[0] = printed_count[1] = 0;
+  return engine;
+}
+
+/* -- the worker's part -------------------------------------------------------------------- */
+
+struct peer {
+  struct mch_channel channel;
+  int out[2]; /* write ends */
+  struct child *child;
+};
+
+/* A worker that is no process of its own: a child of the test that sleeps stands for it. */
+static void hire(struct engine_fork *engine, struct peer *peer) {
+  struct plumbing plumbing;
+  struct child *child = calloc(1, sizeof *child);
+  int i;
+  child->shared = mch_platform_share(sizeof *child->shared);
+  child->engine = engine;
+  child->kill_at = MCH_NEVER;
+  child->pristine = 1;
+  CHECK(make_plumbing(&plumbing, NULL) == 0);
+  memset(peer, 0, sizeof *peer);
+  mch_channel_open(&peer->channel, dup(plumbing.sockets[1]));
+  peer->out[0] = dup(plumbing.out[1]);
+  peer->out[1] = dup(plumbing.err[1]);
+  peer->child = child;
+  child->pid = fork();
+  if (child->pid == 0) {
+    setpgid(0, 0);
+    for (i = 3; i < 200; i++)
+      close(i);
+    for (;;)
+      pause();
+  }
+  CHECK(adopt(child, &plumbing) == 0);
+}
+
+static void leave(struct peer *peer) {
+  mch_channel_close(&peer->channel);
+  close(peer->out[0]);
+  close(peer->out[1]);
+}
+
+static void say(struct peer *peer, uint8_t type, uint32_t ticket, uint64_t runid, const void *body,
+                size_t length) {
+  struct mch_message_head head = {type, 0, ticket, runid};
+  CHECK(mch_channel_put(&peer->channel, &head, body, length, NULL) == 0);
+  CHECK(mch_channel_flush(&peer->channel, 1, NULL) == 0);
+}
+
+/* The next message from the pool; its type, 0 for none. */
+static int hear(struct peer *peer, struct mch_message_in *message) {
+  int got = mch_channel_next(&peer->channel, message, NULL);
+  if (got == 0 && mch_channel_fill(&peer->channel, 0, NULL) > 0)
+    got = mch_channel_next(&peer->channel, message, NULL);
+  return got == 1 ? message->head.type : 0;
+}
+
+static int take(struct peer *peer, uint32_t ticket) {
+  uint64_t offered = (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED;
+  return atomic_compare_exchange_strong(&peer->child->shared->claims[ticket % MCH_CLAIMS], &offered,
+                                        (uint64_t)ticket << 2 | MCH_CLAIM_TAKEN);
+}
+
+static void answer(struct peer *peer, uint32_t ticket, uint64_t runid, uint64_t out, uint64_t err) {
+  unsigned char facts[MCH_FACTS_SIZE] = {MCH_KIND_OK};
+  mch_store_u64(facts + 17, out);
+  mch_store_u64(facts + 25, err);
+  say(peer, MCH_MESSAGE_RESULT, ticket, runid, facts, sizeof facts);
+}
+
+static void end_all(struct engine_fork *engine) {
+  struct mch_ready ready[8];
+  uint64_t patience = mch_now() + 5000000000u;
+  engine->base.ops->quit(&engine->base, 1);
+  while (!engine->base.ops->gone(&engine->base) && mch_now() < patience) {
+    mch_poller_wait(engine->base.poller, ready, 8, mch_now() + 10000000u, NULL);
+    engine->base.ops->pump(&engine->base, 1, 0);
+  }
+  CHECK(engine->base.ops->gone(&engine->base));
+  CHECK(engine->live == 0);
+  forget();
+  engine->base.ops->free(&engine->base);
+}
+
+static struct mch_task *new_task(uint64_t runid, uint32_t codes) {
+  uint32_t ids[300], i;
+  struct mch_task *task;
+  for (i = 0; i < codes; i++)
+    ids[i] = i + 1;
+  task = mch_task_new(ids, codes, "graph", 5);
+  task->runid = runid;
+  return task;
+}
+
+static int give(struct engine_fork *engine, struct mch_task *task) {
+  int code = engine->base.ops->submit(&engine->base, task, 1, NULL);
+  engine->base.ops->flush(&engine->base);
+  return code;
+}
+
+static void pump_now(struct engine_fork *engine) {
+  engine->base.ops->pump(&engine->base, 1, 0);
+}
+
+/* Pump until the worker has been buried. */
+static void pump_to_end(struct engine_fork *engine) {
+  uint64_t patience = mch_now() + 5000000000u;
+  struct mch_ready ready[8];
+  while (engine->children != NULL && mch_now() < patience) {
+    uint64_t due = engine->base.ops->deadline(&engine->base);
+    mch_poller_wait(engine->base.poller, ready, 8, due < patience ? due : patience, NULL);
+    pump_now(engine);
+  }
+  CHECK(engine->children == NULL);
+}
+
+/* -- the cases ---------------------------------------------------------------------------- */
+
+static void test_a_task(void) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *task = new_task(7, 2);
+  struct mch_message_in message;
+  struct peer peer;
+  hire(engine, &peer);
+  CHECK(give(engine, task) == 0 && task->ticket == 1);
+  CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 1);
+  CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 2);
+  CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == 7);
+  CHECK(message.length == 7 && memcmp(message.body, "\0\0graph", 7) == 0);
+  CHECK(hear(&peer, &message) == 0);
+  CHECK(engine->base.ops->running(&engine->base) == 0);
+  CHECK(take(&peer, 1));
+  CHECK(engine->base.ops->running(&engine->base) == 1);
+  CHECK(write(peer.out[0], "one\ntw", 6) == 6);
+  answer(&peer, 1, 7, 6, 0);
+  CHECK(write(peer.out[0], "next\n", 5) == 5); /* the next task's */
+  pump_now(engine);
+  CHECK(told.finished_count == 1 && told.finished[0] == task);
+  CHECK(told.results[0]->kind == MCH_KIND_OK && told.results[0]->pid == peer.child->pid);
+  mch_output_flush(engine->config.output);
+  CHECK(printed_count[0] == 12 && memcmp(printed[0], "one\ntw\nnext\n", 12) == 0);
+  mch_task_free(task);
+  /* The worker has the code by now. */
+  task = new_task(8, 2);
+  CHECK(give(engine, task) == 0);
+  CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK);
+  leave(&peer);
+  end_all(engine);
+  mch_task_free(task);
+}
+
+/* What a worker may not say: it is killed, and its task ends. */
+static void test_broken_worker(void) {
+  static const struct {
+    uint8_t type;
+    uint32_t ticket;
+    uint64_t runid;
+    size_t length;
+  } wrong[] = {{MCH_MESSAGE_RESULT, 1, 7, MCH_FACTS_SIZE - 1},
+               {MCH_MESSAGE_RESULT, 2, 7, MCH_FACTS_SIZE},
+               {MCH_MESSAGE_RESULT, 1, 8, MCH_FACTS_SIZE},
+               {MCH_MESSAGE_RESULT, 129, 7, MCH_FACTS_SIZE},
+               {MCH_MESSAGE_TASK, 1, 7, 10},
+               {MCH_MESSAGE_QUIT, 0, 0, 0},
+               {MCH_MESSAGE_CODE, 0, 1, 4},
+               {MCH_MESSAGE_BAR_START, 1, 7, 19},
+               {MCH_MESSAGE_BAR_UPDATE, 1, 7, 23},
+               {MCH_MESSAGE_BAR_END, 1, 7, 24},
+               {MCH_MESSAGE_EXIT, 1, 7, 3},
+               {MCH_MESSAGE_HELLO, 0, 0, 11},
+               {MCH_MESSAGE_HELLO, 0, 0, 12}};
+  static const unsigned char zeros[64];
+  size_t i;
+  for (i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    struct engine_fork *engine = new_engine(1);
+    struct mch_task *task = new_task(7, 0);
+    struct peer peer;
+    hire(engine, &peer);
+    CHECK(give(engine, task) == 0);
+    CHECK(take(&peer, 1));
+    say(&peer, wrong[i].type, wrong[i].ticket, wrong[i].runid, zeros, wrong[i].length);
+    pump_to_end(engine);
+    if (told.finished_count != 1)
+      fprintf(stderr, "case %zu\n", i);
+    CHECK(told.finished_count == 1 && told.finished[0] == task);
+    CHECK(told.finished_count == 1 && told.results[0]->kind == MCH_KIND_KILLED);
+    leave(&peer);
+    end_all(engine);
+    mch_task_free(task);
+  }
+}
+
+/* A worker dies with some tasks answered, one begun, and some ahead. */
+static void test_death(int how) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *tasks[5];
+  struct peer peer;
+  uint64_t i;
+  unsigned char status[4];
+  hire(engine, &peer);
+  for (i = 0; i < 5; i++) {
+    tasks[i] = new_task(i, 0);
+    CHECK(give(engine, tasks[i]) == 0);
+  }
+  CHECK(take(&peer, 1));
+  answer(&peer, 1, 0, 0, 0);
+  if (how == 1)
+    pump_now(engine); /* the answer is taken before `passed` tells of it */
+  else
+    atomic_store(&peer.child->shared->passed, 1);
+  CHECK(take(&peer, 2));
+  CHECK(write(peer.out[1], "last wor", 8) == 8);
+  if (how == 2) {
+    mch_store_u32(status, 7);
+    say(&peer, MCH_MESSAGE_EXIT, 2, 1, status, 4);
+  }
+  if (how == 3) { /* in the middle of an answer */
+    struct mch_message_head head = {MCH_MESSAGE_RESULT, 0, 2, 1};
+    mch_channel_put(&peer.channel, &head, status, 4, NULL);
+    peer.channel.out.length -= 2;
+    mch_channel_flush(&peer.channel, 1, NULL);
+  }
+  if (how == 4)
+    leave(&peer); /* its stream ends, its process lives on */
+  else
+    kill(peer.child->pid, SIGTERM);
+  pump_to_end(engine);
+  CHECK(told.finished_count == 2 && told.finished[0] == tasks[0] && told.finished[1] == tasks[1]);
+  CHECK(told.results[1]->kind == (how == 2 ? MCH_KIND_EXITED : MCH_KIND_KILLED));
+  CHECK(how != 2 || told.results[1]->exitcode == 7);
+  CHECK(how == 2 || told.results[1]->signal == (how == 4 ? SIGKILL : SIGTERM));
+  CHECK(told.returned_count == 3);
+  for (i = 0; i < 3; i++)
+    CHECK(told.returned[i] == tasks[4 - i]);
+  mch_output_flush(engine->config.output);
+  CHECK(printed_count[1] == 9 && memcmp(printed[1], "last wor\n", 9) == 0);
+  if (how != 4)
+    leave(&peer);
+  end_all(engine);
+  for (i = 0; i < 5; i++)
+    mch_task_free(tasks[i]);
+}
+
+/* All tickets are out although the worker has nothing: the pool looks again soon, by itself. */
+static void test_full_ring(void) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *task = new_task(0, 0), *more[200];
+  struct peer peer;
+  uint64_t i, given = 0;
+  hire(engine, &peer);
+  CHECK(give(engine, task) == 0);
+  CHECK(take(&peer, 1));
+  for (i = 0; i < 200; i++) {
+    more[i] = new_task(i + 1, 0);
+    more[i]->priority = -1;
+    if (give(engine, more[i]) == 0)
+      given++;
+    engine->base.ops->recall(&engine->base, 0);
+  }
+  CHECK(given == MCH_CLAIMS - 2 && told.returned_count == given);
+  answer(&peer, 1, 0, 0, 0);
+  pump_now(engine);
+  CHECK(told.finished_count == 1);
+  CHECK(give(engine, more[199]) == MCH_FULL);
+  CHECK(engine->base.ops->deadline(&engine->base) < mch_now() + 10000000u);
+  atomic_store(&peer.child->shared->passed, peer.child->last_ticket);
+  pump_now(engine);
+  CHECK(give(engine, more[199]) == 0);
+  CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
+  leave(&peer);
+  end_all(engine);
+  mch_task_free(task);
+  for (i = 0; i < 200; i++)
+    mch_task_free(more[i]);
+}
+
+/* The 2^32nd task of a worker: no ticket is 0, which means none. */
+static void test_tickets_wrap(void) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *tasks[6];
+  struct mch_message_in message;
+  struct peer peer;
+  uint64_t i;
+  hire(engine, &peer);
+  peer.child->last_ticket = UINT32_MAX - 2;
+  atomic_store(&peer.child->shared->passed, UINT32_MAX - 2);
+  for (i = 0; i < 6; i++) {
+    tasks[i] = new_task(i, 0);
+    CHECK(give(engine, tasks[i]) == 0 && tasks[i]->ticket != 0);
+  }
+  for (i = 0; i < 6; i++) {
+    CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == i);
+    CHECK(take(&peer, message.head.ticket));
+    CHECK(begun(peer.child) == tasks[i]);
+    answer(&peer, message.head.ticket, i, 0, 0);
+    atomic_store(&peer.child->shared->passed, message.head.ticket);
+    pump_now(engine);
+    CHECK(told.finished_count == i + 1 && begun(peer.child) == NULL);
+  }
+  leave(&peer);
+  end_all(engine);
+  for (i = 0; i < 6; i++)
+    mch_task_free(tasks[i]);
+}
+
+/* A stop that comes in time, one that comes too late, and the grace. */
+static void test_stop(void) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *tasks[3];
+  struct peer peer;
+  uint64_t i;
+  hire(engine, &peer);
+  for (i = 0; i < 3; i++) {
+    tasks[i] = new_task(i, 0);
+    tasks[i]->stop = MCH_KIND_CANCELLED;
+    CHECK(give(engine, tasks[i]) == 0);
+  }
+  CHECK(take(&peer, 1));
+  engine->base.ops->stop(&engine->base, tasks[1]);
+  CHECK(told.finished_count == 1 && told.results[0]->kind == MCH_KIND_CANCELLED);
+  CHECK(!take(&peer, 2)); /* provably never starts */
+  engine->base.ops->stop(&engine->base, tasks[0]);
+  CHECK(atomic_load(&peer.child->shared->stop) == 1 && peer.child->kill_at != MCH_NEVER);
+  answer(&peer, 1, 0, 0, 0);
+  pump_now(engine);
+  CHECK(told.finished_count == 2 && told.results[1]->kind == MCH_KIND_CANCELLED);
+  CHECK(peer.child->kill_at == MCH_NEVER); /* the worker is not to blame any more */
+  atomic_store(&peer.child->shared->passed, 2);
+  CHECK(take(&peer, 3));
+  peer.child->engine->config.grace = 0;
+  engine->base.ops->stop(&engine->base, tasks[2]);
+  pump_to_end(engine);
+  CHECK(told.finished_count == 3 && told.results[2]->kind == MCH_KIND_CANCELLED);
+  leave(&peer);
+  end_all(engine);
+  for (i = 0; i < 3; i++)
+    mch_task_free(tasks[i]);
+}
+
+/* No memory while a task was sent: that task fails, later ones do not. */
+static void test_no_memory(void) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *task = new_task(0, 3);
+  struct mch_message_in message;
+  struct mch_error error;
+  struct peer peer;
+  hire(engine, &peer);
+  peer.child->codes.maximum = 4; /* room for one id */
+  CHECK(engine->base.ops->submit(&engine->base, task, 1, &error) == MCH_NOMEM);
+  CHECK(peer.child->outstanding == 0 && peer.child->last_ticket == 0);
+  peer.child->codes.maximum = 0;
+  CHECK(give(engine, task) == 0);
+  while (hear(&peer, &message) == MCH_MESSAGE_CODE)
+    ;
+  CHECK(message.head.type == MCH_MESSAGE_TASK);
+  leave(&peer);
+  end_all(engine);
+  mch_task_free(task);
+}
+
+/* Half of what waits at a busy worker goes to one that has nothing. */
+static void test_steal(void) {
+  struct engine_fork *engine = new_engine(2);
+  struct mch_task *tasks[9];
+  struct peer busy, idle;
+  uint64_t i;
+  hire(engine, &busy);
+  for (i = 0; i < 9; i++) {
+    tasks[i] = new_task(i, 0);
+    CHECK(give(engine, tasks[i]) == 0);
+  }
+  CHECK(take(&busy, 1));
+  CHECK(take(&busy, 2));
+  hire(engine, &idle);
+  engine->base.ops->pump(&engine->base, 1, 5); /* others wait: no need */
+  CHECK(told.returned_count == 0);
+  pump_now(engine);
+  CHECK(told.returned_count == 4 && told.returned[0] == tasks[8] && told.returned[3] == tasks[5]);
+  for (i = told.returned_count; i-- > 0;)
+    CHECK(give(engine, told.returned[i]) == 0);
+  CHECK(idle.child->outstanding == 4 && busy.child->outstanding == 5);
+  leave(&busy);
+  leave(&idle);
+  end_all(engine);
+  for (i = 0; i < 9; i++)
+    mch_task_free(tasks[i]);
+}
+
+/* Output to the position, however it comes in; a position that nobody knows: all there is. */
+static void test_positions(void) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *tasks[3];
+  struct peer peer;
+  uint64_t i;
+  hire(engine, &peer);
+  for (i = 0; i < 3; i++) {
+    tasks[i] = new_task(i, 0);
+    CHECK(give(engine, tasks[i]) == 0);
+  }
+  CHECK(take(&peer, 1));
+  CHECK(write(peer.out[0], "a\nbc", 4) == 4);
+  pump_now(engine);
+  CHECK(write(peer.out[0], "de", 2) == 2);
+  answer(&peer, 1, 0, 5, 0); /* "d" is its own, "e" the next one's */
+  CHECK(take(&peer, 2));
+  CHECK(write(peer.out[0], "f", 1) == 1);
+  answer(&peer, 2, 1, MCH_POSITION_UNKNOWN, MCH_POSITION_UNKNOWN);
+  CHECK(take(&peer, 3));
+  CHECK(write(peer.out[0], "g", 1) == 1);
+  pump_now(engine);
+  mch_output_flush(engine->config.output);
+  /* The third's "g" was there when the second was settled. */
+  CHECK(printed_count[0] == 10 && memcmp(printed[0], "a\nbcd\nefg\n", 10) == 0);
+  answer(&peer, 3, 2, 7, 0); /* behind what was taken: nothing more */
+  pump_now(engine);
+  CHECK(told.finished_count == 3 && printed_count[0] == 10);
+  leave(&peer);
+  end_all(engine);
+  for (i = 0; i < 3; i++)
+    mch_task_free(tasks[i]);
+}
+
+int main(void) {
+  int how;
+  test_a_task();
+  test_broken_worker();
+  for (how = 0; how < 5; how++)
+    test_death(how);
+  test_full_ring();
+  test_tickets_wrap();
+  test_stop();
+  test_no_memory();
+  test_steal();
+  test_positions();
+  return check_report();
+}
