@@ -23,15 +23,19 @@ struct mch_context *mch_context_get(lua_State *L) {
   return context;
 }
 
-void mch_context_push_pools(lua_State *L) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key) == LUA_TTABLE)
-    return;
-  lua_pop(L, 1);
+void mch_context_push_weak(lua_State *L) {
   lua_newtable(L);
   lua_createtable(L, 0, 1);
   lua_pushliteral(L, "k");
   lua_setfield(L, -2, "__mode");
   lua_setmetatable(L, -2);
+}
+
+void mch_context_push_pools(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key) == LUA_TTABLE)
+    return;
+  lua_pop(L, 1);
+  mch_context_push_weak(L);
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &pools_key);
 }

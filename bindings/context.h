@@ -25,6 +25,9 @@ struct mch_context *mch_context_get(lua_State *L);
 /* Push the table of this state's pools (weak keys). */
 void mch_context_push_pools(lua_State *L);
 
+/* Push a new table with weak keys. */
+void mch_context_push_weak(lua_State *L);
+
 /* Push the function that takes log records of workers, or nil; set it from the stack's top. */
 void mch_context_push_log_handler(lua_State *L);
 void mch_context_set_log_handler(lua_State *L);

@@ -35,6 +35,8 @@ struct lpool {
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
   int encoding;         /* `graph` and `ids` are in use */
   int started;          /* has had workers */
+  size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
+  int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
   int former_gc;        /* the mode to go back to; 0: none */
 };
@@ -430,6 +432,39 @@ static int keep_payload(lua_State *L, struct lpool *lpool) {
   return 0;
 }
 
+/* A message of this size is worth a warning, once for each function: it often takes along what
+ * nobody meant to send. Called with the notes at index 1, the function at 2 and its arguments
+ * behind it. */
+static void warn_of_size(lua_State *L, struct lpool *lpool, int count) {
+  size_t i, parts;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->warned);
+  lua_pushvalue(L, 2);
+  if (lua_rawget(L, -2) != LUA_TNIL)
+    return;
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, -4);
+  mch_explain(L, 1, 2, count);
+  lua_pushfstring(L, "mantichora: %d MiB go with this task, above all",
+                  (int)(lpool->graph.length >> 20));
+  lua_warning(L, lua_tostring(L, -1), 1);
+  lua_getfield(L, -2, "largest");
+  lua_pushvalue(L, -3);
+  lua_pushinteger(L, 3);
+  lua_call(L, 2, 1);
+  parts = lua_rawlen(L, -1);
+  for (i = 1; i <= parts; i++) {
+    lua_rawgeti(L, -1, (lua_Integer)i);
+    lua_getfield(L, -1, "path");
+    lua_getfield(L, -2, "size");
+    lua_pushfstring(L, "%s %s (%d KiB)", i == 1 ? "" : ",", lua_tostring(L, -2),
+                    (int)(lua_tointeger(L, -1) >> 10));
+    lua_warning(L, lua_tostring(L, -1), 1);
+    lua_pop(L, 4);
+  }
+  lua_warning(L, "; mantichora.explain shows all", 0);
+}
+
 /* Called with the pool, then the function and its arguments. */
 static int encode_task(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
@@ -452,6 +487,8 @@ static int encode_task(lua_State *L) {
   mch_encode(L, &encoder, 2, count);
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
+  if (lpool->capture_warn > 0 && lpool->graph.length > lpool->capture_warn)
+    warn_of_size(L, lpool, count);
   return 0;
 }
 
@@ -868,6 +905,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_ltask_close(L, &lpool->task);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
   restore_collector(L, lpool);
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->ids);
@@ -1036,7 +1074,7 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.notes = lpool->task.init = lpool->task.payloads = LUA_NOREF;
+  lpool->task.notes = lpool->task.init = lpool->task.payloads = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = main_thread(L);
@@ -1049,6 +1087,9 @@ static int core_new(lua_State *L) {
   else
     lua_pop(L, 1);
   lpool->keep_gc = flag_field(L, "keep_gc");
+  lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
+  mch_context_push_weak(L);
+  lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
   if (flag_field(L, "snapshot")) {
     lua_newtable(L);
     lpool->task.payloads = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -1098,6 +1139,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"abandon", core_abandon},
                                   {"run_in", core_run_in},
                                   {"is_callable", core_is_callable},
+                                  {"explain", mch_explain_call},
                                   {"fd", core_fd},
                                   {"due", core_due},
                                   {"seed", core_seed},

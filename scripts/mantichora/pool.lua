@@ -180,6 +180,7 @@ local pool_options = {
   seed = integer_from(math.mininteger, "an integer"),
   init = of_type("function", "a function"),
   limits = check_limits,
+  capture_warn = integer_from(0, "a number of bytes (0: never)"),
   gc = choice_of("auto", "keep"),
   background = of_type("boolean", "true or false"),
   name = of_type("string", "a string"),
@@ -388,7 +389,7 @@ local function check_map(method, f, source)
 end
 
 -- Runs `f` for each item, with at most so many ahead; hands back what ends. Its tasks are a group of
--- their own. `received(index, runid, failed, ...)` gets what next() takes.
+-- their own. take(hand) calls hand(index, runid, failed, ...).
 local function new_mapping(self, f, source)
   local group = core.group(self)
   local next_item = items_of(source)
@@ -408,19 +409,19 @@ local function new_mapping(self, f, source)
     end
   end
 
-  local function receive(received, runid, ...)
-    if runid == nil then return mapping.take(received) end
+  local function receive(hand, runid, ...)
+    if runid == nil then return mapping.take(hand) end
     local i = index_of[runid]
     index_of[runid], ahead = nil, ahead - 1
-    return received(i, runid, ...)
+    return hand(i, runid, ...)
   end
 
-  -- Wait for one, and hand it to `received`; nothing when all have been taken.
-  function mapping.take(received)
+  -- Wait for one, and give it to `hand`; nothing when all have been taken.
+  function mapping.take(hand)
     feed()
     if ahead == 0 then return end
     core.wait(self, "one", nil, nil, group)
-    return receive(received, take(self, nil, group))
+    return receive(hand, take(self, nil, group))
   end
 
   return mapping
@@ -432,14 +433,14 @@ function methods:map(f, list)
   check(self)
   check_map("map", f, list)
   local mapping = new_mapping(self, f, list)
-  local scope <close> = mapping.group
+  local _ <close> = mapping.group
   local values, failures, results, n = {}, {}, {}, 0
-  local function received(index, runid, failed, ...)
+  local function keep(index, runid, failed, ...)
     values[index], n = (...), n + 1
     if failed then failures[#failures + 1] = (...) else results[runid] = (...) end
     return true
   end
-  while mapping.take(received) do end
+  while mapping.take(keep) do end
   if failures[1] and raises(self) then raise_lowest(failures, results) end
   values.n = n
   return values
@@ -640,6 +641,7 @@ local function make(options)
     limit_memory = limits.memory or 0,
     limit_cpu = limits.cpu or 0,
     limit_files = limits.files or 0,
+    capture_warn = o.capture_warn or 8 << 20,
     keep_gc = o.gc == "keep",
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers }
@@ -665,6 +667,10 @@ end
 --- CPUs that this process may use: affinity and cgroup quota.
 -- @function cpu_count
 mantichora.cpu_count = core.cpu_count
+
+--- What `run(f, ...)` would send: a report whose `tostring` is a tree of paths, kinds and sizes.
+-- @function explain
+mantichora.explain = core.explain
 
 --- Whether this is a worker.
 -- @function is_worker
