@@ -152,7 +152,7 @@ static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *e
   while (mch_buf_unread(out) > 0) {
     size_t count = mch_buf_unread(out), fitted;
     int refused = mch_chaos_io(channel->chaos, &count, 1);
-    if (refused == EAGAIN && !wait)
+    if (refused == EAGAIN && !wait && mch_ring_writer_naps(ring))
       return 0;
     fitted = refused ? 0 : mch_ring_write(ring, out->data + out->read, count);
     if (fitted > 0) {

@@ -59,6 +59,15 @@ int mch_ring_writer_stays(struct mch_ring *ring) {
   return 1;
 }
 
+int mch_ring_writer_naps(struct mch_ring *ring) {
+  atomic_store(&ring->writer_sleeps, 1);
+  atomic_thread_fence(memory_order_seq_cst);
+  if (mch_ring_waiting(ring) > 0)
+    return 1;
+  atomic_store(&ring->writer_sleeps, 0);
+  return 0;
+}
+
 int mch_ring_wants_bell(_Atomic uint32_t *sleeps) {
   atomic_thread_fence(memory_order_seq_cst);
   return atomic_load_explicit(sleeps, memory_order_relaxed) != 0 && atomic_exchange(sleeps, 0) != 0;

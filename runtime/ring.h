@@ -36,6 +36,10 @@ size_t mch_ring_read(struct mch_ring *ring, void *bytes, size_t count);
 int mch_ring_reader_stays(struct mch_ring *ring);
 int mch_ring_writer_stays(struct mch_ring *ring);
 
+/* Chaos: the writer falls asleep although there is room. Nonzero if bytes wait to be read, so that
+ * a bell will come; else it stays awake. */
+int mch_ring_writer_naps(struct mch_ring *ring);
+
 /* After writing (reading): whether the other side sleeps and wants a bell. Says so once. */
 int mch_ring_wants_bell(_Atomic uint32_t *sleeps);
 

@@ -60,6 +60,21 @@ describe("a storm", function()
     end)
   end
 
+  for _, background in ipairs { true, false } do
+    it("over one task at a time, background " .. tostring(background), function()
+      local got = shell.run(("MANTICHORA_CHAOS=1,0.1 %s -e %s"):format(shell.interpreter, shell.quote(([[
+        local mantichora = require "mantichora"
+        local mcore <close> = mantichora { nworkers = 1, background = %s }
+        for i = 1, 100 do
+          local runid = mcore:run_with({ retries = 1000 }, function() return i end)
+          local received, value = mcore:receive_one(10) -- nothing else moves things on
+          assert(received == runid and value == i, value)
+        end
+        io.write("all came")]]):format(background))), { timeout = 60 })
+      assert.are.equal("all came", got.out, got.err)
+    end)
+  end
+
   it("is refused when the words are unclear", function()
     for _, words in ipairs { "x", "1,2", "1,", "1,0.5 ", "1;2" } do
       local got = shell.run(("MANTICHORA_CHAOS=%s %s -e 'require \"mantichora\"()'"):format(
