@@ -8,6 +8,7 @@
 
 #include <lauxlib.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "modules.h"
@@ -67,7 +68,8 @@ struct decoding {
   const struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes;                 /* absolute, or 0 */
+  int notes;                 /* stack index, or 0 */
+  uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */
   uint64_t lines[KEY_LINES]; /* which shape is in the line; UINT64_MAX: none */
@@ -126,7 +128,7 @@ static void tell_step(struct decoding *d, struct mch_path *path, const struct fr
 }
 
 /* Raise the message on top of the stack, with the path to the value at hand. */
-static int fail(struct decoding *d) {
+_Noreturn static void fail(struct decoding *d) {
   struct mch_path path;
   lua_State *L = d->L;
   lua_replace(L, d->slots + REFS);
@@ -144,12 +146,13 @@ static int fail(struct decoding *d) {
     d->frames.count--;
   }
   mch_path_push(&path, L);
-  return luaL_error(L, "cannot rebuild %s: %s", lua_tostring(L, -1),
-                    lua_tostring(L, d->slots + REFS));
+  luaL_error(L, "cannot rebuild %s: %s", lua_tostring(L, -1), lua_tostring(L, d->slots + REFS));
+  abort(); /* not reached */
 }
 
-static int malformed(struct decoding *d, const char *what) {
-  return luaL_error(d->L, "malformed message: %s at byte %d", what, (int)(d->at - d->from->bytes));
+_Noreturn static void malformed(struct decoding *d, const char *what) {
+  luaL_error(d->L, "malformed message: %s at byte %d", what, (int)(d->at - d->from->bytes));
+  abort(); /* not reached */
 }
 
 /* ---- bytes ---- */
@@ -177,7 +180,6 @@ static uint64_t long_varint(struct decoding *d) {
       return value;
   }
   malformed(d, "number too long");
-  return 0;
 }
 
 static inline uint64_t take_varint(struct decoding *d) {
@@ -311,25 +313,6 @@ static uint64_t read_shape(struct decoding *d) {
   }
   lua_rawseti(d->L, d->slots + SHAPES, (lua_Integer)++d->shapes);
   return d->shapes - 1;
-}
-
-static void open_record(struct decoding *d, unsigned tag) {
-  uint64_t shape, number = d->objects++;
-  struct frame *frame;
-  int n;
-  if ((tag & 0xf) == (MCH_TAG_SHAPED & 0xf))
-    shape = read_shape(d);
-  else
-    shape = take_varint(d);
-  if (shape >= d->shapes)
-    malformed(d, "unknown shape");
-  use_shape(d, shape);
-  n = d->line_keys[shape % KEY_LINES];
-  lua_createtable(d->L, 0, allocate(d, (uint64_t)n));
-  keep(d, tag, number);
-  frame = open_frame(d, RECORD, (uint64_t)n);
-  frame->shape = shape;
-  frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
 
 /* ---- functions ---- */
@@ -497,6 +480,49 @@ static void make_sets(struct decoding *d, lua_Integer from) {
 
 /* ---- values ---- */
 
+static int read_value(struct decoding *d);
+
+/* Does this tag begin a value without parts? */
+static inline int is_plain(unsigned tag) {
+  return tag < MCH_TAG_OBJECT || is_string_tag(tag);
+}
+
+/* Read fields of the record on top of the stack until one has parts. Returns how many. */
+static int read_fields(struct decoding *d, int n, int keys) {
+  int record = lua_gettop(d->L), i = 0;
+  while (i < n && d->at < d->end && is_plain(*d->at)) {
+    lua_pushvalue(d->L, keys + i++);
+    read_value(d);
+    lua_rawset(d->L, record);
+  }
+  return i;
+}
+
+/* Read a record: 1, if none of its fields has parts, or open a frame for it. */
+static int read_record(struct decoding *d, unsigned tag) {
+  uint64_t shape, number = d->objects++;
+  struct frame *frame;
+  int n, keys, fields;
+  if ((tag & 0xf) == (MCH_TAG_SHAPED & 0xf))
+    shape = read_shape(d);
+  else
+    shape = take_varint(d);
+  if (shape >= d->shapes)
+    malformed(d, "unknown shape");
+  keys = use_shape(d, shape);
+  n = d->line_keys[shape % KEY_LINES];
+  lua_createtable(d->L, 0, allocate(d, (uint64_t)n));
+  keep(d, tag, number);
+  fields = read_fields(d, n, keys);
+  if (fields == n && (tag & MCH_TAG_META) == 0)
+    return 1;
+  frame = open_frame(d, RECORD, (uint64_t)n);
+  frame->next = (uint64_t)fields;
+  frame->shape = shape;
+  frame->has_metatable = (tag & MCH_TAG_META) != 0;
+  return 0;
+}
+
 /* Read a value. 1: it is on top of the stack. 0: a frame was opened for it. */
 static int read_object(struct decoding *d, unsigned tag) {
   if (is_string_tag(tag)) {
@@ -509,8 +535,7 @@ static int read_object(struct decoding *d, unsigned tag) {
     return 0;
   case MCH_TAG_SHAPED:
   case MCH_TAG_RECORD:
-    open_record(d, tag);
-    return 0;
+    return read_record(d, tag);
   case MCH_TAG_FUNCTION:
     open_function(d, tag);
     return 0;
@@ -525,7 +550,7 @@ static int read_object(struct decoding *d, unsigned tag) {
     open_hook(d, tag);
     return 0;
   default:
-    return malformed(d, "unknown tag");
+    malformed(d, "unknown tag");
   }
 }
 
@@ -584,7 +609,7 @@ static int read_value(struct decoding *d) {
     push_ref(d);
     return 1;
   default:
-    return malformed(d, "unknown tag");
+    malformed(d, "unknown tag");
   }
 }
 
@@ -689,9 +714,9 @@ static void store_field(struct decoding *d, struct frame *frame) {
 }
 
 static int continue_record(struct decoding *d, struct frame *frame) {
-  int record = frame_at(d, frame), keys = use_shape(d, frame->shape);
-  while (frame->next < frame->count) {
-    lua_pushvalue(d->L, keys + (int)frame->next);
+  int record = frame_at(d, frame);
+  while (frame->next < frame->count) { /* a record among the fields may have taken the line */
+    lua_pushvalue(d->L, use_shape(d, frame->shape) + (int)frame->next);
     if (!read_value(d))
       return 0;
     lua_rawset(d->L, record);
@@ -784,6 +809,7 @@ static int continue_values(struct decoding *d, struct frame *frame) {
     if (!read_value(d))
       return 0;
     frame->next++;
+    d->values += frame->kind == ROOT;
   }
   if (frame->has_sets)
     return 1;
@@ -810,11 +836,11 @@ static int continue_hook(struct decoding *d, struct frame *frame) {
     const char *why = lua_tostring(L, -1);
     lua_pushfstring(L, "what its __mantichora returned failed: %s",
                     why != NULL ? why : "(no message)");
-    return fail(d);
+    fail(d);
   }
   if (lua_isnil(L, -1)) {
     lua_pushliteral(L, "what its __mantichora returned gave nil");
-    return fail(d);
+    fail(d);
   }
   lua_replace(L, at);
   keep(d, frame->tag, frame->number);
@@ -858,10 +884,12 @@ static void store_part(struct decoding *d, struct frame *frame) {
   switch (frame->kind) {
   case ROOT:
   case HOOK:
-    if (frame->has_sets)
+    if (frame->has_sets) {
       lua_pop(d->L, 1); /* that was the frame of the assignments */
-    else
+    } else {
       frame->next++;
+      d->values += frame->kind == ROOT;
+    }
     break;
   case ASSIGNED:
     store_assigned(d, frame);
@@ -883,15 +911,14 @@ static void store_part(struct decoding *d, struct frame *frame) {
   }
 }
 
-static void begin(struct decoding *d, lua_State *L, const struct mch_decoder *decoder) {
+static void begin(struct decoding *d, lua_State *L) {
   d->L = L;
-  d->from = decoder;
-  d->at = decoder->bytes;
-  d->end = decoder->bytes + decoder->len;
+  d->at = d->from->bytes;
+  d->end = d->from->bytes + d->from->len;
   d->objects = d->shapes = 0;
   memset(d->lines, 0xff, sizeof d->lines);
-  d->credit = decoder->len;
-  d->notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0;
+  d->credit = d->from->len;
+  d->notes = lua_gettop(L) > 1 ? 2 : 0;
   d->sets = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   d->slots = lua_gettop(L);
@@ -921,20 +948,47 @@ static void read_values(struct decoding *d, uint64_t n) {
   mch_stack_reach(&d->stack, 0);
 }
 
+/* decode(decoding, notes or nil): the values. */
+static int decode(lua_State *L) {
+  struct decoding *d = lua_touserdata(L, 1);
+  uint64_t n;
+  begin(d, L);
+  if (*take(d, 1) != MCH_GRAPH_VERSION)
+    malformed(d, "unknown version");
+  n = take_varint(d);
+  if (n > left(d) || n > INT_MAX)
+    malformed(d, "too many values");
+  read_values(d, n);
+  if (d->at != d->end)
+    malformed(d, "more than one message");
+  make_sets(d, 0);
+  mch_heap_release(L, d->slots + HEAP);
+  return (int)n;
+}
+
+/* Raise the error on top of the stack; when memory ran out, say where. */
+static int raise_error(lua_State *L, const struct decoding *d, int status) {
+  struct mch_path path;
+  if (status != LUA_ERRMEM)
+    return lua_error(L);
+  mch_path_begin(&path);
+  mch_path_root(&path, d->from->kind, (int)d->values);
+  mch_path_push(&path, L);
+  lua_pushfstring(L, "cannot rebuild %s: not enough memory", lua_tostring(L, -1));
+  return lua_error(L);
+}
+
 int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
-  uint64_t n;
-  begin(&d, L, decoder);
-  if (*take(&d, 1) != MCH_GRAPH_VERSION)
-    malformed(&d, "unknown version");
-  n = take_varint(&d);
-  if (n > left(&d) || n > INT_MAX)
-    malformed(&d, "too many values");
-  read_values(&d, n);
-  if (d.at != d.end)
-    malformed(&d, "more than one message");
-  make_sets(&d, 0);
-  lua_rotate(L, d.slots + 1, (int)n);
-  lua_settop(L, d.slots + (int)n);
-  return (int)n;
+  int top = lua_gettop(L), notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0,
+      status;
+  luaL_checkstack(L, 3, NULL);
+  d.from = decoder;
+  d.values = 0;
+  lua_pushcfunction(L, decode);
+  lua_pushlightuserdata(L, &d);
+  if (notes != 0)
+    lua_pushvalue(L, notes);
+  status = lua_pcall(L, notes != 0 ? 2 : 1, LUA_MULTRET, 0);
+  return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);
 }

@@ -676,9 +676,11 @@ static int is_partial(struct encoding *e, int at) {
 static int put_contents(struct encoding *e, int at, const void *object, unsigned metatable) {
   lua_State *L = e->L;
   struct frame *frame;
+  size_t place;
   int table, n = 0;
   lua_pushvalue(L, at);
-  table = mch_stack_reserve(&e->stack);
+  table = mch_stack_room(&e->stack);
+  place = mch_stack_place(&e->stack, table);
   lua_pushnil(L);
   if (lua_next(L, table)) {
     const void *key = lua_topointer(L, -2);
@@ -692,15 +694,16 @@ static int put_contents(struct encoding *e, int at, const void *object, unsigned
      */
     n = key == NULL && lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE ? -1 : push_entries(L, table);
   }
-  frame = add_frame(e, WALK, mch_stack_place(&e->stack, table));
+  if (n < 0)
+    lua_settop(L, table);
+  mch_stack_reserve(&e->stack);
+  frame = add_frame(e, WALK, place);
   frame->has_metatable = metatable != 0;
   meet(e, object);
-  if (n >= 0) {
+  if (n >= 0)
     put_small_table(e, frame, n, metatable);
-  } else {
-    lua_settop(L, table);
+  else
     put_large_table(e, frame, metatable);
-  }
   return OPENED;
 }
 
@@ -735,8 +738,13 @@ static int put_table(struct encoding *e, int at, int as_metatable) {
 static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
   struct mch_buf *dump = ud;
   (void)L;
-  mch_buf_append(dump, bytes, count);
-  return dump->failed;
+  if (count > dump->capacity - dump->length) { /* comes in many small pieces */
+    mch_buf_append(dump, bytes, count);
+    return dump->failed;
+  }
+  memcpy(dump->data + dump->length, bytes, count);
+  dump->length += count;
+  return 0;
 }
 
 static uint64_t hash_bytes(const unsigned char *bytes, size_t count) {
@@ -1217,19 +1225,44 @@ static void skip_items(struct encoding *e, struct frame *frame, size_t to) {
 
 enum { RUN_MOST = 1024, RUN_LEAST = 4 };
 
-static int run_tag(int64_t least, int64_t most) {
-  if (least >= INT8_MIN && most <= INT8_MAX)
-    return MCH_TAG_RUN1;
-  if (least >= INT16_MIN && most <= INT16_MAX)
-    return MCH_TAG_RUN2;
-  return least >= INT32_MIN && most <= INT32_MAX ? MCH_TAG_RUN4 : MCH_TAG_RUN8;
+/* Numbers of one kind, collected from the items of a table. */
+struct run {
+  int integers;
+  size_t count;
+  uint64_t bits; /* all bits that an integer among them has beyond its sign */
+  uint64_t values[RUN_MOST];
+};
+
+/* Add the number at this stack index. */
+static inline void add_number(lua_State *L, struct run *run, int at) {
+  uint64_t value;
+  if (run->integers) {
+    value = (uint64_t)lua_tointegerx(L, at, NULL);
+    run->bits |= value >> 63 ? ~value : value;
+  } else {
+    value = float_bits(lua_tonumberx(L, at, NULL));
+  }
+  run->values[run->count++] = value;
 }
 
-static void put_run(struct encoding *e, const uint64_t *values, size_t n, int tag) {
-  size_t i, width = tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
+static int run_tag(const struct run *run) {
+  if (!run->integers)
+    return MCH_TAG_RUNF;
+  if (run->bits <= INT8_MAX)
+    return MCH_TAG_RUN1;
+  if (run->bits <= INT16_MAX)
+    return MCH_TAG_RUN2;
+  return run->bits <= INT32_MAX ? MCH_TAG_RUN4 : MCH_TAG_RUN8;
+}
+
+static void put_numbers(struct encoding *e, const struct run *run) {
+  const uint64_t *values = run->values;
+  size_t i, n = run->count, width;
+  int tag = run_tag(run);
   unsigned char *to;
   put_u8(e, (unsigned)tag);
   put_varint(e, n);
+  width = tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
   to = room(e, n * width);
   e->out->length += n * width;
   switch (width) {
@@ -1251,62 +1284,39 @@ static void put_run(struct encoding *e, const uint64_t *values, size_t n, int ta
   }
 }
 
-/* Put integers that were collected: few of them one by one. */
-static void put_integers(struct encoding *e, const uint64_t *values, size_t n) {
-  int64_t least = INT64_MAX, most = INT64_MIN;
+/* Put a run; the numbers of a short one go one by one. */
+static void put_run(struct encoding *e, const struct run *run) {
   size_t i;
-  if (n < RUN_LEAST) {
-    for (i = 0; i < n; i++)
-      put_integer(e, (lua_Integer)values[i]);
+  if (run->count >= RUN_LEAST) {
+    put_numbers(e, run);
     return;
   }
-  for (i = 0; i < n; i++) {
-    int64_t value = (int64_t)values[i];
-    least = value < least ? value : least;
-    most = value > most ? value : most;
+  for (i = 0; i < run->count; i++) {
+    if (run->integers)
+      put_integer(e, (lua_Integer)run->values[i]);
+    else
+      put_tag64(e, MCH_TAG_FLOAT, run->values[i]);
   }
-  put_run(e, values, n, run_tag(least, most));
 }
 
-static void put_floats(struct encoding *e, const uint64_t *values, size_t n) {
-  size_t i;
-  if (n >= RUN_LEAST)
-    put_run(e, values, n, MCH_TAG_RUNF);
-  else
-    for (i = 0; i < n; i++)
-      put_tag64(e, MCH_TAG_FLOAT, values[i]);
-}
-
-static void put_run_of(struct encoding *e, const uint64_t *values, size_t n, int integers) {
-  if (integers)
-    put_integers(e, values, n);
-  else
-    put_floats(e, values, n);
-}
-
-/* Collect numbers of one kind from the items at frame->next on. Returns how many. */
-static size_t collect(lua_State *L, int table, const struct frame *frame, int integers,
-                      uint64_t *values) {
+/* Collect numbers of one kind from the items at frame->next on. */
+static void collect(lua_State *L, int table, const struct frame *frame, struct run *run) {
   enum { BLOCK = 32 }; /* read ahead so many, once there were some */
-  size_t n = 0;
-  int top = lua_gettop(L), block, i;
+  int top = lua_gettop(L), block, i, read;
   do {
-    size_t left = frame->array - frame->next + 1 - n;
-    block = n < RUN_LEAST ? RUN_LEAST : BLOCK;
+    size_t left = frame->array - frame->next + 1 - run->count;
+    block = run->count < RUN_LEAST ? RUN_LEAST : BLOCK;
     if ((size_t)block > left)
       block = (int)left;
-    if ((size_t)block > RUN_MOST - n)
-      block = (int)(RUN_MOST - n);
-    for (i = 0; i < block; i++)
-      if (lua_rawgeti(L, table, (lua_Integer)(frame->next + n) + i) != LUA_TNUMBER)
+    if ((size_t)block > RUN_MOST - run->count)
+      block = (int)(RUN_MOST - run->count);
+    for (read = 0; read < block; read++)
+      if (lua_rawgeti(L, table, (lua_Integer)(frame->next + run->count) + read) != LUA_TNUMBER)
         break;
-    left = (size_t)i;
-    for (i = 1; i <= (int)left && lua_isinteger(L, top + i) == integers; i++)
-      values[n++] = integers ? (uint64_t)lua_tointegerx(L, top + i, NULL)
-                             : float_bits(lua_tonumberx(L, top + i, NULL));
+    for (i = 1; i <= read && lua_isinteger(L, top + i) == run->integers; i++)
+      add_number(L, run, top + i);
     lua_settop(L, top);
   } while (i > block && block > 0);
-  return n;
 }
 
 /* Put the items of an array by their index. Above the table is the item at hand. */
@@ -1314,9 +1324,8 @@ static int continue_indexed(struct encoding *e, struct frame *frame) {
   lua_State *L = e->L;
   int table = frame_at(e, frame);
   while (frame->next <= frame->array) {
-    uint64_t values[RUN_MOST];
-    int status, integers;
-    size_t n;
+    struct run run;
+    int status;
     lua_settop(L, table);
     if (lua_rawgeti(L, table, (lua_Integer)frame->next) != LUA_TNUMBER) {
       frame->next++;
@@ -1325,10 +1334,12 @@ static int continue_indexed(struct encoding *e, struct frame *frame) {
         return status;
       continue;
     }
-    integers = lua_isinteger(L, table + 1);
-    n = collect(L, table, frame, integers, values);
-    put_run_of(e, values, n, integers);
-    frame->next += n;
+    run.integers = lua_isinteger(L, table + 1);
+    run.count = 0;
+    run.bits = 0;
+    collect(L, table, frame, &run);
+    put_run(e, &run);
+    frame->next += run.count;
   }
   frame->indexed = 0;
   lua_settop(L, table);
@@ -1343,19 +1354,21 @@ static int is_item(lua_State *L, const struct frame *frame) {
 
 /* Put the number on top of the stack, which is the next item, and the items behind it that are
  * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them. */
-static int put_numbers(struct encoding *e, struct frame *frame, int table) {
+static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
   lua_State *L = e->L;
-  uint64_t values[RUN_MOST];
-  size_t n = 0;
-  int integers = lua_isinteger(L, -1), more;
+  struct run run;
+  int more;
+  run.integers = lua_isinteger(L, -1);
+  run.count = 0;
+  run.bits = 0;
   do {
-    values[n++] = integers ? (uint64_t)lua_tointeger(L, -1) : float_bits(lua_tonumber(L, -1));
+    add_number(L, &run, -1);
     frame->next++;
     lua_pop(L, 1);
     more = lua_next(L, table);
-  } while (more && n < RUN_MOST && lua_type(L, -1) == LUA_TNUMBER &&
-           lua_isinteger(L, -1) == integers && is_item(L, frame));
-  put_run_of(e, values, n, integers);
+  } while (more && run.count < RUN_MOST && lua_type(L, -1) == LUA_TNUMBER &&
+           lua_isinteger(L, -1) == run.integers && is_item(L, frame));
+  put_run(e, &run);
   return more;
 }
 
@@ -1408,7 +1421,7 @@ static int continue_walk(struct encoding *e, struct frame *frame) {
   more = lua_next(L, table);
   while (more) {
     if (lua_type(L, -1) == LUA_TNUMBER && is_item(L, frame)) {
-      more = put_numbers(e, frame, table);
+      more = walk_numbers(e, frame, table);
       continue;
     }
     status = put_entry(e, frame);
@@ -1717,5 +1730,6 @@ void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
     else if (status == REFUSED && !leave_out(&e))
       raise_refusal(&e);
   }
+  mch_heap_release(L, e.slots + HEAP);
   lua_settop(L, top);
 }

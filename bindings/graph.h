@@ -135,8 +135,8 @@ struct mch_decoder {
   int notes;      /* stack index of the notes, or 0 */
   int allow_code; /* accept what runs code: bytecode, hooks, modules that are to be loaded */
   enum mch_graph_kind kind; /* words the paths */
-  /* The bytecode known by an id; NULL when unknown. NULL: no dictionary. May not raise; the bytes
-   * stay where they are until mch_decode() is done. */
+  /* The bytecode known by an id; NULL when unknown. NULL: no dictionary. May not raise, and has no
+   * stack indices of the caller; the bytes stay where they are until mch_decode() is done. */
   const char *(*find_code)(void *ud, uint32_t id, size_t *len);
   void *ud;
 };

@@ -37,8 +37,8 @@ struct mch_met *mch_identity_add(struct mch_identity *map, uint64_t key, uint64_
   if (number == map->entries.capacity)
     mch_array_grow(map->L, &map->entries, sizeof(struct mch_met), number + 1, map->heap,
                    map->entries_in);
-  if (number * 2 > map->mask) {
-    size_t slots = (map->mask + 1) * 4;
+  if (number > map->mask / 8 * 5) {
+    size_t slots = (map->mask + 1) * 2;
     map->slots.count = 0;
     mch_array_grow(map->L, &map->slots, sizeof(struct mch_met_slot), slots, map->heap,
                    map->slots_in);

@@ -688,6 +688,17 @@ static int decode_graph(lua_State *L, const struct mch_result *result, enum mch_
   return mch_decode(L, &decoder);
 }
 
+/* The last record that a task logged before its worker died, into the failure on top. */
+static void set_last_log(lua_State *L, const struct mch_result *result) {
+  int failure = lua_gettop(L);
+  if (decode_graph(L, result, MCH_SEND_RESULT) == 1 && lua_istable(L, -1)) {
+    lua_pushliteral(L, "message");
+    lua_rawget(L, -2);
+    lua_setfield(L, failure, "last_log");
+  }
+  lua_settop(L, failure);
+}
+
 /* What a worker said of an error: message, traceback, has value, value; into the table on top. */
 static void set_error(lua_State *L, const struct mch_result *result) {
   int failure = lua_gettop(L);
@@ -697,6 +708,10 @@ static void set_error(lua_State *L, const struct mch_result *result) {
   }
   if (result->length == 0)
     return;
+  if (result->graph_is_log) {
+    set_last_log(L, result);
+    return;
+  }
   if (decode_graph(L, result, MCH_SEND_ERROR) != 4)
     luaL_error(L, "a worker described an error in an unknown way");
   lua_pushvalue(L, failure + 1);

@@ -5,10 +5,11 @@
 #include <string.h>
 
 #define HEAP_NAME "mantichora.heap"
+#define HEAP_KEPT "mantichora.heap.kept" /* one that nobody uses */
 
 /* Move the lowest piece into a table. What is left is long enough that the walk can go up and down
  * for a while before the next piece moves. */
-static void spill(struct mch_stack *s) {
+void mch_stack_spill(struct mch_stack *s) {
   lua_State *L = s->L;
   int i;
   if (lua_isnil(L, s->spills)) {
@@ -41,10 +42,8 @@ static void unspill(struct mch_stack *s) {
   s->pieces--;
 }
 
-void mch_stack_make_room(struct mch_stack *s) {
+void mch_stack_check(struct mch_stack *s) {
   enum { AHEAD = 4 * MCH_STACK_ROOM };
-  if (lua_gettop(s->L) - s->base > MCH_STACK_HIGH)
-    spill(s);
   luaL_checkstack(s->L, AHEAD, "too many values");
   s->checked = lua_gettop(s->L) + AHEAD;
 }
@@ -63,7 +62,16 @@ static int free_heap(lua_State *L) {
 }
 
 static struct mch_heap *make_heap(lua_State *L, int slot) {
-  struct mch_heap *heap = lua_newuserdatauv(L, sizeof *heap, 0);
+  struct mch_heap *heap;
+  if (lua_getfield(L, LUA_REGISTRYINDEX, HEAP_KEPT) == LUA_TUSERDATA) {
+    heap = lua_touserdata(L, -1);
+    lua_replace(L, slot);
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, HEAP_KEPT);
+    return heap;
+  }
+  lua_pop(L, 1);
+  heap = lua_newuserdatauv(L, sizeof *heap, 0);
   memset(heap, 0, sizeof *heap);
   if (luaL_getmetatable(L, HEAP_NAME) != LUA_TTABLE) {
     lua_pop(L, 1);
@@ -100,4 +108,20 @@ void mch_array_grow(lua_State *L, struct mch_array *array, size_t size, size_t m
   array->heap = heap;
   array->items = heap->data;
   array->capacity = heap->capacity / size;
+}
+
+void mch_heap_release(lua_State *L, int slot) {
+  enum { WORTH_KEEPING = 1 << 20 };
+  struct mch_heap *heap = lua_touserdata(L, slot);
+  int i;
+  if (heap == NULL)
+    return;
+  for (i = 0; i < MCH_HEAP_ARRAYS; i++) {
+    if (heap->arrays[i].capacity > WORTH_KEEPING)
+      mch_buf_free(&heap->arrays[i]);
+    else
+      mch_buf_clear(&heap->arrays[i]);
+  }
+  lua_pushvalue(L, slot);
+  lua_setfield(L, LUA_REGISTRYINDEX, HEAP_KEPT);
 }

@@ -36,17 +36,22 @@ static inline size_t mch_stack_top(const struct mch_stack *s) {
   return (size_t)(lua_gettop(s->L) - s->base) + s->pieces * MCH_STACK_PIECE;
 }
 
-/* Make room for MCH_STACK_ROOM more values. May spill, so ask for stack indices again; that of the
- * topmost value is returned. Raises. */
+/* Make room for MCH_STACK_ROOM more values. Raises. mch_stack_reserve() may also spill, so ask for
+ * stack indices again; mch_stack_room() never does, and returns the index of the topmost value. */
 enum { MCH_STACK_ROOM = 64, MCH_STACK_HIGH = 3 * MCH_STACK_PIECE };
-void mch_stack_make_room(struct mch_stack *s);
+void mch_stack_spill(struct mch_stack *s);
+void mch_stack_check(struct mch_stack *s);
 
-static inline int mch_stack_reserve(struct mch_stack *s) {
+static inline int mch_stack_room(struct mch_stack *s) {
   int top = lua_gettop(s->L);
-  if (top - s->base <= MCH_STACK_HIGH && top + MCH_STACK_ROOM <= s->checked)
-    return top;
-  mch_stack_make_room(s);
-  return lua_gettop(s->L);
+  if (top + MCH_STACK_ROOM > s->checked)
+    mch_stack_check(s);
+  return top;
+}
+
+static inline void mch_stack_reserve(struct mch_stack *s) {
+  if (mch_stack_room(s) - s->base > MCH_STACK_HIGH)
+    mch_stack_spill(s);
 }
 
 /* Bring this place within reach again, and all above it. Raises on memory. */
@@ -67,6 +72,10 @@ struct mch_heap {
 
 /* The memory of an array, for use as a plain buffer. Raises on memory. */
 struct mch_buf *mch_heap_buf(lua_State *L, int slot, int which);
+
+/* Keep the heap at this stack index, if there is one, for the next who needs one; its arrays end
+ * here. Large ones are freed. */
+void mch_heap_release(lua_State *L, int slot);
 
 /* Give the array room for `more` items of `size` bytes in total. `slot` is the stack index of the
  * heap userdata or of the nil where it will be, `which` the array's number in it. Raises on memory.

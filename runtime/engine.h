@@ -64,6 +64,7 @@ struct mch_result {
   uint64_t maxrss;  /* bytes, 0: unknown */
   char *text;       /* why, worded by this side; NULL: see the graph */
   char *progress;   /* where its bar stood when its worker died, or NULL */
+  int graph_is_log; /* the graph is the last log record of a task whose worker died */
   int perhaps_oom;  /* KILLED, and the kernel killed somebody for want of memory */
   size_t length;
   unsigned char graph[]; /* the worker's values; for ERROR see ltask */

@@ -29,6 +29,7 @@
 enum {
   READ_ROOM = 64 * 1024,          /* bytes of task output taken at once */
   AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
+  LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
   UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
   LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
 };
@@ -78,7 +79,8 @@ struct child {
   uint64_t tasks;       /* ended so far */
   uint64_t offers;      /* tasks ever offered, less those taken back */
   uint64_t maxrss;
-  struct mch_buf codes; /* sorted u32 ids that it has */
+  struct mch_buf codes;    /* sorted u32 ids that it has */
+  struct mch_buf last_log; /* the last record of the running task */
   struct mch_bar **bars;
   uint64_t *bar_ids;
   size_t bar_count, bar_room;
@@ -393,6 +395,7 @@ static struct mch_task *begun(const struct child *child) {
 
 static void finish(struct child *child, struct mch_task *task, struct mch_result *result) {
   settle(child, task);
+  mch_buf_clear(&child->last_log);
   child->tasks++;
   child->pristine = 0;
   if (task->stop != 0 && result != NULL) {
@@ -443,6 +446,9 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return task_result(child, message);
   case MCH_MESSAGE_LOG:
     events(child)->log(events(child)->ud, message->body, message->length);
+    mch_buf_clear(&child->last_log);
+    if (message->length <= LONGEST_LAST_LOG)
+      mch_buf_append(&child->last_log, message->body, message->length);
     return 0;
   case MCH_MESSAGE_BAR_START:
     return bar_start(child, message) - 1;
@@ -516,9 +522,11 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
     kind = (enum mch_kind)victim->stop;
   else if (has_exited(child, ending))
     kind = MCH_KIND_EXITED;
-  result = mch_result_new(kind, had_begun ? NULL : "before its first task", NULL, 0);
+  result = mch_result_new(kind, had_begun ? NULL : "before its first task", child->last_log.data,
+                          child->last_log.length);
   if (result == NULL)
     return NULL;
+  result->graph_is_log = 1;
   result->signal = ending->signal;
   result->exitcode = child->exit_said ? child->exit_status : ending->exitcode;
   result->maxrss = ending->maxrss;
@@ -624,6 +632,7 @@ static void close_child(struct child *child) {
     close(child->lifeline);
   mch_platform_unshare(child->shared, sizeof *child->shared);
   mch_buf_free(&child->codes);
+  mch_buf_free(&child->last_log);
   free(child->bars);
   free(child->bar_ids);
   free(child);

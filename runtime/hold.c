@@ -121,8 +121,12 @@ void mch_hold_take(struct mch_hold *hold, struct mch_buf *text) {
     return;
   flush_held(hold);
   size = lseek(hold->fd, 0, SEEK_END);
-  if (size <= 0 || mch_buf_reserve(text, (size_t)size) != 0)
+  if (size <= 0)
     return;
+  if (mch_buf_reserve(text, (size_t)size) != 0) {
+    text->failed = 0; /* it waits for the next time */
+    return;
+  }
   got = pread(hold->fd, text->data + text->length, (size_t)size, 0);
   if (got > 0)
     text->length += (size_t)got;

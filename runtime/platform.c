@@ -220,8 +220,14 @@ static uint64_t address_space(void) {
 }
 #endif
 
+#if defined(__GLIBC__)
+typedef __rlimit_resource_t limited; /* an enum under _GNU_SOURCE */
+#else
+typedef int limited;
+#endif
+
 /* Lower the soft limit, and the hard one by `slack` above it; never raise one. */
-static void lower_limit(int resource, uint64_t most, uint64_t slack) {
+static void lower_limit(limited resource, uint64_t most, uint64_t slack) {
   struct rlimit limit;
   if (getrlimit(resource, &limit) != 0)
     return;
@@ -284,6 +290,16 @@ int mch_platform_lifeline(int fd) {
 void mch_platform_signal_orphan(void) {
 #if defined(__linux__)
   prctl(PR_SET_PDEATHSIG, MCH_OWNER_SIGNAL);
+#endif
+}
+
+int mch_platform_is_main_thread(void) {
+#if defined(__linux__)
+  return (pid_t)syscall(SYS_gettid) == getpid();
+#elif defined(__APPLE__)
+  return pthread_main_np();
+#else
+  return 0;
 #endif
 }
 

@@ -109,6 +109,9 @@ static inline void mch_platform_relax(void) {
 #endif
 }
 
+/* Whether the calling thread is the one that is offered the process's signals first. */
+int mch_platform_is_main_thread(void);
+
 /* CPUs that this process may use: affinity and cgroup quota; at least 1. */
 unsigned mch_platform_cpu_count(void);
 

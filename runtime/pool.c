@@ -31,6 +31,8 @@ struct record {
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
 static const uint64_t nap = 30000u; /* 30 us, and what the kernel adds */
+static const uint64_t longest_look =
+    250000000u; /* a signal that another thread took is seen so late */
 
 enum { CROWD = 32 }; /* so many results at once are many */
 
@@ -620,6 +622,16 @@ static void unattend(struct mch_pool *pool) {
   pthread_mutex_unlock(&pool->lock);
 }
 
+/* A signal of the process that the main thread takes does not end another thread's wait: that one
+ * looks again by itself. */
+static uint64_t look_again(uint64_t until) {
+  uint64_t look;
+  if (mch_platform_is_main_thread())
+    return until;
+  look = mch_now() + longest_look;
+  return look < until ? look : until;
+}
+
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
   struct mch_ready ready[8];
   sigset_t all, old;
@@ -635,13 +647,13 @@ void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(voi
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   if (!interrupted(ud))
-    mch_poller_wait(pool->engine->poller, ready, 8, until, &old);
+    mch_poller_wait(pool->engine->poller, ready, 8, look_again(until), &old);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   unattend(pool);
 }
 
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud) {
-  uint64_t now = mch_now(), left = until > now ? until - now : 0;
+  uint64_t now = mch_now(), end = look_again(until), left = end > now ? end - now : 0;
   struct timespec moment = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
   sigset_t all, old;
   sigfillset(&all);

@@ -64,6 +64,7 @@ int mch_sink_push(struct mch_sink *sink) {
       return MCH_FULL;
     mch_buf_consume(&sink->unsent, (size_t)taken);
   }
+  mch_buf_clear(&sink->unsent); /* also a want of memory that has passed */
   return 0;
 }
 

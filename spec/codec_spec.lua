@@ -78,6 +78,20 @@ describe("scalars", function()
     end
   end)
 
+  it("that are too many for the memory fail with their place", function()
+    local shell = require "spec.support.shell"
+    local got = shell.run("ulimit -v 400000; " .. shell.interpreter .. [[ -e '
+      local codec = require "codec_module"
+      local long = ("x"):rep(100 << 20)
+      local bytes = codec.encode({}, 1, 2, long)
+      long = nil
+      collectgarbage()
+      local most = {}
+      print(pcall(function() while true do most[#most + 1] = codec.decode({}, bytes) most[#most + 1] = select(3,
+        codec.decode({}, bytes)) end end))']])
+    assert.are.equal("false\tcannot rebuild argument 2: not enough memory\n", got.out, got.err)
+  end)
+
   it("are small", function()
     assert.are.equal(4, #codec.encode({}, 5))
     assert.are.equal(3 + 3, #codec.encode({}, "ab"))
@@ -236,6 +250,7 @@ describe("tables", function()
     for i = 1, 4000 do
       at.siblings = {}
       for k = 1, i % 3 do at.siblings[k] = { i, { k } } end
+      at.flat = { { p = i, q = "q" }, { p = -i, q = "q" } }
       at.a, at.child, at.z = i, {}, -i
       at = at.child
     end
@@ -244,6 +259,7 @@ describe("tables", function()
       assert.are.equal(i, got.a)
       assert.are.equal(-i, got.z)
       assert.are.equal(i % 3, #got.siblings)
+      assert.are.equal(-i, got.flat[2].p - got.flat[1].p + i)
       for k, v in ipairs(got.siblings) do assert.are.same({ i, { k } }, v) end
       got = got.child
     end

@@ -186,3 +186,30 @@ for _, host in ipairs(hosts) do
     end)
   end)
 end
+
+describe("a signal that clingo handles", function()
+  it("is handled in clingo's way and by clingo alone", function()
+    local host = hosts[1]
+    local missing = hosts.missing(host)
+    if missing then return pending(missing) end
+    for _, signal in ipairs { "INT", "TERM" } do
+      local got, report, mark = inside(host, ([==[
+        local folder = ...
+        local mantichora = require "mantichora"
+        local pool <close> = mantichora { nworkers = 3 }
+        local pid = io.open("/proc/self/stat"):read("n")
+        pool:start()
+        local report <close> = assert(io.open(folder .. "/report", "a"))
+        for _, one in ipairs(pool:workers()) do report:write("worker: ", one.pid, "\n") end
+        report:close()
+        pool:run(function() mantichora.sleep(60) end)
+        pool:run(function() os.execute("kill -%s " .. pid) end)
+        pool:returns()
+      ]==]):format(signal))
+      local _, times = (got.out .. got.err):gsub("INTERRUPTED by signal!", "")
+      assert.are.equal(1, times, got.out .. got.err)
+      assert.is_false(got.well) -- it did not come so far
+      assert_nothing_left(mark, report)
+    end
+  end)
+end)

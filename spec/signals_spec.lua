@@ -14,7 +14,7 @@ local mark
 local function start(script, rows)
   count = count + 1
   mark = ("MANTICHORA_SIGNALS=%d-%d"):format(process.pid(), count)
-  local t = terminal.start("env PS1='READY$ ' HISTFILE= bash --norc --noprofile -i", 120, rows or 24)
+  local t = terminal.start("env PS1='READY$ ' HISTFILE= bash --norc --noprofile -i", 160, rows or 24)
   shell.write(t.folder .. "/script.lua", script or "")
   t:wait(function(lines) return lines[1] == "READY$" end)
   return t

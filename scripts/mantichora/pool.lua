@@ -58,6 +58,7 @@ function failure_meta:__tostring()
   end
   if self.attempts then parts[#parts + 1] = (", at attempt %d"):format(self.attempts) end
   if self.progress then parts[#parts + 1] = "\n  last progress: " .. self.progress end
+  if self.last_log then parts[#parts + 1] = "\n  last log line: " .. tostring(self.last_log) end
   if self.traceback then parts[#parts + 1] = "\nworker's " .. self.traceback end
   if self.failures and #self.failures > 1 then
     parts[#parts + 1] = ("\nand %d more tasks failed"):format(#self.failures - 1)

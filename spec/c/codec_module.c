@@ -124,17 +124,17 @@ static int encode(lua_State *L) {
 }
 
 static const char *find(void *ud, uint32_t id, size_t *len) {
-  struct holder *holder = ud;
+  lua_State *L = ud;
   const char *bytes;
-  lua_rawgeti(holder->L, holder->dictionary, id);
-  bytes = lua_tolstring(holder->L, -1, len);
-  lua_pop(holder->L, 1);
+  lua_getfield(L, LUA_REGISTRYINDEX, "codec_module.dictionary");
+  lua_rawgeti(L, -1, id);
+  bytes = lua_tolstring(L, -1, len);
+  lua_pop(L, 2);
   return bytes;
 }
 
 static int decode(lua_State *L) {
   struct mch_decoder decoder;
-  struct holder holder;
   size_t length;
   luaL_checktype(L, 1, LUA_TTABLE);
   memset(&decoder, 0, sizeof decoder);
@@ -144,11 +144,11 @@ static int decode(lua_State *L) {
   decoder.notes = get_table(L, "notes");
   lua_getfield(L, 1, "code");
   decoder.allow_code = lua_isnil(L, -1) || lua_toboolean(L, -1);
-  holder.L = L;
-  holder.dictionary = get_table(L, "dictionary");
-  if (holder.dictionary != 0) {
+  if (get_table(L, "dictionary") != 0) {
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "codec_module.dictionary");
     decoder.find_code = find;
-    decoder.ud = &holder;
+    decoder.ud = L;
   }
   return mch_decode(L, &decoder);
 }

@@ -10,7 +10,7 @@
 
 /* -- the pool's part ---------------------------------------------------------------------- */
 
-enum { MOST = 256 };
+enum { MOST = 2 * MCH_CLAIMS, MORE = MCH_CLAIMS + 50 };
 
 static struct {
   struct mch_task *finished[MOST], *returned[MOST];
@@ -86,11 +86,25 @@ struct peer {
   struct child *child;
 };
 
-/* A worker that is no process of its own: a child of the test that sleeps stands for it. */
+/* Stand for a worker as a process, as long as the test lives (its end of `alive` is never closed).
+ */
+static int alive[2];
+static void sleep_with_test(void) {
+  char byte;
+  int i;
+  setpgid(0, 0);
+  for (i = 0; i < 200; i++)
+    if (i != alive[0])
+      close(i);
+  while (read(alive[0], &byte, 1) < 0)
+    ;
+  _exit(0);
+}
+
+/* A worker whose words are the test's. */
 static void hire(struct engine_fork *engine, struct peer *peer) {
   struct plumbing plumbing;
   struct child *child = calloc(1, sizeof *child);
-  int i;
   child->shared = mch_platform_share(sizeof *child->shared);
   child->engine = engine;
   child->kill_at = MCH_NEVER;
@@ -98,17 +112,13 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   CHECK(make_plumbing(&plumbing, NULL) == 0);
   memset(peer, 0, sizeof *peer);
   mch_channel_open(&peer->channel, dup(plumbing.sockets[1]));
+  mch_channel_use_rings(&peer->channel, &child->shared->down, &child->shared->up);
   peer->out[0] = dup(plumbing.out[1]);
   peer->out[1] = dup(plumbing.err[1]);
   peer->child = child;
   child->pid = fork();
-  if (child->pid == 0) {
-    setpgid(0, 0);
-    for (i = 3; i < 200; i++)
-      close(i);
-    for (;;)
-      pause();
-  }
+  if (child->pid == 0)
+    sleep_with_test();
   CHECK(adopt(child, &plumbing) == 0);
 }
 
@@ -322,13 +332,13 @@ static void test_death(int how) {
 /* All tickets are out although the worker has nothing: the pool looks again soon, by itself. */
 static void test_full_ring(void) {
   struct engine_fork *engine = new_engine(1);
-  struct mch_task *task = new_task(0, 0), *more[200];
+  struct mch_task *task = new_task(0, 0), *more[MORE];
   struct peer peer;
   uint64_t i, given = 0;
   hire(engine, &peer);
   CHECK(give(engine, task) == 0);
   CHECK(take(&peer, 1));
-  for (i = 0; i < 200; i++) {
+  for (i = 0; i < MORE; i++) {
     more[i] = new_task(i + 1, 0);
     more[i]->priority = -1;
     if (give(engine, more[i]) == 0)
@@ -339,16 +349,16 @@ static void test_full_ring(void) {
   answer(&peer, 1, 0, 0, 0);
   pump_now(engine);
   CHECK(told.finished_count == 1);
-  CHECK(give(engine, more[199]) == MCH_FULL);
+  CHECK(give(engine, more[MORE - 1]) == MCH_FULL);
   CHECK(engine->base.ops->deadline(&engine->base) < mch_now() + 10000000u);
   atomic_store(&peer.child->shared->passed, peer.child->last_ticket);
   pump_now(engine);
-  CHECK(give(engine, more[199]) == 0);
+  CHECK(give(engine, more[MORE - 1]) == 0);
   CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
   leave(&peer);
   end_all(engine);
   mch_task_free(task);
-  for (i = 0; i < 200; i++)
+  for (i = 0; i < MORE; i++)
     mch_task_free(more[i]);
 }
 
@@ -500,6 +510,7 @@ static void test_positions(void) {
 
 int main(void) {
   int how;
+  CHECK(mch_platform_pipe(alive, NULL) == 0);
   test_a_task();
   test_broken_worker();
   for (how = 0; how < 5; how++)

@@ -337,6 +337,54 @@ static void host_keeps_its_handlers(void) {
   CHECK(after.sa_handler == count_signal);
 }
 
+static void raise_interrupted(lua_State *L, lua_Debug *activation) {
+  (void)activation;
+  lua_sethook(L, NULL, 0, 0);
+  luaL_error(L, "interrupted!");
+}
+
+/* As lua.c does it. */
+static void set_hook(int number) {
+  (void)number;
+  lua_sethook(states[0], raise_interrupted, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
+}
+
+static double came_back;
+
+static void *wait_for_interrupts(void *argument) {
+  (void)argument;
+  run_lua(states[0], "local function interrupted(wait, ...)\n"
+                     "  os.execute('(sleep 0.1; kill -INT ' .. pid .. ') &')\n"
+                     "  local fine, message = pcall(wait, ...)\n"
+                     "  assert(not fine and tostring(message):find('interrupted!'), message)\n"
+                     "end\n"
+                     "interrupted(mantichora.sleep, 30)\n"
+                     "local pool <close> = mantichora{nworkers = 2}\n"
+                     "pool:run(mantichora.sleep, 30)\n"
+                     "interrupted(pool.returns, pool)\n"
+                     "interrupted(coroutine.wrap(function() pool:receive_one() end))\n"
+                     "interrupted(mantichora.sleep, 30)\n");
+  came_back = now();
+  return NULL;
+}
+
+/* The main thread takes the signal while Lua waits on another one. */
+static void signal_on_the_main_thread(void) {
+  pthread_t thread;
+  double begin = now();
+  lua_State *L = new_state(0);
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = set_hook;
+  sigaction(SIGINT, &action, NULL);
+  lua_pushinteger(L, getpid());
+  lua_setglobal(L, "pid");
+  start(&thread, wait_for_interrupts, NULL);
+  join(thread);
+  CHECK(came_back - begin < 4 * (0.1 + 0.5) + 0.5);
+  lua_close(L);
+}
+
 /* -- running them ------------------------------------------------------------------------- */
 
 static int failures;
@@ -411,6 +459,7 @@ int main(int argc, char **argv) {
                {"children are reaped by the host", children_are_reaped_by_the_host, 0},
                {"SIGCHLD is ignored", sigchld_is_ignored, 0},
                {"the host keeps its handlers", host_keeps_its_handlers, 0},
+               {"a signal on the main thread", signal_on_the_main_thread, 0},
                {"descriptors 0 to 2 are closed", descriptors_closed, 0},
                {"exit without closing", exit_without_closing, 0},
                {"_exit without closing", exit_of_another_thread, 0},

@@ -1,0 +1,105 @@
+/* Runs in: both. Purpose: time, size, and what the descriptors are; output_state.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "output_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t system_now(clockid_t clock) {
+  struct timespec time = {0, 0};
+  clock_gettime(clock, &time);
+  return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
+}
+
+uint64_t mch_output_now(const struct mch_output *out) {
+  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CLOCK_MONOTONIC);
+}
+
+#if defined(CLOCK_MONOTONIC_COARSE)
+#define CHEAP_CLOCK CLOCK_MONOTONIC_COARSE
+#else
+#define CHEAP_CLOCK CLOCK_MONOTONIC
+#endif
+
+uint64_t mch_output_cheap_now(const struct mch_output *out) {
+  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CHEAP_CLOCK);
+}
+
+double mch_output_wall(const struct mch_output *out) {
+  struct timespec time = {0, 0};
+  if (out->config.wall != NULL)
+    return out->config.wall(out->config.ud);
+  clock_gettime(CLOCK_REALTIME, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+void mch_output_size(const struct mch_output *out, unsigned *columns, unsigned *rows) {
+  struct winsize size = {0, 0, 0, 0};
+  *columns = *rows = 0;
+  if (out->config.size != NULL) {
+    out->config.size(out->config.ud, columns, rows);
+  } else if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) {
+    *columns = size.ws_col;
+    *rows = size.ws_row;
+  }
+  *columns = *columns == 0 ? 80 : *columns;
+  *rows = *rows == 0 ? 24 : *rows;
+}
+
+int mch_output_real(const struct mch_output *out) {
+  return out->config.write == NULL;
+}
+
+static int same_file(int a, int b) {
+  struct stat first, second;
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+/* Terminals that are known not to fold lines when the window becomes narrower. */
+static int cuts_lines(void) {
+  return getenv("XTERM_VERSION") != NULL || getenv("STY") != NULL;
+}
+
+void mch_output_look(struct mch_output *out) {
+  if (out->looked)
+    return;
+  out->looked = 1;
+  out->screen.cuts = mch_output_real(out) && cuts_lines();
+  out->terminal =
+      mch_output_real(out) ? isatty(STDERR_FILENO) : out->config.files & MCH_FILES_TERMINAL;
+  out->same = mch_output_real(out) ? same_file(STDOUT_FILENO, STDERR_FILENO)
+                                   : out->config.files & MCH_FILES_SAME;
+}
+
+int mch_progress_mode_of(const char *word) {
+  static const char *const words[] = {"auto", "bar", "text", "json", "off"};
+  int i;
+  for (i = 0; i < (int)(sizeof words / sizeof *words); i++)
+    if (strcmp(word, words[i]) == 0)
+      return i;
+  return -1;
+}
+
+static enum mch_progress_mode usual_mode(const struct mch_output *out) {
+  const char *term = getenv("TERM");
+  if (!out->terminal || (term != NULL && strcmp(term, "dumb") == 0))
+    return MCH_PROGRESS_TEXT;
+  return MCH_PROGRESS_BAR;
+}
+
+void mch_output_resolve(struct mch_output *out) {
+  const char *word;
+  int mode = MCH_PROGRESS_AUTO;
+  mch_output_look(out);
+  if (out->mode != MCH_PROGRESS_AUTO)
+    return;
+  word = getenv("MANTICHORA_PROGRESS");
+  if (word != NULL)
+    mode = mch_progress_mode_of(word);
+  out->mode = mode > MCH_PROGRESS_AUTO ? (enum mch_progress_mode)mode : usual_mode(out);
+}
