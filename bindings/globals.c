@@ -55,8 +55,7 @@ void mch_notes_take(lua_State *L) {
   lua_rawseti(L, notes, MCH_NOTES_USES);
 }
 
-/* Is the global whose name is at this index what it was at the first fork, and in all forks since?
- */
+/* Is the global whose name is at this index what it was at the first fork and all since? */
 static int is_as_noted(lua_State *L, int name, int values, int present) {
   int top = lua_gettop(L), same;
   lua_pushglobaltable(L);

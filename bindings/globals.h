@@ -8,8 +8,7 @@
 #include <lua.h>
 #include <stddef.h>
 
-/* Stack slots, from `slot` on: the queue of targets and names, what is done, and the notes' parts.
- */
+/* Stack slots from `slot` on: queue of targets and names, what is done, the notes' parts. */
 enum { MCH_WANTS_SLOTS = 5 };
 
 struct mch_wants {

@@ -35,6 +35,7 @@ struct lpool {
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
   int encoding;         /* `graph` and `ids` are in use */
   int started;          /* has had workers */
+  uint64_t pumped;      /* when the owner last pumped */
   size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
   int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
@@ -42,6 +43,7 @@ struct lpool {
 };
 
 enum {
+  FRESH_NANOSECONDS = 200000,
   LARGE_HEAP_KB = 64 * 1024,
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
@@ -311,13 +313,23 @@ static void look_at_hooks(lua_State *L, struct lpool *lpool) {
     lpool->own_hooks = hooks_of(L);
 }
 
+/* Results that the last pump has brought are received without another one, for a moment: so that a
+ * crowd of small ones costs one pump. */
+static int is_fresh(const struct lpool *lpool, const struct goal *goal) {
+  return goal->condition == UNTIL_ONE && mch_pool_finished(lpool->pool, goal->group) > 0 &&
+         mch_now() - lpool->pumped < FRESH_NANOSECONDS;
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks};
   look_at_hooks(L, lpool);
+  if (is_fresh(lpool, goal))
+    return 1;
   for (;;) {
     lpool->task.L = L;
     mch_pool_pump(lpool->pool);
+    lpool->pumped = mch_now();
     if (mch_pool_short_of_workers(lpool->pool)) {
       prepare_fork(L, lpool);
       mch_pool_add_workers(lpool->pool);

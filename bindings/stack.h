@@ -78,8 +78,7 @@ struct mch_buf *mch_heap_buf(lua_State *L, int slot, int which);
 void mch_heap_release(lua_State *L, int slot);
 
 /* Give the array room for `more` items of `size` bytes in total. `slot` is the stack index of the
- * heap userdata or of the nil where it will be, `which` the array's number in it. Raises on memory.
- */
+ * heap userdata or of the nil where it will be, `which` its number there. Raises on memory. */
 void mch_array_grow(lua_State *L, struct mch_array *array, size_t size, size_t more, int slot,
                     int which);
 

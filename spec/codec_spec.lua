@@ -78,20 +78,6 @@ describe("scalars", function()
     end
   end)
 
-  it("that are too many for the memory fail with their place", function()
-    local shell = require "spec.support.shell"
-    local got = shell.run("ulimit -v 400000; " .. shell.interpreter .. [[ -e '
-      local codec = require "codec_module"
-      local long = ("x"):rep(100 << 20)
-      local bytes = codec.encode({}, 1, 2, long)
-      long = nil
-      collectgarbage()
-      local most = {}
-      print(pcall(function() while true do most[#most + 1] = codec.decode({}, bytes) most[#most + 1] = select(3,
-        codec.decode({}, bytes)) end end))']])
-    assert.are.equal("false\tcannot rebuild argument 2: not enough memory\n", got.out, got.err)
-  end)
-
   it("are small", function()
     assert.are.equal(4, #codec.encode({}, 5))
     assert.are.equal(3 + 3, #codec.encode({}, "ab"))

@@ -16,6 +16,7 @@ static void *limited_realloc(void *old, size_t size);
 /* How many allocations may still succeed; -1: all. */
 static long allowed = -1;
 static size_t in_use;
+static size_t most_at_once = SIZE_MAX; /* for Lua's allocations only */
 
 static int may_allocate(void) {
   if (allowed == 0)
@@ -39,7 +40,7 @@ static void *allocate(void *ud, void *old, size_t old_size, size_t size) {
     in_use -= old_size;
     return NULL;
   }
-  if (size > old_size && !may_allocate())
+  if (size > old_size && (size > most_at_once || !may_allocate()))
     return NULL;
   block = realloc(old, size);
   if (block != NULL)
@@ -154,11 +155,30 @@ static void run_out_of_memory(const char *name) {
   check(in_use == 0, "memory is left");
 }
 
+/* What is too large for the memory is named by its place. */
+static void run_out_at_argument(void) {
+  lua_State *L = open_state();
+  const char *message;
+  check(run_string(L, "codec = require 'codec_module'\n"
+                      "bytes = codec.encode({}, print, 1, { ('long'):rep(100000) })\n"
+                      "function decode() codec.decode({}, bytes) end\n") == LUA_OK,
+        "preparing");
+  lua_getglobal(L, "decode");
+  most_at_once = 100000;
+  check(lua_pcall(L, 0, 0, 0) != LUA_OK, "too large a string was received");
+  most_at_once = SIZE_MAX;
+  message = lua_tostring(L, -1);
+  check(message != NULL && strcmp(message, "cannot rebuild argument 2: not enough memory") == 0,
+        message != NULL ? message : "an error that is no string");
+  lua_close(L);
+}
+
 int main(void) {
   const char *const calls[] = {"encode", "decode", "take", "update"};
   size_t i;
   run_properties("round", 2500);
   run_properties("hostile", 400);
+  run_out_at_argument();
   for (i = 0; i < sizeof calls / sizeof *calls; i++)
     run_out_of_memory(calls[i]);
   if (failures > 0)

@@ -1,0 +1,281 @@
+/* Runs in: both.
+ *
+ * How functions are put: their code, once in a message or by an id that the receiver knows, their
+ * upvalues, and as much of their environments as the code names. */
+#include "encoding.h"
+
+#include <lauxlib.h>
+
+#include "bytecode.h"
+
+/* ---- code ---- */
+
+static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
+  struct mch_buf *dump = ud;
+  (void)L;
+  if (count > dump->capacity - dump->length) { /* comes in many small pieces */
+    mch_buf_append(dump, bytes, count);
+    return dump->failed;
+  }
+  memcpy(dump->data + dump->length, bytes, count);
+  dump->length += count;
+  return 0;
+}
+
+static uint64_t hash_bytes(const unsigned char *bytes, size_t count) {
+  uint64_t hash = count;
+  for (; count >= 8; bytes += 8, count -= 8)
+    hash = (hash ^ mch_load_u64(bytes)) * UINT64_C(0x9e3779b97f4a7c15) ^ hash >> 31;
+  for (; count > 0; bytes++, count--)
+    hash = (hash ^ *bytes) * UINT64_C(0x9e3779b97f4a7c15);
+  return hash ^ hash >> 32;
+}
+
+/* Keys of code in the map: bytes of this message by hash, ids of the dictionary by themselves. */
+#define INLINE_CODE(hash) (((hash) >> 2) | UINT64_C(2) << 62)
+#define CODE_ID(id) ((id) | UINT64_C(3) << 62)
+
+static void put_code_id(struct encoding *e, uint32_t id) {
+  if (e->to->code_ids != NULL && mch_identity_find(&e->met, CODE_ID(id)) == NULL) {
+    mch_identity_add(&e->met, CODE_ID(id), id, 0);
+    mch_buf_u32(e->to->code_ids, id);
+    if (e->to->code_ids->failed != 0)
+      luaL_error(e->L, "not enough memory");
+  }
+  put_varint(e, (uint64_t)id * 2 + 1);
+}
+
+/* Returns the number of the code in this message. */
+static uint64_t put_inline_code(struct encoding *e, const struct mch_buf *dump) {
+  uint64_t key = INLINE_CODE(hash_bytes(dump->data, dump->length)), number;
+  const struct mch_met *met;
+  size_t probe = 0;
+  while ((met = mch_identity_next(&e->met, key, &probe)) != NULL) {
+    if (met->a >> 32 == dump->length &&
+        memcmp(at_position(e, met->b), dump->data, dump->length) == 0) {
+      number = met->a & 0xffffffff;
+      put_varint(e, number * 2);
+      return number;
+    }
+  }
+  put_varint(e, 0);
+  put_varint(e, dump->length);
+  number = ++e->codes;
+  mch_identity_add(&e->met, key, (uint64_t)dump->length << 32 | number, position(e));
+  put_bytes(e, dump->data, dump->length);
+  return number;
+}
+
+/* The id by which the dictionary has the code of the function at this index, if that was found out
+ * before; else 0. */
+static uint32_t cached_id(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  int codes = e->slots + CODES;
+  uint32_t id = 0;
+  if (e->to->intern_code == NULL || e->notes == 0)
+    return 0;
+  if (lua_isnil(L, codes)) {
+    lua_rawgeti(L, e->notes, MCH_NOTES_CODES);
+    lua_replace(L, codes);
+  }
+  lua_pushvalue(L, at);
+  if (lua_rawget(L, codes) == LUA_TNUMBER)
+    id = (uint32_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return id;
+}
+
+static void cache_id(struct encoding *e, int at, uint32_t id) {
+  if (e->notes == 0)
+    return;
+  lua_pushvalue(e->L, at);
+  lua_pushinteger(e->L, id);
+  lua_rawset(e->L, e->slots + CODES);
+}
+
+/* The table at `slot`, taken from the notes or made when first needed. */
+static int use_table(struct encoding *e, int slot, int part) {
+  slot += e->slots;
+  if (lua_isnil(e->L, slot)) {
+    if (part != 0 && e->notes != 0)
+      lua_rawgeti(e->L, e->notes, part);
+    else
+      lua_newtable(e->L);
+    lua_replace(e->L, slot);
+  }
+  return slot;
+}
+
+/* Push what the function on top of the stack does with its environments. */
+static void read_uses(struct encoding *e, const struct mch_buf *dump) {
+  lua_State *L = e->L;
+  int function = lua_gettop(L), n;
+  unsigned char wanted[256];
+  const char *name;
+  for (n = 0; n < 255 && (name = lua_getupvalue(L, function, n + 1)) != NULL; n++) {
+    lua_pop(L, 1);
+    wanted[n] = strcmp(name, "_ENV") == 0 || name[0] == '('; /* stripped: it may be one */
+  }
+  mch_bytecode_uses(L, dump->data, dump->length, wanted, n);
+}
+
+/* The same, remembered in the table at `known` by this key. */
+static void push_uses(struct encoding *e, int known, lua_Integer key, const struct mch_buf *dump) {
+  lua_State *L = e->L;
+  if (lua_rawgeti(L, known, key) != LUA_TNIL)
+    return;
+  lua_pop(L, 1);
+  if (dump == NULL) { /* the notes have its id, but forgot this: take it as not known */
+    lua_pushboolean(L, 1);
+    return;
+  }
+  read_uses(e, dump);
+  lua_pushvalue(L, -1);
+  lua_rawseti(L, known, key);
+}
+
+/* Put the code of the function on top of the stack. Pushes what it does with its environments. */
+static void put_code(struct encoding *e) {
+  struct mch_buf *dump;
+  int at = lua_gettop(e->L);
+  uint32_t id = cached_id(e, at);
+  if (id != 0) {
+    put_code_id(e, id);
+    push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), id, NULL);
+    return;
+  }
+  dump = mch_heap_buf(e->L, e->slots + HEAP, HEAP_DUMP);
+  mch_buf_clear(dump);
+  if (lua_dump(e->L, write_dump, dump, 0) != 0 || dump->length > UINT32_MAX)
+    luaL_error(e->L, "not enough memory");
+  if (e->to->intern_code != NULL)
+    id = e->to->intern_code(e->to->ud, (const char *)dump->data, dump->length);
+  if (id == 0) {
+    lua_Integer number = (lua_Integer)put_inline_code(e, dump);
+    push_uses(e, use_table(e, USES, 0), number, dump);
+    return;
+  }
+  put_code_id(e, id);
+  push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), id, dump);
+  if (e->notes != 0)
+    cache_id(e, at, id);
+}
+
+/* ---- environments ---- */
+
+int mch_encode_is_partial(struct encoding *e, int at) {
+  int partial;
+  if (lua_isnil(e->L, e->slots + ENVS))
+    return 0;
+  lua_pushvalue(e->L, at);
+  partial = lua_rawget(e->L, e->slots + ENVS) != LUA_TNIL;
+  lua_pop(e->L, 1);
+  return partial;
+}
+
+int mch_encode_environment(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  const void *object = lua_topointer(L, at);
+  const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  unsigned fall_back;
+  if (met != NULL)
+    return mch_encode_ref(e, met);
+  if (mch_encode_name(e, at, object, 0))
+    return DONE;
+  fall_back = mch_globals_fall_back(L, at) ? MCH_TAG_META : 0;
+  lua_pushvalue(L, at);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, use_table(e, ENVS, 0));
+  meet(e, object);
+  return put_tag(e, (int)(MCH_TAG_ENV | fall_back));
+}
+
+/* The table on top of the stack is upvalue `i` of a function whose uses are below it: queue the
+ * names that the code looks up in it, if it is an environment. 1: nothing more of it is needed. */
+static int note_environment(struct encoding *e, int i, const char *name) {
+  lua_State *L = e->L;
+  int env = lua_gettop(L), uses = env - 1, whole;
+  const void *object = lua_topointer(L, env);
+  int custom = object != e->globals;
+  if (!lua_istable(L, uses) || (custom && strcmp(name, "_ENV") != 0))
+    return 0;
+  if (lua_rawgeti(L, uses, i) == LUA_TNIL) {
+    lua_pop(L, 1);
+    return custom; /* not used at all */
+  }
+  lua_rawgeti(L, -1, 0);
+  whole = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  if (e->noted[0] != lua_topointer(L, env + 1) || e->noted[1] != object) {
+    int is_whole = whole || (custom && !mch_encode_is_partial(e, env) &&
+                             mch_identity_find(&e->met, (uint64_t)(uintptr_t)object) != NULL);
+    mch_wants_names(&e->wants, env, env + 1, is_whole);
+    if (e->explain != 0 && !custom)
+      mch_explain_names(e);
+    e->noted[0] = lua_topointer(L, env + 1);
+    e->noted[1] = object;
+  }
+  lua_pop(L, 1);
+  return custom && !whole;
+}
+
+/* ---- functions ---- */
+
+static size_t count_upvalues(lua_State *L) {
+  lua_Debug ar;
+  lua_pushvalue(L, -1);
+  lua_getinfo(L, ">u", &ar);
+  return ar.nups;
+}
+
+int mch_encode_function(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  const void *object = lua_topointer(L, at);
+  const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  struct frame *frame;
+  if (met != NULL)
+    return mch_encode_ref(e, met);
+  if (lua_iscfunction(L, at) || cached_id(e, at) == 0) {
+    if (mch_encode_name(e, at, object, 0))
+      return DONE;
+    if (lua_iscfunction(L, at))
+      return mch_encode_refuse(e, "C function");
+  }
+  frame = mch_encode_open(e, FUNCTION, at);
+  frame->met = e->met.entries.count;
+  frame->count = count_upvalues(L);
+  meet(e, object);
+  put_u8(e, MCH_TAG_FUNCTION);
+  put_code(e);
+  put_varint(e, frame->count);
+  return OPENED;
+}
+
+int mch_encode_upvalues(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int function = frame_at(e, frame), value = function + 2;
+  while (frame->next < frame->count) {
+    int upvalue = (int)++frame->next, status, partial = 0;
+    uint64_t id = (uint64_t)(uintptr_t)lua_upvalueid(L, function, upvalue);
+    const struct mch_met *met;
+    const char *name;
+    lua_settop(L, value - 1);
+    name = lua_getupvalue(L, function, upvalue);
+    if (lua_istable(L, value))
+      partial = note_environment(e, upvalue, name);
+    met = mch_identity_find(&e->met, id);
+    if (met != NULL) {
+      const struct mch_met *owner = mch_identity_entry(&e->met, met->a);
+      *at_position(e, owner->b) |= MCH_TAG_KEPT;
+      put_u8(e, MCH_TAG_CELL);
+      put_varint(e, owner->a);
+      put_varint(e, met->b);
+      continue;
+    }
+    mch_identity_add(&e->met, id, frame->met, (uint64_t)upvalue);
+    status = mch_encode_part(e, value, partial ? ENVIRONMENT : VALUE);
+    if (status != DONE)
+      return status;
+  }
+  return DONE;
+}

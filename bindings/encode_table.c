@@ -1,0 +1,582 @@
+/* Runs in: both.
+ *
+ * How tables are put: small ones in one go, records by their shape, large ones walked, numbers in
+ * runs. */
+#include "encoding.h"
+
+#include <lauxlib.h>
+
+/* ---- records ---- */
+
+static uint64_t hash_shape(const void **keys, size_t n) {
+  uint64_t hash = n;
+  size_t i;
+  for (i = 0; i < n; i++)
+    hash = (hash ^ (uint64_t)(uintptr_t)keys[i]) * UINT64_C(0x9e3779b97f4a7c15) ^ hash >> 29;
+  return hash | UINT64_C(1) << 63;
+}
+
+/* Where a shape is kept at hand. */
+static struct shape *recent_shape(struct encoding *e, const void *first_key) {
+  return &e->recent[mch_identity_hash((uint64_t)(uintptr_t)first_key) % RECENT_SHAPES];
+}
+
+static int has_keys(const struct encoding *e, size_t first, const void **keys, size_t n) {
+  const void **known = (const void **)e->keys.items + first;
+  size_t i = 0;
+  if (first + n > e->keys.count)
+    return 0;
+  while (i < n && known[i] == keys[i])
+    i++;
+  return i == n;
+}
+
+/* Find the shape with these keys: it is at hand then. NULL: there is none. */
+static struct shape *find_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
+  struct shape *shape = recent_shape(e, keys[0]);
+  const struct mch_met *met;
+  size_t probe = 0;
+  while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL) {
+    if (has_keys(e, met->b, keys, n)) {
+      *shape = (struct shape){keys[0], met->a, met->b, n, 0};
+      return shape;
+    }
+  }
+  return NULL;
+}
+
+static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
+  size_t before = e->keys.count;
+  if (before + n > e->keys.capacity)
+    mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_SHAPES);
+  memcpy((const void **)e->keys.items + before, keys, n * sizeof *keys);
+  e->keys.count += n;
+  *recent_shape(e, keys[0]) = (struct shape){keys[0], e->shapes, before, n, 0};
+  mch_identity_add(&e->met, hash, e->shapes++, before);
+}
+
+static int are_strings(lua_State *L, int first, int n) {
+  int i;
+  for (i = 0; i < n; i++)
+    if (lua_type(L, first + 2 * i) != LUA_TSTRING)
+      return 0;
+  return 1;
+}
+
+static void put_record_head(struct encoding *e, const struct shape *shape, unsigned metatable) {
+  put_u8(e, MCH_TAG_RECORD | metatable);
+  put_varint(e, shape->number);
+}
+
+/* Begin a table all of whose keys are strings: after the first one of a shape the keys need not be
+ * put. A shape is known by the addresses of its keys. 0: it has other keys. */
+static int put_record(struct encoding *e, int first, int n, unsigned metatable) {
+  const void *keys[MCH_GRAPH_SMALL_TABLE];
+  const struct shape *shape;
+  uint64_t hash;
+  int i;
+  for (i = 0; i < n; i++)
+    keys[i] = lua_topointer(e->L, first + 2 * i);
+  shape = recent_shape(e, keys[0]);
+  if (shape->first_key == keys[0] && shape->count == (size_t)n &&
+      has_keys(e, shape->first, keys, (size_t)n)) {
+    put_record_head(e, shape, metatable);
+    return 1;
+  }
+  if (!are_strings(e->L, first, n))
+    return 0;
+  hash = hash_shape(keys, (size_t)n);
+  shape = find_shape(e, keys, (size_t)n, hash);
+  if (shape != NULL) {
+    put_record_head(e, shape, metatable);
+    return 1;
+  }
+  add_shape(e, keys, (size_t)n, hash);
+  put_u8(e, MCH_TAG_SHAPED | metatable);
+  put_varint(e, (uint64_t)n);
+  for (i = 0; i < n; i++)
+    mch_encode_string(e, first + 2 * i);
+  return 1;
+}
+
+/* A value that has no contents. */
+struct flat {
+  int tag;       /* INT8, FLOAT and STRING stand for integers, floats and strings of any size */
+  uint64_t bits; /* or the string's length */
+  const char *string;
+  const void *object;
+};
+
+/* Take the value on top of the stack, if it is one without contents. */
+static int take_flat(lua_State *L, struct flat *flat) {
+  size_t length;
+  switch (lua_type(L, -1)) {
+  case LUA_TNUMBER:
+    if (lua_isinteger(L, -1)) {
+      flat->tag = MCH_TAG_INT8;
+      flat->bits = (uint64_t)lua_tointeger(L, -1);
+    } else {
+      flat->tag = MCH_TAG_FLOAT;
+      flat->bits = float_bits(lua_tonumber(L, -1));
+    }
+    return 1;
+  case LUA_TSTRING:
+    flat->tag = MCH_TAG_STRING;
+    flat->string = lua_tolstring(L, -1, &length);
+    flat->bits = length;
+    flat->object = lua_topointer(L, -1);
+    return 1;
+  case LUA_TBOOLEAN:
+    flat->tag = lua_toboolean(L, -1) ? MCH_TAG_TRUE : MCH_TAG_FALSE;
+    return 1;
+  default:
+    return 0;
+  }
+}
+
+static void put_flat(struct encoding *e, const struct flat *flat) {
+  switch (flat->tag) {
+  case MCH_TAG_INT8:
+    put_integer(e, (lua_Integer)flat->bits);
+    break;
+  case MCH_TAG_FLOAT:
+    put_tag64(e, MCH_TAG_FLOAT, flat->bits);
+    break;
+  case MCH_TAG_STRING:
+    mch_encode_text(e, flat->object, flat->string, (size_t)flat->bits);
+    break;
+  default:
+    put_tag(e, flat->tag);
+  }
+}
+
+/* Put the table at `table`, whose first key and value are on top of the stack, if it is a record of
+ * this shape and has only values without contents: the common case among many records, made fast.
+ * Else its first key and value are on top of the stack again. */
+static int put_flat_record(struct encoding *e, struct shape *shape, int table, const void *object) {
+  lua_State *L = e->L;
+  struct flat flat[MCH_GRAPH_SMALL_TABLE];
+  const void **keys = (const void **)e->keys.items + shape->first;
+  size_t n = 0, i;
+  do {
+    if (n == shape->count || lua_topointer(L, -2) != keys[n])
+      break;
+    shape->is_flat = take_flat(L, &flat[n]);
+    if (!shape->is_flat)
+      break;
+    n++;
+    lua_pop(L, 1);
+    if (!lua_next(L, table)) {
+      if (n < shape->count)
+        lua_pushnil(L);
+      else
+        n++;
+      break;
+    }
+  } while (1);
+  if (n <= shape->count) {
+    lua_settop(L, table);
+    lua_pushnil(L);
+    lua_next(L, table);
+    return 0;
+  }
+  meet(e, object);
+  put_record_head(e, shape, 0);
+  for (i = 0; i < shape->count; i++)
+    put_flat(e, &flat[i]);
+  return 1;
+}
+
+/* ---- heads ---- */
+
+/* The first key and value of a table are on top of the stack: push all others above them, in turn.
+ * Returns the number of entries, or -1 when they are too many. */
+static int push_entries(lua_State *L, int table) {
+  int n = 1;
+  for (;; n++) {
+    lua_pushvalue(L, -2);
+    if (!lua_next(L, table))
+      return n;
+    if (n == MCH_GRAPH_SMALL_TABLE)
+      return -1;
+  }
+}
+
+/* The number of entries at the front whose keys are 1, 2, 3 ... */
+static int count_items(lua_State *L, int first, int n) {
+  int i = 0;
+  while (i < n && lua_isinteger(L, first + 2 * i) && lua_tointeger(L, first + 2 * i) == i + 1)
+    i++;
+  return i;
+}
+
+static void put_small_table(struct encoding *e, struct frame *frame, int n, unsigned metatable) {
+  int first = frame_at(e, frame) + 1;
+  int items = count_items(e->L, first, n);
+  frame->kind = SMALL;
+  frame->count = (size_t)n;
+  frame->array = (size_t)items;
+  if (n > 0 && items == 0 && put_record(e, first, n, metatable)) {
+    frame->values_only = 1;
+    return;
+  }
+  put_u8(e, MCH_TAG_TABLE | metatable);
+  put_varint(e, (uint64_t)items);
+  put_varint(e, (uint64_t)(n - items));
+}
+
+static int probe_next(lua_State *L) {
+  return lua_next(L, 1) ? 2 : 0;
+}
+
+/* Are the items 1..n of the table on top of the stack in its array part? Then they can be read by
+ * index, which is faster, and lua_next() from n gives all the others, since it begins with the
+ * array part. n is a border, so the key n + 1 is not there; lua_next() takes an absent key only if
+ * it lies within the array part, and raises otherwise. (No means: cannot be told.) */
+static int is_array(lua_State *L, size_t n) {
+  int top = lua_gettop(L), known;
+  lua_pushcfunction(L, probe_next);
+  lua_pushvalue(L, top);
+  lua_pushinteger(L, (lua_Integer)n + 1);
+  known = lua_pcall(L, 2, 0, 0) == LUA_OK;
+  lua_settop(L, top);
+  return known;
+}
+
+/* A varint that is not known yet takes PADDED bytes. */
+enum { PADDED = 6 };
+
+static void put_padded(unsigned char *to, uint64_t value) {
+  int i;
+  for (i = 0; i < PADDED - 1; i++, value >>= 7)
+    to[i] = (unsigned char)(value | 0x80);
+  to[i] = (unsigned char)(value & 0x7f);
+}
+
+/* A large table is walked; its border tells how many items to expect, the number of pairs turns out
+ * at the end. */
+static void put_large_table(struct encoding *e, struct frame *frame, unsigned metatable) {
+  enum { WORTH_PROBING = 64 };
+  frame->array = (size_t)lua_rawlen(e->L, -1);
+  frame->indexed = frame->array >= WORTH_PROBING && frame->array < LUA_MAXINTEGER &&
+                   is_array(e->L, frame->array);
+  frame->next = 1;
+  put_u8(e, MCH_TAG_TABLE | metatable);
+  put_varint(e, frame->array);
+  frame->count_at = position(e);
+  put_padded(room(e, PADDED), 0);
+  e->out->length += PADDED;
+  lua_pushnil(e->L);
+}
+
+/* Put a table that has no name and no hook. */
+static int put_contents(struct encoding *e, int at, const void *object, unsigned metatable) {
+  lua_State *L = e->L;
+  struct frame *frame;
+  size_t place;
+  int table, n = 0;
+  lua_pushvalue(L, at);
+  table = mch_stack_room(&e->stack);
+  place = mch_stack_place(&e->stack, table);
+  lua_pushnil(L);
+  if (lua_next(L, table)) {
+    const void *key = lua_topointer(L, -2);
+    struct shape *shape = recent_shape(e, key);
+    if (key != NULL && shape->first_key == key && shape->is_flat && metatable == 0 &&
+        put_flat_record(e, shape, table, object)) {
+      lua_settop(L, table - 1);
+      return DONE;
+    }
+    /* lua_next() begins with the items, so a first key that is a string means that there are few.
+     */
+    n = key == NULL && lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE ? -1 : push_entries(L, table);
+  }
+  if (n < 0)
+    lua_settop(L, table);
+  mch_stack_reserve(&e->stack);
+  frame = mch_encode_frame(e, WALK, place);
+  frame->has_metatable = metatable != 0;
+  meet(e, object);
+  if (n >= 0)
+    put_small_table(e, frame, n, metatable);
+  else
+    put_large_table(e, frame, metatable);
+  return OPENED;
+}
+
+int mch_encode_table(struct encoding *e, int at, int as_metatable) {
+  lua_State *L = e->L;
+  const void *object = lua_topointer(L, at);
+  const struct mch_met *met;
+  unsigned metatable = 0;
+  if (object == e->globals)
+    return put_tag(e, MCH_TAG_GLOBALS);
+  met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  if (met != NULL) {
+    if (mch_encode_is_partial(e, at))
+      mch_wants_all(&e->wants, at);
+    return mch_encode_ref(e, met);
+  }
+  if (mch_encode_name(e, at, object, as_metatable))
+    return DONE;
+  if (lua_getmetatable(L, at)) {
+    int status;
+    lua_pop(L, 1);
+    metatable = MCH_TAG_META;
+    status = mch_encode_hooked(e, at, object);
+    if (status != DONE)
+      return status;
+  }
+  return put_contents(e, at, object, metatable);
+}
+
+/* ---- contents ---- */
+
+static int put_metatable(struct encoding *e, struct frame *frame) {
+  int status;
+  if (!frame->has_metatable)
+    return DONE;
+  frame->has_metatable = 0;
+  frame->next = SIZE_MAX;
+  lua_settop(e->L, frame_at(e, frame));
+  lua_getmetatable(e->L, frame_at(e, frame));
+  status = mch_encode_part(e, lua_gettop(e->L), METATABLE);
+  return status;
+}
+
+int mch_encode_small(struct encoding *e, struct frame *frame) {
+  int first = frame_at(e, frame) + 1;
+  size_t alone = frame->values_only ? frame->count : frame->array;
+  size_t parts = alone + 2 * (frame->count - alone), begun = frame->next;
+  while (frame->next < parts) {
+    size_t part = frame->next++;
+    int status = mch_encode_put(e, first + (int)(part < alone ? 2 * part + 1 : alone + part));
+    if (status != DONE)
+      return status;
+  }
+  if (begun == 0 && frame->values_only) /* none of them opened a frame */
+    recent_shape(e, lua_topointer(e->L, first))->is_flat = 1;
+  return frame->next == SIZE_MAX ? DONE : put_metatable(e, frame);
+}
+
+/* Put what is missing until the item `to`. */
+static void skip_items(struct encoding *e, struct frame *frame, size_t to) {
+  if (to > frame->next) {
+    put_u8(e, MCH_TAG_SKIP);
+    put_varint(e, to - frame->next);
+    frame->next = to;
+  }
+}
+
+enum { RUN_MOST = 1024, RUN_LEAST = 4 };
+
+/* Numbers of one kind, collected from the items of a table. */
+struct run {
+  int integers;
+  size_t count;
+  uint64_t bits; /* all bits that an integer among them has beyond its sign */
+  uint64_t values[RUN_MOST];
+};
+
+/* Add the number at this stack index. */
+static inline void add_number(lua_State *L, struct run *run, int at) {
+  uint64_t value;
+  if (run->integers) {
+    value = (uint64_t)lua_tointegerx(L, at, NULL);
+    run->bits |= value >> 63 ? ~value : value;
+  } else {
+    value = float_bits(lua_tonumberx(L, at, NULL));
+  }
+  run->values[run->count++] = value;
+}
+
+static int run_tag(const struct run *run) {
+  if (!run->integers)
+    return MCH_TAG_RUNF;
+  if (run->bits <= INT8_MAX)
+    return MCH_TAG_RUN1;
+  if (run->bits <= INT16_MAX)
+    return MCH_TAG_RUN2;
+  return run->bits <= INT32_MAX ? MCH_TAG_RUN4 : MCH_TAG_RUN8;
+}
+
+static void put_numbers(struct encoding *e, const struct run *run) {
+  const uint64_t *values = run->values;
+  size_t i, n = run->count, width;
+  int tag = run_tag(run);
+  unsigned char *to;
+  put_u8(e, (unsigned)tag);
+  put_varint(e, n);
+  width = tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
+  to = room(e, n * width);
+  e->out->length += n * width;
+  switch (width) {
+  case 1:
+    for (i = 0; i < n; i++)
+      to[i] = (unsigned char)values[i];
+    break;
+  case 2:
+    for (i = 0; i < n; i++)
+      mch_store_u16(to + 2 * i, (uint16_t)values[i]);
+    break;
+  case 4:
+    for (i = 0; i < n; i++)
+      mch_store_u32(to + 4 * i, (uint32_t)values[i]);
+    break;
+  default:
+    for (i = 0; i < n; i++)
+      mch_store_u64(to + 8 * i, values[i]);
+  }
+}
+
+/* Put a run; the numbers of a short one go one by one. */
+static void put_run(struct encoding *e, const struct run *run) {
+  size_t i;
+  if (run->count >= RUN_LEAST) {
+    put_numbers(e, run);
+    return;
+  }
+  for (i = 0; i < run->count; i++) {
+    if (run->integers)
+      put_integer(e, (lua_Integer)run->values[i]);
+    else
+      put_tag64(e, MCH_TAG_FLOAT, run->values[i]);
+  }
+}
+
+/* Collect numbers of one kind from the items at frame->next on. */
+static void collect(lua_State *L, int table, const struct frame *frame, struct run *run) {
+  enum { BLOCK = 32 }; /* read ahead so many, once there were some */
+  int top = lua_gettop(L), block, i, read;
+  do {
+    size_t left = frame->array - frame->next + 1 - run->count;
+    block = run->count < RUN_LEAST ? RUN_LEAST : BLOCK;
+    if ((size_t)block > left)
+      block = (int)left;
+    if ((size_t)block > RUN_MOST - run->count)
+      block = (int)(RUN_MOST - run->count);
+    for (read = 0; read < block; read++)
+      if (lua_rawgeti(L, table, (lua_Integer)(frame->next + run->count) + read) != LUA_TNUMBER)
+        break;
+    for (i = 1; i <= read && lua_isinteger(L, top + i) == run->integers; i++)
+      add_number(L, run, top + i);
+    lua_settop(L, top);
+  } while (i > block && block > 0);
+}
+
+/* Put the items of an array by their index. Above the table is the item at hand. */
+static int continue_indexed(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int table = frame_at(e, frame);
+  while (frame->next <= frame->array) {
+    struct run run;
+    int status;
+    lua_settop(L, table);
+    if (lua_rawgeti(L, table, (lua_Integer)frame->next) != LUA_TNUMBER) {
+      frame->next++;
+      status = mch_encode_put(e, table + 1);
+      if (status != DONE)
+        return status;
+      continue;
+    }
+    run.integers = lua_isinteger(L, table + 1);
+    run.count = 0;
+    run.bits = 0;
+    collect(L, table, frame, &run);
+    put_run(e, &run);
+    frame->next += run.count;
+  }
+  frame->indexed = 0;
+  lua_settop(L, table);
+  lua_pushinteger(L, (lua_Integer)frame->array);
+  return DONE;
+}
+
+static int is_item(lua_State *L, const struct frame *frame) {
+  return lua_isinteger(L, -2) && (uint64_t)lua_tointeger(L, -2) == frame->next &&
+         frame->next <= frame->array;
+}
+
+/* Put the number on top of the stack, which is the next item, and the items behind it that are
+ * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them. */
+static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
+  lua_State *L = e->L;
+  struct run run;
+  int more;
+  run.integers = lua_isinteger(L, -1);
+  run.count = 0;
+  run.bits = 0;
+  do {
+    add_number(L, &run, -1);
+    frame->next++;
+    lua_pop(L, 1);
+    more = lua_next(L, table);
+  } while (more && run.count < RUN_MOST && lua_type(L, -1) == LUA_TNUMBER &&
+           lua_isinteger(L, -1) == run.integers && is_item(L, frame));
+  put_run(e, &run);
+  return more;
+}
+
+/* The entry on top of the stack: an item in its turn, an item after some that are missing, or a
+ * pair. */
+static int put_entry(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  enum { GAP = 8 }; /* a larger one ends the items */
+  if (frame->next <= frame->array) {
+    if (lua_isinteger(L, -2)) {
+      uint64_t key = (uint64_t)lua_tointeger(L, -2);
+      if (key >= frame->next && key <= frame->array && key - frame->next <= GAP) {
+        skip_items(e, frame, (size_t)key);
+        frame->next++;
+        return mch_encode_put(e, lua_gettop(L));
+      }
+    }
+    skip_items(e, frame, frame->array + 1);
+  }
+  frame->count++;
+  frame->in_value = 1;
+  return mch_encode_put(e, lua_gettop(L) - 1);
+}
+
+static int finish_walk(struct encoding *e, struct frame *frame) {
+  skip_items(e, frame, frame->array + 1);
+  put_padded(at_position(e, frame->count_at), frame->count);
+  return put_metatable(e, frame);
+}
+
+int mch_encode_walk(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int table = frame_at(e, frame), status = DONE, more;
+  if (frame->next == SIZE_MAX)
+    return DONE;
+  if (frame->indexed) {
+    status = continue_indexed(e, frame);
+    if (status != DONE)
+      return status;
+  }
+  if (frame->in_value) {
+    frame->in_value = 0;
+    lua_settop(L, table + 2);
+    status = mch_encode_put(e, table + 2);
+    if (status != DONE)
+      return status;
+  }
+  lua_settop(L, table + 1);
+  more = lua_next(L, table);
+  while (more) {
+    if (lua_type(L, -1) == LUA_TNUMBER && is_item(L, frame)) {
+      more = walk_numbers(e, frame, table);
+      continue;
+    }
+    status = put_entry(e, frame);
+    if (status == DONE && frame->in_value) {
+      frame->in_value = 0;
+      status = mch_encode_put(e, table + 2);
+    }
+    if (status != DONE)
+      return status;
+    lua_settop(L, table + 1);
+    more = lua_next(L, table);
+  }
+  return finish_walk(e, frame);
+}

@@ -1,0 +1,288 @@
+/* Runs in: both.
+ *
+ * What the files of the encoder share. encode.c has the walk: mch_encode_put() writes a value, or
+ * opens a frame for one that has contents, and the main loop lets the innermost frame put its next
+ * part. encode_table.c and encode_function.c know how tables and functions are put, explain.c tells
+ * about it. */
+#ifndef MCH_ENCODING_H
+#define MCH_ENCODING_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <string.h>
+
+#include "globals.h"
+#include "graph.h"
+#include "identity.h"
+#include "modules.h"
+#include "path.h"
+#include "stack.h"
+
+/* Stack slots of an encoding, above what the caller had. */
+enum {
+  SPILLS = 1,
+  HEAP,
+  REASON,
+  CODES,      /* of the notes: function -> id */
+  KNOWN_USES, /* id -> uses, kept in the notes if there are any */
+  USES,       /* number of inline code -> uses */
+  HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
+  ENVS,       /* environment that is put in part -> true */
+  KIND,       /* of the part that is explained */
+  WANTS,
+  MODULES = WANTS + MCH_WANTS_SLOTS,
+  SLOTS = MODULES + MCH_MODULES_SLOTS - 1
+};
+
+/* Arrays in the heap. */
+enum { HEAP_FRAMES, HEAP_MET, HEAP_MET_SLOTS, HEAP_SHAPES, HEAP_DUMP, HEAP_MARKS };
+
+enum frame_kind {
+  ROOT,     /* the values of the message */
+  HOOK,     /* what a __mantichora returned */
+  SMALL,    /* a table, its entries on the stack */
+  WALK,     /* a table, read with lua_next() */
+  FUNCTION, /* its upvalues */
+  SETS,     /* assignments behind the values of a message or a hook */
+  SPREAD    /* assignments of all fields of an environment */
+};
+
+/* A value whose contents are being put. `next` counts the parts begun: next - 1 is at hand. */
+struct frame {
+  enum frame_kind kind;
+  int has_metatable; /* still to be put, after the contents */
+  size_t place;      /* of the value; its working values are above it */
+  size_t next;
+  size_t array;    /* SMALL, WALK: items that go without their keys */
+  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT, HOOK: parts */
+  size_t count_at; /* WALK: where in the message the number of pairs belongs */
+  int values_only; /* SMALL: a record */
+  int in_value;    /* WALK, SPREAD: the key is put, its value is next */
+  int indexed;     /* WALK: items are read by their index; lua_next() comes after them */
+  size_t met;      /* FUNCTION: number of its entry in the map */
+  size_t number;   /* HOOK: its object's */
+  size_t outer;    /* HOOK: value of e->hook outside */
+  size_t from;     /* ROOT, HOOK, SETS: its first assignment in the queue */
+  size_t start;    /* where its value began, if the message is explained */
+};
+
+enum { FRAMES_START = 8 };
+
+/* The keys of a record; `first` is their place among all. */
+struct shape {
+  const void *first_key; /* NULL: no shape */
+  uint64_t number;
+  size_t first, count;
+  int is_flat; /* the last such record had only values without contents */
+};
+
+enum { RECENT_SHAPES = 8 };
+
+/* What an assignment began with, to forget it if its value cannot be sent. */
+struct mark {
+  int global; /* it may be left out */
+  size_t frame, position, met, keys, ids, queued, done, hook;
+  uint64_t objects, shapes, codes;
+};
+
+/* What a part is to its whole. */
+enum role { VALUE, METATABLE, ENVIRONMENT };
+
+/* put(): what has become of the value. */
+enum { REFUSED = -1, DONE = 0, OPENED = 1 };
+
+struct encoding {
+  lua_State *L;
+  struct mch_encoder *to;
+  struct mch_buf *out;
+  int slots;              /* SPILLS is at slots + SPILLS and so on */
+  int first;              /* stack index of the first value */
+  int notes;              /* absolute, or 0 */
+  int explain;            /* likewise */
+  const void *globals;    /* _G */
+  uint64_t objects;       /* numbered so far */
+  uint64_t shapes, codes; /* likewise */
+  struct mch_stack stack;
+  struct mch_array frames; /* struct frame */
+  struct mch_array keys;   /* const void *: the keys of all shapes */
+  struct mch_identity met;
+  struct shape recent[RECENT_SHAPES];
+  struct mch_wants wants;
+  size_t hook;            /* one more than the number of the innermost HOOK frame; 0: none */
+  const void *noted[2];   /* uses and environment whose names were queued last */
+  struct mch_array marks; /* struct mark */
+  struct mch_modules modules;
+  struct frame start[FRAMES_START];
+};
+
+/* ---- bytes ---- */
+
+/* Where the next `count` bytes go. Raises on memory. */
+static inline unsigned char *room(struct encoding *e, size_t count) {
+  struct mch_buf *out = e->out;
+  if (out->capacity - out->length < count && mch_buf_reserve(out, count) != 0)
+    luaL_error(e->L, "not enough memory for the message");
+  return out->data + out->length;
+}
+
+static inline void put_u8(struct encoding *e, unsigned value) {
+  *room(e, 1) = (unsigned char)value;
+  e->out->length++;
+}
+
+/* The number of bytes written so far: holds when the buffer moves what is unread to its front. */
+static inline size_t position(const struct encoding *e) {
+  return mch_buf_unread(e->out);
+}
+
+static inline unsigned char *at_position(const struct encoding *e, size_t place) {
+  return e->out->data + e->out->read + place;
+}
+
+static inline void put_varint(struct encoding *e, uint64_t value) {
+  unsigned char *to = room(e, 10);
+  size_t n = 0;
+  for (; value >= 0x80; value >>= 7)
+    to[n++] = (unsigned char)(value | 0x80);
+  to[n++] = (unsigned char)value;
+  e->out->length += n;
+}
+
+static inline void put_bytes(struct encoding *e, const void *bytes, size_t count) {
+  if (count == 0)
+    return;
+  memcpy(room(e, count), bytes, count);
+  e->out->length += count;
+}
+
+static inline int put_integer(struct encoding *e, lua_Integer value) {
+  unsigned char *to = room(e, 9);
+  uint64_t bits = (uint64_t)value;
+  size_t n;
+  if (value >= 0 && value < MCH_TAG_SMALL) {
+    to[0] = (unsigned char)value;
+    n = 1;
+  } else if (value == (int8_t)value) {
+    to[0] = MCH_TAG_INT1;
+    to[1] = (unsigned char)bits;
+    n = 2;
+  } else if (value == (int16_t)value) {
+    to[0] = MCH_TAG_INT2;
+    mch_store_u16(to + 1, (uint16_t)bits);
+    n = 3;
+  } else if (value == (int32_t)value) {
+    to[0] = MCH_TAG_INT4;
+    mch_store_u32(to + 1, (uint32_t)bits);
+    n = 5;
+  } else {
+    to[0] = MCH_TAG_INT8;
+    mch_store_u64(to + 1, bits);
+    n = 9;
+  }
+  e->out->length += n;
+  return DONE;
+}
+
+static inline uint64_t float_bits(lua_Number value) {
+  double number = (double)value;
+  uint64_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
+
+static inline int put_tag64(struct encoding *e, int tag, uint64_t bits) {
+  unsigned char *to = room(e, 9);
+  to[0] = (unsigned char)tag;
+  mch_store_u64(to + 1, bits);
+  e->out->length += 9;
+  return DONE;
+}
+
+static inline int put_tag(struct encoding *e, int tag) {
+  put_u8(e, (unsigned)tag);
+  return DONE;
+}
+
+/* ---- objects ---- */
+
+/* Number the object whose tag is written next. */
+static inline void meet(struct encoding *e, const void *object) {
+  mch_identity_add(&e->met, (uint64_t)(uintptr_t)object, e->objects++, position(e));
+}
+
+static inline struct frame *innermost(struct encoding *e) {
+  return (struct frame *)e->frames.items + e->frames.count - 1;
+}
+
+static inline int frame_at(struct encoding *e, const struct frame *frame) {
+  return mch_stack_at(&e->stack, frame->place);
+}
+
+/* ---- encode.c ---- */
+
+/* Put the value at this stack index. DONE, OPENED (a frame will put its contents) or REFUSED. */
+int mch_encode_put(struct encoding *e, int at);
+
+/* The same for a value that is something else to its whole than a part. */
+int mch_encode_part(struct encoding *e, int at, enum role role);
+
+/* The same, without telling about it. */
+int mch_encode_as(struct encoding *e, int at, enum role role);
+
+/* Put a string: the one at a stack index, or the bytes of the string object at this address. */
+int mch_encode_string(struct encoding *e, int at);
+int mch_encode_text(struct encoding *e, const void *object, const char *s, size_t length);
+
+/* Refer to an object that the message has; tell the reader to keep it. */
+int mch_encode_ref(struct encoding *e, const struct mch_met *met);
+
+/* If the value goes by name, put the name and return 1. */
+int mch_encode_name(struct encoding *e, int at, const void *object, int as_metatable);
+
+/* Open a frame for an object that has a hook. DONE: it has none. */
+int mch_encode_hooked(struct encoding *e, int at, const void *object);
+
+/* Say why the value cannot go. Returns REFUSED. */
+int mch_encode_refuse(struct encoding *e, const char *why);
+
+/* Add a frame for the value at this place. */
+struct frame *mch_encode_frame(struct encoding *e, enum frame_kind kind, size_t place);
+
+/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
+struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at);
+
+/* Tell the step from a frame to the part at hand. */
+void mch_encode_step(struct encoding *e, struct mch_path *path, const struct frame *frame);
+
+/* ---- encode_table.c ---- */
+
+int mch_encode_table(struct encoding *e, int at, int as_metatable);
+
+/* Put the next parts of a SMALL or WALK frame: as mch_encode_put() returns. */
+int mch_encode_small(struct encoding *e, struct frame *frame);
+int mch_encode_walk(struct encoding *e, struct frame *frame);
+
+/* ---- encode_function.c ---- */
+
+int mch_encode_function(struct encoding *e, int at);
+
+/* Put an environment of which only what the code names goes, as assignments at the end. */
+int mch_encode_environment(struct encoding *e, int at);
+
+/* Was the table at `at` met as such an environment? */
+int mch_encode_is_partial(struct encoding *e, int at);
+
+/* Put the next parts of a FUNCTION frame. */
+int mch_encode_upvalues(struct encoding *e, struct frame *frame);
+
+/* ---- explain.c ---- */
+
+/* Put a value and tell e->explain about it; what is refused is told, and not put. */
+int mch_explain_part(struct encoding *e, int at, enum role role);
+
+/* Tell that a frame is complete; tell the names on top of the stack, which a function looks up in
+ * _G. */
+void mch_explain_close(struct encoding *e, const struct frame *frame);
+void mch_explain_names(struct encoding *e);
+
+#endif
