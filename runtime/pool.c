@@ -436,6 +436,8 @@ void mch_pool_pump(struct mch_pool *pool) {
 static int drive_pump(void *ud) {
   struct mch_pool *pool = ud;
   size_t before = pool->harvest;
+  if (mch_output_backlog(pool->output) >= MOST_BACKLOG)
+    return 1; /* first somebody has to read that; workers wait */
   pool->drives++;
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
@@ -454,7 +456,7 @@ static int drive_attended(void *ud) {
 
 static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
-  if (pool->record_bytes >= MOST_RECORD_BYTES || mch_output_backlog(pool->output) >= MOST_BACKLOG)
+  if (pool->record_bytes >= MOST_RECORD_BYTES)
     return 0; /* only the owner can take this away */
   return pool->submitted > 0 || mch_output_next(pool->output) != MCH_NEVER;
 }
@@ -682,6 +684,8 @@ int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *to) {
     if (pool->records == NULL)
       pool->last_record = NULL;
     pool->record_bytes -= record->length;
+    if (pool->records == NULL && pool->driver != NULL)
+      mch_driver_notice(pool->driver); /* it may have rested because there were too many */
   }
   pthread_mutex_unlock(&pool->lock);
   if (record == NULL)

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "driver.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -77,11 +78,22 @@ static void calm(void *ud) {
   interrupted_task = 0;
 }
 
+static uint64_t cpu_time(void) {
+  struct timespec used;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
 /* -- pools -------------------------------------------------------------------------------- */
 
-static size_t printed; /* bytes of task output, under the output's lock */
+static size_t printed;   /* bytes of task output, under the output's lock */
+static atomic_int stuck; /* nobody reads it */
 static ssize_t count_output(void *ud, int fd, const void *bytes, size_t count) {
   (void)ud, (void)fd, (void)bytes;
+  if (stuck) {
+    errno = EAGAIN;
+    return -1;
+  }
   printed += count;
   return (ssize_t)count;
 }
@@ -166,12 +178,6 @@ static int finish_all(struct mch_pool *pool, struct mch_group *group) {
   }
 }
 
-static uint64_t cpu_time(void) {
-  struct timespec used;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
-}
-
 /* -- the cases ---------------------------------------------------------------------------- */
 
 /* Without a call of the owner tasks end, records and output come. */
@@ -189,6 +195,66 @@ static void test_owner_is_away(void) {
   CHECK(mch_pool_take(pool, &group) == NULL); /* records first */
   CHECK(finish_all(pool, &group) && take_all(pool, &group) == 500);
   end_pool(pool);
+}
+
+static int ends_without_owner(struct mch_pool *pool, struct mch_group *group) {
+  uint64_t patience = mch_now() + 10000000000u;
+  while (mch_pool_unfinished(pool, group) > 0 && mch_now() < patience)
+    nap(1);
+  return mch_pool_unfinished(pool, group) == 0;
+}
+
+/* More records than are kept for an owner who is away: it goes on when he has taken some. */
+static void test_many_records(void) {
+  struct mch_pool *pool = new_pool(2, 1);
+  struct mch_group group = {0};
+  struct mch_buf record = {0};
+  size_t unfinished, last;
+  int i;
+  for (i = 0; i < 20; i++)
+    run(pool, &group, RECORDS, 60000);
+  unfinished = 21;
+  do { /* until nothing moves any more */
+    last = unfinished;
+    nap(700);
+    unfinished = mch_pool_unfinished(pool, &group);
+  } while (unfinished < last);
+  CHECK(unfinished > 0);
+  while (mch_pool_take_log(pool, &record))
+    ;
+  CHECK(ends_without_owner(pool, &group));
+  while (mch_pool_take_log(pool, &record))
+    ;
+  mch_buf_free(&record);
+  CHECK(take_all(pool, &group) == 20);
+  end_pool(pool);
+}
+
+/* Output that nobody reads for a while does not pile up without end, and comes when it can. */
+static void test_stuck_output(void) {
+  struct mch_pool *pool = new_pool(2, 1);
+  struct mch_group group = {0};
+  size_t before = printed, unfinished, last;
+  uint64_t used;
+  int i;
+  stuck = 1;
+  for (i = 0; i < 30; i++)
+    run(pool, &group, PRINT, 60000);
+  unfinished = 31;
+  do {
+    last = unfinished;
+    nap(500);
+    unfinished = mch_pool_unfinished(pool, &group);
+  } while (unfinished < last);
+  CHECK(unfinished > 0 && unfinished < 30);
+  used = cpu_time();
+  nap(300);
+  CHECK(cpu_time() - used < 100000000u);
+  stuck = 0;
+  CHECK(ends_without_owner(pool, &group));
+  CHECK(take_all(pool, &group) == 30);
+  end_pool(pool);
+  CHECK(printed - before == (size_t)30 * 60000 * strlen("a line of a task\n"));
 }
 
 /* Short tasks one by one, the owner going away for moments of any length in between. */
@@ -347,6 +413,8 @@ int main(void) {
   uint32_t seed;
   int background;
   test_owner_is_away();
+  test_many_records();
+  test_stuck_output();
   for (background = 0; background < 2; background++) {
     test_turns(background);
     test_costs_nothing(background);
