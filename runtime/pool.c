@@ -484,10 +484,9 @@ static void init_lock(pthread_mutex_t *lock) {
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error) {
   struct mch_engine_config engine = config->engine;
   struct mch_pool *pool = calloc(1, sizeof *pool);
-  if (pool == NULL) {
-    mch_error_set(error, MCH_NOMEM, "not enough memory for a pool");
+  mch_error_set(error, MCH_NOMEM, "not enough memory for a pool"); /* unless another failure says */
+  if (pool == NULL)
     return NULL;
-  }
   init_lock(&pool->lock);
   pool->attention[0] = pool->attention[1] = -1;
   pool->output = engine.output;
