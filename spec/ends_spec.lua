@@ -208,6 +208,8 @@ end)
 
 describe("limits", function()
   it("of memory raise an error that can be caught", function()
+    -- What is freed there goes into a quarantine, and counts.
+    if shell.interpreter:find("asan", 1, true) then return pending("a sanitizer keeps freed memory") end
     local mcore <close> = failing { nworkers = 1, limits = { memory = 64 << 20 } }
     local function hoard()
       local t = {}

@@ -86,6 +86,29 @@ describe("a storm", function()
   end)
 end)
 
+describe("a soak", function()
+  it("of ten seconds leaves the process as it was", function()
+    local got = shell.run(shell.interpreter .. " scripts/bench/soak.lua 10 >/dev/null", { timeout = 60 })
+    if scale < 1 then -- sanitizers keep what is freed
+      got.err = got.err:gsub("not flat: rss grew from %d+ to %d+\n$", "flat\n")
+    end
+    assert.truthy(got.err:find("\nflat\n$"), got.err)
+  end)
+end)
+
+describe("a killed worker", function()
+  it("is known of within a second, whatever it did", function()
+    local got = shell.run(shell.interpreter .. " scripts/bench/death_latency.lua 8", { timeout = 60 })
+    assert.are.equal(0, got.status, got.err)
+    local count = 0
+    for engine, what, worst in got.out:gmatch("\n(%w+) +worker ([%a ]-) +[%d.]+ +([%d.]+)") do
+      count = count + 1
+      assert.is_true(tonumber(worst) < 1000, ("%s, %s: %s ms"):format(engine, what, worst))
+    end
+    assert.are.equal(6, count, got.out)
+  end)
+end)
+
 describe("a worker that passed over many cancelled tasks", function()
   -- Tickets have run round the page of claims: see has_ticket() in engine_fork.c.
   for _, counts in ipairs { { 0, 126 }, { 0, 127 }, { 1, 126 }, { 2, 124 }, { 2, 125 }, { 3, 125 }, { 60, 200 } } do

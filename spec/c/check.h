@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-static int checks, failures;
+static _Atomic int checks, failures; /* threads of a test check too */
 
 #define CHECK(condition)                                                                           \
   do {                                                                                             \

@@ -167,7 +167,7 @@ static void threads_take_turns(void) {
   lua_close(L);
 }
 
-static volatile sig_atomic_t reaping;
+static _Atomic int reaping;
 
 /* A host that takes the status of every child. */
 static void *reap_all(void *argument) {

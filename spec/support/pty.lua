@@ -17,7 +17,7 @@ function pty.run(code, options)
   shell.write(folder .. "/run", ("stty cols %d rows %d\nexport TERM=xterm-256color %s\n%s\nexec %s %s/script.lua %s\n")
     :format(columns, rows, options.environment or "", options.stdio or "", shell.interpreter, folder,
     options.redirect or ""))
-  local got = shell.run(("script -qec 'sh %s/run' /dev/null"):format(folder), { timeout = options.timeout or 60 })
+  local got = shell.run(("script -qec 'exec sh %s/run' /dev/null"):format(folder), { timeout = options.timeout or 60 })
   local result = { bytes = got.out, status = got.status, screen = screen.new(columns, rows):feed(got.out) }
   shell.remove(folder)
   return result
