@@ -350,6 +350,8 @@ static int put_set(struct encoding *e) {
   put_target(e, target);
   mch_encode_string(e, name);
   if (lua_topointer(L, target) == e->globals) {
+    if (e->explain == 0)
+      mch_wants_sent(&e->wants, name);
     lua_pushvalue(L, name);
     lua_rawget(L, target);
   } else if (mch_globals_find(L, target, name) <= 0) {

@@ -49,7 +49,7 @@ static void put_code_id(struct encoding *e, uint32_t id) {
 static uint64_t put_inline_code(struct encoding *e, const struct mch_buf *dump) {
   uint64_t key = INLINE_CODE(hash_bytes(dump->data, dump->length)), number;
   const struct mch_met *met;
-  size_t probe = 0;
+  struct mch_probe probe = mch_probe_first(&e->met, key);
   while ((met = mch_identity_next(&e->met, key, &probe)) != NULL) {
     if (met->a >> 32 == dump->length &&
         memcmp(at_position(e, met->b), dump->data, dump->length) == 0) {

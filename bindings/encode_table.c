@@ -35,7 +35,7 @@ static int has_keys(const struct encoding *e, size_t first, const void **keys, s
 static struct shape *find_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
   struct shape *shape = recent_shape(e, keys[0]);
   const struct mch_met *met;
-  size_t probe = 0;
+  struct mch_probe probe = mch_probe_first(&e->met, hash);
   while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL) {
     if (has_keys(e, met->b, keys, n)) {
       *shape = (struct shape){keys[0], met->a, met->b, n, 0};

@@ -297,6 +297,10 @@ int mch_wants_take(struct mch_wants *wants, size_t i) {
   return 1;
 }
 
+void mch_wants_sent(struct mch_wants *wants, int name) {
+  mark_changed(wants->L, name, wants->slot + VALUES, wants->slot + PRESENT);
+}
+
 void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done) {
   lua_State *L = wants->L;
   wants->queued = queued;

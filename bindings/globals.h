@@ -33,6 +33,10 @@ void mch_wants_all(struct mch_wants *wants, int env);
  * then 0. The name is `true` for all fields. Counts as done from now on. */
 int mch_wants_take(struct mch_wants *wants, size_t i);
 
+/* The global whose name is at this stack index is sent: from now on it always is when it is named,
+ * since the worker that gets it differs from the others. */
+void mch_wants_sent(struct mch_wants *wants, int name);
+
 /* Go back to an earlier state: only so many queued, and done. */
 void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done);
 

@@ -17,12 +17,11 @@ void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int ent
 
 static void fill_slot(struct mch_identity *map, uint64_t key, size_t number) {
   struct mch_met_slot *slots = map->slots.items;
-  uint32_t hash = mch_identity_hash(key);
-  size_t i = hash & map->mask;
-  while (slots[i].entry != 0)
-    i = (i + 1) & map->mask;
-  slots[i].hash = hash;
-  slots[i].entry = (uint32_t)number + 1;
+  struct mch_probe probe = mch_probe_first(map, key);
+  while (slots[probe.slot].entry != 0)
+    mch_probe_step(map, &probe);
+  slots[probe.slot].hash = mch_identity_hash(key);
+  slots[probe.slot].entry = (uint32_t)number + 1;
 }
 
 static void fill_slots(struct mch_identity *map) {

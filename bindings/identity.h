@@ -44,30 +44,46 @@ static inline struct mch_met *mch_identity_entry(const struct mch_identity *map,
   return (struct mch_met *)map->entries.items + number;
 }
 
+/* Objects that were made one after the other lie one behind the other, and are often met so: their
+ * slots do, too, which is kind to the cache. */
 static inline uint32_t mch_identity_hash(uint64_t key) {
-  return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32);
+  return (uint32_t)(key >> 5 ^ key >> 37);
 }
 
-/* The first entry with this key, or NULL; the next one with it. `*probe` is the place of the
- * search. */
+/* A search: where it is, and what the next step depends on, so that crowded places are left soon.
+ */
+struct mch_probe {
+  size_t slot;
+  uint64_t perturb;
+};
+
+static inline struct mch_probe mch_probe_first(const struct mch_identity *map, uint64_t key) {
+  struct mch_probe probe = {mch_identity_hash(key) & map->mask, key};
+  return probe;
+}
+
+static inline void mch_probe_step(const struct mch_identity *map, struct mch_probe *probe) {
+  probe->perturb = probe->perturb * UINT64_C(0x9e3779b97f4a7c15) >> 7;
+  probe->slot = (probe->slot * 5 + 1 + (size_t)probe->perturb) & map->mask;
+}
+
+/* The next entry with this key, or NULL. */
 static inline struct mch_met *mch_identity_next(const struct mch_identity *map, uint64_t key,
-                                                size_t *probe) {
+                                                struct mch_probe *probe) {
   const struct mch_met_slot *slots = map->slots.items;
   uint32_t hash = mch_identity_hash(key);
-  size_t i = *probe;
-  for (;; i++) {
-    const struct mch_met_slot *slot = &slots[(hash + i) & map->mask];
+  for (;;) {
+    const struct mch_met_slot *slot = &slots[probe->slot];
     if (slot->entry == 0)
       return NULL;
-    if (slot->hash == hash && mch_identity_entry(map, slot->entry - 1)->key == key) {
-      *probe = i + 1;
+    mch_probe_step(map, probe);
+    if (slot->hash == hash && mch_identity_entry(map, slot->entry - 1)->key == key)
       return mch_identity_entry(map, slot->entry - 1);
-    }
   }
 }
 
 static inline struct mch_met *mch_identity_find(const struct mch_identity *map, uint64_t key) {
-  size_t probe = 0;
+  struct mch_probe probe = mch_probe_first(map, key);
   return mch_identity_next(map, key, &probe);
 }
 

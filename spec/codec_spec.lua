@@ -577,6 +577,19 @@ describe("globals", function()
     assert.are.same({ n = 3, 1, nil, nil }, table.pack(worker:run("x, y = 2, 2 return codec.decode({}, ...)()", bytes)))
   end)
 
+  it("are sent again when they are what they were at the fork, but a worker got another value", function()
+    local parent, worker = codec.state(), codec.state()
+    local source = "x = 1 "
+    worker:run(source)
+    parent:run(source .. "notes = codec.notes()")
+    for _, step in ipairs { { "x, y = 2, 3", "2 3" }, { "x, y = 1, nil", "1 nil" }, { "", "1 nil" } } do
+      local bytes = parent:run(step[1] .. " return (codec.encode({ notes = notes }, function() return x, y end))")
+      assert.are.equal(step[2], worker:run([[
+        local a, b = codec.decode({}, ...)()
+        return tostring(a) .. " " .. tostring(b)]], bytes))
+    end
+  end)
+
   it("do not come along with results", function()
     local worker = codec.state()
     local bytes = worker:run([[

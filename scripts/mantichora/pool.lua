@@ -395,7 +395,7 @@ local function new_mapping(self, f, source)
   local group = core.group(self)
   local next_item = items_of(source)
   local ahead, index, index_of = 0, 0, {}
-  local most = settings_of[self].nworkers * 128
+  local most = settings_of[self].nworkers * 32
   local mapping = { group = group }
 
   local function feed()

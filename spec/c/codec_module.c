@@ -123,6 +123,19 @@ static int encode(lua_State *L) {
   return 2;
 }
 
+static int put(lua_State *L) {
+  struct mch_encoder encoder;
+  struct holder *holder;
+  int n = lua_gettop(L);
+  memset(&encoder, 0, sizeof encoder);
+  holder = use_holder(L);
+  encoder.out = &holder->out;
+  mch_encode(L, &encoder, 1, n);
+  holder->busy = 0;
+  lua_pushinteger(L, (lua_Integer)mch_buf_unread(&holder->out));
+  return 1;
+}
+
 static const char *find(void *ud, uint32_t id, size_t *len) {
   lua_State *L = ud;
   const char *bytes;
@@ -244,8 +257,9 @@ static int explain(lua_State *L) {
 
 int luaopen_codec_module(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"encode", encode},   {"decode", decode},   {"notes", notes},     {"update", update},
-      {"explain", explain}, {"replace", replace}, {"state", state_new}, {NULL, NULL}};
+      {"encode", encode},   {"put", put},         {"decode", decode},
+      {"notes", notes},     {"update", update},   {"explain", explain},
+      {"replace", replace}, {"state", state_new}, {NULL, NULL}};
   if (luaL_newmetatable(L, "codec_module.state")) {
     lua_pushcfunction(L, state_close);
     lua_setfield(L, -2, "__gc");

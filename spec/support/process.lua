@@ -39,7 +39,8 @@ end
 --- Whether a process runs: a zombie, which waits for somebody to take its status, does not.
 function process.runs(pid)
   local file <close> = io.open(("/proc/%d/stat"):format(pid))
-  local state = file and file:read("a"):match("%) (%a)")
+  local text = file and file:read("a") -- nothing, if it ended since
+  local state = text and text:match("%) (%a)")
   return state ~= nil and state ~= "Z" and state ~= "X"
 end
 
