@@ -101,7 +101,6 @@ struct engine_fork {
   struct child *children;
   unsigned live; /* children that are LIVE */
   int started, quitting;
-  unsigned wanted;     /* workers to fork at the next chance */
   uint64_t fork_again; /* after a failed fork, not before */
   int unlucky;         /* a worker died before its first task: fork only for a task */
   uint64_t pumped;     /* when pump() last looked */
