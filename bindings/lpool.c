@@ -642,24 +642,29 @@ static void drop_payload(lua_State *L, struct lpool *lpool) {
   lua_pop(L, 1);
 }
 
-static void push_payload_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+/* Pop a Lua function and note where it is defined in the table below it. */
+static void set_place(lua_State *L) {
   lua_Debug info;
+  lua_getinfo(L, ">S", &info);
+  lua_pushfstring(L, "<%s:%d>", info.short_src, info.linedefined);
+  lua_setfield(L, -2, "place");
+}
+
+static void push_payload_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
   lua_rawgeti(L, -1, (lua_Integer)mch_load_u64(task->body));
   lua_rawgeti(L, -1, 1);
-  if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1)) {
-    lua_getinfo(L, ">S", &info);
-    lua_pushfstring(L, "<%s:%d>", info.short_src, info.linedefined);
-    lua_setfield(L, -4, "place");
-    lua_pop(L, 2);
-  } else
-    lua_pop(L, 3);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+  if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1))
+    set_place(L);
+  else
+    lua_pop(L, 1);
 }
 
 /* Push the fields that say where a function comes from: its bytecode is the first that its task
  * names, if it travelled by a name. */
 static void push_function_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
-  lua_Debug info;
   uint32_t id;
   size_t length;
   const void *bytes;
@@ -671,13 +676,12 @@ static void push_function_place(lua_State *L, struct lpool *lpool, const struct 
     return;
   memcpy(&id, task->body, sizeof id);
   bytes = mch_pool_code(lpool->pool, id, &length);
-  if (bytes == NULL || luaL_loadbufferx(L, bytes, length, "=", "b") != LUA_OK) {
-    lua_settop(L, -2);
+  if (bytes == NULL)
     return;
-  }
-  lua_getinfo(L, ">S", &info);
-  lua_pushfstring(L, "<%s:%d>", info.short_src, info.linedefined);
-  lua_setfield(L, -2, "place");
+  if (luaL_loadbufferx(L, bytes, length, "=", "b") == LUA_OK)
+    set_place(L);
+  else
+    lua_pop(L, 1);
 }
 
 static void set_integer(lua_State *L, const char *name, lua_Integer value) {

@@ -28,6 +28,7 @@
 
 enum {
   READ_ROOM = 64 * 1024,          /* bytes of task output taken at once */
+  AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
   AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
   LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
   UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
@@ -482,6 +483,7 @@ static void kill_now(struct child *child) {
  * some output is then handled before that output is passed on. */
 static void drain(struct child *child) {
   struct mch_message_in message;
+  size_t taken = 0;
   int got = 0;
   ssize_t filled;
   if (child->ready & CHANNEL)
@@ -497,7 +499,8 @@ static void drain(struct child *child) {
         got = MCH_PROTOCOL;
         break;
       }
-  } while (filled > 0 && got >= 0);
+    taken += filled > 0 ? (size_t)filled : 0;
+  } while (filled > 0 && got >= 0 && taken < AT_ONCE);
   if (filled < 0 || got < 0)
     kill_now(child); /* nothing that it says can be trusted any more */
   if (child->channel.ended && child->stream_ended == 0)
@@ -669,7 +672,6 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
   }
-  atomic_store(&child->shared->stop_reason, task->stop);
   atomic_store(&child->shared->stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   child->kill_at = mch_now() + engine->config.grace;

@@ -111,7 +111,6 @@ struct mch_shared {
   _Atomic uint32_t running;            /* worker: ticket of the task that runs; 0: none */
   _Atomic uint64_t running_since;      /* worker: mch_now() when it was taken */
   _Atomic uint32_t stop;               /* pool: ticket of the task that shall stop; 0: none */
-  _Atomic uint32_t stop_reason;        /* pool: MCH_KIND_TIMEOUT or MCH_KIND_CANCELLED */
   _Atomic int32_t log_threshold;       /* pool: records below this level need not be sent */
   _Atomic uint32_t reading[2];         /* pool: odd while it takes bytes from that pipe */
   _Atomic uint64_t consumed[2];        /* pool: bytes taken from stdout's and stderr's pipe */
