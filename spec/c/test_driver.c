@@ -5,11 +5,13 @@
 #include "driver.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,7 +22,19 @@
 /* -- tasks -------------------------------------------------------------------------------- */
 
 /* The first byte of a graph says what its task does; two more are a number. */
-enum { ECHO = 'e', SLEEP = 's', LOOP = 'l', RECORDS = 'r', DIE = 'd', LEAVE = 'x', PRINT = 'p' };
+enum {
+  CLOSE = 'c', /* all descriptors but stdio */
+  COVER = 'o', /* all of them with one of /dev/null */
+  FORK = 'f',  /* a child without exec that exits */
+  HOLD = 'h',  /* one that stays for seconds, and die */
+  ECHO = 'e',
+  SLEEP = 's',
+  LOOP = 'l',
+  RECORDS = 'r',
+  DIE = 'd',
+  LEAVE = 'x',
+  PRINT = 'p'
+};
 
 static volatile sig_atomic_t interrupted_task;
 static struct mch_worker *this_worker;
@@ -30,9 +44,38 @@ static void nap(unsigned milliseconds) {
   nanosleep(&moment, NULL);
 }
 
+static void just_exit(void) {
+  puts("a line of a child");
+  exit(0);
+}
+
+static void nap_and_exit(void) {
+  nap(4000);
+  _exit(0);
+}
+
 static void begin(void *ud, struct mch_worker *worker) {
   (void)ud;
   this_worker = worker;
+}
+
+static void spoil_descriptors(int cover) {
+  int null = open("/dev/null", O_RDWR), fd;
+  for (fd = 3; fd < 256; fd++)
+    if (fd == null)
+      continue;
+    else if (cover && fcntl(fd, F_GETFD) >= 0)
+      dup2(null, fd);
+    else
+      close(fd);
+}
+
+static void fork_here(void (*body)(void)) {
+  pid_t pid = fork();
+  if (pid == 0)
+    body();
+  else if (body != nap_and_exit)
+    waitpid(pid, NULL, 0);
 }
 
 static enum mch_kind run_task(void *ud, const struct mch_run *run, struct mch_buf *answer) {
@@ -49,6 +92,17 @@ static enum mch_kind run_task(void *ud, const struct mch_run *run, struct mch_bu
   case RECORDS:
     while (number-- > 0)
       mch_worker_log(this_worker, run->graph, run->length);
+    break;
+  case CLOSE:
+  case COVER:
+    spoil_descriptors(run->graph[0] == COVER);
+    break;
+  case FORK:
+    fork_here(just_exit);
+    break;
+  case HOLD:
+    fork_here(nap_and_exit);
+    raise(SIGKILL);
     break;
   case DIE:
     raise(SIGKILL);
@@ -354,6 +408,34 @@ static void test_storm(int background, uint32_t seed) {
   end_pool(pool);
 }
 
+/* Tasks of C code that knows nothing of us. */
+static void test_rude_tasks(void) {
+  static const struct {
+    int what;
+    enum mch_kind kind;
+  } cases[] = {
+      {CLOSE, MCH_KIND_OK}, {COVER, MCH_KIND_OK}, {FORK, MCH_KIND_OK}, {HOLD, MCH_KIND_KILLED}};
+  size_t i;
+  for (i = 0; i < 4; i++) {
+    struct mch_pool *pool = new_pool(1, 1);
+    struct mch_group group = {0};
+    struct mch_task *task;
+    uint64_t start = mch_now(), from = 0;
+    int next;
+    run(pool, &group, cases[i].what, 0);
+    for (next = 0; next < 5; next++)
+      run(pool, &group, ECHO, 0);
+    CHECK(finish_all(pool, &group));
+    CHECK(mch_now() - start < 3000000000u);
+    for (next = 0; (task = mch_pool_take_in_order(pool, &group, &from)) != NULL; next++) {
+      CHECK(task->result->kind == (next == 0 ? cases[i].kind : MCH_KIND_OK));
+      mch_pool_discard(pool, task);
+    }
+    CHECK(next == 6);
+    end_pool(pool);
+  }
+}
+
 /* Pools come and go, and fork, while the drivers of others are at work. */
 static void test_neighbours(void) {
   struct mch_pool *busy = new_pool(2, 1);
@@ -422,6 +504,7 @@ int main(void) {
     for (seed = 1; seed <= 3; seed++)
       test_storm(background, seed);
   }
+  test_rude_tasks();
   test_neighbours();
   test_threads();
   CHECK(printed > 0);
