@@ -571,6 +571,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   char *progress;
   int had_begun, which, pristine = child->pristine && !child->killed;
   child->ready |= STDOUT | STDERR;
+  child->channel.ended = 0; /* a task closed its bell, say: the ring may have got more since then */
   drain(child);
   for (which = 0; which < 2; which++)
     while (read_stream(child, which) > 0)
