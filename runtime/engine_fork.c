@@ -8,6 +8,7 @@
  *               |                                        |
  *               +--(its stream or its process ends,      +--(grace over: SIGKILL)
  *                   or a stop outlives its grace: SIGKILL) --> ENDED: tasks settled, then freed
+ *                                                              (when nobody has its pipes any more)
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -28,6 +29,7 @@
 
 enum {
   READ_ROOM = 64 * 1024,          /* bytes of task output taken at once */
+  MOST_HEARD = 64,                /* workers that ended whose pipes are still read */
   AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
   AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
   LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
@@ -335,6 +337,12 @@ static void pass_ready_lines(struct child *child) {
     pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 0);
 }
 
+static void pass_last_lines(struct child *child) {
+  int which;
+  for (which = 0; which < 2; which++)
+    pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
+}
+
 /* A task ended when `position` bytes had gone into this pipe: take them all, and complete its last
  * line. What is behind them belongs to the next task. */
 static void settle_stream(struct child *child, int which, uint64_t position) {
@@ -578,8 +586,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
       ;
   victim = begun(child);
   had_begun = victim != NULL;
-  for (which = 0; which < 2; which++)
-    pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
+  pass_last_lines(child);
   progress = last_progress(child);
   stop_bars(child, stopped_or(victim, has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
   if (child->state == LIVE)
@@ -614,12 +621,25 @@ static void check_end(struct child *child, uint64_t now) {
     kill_now(child); /* it cannot answer any more, whatever it does */
 }
 
-static void close_child(struct child *child) {
+/* What belongs to its process, which has gone. */
+static void close_process(struct child *child) {
   struct engine_fork *engine = child->engine;
-  int which;
   if (child->channel.fd >= 0)
     mch_poller_remove(engine->base.poller, child->channel.fd);
   mch_channel_close(&child->channel);
+  if (child->watch >= 0) {
+    mch_poller_remove(engine->base.poller, child->watch);
+    close(child->watch);
+  }
+  if (child->lifeline >= 0)
+    close(child->lifeline);
+  child->watch = child->lifeline = -1;
+}
+
+static void close_child(struct child *child) {
+  struct engine_fork *engine = child->engine;
+  int which;
+  close_process(child);
   for (which = 0; which < 2; which++) {
     if (child->streams[which].fd >= 0) {
       mch_poller_remove(engine->base.poller, child->streams[which].fd);
@@ -627,12 +647,6 @@ static void close_child(struct child *child) {
     }
     mch_buf_free(&child->streams[which].raw);
   }
-  if (child->watch >= 0) {
-    mch_poller_remove(engine->base.poller, child->watch);
-    close(child->watch);
-  }
-  if (child->lifeline >= 0)
-    close(child->lifeline);
   mch_platform_unshare(child->shared, sizeof *child->shared);
   mch_buf_free(&child->codes);
   mch_buf_free(&child->last_log);
@@ -641,15 +655,25 @@ static void close_child(struct child *child) {
   free(child);
 }
 
+/* Programs that it started may outlive it and have its pipes: they are read to their end. */
+static int is_heard(const struct child *child) {
+  return child->streams[0].fd >= 0 || child->streams[1].fd >= 0;
+}
+
 static void remove_ended(struct engine_fork *engine) {
   struct child **at = &engine->children;
+  unsigned heard = 0;
   while (*at != NULL) {
     struct child *child = *at;
-    if (child->state == ENDED) {
+    if (child->state == ENDED && !engine->quitting && is_heard(child) && heard++ < MOST_HEARD)
+      close_process(child);
+    else if (child->state == ENDED) {
       *at = child->next;
+      pass_last_lines(child);
       close_child(child);
-    } else
-      at = &child->next;
+      continue;
+    }
+    at = &child->next;
   }
 }
 
@@ -1319,8 +1343,10 @@ static uint64_t deadline(struct mch_engine *base) {
   uint64_t soonest = MCH_NEVER;
   struct child *child;
   for (child = engine->children; child != NULL; child = child->next) {
+    if (child->state == ENDED)
+      continue;
     soonest = sooner(soonest, child->kill_at);
-    if (child->state != ENDED && mch_channel_stays_awake(&child->channel))
+    if (mch_channel_stays_awake(&child->channel))
       soonest = 0;
     if (child->stream_ended != 0 && !child->killed)
       soonest = sooner(soonest, child->stream_ended + end_grace);

@@ -439,6 +439,34 @@ describe("output of tasks", function()
   end)
 end)
 
+describe("a program that outlives its task", function()
+  for what, options in pairs {
+    ["lives on"] = "", ["is replaced"] = "max_tasks_per_worker = 1", ["was for one task"] = "engine = 'snapshot'",
+  } do
+    it("is heard while the pool is there, where the worker " .. what, function()
+      assert.are.equal("now\ntask\nlate\nlast\n", output_of([[
+        local p <close> = m { nworkers = 1, ]] .. options .. [[ }
+        local fifo = os.tmpname()
+        execute("rm " .. fifo .. "; mkfifo " .. fifo)
+        local command = ("{ read _ <%s; echo late; printf last; rm %s; } & echo now"):format(fifo, fifo)
+        p:run(function()
+          execute(command)
+          local file <close> = io.open("/proc/self/stat")
+          return file:read("n")
+        end)
+        local pid = p:returns()[1]
+        print("task")
+        local stays = ]] .. tostring(options == "") .. [[
+
+        process.wait(function() p:poll(0) return stays or not process.runs(pid) end)
+        p:poll(0)
+        execute("echo go >" .. fifo)
+        process.wait(function() return not execute("test -e " .. fifo) end)
+        p:poll(0)]]))
+    end)
+  end
+end)
+
 describe("a storm of 5,000 tasks with deaths", function()
   it("ends each in one way, and prints each line once", function()
     local out = output_of([[

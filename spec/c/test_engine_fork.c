@@ -190,16 +190,21 @@ static void pump_now(struct engine_fork *engine) {
   engine->base.ops->pump(&engine->base, 1, 0);
 }
 
-/* Pump until the worker has been buried. */
+static int has_ended(const struct engine_fork *engine) {
+  return engine->children == NULL ||
+         (engine->children->next == NULL && engine->children->state == ENDED);
+}
+
+/* Pump until the one worker has been buried. */
 static void pump_to_end(struct engine_fork *engine) {
   uint64_t patience = mch_now() + 5000000000u;
   struct mch_ready ready[8];
-  while (engine->children != NULL && mch_now() < patience) {
+  while (!has_ended(engine) && mch_now() < patience) {
     uint64_t due = engine->base.ops->deadline(&engine->base);
     mch_poller_wait(engine->base.poller, ready, 8, due < patience ? due : patience, NULL);
     pump_now(engine);
   }
-  CHECK(engine->children == NULL);
+  CHECK(has_ended(engine));
 }
 
 /* -- the cases ---------------------------------------------------------------------------- */
@@ -508,6 +513,45 @@ static void test_positions(void) {
     mch_task_free(tasks[i]);
 }
 
+/* Programs that have a worker's pipes are heard after its end, but not of ever more workers. */
+static void test_late_output(void) {
+  struct engine_fork *engine = new_engine(1);
+  struct peer peers[MOST_HEARD + 2];
+  struct child *child;
+  size_t i, count = 0;
+  int fds[2];
+  for (i = 0; i < MOST_HEARD + 2; i++) {
+    hire(engine, &peers[i]);
+    mch_channel_close(&peers[i].channel);
+    kill(peers[i].child->pid, SIGKILL);
+    while (peers[i].child->state != ENDED)
+      pump_now(engine);
+  }
+  for (child = engine->children; child != NULL; child = child->next)
+    count++;
+  CHECK(count == MOST_HEARD && engine->live == 0);
+  CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
+  i = MOST_HEARD + 1;
+  CHECK(write(peers[i].out[0], "late\n", 5) == 5);
+  CHECK(write(peers[i].out[1], "la", 2) == 2);
+  pump_now(engine);
+  mch_output_flush(engine->config.output);
+  CHECK(printed_count[0] == 5 && printed_count[1] == 0);
+  CHECK(write(peers[i].out[1], "st", 2) == 2);
+  close(peers[i].out[0]);
+  close(peers[i].out[1]);
+  for (count = 0; count < 3; count++)
+    pump_now(engine);
+  mch_output_flush(engine->config.output);
+  CHECK(printed_count[1] == 5 && memcmp(printed[1], "last\n", 5) == 0);
+  CHECK(mch_platform_pipe(fds, NULL) == 0);
+  peers[i].out[0] = fds[0];
+  peers[i].out[1] = fds[1];
+  for (i = 0; i < MOST_HEARD + 2; i++)
+    leave(&peers[i]);
+  end_all(engine);
+}
+
 int main(void) {
   int how;
   CHECK(mch_platform_pipe(alive, NULL) == 0);
@@ -521,5 +565,6 @@ int main(void) {
   test_no_memory();
   test_steal();
   test_positions();
+  test_late_output();
   return check_report();
 }
