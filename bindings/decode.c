@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../runtime/platform.h"
 #include "modules.h"
 #include "path.h"
 #include "stack.h"
@@ -978,8 +979,40 @@ static int raise_error(lua_State *L, const struct decoding *d, int status) {
   return lua_error(L);
 }
 
+/* ---- large pages ---- */
+
+/* An allocator that forwards to the state's own; of what is large the pages are large, too: most of
+ * the time that a long string or table takes is spent on first touches of its pages. */
+struct large_pages {
+  lua_Alloc forward;
+  void *ud;
+};
+
+static void *allocate_large(void *ud, void *block, size_t osize, size_t nsize) {
+  const struct large_pages *pages = ud;
+  size_t from = block != NULL ? osize : 0;
+  char *result = pages->forward(pages->ud, block, osize, nsize);
+  if (result != NULL && nsize > from)
+    mch_platform_use_large_pages(result + from, nsize - from);
+  return result;
+}
+
+static void begin_large(lua_State *L, struct large_pages *pages) {
+  pages->forward = lua_getallocf(L, &pages->ud);
+  lua_setallocf(L, allocate_large, pages);
+}
+
+static void end_large(lua_State *L, struct large_pages *pages) {
+  void *ud;
+  if (lua_getallocf(L, &ud) == allocate_large && ud == pages)
+    lua_setallocf(L, pages->forward, pages->ud);
+}
+
+enum { LARGE_FROM = 4 * 1024 * 1024 };
+
 int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
+  struct large_pages pages;
   int top = lua_gettop(L), notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0,
       status;
   luaL_checkstack(L, 3, NULL);
@@ -989,6 +1022,10 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   lua_pushlightuserdata(L, &d);
   if (notes != 0)
     lua_pushvalue(L, notes);
+  if (decoder->len >= LARGE_FROM)
+    begin_large(L, &pages);
   status = lua_pcall(L, notes != 0 ? 2 : 1, LUA_MULTRET, 0);
+  if (decoder->len >= LARGE_FROM)
+    end_large(L, &pages);
   return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);
 }

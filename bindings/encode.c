@@ -58,9 +58,40 @@ int mch_encode_text(struct encoding *e, const void *object, const char *s, size_
   return DONE;
 }
 
+/* Keep the string on top of the stack where it is, beyond this call. Pops it. */
+static void keep_lent(struct encoding *e) {
+  lua_State *L = e->L;
+  if (lua_isnil(L, e->slots + LENT)) {
+    lua_newtable(L);
+    lua_replace(L, e->slots + LENT);
+  }
+  lua_rawseti(L, e->slots + LENT, (lua_Integer)lua_rawlen(L, e->slots + LENT) + 1);
+}
+
+/* Put a string whose bytes are not copied. */
+static int lend_string(struct encoding *e, int at, const char *s, size_t length) {
+  const void *object = lua_topointer(e->L, at);
+  const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  struct mch_span span;
+  if (met != NULL)
+    return mch_encode_ref(e, met);
+  meet(e, object);
+  put_u8(e, MCH_TAG_STRING);
+  put_varint(e, length);
+  span = (struct mch_span){position(e), s, length};
+  mch_buf_append(e->to->spans, &span, sizeof span);
+  if (e->to->spans->failed != 0)
+    luaL_error(e->L, "not enough memory for the message");
+  lua_pushvalue(e->L, at);
+  keep_lent(e);
+  return DONE;
+}
+
 int mch_encode_string(struct encoding *e, int at) {
   size_t length;
   const char *s = lua_tolstring(e->L, at, &length);
+  if (length >= MCH_SPAN_MIN && e->to->spans != NULL)
+    return lend_string(e, at, s, length);
   return mch_encode_text(e, lua_topointer(e->L, at), s, length);
 }
 
@@ -290,6 +321,7 @@ static void push_mark(struct encoding *e, int global) {
   mark->global = global;
   mark->frame = e->frames.count - 1;
   mark->position = position(e);
+  mark->spans = e->to->spans != NULL ? e->to->spans->length : 0;
   mark->met = e->met.entries.count;
   mark->keys = e->keys.count;
   mark->ids = e->to->code_ids != NULL ? mch_buf_unread(e->to->code_ids) : 0;
@@ -313,6 +345,8 @@ static int leave_out(struct encoding *e) {
   e->marks.count = i;
   e->frames.count = mark->frame + 1;
   e->out->length = e->out->read + mark->position;
+  if (e->to->spans != NULL)
+    e->to->spans->length = mark->spans;
   if (e->to->code_ids != NULL)
     e->to->code_ids->length = e->to->code_ids->read + mark->ids;
   mch_identity_cut(&e->met, mark->met);
@@ -528,10 +562,10 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
 }
 
-void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
+int mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
   struct encoding e;
   struct frame *frame;
-  int top = lua_gettop(L);
+  int top = lua_gettop(L), has_lent;
   first = lua_absindex(L, first);
   begin(&e, L, encoder, first);
   put_u8(&e, MCH_GRAPH_VERSION);
@@ -547,5 +581,9 @@ void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
       raise_refusal(&e);
   }
   mch_heap_release(L, e.slots + HEAP);
-  lua_settop(L, top);
+  has_lent = !lua_isnil(L, e.slots + LENT);
+  lua_pushvalue(L, e.slots + LENT);
+  lua_replace(L, top + 1);
+  lua_settop(L, top + has_lent);
+  return has_lent;
 }

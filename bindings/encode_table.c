@@ -125,7 +125,7 @@ static int take_flat(lua_State *L, struct flat *flat) {
     flat->string = lua_tolstring(L, -1, &length);
     flat->bits = length;
     flat->object = lua_topointer(L, -1);
-    return 1;
+    return length < MCH_SPAN_MIN; /* others may be lent */
   case LUA_TBOOLEAN:
     flat->tag = lua_toboolean(L, -1) ? MCH_TAG_TRUE : MCH_TAG_FALSE;
     return 1;

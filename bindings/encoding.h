@@ -27,6 +27,7 @@ enum {
   KNOWN_USES, /* id -> uses, kept in the notes if there are any */
   USES,       /* number of inline code -> uses */
   HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
+  LENT,       /* list of the strings that are lent */
   ENVS,       /* environment that is put in part -> true */
   KIND,       /* of the part that is explained */
   WANTS,
@@ -81,7 +82,7 @@ enum { RECENT_SHAPES = 8 };
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
   int global; /* it may be left out */
-  size_t frame, position, met, keys, ids, queued, done, hook;
+  size_t frame, position, spans, met, keys, ids, queued, done, hook;
   uint64_t objects, shapes, codes;
 };
 

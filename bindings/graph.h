@@ -37,6 +37,7 @@
 #include <stdint.h>
 
 #include "../runtime/buf.h"
+#include "../runtime/cargo.h"
 
 #define MCH_GRAPH_VERSION 1
 
@@ -98,8 +99,10 @@ enum mch_graph_kind {
 
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */
 struct mch_encoder {
-  struct mch_buf *out; /* the message is appended here; owned by the caller, who keeps it in a
-                          userdata because an error leaves by longjmp */
+  struct mch_buf *out;   /* the message is appended here; owned by the caller, who keeps it in a
+                            userdata because an error leaves by longjmp */
+  struct mch_buf *spans; /* gets a struct mch_span for each long string, which is then not copied;
+                            owned like `out`. NULL: all is copied */
   int notes; /* stack index of the notes (mch_notes_take), or 0: the receiver is taken to have
                 what this state has now */
   enum mch_graph_kind kind;
@@ -116,8 +119,9 @@ struct mch_encoder {
  * then its arguments). The stack is left as it was. Raises a sentence that says where the value is
  * that cannot go, e.g. "cannot send upvalue 'file' of function <img.lua:12>: userdata (FILE*)";
  * then, as after a memory error, what was appended to `out` means nothing. Calls no metamethod but
- * __mantichora. */
-void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n);
+ * __mantichora. Returns 1, with a value on top of the stack that is to be kept while the spans are
+ * in use, or 0 if there are none. */
+int mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n);
 
 /* Push a report of what would be sent if the values at the stack indices first..first+n-1 (a
  * function and its arguments) were run: a table whose tostring shows the tree, see

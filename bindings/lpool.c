@@ -28,8 +28,10 @@ struct lpool {
   struct mch_group group; /* the tasks of run() */
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
-  struct mch_task *taken;            /* between being taken and being turned into values */
-  struct mch_buf graph, ids, record; /* while encoding; a log record */
+  struct mch_task *taken;                   /* between being taken and being turned into values */
+  struct mch_buf graph, spans, ids, record; /* while encoding; a log record */
+  int lent;                                 /* likewise: registry reference to what `spans` need */
+  struct mch_cargos spent; /* cargo whose anchor, such a reference, is to be freed */
   struct hooks main_hooks, own_hooks;
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
@@ -166,6 +168,24 @@ static void prepare_fork(lua_State *L, struct lpool *lpool) {
   lua_pushlightuserdata(L, lpool);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     lua_pop(L, 1);
+}
+
+/* -- what is lent to messages -------------------------------------------------------------- */
+
+/* What the spans of a message need is needed no longer. */
+static void release_lent(lua_State *L, struct lpool *lpool) {
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->lent);
+  lpool->lent = LUA_NOREF;
+}
+
+/* The same for messages that were sent. */
+static void release_spent(lua_State *L, struct lpool *lpool) {
+  struct mch_cargo *cargo = mch_cargos_take(&lpool->spent), *next;
+  for (; cargo != NULL; cargo = next) {
+    next = cargo->next;
+    luaL_unref(L, LUA_REGISTRYINDEX, (int)cargo->anchor);
+    mch_cargo_free(cargo);
+  }
 }
 
 /* -- waiting ------------------------------------------------------------------------------ */
@@ -330,6 +350,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
     lpool->task.L = L;
     mch_pool_pump(lpool->pool);
     lpool->pumped = mch_now();
+    release_spent(L, lpool);
     if (mch_pool_short_of_workers(lpool->pool)) {
       prepare_fork(L, lpool);
       mch_pool_add_workers(lpool->pool);
@@ -437,11 +458,17 @@ static int keep_payload(lua_State *L, struct lpool *lpool) {
   lua_insert(L, -2);
   lua_rawseti(L, -2, (lua_Integer)++lpool->payloads);
   mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->spans);
   mch_buf_clear(&lpool->ids);
   mch_buf_u64(&lpool->graph, lpool->payloads);
   if (lpool->graph.failed != 0)
     luaL_error(L, "not enough memory for another task");
   return 0;
+}
+
+static size_t graph_size(const struct lpool *lpool) {
+  struct mch_body body = mch_body_of(&lpool->graph, &lpool->spans);
+  return mch_body_size(&body);
 }
 
 /* A message of this size is worth a warning, once for each function: it often takes along what
@@ -458,7 +485,7 @@ static void warn_of_size(lua_State *L, struct lpool *lpool, int count) {
   lua_rawset(L, -4);
   mch_explain(L, 1, 2, count);
   lua_pushfstring(L, "mantichora: %d MiB go with this task, above all",
-                  (int)(lpool->graph.length >> 20));
+                  (int)(graph_size(lpool) >> 20));
   lua_warning(L, lua_tostring(L, -1), 1);
   lua_getfield(L, -2, "largest");
   lua_pushvalue(L, -3);
@@ -486,6 +513,7 @@ static int encode_task(lua_State *L) {
     return keep_payload(L, lpool);
   memset(&encoder, 0, sizeof encoder);
   encoder.out = &lpool->graph;
+  encoder.spans = &lpool->spans;
   encoder.code_ids = &lpool->ids;
   encoder.intern_code = intern_code;
   encoder.ud = lpool->pool;
@@ -495,11 +523,13 @@ static int encode_task(lua_State *L) {
   lua_replace(L, 1);
   encoder.notes = 1;
   mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->spans);
   mch_buf_clear(&lpool->ids);
-  mch_encode(L, &encoder, 2, count);
+  if (mch_encode(L, &encoder, 2, count))
+    lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
-  if (lpool->capture_warn > 0 && lpool->graph.length > lpool->capture_warn)
+  if (lpool->capture_warn > 0 && graph_size(lpool) > lpool->capture_warn)
     warn_of_size(L, lpool, count);
   return 0;
 }
@@ -542,6 +572,29 @@ static int add_extra(struct mch_task *task, const struct run_options *options) {
   return 0;
 }
 
+/* A large graph goes with its task as it is. */
+enum { CARGO_FROM = 1024 * 1024 };
+
+/* A task of what was encoded; NULL: no memory. */
+static struct mch_task *new_task(struct lpool *lpool) {
+  int large = lpool->graph.length >= CARGO_FROM || lpool->spans.length > 0;
+  struct mch_task *task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
+                                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)),
+                                       lpool->graph.data, large ? 0 : lpool->graph.length);
+  struct mch_cargo *cargo;
+  if (task == NULL || !large)
+    return task;
+  cargo = mch_cargo_new(&lpool->graph, &lpool->spans, lpool->lent != LUA_NOREF ? lpool->lent : 0,
+                        &lpool->spent);
+  if (cargo == NULL) {
+    mch_task_free(task);
+    return NULL;
+  }
+  lpool->lent = LUA_NOREF; /* the cargo's now */
+  mch_task_carry(task, cargo);
+  return task;
+}
+
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
 static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
                     const struct run_options *options) {
@@ -559,6 +612,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   status = lua_pcall(L, lua_gettop(L) - first, 0, 0);
   lpool->encoding = 0;
   if (status != LUA_OK) {
+    release_lent(L, lpool);
     if (lua_type(L, -1) == LUA_TSTRING) {
       luaL_where(L, 1);
       lua_insert(L, -2);
@@ -569,16 +623,18 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   if (!lpool->started || lpool->task.payloads != LUA_NOREF)
     mch_output_flush(lpool->output); /* a fork may follow: what was printed goes first */
   if (!lpool->started) {
-    if (mch_pool_start(lpool->pool, &error) != 0)
+    if (mch_pool_start(lpool->pool, &error) != 0) {
+      release_lent(L, lpool);
       return raise_error(L, &error);
+    }
     lpool->started = 1;
   }
-  task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
-                      (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
-                      lpool->graph.length);
-  if (task == NULL)
+  task = new_task(lpool);
+  if (task == NULL) {
+    release_lent(L, lpool);
     return luaL_error(L, "not enough memory for another task");
-  if (lpool->graph.capacity > 1u << 20)
+  }
+  if (lpool->graph.capacity > CARGO_FROM)
     mch_buf_free(&lpool->graph);
   if (options != NULL && add_extra(task, options) != 0) {
     mch_task_free(task);
@@ -935,10 +991,12 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   lpool->taken = NULL;
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
+  release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
   restore_collector(L, lpool);
   mch_buf_free(&lpool->graph);
+  mch_buf_free(&lpool->spans);
   mch_buf_free(&lpool->ids);
   mch_buf_free(&lpool->record);
   mch_mark_free(&lpool->mark);
@@ -1105,7 +1163,8 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.notes = lpool->task.init = lpool->task.payloads = lpool->warned = LUA_NOREF;
+  lpool->task.notes = lpool->task.init = lpool->task.payloads = LUA_NOREF;
+  lpool->task.lent = lpool->lent = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = main_thread(L);

@@ -17,7 +17,7 @@ static const char randomseed_key = 0, random_key = 0;
 struct call {
   struct mch_ltask *task;
   const struct mch_run *run;
-  struct mch_buf *answer;
+  struct mch_answer *answer;
   enum mch_kind kind;
 };
 
@@ -54,6 +54,22 @@ static int describe_error(lua_State *L) {
   return 1;
 }
 
+/* Encode what the fields say besides the answer's place in memory: where its long strings are
+ * stays so until rest(). */
+static void encode(lua_State *L, struct call *call, struct mch_encoder *encoder, int first, int n) {
+  encoder->out = &call->answer->graph;
+  encoder->spans = &call->answer->spans;
+  if (mch_encode(L, encoder, first, n))
+    call->task->lent = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+static void clear_answer(lua_State *L, struct call *call) {
+  mch_buf_clear(&call->answer->graph);
+  mch_buf_clear(&call->answer->spans);
+  luaL_unref(L, LUA_REGISTRYINDEX, call->task->lent);
+  call->task->lent = LUA_NOREF;
+}
+
 /* Append the graph of the error table on top: all of it, or without a value that cannot be sent. */
 static int encode_error(lua_State *L) {
   struct call *call = lua_touserdata(L, 1);
@@ -61,12 +77,11 @@ static int encode_error(lua_State *L) {
   int with_value, i;
   with_value = lua_toboolean(L, 3);
   memset(&encoder, 0, sizeof encoder);
-  encoder.out = call->answer;
   encoder.kind = MCH_SEND_ERROR;
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
   if (lua_istable(L, -1))
     encoder.notes = lua_gettop(L);
-  mch_buf_clear(call->answer);
+  clear_answer(L, call);
   for (i = 1; i <= 4; i++)
     lua_rawgeti(L, 2, i);
   if (!with_value) {
@@ -74,9 +89,7 @@ static int encode_error(lua_State *L) {
     lua_pushboolean(L, 0);
     lua_pushnil(L);
   }
-  mch_encode(L, &encoder, lua_gettop(L) - 3, 4);
-  if (call->answer->failed != 0)
-    luaL_error(L, "not enough memory");
+  encode(L, call, &encoder, lua_gettop(L) - 3, 4);
   return 0;
 }
 
@@ -93,7 +106,7 @@ static void answer_error(lua_State *L, struct call *call, enum mch_kind kind) {
     if (lua_pcall(L, 3, 0, 0) == LUA_OK)
       break;
     lua_pop(L, 1);
-    mch_buf_clear(call->answer);
+    clear_answer(L, call);
   }
   lua_settop(L, table - 1);
 }
@@ -147,6 +160,8 @@ static int decode(lua_State *L, const struct call *call) {
   int count, notes;
   if (call->task->payloads != LUA_NOREF)
     return unpack_payload(L, call);
+  if (call->run->graph == NULL)
+    return luaL_error(L, "not enough memory for the task's arguments");
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
   notes = lua_gettop(L);
   memset(&decoder, 0, sizeof decoder);
@@ -159,6 +174,8 @@ static int decode(lua_State *L, const struct call *call) {
   decoder.ud = call->task;
   count = mch_decode(L, &decoder);
   lua_remove(L, notes);
+  if (call->task->watching) /* a worker of its own */
+    mch_worker_forget_task(call->task->context->worker);
   return count;
 }
 
@@ -170,12 +187,9 @@ static int encode_results(lua_State *L) {
   lua_replace(L, 1);
   count = lua_gettop(L) - 1;
   memset(&encoder, 0, sizeof encoder);
-  encoder.out = call->answer;
   encoder.kind = MCH_SEND_RESULT;
   encoder.notes = lua_istable(L, 1) ? 1 : 0;
-  mch_encode(L, &encoder, 2, count);
-  if (call->answer->failed != 0)
-    luaL_error(L, "not enough memory for the result");
+  encode(L, call, &encoder, 2, count);
   return 0;
 }
 
@@ -230,7 +244,7 @@ static void run_call(lua_State *L, struct call *call) {
   lua_pushcfunction(L, make_plain_error);
   lua_insert(L, -2);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
-    mch_buf_clear(call->answer);
+    clear_answer(L, call);
     return;
   }
   answer_error(L, call, call->kind);
@@ -245,7 +259,7 @@ static lua_State *task_thread(struct mch_ltask *task) {
   return task->thread;
 }
 
-static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *answer) {
+static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_answer *answer) {
   struct mch_ltask *task = ud;
   struct mch_context outer = *task->context;
   struct call call = {task, run, answer, MCH_KIND_ERROR};
@@ -264,14 +278,21 @@ static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *an
   task->context->name_length = run->name_length;
   run_call(L, &call);
   lua_settop(L, 0);
-  /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
-  if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
-    lua_gc(L, LUA_GCCOLLECT);
   task->context->running = outer.running;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   return call.kind;
+}
+
+static void rest(void *ud) {
+  struct mch_ltask *task = ud;
+  lua_State *L = task_thread(task);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
+  task->lent = LUA_NOREF;
+  /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
+  if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
+    lua_gc(L, LUA_GCCOLLECT);
 }
 
 static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t length) {
@@ -360,7 +381,7 @@ static void calm(void *ud) {
 }
 
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
-  struct mch_runner runner = {task, begin, run, code, interrupt, calm, "Lua 5.4 graph 1"};
+  struct mch_runner runner = {task, begin, run, code, interrupt, rest, calm, "Lua 5.4 graph 1"};
   return runner;
 }
 
@@ -392,6 +413,7 @@ void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->notes);
   luaL_unref(L, LUA_REGISTRYINDEX, task->init);
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
-  task->notes = task->init = task->payloads = LUA_NOREF;
+  luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
+  task->notes = task->init = task->payloads = task->lent = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

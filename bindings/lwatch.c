@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../runtime/platform.h"
+
 /* Marks a place of the set whose thread has gone. */
 #define GONE ((lua_State *)(void *)&gone_mark)
 static const char gone_mark = 0;
@@ -152,6 +154,8 @@ static void *allocate(void *ud, void *block, size_t osize, size_t nsize) {
     account(watch, from, nsize);
   if (result != NULL && block == NULL && osize == LUA_TTHREAD)
     add_thread(watch, result, nsize);
+  if (result != NULL && nsize > from)
+    mch_platform_use_large_pages((char *)result + from, nsize - from);
   return result;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@ enum {
   FILL_ROOM = 64 * 1024,           /* bytes asked of the kernel at once: many small frames */
   SPIN_NANOSECONDS = 20000,        /* looking for bytes before sleeping */
   SHORT_WAIT_NANOSECONDS = 100000, /* after such a sleep it is worth it */
+  RING_SLICE = MCH_RING_SIZE / 4,  /* moved at once: the other side works meanwhile */
   KEEP_ROOM = 1 << 20              /* an empty buffer larger than this gives its memory back */
 };
 
@@ -29,15 +31,6 @@ void mch_channel_open(struct mch_channel *channel, int fd) {
 void mch_channel_use_rings(struct mch_channel *channel, struct mch_ring *in, struct mch_ring *out) {
   channel->ring_in = in;
   channel->ring_out = out;
-}
-
-void mch_channel_close(struct mch_channel *channel) {
-  if (channel->fd >= 0)
-    close(channel->fd);
-  channel->fd = -1;
-  mch_buf_free(&channel->out);
-  mch_buf_free(&channel->in);
-  mch_buf_free(&channel->parts);
 }
 
 /* -- bells -------------------------------------------------------------------------------- */
@@ -65,51 +58,127 @@ int mch_channel_stays_awake(struct mch_channel *channel) {
   return channel->ring_in != NULL && mch_ring_reader_stays(channel->ring_in);
 }
 
-/* -- writing ------------------------------------------------------------------------------ */
+/* -- putting ------------------------------------------------------------------------------ */
 
-static void put_header(struct mch_channel *channel, const struct mch_message_head *head,
-                       size_t length, int more) {
-  unsigned char bytes[MCH_FRAME_HEADER];
-  mch_store_u32(bytes, (uint32_t)length);
-  bytes[4] = head->type;
-  bytes[5] = more ? MCH_FRAME_MORE : 0;
-  mch_store_u16(bytes + 6, head->attempt);
-  mch_store_u32(bytes + 8, channel->sequence_out++);
-  mch_store_u32(bytes + 12, head->ticket);
-  mch_store_u64(bytes + 16, head->runid);
-  mch_buf_append(&channel->out, bytes, sizeof bytes);
+/* Bytes that go out from where they are, once `out_sent` has come to `at`. */
+struct segment {
+  uint64_t at;
+  const unsigned char *bytes;
+  size_t length;
+  struct mch_cargo *cargo; /* to be dropped behind them, or NULL */
+};
+
+static struct segment *first_segment(const struct mch_channel *channel) {
+  const struct mch_buf *borrowed = &channel->borrowed;
+  return mch_buf_unread(borrowed) > 0 ? (struct segment *)(void *)(borrowed->data + borrowed->read)
+                                      : NULL;
 }
 
-/* Append `count` bytes of the two-part body from position `at`. */
-static void put_slice(struct mch_buf *out, const unsigned char *first, size_t first_length,
-                      const unsigned char *second, size_t at, size_t count) {
-  if (at < first_length) {
-    size_t here = first_length - at < count ? first_length - at : count;
-    mch_buf_append(out, first + at, here);
-    at += here;
+static struct segment *last_segment(const struct mch_channel *channel) {
+  const struct mch_buf *borrowed = &channel->borrowed;
+  return mch_buf_unread(borrowed) > 0
+             ? (struct segment *)(void *)(borrowed->data + borrowed->length) - 1
+             : NULL;
+}
+
+/* A message on its way into frames. Room for all of it was made before. */
+struct framing {
+  struct mch_channel *channel;
+  const struct mch_message_head *head;
+  size_t left;  /* bytes of the message that are not in a frame yet */
+  size_t space; /* for so many bytes in the last frame */
+};
+
+static void append(struct mch_channel *channel, const void *bytes, size_t count) {
+  mch_buf_append(&channel->out, bytes, count);
+  channel->out_put += count;
+}
+
+static void begin_frame(struct framing *framing, int first) {
+  const struct mch_message_head *head = framing->head;
+  unsigned char bytes[MCH_FRAME_HEADER + 8];
+  int is_long = first && framing->left > MCH_FRAME_MAX;
+  size_t length = framing->left + (is_long ? 8 : 0), more = length > MCH_FRAME_MAX;
+  if (more)
+    length = MCH_FRAME_MAX;
+  mch_store_u32(bytes, (uint32_t)length);
+  bytes[4] = head->type;
+  bytes[5] = (unsigned char)((more ? MCH_FRAME_MORE : 0) | (is_long ? MCH_FRAME_LONG : 0));
+  mch_store_u16(bytes + 6, head->attempt);
+  mch_store_u32(bytes + 8, framing->channel->sequence_out++);
+  mch_store_u32(bytes + 12, head->ticket);
+  mch_store_u64(bytes + 16, head->runid);
+  mch_store_u64(bytes + MCH_FRAME_HEADER, framing->left);
+  append(framing->channel, bytes, MCH_FRAME_HEADER + (is_long ? 8 : 0));
+  framing->space = length - (is_long ? 8 : 0);
+}
+
+static void borrow(struct mch_channel *channel, const unsigned char *bytes, size_t count) {
+  struct segment segment = {channel->out_put, bytes, count, NULL};
+  mch_buf_append(&channel->borrowed, &segment, sizeof segment);
+  channel->borrowed_bytes += count;
+}
+
+static void put_piece(struct framing *framing, const unsigned char *bytes, size_t count,
+                      int borrowed) {
+  while (count > 0) {
+    size_t here;
+    if (framing->space == 0)
+      begin_frame(framing, 0);
+    here = count < framing->space ? count : framing->space;
+    if (borrowed)
+      borrow(framing->channel, bytes, here);
+    else
+      append(framing->channel, bytes, here);
+    framing->space -= here;
+    framing->left -= here;
+    bytes += here;
     count -= here;
   }
-  if (count > 0)
-    mch_buf_append(out, second + (at - first_length), count);
+}
+
+/* The body's own bytes and its spans in turns. */
+static void put_pieces(struct framing *framing, const struct mch_body *body, int borrowed) {
+  size_t at = 0, i;
+  for (i = 0; i < body->count; i++) {
+    const struct mch_span *span = &body->spans[i];
+    put_piece(framing, body->bytes + at, span->at - at, borrowed);
+    put_piece(framing, span->bytes, span->length, 1);
+    at = span->at;
+  }
+  if (at < body->length)
+    put_piece(framing, body->bytes + at, body->length - at, borrowed);
+}
+
+/* All or nothing: with the room made first, appending cannot fail half-way. */
+static int make_room(struct mch_channel *channel, size_t copied, size_t frames, size_t segments) {
+  size_t headers = frames * MCH_FRAME_HEADER + 8;
+  int code = mch_buf_reserve(&channel->out, copied + headers);
+  if (code == 0 && segments > 0)
+    code = mch_buf_reserve(&channel->borrowed, (segments + frames) * sizeof(struct segment));
+  channel->out.failed = channel->borrowed.failed = 0;
+  return code;
+}
+
+static int put(struct mch_channel *channel, const struct mch_message_head *head, const void *first,
+               size_t first_length, const struct mch_body *body, int borrowed,
+               struct mch_error *error) {
+  size_t length = first_length + mch_body_size(body);
+  struct framing framing = {channel, head, length, 0};
+  if (make_room(channel, first_length + (borrowed ? 0 : body->length), length / MCH_FRAME_MAX + 2,
+                body->count + (size_t)borrowed * (body->count + 1)) != 0)
+    return mch_error_set(error, MCH_NOMEM, "not enough memory for a message of %zu bytes", length);
+  begin_frame(&framing, 1);
+  put_piece(&framing, first, first_length, 0);
+  put_pieces(&framing, body, borrowed);
+  return 0;
 }
 
 int mch_channel_put2(struct mch_channel *channel, const struct mch_message_head *head,
                      const void *first, size_t first_length, const void *second,
                      size_t second_length, struct mch_error *error) {
-  size_t length = first_length + second_length, at = 0;
-  size_t frames = length / MCH_FRAME_MAX + 1;
-  /* All or nothing: with the room made first, appending cannot fail half-way. */
-  if (mch_buf_reserve(&channel->out, length + frames * MCH_FRAME_HEADER) != 0) {
-    channel->out.failed = 0;
-    return mch_error_set(error, MCH_NOMEM, "not enough memory for a message of %zu bytes", length);
-  }
-  do {
-    size_t count = length - at < MCH_FRAME_MAX ? length - at : MCH_FRAME_MAX;
-    put_header(channel, head, count, at + count < length);
-    put_slice(&channel->out, first, first_length, second, at, count);
-    at += count;
-  } while (at < length);
-  return 0;
+  struct mch_body body = {second, second_length, NULL, 0};
+  return put(channel, head, first, first_length, &body, 0, error);
 }
 
 int mch_channel_put(struct mch_channel *channel, const struct mch_message_head *head,
@@ -117,13 +186,77 @@ int mch_channel_put(struct mch_channel *channel, const struct mch_message_head *
   return mch_channel_put2(channel, head, body, length, NULL, 0, error);
 }
 
+int mch_channel_put_body(struct mch_channel *channel, const struct mch_message_head *head,
+                         const void *first, size_t first_length, const struct mch_body *body,
+                         struct mch_cargo *cargo, struct mch_error *error) {
+  int borrowed = body->length >= MCH_SPAN_MIN;
+  size_t before = channel->borrowed_bytes;
+  int code = put(channel, head, first, first_length, body, borrowed, error);
+  if (cargo != NULL && channel->borrowed_bytes > before) {
+    mch_cargo_hold(cargo);
+    last_segment(channel)->cargo = cargo;
+  }
+  return code;
+}
+
 size_t mch_channel_unsent(const struct mch_channel *channel) {
-  return mch_buf_unread(&channel->out);
+  return mch_buf_unread(&channel->out) + channel->borrowed_bytes;
+}
+
+/* -- writing ------------------------------------------------------------------------------ */
+
+/* What goes out next, and how much of it lies in one place. */
+static const unsigned char *next_piece(const struct mch_channel *channel, size_t *count) {
+  const struct segment *segment = first_segment(channel);
+  const struct mch_buf *out = &channel->out;
+  if (segment != NULL && segment->at == channel->out_sent) {
+    *count = segment->length;
+    return segment->bytes;
+  }
+  *count = segment != NULL ? (size_t)(segment->at - channel->out_sent) : mch_buf_unread(out);
+  return out->data + out->read;
+}
+
+static void drop_segment(struct mch_channel *channel) {
+  mch_cargo_drop(first_segment(channel)->cargo);
+  mch_buf_consume(&channel->borrowed, sizeof(struct segment));
+}
+
+/* The first `count` bytes of the next piece have gone. */
+static void sent(struct mch_channel *channel, size_t count) {
+  struct segment *segment = first_segment(channel);
+  if (segment == NULL || segment->at != channel->out_sent) {
+    mch_buf_consume(&channel->out, count);
+    channel->out_sent += count;
+    return;
+  }
+  segment->bytes += count;
+  segment->length -= count;
+  channel->borrowed_bytes -= count;
+  if (segment->length == 0)
+    drop_segment(channel);
 }
 
 void mch_channel_tear(struct mch_channel *channel, size_t count) {
-  if (count < mch_buf_unread(&channel->out))
-    channel->out.length = channel->out.read + count;
+  while (mch_channel_unsent(channel) > count) {
+    size_t excess = mch_channel_unsent(channel) - count;
+    struct segment *last = last_segment(channel);
+    size_t behind =
+        last != NULL ? (size_t)(channel->out_put - last->at) : mch_buf_unread(&channel->out);
+    if (behind > 0) {
+      size_t cut = excess < behind ? excess : behind;
+      channel->out.length -= cut;
+      channel->out_put -= cut;
+    } else {
+      size_t cut = excess < last->length ? excess : last->length;
+      last->length -= cut;
+      channel->borrowed_bytes -= cut;
+      if (last->length == 0) {
+        mch_cargo_drop(last->cargo);
+        channel->borrowed.length -= sizeof *last;
+      }
+    }
+  }
 }
 
 /* Wait until the descriptor takes more; a signal may end the wait early, which does no harm. */
@@ -137,26 +270,31 @@ static void give_back(struct mch_buf *buf) {
     mch_buf_free(buf);
 }
 
+static void give_room_back(struct mch_channel *channel) {
+  give_back(&channel->out);
+  give_back(&channel->borrowed);
+}
+
 static ssize_t send_some(struct mch_channel *channel, int wait) {
-  const struct mch_buf *out = &channel->out;
-  size_t count = mch_buf_unread(out);
+  size_t count;
+  const unsigned char *bytes = next_piece(channel, &count);
   errno = mch_chaos_io(channel->chaos, &count, 1);
   if (errno != 0)
     return -1;
-  return send(channel->fd, out->data + out->read, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+  return send(channel->fd, bytes, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
 }
 
 static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *error) {
   struct mch_ring *ring = channel->ring_out;
-  struct mch_buf *out = &channel->out;
-  while (mch_buf_unread(out) > 0) {
-    size_t count = mch_buf_unread(out), fitted;
+  while (mch_channel_unsent(channel) > 0) {
+    size_t count, fitted;
+    const unsigned char *bytes = next_piece(channel, &count);
     int refused = mch_chaos_io(channel->chaos, &count, 1);
     if (refused == EAGAIN && !wait && mch_ring_writer_naps(ring))
       return 0;
-    fitted = refused ? 0 : mch_ring_write(ring, out->data + out->read, count);
+    fitted = refused ? 0 : mch_ring_write(ring, bytes, count < RING_SLICE ? count : RING_SLICE);
     if (fitted > 0) {
-      mch_buf_consume(out, fitted);
+      sent(channel, fitted);
       ring_bell(channel, &ring->reader_sleeps);
     } else if (!refused && !mch_ring_writer_stays(ring)) {
       if (!wait)
@@ -166,18 +304,17 @@ static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *e
       hear(channel, 1);
     }
   }
-  give_back(out);
+  give_room_back(channel);
   return 0;
 }
 
 int mch_channel_flush(struct mch_channel *channel, int wait, struct mch_error *error) {
-  struct mch_buf *out = &channel->out;
   if (channel->ring_out != NULL)
     return flush_ring(channel, wait, error);
-  while (mch_buf_unread(out) > 0) {
-    ssize_t sent = send_some(channel, wait);
-    if (sent >= 0)
-      mch_buf_consume(out, (size_t)sent);
+  while (mch_channel_unsent(channel) > 0) {
+    ssize_t count = send_some(channel, wait);
+    if (count >= 0)
+      sent(channel, (size_t)count);
     else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
       if (!wait)
         return 0;
@@ -187,42 +324,87 @@ int mch_channel_flush(struct mch_channel *channel, int wait, struct mch_error *e
     else if (errno != EINTR)
       return mch_error_system(error, "cannot send to a worker");
   }
-  give_back(out);
+  give_room_back(channel);
   return 0;
 }
 
 /* -- reading ------------------------------------------------------------------------------ */
 
-/* Let go of the message that the last mch_channel_next() handed out. */
-static void release_handed(struct mch_channel *channel) {
+void mch_channel_forget(struct mch_channel *channel) {
   if (channel->in_handed > 0) {
     mch_buf_consume(&channel->in, channel->in_handed);
     channel->in_handed = 0;
   }
-  if (channel->parts_handed) {
-    mch_buf_clear(&channel->parts);
-    give_back(&channel->parts);
-    channel->parts_handed = channel->in_parts = 0;
-  }
+  free(channel->long_handed);
+  channel->long_handed = NULL;
 }
 
-/* Bytes still missing to the frame that stands at the front of `in`; 0: unknown or none. */
-static size_t missing(const struct mch_channel *channel) {
+void *mch_channel_take(struct mch_channel *channel) {
+  void *memory = channel->long_handed;
+  channel->long_handed = NULL;
+  return memory;
+}
+
+/* Where bytes are to be read to, and how many at most. */
+struct target {
+  unsigned char *to;
+  size_t room;
+};
+
+/* What the frame at the front of `in` lacks, and more if it is a short one; of a long message only
+ * the next header, for what follows is read to its place. */
+static size_t wanted(const struct mch_channel *channel) {
+  const struct mch_gathering *gathering = &channel->gathering;
   size_t unread = mch_buf_unread(&channel->in), whole;
-  if (unread < MCH_FRAME_HEADER)
-    return 0;
+  if (unread >= MCH_FRAME_HEADER ? gathering->open : gathering->frame_left > 0 || !gathering->open)
+    return FILL_ROOM;
+  if (gathering->open)
+    return MCH_FRAME_HEADER - unread;
   whole = MCH_FRAME_HEADER + (size_t)mch_load_u32(channel->in.data + channel->in.read);
-  return whole <= MCH_FRAME_HEADER + MCH_FRAME_MAX && whole > unread ? whole - unread : 0;
+  if (whole > MCH_FRAME_HEADER + MCH_FRAME_MAX || whole <= unread + FILL_ROOM ||
+      (channel->in.data[channel->in.read + 5] & MCH_FRAME_LONG))
+    return FILL_ROOM;
+  return whole - unread;
+}
+
+/* No room: no memory. */
+static struct target find_target(struct mch_channel *channel) {
+  struct mch_gathering *gathering = &channel->gathering;
+  struct mch_buf *in = &channel->in;
+  struct target target = {gathering->bytes, gathering->frame_left};
+  if (target.to != NULL && target.room > 0 && mch_buf_unread(in) == 0) {
+    target.to += gathering->filled;
+    return target;
+  }
+  target.room = wanted(channel);
+  if (mch_buf_reserve(in, target.room) != 0) {
+    in->failed = 0;
+    target.room = 0;
+    return target;
+  }
+  target.to = in->data + in->length;
+  if (!gathering->open)
+    target.room = in->capacity - in->length;
+  return target;
+}
+
+/* `count` bytes have come to the target. */
+static void filled(struct mch_channel *channel, const struct target *target, size_t count) {
+  struct mch_gathering *gathering = &channel->gathering;
+  if (gathering->bytes != NULL && target->to == gathering->bytes + gathering->filled) {
+    gathering->filled += count;
+    gathering->frame_left -= count;
+  } else
+    channel->in.length += count;
 }
 
 /* Chaos never says EAGAIN here: at the end of a stream the pool counts on reading all there is. */
-static ssize_t receive_some(struct mch_channel *channel, int wait) {
-  const struct mch_buf *in = &channel->in;
-  size_t count = in->capacity - in->length;
+static ssize_t receive_some(struct mch_channel *channel, const struct target *target, int wait) {
+  size_t count = target->room;
   errno = mch_chaos_io(channel->chaos, &count, 0);
   if (errno != 0)
     return -1;
-  return recv(channel->fd, in->data + in->length, count, wait ? 0 : MSG_DONTWAIT);
+  return recv(channel->fd, target->to, count, wait ? 0 : MSG_DONTWAIT);
 }
 
 /* Look for bytes for a short while: cheaper than a sleep when the other side is about to write. */
@@ -247,19 +429,20 @@ static void wait_for_bell(struct mch_channel *channel) {
   channel->spin = mch_now() - start < SHORT_WAIT_NANOSECONDS;
 }
 
-static ssize_t fill_from_ring(struct mch_channel *channel, int wait, struct mch_error *error) {
+static ssize_t fill_from_ring(struct mch_channel *channel, const struct target *target, int wait,
+                              struct mch_error *error) {
   struct mch_ring *ring = channel->ring_in;
-  struct mch_buf *in = &channel->in;
   for (;;) {
-    size_t count = in->capacity - in->length, got;
+    size_t count = target->room < RING_SLICE ? target->room : RING_SLICE, got;
     if (mch_ring_waiting(ring) > MCH_RING_SIZE)
       return mch_error_set(error, MCH_PROTOCOL, "the other side broke the ring");
     if (mch_chaos_io(channel->chaos, &count, 0) != 0)
       continue;
-    got = mch_ring_read(ring, in->data + in->length, count);
+    got = mch_ring_read(ring, target->to, count);
     if (got > 0) {
-      in->length += got;
-      ring_bell(channel, &ring->writer_sleeps);
+      filled(channel, target, got);
+      if (mch_ring_has_room(ring))
+        ring_bell(channel, &ring->writer_sleeps);
       return (ssize_t)got;
     }
     if (channel->fd_ended || channel->fd < 0) {
@@ -273,26 +456,21 @@ static ssize_t fill_from_ring(struct mch_channel *channel, int wait, struct mch_
 }
 
 ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error *error) {
-  struct mch_buf *in = &channel->in;
-  size_t room;
+  struct target target;
   ssize_t got;
-  release_handed(channel);
+  mch_channel_forget(channel);
   if (channel->ended || (channel->fd < 0 && channel->ring_in == NULL))
     return 0;
-  room = missing(channel);
-  if (room < FILL_ROOM)
-    room = FILL_ROOM;
-  if (mch_buf_reserve(in, room) != 0) {
-    in->failed = 0;
+  target = find_target(channel);
+  if (target.room == 0)
     return mch_error_set(error, MCH_NOMEM, "not enough memory to read a message");
-  }
   if (channel->ring_in != NULL)
-    return fill_from_ring(channel, wait, error);
+    return fill_from_ring(channel, &target, wait, error);
   do
-    got = receive_some(channel, wait);
+    got = receive_some(channel, &target, wait);
   while (got < 0 && errno == EINTR);
   if (got > 0)
-    in->length += (size_t)got;
+    filled(channel, &target, (size_t)got);
   else if (got == 0 || errno == ECONNRESET || errno == EPIPE)
     channel->ended = 1, got = 0;
   else if (errno == EAGAIN || errno == EWOULDBLOCK)
@@ -301,6 +479,8 @@ ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error
     return mch_error_system(error, "cannot read from a channel");
   return got;
 }
+
+/* -- messages ----------------------------------------------------------------------------- */
 
 static int known_type(uint8_t type) {
   switch (type) {
@@ -322,7 +502,7 @@ static int check_header(struct mch_channel *channel, const unsigned char *at,
                         struct mch_message_head *head, struct mch_error *error) {
   if (mch_load_u32(at) > MCH_FRAME_MAX)
     return broken(error, "a frame is too long");
-  if (!known_type(at[4]) || (at[5] & ~MCH_FRAME_MORE) != 0)
+  if (!known_type(at[4]) || (at[5] & ~(MCH_FRAME_MORE | MCH_FRAME_LONG)) != 0)
     return broken(error, "a frame of an unknown type");
   if (mch_load_u32(at + 8) != channel->sequence_in)
     return broken(error, "a frame is out of sequence");
@@ -330,46 +510,142 @@ static int check_header(struct mch_channel *channel, const unsigned char *at,
   head->attempt = mch_load_u16(at + 6);
   head->ticket = mch_load_u32(at + 12);
   head->runid = mch_load_u64(at + 16);
-  if (channel->in_parts &&
-      (head->type != channel->parts_head.type || head->runid != channel->parts_head.runid))
+  if (channel->gathering.open &&
+      (head->type != channel->gathering.head.type || head->runid != channel->gathering.head.runid))
     return broken(error, "a message was interrupted by another");
+  /* The first of several frames says so, and no other. */
+  if (((at[5] & MCH_FRAME_LONG) != 0) != (!channel->gathering.open && (at[5] & MCH_FRAME_MORE)))
+    return broken(error, "a message has no beginning");
   return 0;
+}
+
+/* Make room for a long message; without it the bytes are passed over. */
+static void open_gathering(struct mch_gathering *gathering, const struct mch_message_head *head,
+                           uint64_t size) {
+  memset(gathering, 0, sizeof *gathering);
+  gathering->open = 1;
+  gathering->head = *head;
+  gathering->size = (size_t)size;
+  gathering->bytes = size <= PTRDIFF_MAX ? malloc((size_t)size) : NULL;
+  if (gathering->bytes != NULL)
+    mch_platform_use_large_pages(gathering->bytes, gathering->size);
+}
+
+/* Take a frame of a long message off `in` as far as it has come; the rest is read to its place. */
+static void gather(struct mch_channel *channel) {
+  struct mch_gathering *gathering = &channel->gathering;
+  struct mch_buf *in = &channel->in;
+  size_t here = mch_buf_unread(in), kept = 0;
+  if (here > gathering->frame_left)
+    here = gathering->frame_left;
+  if (gathering->bytes != NULL)
+    memcpy(gathering->bytes + gathering->filled, in->data + in->read, here);
+  else if (gathering->filled < MCH_LOST_KEPT) {
+    kept = MCH_LOST_KEPT - gathering->filled < here ? MCH_LOST_KEPT - gathering->filled : here;
+    memcpy(gathering->kept + gathering->filled, in->data + in->read, kept);
+  }
+  gathering->filled += here;
+  gathering->frame_left -= here;
+  mch_buf_consume(in, here);
+}
+
+/* Begin a frame of a long message, whose header is at the front of `in`. 1, 0: more bytes are
+ * needed, or MCH_PROTOCOL. */
+static int begin_gathering(struct mch_channel *channel, const struct mch_message_head *head,
+                           struct mch_error *error) {
+  struct mch_gathering *gathering = &channel->gathering;
+  const unsigned char *at = channel->in.data + channel->in.read;
+  size_t length = mch_load_u32(at), front = MCH_FRAME_HEADER;
+  int last = (at[5] & MCH_FRAME_MORE) == 0;
+  if (!gathering->open) {
+    if (length < 8)
+      return broken(error, "a message has no length");
+    if (mch_buf_unread(&channel->in) < MCH_FRAME_HEADER + 8)
+      return 0;
+    front += 8;
+    length -= 8;
+    if (mch_load_u64(at + MCH_FRAME_HEADER) < length)
+      return broken(error, "a message is longer than it says");
+    open_gathering(gathering, head, mch_load_u64(at + MCH_FRAME_HEADER));
+  }
+  if (last ? length != gathering->size - gathering->filled
+           : length > gathering->size - gathering->filled)
+    return broken(error, "a message is not as long as it says");
+  gathering->frame_left = length;
+  gathering->last = last;
+  channel->sequence_in++;
+  mch_buf_consume(&channel->in, front);
+  return 1;
+}
+
+static void hand_out_long(struct mch_channel *channel, struct mch_message_in *message) {
+  struct mch_gathering *gathering = &channel->gathering;
+  message->head = gathering->head;
+  message->lost = gathering->bytes == NULL;
+  message->body = message->lost ? gathering->kept : gathering->bytes;
+  message->length =
+      message->lost && gathering->size > MCH_LOST_KEPT ? MCH_LOST_KEPT : gathering->size;
+  channel->long_handed = gathering->bytes;
+  gathering->open = 0;
+  gathering->bytes = NULL;
+}
+
+static void hand_out(struct mch_channel *channel, const struct mch_message_head *head,
+                     struct mch_message_in *message) {
+  const unsigned char *at = channel->in.data + channel->in.read;
+  channel->sequence_in++;
+  message->head = *head;
+  message->lost = 0;
+  message->body = at + MCH_FRAME_HEADER;
+  message->length = mch_load_u32(at);
+  channel->in_handed = MCH_FRAME_HEADER + message->length;
 }
 
 int mch_channel_next(struct mch_channel *channel, struct mch_message_in *message,
                      struct mch_error *error) {
+  struct mch_gathering *gathering = &channel->gathering;
   struct mch_buf *in = &channel->in;
-  release_handed(channel);
-  while (mch_buf_unread(in) >= MCH_FRAME_HEADER) {
-    const unsigned char *at = in->data + in->read;
-    size_t length = mch_load_u32(at);
-    int more = at[5] & MCH_FRAME_MORE, code;
+  mch_channel_forget(channel);
+  for (;;) {
     struct mch_message_head head;
-    if ((code = check_header(channel, at, &head, error)) != 0)
-      return code;
-    if (mch_buf_unread(in) - MCH_FRAME_HEADER < length)
+    int code;
+    if (gathering->open && gathering->frame_left > 0) {
+      gather(channel);
+      if (gathering->frame_left > 0)
+        return 0;
+    }
+    if (gathering->open && gathering->last) {
+      hand_out_long(channel, message);
+      return 1;
+    }
+    if (mch_buf_unread(in) < MCH_FRAME_HEADER)
       return 0;
-    channel->sequence_in++;
-    if (!more && !channel->in_parts) {
-      message->head = head;
-      message->body = at + MCH_FRAME_HEADER;
-      message->length = length;
-      channel->in_handed = MCH_FRAME_HEADER + length;
+    if ((code = check_header(channel, in->data + in->read, &head, error)) != 0)
+      return code;
+    if (!gathering->open && (in->data[in->read + 5] & MCH_FRAME_LONG) == 0) {
+      if (mch_buf_unread(in) - MCH_FRAME_HEADER < mch_load_u32(in->data + in->read))
+        return 0;
+      hand_out(channel, &head, message);
       return 1;
     }
-    channel->in_parts = 1;
-    channel->parts_head = head;
-    mch_buf_append(&channel->parts, at + MCH_FRAME_HEADER, length);
-    if (channel->parts.failed != 0)
-      return mch_error_set(error, MCH_NOMEM, "not enough memory to join the parts of a message");
-    mch_buf_consume(in, MCH_FRAME_HEADER + length);
-    if (!more) {
-      message->head = head;
-      message->body = channel->parts.data;
-      message->length = channel->parts.length;
-      channel->parts_handed = 1;
-      return 1;
-    }
+    if ((code = begin_gathering(channel, &head, error)) != 1)
+      return code;
   }
-  return 0;
+}
+
+/* -- the end ------------------------------------------------------------------------------ */
+
+void mch_channel_close(struct mch_channel *channel) {
+  if (channel->fd >= 0)
+    close(channel->fd);
+  channel->fd = -1;
+  while (first_segment(channel) != NULL)
+    drop_segment(channel);
+  channel->borrowed_bytes = 0;
+  mch_channel_forget(channel);
+  mch_buf_free(&channel->out);
+  mch_buf_free(&channel->borrowed);
+  mch_buf_free(&channel->in);
+  free(channel->gathering.bytes);
+  memset(&channel->gathering, 0, sizeof channel->gathering);
 }

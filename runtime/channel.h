@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "buf.h"
+#include "cargo.h"
 #include "chaos.h"
 #include "error.h"
 #include "ring.h"
@@ -26,17 +27,33 @@ struct mch_message_in {
   struct mch_message_head head;
   const unsigned char *body;
   size_t length;
+  int lost; /* it was long, and there was no memory for it: only the beginning is there */
+};
+
+/* The beginning of a long message that is kept when there is no memory for all of it. */
+enum { MCH_LOST_KEPT = 64 };
+
+/* A long message, that is one of several frames, while it comes. */
+struct mch_gathering {
+  int open;
+  struct mch_message_head head;
+  unsigned char *bytes; /* NULL: no memory; what comes goes into `kept` and is forgotten */
+  size_t size, filled;
+  size_t frame_left; /* of the frame that is coming */
+  int last;          /* which is the last one */
+  unsigned char kept[MCH_LOST_KEPT];
 };
 
 struct mch_channel {
   int fd; /* -1: closed */
   struct mch_buf out;
+  struct mch_buf borrowed;    /* struct segment: what goes out from where it is */
+  uint64_t out_put, out_sent; /* bytes that ever went into `out`, and out of it */
+  size_t borrowed_bytes;      /* unsent */
   struct mch_buf in;
-  struct mch_buf parts; /* a message whose frames have not all come */
-  struct mch_message_head parts_head;
-  int in_parts;     /* `parts` is in use */
-  int parts_handed; /* `parts` was handed out whole: forget it at the next call */
-  size_t in_handed; /* bytes of `in` handed out: consume them at the next call */
+  struct mch_gathering gathering;
+  void *long_handed; /* a long message was handed out: free it at the next call */
+  size_t in_handed;  /* bytes of `in` handed out: consume them at the next call */
   uint32_t sequence_out, sequence_in;
   struct mch_ring *ring_in, *ring_out; /* NULL: all goes over the descriptor */
   int fd_ended;                        /* with rings: the other side will ring no more */
@@ -73,6 +90,12 @@ int mch_channel_put2(struct mch_channel *channel, const struct mch_message_head 
                      const void *first, size_t first_length, const void *second,
                      size_t second_length, struct mch_error *error);
 
+/* The same with a large second part: it is written from where it is, which must last until it is
+ * unsent no longer. That is the business of `cargo`, which is held so long; NULL: the caller's. */
+int mch_channel_put_body(struct mch_channel *channel, const struct mch_message_head *head,
+                         const void *first, size_t first_length, const struct mch_body *body,
+                         struct mch_cargo *cargo, struct mch_error *error);
+
 /* Send what is queued. `wait` = 0: as much as the descriptor takes now; else all, blocking.
  * 0 (also when some is left: see mch_channel_unsent), MCH_CLOSED or MCH_SYSTEM. */
 int mch_channel_flush(struct mch_channel *channel, int wait, struct mch_error *error);
@@ -85,8 +108,15 @@ void mch_channel_tear(struct mch_channel *channel, size_t count);
  * or the stream has ended (`ended` tells), or a negative code. */
 ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error *error);
 
-/* The next whole message: 1 (filled), 0 (more bytes are needed), or MCH_PROTOCOL / MCH_NOMEM. */
+/* The next whole message: 1 (filled), 0 (more bytes are needed), or MCH_PROTOCOL. */
 int mch_channel_next(struct mch_channel *channel, struct mch_message_in *message,
                      struct mch_error *error);
+
+/* The memory in which the body of the last message is, the caller's to free() from now on. NULL:
+ * the channel needs it itself, the body is to be copied. */
+void *mch_channel_take(struct mch_channel *channel);
+
+/* Forget the last message now. */
+void mch_channel_forget(struct mch_channel *channel);
 
 #endif

@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "buf.h"
+#include "cargo.h"
 #include "chaos.h"
 #include "error.h"
 #include "output.h"
@@ -44,15 +45,18 @@ struct mch_task {
   struct mch_result *result;    /* when DONE */
   uint64_t runid;
   int32_t priority;
-  uint16_t attempt;    /* from 0 */
-  uint8_t state;       /* enum mch_task_state */
-  uint8_t stop;        /* 0, or the enum mch_kind that it must end with */
-  uint32_t ticket;     /* the engine's */
-  uint32_t codes;      /* count of bytecode ids (u32) at the front of `body` */
-  size_t length;       /* bytes of `body` */
-  unsigned char *body; /* ids, then the graph; `inlined` or memory of its own */
-  unsigned char inlined[];
+  uint16_t attempt;        /* from 0 */
+  uint8_t state;           /* enum mch_task_state */
+  uint8_t stop;            /* 0, or the enum mch_kind that it must end with */
+  uint32_t ticket;         /* the engine's */
+  uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
+  size_t length;           /* bytes of `body` and of the cargo */
+  struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
+  unsigned char body[];    /* ids, then the graph unless it is cargo */
 };
+
+/* The graph of a task that is not DONE, in pieces. */
+struct mch_body mch_task_graph(const struct mch_task *task);
 
 /* How a task ended, and what it returned. */
 struct mch_result {
@@ -67,12 +71,18 @@ struct mch_result {
   int graph_is_log; /* the graph is the last log record of a task whose worker died */
   int perhaps_oom;  /* KILLED, and the kernel killed somebody for want of memory */
   size_t length;
-  unsigned char graph[]; /* the worker's values; for ERROR see ltask */
+  const unsigned char *graph; /* the worker's values; for ERROR see ltask */
+  void *memory;               /* what `graph` is in; NULL: `inlined` */
+  unsigned char inlined[];
 };
 
-/* A result with room for `length` bytes of graph, or NULL. `text` is copied, NULL for none. */
+/* A result with a copy of `length` bytes of graph, or NULL. `text` is copied, NULL for none. */
 struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
                                   size_t length);
+/* The same without a copy: the result takes over `memory`, in which the graph is, also on failure.
+ */
+struct mch_result *mch_result_adopt(enum mch_kind kind, void *memory, const unsigned char *graph,
+                                    size_t length);
 void mch_result_free(struct mch_result *result);
 
 /* What an engine tells its pool. */
@@ -100,21 +110,30 @@ struct mch_run {
   uint64_t runid;
   const char *name; /* not terminated */
   size_t name_length;
-  const unsigned char *graph;
+  const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
   size_t length;
+};
+
+/* What it answers: bytes, and struct mch_span of what is between them. */
+struct mch_answer {
+  struct mch_buf graph, spans;
 };
 struct mch_runner {
   void *ud;
   /* Once in a new worker, before its first task. It never returns an error: it keeps it for the
    * task that comes. */
   void (*begin)(void *ud, struct mch_worker *worker);
-  /* Run one task: leave the answer's graph in `answer`, return its kind. Called with `begin`'s
-   * worker, or with none in this process (inline). */
-  enum mch_kind (*run)(void *ud, const struct mch_run *run, struct mch_buf *answer);
+  /* Run one task: leave the answer's graph in `answer`, return its kind. The spans stay where they
+   * are until the next call of any of these. Called with `begin`'s worker, or with none in this
+   * process (inline). */
+  enum mch_kind (*run)(void *ud, const struct mch_run *run, struct mch_answer *answer);
   /* Bytecode came. */
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
+  /* The answer is on its way, the next task may take long to come: let go of what is only in the
+   * way now. */
+  void (*rest)(void *ud);
   /* No task runs: forget an interrupt that came too late. */
   void (*calm)(void *ud);
   /* Names the format of bytecode and graphs; a worker with another one is refused. */

@@ -417,6 +417,19 @@ static void finish(struct child *child, struct mch_task *task, struct mch_result
   events(child)->finished(events(child)->ud, task, result);
 }
 
+/* The result that a message is; a long one is not copied. NULL: no memory. */
+static struct mch_result *result_of(struct child *child, const struct mch_message_in *message) {
+  enum mch_kind kind = (enum mch_kind)message->body[0];
+  const unsigned char *graph = message->body + MCH_FACTS_SIZE;
+  size_t length = message->length - MCH_FACTS_SIZE;
+  void *memory;
+  if (message->lost)
+    return mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
+  memory = mch_channel_take(&child->channel);
+  return memory != NULL ? mch_result_adopt(kind, memory, graph, length)
+                        : mch_result_new(kind, NULL, graph, length);
+}
+
 /* 0, or -1 when the message is not what it should be. */
 static int task_result(struct child *child, const struct mch_message_in *message) {
   const unsigned char *facts = message->body;
@@ -427,8 +440,7 @@ static int task_result(struct child *child, const struct mch_message_in *message
     return -1;
   settle_stream(child, 0, mch_load_u64(facts + 17));
   settle_stream(child, 1, mch_load_u64(facts + 25));
-  result = mch_result_new((enum mch_kind)facts[0], NULL, facts + MCH_FACTS_SIZE,
-                          message->length - MCH_FACTS_SIZE);
+  result = result_of(child, message);
   if (result != NULL) {
     result->elapsed = mch_load_u64(facts + 1);
     result->maxrss = child->maxrss = mch_load_u64(facts + 9);
@@ -447,6 +459,8 @@ static int hello(const struct child *child, const struct mch_message_in *message
 }
 
 static int handle(struct child *child, const struct mch_message_in *message) {
+  if (message->lost && message->head.type != MCH_MESSAGE_RESULT)
+    return 0; /* without memory a log line is lost, not the task */
   switch (message->head.type) {
   case MCH_MESSAGE_HELLO:
     return hello(child, message);
@@ -1111,7 +1125,7 @@ static int send_codes(struct child *child, const struct mch_task *task, struct m
 static int offer(struct child *child, struct mch_task *task, struct mch_error *error) {
   struct mch_message_head head = {MCH_MESSAGE_TASK, task->attempt, 0, task->runid};
   size_t name_length = task->extra != NULL ? task->extra->name_length : 0;
-  size_t ids = task->codes * sizeof(uint32_t);
+  struct mch_body graph = mch_task_graph(task);
   unsigned char front[2 + 256];
   uint32_t ticket = next_ticket(child);
   int code;
@@ -1123,8 +1137,10 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   if (name_length > 0)
     memcpy(front + 2, task->extra->name, name_length);
   head.ticket = ticket;
-  code = mch_channel_put2(&child->channel, &head, front, 2 + name_length, task->body + ids,
-                          task->length - ids, error);
+  code = task->cargo != NULL ? mch_channel_put_body(&child->channel, &head, front, 2 + name_length,
+                                                    &graph, task->cargo, error)
+                             : mch_channel_put2(&child->channel, &head, front, 2 + name_length,
+                                                graph.bytes, graph.length, error);
   if (code != 0)
     return code;
   book(child, task);

@@ -33,11 +33,24 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
   return 0;
 }
 
+/* The graph in one piece, which is the caller's to free; NULL: no memory. */
+static unsigned char *in_one_piece(const struct mch_body *graph, size_t size) {
+  unsigned char *bytes = malloc(size > 0 ? size : 1);
+  if (bytes != NULL)
+    mch_body_copy(graph, bytes);
+  return bytes;
+}
+
+static struct mch_result *whole_result(enum mch_kind kind, const struct mch_body *graph) {
+  size_t size = mch_body_size(graph);
+  unsigned char *bytes = in_one_piece(graph, size);
+  return bytes != NULL ? mch_result_adopt(kind, bytes, bytes, size) : NULL;
+}
+
 static void finish(struct engine_inline *engine, struct mch_task *task, enum mch_kind kind,
-                   const struct mch_buf *graph, uint64_t elapsed) {
+                   const struct mch_body *graph, uint64_t elapsed) {
   struct mch_result *result =
-      mch_result_new(task->stop != 0 ? (enum mch_kind)task->stop : kind, NULL,
-                     graph != NULL ? graph->data : NULL, graph != NULL ? graph->length : 0);
+      whole_result(task->stop != 0 ? (enum mch_kind)task->stop : kind, graph);
   if (result != NULL) {
     result->elapsed = elapsed;
     result->maxrss = mch_platform_maxrss();
@@ -48,8 +61,9 @@ static void finish(struct engine_inline *engine, struct mch_task *task, enum mch
 static void stop(struct mch_engine *base, struct mch_task *task) {
   struct engine_inline *engine = (struct engine_inline *)base;
   if (engine->waiting == task) {
+    const struct mch_body nothing = {NULL, 0, NULL, 0};
     engine->waiting = NULL;
-    finish(engine, task, MCH_KIND_CANCELLED, NULL, 0);
+    finish(engine, task, MCH_KIND_CANCELLED, &nothing, 0);
   }
 }
 
@@ -84,32 +98,39 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct engine_inline *engine = (struct engine_inline *)base;
   const struct mch_events *events = &engine->config.events;
   struct mch_task *task = engine->waiting;
-  struct mch_buf graph;
+  struct mch_answer answer;
+  struct mch_body graph;
+  unsigned char *whole = NULL;
   struct mch_run run;
   enum mch_kind kind;
   uint64_t start_time;
-  size_t ids;
   (void)queued;
   if (task == NULL || !owner)
     return;
   engine->waiting = NULL;
   engine->running = task;
-  memset(&graph, 0, sizeof graph);
+  memset(&answer, 0, sizeof answer);
   memset(&run, 0, sizeof run);
-  ids = task->codes * sizeof(uint32_t);
+  graph = mch_task_graph(task);
   run.runid = task->runid;
   run.name = task->extra != NULL ? task->extra->name : "";
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
-  run.graph = task->body + ids;
-  run.length = task->length - ids;
+  run.length = mch_body_size(&graph);
+  if (graph.count > 0)
+    whole = in_one_piece(&graph, run.length);
+  run.graph = graph.count > 0 ? whole : graph.bytes;
   give_codes(engine, task);
   start_time = mch_now();
   events->unlock(events->ud);
-  kind = engine->config.runner.run(engine->config.runner.ud, &run, &graph);
+  kind = engine->config.runner.run(engine->config.runner.ud, &run, &answer);
   events->lock(events->ud);
   engine->running = NULL;
+  free(whole);
+  graph = mch_body_of(&answer.graph, &answer.spans);
   finish(engine, task, kind, &graph, mch_now() - start_time);
-  mch_buf_free(&graph);
+  engine->config.runner.rest(engine->config.runner.ud);
+  mch_buf_free(&answer.graph);
+  mch_buf_free(&answer.spans);
 }
 
 static int short_of_workers(struct mch_engine *base, size_t queued) {

@@ -103,6 +103,21 @@ void mch_platform_unshare(void *memory, size_t bytes) {
     munmap(memory, bytes);
 }
 
+/* Smaller blocks are not worth the call, and may lie among others in a heap that a fork shares. */
+enum { LARGE_PAGES_FROM = 4 * 1024 * 1024 };
+
+void mch_platform_use_large_pages(void *memory, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  uintptr_t start = ((uintptr_t)memory + page - 1) / page * page;
+  if (bytes >= LARGE_PAGES_FROM)
+    madvise((void *)start, (bytes - (start - (uintptr_t)memory)) / page * page, MADV_HUGEPAGE);
+#else
+  (void)memory;
+  (void)bytes;
+#endif
+}
+
 void mch_mark_make(struct mch_mark *mark) {
   mark->pid = (int)getpid();
   mark->page = NULL;

@@ -30,6 +30,10 @@ int mch_platform_nonblocking(int fd);
 void *mch_platform_share(size_t bytes);
 void mch_platform_unshare(void *memory, size_t bytes);
 
+/* Have the system use its largest pages for what is not yet used of these bytes, where that is
+ * worth it. */
+void mch_platform_use_large_pages(void *memory, size_t bytes);
+
 /* A descriptor that becomes readable when process `pid` ends, or -1 where there is no such thing;
  * then the caller asks mch_platform_ended() from time to time. */
 int mch_platform_watch_process(pid_t pid);

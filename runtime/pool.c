@@ -79,7 +79,6 @@ struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *g
   memset(task, 0, sizeof *task);
   task->codes = codes;
   task->length = id_bytes + length;
-  task->body = task->inlined;
   if (codes > 0)
     memcpy(task->body, ids, id_bytes);
   if (length > 0)
@@ -90,10 +89,20 @@ struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *g
 void mch_task_free(struct mch_task *task) {
   if (task == NULL)
     return;
-  if (task->body != task->inlined)
-    free(task->body);
+  mch_cargo_drop(task->cargo);
   free(task->extra);
   free(task);
+}
+
+void mch_task_carry(struct mch_task *task, struct mch_cargo *cargo) {
+  task->cargo = cargo;
+  task->length += cargo->size;
+}
+
+struct mch_body mch_task_graph(const struct mch_task *task) {
+  size_t ids = task->codes * sizeof(uint32_t);
+  struct mch_body body = {task->body + ids, task->length - ids, NULL, 0};
+  return task->cargo != NULL ? task->cargo->body : body;
 }
 
 struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
@@ -107,8 +116,9 @@ struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const vo
   memset(result, 0, sizeof *result);
   result->kind = kind;
   result->length = length;
+  result->graph = result->inlined;
   if (length > 0)
-    memcpy(result->graph, graph, length);
+    memcpy(result->inlined, graph, length);
   if (text != NULL && (result->text = strdup(text)) == NULL) {
     free(result);
     return NULL;
@@ -116,8 +126,22 @@ struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const vo
   return result;
 }
 
+struct mch_result *mch_result_adopt(enum mch_kind kind, void *memory, const unsigned char *graph,
+                                    size_t length) {
+  struct mch_result *result = mch_result_new(kind, NULL, NULL, 0);
+  if (result == NULL) {
+    free(memory);
+    return NULL;
+  }
+  result->memory = memory;
+  result->graph = graph;
+  result->length = length;
+  return result;
+}
+
 void mch_result_free(struct mch_result *result) {
   if (result != NULL) {
+    free(result->memory);
     free(result->text);
     free(result->progress);
   }
@@ -291,6 +315,8 @@ static void free_if_idle(struct mch_group *group) {
 static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
   struct mch_group *group = task->group;
   task->state = MCH_TASK_DONE;
+  mch_cargo_drop(task->cargo);
+  task->cargo = NULL;
   task->result = result != NULL ? result : pool->no_memory;
   task->next = NULL;
   task->previous = group->last;

@@ -47,6 +47,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
  * takes it. NULL: no memory. */
 struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
                               size_t length);
+/* Give such a task its graph as cargo instead, which is the task's from now on. */
+void mch_task_carry(struct mch_task *task, struct mch_cargo *cargo);
 void mch_task_free(struct mch_task *task);
 
 /* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. */

@@ -24,7 +24,8 @@
  *  - A worker that goes says EXIT first when it can (os.exit, exit); else its end is the end of its
  *    stream, and the claims say which task it was running.
  *  - A message longer than MCH_FRAME_MAX travels as several frames with the same type and run ID,
- *    all but the last flagged MORE, nothing between them. The sequence number counts frames per
+ *    all but the last flagged MORE, nothing between them. The first is flagged LONG as well: its
+ *    payload begins with the length of the message, u64. The sequence number counts frames per
  *    direction, from 0; a gap is a broken peer.
  *  - Numbers are little-endian and of fixed width.
  *  - The first frame of a worker is HELLO: version and the Lua format it speaks. A worker forked
@@ -48,11 +49,13 @@
 #include "output.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 1u
+#define MCH_PROTOCOL_VERSION 2u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
+#define MCH_NAME_MAX 256u        /* bytes of a task's name */
 #define MCH_FRAME_MORE 1u
+#define MCH_FRAME_LONG 2u
 
 /* name, code, direction, payload.
  * Directions: D down (pool to worker), U up (worker to pool). */

@@ -39,6 +39,10 @@ size_t mch_ring_read(struct mch_ring *ring, void *bytes, size_t count) {
   return count;
 }
 
+int mch_ring_has_room(const struct mch_ring *ring) {
+  return atomic_load(&ring->written) - atomic_load(&ring->read) <= MCH_RING_SIZE / 2;
+}
+
 int mch_ring_reader_stays(struct mch_ring *ring) {
   atomic_store(&ring->reader_sleeps, 1);
   atomic_thread_fence(memory_order_seq_cst);
@@ -49,11 +53,9 @@ int mch_ring_reader_stays(struct mch_ring *ring) {
 }
 
 int mch_ring_writer_stays(struct mch_ring *ring) {
-  uint32_t used;
   atomic_store(&ring->writer_sleeps, 1);
   atomic_thread_fence(memory_order_seq_cst);
-  used = atomic_load(&ring->written) - atomic_load(&ring->read);
-  if (used >= MCH_RING_SIZE)
+  if (!mch_ring_has_room(ring))
     return 0;
   atomic_store(&ring->writer_sleeps, 0);
   return 1;

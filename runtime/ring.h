@@ -32,7 +32,11 @@ size_t mch_ring_waiting(const struct mch_ring *ring);
 /* Read at most `count` bytes; returns how many there were. */
 size_t mch_ring_read(struct mch_ring *ring, void *bytes, size_t count);
 
-/* Before a side falls asleep: say so, then look once more. Nonzero: stay awake. */
+/* Whether so much of it is free that it is worth waking a writer that sleeps. */
+int mch_ring_has_room(const struct mch_ring *ring);
+
+/* Before a side falls asleep: say so, then look once more. Nonzero: stay awake. The writer sleeps
+ * until the ring has room, the reader until there are bytes. */
 int mch_ring_reader_stays(struct mch_ring *ring);
 int mch_ring_writer_stays(struct mch_ring *ring);
 

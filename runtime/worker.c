@@ -54,6 +54,10 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
+void mch_worker_forget_task(struct mch_worker *worker) {
+  mch_channel_forget(&worker->channel);
+}
+
 int mch_worker_log_threshold(const struct mch_worker *worker) {
   return atomic_load_explicit(&worker->shared->log_threshold, memory_order_relaxed);
 }
@@ -111,8 +115,11 @@ static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
   return worker->maxrss;
 }
 
-static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                   const struct mch_buf *graph) {
+static void tell(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
+                 const struct mch_answer *answer) {
+  struct mch_message_head head = {MCH_MESSAGE_RESULT, worker->attempt, worker->ticket,
+                                  worker->runid};
+  struct mch_body graph = mch_body_of(&answer->graph, &answer->spans);
   unsigned char facts[MCH_FACTS_SIZE];
   fflush(stdout);
   fflush(stderr);
@@ -122,7 +129,8 @@ static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elaps
   mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
   mch_store_u64(facts + 17, position(worker, 0));
   mch_store_u64(facts + 25, position(worker, 1));
-  put(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+  if (mch_channel_put_body(&worker->channel, &head, facts, sizeof facts, &graph, NULL, NULL) != 0)
+    die(EXIT_BROKEN);
   if (mch_chaos_dooms(&worker->chaos))
     tear(worker);
   flush(worker);
@@ -137,7 +145,7 @@ static int claim(struct mch_worker *worker, uint32_t ticket) {
 
 /* Run a task of this ticket and answer, if it was not taken back. */
 static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
-                const struct mch_run *task, struct mch_buf *graph) {
+                const struct mch_run *task, struct mch_answer *answer) {
   struct mch_shared *shared = worker->shared;
   enum mch_kind kind;
   uint64_t start;
@@ -156,9 +164,10 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   worker->ticket = ticket;
   if (atomic_load(&shared->stop) == ticket)
     worker->runner.interrupt(worker->runner.ud);
-  mch_buf_clear(graph);
-  kind = worker->runner.run(worker->runner.ud, task, graph);
-  answer(worker, kind, mch_now() - start, graph);
+  mch_buf_clear(&answer->graph);
+  mch_buf_clear(&answer->spans);
+  kind = worker->runner.run(worker->runner.ud, task, answer);
+  tell(worker, kind, mch_now() - start, answer);
   /* A task that was stopped does not leave programs behind, which would run on or, when their pipes
    * are closed, be waited for: this group ends, and the pool makes another worker. */
   if (atomic_load(&shared->stop) == ticket && mch_platform_has_children())
@@ -166,26 +175,32 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   worker->ticket = 0;
   mch_chaos_idle(&worker->chaos);
   atomic_store(&shared->running, 0);
-  if (graph->capacity > 1u << 20)
-    mch_buf_free(graph);
+  if (answer->graph.capacity > 1u << 20)
+    mch_buf_free(&answer->graph);
+  worker->runner.rest(worker->runner.ud);
 }
 
 static void run_message(struct mch_worker *worker, const struct mch_message_in *message,
-                        struct mch_buf *graph) {
+                        struct mch_answer *answer) {
   struct mch_run task;
-  if (message->length < 2 || mch_load_u16(message->body) > message->length - 2)
+  size_t length = message->length < 2 ? SIZE_MAX : mch_load_u16(message->body);
+  if (message->lost && length > message->length - 2)
+    length = message->length - 2;
+  if (length > MCH_NAME_MAX || length > message->length - 2)
     die(EXIT_BROKEN);
+  memcpy(worker->name, message->body + 2, length);
   task.runid = message->head.runid;
-  task.name_length = mch_load_u16(message->body);
-  task.name = (const char *)message->body + 2;
-  task.graph = message->body + 2 + task.name_length;
-  task.length = message->length - 2 - task.name_length;
-  run(worker, message->head.ticket, message->head.attempt, &task, graph);
+  task.name = worker->name;
+  task.name_length = length;
+  task.graph = message->lost ? NULL : message->body + 2 + length;
+  task.length = message->lost ? 0 : message->length - 2 - length;
+  run(worker, message->head.ticket, message->head.attempt, &task, answer);
 }
 
 /* The task stands in the memory that was there at the fork. */
-static void run_only(struct mch_worker *worker, struct mch_buf *graph) __attribute__((noreturn));
-static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
+static void run_only(struct mch_worker *worker, struct mch_answer *answer)
+    __attribute__((noreturn));
+static void run_only(struct mch_worker *worker, struct mch_answer *answer) {
   const struct mch_task *only = worker->only;
   struct mch_run task;
   task.runid = only->runid;
@@ -193,19 +208,21 @@ static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   task.name_length = only->extra != NULL ? only->extra->name_length : 0;
   task.graph = only->body;
   task.length = only->length;
-  run(worker, 1, only->attempt, &task, graph);
+  run(worker, 1, only->attempt, &task, answer);
   mch_worker_leave(worker, 0);
 }
 
 static void handle(struct mch_worker *worker, const struct mch_message_in *message,
-                   struct mch_buf *graph) {
+                   struct mch_answer *answer) {
+  if (message->lost && message->head.type != MCH_MESSAGE_TASK)
+    return; /* bytecode: the tasks that need it will fail */
   switch (message->head.type) {
   case MCH_MESSAGE_CODE:
     worker->runner.code(worker->runner.ud, (uint32_t)message->head.runid, message->body,
                         message->length);
     break;
   case MCH_MESSAGE_TASK:
-    run_message(worker, message, graph);
+    run_message(worker, message, answer);
     atomic_store(&worker->shared->passed, message->head.ticket);
     if (worker->spent)
       mch_worker_leave(worker, 0);
@@ -268,8 +285,8 @@ static void on_exit_called(int status, void *ud) {
 }
 
 void mch_worker_main(struct mch_worker *worker) {
-  struct mch_buf graph;
-  memset(&graph, 0, sizeof graph);
+  struct mch_answer answer;
+  memset(&answer, 0, sizeof answer);
   worker->pid = (int)getpid();
   mch_platform_on_exit(on_exit_called, worker);
   worker->channel.chaos = &worker->chaos;
@@ -278,12 +295,12 @@ void mch_worker_main(struct mch_worker *worker) {
   say_hello(worker);
   worker->runner.begin(worker->runner.ud, worker);
   if (worker->only != NULL)
-    run_only(worker, &graph);
+    run_only(worker, &answer);
   for (;;) {
     struct mch_message_in message;
     int got = mch_channel_next(&worker->channel, &message, NULL);
     if (got == 1)
-      handle(worker, &message, &graph);
+      handle(worker, &message, &answer);
     else if (got < 0)
       die(EXIT_BROKEN);
     else if (mch_channel_fill(&worker->channel, 1, NULL) <= 0)

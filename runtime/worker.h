@@ -23,6 +23,7 @@ struct mch_worker {
   uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */
   uint16_t attempt;
+  char name[MCH_NAME_MAX];     /* likewise */
   uint64_t bars;               /* count of bars started, for their ids */
   uint64_t bar_slots;          /* bit i: shared->bars[i] is in use */
   const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
@@ -41,6 +42,9 @@ void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((nore
 
 /* Send one log record. Blocks while the pool takes nothing; does not return when it has gone. */
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length);
+
+/* The runner has read its task, whose memory is to be given back before it runs. */
+void mch_worker_forget_task(struct mch_worker *worker);
 
 /* The lowest level of records that is wanted above. */
 int mch_worker_log_threshold(const struct mch_worker *worker);
