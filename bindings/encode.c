@@ -82,6 +82,7 @@ static int lend_string(struct encoding *e, int at, const char *s, size_t length)
   mch_buf_append(e->to->spans, &span, sizeof span);
   if (e->to->spans->failed != 0)
     luaL_error(e->L, "not enough memory for the message");
+  e->lent += length;
   lua_pushvalue(e->L, at);
   keep_lent(e);
   return DONE;
@@ -321,6 +322,7 @@ static void push_mark(struct encoding *e, int global) {
   mark->global = global;
   mark->frame = e->frames.count - 1;
   mark->position = position(e);
+  mark->lent = e->lent;
   mark->spans = e->to->spans != NULL ? e->to->spans->length : 0;
   mark->met = e->met.entries.count;
   mark->keys = e->keys.count;
@@ -345,6 +347,7 @@ static int leave_out(struct encoding *e) {
   e->marks.count = i;
   e->frames.count = mark->frame + 1;
   e->out->length = e->out->read + mark->position;
+  e->lent = mark->lent;
   if (e->to->spans != NULL)
     e->to->spans->length = mark->spans;
   if (e->to->code_ids != NULL)
@@ -544,6 +547,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->notes = encoder->notes != 0 ? lua_absindex(L, encoder->notes) : 0;
   e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
   e->objects = e->shapes = e->codes = 0;
+  e->lent = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   e->slots = lua_gettop(L);
   lua_settop(L, e->slots + SLOTS);

@@ -64,7 +64,7 @@ struct frame {
   size_t number;   /* HOOK: its object's */
   size_t outer;    /* HOOK: value of e->hook outside */
   size_t from;     /* ROOT, HOOK, SETS: its first assignment in the queue */
-  size_t start;    /* where its value began, if the message is explained */
+  size_t start;    /* size before its value, if the message is explained */
 };
 
 enum { FRAMES_START = 8 };
@@ -82,7 +82,7 @@ enum { RECENT_SHAPES = 8 };
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
   int global; /* it may be left out */
-  size_t frame, position, spans, met, keys, ids, queued, done, hook;
+  size_t frame, position, spans, lent, met, keys, ids, queued, done, hook;
   uint64_t objects, shapes, codes;
 };
 
@@ -103,6 +103,7 @@ struct encoding {
   const void *globals;    /* _G */
   uint64_t objects;       /* numbered so far */
   uint64_t shapes, codes; /* likewise */
+  size_t lent;            /* bytes in spans */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array keys;   /* const void *: the keys of all shapes */
@@ -131,9 +132,14 @@ static inline void put_u8(struct encoding *e, unsigned value) {
   e->out->length++;
 }
 
-/* The number of bytes written so far: holds when the buffer moves what is unread to its front. */
+/* The number of bytes in the buffer so far: holds when the buffer moves what is unread to its front. */
 static inline size_t position(const struct encoding *e) {
   return mch_buf_unread(e->out);
+}
+
+/* The number of bytes that the message has so far. */
+static inline size_t size_so_far(const struct encoding *e) {
+  return position(e) + e->lent;
 }
 
 static inline unsigned char *at_position(const struct encoding *e, size_t place) {

@@ -71,7 +71,7 @@ static uint64_t object_number(const struct encoding *e, size_t start, uint64_t n
 int mch_explain_part(struct encoding *e, int at, enum role role) {
   lua_State *L = e->L;
   struct mch_path step;
-  size_t level = e->frames.count - 1, start = position(e);
+  size_t level = e->frames.count - 1, start = position(e), before = size_so_far(e);
   uint64_t number = e->objects;
   int status, kind = e->slots + KIND, top;
   mch_path_begin(&step);
@@ -85,7 +85,7 @@ int mch_explain_part(struct encoding *e, int at, enum role role) {
   if (status == REFUSED)
     put_tag(e, MCH_TAG_NIL);
   if (status == OPENED)
-    innermost(e)->start = start;
+    innermost(e)->start = before;
   top = lua_gettop(L);
   lua_pushvalue(L, e->explain);
   lua_pushliteral(L, "part");
@@ -97,7 +97,7 @@ int mch_explain_part(struct encoding *e, int at, enum role role) {
   if (status == OPENED)
     lua_pushnil(L);
   else
-    lua_pushinteger(L, (lua_Integer)(position(e) - start));
+    lua_pushinteger(L, (lua_Integer)(size_so_far(e) - before));
   lua_call(L, 9, 0);
   lua_settop(L, top);
   return status == OPENED ? OPENED : DONE;
@@ -107,7 +107,7 @@ void mch_explain_close(struct encoding *e, const struct frame *frame) {
   lua_pushvalue(e->L, e->explain);
   lua_pushliteral(e->L, "close");
   lua_pushinteger(e->L, (lua_Integer)e->frames.count - 1);
-  lua_pushinteger(e->L, (lua_Integer)(position(e) - frame->start));
+  lua_pushinteger(e->L, (lua_Integer)(size_so_far(e) - frame->start));
   lua_call(e->L, 3, 0);
 }
 
@@ -148,18 +148,23 @@ static void push_recorder(lua_State *L) {
 
 void mch_explain(lua_State *L, int notes, int first, int n) {
   struct mch_encoder encoder;
+  struct mch_body body;
   int top = lua_gettop(L);
   luaL_checkstack(L, 8, NULL);
   memset(&encoder, 0, sizeof encoder);
   encoder.notes = notes != 0 ? lua_absindex(L, notes) : 0;
   encoder.kind = MCH_SEND_TASK;
   encoder.out = new_buffer(L);
+  encoder.spans = new_buffer(L);
   push_recorder(L);
-  encoder.explain = top + 2;
-  mch_encode(L, &encoder, first, n);
-  lua_pushinteger(L, (lua_Integer)mch_buf_unread(encoder.out));
+  encoder.explain = top + 3;
+  if (mch_encode(L, &encoder, first, n))
+    lua_pop(L, 1);
+  body = mch_body_of(encoder.out, encoder.spans);
+  lua_pushinteger(L, (lua_Integer)mch_body_size(&body));
   lua_call(L, 1, 1);
   mch_buf_free(encoder.out);
+  mch_buf_free(encoder.spans);
   lua_replace(L, top + 1);
   lua_settop(L, top + 1);
 }
