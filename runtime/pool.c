@@ -34,7 +34,10 @@ static const uint64_t nap = 30000u; /* 30 us, and what the kernel adds */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
-enum { CROWD = 32 }; /* so many results at once are many */
+enum {
+  CROWD = 32,    /* so many results at once are many */
+  FEED_STEP = 16 /* after so many new tasks in the queue it is looked whether workers want some */
+};
 
 static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
 
@@ -59,6 +62,7 @@ struct mch_pool {
   int attended;                 /* the owner waits inside */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
+  uint64_t runs_seen;           /* next_runid at the driver's last pump */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
   int attention[2];         /* a pipe: the driver did something that the owner wants to know */
@@ -436,13 +440,15 @@ void mch_pool_pump(struct mch_pool *pool) {
 static int drive_pump(void *ud) {
   struct mch_pool *pool = ud;
   size_t before = pool->harvest;
+  int owner_runs = pool->next_runid >= pool->runs_seen + CROWD;
+  pool->runs_seen = pool->next_runid;
   if (mch_output_backlog(pool->output) >= MOST_BACKLOG)
     return 1; /* first somebody has to read that; workers wait */
   pool->drives++;
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
     raise_attention(pool);
-  return pool->harvest - before >= CROWD / 4;
+  return owner_runs || pool->harvest - before >= CROWD / 4;
 }
 
 /* Not under the lock: a terminal may take its time. */
@@ -583,6 +589,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     /* One that cannot go now waits for the pump: so that many go at once. */
     if (pool->queued == 1 || urgent)
       dispatch(pool, 1);
+    else if (pool->queued % FEED_STEP == 0 && pool->engine->ops->hungry(pool->engine))
+      pump(pool, 1);
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }
