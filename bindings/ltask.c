@@ -8,6 +8,7 @@
 
 #include "graph.h"
 #include "output.h"
+#include "platform.h"
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
@@ -17,8 +18,9 @@ static const char randomseed_key = 0, random_key = 0;
 struct call {
   struct mch_ltask *task;
   const struct mch_run *run;
-  struct mch_answer *answer;
+  struct mch_buf *answer;
   enum mch_kind kind;
+  int called; /* by the codec: code that is not the task's function */
 };
 
 /* -- errors ------------------------------------------------------------------------------- */
@@ -54,20 +56,26 @@ static int describe_error(lua_State *L) {
   return 1;
 }
 
-/* Encode what the fields say besides the answer's place in memory: where its long strings are
- * stays so until rest(). */
-static void encode(lua_State *L, struct call *call, struct mch_encoder *encoder, int first, int n) {
-  encoder->out = &call->answer->graph;
-  encoder->spans = &call->answer->spans;
-  if (mch_encode(L, encoder, first, n))
-    call->task->lent = luaL_ref(L, LUA_REGISTRYINDEX);
-}
-
+/* Forget what was encoded. */
 static void clear_answer(lua_State *L, struct call *call) {
-  mch_buf_clear(&call->answer->graph);
-  mch_buf_clear(&call->answer->spans);
+  mch_buf_clear(call->answer);
+  if (call->task->watching)
+    mch_buf_clear(&call->task->context->worker->spans);
   luaL_unref(L, LUA_REGISTRYINDEX, call->task->lent);
   call->task->lent = LUA_NOREF;
+}
+
+/* Encode n values from `first` on as the answer; in a worker its long strings stay where they are
+ * until it has been sent. */
+static void encode_answer(lua_State *L, struct call *call, struct mch_encoder *encoder, int first,
+                          int n) {
+  clear_answer(L, call);
+  encoder->out = call->answer;
+  if (call->task->watching)
+    encoder->spans = &call->task->context->worker->spans;
+  if (mch_encode(L, encoder, first, n))
+    call->task->lent = luaL_ref(L, LUA_REGISTRYINDEX);
+  call->called |= encoder->called;
 }
 
 /* Append the graph of the error table on top: all of it, or without a value that cannot be sent. */
@@ -81,7 +89,6 @@ static int encode_error(lua_State *L) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
   if (lua_istable(L, -1))
     encoder.notes = lua_gettop(L);
-  clear_answer(L, call);
   for (i = 1; i <= 4; i++)
     lua_rawgeti(L, 2, i);
   if (!with_value) {
@@ -89,7 +96,7 @@ static int encode_error(lua_State *L) {
     lua_pushboolean(L, 0);
     lua_pushnil(L);
   }
-  encode(L, call, &encoder, lua_gettop(L) - 3, 4);
+  encode_answer(L, call, &encoder, lua_gettop(L) - 3, 4);
   return 0;
 }
 
@@ -155,7 +162,7 @@ static int unpack_payload(lua_State *L, const struct call *call) {
 }
 
 /* Push the function and its arguments; returns how many values. */
-static int decode(lua_State *L, const struct call *call) {
+static int decode(lua_State *L, struct call *call) {
   struct mch_decoder decoder;
   int count, notes;
   if (call->task->payloads != LUA_NOREF)
@@ -173,8 +180,9 @@ static int decode(lua_State *L, const struct call *call) {
   decoder.find_code = find_code;
   decoder.ud = call->task;
   count = mch_decode(L, &decoder);
+  call->called |= decoder.called;
   lua_remove(L, notes);
-  if (call->task->watching) /* a worker of its own */
+  if (call->task->watching)
     mch_worker_forget_task(call->task->context->worker);
   return count;
 }
@@ -189,20 +197,23 @@ static int encode_results(lua_State *L) {
   memset(&encoder, 0, sizeof encoder);
   encoder.kind = MCH_SEND_RESULT;
   encoder.notes = lua_istable(L, 1) ? 1 : 0;
-  encode(L, call, &encoder, 2, count);
+  encode_answer(L, call, &encoder, 2, count);
   return 0;
 }
 
 /* Called with the call; returns nothing on success, else the error table. */
 static int run_protected(lua_State *L) {
   struct call *call = lua_touserdata(L, 1);
+  uint64_t start;
   int count, status;
   lua_pushcfunction(L, describe_error);
   lua_pushcfunction(L, encode_results);
   lua_pushvalue(L, 1);
   seed_stream(L, call);
   count = decode(L, call);
+  start = mch_now();
   status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
+  *call->run->own_time = mch_now() - start;
   if (status != LUA_OK) {
     call->kind = MCH_KIND_ERROR;
     return 1;
@@ -259,10 +270,10 @@ static lua_State *task_thread(struct mch_ltask *task) {
   return task->thread;
 }
 
-static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_answer *answer) {
+static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *answer) {
   struct mch_ltask *task = ud;
   struct mch_context outer = *task->context;
-  struct call call = {task, run, answer, MCH_KIND_ERROR};
+  struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
   if (task->broken) {
     lua_settop(L, 0);
@@ -278,21 +289,13 @@ static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_answer 
   task->context->name_length = run->name_length;
   run_call(L, &call);
   lua_settop(L, 0);
+  if (call.called || call.kind != MCH_KIND_OK)
+    *run->own_time = UINT64_MAX;
   task->context->running = outer.running;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   return call.kind;
-}
-
-static void rest(void *ud) {
-  struct mch_ltask *task = ud;
-  lua_State *L = task_thread(task);
-  luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
-  task->lent = LUA_NOREF;
-  /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
-  if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
-    lua_gc(L, LUA_GCCOLLECT);
 }
 
 static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t length) {
@@ -376,12 +379,20 @@ static void interrupt(void *ud) {
 
 static void calm(void *ud) {
   struct mch_ltask *task = ud;
+  lua_State *L = task_thread(task);
   if (task->watching)
     mch_lwatch_calm(&task->watch);
+  if (task->lent != LUA_NOREF) {
+    luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
+    task->lent = LUA_NOREF;
+  }
+  /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
+  if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
+    lua_gc(L, LUA_GCCOLLECT);
 }
 
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
-  struct mch_runner runner = {task, begin, run, code, interrupt, rest, calm, "Lua 5.4 graph 1"};
+  struct mch_runner runner = {task, begin, run, code, interrupt, calm, "Lua 5.4 graph 1"};
   return runner;
 }
 

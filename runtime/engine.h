@@ -112,29 +112,24 @@ struct mch_run {
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
   size_t length;
+  uint64_t *own_time; /* gets the nanoseconds that the task's own code took, at most */
 };
 
-/* What it answers: bytes, and struct mch_span of what is between them. */
-struct mch_answer {
-  struct mch_buf graph, spans;
-};
 struct mch_runner {
   void *ud;
   /* Once in a new worker, before its first task. It never returns an error: it keeps it for the
    * task that comes. */
   void (*begin)(void *ud, struct mch_worker *worker);
-  /* Run one task: leave the answer's graph in `answer`, return its kind. The spans stay where they
-   * are until the next call of any of these. Called with `begin`'s worker, or with none in this
-   * process (inline). */
-  enum mch_kind (*run)(void *ud, const struct mch_run *run, struct mch_answer *answer);
+  /* Run one task: leave the answer's graph in `answer`, return its kind. Called with `begin`'s
+   * worker, whose `spans` may then be used for what is large and stays where it is until calm(); or
+   * with none in this process (inline). */
+  enum mch_kind (*run)(void *ud, const struct mch_run *run, struct mch_buf *answer);
   /* Bytecode came. */
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
-  /* The answer is on its way, the next task may take long to come: let go of what is only in the
-   * way now. */
-  void (*rest)(void *ud);
-  /* No task runs: forget an interrupt that came too late. */
+  /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
+   * what is not needed any more. */
   void (*calm)(void *ud);
   /* Names the format of bytecode and graphs; a worker with another one is refused. */
   const char *format;
@@ -182,6 +177,8 @@ struct mch_engine_ops {
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
+  /* Whether a worker has little left to do: it is time for a pump. Costs next to nothing. */
+  int (*hungry)(struct mch_engine *engine);
   /* Whether workers are missing that add() would make now. */
   int (*short_of_workers)(struct mch_engine *engine, size_t queued);
   /* Make them (owner only). 0, or an error when there is not a single one after it. */

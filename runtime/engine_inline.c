@@ -33,24 +33,11 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
   return 0;
 }
 
-/* The graph in one piece, which is the caller's to free; NULL: no memory. */
-static unsigned char *in_one_piece(const struct mch_body *graph, size_t size) {
-  unsigned char *bytes = malloc(size > 0 ? size : 1);
-  if (bytes != NULL)
-    mch_body_copy(graph, bytes);
-  return bytes;
-}
-
-static struct mch_result *whole_result(enum mch_kind kind, const struct mch_body *graph) {
-  size_t size = mch_body_size(graph);
-  unsigned char *bytes = in_one_piece(graph, size);
-  return bytes != NULL ? mch_result_adopt(kind, bytes, bytes, size) : NULL;
-}
-
 static void finish(struct engine_inline *engine, struct mch_task *task, enum mch_kind kind,
-                   const struct mch_body *graph, uint64_t elapsed) {
+                   const struct mch_buf *graph, uint64_t elapsed) {
   struct mch_result *result =
-      whole_result(task->stop != 0 ? (enum mch_kind)task->stop : kind, graph);
+      mch_result_new(task->stop != 0 ? (enum mch_kind)task->stop : kind, NULL,
+                     graph != NULL ? graph->data : NULL, graph != NULL ? graph->length : 0);
   if (result != NULL) {
     result->elapsed = elapsed;
     result->maxrss = mch_platform_maxrss();
@@ -61,9 +48,8 @@ static void finish(struct engine_inline *engine, struct mch_task *task, enum mch
 static void stop(struct mch_engine *base, struct mch_task *task) {
   struct engine_inline *engine = (struct engine_inline *)base;
   if (engine->waiting == task) {
-    const struct mch_body nothing = {NULL, 0, NULL, 0};
     engine->waiting = NULL;
-    finish(engine, task, MCH_KIND_CANCELLED, &nothing, 0);
+    finish(engine, task, MCH_KIND_CANCELLED, NULL, 0);
   }
 }
 
@@ -93,44 +79,54 @@ static void give_codes(struct engine_inline *engine, const struct mch_task *task
   }
 }
 
+/* Cargo is brought in one piece, `whole`, for which there may be no memory. */
+static void find_graph(const struct mch_task *task, struct mch_run *run, unsigned char **whole) {
+  struct mch_body graph = mch_task_graph(task);
+  run->graph = graph.bytes;
+  run->length = mch_body_size(&graph);
+  if (graph.count == 0)
+    return;
+  run->graph = *whole = malloc(run->length);
+  if (*whole != NULL)
+    mch_body_copy(&graph, *whole);
+}
+
 /* The pool's lock is let go while the task runs: its code is the host's own and may call us. */
 static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct engine_inline *engine = (struct engine_inline *)base;
   const struct mch_events *events = &engine->config.events;
   struct mch_task *task = engine->waiting;
-  struct mch_answer answer;
-  struct mch_body graph;
-  unsigned char *whole = NULL;
+  struct mch_buf graph;
   struct mch_run run;
   enum mch_kind kind;
-  uint64_t start_time;
+  uint64_t start_time, own_time;
+  unsigned char *whole = NULL;
   (void)queued;
   if (task == NULL || !owner)
     return;
   engine->waiting = NULL;
   engine->running = task;
-  memset(&answer, 0, sizeof answer);
+  memset(&graph, 0, sizeof graph);
   memset(&run, 0, sizeof run);
-  graph = mch_task_graph(task);
   run.runid = task->runid;
   run.name = task->extra != NULL ? task->extra->name : "";
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
-  run.length = mch_body_size(&graph);
-  if (graph.count > 0)
-    whole = in_one_piece(&graph, run.length);
-  run.graph = graph.count > 0 ? whole : graph.bytes;
+  find_graph(task, &run, &whole);
+  run.own_time = &own_time;
   give_codes(engine, task);
   start_time = mch_now();
   events->unlock(events->ud);
-  kind = engine->config.runner.run(engine->config.runner.ud, &run, &answer);
+  kind = engine->config.runner.run(engine->config.runner.ud, &run, &graph);
   events->lock(events->ud);
   engine->running = NULL;
   free(whole);
-  graph = mch_body_of(&answer.graph, &answer.spans);
   finish(engine, task, kind, &graph, mch_now() - start_time);
-  engine->config.runner.rest(engine->config.runner.ud);
-  mch_buf_free(&answer.graph);
-  mch_buf_free(&answer.spans);
+  mch_buf_free(&graph);
+}
+
+static int hungry(struct mch_engine *base) {
+  (void)base;
+  return 0;
 }
 
 static int short_of_workers(struct mch_engine *base, size_t queued) {
@@ -175,9 +171,9 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start,   submit,           stop,  recall,   flush,
-                                          pump,    short_of_workers, start, deadline, running,
-                                          workers, log_threshold,    quit,  gone,     free_engine};
+static const struct mch_engine_ops ops = {
+    start, submit,   stop,    recall,  flush,         pump, hungry, short_of_workers,
+    start, deadline, running, workers, log_threshold, quit, gone,   free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

@@ -30,6 +30,16 @@ static void put(struct mch_worker *worker, enum mch_message type, const void *fi
     die(EXIT_BROKEN);
 }
 
+/* The same with a graph and the spans that belong into it, which are not copied: to be flushed before
+ * anything becomes of them. */
+static void put_answer(struct mch_worker *worker, enum mch_message type, const void *facts,
+                       size_t facts_length, const struct mch_buf *graph) {
+  struct mch_message_head head = {(uint8_t)type, worker->attempt, worker->ticket, worker->runid};
+  struct mch_body body = mch_body_of(graph, &worker->spans);
+  if (mch_channel_put_body(&worker->channel, &head, facts, facts_length, &body, NULL, NULL) != 0)
+    die(EXIT_BROKEN);
+}
+
 static void flush(struct mch_worker *worker) {
   if (mch_channel_flush(&worker->channel, 1, NULL) != 0)
     die(EXIT_POOL_GONE);
@@ -55,7 +65,8 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
 }
 
 void mch_worker_forget_task(struct mch_worker *worker) {
-  mch_channel_forget(&worker->channel);
+  if (worker->forgettable)
+    mch_channel_forget(&worker->channel);
 }
 
 int mch_worker_log_threshold(const struct mch_worker *worker) {
@@ -77,15 +88,25 @@ void mch_worker_leave(struct mch_worker *worker, int status) {
 
 /* -- running ------------------------------------------------------------------------------ */
 
+/* The bytes in pipe `which`; notes how fast a system call can be. */
+static long ask_unread(struct mch_worker *worker, int which) {
+  uint64_t start = mch_now(), took;
+  long unread = mch_platform_unread(worker->pipes[which]);
+  took = mch_now() - start;
+  if (took < worker->fastest_ask || worker->fastest_ask == 0)
+    worker->fastest_ask = took;
+  return unread;
+}
+
 /* Bytes that ever went into pipe `which`: what the pool took plus what is still in it. The pool
  * marks the moments in which the two numbers do not fit together. */
-static uint64_t position(const struct mch_worker *worker, int which) {
+static uint64_t position(struct mch_worker *worker, int which) {
   struct mch_shared *shared = worker->shared;
   int tries;
   for (tries = 0; tries < 2000; tries++) {
     uint32_t before = atomic_load(&shared->reading[which]);
     uint64_t consumed = atomic_load(&shared->consumed[which]);
-    long unread = mch_platform_unread(worker->pipes[which]);
+    long unread = ask_unread(worker, which);
     if (unread < 0)
       return MCH_POSITION_UNKNOWN;
     if ((before & 1) == 0 && atomic_load(&shared->reading[which]) == before)
@@ -98,6 +119,24 @@ static uint64_t position(const struct mch_worker *worker, int which) {
     }
   }
   return MCH_POSITION_UNKNOWN;
+}
+
+/* Whether a task has surely written nothing: it had less time for it than the fastest system call
+ * takes, by half. Spares the short ones the question, which takes longer than they do. */
+static int was_silent(const struct mch_worker *worker, uint64_t own_time) {
+  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending();
+}
+
+static void find_positions(struct mch_worker *worker, uint64_t own_time) {
+  int which, warm;
+  if (was_silent(worker, own_time))
+    return;
+  fflush(stdout);
+  fflush(stderr);
+  for (warm = worker->fastest_ask == 0 ? 16 : 0; warm > 0; warm--)
+    ask_unread(worker, 0);
+  for (which = 0; which < 2; which++)
+    worker->told[which] = position(worker, which);
 }
 
 /* Chaos: this worker dies with a part of its answer sent. */
@@ -115,22 +154,17 @@ static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
   return worker->maxrss;
 }
 
-static void tell(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                 const struct mch_answer *answer) {
-  struct mch_message_head head = {MCH_MESSAGE_RESULT, worker->attempt, worker->ticket,
-                                  worker->runid};
-  struct mch_body graph = mch_body_of(&answer->graph, &answer->spans);
+static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
+                   uint64_t own_time, const struct mch_buf *graph) {
   unsigned char facts[MCH_FACTS_SIZE];
-  fflush(stdout);
-  fflush(stderr);
+  find_positions(worker, own_time);
   mch_chaos_busy(&worker->chaos);
   facts[0] = (unsigned char)kind;
   mch_store_u64(facts + 1, elapsed);
   mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
-  mch_store_u64(facts + 17, position(worker, 0));
-  mch_store_u64(facts + 25, position(worker, 1));
-  if (mch_channel_put_body(&worker->channel, &head, facts, sizeof facts, &graph, NULL, NULL) != 0)
-    die(EXIT_BROKEN);
+  mch_store_u64(facts + 17, worker->told[0]);
+  mch_store_u64(facts + 25, worker->told[1]);
+  put_answer(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph);
   if (mch_chaos_dooms(&worker->chaos))
     tear(worker);
   flush(worker);
@@ -144,11 +178,11 @@ static int claim(struct mch_worker *worker, uint32_t ticket) {
 }
 
 /* Run a task of this ticket and answer, if it was not taken back. */
-static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
-                const struct mch_run *task, struct mch_answer *answer) {
+static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, struct mch_run *task,
+                struct mch_buf *graph) {
   struct mch_shared *shared = worker->shared;
   enum mch_kind kind;
-  uint64_t start;
+  uint64_t start, own_time = UINT64_MAX;
   mch_chaos_idle(&worker->chaos);
   if (!claim(worker, ticket))
     return;
@@ -164,10 +198,11 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   worker->ticket = ticket;
   if (atomic_load(&shared->stop) == ticket)
     worker->runner.interrupt(worker->runner.ud);
-  mch_buf_clear(&answer->graph);
-  mch_buf_clear(&answer->spans);
-  kind = worker->runner.run(worker->runner.ud, task, answer);
-  tell(worker, kind, mch_now() - start, answer);
+  mch_buf_clear(graph);
+  mch_buf_clear(&worker->spans);
+  task->own_time = &own_time;
+  kind = worker->runner.run(worker->runner.ud, task, graph);
+  answer(worker, kind, mch_now() - start, own_time, graph);
   /* A task that was stopped does not leave programs behind, which would run on or, when their pipes
    * are closed, be waited for: this group ends, and the pool makes another worker. */
   if (atomic_load(&shared->stop) == ticket && mch_platform_has_children())
@@ -175,13 +210,13 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
   worker->ticket = 0;
   mch_chaos_idle(&worker->chaos);
   atomic_store(&shared->running, 0);
-  if (answer->graph.capacity > 1u << 20)
-    mch_buf_free(&answer->graph);
-  worker->runner.rest(worker->runner.ud);
+  worker->runner.calm(worker->runner.ud);
+  if (graph->capacity > 1u << 20)
+    mch_buf_free(graph);
 }
 
 static void run_message(struct mch_worker *worker, const struct mch_message_in *message,
-                        struct mch_answer *answer) {
+                        struct mch_buf *graph) {
   struct mch_run task;
   size_t length = message->length < 2 ? SIZE_MAX : mch_load_u16(message->body);
   if (message->lost && length > message->length - 2)
@@ -194,13 +229,14 @@ static void run_message(struct mch_worker *worker, const struct mch_message_in *
   task.name_length = length;
   task.graph = message->lost ? NULL : message->body + 2 + length;
   task.length = message->lost ? 0 : message->length - 2 - length;
-  run(worker, message->head.ticket, message->head.attempt, &task, answer);
+  worker->forgettable = 1;
+  run(worker, message->head.ticket, message->head.attempt, &task, graph);
+  worker->forgettable = 0;
 }
 
 /* The task stands in the memory that was there at the fork. */
-static void run_only(struct mch_worker *worker, struct mch_answer *answer)
-    __attribute__((noreturn));
-static void run_only(struct mch_worker *worker, struct mch_answer *answer) {
+static void run_only(struct mch_worker *worker, struct mch_buf *graph) __attribute__((noreturn));
+static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   const struct mch_task *only = worker->only;
   struct mch_run task;
   task.runid = only->runid;
@@ -208,12 +244,12 @@ static void run_only(struct mch_worker *worker, struct mch_answer *answer) {
   task.name_length = only->extra != NULL ? only->extra->name_length : 0;
   task.graph = only->body;
   task.length = only->length;
-  run(worker, 1, only->attempt, &task, answer);
+  run(worker, 1, only->attempt, &task, graph);
   mch_worker_leave(worker, 0);
 }
 
 static void handle(struct mch_worker *worker, const struct mch_message_in *message,
-                   struct mch_answer *answer) {
+                   struct mch_buf *graph) {
   if (message->lost && message->head.type != MCH_MESSAGE_TASK)
     return; /* bytecode: the tasks that need it will fail */
   switch (message->head.type) {
@@ -222,7 +258,7 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
                         message->length);
     break;
   case MCH_MESSAGE_TASK:
-    run_message(worker, message, answer);
+    run_message(worker, message, graph);
     atomic_store(&worker->shared->passed, message->head.ticket);
     if (worker->spent)
       mch_worker_leave(worker, 0);
@@ -285,8 +321,8 @@ static void on_exit_called(int status, void *ud) {
 }
 
 void mch_worker_main(struct mch_worker *worker) {
-  struct mch_answer answer;
-  memset(&answer, 0, sizeof answer);
+  struct mch_buf graph;
+  memset(&graph, 0, sizeof graph);
   worker->pid = (int)getpid();
   mch_platform_on_exit(on_exit_called, worker);
   worker->channel.chaos = &worker->chaos;
@@ -295,12 +331,12 @@ void mch_worker_main(struct mch_worker *worker) {
   say_hello(worker);
   worker->runner.begin(worker->runner.ud, worker);
   if (worker->only != NULL)
-    run_only(worker, &answer);
+    run_only(worker, &graph);
   for (;;) {
     struct mch_message_in message;
     int got = mch_channel_next(&worker->channel, &message, NULL);
     if (got == 1)
-      handle(worker, &message, &answer);
+      handle(worker, &message, &graph);
     else if (got < 0)
       die(EXIT_BROKEN);
     else if (mch_channel_fill(&worker->channel, 1, NULL) <= 0)

@@ -16,14 +16,18 @@ struct mch_worker {
   struct mch_channel channel; /* to the pool */
   struct mch_shared *shared;
   int pid;
-  int owner;    /* the process whose pool this is */
-  int lifeline; /* read end */
-  int pipes[2]; /* own copies of the ends that are stdout and stderr, to ask for positions */
+  int owner;        /* the process whose pool this is */
+  int lifeline;     /* read end */
+  int pipes[2];     /* own copies of the ends that are stdout and stderr, to ask for positions */
+  uint64_t told[2]; /* the positions last told */
+  uint64_t fastest_ask; /* nanoseconds that the fastest of these questions took; 0: none yet */
   struct mch_runner runner;
   uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */
   uint16_t attempt;
   char name[MCH_NAME_MAX];     /* likewise */
+  int forgettable;             /* its message is only its own */
+  struct mch_buf spans;        /* struct mch_span: what is between the bytes of its answer */
   uint64_t bars;               /* count of bars started, for their ids */
   uint64_t bar_slots;          /* bit i: shared->bars[i] is in use */
   const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
@@ -43,7 +47,7 @@ void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((nore
 /* Send one log record. Blocks while the pool takes nothing; does not return when it has gone. */
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length);
 
-/* The runner has read its task, whose memory is to be given back before it runs. */
+/* The runner has read its task: the memory of the message may be given back. */
 void mch_worker_forget_task(struct mch_worker *worker);
 
 /* The lowest level of records that is wanted above. */

@@ -78,7 +78,7 @@ static void fork_here(void (*body)(void)) {
     waitpid(pid, NULL, 0);
 }
 
-static enum mch_kind run_task(void *ud, const struct mch_run *run, struct mch_answer *answer) {
+static enum mch_kind run_task(void *ud, const struct mch_run *run, struct mch_buf *answer) {
   unsigned number = mch_load_u16(run->graph + 1);
   (void)ud;
   switch (run->graph[0]) {
@@ -116,7 +116,7 @@ static enum mch_kind run_task(void *ud, const struct mch_run *run, struct mch_an
   default:
     break;
   }
-  mch_buf_append(&answer->graph, run->graph, run->length);
+  mch_buf_append(answer, run->graph, run->length);
   return MCH_KIND_OK;
 }
 
@@ -126,9 +126,6 @@ static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t lengt
 static void interrupt(void *ud) {
   (void)ud;
   interrupted_task = 1;
-}
-static void rest(void *ud) {
-  (void)ud;
 }
 static void calm(void *ud) {
   (void)ud;
@@ -169,7 +166,7 @@ static struct mch_pool *new_pool(unsigned nworkers, int background) {
   config.engine.grace = 300000000u;
   config.engine.output = mch_output_new(&sink, NULL);
   config.engine.runner =
-      (struct mch_runner){NULL, begin, run_task, code, interrupt, rest, calm, "test of the driver"};
+      (struct mch_runner){NULL, begin, run_task, code, interrupt, calm, "test of the driver"};
   pool = mch_pool_new(&config, &error);
   mch_output_unref(config.engine.output);
   if (pool == NULL)
