@@ -20,6 +20,7 @@ enum {
   SPIN_NANOSECONDS = 20000,        /* looking for bytes before sleeping */
   SHORT_WAIT_NANOSECONDS = 100000, /* after such a sleep it is worth it */
   RING_SLICE = MCH_RING_SIZE / 4,  /* moved at once: the other side works meanwhile */
+  TRUSTED_SIZE = 256 << 20,        /* room made for a message before its bytes come */
   KEEP_ROOM = 1 << 20              /* an empty buffer larger than this gives its memory back */
 };
 
@@ -519,16 +520,41 @@ static int check_header(struct mch_channel *channel, const unsigned char *at,
   return 0;
 }
 
-/* Make room for a long message; without it the bytes are passed over. */
+/* Without memory for it, the bytes of a message are passed over. */
+static void lose(struct mch_gathering *gathering) {
+  size_t kept = gathering->filled < MCH_LOST_KEPT ? gathering->filled : MCH_LOST_KEPT;
+  if (kept > 0)
+    memcpy(gathering->kept, gathering->bytes, kept);
+  free(gathering->bytes);
+  gathering->bytes = NULL;
+  gathering->lost = 1;
+}
+
+/* Make room for `count` bytes more: all that the message says it needs, but much only when as much
+ * has come. */
+static void make_place(struct mch_gathering *gathering, size_t count) {
+  size_t room = gathering->room < TRUSTED_SIZE / 2 ? TRUSTED_SIZE : gathering->room * 2;
+  unsigned char *bytes;
+  if (gathering->lost || gathering->filled + count <= gathering->room)
+    return;
+  if (room > gathering->size)
+    room = gathering->size;
+  bytes = realloc(gathering->bytes, room);
+  if (bytes == NULL) {
+    lose(gathering);
+    return;
+  }
+  gathering->bytes = bytes;
+  mch_platform_use_large_pages(bytes + gathering->room, room - gathering->room);
+  gathering->room = room;
+}
+
 static void open_gathering(struct mch_gathering *gathering, const struct mch_message_head *head,
-                           uint64_t size) {
+                           size_t size) {
   memset(gathering, 0, sizeof *gathering);
   gathering->open = 1;
   gathering->head = *head;
-  gathering->size = (size_t)size;
-  gathering->bytes = size <= PTRDIFF_MAX ? malloc((size_t)size) : NULL;
-  if (gathering->bytes != NULL)
-    mch_platform_use_large_pages(gathering->bytes, gathering->size);
+  gathering->size = size;
 }
 
 /* Take a frame of a long message off `in` as far as it has come; the rest is read to its place. */
@@ -538,7 +564,7 @@ static void gather(struct mch_channel *channel) {
   size_t here = mch_buf_unread(in), kept = 0;
   if (here > gathering->frame_left)
     here = gathering->frame_left;
-  if (gathering->bytes != NULL)
+  if (!gathering->lost && here > 0)
     memcpy(gathering->bytes + gathering->filled, in->data + in->read, here);
   else if (gathering->filled < MCH_LOST_KEPT) {
     kept = MCH_LOST_KEPT - gathering->filled < here ? MCH_LOST_KEPT - gathering->filled : here;
@@ -564,13 +590,14 @@ static int begin_gathering(struct mch_channel *channel, const struct mch_message
       return 0;
     front += 8;
     length -= 8;
-    if (mch_load_u64(at + MCH_FRAME_HEADER) < length)
-      return broken(error, "a message is longer than it says");
-    open_gathering(gathering, head, mch_load_u64(at + MCH_FRAME_HEADER));
+    if (mch_load_u64(at + MCH_FRAME_HEADER) > PTRDIFF_MAX)
+      return broken(error, "a message is too long");
+    open_gathering(gathering, head, (size_t)mch_load_u64(at + MCH_FRAME_HEADER));
   }
   if (last ? length != gathering->size - gathering->filled
            : length > gathering->size - gathering->filled)
     return broken(error, "a message is not as long as it says");
+  make_place(gathering, length);
   gathering->frame_left = length;
   gathering->last = last;
   channel->sequence_in++;
@@ -581,8 +608,8 @@ static int begin_gathering(struct mch_channel *channel, const struct mch_message
 static void hand_out_long(struct mch_channel *channel, struct mch_message_in *message) {
   struct mch_gathering *gathering = &channel->gathering;
   message->head = gathering->head;
-  message->lost = gathering->bytes == NULL;
-  message->body = message->lost ? gathering->kept : gathering->bytes;
+  message->lost = gathering->lost;
+  message->body = gathering->bytes != NULL ? gathering->bytes : gathering->kept;
   message->length =
       message->lost && gathering->size > MCH_LOST_KEPT ? MCH_LOST_KEPT : gathering->size;
   channel->long_handed = gathering->bytes;

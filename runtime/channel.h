@@ -37,10 +37,11 @@ enum { MCH_LOST_KEPT = 64 };
 struct mch_gathering {
   int open;
   struct mch_message_head head;
-  unsigned char *bytes; /* NULL: no memory; what comes goes into `kept` and is forgotten */
-  size_t size, filled;
+  unsigned char *bytes;
+  size_t size, room, filled;
   size_t frame_left; /* of the frame that is coming */
   int last;          /* which is the last one */
+  int lost;          /* no memory: what comes goes into `kept` and is forgotten */
   unsigned char kept[MCH_LOST_KEPT];
 };
 
