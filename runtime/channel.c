@@ -20,13 +20,14 @@ enum {
   SPIN_NANOSECONDS = 20000,        /* looking for bytes before sleeping */
   SHORT_WAIT_NANOSECONDS = 100000, /* after such a sleep it is worth it */
   RING_SLICE = MCH_RING_SIZE / 4,  /* moved at once: the other side works meanwhile */
-  TRUSTED_SIZE = 256 << 20,        /* room made for a message before its bytes come */
+  TRUSTED_SIZE = 1 << 30,          /* untouched memory costs little */
   KEEP_ROOM = 1 << 20              /* an empty buffer larger than this gives its memory back */
 };
 
 void mch_channel_open(struct mch_channel *channel, int fd) {
   memset(channel, 0, sizeof *channel);
   channel->fd = fd;
+  channel->trusted = TRUSTED_SIZE;
 }
 
 void mch_channel_use_rings(struct mch_channel *channel, struct mch_ring *in, struct mch_ring *out) {
@@ -532,11 +533,15 @@ static void lose(struct mch_gathering *gathering) {
 
 /* Make room for `count` bytes more: all that the message says it needs, but much only when as much
  * has come. */
-static void make_place(struct mch_gathering *gathering, size_t count) {
-  size_t room = gathering->room < TRUSTED_SIZE / 2 ? TRUSTED_SIZE : gathering->room * 2;
+static void make_place(struct mch_gathering *gathering, size_t count, size_t trusted) {
+  size_t least = gathering->filled + count, room = gathering->room * 2;
   unsigned char *bytes;
-  if (gathering->lost || gathering->filled + count <= gathering->room)
+  if (gathering->lost || least <= gathering->room)
     return;
+  if (room < trusted)
+    room = trusted;
+  if (room < least)
+    room = least;
   if (room > gathering->size)
     room = gathering->size;
   bytes = realloc(gathering->bytes, room);
@@ -597,7 +602,7 @@ static int begin_gathering(struct mch_channel *channel, const struct mch_message
   if (last ? length != gathering->size - gathering->filled
            : length > gathering->size - gathering->filled)
     return broken(error, "a message is not as long as it says");
-  make_place(gathering, length);
+  make_place(gathering, length, channel->trusted);
   gathering->frame_left = length;
   gathering->last = last;
   channel->sequence_in++;

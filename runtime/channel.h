@@ -53,6 +53,7 @@ struct mch_channel {
   size_t borrowed_bytes;      /* unsent */
   struct mch_buf in;
   struct mch_gathering gathering;
+  size_t trusted;    /* for a message that says it is so long, room is made before its bytes come */
   void *long_handed; /* a long message was handed out: free it at the next call */
   size_t in_handed;  /* bytes of `in` handed out: consume them at the next call */
   uint32_t sequence_out, sequence_in;
