@@ -132,7 +132,8 @@ static inline void put_u8(struct encoding *e, unsigned value) {
   e->out->length++;
 }
 
-/* The number of bytes in the buffer so far: holds when the buffer moves what is unread to its front. */
+/* The number of bytes in the buffer so far: holds when the buffer moves what is unread to its
+ * front. */
 static inline size_t position(const struct encoding *e) {
   return mch_buf_unread(e->out);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "error.h"
+#include "platform.h"
 
 static int fail(struct mch_buf *buf, int code) {
   if (buf->failed == 0)
@@ -32,6 +33,7 @@ static int grow(struct mch_buf *buf, size_t needed) {
   data = realloc(buf->data, capacity);
   if (data == NULL)
     return fail(buf, MCH_NOMEM);
+  mch_platform_use_large_pages(data + buf->capacity, capacity - buf->capacity);
   buf->data = data;
   buf->capacity = capacity;
   return 0;
