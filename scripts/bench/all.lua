@@ -1,0 +1,28 @@
+-- All benchmarks, one table.
+--
+--     lua5.4 scripts/bench/all.lua [--quick] [--rounds N] [NAME ...]
+--
+-- Each row: what we need or do, what a peer or a limit of the machine does in turns with us, and the
+-- ratio of the two; the medians of the rounds, and the quartiles of the ratio. Peers: the pools of
+-- Python's library. Limits: bare uses of the system in C (limits/). NAMEs choose benchmarks.
+-- `sh scripts/setup bench` installs what the peers need; what is missing is said.
+
+package.path = (arg[0]:match("^.*/") or "./") .. "?.lua;" .. package.path
+local bench = require "support.bench"
+local report = require "support.report"
+
+local NAMES = { "closures" }
+
+local folder = arg[0]:match("^(.*)/[^/]*$") or "."
+local options = bench.options(arg)
+local names = options[1] and options or NAMES
+local all = { missing = {} }
+
+print(report.machine() .. "\n")
+for i, name in ipairs(names) do
+  io.stderr:write(("%d/%d %s\n"):format(i, #names, name))
+  local rows = bench.run(dofile(("%s/%s.lua"):format(folder, name)), options)
+  table.move(rows, 1, #rows, #all + 1, all)
+  table.move(rows.missing, 1, #rows.missing, #all.missing + 1, all.missing)
+end
+report.print(all)

@@ -1,0 +1,54 @@
+"""The same work in the pools of Python's library, and loops under its progress bars.
+
+    python3 peers.py NAME SIZE
+
+Says `ready`; then each line on stdin is a round, answered by its seconds (see programs.lua).
+"""
+import concurrent.futures
+import multiprocessing
+import sys
+import time
+
+clock = time.perf_counter
+
+
+def add(pair):
+    return pair[0] + pair[1]
+
+
+def imap(size):
+    """20,000 tiny tasks, one message each."""
+    pool = multiprocessing.Pool(2)
+
+    def measure():
+        start = clock()
+        total = sum(pool.imap_unordered(add, [(i, 1) for i in range(size)], chunksize=1))
+        assert total == size * (size + 1) // 2
+        return clock() - start
+    return measure
+
+
+def futures(size):
+    """The same by submit."""
+    pool = concurrent.futures.ProcessPoolExecutor(2)
+
+    def measure():
+        start = clock()
+        total = sum(f.result() for f in [pool.submit(add, (i, 1)) for i in range(size)])
+        assert total == size * (size + 1) // 2
+        return clock() - start
+    return measure
+
+
+def serve(measure):
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(measure(), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        made = globals()[sys.argv[1]](*map(int, sys.argv[2:]))
+    except ImportError as problem:
+        sys.exit(print(problem))
+    serve(made)
