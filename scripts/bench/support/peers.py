@@ -6,6 +6,7 @@ Says `ready`; then each line on stdin is a round, answered by its seconds (see p
 """
 import concurrent.futures
 import multiprocessing
+import statistics
 import sys
 import time
 
@@ -38,6 +39,65 @@ def futures(size):
         assert total == size * (size + 1) // 2
         return clock() - start
     return measure
+
+
+def increment(x):
+    return x + 1
+
+
+def pool_map(size):
+    """A map over small integers, with the chunks that the pool chooses."""
+    pool = multiprocessing.Pool(2)
+    items = list(range(size))
+
+    def measure():
+        start = clock()
+        results = pool.map(increment, items)
+        seconds = clock() - start
+        assert len(results) == size and results[-1] == size
+        return seconds
+    return measure
+
+
+def futures_map(size, chunk):
+    """The same; here the user chooses."""
+    pool = concurrent.futures.ProcessPoolExecutor(2)
+    items = list(range(size))
+
+    def measure():
+        start = clock()
+        results = list(pool.map(increment, items, chunksize=chunk))
+        seconds = clock() - start
+        assert len(results) == size and results[-1] == size
+        return seconds
+    return measure
+
+
+def answer():
+    return 42
+
+
+def roundtrips(size, call):
+    """The median time of a call."""
+    def measure():
+        times = []
+        for _ in range(size):
+            start = clock()
+            assert call() == 42
+            times.append(clock() - start)
+        return statistics.median(times)
+    return measure
+
+
+def pool_latency(size):
+    """One task to a pool that waits, and back."""
+    pool = multiprocessing.Pool(2)
+    return roundtrips(size, lambda: pool.apply(answer))
+
+
+def futures_latency(size):
+    pool = concurrent.futures.ProcessPoolExecutor(2)
+    return roundtrips(size, lambda: pool.submit(answer).result())
 
 
 def serve(measure):
