@@ -4,7 +4,7 @@
 --
 --   name      of the file
 --   size      of the work; `quick` for a run that only shows that it works
---   rounds    that are counted; one more comes before them, to warm up
+--   rounds    that are counted, fewer where they take long; one more comes before them, to warm up
 --   ours      programs in Lua, by name: function(size) returning a function that does one round and
 --             returns its numbers (seconds, mostly), and perhaps one that ends it
 --   programs  function(size) returning those which take turns, in order: { name, words of the command }
@@ -22,6 +22,8 @@ local report = require "support.report"
 local stats = require "support.stats"
 
 local bench = {}
+
+local SECONDS = 30 -- after which a benchmark has rounds enough, if it has three
 
 local folder = arg[0]:match("^(.*)/[^/]*$") or "."
 local defining -- the name of the benchmark whose programs are being told
@@ -117,7 +119,8 @@ function bench.run(definition, options)
   local running, missing = start(definition, size)
   local count, rounds = options.rounds or options.quick and 1 or definition.rounds, {}
   if not options.quick then one_round(running) end
-  for i = 1, count do rounds[i] = one_round(running) end
+  local deadline = os.time() + SECONDS
+  while #rounds < count and (#rounds < 3 or os.time() < deadline) do rounds[#rounds + 1] = one_round(running) end
   for _, entry in ipairs(running) do entry.program:stop() end
   local rows = {}
   for i, row in ipairs(definition.rows(size)) do rows[i] = make_row(definition, row, rounds) end

@@ -100,6 +100,46 @@ def futures_latency(size):
     return roundtrips(size, lambda: pool.submit(answer).result())
 
 
+def floats(size):
+    return [i * 0.1 for i in range(1, size + 1)]
+
+
+def text(size):
+    return b"0123456789abcdef" * (size // 16)
+
+
+def pool_result(size, make):
+    """A large result."""
+    pool = multiprocessing.Pool(2)
+
+    def measure():
+        start = clock()
+        result = pool.apply(make, (size,))
+        seconds = clock() - start
+        assert len(result) == size
+        return seconds
+    return measure
+
+
+def pool_floats(size):
+    return pool_result(size, floats)
+
+
+def pool_text_result(size):
+    return pool_result(size, text)
+
+
+def pool_text_argument(size):
+    """A large argument, made and sent."""
+    pool = multiprocessing.Pool(2)
+
+    def measure():
+        start = clock()
+        assert pool.apply(len, (text(size),)) == size
+        return clock() - start
+    return measure
+
+
 def serve(measure):
     print("ready", flush=True)
     for _ in sys.stdin:
