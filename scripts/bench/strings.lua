@@ -44,14 +44,15 @@ local function forget_peak(pid)
   file:write("5")
 end
 
--- The peaks of the parent and of its one worker, each above what they had before.
+-- The peaks of the parent and of its one worker, each above what they had before. The pool is new, for
+-- what a worker keeps of a task before is garbage that Lua collects when it likes.
 local function measured(way)
   return function(size)
-    local mcore = require "mantichora" { nworkers = 1 }
-    way(mcore, 16)
     return function()
       collectgarbage()
       bench.limits().trim()
+      local mcore <close> = require "mantichora" { nworkers = 1 }
+      way(mcore, 16)
       local worker = mcore:workers()[1].pid
       local before = {}
       for _, pid in ipairs { "self", worker } do
@@ -60,7 +61,7 @@ local function measured(way)
       end
       assert(way(mcore, size) == size)
       return peak("self") - before.self, peak(worker) - before[worker]
-    end, function() mcore:close() end
+    end
   end
 end
 

@@ -5,6 +5,7 @@
 Says `ready`; then each line on stdin is a round, answered by its seconds (see programs.lua).
 """
 import concurrent.futures
+import gc
 import multiprocessing
 import statistics
 import sys
@@ -136,6 +137,62 @@ def pool_text_argument(size):
     def measure():
         start = clock()
         assert pool.apply(len, (text(size),)) == size
+        return clock() - start
+    return measure
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def queued(size, pool, submit, end):
+    """Bytes of this process for each task that waits behind two which sleep."""
+    def measure():
+        made = pool(2)
+        held = [submit(made, time.sleep, 60) for _ in range(2)]
+        held += [submit(made, add, (i, 1)) for i in range(100)]
+        time.sleep(0.5)  # what is sent ahead has gone
+        gc.collect()
+        before = resident()
+        held += [submit(made, add, (i, 1)) for i in range(size)]
+        gc.collect()
+        used = resident() - before
+        end(made)
+        return used / size
+    return measure
+
+
+def pool_queued(size):
+    return queued(size, multiprocessing.Pool, lambda pool, f, *args: pool.apply_async(f, args),
+                  lambda pool: pool.terminate())
+
+
+def futures_queued(size):
+    def end(pool):
+        for child in multiprocessing.active_children():
+            child.kill()
+        pool.shutdown()
+    return queued(size, concurrent.futures.ProcessPoolExecutor, lambda pool, f, *args: pool.submit(f, *args), end)
+
+
+def pool_cycle(size):
+    """A pool is made, gives a result, and is closed."""
+    def measure():
+        start = clock()
+        pool = multiprocessing.Pool(size)
+        assert pool.apply(answer) == 42
+        pool.close()
+        pool.join()
+        return clock() - start
+    return measure
+
+
+def futures_cycle(size):
+    def measure():
+        start = clock()
+        with concurrent.futures.ProcessPoolExecutor(size) as pool:
+            assert pool.submit(answer).result() == 42
         return clock() - start
     return measure
 
