@@ -11,7 +11,10 @@ package.path = (arg[0]:match("^.*/") or "./") .. "?.lua;" .. package.path
 local bench = require "support.bench"
 local report = require "support.report"
 
-local NAMES = { "closures", "map", "latency", "floats", "strings", "queued", "cycle" }
+local NAMES = {
+  "closures", "map", "latency", "floats", "strings", "queued", "cycle", "atpbar", "waiting", "order", "scaling",
+  "sharing",
+}
 
 local folder = arg[0]:match("^(.*)/[^/]*$") or "."
 local options = bench.options(arg)

@@ -8,7 +8,7 @@
 --   ours      programs in Lua, by name: function(size) returning a function that does one round and
 --             returns its numbers (seconds, mostly), and perhaps one that ends it
 --   programs  function(size) returning those which take turns, in order: { name, words of the command }
---             by bench.ours(name), bench.limit(name, ...) or bench.python(name, ...)
+--             by bench.ours(name, size), bench.limit(name, ...) or bench.python(name, ...)
 --   rows      function(size) returning rows: `work`, `unit`, `ours(f)`, `against`, `theirs(f)`, `target`.
 --             f has the numbers of one round: f.name of a program's first, f[name][i] of its others. A
 --             target is { "<=" or ">=", number }, and is for the ratio ours / theirs; { ..., of = "ours" }
@@ -29,7 +29,13 @@ local folder = arg[0]:match("^(.*)/[^/]*$") or "."
 local defining -- the name of the benchmark whose programs are being told
 
 function bench.ours(name, ...)
-  return { "lua5.4", ("%s/%s.lua"):format(folder, defining), "--serve", name, ... }
+  return { "lua5.4", ("%s/%s.lua"):format(folder, defining), "--serve", name, ..., ours = true }
+end
+
+--- The same command, drawing bars as on a terminal, for nobody.
+function bench.drawing(words)
+  local quiet = { "env", "MANTICHORA_PROGRESS=bar", "sh", "-c", 'exec "$@" 2>/dev/null', "sh", ours = words.ours }
+  return table.move(words, 1, #words, #quiet + 1, quiet)
 end
 
 function bench.limit(name, ...) return { programs.limit(name), ... } end
@@ -75,7 +81,7 @@ local function start(definition, size)
     if program then
       running[#running + 1] = { name = name, program = program }
     else
-      assert(words[1] ~= "lua5.4", why)
+      assert(not words.ours, why)
       missing[#missing + 1] = ("%s: %s: %s"):format(definition.name, name, why)
     end
   end

@@ -197,6 +197,87 @@ def futures_cycle(size):
     return measure
 
 
+def iterate(size, wrap):
+    """Seconds of one iteration of a loop under a bar."""
+    def measure():
+        start = clock()
+        for _ in wrap(range(size)):
+            pass
+        return (clock() - start) / size
+    return measure
+
+
+def tqdm(size):
+    import tqdm
+    return iterate(size, tqdm.tqdm)
+
+
+def atpbar(size):
+    import atpbar
+    return iterate(size, lambda items: atpbar.atpbar(items, name="bar"))
+
+
+def pool_waiting(milliseconds):
+    """The share of a core that the parent uses while a task sleeps."""
+    pool = multiprocessing.Pool(2)
+
+    def measure():
+        start, used = clock(), time.process_time()
+        pool.apply(time.sleep, (milliseconds / 1e3,))
+        return (time.process_time() - used) / (clock() - start)
+    return measure
+
+
+def spin(seconds):
+    end = clock() + seconds
+    while clock() < end:
+        pass
+    return seconds
+
+
+def pool_order(size):
+    """Short tasks and two long ones, the long ones last."""
+    pool = multiprocessing.Pool(2)
+    times = [1e-3] * size + [size * 1e-3] * 2
+
+    def measure():
+        start = clock()
+        assert len(list(pool.imap_unordered(spin, times))) == size + 2
+        return clock() - start
+    return measure
+
+
+def shared_memory(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+
+
+def collect(count):
+    """Garbage, and collections of it, beside a little that lives."""
+    global live
+    live = [[i, i] for i in range(10000)]
+    for _ in range(count):
+        for i in range(100000):
+            [i, [i]]
+        gc.collect()
+    return len(live)
+
+
+def pool_sharing(mebibytes):
+    """Memory of a pool over a large heap of small objects, by that of the parent alone."""
+    heap = [[i] for i in range(mebibytes * 2 ** 20 // 104)]
+
+    def measure():
+        gc.freeze()
+        before = shared_memory("self")
+        with multiprocessing.Pool(4) as pool:
+            pool.map(collect, [5] * 8, chunksize=1)
+            after = sum(shared_memory(child.pid) for child in multiprocessing.active_children())
+            return (after + shared_memory("self")) / before
+    assert heap
+    return measure
+
+
 def serve(measure):
     print("ready", flush=True)
     for _ in sys.stdin:

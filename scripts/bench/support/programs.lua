@@ -43,7 +43,9 @@ function programs.lua_limits()
   local result = compiled .. "/lua_limits.so"
   build(folder .. "/limits/lua_limits.c", result,
     "-shared -fPIC $(pkg-config --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)")
-  return assert(package.loadlib(result, "luaopen_lua_limits"))()
+  local module = assert(package.loadlib(result, "luaopen_lua_limits"))()
+  package.loaded.lua_limits = module -- so that tasks can name it
+  return module
 end
 
 --- Our module: where LUA_CPATH says, or as built in this tree.
