@@ -129,7 +129,10 @@ function bench.run(definition, options)
   while #rounds < count and (#rounds < 3 or os.time() < deadline) do rounds[#rounds + 1] = one_round(running) end
   for _, entry in ipairs(running) do entry.program:stop() end
   local rows = {}
-  for i, row in ipairs(definition.rows(size)) do rows[i] = make_row(definition, row, rounds) end
+  for _, row in ipairs(definition.rows(size)) do
+    local made = make_row(definition, row, rounds)
+    if made.ratio or made.target then rows[#rows + 1] = made end
+  end
   rows.missing = missing
   return rows
 end

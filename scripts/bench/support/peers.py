@@ -264,7 +264,7 @@ def collect(count):
 
 
 def pool_sharing(mebibytes):
-    """Memory of a pool over a large heap of small objects, by that of the parent alone."""
+    """Memory of a pool over a large heap of small objects that is frozen, by that of the parent alone."""
     heap = [[i] for i in range(mebibytes * 2 ** 20 // 104)]
 
     def measure():
@@ -273,8 +273,8 @@ def pool_sharing(mebibytes):
         with multiprocessing.Pool(4) as pool:
             pool.map(collect, [5] * 8, chunksize=1)
             after = sum(shared_memory(child.pid) for child in multiprocessing.active_children())
+            assert heap
             return (after + shared_memory("self")) / before
-    assert heap
     return measure
 
 
