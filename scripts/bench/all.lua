@@ -21,6 +21,15 @@ local options = bench.options(arg)
 local names = options[1] and options or NAMES
 local all = { missing = {} }
 
+local known = {}
+for _, name in ipairs(NAMES) do known[name] = true end
+for _, name in ipairs(names) do
+  if not known[name] then
+    io.stderr:write(("there is no benchmark %s; there are: %s\n"):format(name, table.concat(NAMES, ", ")))
+    os.exit(1)
+  end
+end
+
 print(report.machine() .. "\n")
 for i, name in ipairs(names) do
   io.stderr:write(("%d/%d %s\n"):format(i, #names, name))

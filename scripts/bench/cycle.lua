@@ -6,7 +6,7 @@ local bench = require "support.bench"
 local function answer() return 42 end
 
 return bench.main {
-  name = "cycle", size = 4, rounds = 25,
+  name = "cycle", size = 4, rounds = 80,
   ours = {
     pool = function(size)
       local clock = bench.limits().clock

@@ -160,7 +160,9 @@ function bench.main(definition)
   if arg[1] == "--serve" then
     serve(definition, arg[2], tonumber(arg[3]))
   else
-    report.print(bench.run(definition, bench.options(arg)))
+    local rows = bench.run(definition, bench.options(arg))
+    print(report.machine() .. "\n")
+    report.print(rows)
   end
 end
 

@@ -55,8 +55,10 @@ function programs.use_build()
   package.cpath = given and package.cpath .. ";" .. built or built .. ";" .. package.cpath
 end
 
---- Debian's Python, or what there is.
+--- The one that $PYTHON names, Debian's, or what there is.
 function programs.python()
+  local chosen = os.getenv("PYTHON")
+  if chosen then return chosen end
   local file <close> = io.open("/usr/bin/python3")
   return file and "/usr/bin/python3" or "python3"
 end
