@@ -25,9 +25,9 @@ return bench.main {
   },
   programs = function(size)
     return {
-      { "ours", bench.ours("pool", size) },
-      { "unbatched", bench.limit("pipeline", size, 1) },
-      { "batched", bench.limit("pipeline", size, 8) },
+      { "ours", bench.ours("pool", size), times = 5 },
+      { "unbatched", bench.limit("pipeline", size, 1), times = 5 },
+      { "batched", bench.limit("pipeline", size, 8), times = 5 },
       { "imap", bench.python("imap", size) },
       { "futures", bench.python("futures", size // 10) },
     }

@@ -6,7 +6,7 @@ local bench = require "support.bench"
 local function answer() return 42 end
 
 return bench.main {
-  name = "cycle", size = 4, rounds = 80,
+  name = "cycle", size = 4, rounds = 20,
   ours = {
     pool = function(size)
       local clock = bench.limits().clock
@@ -25,8 +25,8 @@ return bench.main {
   },
   programs = function(size)
     return {
-      { "ours", bench.ours("pool", size) },
-      { "forks", bench.limit("forks", size) },
+      { "ours", bench.ours("pool", size), times = 5 },
+      { "forks", bench.limit("forks", size), times = 5 },
       { "pool", bench.python("pool_cycle", size) },
       { "futures", bench.python("futures_cycle", size) },
     }

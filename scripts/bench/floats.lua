@@ -40,7 +40,7 @@ return bench.main {
   programs = function(size)
     return {
       { "ours", bench.ours("pool", size) },
-      { "build", bench.ours("build", size) },
+      { "build", bench.ours("build", size), times = 3 },
       { "pool", bench.python("pool_floats", size) },
     }
   end,

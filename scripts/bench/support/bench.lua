@@ -8,7 +8,8 @@
 --   ours      programs in Lua, by name: function(size) returning a function that does one round and
 --             returns its numbers (seconds, mostly), and perhaps one that ends it
 --   programs  function(size) returning those which take turns, in order: { name, words of the command }
---             by bench.ours(name, size), bench.limit(name, ...) or bench.python(name, ...)
+--             by bench.ours(name, size), bench.limit(name, ...) or bench.python(name, ...); `times`: a
+--             turn is so many rounds, whose median counts (1)
 --   rows      function(size) returning rows: `work`, `unit`, `ours(f)`, `against`, `theirs(f)`, `target`.
 --             f has the numbers of one round: f.name of a program's first, f[name][i] of its others. A
 --             target is { "<=" or ">=", number }, and is for the ratio ours / theirs; { ..., of = "ours" }
@@ -57,17 +58,26 @@ local function serve(definition, name, size)
   if finish then finish() end
 end
 
+-- What a program answers in its turn: a number, or several.
+local function one_turn(entry)
+  local columns = {}
+  for i = 1, entry.times do
+    for column, number in ipairs(entry.program:ask()) do
+      columns[column] = columns[column] or {}
+      columns[column][i] = number
+    end
+  end
+  for column, numbers in ipairs(columns) do columns[column] = stats.summary(numbers).median end
+  return #columns == 1 and columns[1] or columns
+end
+
 local MISSING = {} -- raised by a row that asks for the figure of a program which is not there
 local figures_meta = { __index = function() error(MISSING) end }
 
 -- The figures of a round: those of each program that answers.
 local function one_round(list)
   local figures = setmetatable({}, figures_meta)
-  for _, entry in ipairs(list) do
-    collectgarbage()
-    local numbers = entry.program:ask()
-    figures[entry.name] = #numbers == 1 and numbers[1] or numbers
-  end
+  for _, entry in ipairs(list) do figures[entry.name] = one_turn(entry) end
   return figures
 end
 
@@ -79,7 +89,7 @@ local function start(definition, size)
     local name, words = entry[1], entry[2]
     local program, why = programs.start(words)
     if program then
-      running[#running + 1] = { name = name, program = program }
+      running[#running + 1] = { name = name, program = program, times = entry.times or 1 }
     else
       assert(not words.ours, why)
       missing[#missing + 1] = ("%s: %s: %s"):format(definition.name, name, why)
