@@ -5,7 +5,9 @@
 -- Each row: what we need or do, what a peer or a limit of the machine does in turns with us, and the
 -- ratio of the two; the medians of the rounds, and the quartiles of the ratio. Peers: the pools of
 -- Python's library. Limits: bare uses of the system in C (limits/). NAMEs choose benchmarks.
--- `sh scripts/setup bench` installs what the peers need; what is missing is said.
+-- `sh scripts/setup bench` installs what the peers need; what is missing is said. The codec has its own:
+-- codec.lua. On a machine that is shared, root gives the benchmarks their cores before:
+--     echo -15 >/proc/self/autogroup
 
 package.path = (arg[0]:match("^.*/") or "./") .. "?.lua;" .. package.path
 local bench = require "support.bench"

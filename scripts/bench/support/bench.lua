@@ -6,7 +6,7 @@
 --   size      of the work; `quick` for a run that only shows that it works
 --   rounds    that are counted, fewer where they take long; one more comes before them, to warm up
 --   ours      programs in Lua, by name: function(size) returning a function that does one round and
---             returns its numbers (seconds, mostly), and perhaps one that ends it
+--             returns its numbers (seconds, mostly), and perhaps one that ends it; or nil and why not
 --   programs  function(size) returning those which take turns, in order: { name, words of the command }
 --             by bench.ours(name, size), bench.limit(name, ...) or bench.python(name, ...); `times`: a
 --             turn is so many rounds, whose median counts (1)
@@ -33,6 +33,13 @@ function bench.ours(name, ...)
   return { "lua5.4", ("%s/%s.lua"):format(folder, defining), "--serve", name, ..., ours = true }
 end
 
+--- A peer in Lua that may be missing: its function among `ours` returns nil and why.
+function bench.peer(...)
+  local words = bench.ours(...)
+  words.ours = false
+  return words
+end
+
 --- The same command, drawing bars as on a terminal, for nobody.
 function bench.drawing(words)
   local quiet = { "env", "MANTICHORA_PROGRESS=bar", "sh", "-c", 'exec "$@" 2>/dev/null', "sh", ours = words.ours }
@@ -52,6 +59,7 @@ bench.limits = programs.lua_limits
 local function serve(definition, name, size)
   programs.use_build()
   local round, finish = definition.ours[name](size)
+  if not round then return print(finish) end
   io.stdout:setvbuf("line")
   print("ready")
   for _ in io.lines() do print(round()) end

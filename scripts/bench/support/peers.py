@@ -7,6 +7,7 @@ Says `ready`; then each line on stdin is a round, answered by its seconds (see p
 import concurrent.futures
 import gc
 import multiprocessing
+import pickle
 import statistics
 import sys
 import time
@@ -275,6 +276,38 @@ def pool_sharing(mebibytes):
             after = sum(shared_memory(child.pid) for child in multiprocessing.active_children())
             assert heap
             return (after + shared_memory("self")) / before
+    return measure
+
+
+def tree(depth):
+    if depth == 0:
+        return {"leaf": True}
+    return {"left": tree(depth - 1), "right": tree(depth - 1), "value": depth}
+
+
+def cpu_time(call, *args):
+    gc.collect()
+    start = time.process_time()
+    result = call(*args)
+    return time.process_time() - start, result
+
+
+def pickled(size):
+    """The values of codec.lua: seconds of encoding and decoding, for each piece."""
+    depth = size.bit_length() - 1 - 8
+    values = [
+        ([i * 7 for i in range(1, size + 1)], size),
+        (floats(size), size),
+        ([{"id": i, "name": f"item {i}", "x": i * 0.5, "y": i * 0.25} for i in range(1, size // 10 + 1)], size // 10),
+        (tree(depth), 2 ** (depth + 1) - 1)]
+
+    def measure():
+        answers = []
+        for value, count in values:
+            encoding, encoded = cpu_time(pickle.dumps, value, 5)
+            decoding, _ = cpu_time(pickle.loads, encoded)
+            answers += [encoding / count, decoding / count]
+        return " ".join(map(str, answers))
     return measure
 
 
