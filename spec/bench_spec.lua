@@ -71,6 +71,24 @@ describe("the command for all benchmarks", function()
     assert.is_truthy(got.err:find("there is no benchmark nonsense", 1, true), got.err)
   end)
 
+  it("puts its figures into a README and draws them", function()
+    local folder = shell.folder()
+    local _ <close> = setmetatable({}, { __close = function() shell.remove(folder) end })
+    shell.run(("mkdir %s/scripts && cp -r scripts/bench %s/scripts && cp README.md %s"):format(folder, folder, folder))
+    local environment = os.getenv("LUA_CPATH") and "" or "LUA_CPATH=$PWD/build/lua/?.so "
+    local got = shell.run(environment .. "lua5.4 " .. folder .. "/scripts/bench/all.lua --quick --save waiting scaling")
+    assert.equal(0, got.status, got.out .. got.err)
+    local readme = shell.run("cat " .. folder .. "/README.md").out
+    local lines = readme:match("<!%-%- speed %-%->\n(.*)\n<!%-%- /speed %-%->")
+    assert.is_truthy(lines:find("\n| CPU of the parent that waits | %d[^|]* |  | [^|]*: %*%*%d[^|]*x%*%* |\n"), lines)
+    assert.is_truthy(lines:find("\n| CPU%-bound tasks, 2 workers against 1 | %d[^|]* times | %d[^|]* |  |\n"), lines)
+    local original = shell.run("cat README.md").out
+    local function around(text) return (text:gsub("<!%-%- speed %-%->.*<!%-%- /speed %-%->", "")) end
+    assert.equal(around(original), around(readme))
+    local picture = shell.run("cat " .. folder .. "/scripts/bench/speed.svg").out
+    assert.is_truthy(picture:find("CPU while waiting", 1, true) and picture:find("</svg>", 1, true))
+  end)
+
   it("knows all that are there", function()
     local pipe <close> = assert(io.popen("ls scripts/bench/*.lua"))
     local text = shell.run("sed -n '/^local NAMES/,/}/p' scripts/bench/all.lua").out

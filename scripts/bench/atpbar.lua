@@ -51,10 +51,11 @@ return bench.main {
     local loop = "a bare for with an iterator in C"
     return {
       { work = work, unit = "ns", ours = here, against = loop, theirs = bare_loop, target = { "<=", 1.5 },
-        main = "atpbar" },
+        label = "an iteration under a bar", side = "limit" },
       { work = work .. ", in a task", unit = "ns", ours = function(f) return f.task end, against = loop,
         theirs = bare_loop, target = { "<=", 1.5 } },
-      { work = work, unit = "ns", ours = here, against = "tqdm", theirs = function(f) return f.tqdm end },
+      { work = work, unit = "ns", ours = here, against = "tqdm", theirs = function(f) return f.tqdm end,
+        label = "an iteration under a bar", side = "Python" },
       { work = work, unit = "ns", ours = here, against = "Python's atpbar", theirs = function(f) return f.atpbar end },
     }
   end,

@@ -37,9 +37,11 @@ return bench.main {
     local function ours(f) return size / f.ours end
     return {
       { work = work, unit = "k/s", ours = ours, against = "C, 2 children, a call for each frame",
-        theirs = function(f) return size / f.unbatched end, target = { ">=", 2 }, main = "tiny tasks" },
+        theirs = function(f) return size / f.unbatched end, target = { ">=", 2 },
+        label = "tiny tasks", side = "limit" },
       { work = work, unit = "k/s", ours = ours, against = "mp.Pool.imap_unordered, chunks of 1",
-        theirs = function(f) return size / f.imap end, target = { ">=", 5 } },
+        theirs = function(f) return size / f.imap end, target = { ">=", 5 },
+        label = "tiny tasks", side = "Python" },
       { work = work, unit = "k/s", ours = ours, against = "ProcessPoolExecutor.submit",
         theirs = function(f) return size // 10 / f.futures end },
       { work = work, unit = "k/s", ours = ours, against = "C, 8 frames in a call",

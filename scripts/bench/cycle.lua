@@ -36,9 +36,10 @@ return bench.main {
     local function ours(f) return f.ours end
     return {
       { work = work, unit = "ms", ours = ours, against = ("C, %d times fork, exit, wait"):format(size),
-        theirs = function(f) return f.forks end, target = { "<=", 3 }, main = "pool of 4" },
+        theirs = function(f) return f.forks end, target = { "<=", 3 },
+        label = "a pool of 4: make, use, close", side = "limit" },
       { work = work, unit = "ms", ours = ours, against = "mp.Pool",
-        theirs = function(f) return f.pool end },
+        theirs = function(f) return f.pool end, label = "a pool of 4: make, use, close", side = "Python" },
       { work = work, unit = "ms", ours = ours, against = "ProcessPoolExecutor",
         theirs = function(f) return f.futures end },
     }

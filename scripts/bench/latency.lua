@@ -39,11 +39,12 @@ return bench.main {
     local function ours(f) return f.ours[1] end
     return {
       { work = work, unit = "us", ours = ours, against = "C ping-pong, 64 bytes, across cores",
-        theirs = function(f) return f.both end, target = { "<=", 1.2 }, main = "latency" },
+        theirs = function(f) return f.both end, target = { "<=", 1.2 },
+        label = "one task and back", side = "limit" },
       { work = work, unit = "us", ours = ours, against = "C ping-pong, 64 bytes, on one core",
         theirs = function(f) return f.one end },
       { work = work, unit = "us", ours = ours, against = "mp.Pool.apply",
-        theirs = function(f) return f.pool end },
+        theirs = function(f) return f.pool end, label = "one task and back", side = "Python" },
       { work = work, unit = "us", ours = ours, against = "ProcessPoolExecutor.submit ... result",
         theirs = function(f) return f.futures end },
       { work = "a task and back, p99", unit = "us", ours = function(f) return f.ours[2] end,

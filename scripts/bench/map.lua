@@ -34,7 +34,8 @@ return bench.main {
     local function ours(f) return size / f.ours end
     return {
       { work = work, unit = "M/s", ours = ours, against = "mp.Pool.map, automatic chunks",
-        theirs = function(f) return size / f.pool end, target = { ">=", 1 }, main = "map" },
+        theirs = function(f) return size / f.pool end, target = { ">=", 1 },
+        label = "map, small items", side = "Python" },
       { work = work, unit = "M/s", ours = ours, against = "ProcessPoolExecutor.map, 8 chunks",
         theirs = function(f) return size / f.futures end },
     }

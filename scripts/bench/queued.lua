@@ -48,7 +48,8 @@ return bench.main {
     local function ours(f) return f.ours end
     return {
       { work = work, unit = "B", ours = ours, against = "mp.Pool.apply_async",
-        theirs = function(f) return f.pool end, target = { "<=", 160, of = "ours" }, main = "a queued task" },
+        theirs = function(f) return f.pool end, target = { "<=", 160, of = "ours" },
+        label = "memory of a queued task", side = "Python" },
       { work = work, unit = "B", ours = ours, against = "ProcessPoolExecutor.submit",
         theirs = function(f) return f.futures end },
     }

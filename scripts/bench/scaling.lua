@@ -35,7 +35,7 @@ return bench.main {
     return {
       { work = "CPU-bound tasks, 2 workers against 1", unit = "times", ours = function(f) return f.ours end,
         against = "C, 2 processes against 1", theirs = function(f) return f.loops end,
-        target = { ">=", 1.95, of = "ours" }, main = "2 workers" },
+        target = { ">=", 1.95, of = "ours" }, label = "2 workers against 1", side = "limit" },
     }
   end,
 }

@@ -99,14 +99,15 @@ return bench.main {
     local rows = {}
     for _, way in ipairs { "result", "argument" } do
       local work = ("a string of %d MiB as %s %s"):format(size >> 20, way == "result" and "a" or "an", way)
-      local function time(against, theirs, target, main)
+      local function time(against, theirs, target, side)
         rows[#rows + 1] = { work = work, unit = "ms", ours = function(f) return f[way] end, against = against,
-          theirs = theirs, target = target, main = main }
+          theirs = theirs, target = target, side = side,
+          label = side and ("%d MiB as %s"):format(size >> 20, way == "result" and "a result" or "an argument") }
       end
       time("building it + socketpair in C, fresh memory", function(f) return f.build + f.fresh end,
-        { "<=", 1.25 }, "100 MiB " .. way)
+        { "<=", 1.25 }, "limit")
       time("building it + socketpair in C, huge pages", function(f) return f.build + f.huge end)
-      time("mp.Pool.apply", function(f) return f["pool_" .. way] end)
+      time("mp.Pool.apply", function(f) return f["pool_" .. way] end, nil, "Python")
       for i, who in ipairs { "the parent", "the worker" } do
         rows[#rows + 1] = { work = work .. ", peak of " .. who, unit = "MiB", against = "the payload",
           ours = function(f) return f[way .. "_memory"][i] end, theirs = function() return size end,

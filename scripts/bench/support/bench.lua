@@ -13,7 +13,8 @@
 --   rows      function(size) returning rows: `work`, `unit`, `ours(f)`, `against`, `theirs(f)`, `target`.
 --             f has the numbers of one round: f.name of a program's first, f[name][i] of its others. A
 --             target is { "<=" or ">=", number }, and is for the ratio ours / theirs; { ..., of = "ours" }
---             is for our own figure. `main`: the label of the row in the picture.
+--             is for our own figure. Rows with a `label` are in the README and its picture; `side` says against
+--             whom they compare: "limit" or "Python".
 --
 -- Run alone, it prints its rows: lua5.4 scripts/bench/NAME.lua [--quick] [--rounds N]
 -- scripts/bench/all.lua runs all of them.
@@ -122,7 +123,7 @@ local function make_row(definition, row, rounds)
   local ours, theirs = each(rounds, row.ours), each(rounds, row.theirs)
   local made = {
     name = definition.name, work = row.work, unit = row.unit, against = row.against, target = row.target,
-    main = row.main, ours = stats.summary(ours),
+    label = row.label, side = row.side, ours = stats.summary(ours),
   }
   if theirs then
     local ratios = {}
@@ -161,6 +162,8 @@ function bench.options(words)
   while words[i] do
     if words[i] == "--quick" then
       options.quick = true
+    elseif words[i] == "--save" then
+      options.save = true
     elseif words[i] == "--rounds" then
       i = i + 1
       options.rounds = assert(math.tointeger(tonumber(words[i])), "--rounds wants a number")

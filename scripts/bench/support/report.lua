@@ -7,27 +7,31 @@ local report = {}
 -- By how much a figure in seconds, bytes or pieces is multiplied to be shown in a unit.
 local SCALES = {
   ["s"] = 1, ["ms"] = 1e3, ["us"] = 1e6, ["ns"] = 1e9, ["k/s"] = 1e-3, ["M/s"] = 1e-6, ["B"] = 1,
-  ["MiB"] = 2 ^ -20, ["%"] = 100, ["times"] = 1,
+  ["MiB"] = 2 ^ -20, ["%"] = 100, ["times"] = 1, ["fold"] = 1,
 }
 
-local function digits(value)
+--- A number with three digits that count.
+function report.digits(value)
   if value ~= value or value >= 100 then return ("%.0f"):format(value) end
   return ("%.3g"):format(value)
 end
 
-local function figure(summary, unit)
-  return summary and digits(summary.median * SCALES[unit]) .. " " .. unit or "?"
+--- A summary's median in its unit.
+function report.figure(summary, unit)
+  return summary and report.digits(summary.median * SCALES[unit]) .. " " .. unit or "?"
 end
 
 local function ratio(summary)
   if not summary then return "?" end
-  return ("%s (%s to %s)"):format(digits(summary.median), digits(summary.low), digits(summary.high))
+  return ("%s (%s to %s)"):format(report.digits(summary.median), report.digits(summary.low),
+    report.digits(summary.high))
 end
 
 local function target(row)
   local wanted = row.target
   if not wanted then return "", "" end
-  local text = wanted.of == "ours" and digits(wanted[2] * SCALES[row.unit]) .. " " .. row.unit or digits(wanted[2])
+  local text = wanted.of == "ours" and report.digits(wanted[2] * SCALES[row.unit]) .. " " .. row.unit
+    or report.digits(wanted[2])
   local verdict = row.met == nil and "?" or row.met and "met" or "**missed**"
   return ("%s %s"):format(wanted[1] == ">=" and "at least" or "at most", text), verdict
 end
@@ -36,8 +40,8 @@ local HEAD = { "work", "ours", "against", "theirs", "ratio (quartiles)", "target
 
 local function cells(row)
   local wanted, verdict = target(row)
-  return { row.work, figure(row.ours, row.unit), row.against, figure(row.theirs, row.unit), ratio(row.ratio),
-    wanted, verdict }
+  return { row.work, report.figure(row.ours, row.unit), row.against, report.figure(row.theirs, row.unit),
+    ratio(row.ratio), wanted, verdict }
 end
 
 --- The rows as a table whose columns stand below each other; what is missing after it.
