@@ -70,6 +70,27 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
 end
 
 describe("large strings", function()
+  it("among the items and results of a map", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    local up, list = bytes(MIB, 99), {}
+    for i = 1, 300 do list[i] = i % 20 == 0 and bytes(i * 10000, i) or i end
+    local function check(values)
+      assert.are.equal(300, values.n)
+      for i, value in ipairs(values) do assert.is_true(value == (i % 20 == 0 and #list[i] or bytes(i * 10000, i))) end
+    end
+    local function make(i)
+      if type(i) == "string" then return #i end
+      return bytes(i * 10000, i)
+    end
+    check(mcore:map(make, list))
+    local got, n = {}, 0
+    for i, value in mcore:imap(make, list) do got[i], n = value, n + 1 end
+    got.n = n
+    check(got)
+    local sums = mcore:map(function(i) return #up + i end, { 1, 2, 3 })
+    assert.are.same({ MIB + 1, MIB + 2, MIB + 3, n = 3 }, sums)
+  end)
+
   it("in an error value", function()
     local mcore <close> = mantichora { nworkers = 1, on_error = "return" }
     local large = bytes(2 * MIB, 5)
