@@ -40,8 +40,9 @@ local fine, message = pcall(function()
   for i = 1, 300 do list[i] = i end
   local values = p:map(load "local i = ... if i == 40 then error('no') end return i % 7 == 0 and { i } or i", list)
   for i, value in ipairs(values) do
-    assert(value == i or i % 7 == 0 and value[1] == i or value.kind == "error" or value.kind == "killed",
-      tostring(value))
+    if value ~= i and not (i % 7 == 0 and value[1] == i) then
+      assert(value.kind == "error" or value.kind == "killed" or value.kind == "exited", tostring(value))
+    end
   end
   assert(values.n == 300)
 end)
