@@ -132,6 +132,7 @@ static void prepare_collector(lua_State *L, struct lpool *lpool) {
   if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
     lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
     lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
+    lpool->task.generational = 1;
   }
 #endif
   lpool->keep_gc = 1;

@@ -30,8 +30,9 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
-static const uint64_t rush = 10000u; /* 10 us between two tasks */
-static const uint64_t nap = 30000u;  /* 30 us, and what the kernel adds */
+static const uint64_t rush = 10000u;      /* 10 us between two tasks */
+static const uint64_t held_for = 300000u; /* 0.3 ms: a task that waits for others to go with */
+static const uint64_t nap = 30000u;       /* 30 us, and what the kernel adds */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
@@ -67,6 +68,7 @@ struct mch_pool {
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
   uint64_t runs_seen;           /* next_runid at the driver's last pump */
   uint64_t last_run;            /* when a task came that could go at once */
+  uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
   int attention[2];         /* a pipe: the driver did something that the owner wants to know */
@@ -597,6 +599,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
   const struct mch_engine_ops *ops = pool->engine->ops;
   struct mch_task *task;
   struct mch_error error;
+  pool->held_until = MCH_NEVER;
   while ((task = queue_head(pool)) != NULL) {
     int code = ops->submit(pool->engine, task, owner, &error);
     if (code == MCH_FULL)
@@ -649,7 +652,8 @@ void mch_pool_add_workers(struct mch_pool *pool) {
 static uint64_t deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
-  return engine < output ? engine : output;
+  uint64_t due = engine < output ? engine : output;
+  return pool->held_until < due ? pool->held_until : due;
 }
 
 void mch_pool_pump(struct mch_pool *pool) {
@@ -726,6 +730,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   if (pool == NULL)
     return NULL;
   init_lock(&pool->lock);
+  pool->held_until = MCH_NEVER;
   pool->attention[0] = pool->attention[1] = -1;
   pool->output = engine.output;
   mch_output_ref(pool->output);
@@ -807,12 +812,15 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error) {
   return code;
 }
 
-/* Whether the owner queues one task after the other: then they go many at once, at the latest when
- * the helper thread comes by. */
+/* Whether the owner queues one task after the other: then they are held to go many at once. The
+ * helper thread sees to it that none waits long if the owner goes away. */
 static int in_rush(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  return pool->driver != NULL && since < rush;
+  if (pool->driver == NULL || since >= rush)
+    return 0;
+  pool->held_until = now + held_for;
+  return 1;
 }
 
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
