@@ -29,7 +29,8 @@ struct mch_body {
   size_t count;
 };
 
-/* The body that consists of these bytes and of the struct mch_span in `spans` (NULL: none). */
+/* The body that consists of these bytes, of which none was consumed, and of the struct mch_span in
+ * `spans` (NULL: none). */
 struct mch_body mch_body_of(const struct mch_buf *bytes, const struct mch_buf *spans);
 
 /* Bytes of the body and its spans together. */

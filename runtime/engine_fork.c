@@ -1280,12 +1280,10 @@ static int send_codes(struct child *child, const struct mch_task *task, struct m
 /* Offer `task` to the worker. */
 static int offer(struct child *child, struct mch_task *task, struct mch_error *error) {
   struct mch_message_head head = {MCH_MESSAGE_TASK, task->attempt, 0, task->runid};
-  size_t name_length = task->extra == NULL               ? 0
-                       : task->extra->name_length <= 256 ? task->extra->name_length
-                                                         : 256;
+  size_t name_length = task->extra == NULL ? 0 : task->extra->name_length;
   struct mch_body graph = mch_task_graph(task);
-  size_t front_length = 2 + name_length;
-  unsigned char front[2 + 256];
+  size_t front_length;
+  unsigned char front[2 + MCH_NAME_MAX];
   uint32_t ticket = next_ticket(child);
   int code;
   if ((code = send_codes(child, task, error)) != 0)
@@ -1296,6 +1294,9 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
     mch_store_u32(front + 4, task->batch->function_length);
     front_length = 8;
   } else {
+    if (name_length > MCH_NAME_MAX)
+      name_length = MCH_NAME_MAX;
+    front_length = 2 + name_length;
     mch_store_u16(front, (uint16_t)name_length);
     if (name_length > 0)
       memcpy(front + 2, task->extra->name, name_length);

@@ -61,8 +61,13 @@ static void test_sleep_and_bell(void) {
   CHECK(mch_ring_write(ring, full, MCH_RING_SIZE) == MCH_RING_SIZE - 1);
   CHECK(mch_ring_write(ring, full, 1) == 0);
   CHECK(mch_ring_writer_stays(ring) == 0);
+  CHECK(!mch_ring_has_room(ring));
+  mch_ring_read(ring, full, MCH_RING_SIZE / 2 - 1);
+  CHECK(!mch_ring_has_room(ring) && mch_ring_writer_stays(ring) == 0); /* not worth a bell */
   mch_ring_read(ring, full, 1);
+  CHECK(mch_ring_has_room(ring));
   CHECK(mch_ring_wants_bell(&ring->writer_sleeps) && !mch_ring_wants_bell(&ring->writer_sleeps));
+  CHECK(mch_ring_writer_stays(ring) && !mch_ring_wants_bell(&ring->writer_sleeps));
   free(full);
   free(ring);
 }
