@@ -74,7 +74,7 @@ static void set_string(lua_State *L, const char *key, const char *text, size_t l
 
 static void push_report(lua_State *L, const struct mch_report *report) {
   static const char *const events[] = {"start", "update", "end"};
-  lua_createtable(L, 0, 9);
+  lua_createtable(L, 0, 12);
   lua_pushstring(L, events[report->event]);
   lua_setfield(L, -2, "event");
   set_integer(L, "id", report->key);
@@ -84,6 +84,11 @@ static void push_report(lua_State *L, const struct mch_report *report) {
     set_integer(L, "total", report->total);
   lua_pushnumber(L, (lua_Number)report->elapsed_ns / 1e9);
   lua_setfield(L, -2, "elapsed");
+  if (report->of_tasks) {
+    set_integer(L, "running", report->running);
+    set_integer(L, "queued", mch_render_queued(report));
+    set_integer(L, "failed", report->failed);
+  }
   if (report->runid >= 0)
     set_integer(L, "runid", (uint64_t)report->runid);
   if (report->task != NULL)

@@ -168,7 +168,7 @@ static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsi
     mch_progress_sample(bar);
   measure(&needs, progress->ended.first, progress->ended.count, now);
   measure(&needs, progress->running.first, shown, now);
-  mch_render_layout(&layout, out->style, columns, &needs);
+  mch_render_layout(&layout, out->times ? MCH_TTY_ETA : out->style, columns, &needs);
   mch_screen_begin(&out->screen, columns, rows);
   mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
   add_ended(out, &layout, now);

@@ -33,7 +33,8 @@ struct mch_output {
   int terminal; /* standard error is one */
   int same;     /* standard output is the same file */
   enum mch_progress_mode mode;
-  enum mch_tty_style style;
+  enum mch_tty_style style; /* as the script wants it */
+  int times;                /* the user wants times */
 
   struct mch_progress progress;
   struct mch_bar *reported; /* ended, and its report has been taken */

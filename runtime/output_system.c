@@ -92,7 +92,7 @@ int mch_output_in_background(struct mch_output *out) {
 }
 
 int mch_progress_mode_of(const char *word) {
-  static const char *const words[] = {"auto", "bar", "text", "json", "off"};
+  static const char *const words[] = {"auto", "bar", "text", "json", "off", "eta"};
   int i;
   for (i = 0; i < (int)(sizeof words / sizeof *words); i++)
     if (strcmp(word, words[i]) == 0)
@@ -116,5 +116,7 @@ void mch_output_resolve(struct mch_output *out) {
   word = getenv("MANTICHORA_PROGRESS");
   if (word != NULL)
     mode = mch_progress_mode_of(word);
-  out->mode = mode > MCH_PROGRESS_AUTO ? (enum mch_progress_mode)mode : usual_mode(out);
+  out->times = mode == MCH_PROGRESS_ETA;
+  out->mode =
+      mode <= MCH_PROGRESS_AUTO || out->times ? usual_mode(out) : (enum mch_progress_mode)mode;
 }

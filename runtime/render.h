@@ -22,6 +22,8 @@ struct mch_report {
   uint64_t key; /* tells this process's bars apart */
   uint64_t done, total;
   uint64_t elapsed_ns;
+  int of_tasks; /* it counts tasks: the next two are known */
+  uint64_t running, failed;
   int64_t runid; /* -1: of no task */
   const char *name;
   size_t name_length;
@@ -34,6 +36,14 @@ double mch_render_percent(uint64_t done, uint64_t total);
 
 /* The original's line, or with times: elapsed, remaining, and things done per second. */
 enum mch_tty_style { MCH_TTY_PLAIN, MCH_TTY_ETA };
+
+/* Tasks that wait, of a report about tasks. */
+uint64_t mch_render_queued(const struct mch_report *report);
+
+/* What stands behind the name: how the bar was stopped, or what becomes of the tasks. Its length.
+ */
+enum { MCH_MARK_MOST = 128 };
+size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report);
 
 /* What the lines of one frame want at most. Begin with zeroes, measure each line. */
 struct mch_tty_needs {

@@ -33,6 +33,28 @@ double mch_render_percent(uint64_t done, uint64_t total) {
   return total == 0 ? 100 : (double)done / (double)total * 100;
 }
 
+uint64_t mch_render_queued(const struct mch_report *report) {
+  uint64_t begun = report->done + report->running;
+  return begun < report->total ? report->total - begun : 0;
+}
+
+static size_t tell_tasks(char mark[MCH_MARK_MOST], const struct mch_report *report) {
+  int length;
+  if (report->how == MCH_BAR_RUNNING)
+    length = snprintf(mark, MCH_MARK_MOST,
+                      ": %" PRIu64 " running, %" PRIu64 " queued, %" PRIu64 " failed",
+                      report->running, mch_render_queued(report), report->failed);
+  else
+    length = snprintf(mark, MCH_MARK_MOST, ": %" PRIu64 " failed", report->failed);
+  return (size_t)length;
+}
+
+size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report) {
+  size_t length = report->of_tasks ? tell_tasks(mark, report) : 0;
+  return length + (size_t)snprintf(mark + length, MCH_MARK_MOST - length, "%s",
+                                   mch_bar_end_mark(report->how));
+}
+
 static size_t least(size_t a, size_t b) {
   return a < b ? a : b;
 }
@@ -231,7 +253,8 @@ static void put_head(struct mch_buf *to, const struct mch_tty_layout *layout,
 /* A mark may take more of the bar than the layout does, for its own line only: so the columns of
  * the others stay where they were. */
 static size_t bar_of(const struct mch_tty_layout *layout, const struct mch_report *report) {
-  size_t mark = strlen(mch_bar_end_mark(report->how));
+  char text[MCH_MARK_MOST];
+  size_t mark = mch_render_mark(text, report);
   size_t needed =
       layout->fixed + 1 + layout->bar + mark + mch_width_cells(report->name, report->name_length);
   if (mark == 0 || layout->bar == 0 || needed <= layout->width)
@@ -242,8 +265,8 @@ static size_t bar_of(const struct mch_tty_layout *layout, const struct mch_repor
 /* The name, cut if need be so that the mark stays (if there is room for more than a mark), and a
  * space if there is room for one. */
 static size_t put_name(struct mch_buf *to, const struct mch_report *report, size_t room) {
-  const char *mark = mch_bar_end_mark(report->how);
-  size_t tail = strlen(mark);
+  char mark[MCH_MARK_MOST];
+  size_t tail = mch_render_mark(mark, report);
   size_t cells =
       mch_width_put(to, report->name, report->name_length, tail < room ? room - tail : room);
   tail = least(tail, room - cells);
