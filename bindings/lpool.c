@@ -247,7 +247,7 @@ static int core_group(lua_State *L) {
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, GROUP);
-  lgroup->group = mch_pool_group(lpool->pool);
+  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
   return 1;

@@ -55,6 +55,11 @@ struct mch_pool {
   size_t record_bytes;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
+  char *bar_name;               /* NULL: no bar for all tasks */
+  struct mch_bar *bar;          /* while there are tasks that were not taken */
+  struct mch_bar_tasks counted; /* what it shows */
+  uint64_t accepted, ended;     /* since it began */
+  size_t coming;                /* tasks that groups have announced */
   size_t harvest;               /* tasks that ended since the owner last waited */
   int attended;                 /* the owner waits inside */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
@@ -265,6 +270,61 @@ static void count_submitted(struct mch_pool *pool, const struct mch_task *task, 
   level->submitted += (size_t)step;
 }
 
+/* -- the bar for all tasks ---------------------------------------------------------------- */
+
+static void begin_bar(struct mch_pool *pool) {
+  struct mch_bar_spec spec;
+  memset(&spec, 0, sizeof spec);
+  spec.name = pool->bar_name;
+  spec.name_length = strlen(pool->bar_name);
+  spec.tasks = &pool->counted;
+  spec.runid = -1;
+  pool->bar = mch_output_bar_start(pool->output, &spec);
+}
+
+static void update_bar(struct mch_pool *pool) {
+  if (pool->bar == NULL)
+    return;
+  atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
+                        memory_order_relaxed);
+  mch_bar_set_total(pool->bar, pool->accepted + pool->coming);
+  mch_bar_set(pool->bar, pool->ended);
+}
+
+static void end_bar(struct mch_pool *pool, enum mch_bar_end how) {
+  atomic_store(&pool->counted.running, 0);
+  mch_output_bar_end(pool->output, pool->bar, pool->ended, pool->accepted + pool->coming, how);
+  pool->bar = NULL;
+  pool->accepted = pool->ended = 0;
+  atomic_store(&pool->counted.failed, 0);
+}
+
+/* One more task. */
+static void count_in(struct mch_pool *pool, struct mch_group *group) {
+  if (pool->bar_name != NULL && pool->accepted == 0)
+    begin_bar(pool);
+  pool->accepted++;
+  if (group->coming > 0) {
+    group->coming--;
+    pool->coming--;
+  }
+  update_bar(pool);
+}
+
+static void count_end(struct mch_pool *pool, const struct mch_result *result) {
+  pool->ended++;
+  if (result->kind != MCH_KIND_OK && result->kind != MCH_KIND_CANCELLED)
+    atomic_fetch_add(&pool->counted.failed, 1);
+}
+
+/* Nonzero if all tasks have been taken, and the bar has ended by that. Owner only. */
+static int batch_over(struct mch_pool *pool) {
+  int over = pool->bar != NULL && pool->base == pool->next_runid && pool->coming == 0;
+  if (over)
+    end_bar(pool, MCH_BAR_FINISHED);
+  return over;
+}
+
 /* -- ends --------------------------------------------------------------------------------- */
 
 /* The owner's event loop shall look in. */
@@ -301,6 +361,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   group->last = task;
   group->unfinished--;
   group->finished++;
+  count_end(pool, task->result);
   pool->harvest++;
   if (group->abandoned) {
     take(pool, task);
@@ -380,6 +441,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
 static void pump(struct mch_pool *pool, int owner) {
   pool->engine->ops->pump(pool->engine, owner, pool->queued);
   dispatch(pool, owner);
+  update_bar(pool);
 }
 
 int mch_pool_short_of_workers(struct mch_pool *pool) {
@@ -422,6 +484,7 @@ void mch_pool_pump(struct mch_pool *pool) {
   pthread_mutex_lock(&pool->lock);
   lower_attention(pool);
   pump(pool, 1);
+  batch_over(pool);
   pool->drives_seen = pool->drives;
   /* An event loop sleeps without telling: from here on its descriptor has to say all. */
   if (pool->outer != NULL && deadline(pool) == 0)
@@ -500,7 +563,10 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);
+  if (config->bar != NULL)
+    pool->bar_name = strdup(config->bar);
   if (pool->no_memory == NULL || pool->engine == NULL || level_of(pool, 0) == NULL ||
+      (config->bar != NULL && pool->bar_name == NULL) ||
       (config->background && start_driver(pool, error) != 0)) {
     mch_pool_free(pool);
     return NULL;
@@ -533,6 +599,8 @@ void mch_pool_free(struct mch_pool *pool) {
     pool->records = record->next;
     free(record);
   }
+  end_bar(pool, MCH_BAR_CANCELLED);
+  free(pool->bar_name);
   if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
@@ -576,6 +644,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     *slot(pool, task->runid) = task;
     task->group = group;
     group->unfinished++;
+    count_in(pool, group);
     urgent = overtakes(pool, task->priority);
     enqueue(pool, task);
     if (urgent)
@@ -718,13 +787,22 @@ static void take(struct mch_pool *pool, struct mch_task *task) {
   index_remove(pool, task->runid);
 }
 
+/* The owner has taken one. When it was the last, the bar is shown as it ends: what is printed next
+ * comes under it. */
+static void taken(struct mch_pool *pool) {
+  int over = batch_over(pool);
+  pthread_mutex_unlock(&pool->lock);
+  if (over)
+    mch_output_flush(pool->output);
+}
+
 struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group) {
   struct mch_task *task;
   pthread_mutex_lock(&pool->lock);
   task = pool->records == NULL ? group->first : NULL;
   if (task != NULL)
     take(pool, task);
-  pthread_mutex_unlock(&pool->lock);
+  taken(pool);
   return task;
 }
 
@@ -744,7 +822,7 @@ struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group 
     take(pool, task);
     ++*from;
   }
-  pthread_mutex_unlock(&pool->lock);
+  taken(pool);
   return task;
 }
 
@@ -756,9 +834,15 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task) {
   mch_task_free(task);
 }
 
-struct mch_group *mch_pool_group(struct mch_pool *pool) {
-  (void)pool;
-  return calloc(1, sizeof(struct mch_group));
+struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming) {
+  struct mch_group *group = calloc(1, sizeof *group);
+  if (group == NULL)
+    return NULL;
+  pthread_mutex_lock(&pool->lock);
+  group->coming = coming;
+  pool->coming += coming;
+  pthread_mutex_unlock(&pool->lock);
+  return group;
 }
 
 static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
@@ -780,9 +864,11 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
       cancel(pool, task);
   }
   drop_finished(pool, group);
+  pool->coming -= group->coming;
+  group->coming = 0;
   group->abandoned = 1;
   free_if_idle(group);
-  pthread_mutex_unlock(&pool->lock);
+  taken(pool);
 }
 
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group) {
