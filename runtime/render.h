@@ -40,10 +40,10 @@ enum mch_tty_style { MCH_TTY_PLAIN, MCH_TTY_ETA };
 /* Tasks that wait, of a report about tasks. */
 uint64_t mch_render_queued(const struct mch_report *report);
 
-/* What stands behind the name: how the bar was stopped, or what becomes of the tasks. Its length.
- */
+/* What stands behind the name: how the bar was stopped, or what becomes of the tasks, in few words
+ * if there is room for few cells. Its length. */
 enum { MCH_MARK_MOST = 128 };
-size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report);
+size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report, size_t room);
 
 /* What the lines of one frame want at most. Begin with zeroes, measure each line. */
 struct mch_tty_needs {

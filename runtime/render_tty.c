@@ -38,19 +38,23 @@ uint64_t mch_render_queued(const struct mch_report *report) {
   return begun < report->total ? report->total - begun : 0;
 }
 
-static size_t tell_tasks(char mark[MCH_MARK_MOST], const struct mch_report *report) {
-  int length;
-  if (report->how == MCH_BAR_RUNNING)
-    length = snprintf(mark, MCH_MARK_MOST,
-                      ": %" PRIu64 " running, %" PRIu64 " queued, %" PRIu64 " failed",
-                      report->running, mch_render_queued(report), report->failed);
-  else
-    length = snprintf(mark, MCH_MARK_MOST, ": %" PRIu64 " failed", report->failed);
+/* ": 3 running, 12 queued, 1 failed", or ": 3r 12q 1f". */
+static size_t tell_tasks(char mark[MCH_MARK_MOST], const struct mch_report *report, size_t room) {
+  uint64_t queued = mch_render_queued(report);
+  int length = 0;
+  if (report->how != MCH_BAR_RUNNING)
+    return (size_t)snprintf(mark, MCH_MARK_MOST, ": %" PRIu64 " failed", report->failed);
+  length =
+      snprintf(mark, MCH_MARK_MOST, ": %" PRIu64 " running, %" PRIu64 " queued, %" PRIu64 " failed",
+               report->running, queued, report->failed);
+  if ((size_t)length > room)
+    length = snprintf(mark, MCH_MARK_MOST, ": %" PRIu64 "r %" PRIu64 "q %" PRIu64 "f",
+                      report->running, queued, report->failed);
   return (size_t)length;
 }
 
-size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report) {
-  size_t length = report->of_tasks ? tell_tasks(mark, report) : 0;
+size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report, size_t room) {
+  size_t length = report->of_tasks ? tell_tasks(mark, report, room) : 0;
   return length + (size_t)snprintf(mark + length, MCH_MARK_MOST - length, "%s",
                                    mch_bar_end_mark(report->how));
 }
@@ -254,9 +258,10 @@ static void put_head(struct mch_buf *to, const struct mch_tty_layout *layout,
  * the others stay where they were. */
 static size_t bar_of(const struct mch_tty_layout *layout, const struct mch_report *report) {
   char text[MCH_MARK_MOST];
-  size_t mark = mch_render_mark(text, report);
-  size_t needed =
-      layout->fixed + 1 + layout->bar + mark + mch_width_cells(report->name, report->name_length);
+  size_t taken = layout->fixed + 1 + mch_width_cells(report->name, report->name_length);
+  size_t room = layout->width > taken + BAR_LEAST ? layout->width - taken - BAR_LEAST : 0;
+  size_t mark = mch_render_mark(text, report, room);
+  size_t needed = taken + layout->bar + mark;
   if (mark == 0 || layout->bar == 0 || needed <= layout->width)
     return layout->bar;
   return layout->bar - least(needed - layout->width, layout->bar - BAR_LEAST);
@@ -266,7 +271,8 @@ static size_t bar_of(const struct mch_tty_layout *layout, const struct mch_repor
  * space if there is room for one. */
 static size_t put_name(struct mch_buf *to, const struct mch_report *report, size_t room) {
   char mark[MCH_MARK_MOST];
-  size_t tail = mch_render_mark(mark, report);
+  size_t name = mch_width_cells(report->name, report->name_length);
+  size_t tail = mch_render_mark(mark, report, name < room ? room - name : 0);
   size_t cells =
       mch_width_put(to, report->name, report->name_length, tail < room ? room - tail : room);
   tail = least(tail, room - cells);

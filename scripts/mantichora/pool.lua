@@ -175,6 +175,7 @@ local pool_options = {
   nworkers = check_nworkers,
   engine = choice_of("fork", "snapshot", "inline"),
   progressbar = of_type("boolean", "true or false"),
+  poolbar = of_type("boolean", "true or false"),
   on_error = choice_of("raise", "return"),
   timeout = seconds,
   max_tasks_per_worker = integer_from(1, "a positive integer"),
@@ -364,19 +365,20 @@ end
 
 local imap_options = { ordered = of_type("boolean", "true or false") }
 
--- A function that gives the items one by one, each packed; nil when there are no more.
+-- A function that gives the items one by one, each packed; nil when there are no more. And how many
+-- there are, 0 if that is not known.
 local function items_of(source)
   if core.is_callable(source) then
     return function()
       local item = pack(source())
       return item[1] ~= nil and item or nil
-    end
+    end, 0
   end
   local i, n = 0, source.n or #source
   return function()
     i = i + 1
     if i <= n then return { n = 1, source[i] } end
-  end
+  end, math.max(math_tointeger(n) or 0, 0)
 end
 
 local function check_map(method, f, source)
@@ -392,8 +394,8 @@ end
 -- Runs `f` for each item, with at most so many ahead; hands back what ends. Its tasks are a group of
 -- their own. take(hand) calls hand(index, runid, failed, ...).
 local function new_mapping(self, f, source)
-  local group = core.group(self)
-  local next_item = items_of(source)
+  local next_item, coming = items_of(source)
+  local group = core.group(self, coming)
   local ahead, index, index_of = 0, 0, {}
   local most = settings_of[self].nworkers * 32
   local mapping = { group = group }
@@ -635,6 +637,7 @@ local function make(options)
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),
+    poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
     seed = o.seed or core.seed(),
