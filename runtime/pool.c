@@ -284,6 +284,7 @@ static void begin_bar(struct mch_pool *pool) {
   memset(&spec, 0, sizeof spec);
   spec.name = pool->bar_name;
   spec.name_length = strlen(pool->bar_name);
+  spec.total = pool->accepted + pool->coming;
   spec.tasks = &pool->counted;
   spec.runid = -1;
   pool->bar = mch_output_bar_start(pool->output, &spec);
@@ -308,13 +309,13 @@ static void end_bar(struct mch_pool *pool, enum mch_bar_end how) {
 
 /* One more task. */
 static void count_in(struct mch_pool *pool, struct mch_group *group) {
-  if (pool->bar_name != NULL && pool->accepted == 0)
-    begin_bar(pool);
   pool->accepted++;
   if (group->coming > 0) {
     group->coming--;
     pool->coming--;
   }
+  if (pool->bar_name != NULL && pool->accepted == 1)
+    begin_bar(pool);
   update_bar(pool);
 }
 
