@@ -16,7 +16,7 @@ enum {
   NAME_LEAST = 8, /* of a name that wants more */
   RATE = 8,       /* "1234.5/s" */
   CLOCK = 5,      /* "00:12" */
-  CLOCK_MOST = 9  /* with a terminating zero */
+  CLOCK_MOST = 40 /* more than any time takes */
 };
 
 /* What stands between bar and name, from the most to the least. */
@@ -96,9 +96,9 @@ static void put_clock(char text[CLOCK_MOST], double seconds) {
   if (!known)
     snprintf(text, CLOCK_MOST, "--:--");
   else if (hours >= 100)
-    snprintf(text, CLOCK_MOST, "%ud%02uh", hours / 24 % 1000, hours % 24);
+    snprintf(text, CLOCK_MOST, "%ud%02uh", hours / 24, hours % 24);
   else if (hours > 0)
-    snprintf(text, CLOCK_MOST, "%u:%02u:%02u", hours % 100, minutes % 60, whole % 60);
+    snprintf(text, CLOCK_MOST, "%u:%02u:%02u", hours, minutes % 60, whole % 60);
   else
     snprintf(text, CLOCK_MOST, "%02u:%02u", minutes, whole % 60);
 }
@@ -211,33 +211,52 @@ static void put_bar(struct mch_buf *to, size_t cells, double percent) {
   fill(to, ' ', cells - full);
 }
 
+static void put_right(struct mch_buf *to, const char *text, size_t width) {
+  size_t length = strlen(text);
+  fill(to, ' ', length < width ? width - length : 0);
+  put(to, text);
+}
+
+static void put_count(struct mch_buf *to, uint64_t count, size_t width) {
+  char text[32];
+  snprintf(text, sizeof text, "%" PRIu64, count);
+  put_right(to, text, width);
+}
+
 /* " 28094 / 39421 |", or without a total " 28094   1234.5/s |". */
 static void put_counts(struct mch_buf *to, const struct mch_tty_layout *layout,
                        const struct mch_report *report) {
-  char text[96], second[32] = "?", by = '/';
-  int width = (int)layout->digits;
-  if (report->total != MCH_BAR_UNKNOWN) {
-    snprintf(second, sizeof second, "%" PRIu64, report->total);
-  } else if (layout->times < 2) {
-    put_rate(second, sizeof second, report);
-    by = ' ';
-  }
-  snprintf(text, sizeof text, " %*" PRIu64 " %c %*s |", width, report->done, by, width, second);
-  put(to, text);
+  char rate[32] = "?";
+  int known = report->total != MCH_BAR_UNKNOWN;
+  put(to, " ");
+  put_count(to, report->done, layout->digits);
+  put(to, known || layout->times == 2 ? " / " : "   ");
+  if (!known && layout->times < 2)
+    put_rate(rate, sizeof rate, report);
+  if (known)
+    put_count(to, report->total, layout->digits);
+  else
+    put_right(to, rate, layout->digits);
+  put(to, " |");
 }
 
 /* " 00:12 < 00:05 2341.2/s |", or " 00:05 |". */
 static void put_times(struct mch_buf *to, const struct mch_tty_layout *layout,
                       const struct mch_report *report) {
-  char text[96], rate[32], elapsed[CLOCK_MOST], rest[CLOCK_MOST];
-  int width = (int)layout->clock;
+  char elapsed[CLOCK_MOST], rest[CLOCK_MOST], rate[32];
   put_clocks(elapsed, rest, report);
   put_rate(rate, sizeof rate, report);
-  if (layout->times == 2)
-    snprintf(text, sizeof text, " %*s < %*s %s |", width, elapsed, width, rest, rate);
-  else
-    snprintf(text, sizeof text, " %*s |", width, rest);
-  put(to, text);
+  put(to, " ");
+  if (layout->times == 2) {
+    put_right(to, elapsed, layout->clock);
+    put(to, " < ");
+  }
+  put_right(to, rest, layout->clock);
+  if (layout->times == 2) {
+    put(to, " ");
+    put(to, rate);
+  }
+  put(to, " |");
 }
 
 /* The percentage; without a total nothing, or the count if it stands nowhere else. */
