@@ -199,6 +199,39 @@ static void odd_times(struct mch_buf *to) {
   SAME(to, "   0.00%            | 2:02:02 <   --:--    0.5/h |:  x ");
 }
 
+/* The bar of a pool: what becomes of its tasks takes room of its own bar only, then fewer words. */
+static void tasks(struct mch_buf *to) {
+  struct mch_report report = report_of("tasks", 8, 20);
+  struct tm when;
+  unsigned columns;
+  report.of_tasks = 1;
+  report.running = 3;
+  report.failed = 1;
+  EQUAL(tty(to, 120, &report), 113);
+  SAME(to, "  40.00% ::::::::::::::::                         |        8 /       20 |:  "
+           "tasks: 3 running, 9 queued, 1 failed ");
+  tty(to, 80, &report);
+  SAME(to, "  40.00% ::      |        8 /       20 |:  tasks: 3 running, 9 queued, 1 failed");
+  tty(to, 60, &report);
+  SAME(to, "  40.00% :::      |        8 /       20 |:  tasks: 3r 9q 1f");
+  tty(to, 20, &report);
+  SAME(to, "  40.00% |: tasks: ");
+  for (columns = 1; columns <= 130; columns++)
+    EQUAL(tty(to, columns, &report) < columns || columns == 1, 1);
+  memset(&when, 0, sizeof when);
+  mch_buf_clear(to);
+  report.event = MCH_REPORT_END;
+  report.how = MCH_BAR_FINISHED;
+  report.running = 0;
+  report.done = 20;
+  mch_render_text(to, &report, &when);
+  SAME(to, "01/00 00:00 :       20 /       20 (100.00%): tasks: 1 failed\n");
+  mch_buf_clear(to);
+  mch_render_json(to, &report, 0);
+  SAME(to, "{\"event\":\"end\",\"time\":0.000,\"id\":1,\"name\":\"tasks\",\"done\":20,\"total\":20,"
+           "\"elapsed\":2.000,\"running\":0,\"queued\":0,\"failed\":1,\"state\":\"finished\"}\n");
+}
+
 /* Counts that do not fit push the name, and the bar makes room for it. */
 static void large_counts(struct mch_buf *to) {
   struct mch_report report = report_of("huge", 120000000000, 123456789012);
@@ -381,6 +414,7 @@ int main(void) {
   narrow(&to);
   times(&to);
   odd_times(&to);
+  tasks(&to);
   large_counts(&to);
   wide_names(&to);
   names();
