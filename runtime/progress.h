@@ -76,8 +76,8 @@ struct mch_bar {
   const struct mch_bar_tasks *tasks;    /* as in its spec; NULL when it has ended */
   uint64_t tasks_running, tasks_failed; /* as last sampled */
   uint64_t started_ns, ended_ns;
-  uint64_t told_ns, told_done, told_total,
-      told_running; /* what was last reported, by renderers that report */
+  /* what was last reported, by renderers that report */
+  uint64_t told_ns, told_done, told_total, told_running;
   int64_t runid;
   struct mch_bar_slot *upstream; /* in a worker: the slot that its parent samples, or NULL */
   enum mch_bar_end how;
