@@ -38,10 +38,11 @@ int mch_encode_ref(struct encoding *e, const struct mch_met *met) {
 
 int mch_encode_text(struct encoding *e, const void *object, const char *s, size_t length) {
   if (length > 1) { /* shorter ones are cheaper again than referred to */
-    const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+    struct look look;
+    const struct mch_met *met = look_up(e, object, &look);
     if (met != NULL)
       return mch_encode_ref(e, met);
-    meet(e, object);
+    meet_looked(e, &look);
   } else {
     e->objects++;
   }
@@ -425,6 +426,10 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
     return mch_encode_small(e, frame);
   case WALK:
     return mch_encode_walk(e, frame);
+  case RECORD:
+    return mch_encode_record(e, frame);
+  case ENDED:
+    return mch_encode_ended(e, frame);
   case FUNCTION:
     return mch_encode_upvalues(e, frame);
   case SETS:
@@ -522,11 +527,10 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
   e->marks = (struct mch_array){NULL, 0, 0, NULL};
   e->hook = 0;
-  memset(e->recent, 0, sizeof e->recent);
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = e->modules.filtered = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS, encoder->kind == MCH_SEND_TASK ? e->notes : 0);
-  mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
+  mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET);
 }
 
 void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
@@ -547,6 +551,7 @@ void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
     else if (status == REFUSED && !leave_out(&e))
       raise_refusal(&e);
   }
+  mch_identity_release(&e.met);
   mch_heap_release(L, e.slots + HEAP);
   lua_settop(L, top);
 }

@@ -35,13 +35,15 @@ enum {
 };
 
 /* Arrays in the heap. */
-enum { HEAP_FRAMES, HEAP_MET, HEAP_MET_SLOTS, HEAP_SHAPES, HEAP_DUMP, HEAP_MARKS };
+enum { HEAP_FRAMES = MCH_HEAP_FIRST, HEAP_MET, HEAP_KEYS, HEAP_DUMP, HEAP_MARKS };
 
 enum frame_kind {
   ROOT,     /* the values of the message */
   HOOK,     /* what a __mantichora returned */
   SMALL,    /* a table, its entries on the stack */
   WALK,     /* a table, read with lua_next() */
+  RECORD,   /* likewise, taken to have the keys of a known shape */
+  ENDED,    /* a table whose contents are put, but not its metatable */
   FUNCTION, /* its upvalues */
   SETS,     /* assignments behind the values of a message or a hook */
   SPREAD    /* assignments of all fields of an environment */
@@ -54,10 +56,12 @@ struct frame {
   size_t place;      /* of the value; its working values are above it */
   size_t next;
   size_t array;    /* SMALL, WALK: items that go without their keys */
-  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT, HOOK: parts */
-  size_t count_at; /* WALK: where in the message the number of pairs belongs */
+  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT, HOOK, RECORD: parts */
+  size_t count_at; /* WALK: where in the message the number of pairs belongs; 0: END tells it */
+  size_t keys;     /* RECORD: place of the first of its keys among all */
+  size_t tag_at;   /* RECORD: where in the message it begins */
   int values_only; /* SMALL: a record */
-  int in_value;    /* WALK, SPREAD: the key is put, its value is next */
+  int in_value;    /* WALK, RECORD, SPREAD: the key is put, or known, and its value is next */
   int indexed;     /* WALK: items are read by their index; lua_next() comes after them */
   size_t met;      /* FUNCTION: number of its entry in the map */
   size_t number;   /* HOOK: its object's */
@@ -68,15 +72,16 @@ struct frame {
 
 enum { FRAMES_START = 8 };
 
-/* The keys of a record; `first` is their place among all. */
+/* The keys of a record; `first` is their place among all. The next table with this first key is
+ * taken to be such a record again, if those before it were. */
 struct shape {
   const void *first_key; /* NULL: no shape */
   uint64_t number;
   size_t first, count;
-  int is_flat; /* the last such record had only values without contents */
+  int trust; /* above 0: there is no reason for doubt */
 };
 
-enum { RECENT_SHAPES = 8 };
+enum { RECENT_SHAPES = 32 };
 
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
@@ -106,7 +111,7 @@ struct encoding {
   struct mch_array frames; /* struct frame */
   struct mch_array keys;   /* const void *: the keys of all shapes */
   struct mch_identity met;
-  struct shape recent[RECENT_SHAPES];
+  struct shape recent[RECENT_SHAPES]; /* if there are shapes at all */
   struct mch_wants wants;
   size_t hook;            /* one more than the number of the innermost HOOK frame; 0: none */
   const void *noted[2];   /* uses and environment whose names were queued last */
@@ -205,7 +210,24 @@ static inline int put_tag(struct encoding *e, int tag) {
 
 /* ---- objects ---- */
 
-/* Number the object whose tag is written next. */
+/* A look whether an object was met before; if not, where to note it. */
+struct look {
+  uint64_t key;
+  struct mch_probe probe;
+};
+
+static inline const struct mch_met *look_up(struct encoding *e, const void *object,
+                                            struct look *look) {
+  look->key = (uint64_t)(uintptr_t)object;
+  look->probe = mch_probe_first(&e->met, look->key);
+  return mch_identity_next(&e->met, look->key, &look->probe);
+}
+
+/* Number the object whose tag is written next. It was looked up, and nothing was met since. */
+static inline void meet_looked(struct encoding *e, const struct look *look) {
+  mch_identity_put(&e->met, &look->probe, look->key, e->objects++, position(e));
+}
+
 static inline void meet(struct encoding *e, const void *object) {
   mch_identity_add(&e->met, (uint64_t)(uintptr_t)object, e->objects++, position(e));
 }
@@ -248,7 +270,8 @@ int mch_encode_refuse(struct encoding *e, const char *why);
 /* Add a frame for the value at this place. */
 struct frame *mch_encode_frame(struct encoding *e, enum frame_kind kind, size_t place);
 
-/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
+/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. When the
+ * frame is closed, that is off the stack again. */
 struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at);
 
 /* Tell the step from a frame to the part at hand. */
@@ -258,9 +281,11 @@ void mch_encode_step(struct encoding *e, struct mch_path *path, const struct fra
 
 int mch_encode_table(struct encoding *e, int at, int as_metatable);
 
-/* Put the next parts of a SMALL or WALK frame: as mch_encode_put() returns. */
+/* Put the next parts of a SMALL, WALK, RECORD or ENDED frame: as mch_encode_put() returns. */
 int mch_encode_small(struct encoding *e, struct frame *frame);
 int mch_encode_walk(struct encoding *e, struct frame *frame);
+int mch_encode_record(struct encoding *e, struct frame *frame);
+int mch_encode_ended(struct encoding *e, struct frame *frame);
 
 /* ---- encode_function.c ---- */
 

@@ -1,7 +1,10 @@
 /* Runs in: both.
  *
  * What a message has met so far: a hash map from 64-bit keys (addresses of Lua values, or hashes
- * with the top bit set) to entries. Entries stay in order and are found by number. */
+ * with the top bit set) to entries. Entries stay in order and are found by number.
+ *
+ * The slots of a large map are kept for the next message, as they are: a slot is empty if what it
+ * holds is not newer than the stamp with which the message began. */
 #ifndef MCH_IDENTITY_H
 #define MCH_IDENTITY_H
 
@@ -15,7 +18,7 @@ struct mch_met {
 };
 
 struct mch_met_slot {
-  uint32_t hash, entry; /* entry is one more than the number; 0: empty */
+  uint32_t hash, entry; /* entry is its number + stamp + 1 */
 };
 
 enum { MCH_MET_START = 24, MCH_MET_SLOTS = 64 };
@@ -24,15 +27,20 @@ struct mch_identity {
   struct mch_array entries; /* struct mch_met */
   struct mch_array slots;   /* struct mch_met_slot; their number is mask + 1 */
   size_t mask;
+  size_t room;    /* so many entries fit without growing anything */
+  uint32_t stamp; /* slots up to this are empty */
   lua_State *L;
-  int heap;                 /* stack index for mch_array_grow() */
-  int entries_in, slots_in; /* numbers of the two arrays there */
+  int heap;       /* stack index for mch_array_grow() */
+  int entries_in; /* number of the array there */
   struct mch_met start[MCH_MET_START];
   struct mch_met_slot start_slots[MCH_MET_SLOTS];
 };
 
-void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int entries_in,
-                       int slots_in);
+void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int entries_in);
+
+/* The message is complete: the next one may use the slots. To be called before mch_heap_release().
+ */
+void mch_identity_release(struct mch_identity *map);
 
 /* Add an entry and return it; raises on memory. Does not look whether the key is there. */
 struct mch_met *mch_identity_add(struct mch_identity *map, uint64_t key, uint64_t a, uint64_t b);
@@ -67,24 +75,42 @@ static inline void mch_probe_step(const struct mch_identity *map, struct mch_pro
   probe->slot = (probe->slot * 5 + 1 + (size_t)probe->perturb) & map->mask;
 }
 
-/* The next entry with this key, or NULL. */
+/* The next entry with this key, or NULL: then the probe is at the slot where it would be. */
 static inline struct mch_met *mch_identity_next(const struct mch_identity *map, uint64_t key,
                                                 struct mch_probe *probe) {
   const struct mch_met_slot *slots = map->slots.items;
   uint32_t hash = mch_identity_hash(key);
   for (;;) {
     const struct mch_met_slot *slot = &slots[probe->slot];
-    if (slot->entry == 0)
+    if (slot->entry <= map->stamp)
       return NULL;
     mch_probe_step(map, probe);
-    if (slot->hash == hash && mch_identity_entry(map, slot->entry - 1)->key == key)
-      return mch_identity_entry(map, slot->entry - 1);
+    if (slot->hash == hash) {
+      struct mch_met *met = mch_identity_entry(map, slot->entry - map->stamp - 1);
+      if (met->key == key)
+        return met;
+    }
   }
 }
 
 static inline struct mch_met *mch_identity_find(const struct mch_identity *map, uint64_t key) {
   struct mch_probe probe = mch_probe_first(map, key);
   return mch_identity_next(map, key, &probe);
+}
+
+/* mch_identity_add(), after mch_identity_next() gave NULL and nothing was added since. */
+static inline void mch_identity_put(struct mch_identity *map, const struct mch_probe *probe,
+                                    uint64_t key, uint64_t a, uint64_t b) {
+  size_t number = map->entries.count;
+  struct mch_met_slot *slot = (struct mch_met_slot *)map->slots.items + probe->slot;
+  if (number >= map->room) {
+    mch_identity_add(map, key, a, b);
+    return;
+  }
+  *mch_identity_entry(map, number) = (struct mch_met){key, a, b};
+  map->entries.count = number + 1;
+  slot->hash = mch_identity_hash(key);
+  slot->entry = map->stamp + (uint32_t)number + 1;
 }
 
 #endif

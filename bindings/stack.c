@@ -122,6 +122,8 @@ void mch_heap_release(lua_State *L, int slot) {
     else
       mch_buf_clear(&heap->arrays[i]);
   }
+  if (heap->arrays[MCH_HEAP_SLOTS].data == NULL)
+    heap->slots = 0;
   lua_pushvalue(L, slot);
   lua_setfield(L, LUA_REGISTRYINDEX, HEAP_KEPT);
 }
