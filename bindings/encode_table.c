@@ -76,9 +76,9 @@ static int are_strings(lua_State *L, int first, int n) {
   return 1;
 }
 
-static void put_record_head(struct encoding *e, const struct shape *shape, unsigned metatable) {
-  put_u8(e, MCH_TAG_RECORD | metatable);
-  put_varint(e, shape->number);
+static inline void put_record_head(struct encoding *e, const struct shape *shape,
+                                   unsigned metatable) {
+  put_tag_varint(e, MCH_TAG_RECORD | metatable, shape->number);
 }
 
 /* Begin a table all of whose keys are strings: after the first one of a shape the keys need not be
@@ -143,18 +143,18 @@ static const struct shape *expect_shape(struct encoding *e, const void *first_ke
 }
 
 /* Put fields of a record, the first of which is on top of the stack, until one has contents, or is
- * not one of the shape's. Returns how many; *more: was there such a one? It is on top then. */
+ * not the next of the shape. It is on top then; *more: it is there at all. Returns how many were
+ * put. */
 static size_t put_flat_fields(struct encoding *e, const struct shape *shape, int table, int *more) {
   lua_State *L = e->L;
   const void *const *keys = (const void *const *)e->keys.items + shape->first;
   size_t n = 0;
   *more = 1;
-  while (n < shape->count && lua_topointer(L, table + 1) == keys[n] &&
-         put_flat(e, table + 2, lua_type(L, table + 2)) == DONE) {
+  while (put_flat(e, table + 2, lua_type(L, table + 2)) == DONE) {
     n++;
     lua_settop(L, table + 1);
     *more = lua_next(L, table);
-    if (!*more)
+    if (!*more || n == shape->count || lua_topointer(L, table + 1) != keys[n])
       break;
   }
   return n;
@@ -293,7 +293,7 @@ static int put_contents(struct encoding *e, int at, const struct look *look, uns
     const struct shape *shape = expect_shape(e, key);
     if (shape != NULL) {
       int status = put_expected(e, shape, table, look, metatable);
-      if (status == DONE)
+      if (status == DONE && table != at)
         lua_settop(L, top);
       return status;
     }
@@ -330,7 +330,7 @@ int mch_encode_table(struct encoding *e, int at, int as_metatable) {
       mch_wants_all(&e->wants, at);
     return mch_encode_ref(e, met);
   }
-  if (mch_encode_name(e, at, object, as_metatable))
+  if (mch_modules_may_know(&e->modules, object) && mch_encode_name(e, at, object, as_metatable))
     return DONE;
   if (lua_getmetatable(L, at)) {
     int status;

@@ -144,13 +144,23 @@ static inline unsigned char *at_position(const struct encoding *e, size_t place)
   return e->out->data + e->out->read + place;
 }
 
-static inline void put_varint(struct encoding *e, uint64_t value) {
-  unsigned char *to = room(e, 10);
+static inline size_t write_varint(unsigned char *to, uint64_t value) {
   size_t n = 0;
   for (; value >= 0x80; value >>= 7)
     to[n++] = (unsigned char)(value | 0x80);
   to[n++] = (unsigned char)value;
-  e->out->length += n;
+  return n;
+}
+
+static inline void put_varint(struct encoding *e, uint64_t value) {
+  unsigned char *to = room(e, 10);
+  e->out->length += write_varint(to, value);
+}
+
+static inline void put_tag_varint(struct encoding *e, unsigned tag, uint64_t value) {
+  unsigned char *to = room(e, 11);
+  to[0] = (unsigned char)tag;
+  e->out->length += 1 + write_varint(to + 1, value);
 }
 
 static inline void put_bytes(struct encoding *e, const void *bytes, size_t count) {

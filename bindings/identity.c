@@ -56,9 +56,10 @@ static void clear_slots(struct mch_identity *map) {
   memset(map->slots.items, 0, (map->mask + 1) * sizeof(struct mch_met_slot));
 }
 
-/* Take the slots that an earlier message left, if those are more; else double them. */
+/* Take the slots that an earlier message left, if those are more; else make more. */
 static void grow_slots(struct mch_identity *map) {
-  size_t slots = (map->mask + 1) * 2;
+  enum { FEW = 1 << 14 }; /* their number grows faster */
+  size_t slots = (map->mask + 1) * (map->mask < FEW ? 4 : 2);
   int first = map->slots.heap == NULL;
   struct mch_heap *heap;
   map->slots.count = 0;
