@@ -32,7 +32,7 @@ enum {
   MOST_HEARD = 64,                /* workers that ended whose pipes are still read */
   AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
   AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
-  LITTLE_AHEAD = MCH_CLAIMS / 8,  /* a worker with fewer tasks wants more soon */
+  LITTLE_AHEAD = MCH_CLAIMS / 4,  /* a worker with fewer tasks wants more soon */
   LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
   UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
   LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
