@@ -36,13 +36,11 @@ void mch_identity_release(struct mch_identity *map) {
 }
 
 static void fill_slot(struct mch_identity *map, size_t number) {
-  struct mch_met_slot *slots = map->slots.items;
-  uint64_t key = mch_identity_entry(map, number)->key;
-  struct mch_probe probe = mch_probe_first(map, key);
-  while (slots[probe.slot].entry > map->stamp)
+  uint32_t *slots = map->slots.items;
+  struct mch_probe probe = mch_probe_first(map, mch_identity_entry(map, number)->key);
+  while (slots[probe.slot] > map->stamp)
     mch_probe_step(map, &probe);
-  slots[probe.slot].hash = mch_identity_hash(key);
-  slots[probe.slot].entry = map->stamp + (uint32_t)number + 1;
+  slots[probe.slot] = map->stamp + (uint32_t)number + 1;
 }
 
 static void fill_slots(struct mch_identity *map) {
@@ -53,7 +51,7 @@ static void fill_slots(struct mch_identity *map) {
 
 static void clear_slots(struct mch_identity *map) {
   map->stamp = 0;
-  memset(map->slots.items, 0, (map->mask + 1) * sizeof(struct mch_met_slot));
+  memset(map->slots.items, 0, (map->mask + 1) * sizeof(uint32_t));
 }
 
 /* Take the slots that an earlier message left, if those are more; else make more. */
@@ -63,7 +61,7 @@ static void grow_slots(struct mch_identity *map) {
   int first = map->slots.heap == NULL;
   struct mch_heap *heap;
   map->slots.count = 0;
-  mch_array_grow(map->L, &map->slots, sizeof(struct mch_met_slot), slots, map->heap,
+  mch_array_grow(map->L, &map->slots, sizeof(uint32_t), slots, map->heap,
                  MCH_HEAP_SLOTS);
   heap = lua_touserdata(map->L, map->heap);
   if (first && heap->slots >= slots && heap->stamp <= STAMP_MOST) {

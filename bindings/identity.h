@@ -3,8 +3,8 @@
  * What a message has met so far: a hash map from 64-bit keys (addresses of Lua values, or hashes
  * with the top bit set) to entries. Entries stay in order and are found by number.
  *
- * The slots of a large map are kept for the next message, as they are: a slot is empty if what it
- * holds is not newer than the stamp with which the message began. */
+ * A slot holds the number of an entry + stamp + 1. The slots of a large map are kept for the next
+ * message, as they are: what is not above the stamp with which that begins is an empty slot. */
 #ifndef MCH_IDENTITY_H
 #define MCH_IDENTITY_H
 
@@ -17,15 +17,11 @@ struct mch_met {
   uint64_t a, b; /* what it means is the caller's business */
 };
 
-struct mch_met_slot {
-  uint32_t hash, entry; /* entry is its number + stamp + 1 */
-};
-
 enum { MCH_MET_START = 24, MCH_MET_SLOTS = 64 };
 
 struct mch_identity {
   struct mch_array entries; /* struct mch_met */
-  struct mch_array slots;   /* struct mch_met_slot; their number is mask + 1 */
+  struct mch_array slots;   /* uint32_t; their number is mask + 1 */
   size_t mask;
   size_t room;    /* so many entries fit without growing anything */
   uint32_t stamp; /* slots up to this are empty */
@@ -33,7 +29,7 @@ struct mch_identity {
   int heap;       /* stack index for mch_array_grow() */
   int entries_in; /* number of the array there */
   struct mch_met start[MCH_MET_START];
-  struct mch_met_slot start_slots[MCH_MET_SLOTS];
+  uint32_t start_slots[MCH_MET_SLOTS];
 };
 
 void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int entries_in);
@@ -54,8 +50,8 @@ static inline struct mch_met *mch_identity_entry(const struct mch_identity *map,
 
 /* Objects that were made one after the other lie one behind the other, and are often met so: their
  * slots do, too, which is kind to the cache. */
-static inline uint32_t mch_identity_hash(uint64_t key) {
-  return (uint32_t)(key >> 5 ^ key >> 37);
+static inline size_t mch_identity_hash(uint64_t key) {
+  return (size_t)(key >> 5 ^ key >> 37);
 }
 
 /* A search: where it is, and what the next step depends on, so that crowded places are left soon.
@@ -78,18 +74,16 @@ static inline void mch_probe_step(const struct mch_identity *map, struct mch_pro
 /* The next entry with this key, or NULL: then the probe is at the slot where it would be. */
 static inline struct mch_met *mch_identity_next(const struct mch_identity *map, uint64_t key,
                                                 struct mch_probe *probe) {
-  const struct mch_met_slot *slots = map->slots.items;
-  uint32_t hash = mch_identity_hash(key);
+  const uint32_t *slots = map->slots.items;
   for (;;) {
-    const struct mch_met_slot *slot = &slots[probe->slot];
-    if (slot->entry <= map->stamp)
+    uint32_t slot = slots[probe->slot];
+    struct mch_met *met;
+    if (slot <= map->stamp)
       return NULL;
     mch_probe_step(map, probe);
-    if (slot->hash == hash) {
-      struct mch_met *met = mch_identity_entry(map, slot->entry - map->stamp - 1);
-      if (met->key == key)
-        return met;
-    }
+    met = mch_identity_entry(map, slot - map->stamp - 1);
+    if (met->key == key)
+      return met;
   }
 }
 
@@ -102,15 +96,13 @@ static inline struct mch_met *mch_identity_find(const struct mch_identity *map, 
 static inline void mch_identity_put(struct mch_identity *map, const struct mch_probe *probe,
                                     uint64_t key, uint64_t a, uint64_t b) {
   size_t number = map->entries.count;
-  struct mch_met_slot *slot = (struct mch_met_slot *)map->slots.items + probe->slot;
   if (number >= map->room) {
     mch_identity_add(map, key, a, b);
     return;
   }
   *mch_identity_entry(map, number) = (struct mch_met){key, a, b};
   map->entries.count = number + 1;
-  slot->hash = mch_identity_hash(key);
-  slot->entry = map->stamp + (uint32_t)number + 1;
+  ((uint32_t *)map->slots.items)[probe->slot] = map->stamp + (uint32_t)number + 1;
 }
 
 #endif
