@@ -82,22 +82,15 @@ int mch_encode_name(struct encoding *e, int at, const void *object, int as_metat
   return 1;
 }
 
-struct frame *mch_encode_frame(struct encoding *e, enum frame_kind kind, size_t place) {
-  struct frame *frame;
-  if (e->frames.count == e->frames.capacity)
-    mch_array_grow(e->L, &e->frames, sizeof *frame, e->frames.count + 1, e->slots + HEAP,
-                   HEAP_FRAMES);
-  frame = (struct frame *)e->frames.items + e->frames.count++;
-  memset(frame, 0, sizeof *frame);
-  frame->kind = kind;
-  frame->place = place;
-  return frame;
+void mch_encode_more_frames(struct encoding *e) {
+  mch_array_grow(e->L, &e->frames, sizeof(struct frame), e->frames.count + 1, e->slots + HEAP,
+                 HEAP_FRAMES);
 }
 
 struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at) {
   lua_pushvalue(e->L, at);
   mch_stack_reserve(&e->stack);
-  return mch_encode_frame(e, kind, mch_stack_top(&e->stack));
+  return add_frame(e, kind, mch_stack_top(&e->stack));
 }
 
 /* ---- hooks ---- */
@@ -261,7 +254,9 @@ static int continue_sets_of(struct encoding *e, struct frame *frame) {
 
 static int continue_root(struct encoding *e, struct frame *frame) {
   while (frame->next < frame->count) {
-    int status = mch_encode_put(e, e->first + (int)frame->next++);
+    int status;
+    lua_settop(e->L, frame_at(e, frame));
+    status = mch_encode_put(e, e->first + (int)frame->next++);
     if (status != DONE)
       return status;
   }
@@ -439,8 +434,8 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
   }
 }
 
+/* What it has on the stack stays there: the frame around it sets the top as it needs it. */
 static void close_frame(struct encoding *e, const struct frame *frame) {
-  lua_settop(e->L, frame_at(e, frame) - 1);
   if (e->explain != 0 && frame->kind != ROOT)
     mch_explain_close(e, frame);
   if (frame->kind == HOOK) {

@@ -184,13 +184,13 @@ static int put_expected(struct encoding *e, const struct shape *shape, int table
   }
   if (!more && metatable == 0)
     return DONE;
-  frame = mch_encode_frame(e, more ? RECORD : ENDED, mch_stack_place(&e->stack, table));
+  frame = add_frame(e, more ? RECORD : ENDED, mch_stack_place(&e->stack, table));
   frame->has_metatable = metatable != 0;
   frame->next = n;
   frame->count = count;
   frame->keys = keys;
   frame->tag_at = tag_at;
-  frame->in_value = more;
+  frame->in_value = more != 0;
   mch_stack_reserve(&e->stack);
   return OPENED;
 }
@@ -278,11 +278,12 @@ static void put_large_table(struct encoding *e, struct frame *frame, unsigned me
 }
 
 /* Put a table that has no name and no hook. Whoever opened a frame made room on the stack. */
-static int put_contents(struct encoding *e, int at, const struct look *look, unsigned metatable) {
+static int put_contents(struct encoding *e, int at, int top, const struct look *look,
+                        unsigned metatable) {
   lua_State *L = e->L;
   struct frame *frame;
   size_t place;
-  int top = lua_gettop(L), table = at, n = 0;
+  int table = at, n = 0;
   if (table != top) {
     lua_pushvalue(L, at);
     table = top + 1;
@@ -306,7 +307,7 @@ static int put_contents(struct encoding *e, int at, const struct look *look, uns
     lua_settop(L, table);
   place = mch_stack_place(&e->stack, table);
   mch_stack_reserve(&e->stack);
-  frame = mch_encode_frame(e, WALK, place);
+  frame = add_frame(e, WALK, place);
   frame->has_metatable = metatable != 0;
   meet_looked(e, look);
   if (n >= 0)
@@ -316,7 +317,8 @@ static int put_contents(struct encoding *e, int at, const struct look *look, uns
   return OPENED;
 }
 
-int mch_encode_table(struct encoding *e, int at, int as_metatable) {
+/* Put the table at `at`; `top` is the top of the stack. */
+static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   lua_State *L = e->L;
   const void *object = lua_topointer(L, at);
   const struct mch_met *met;
@@ -340,7 +342,11 @@ int mch_encode_table(struct encoding *e, int at, int as_metatable) {
     if (status != DONE)
       return status;
   }
-  return put_contents(e, at, &look, metatable);
+  return put_contents(e, at, top, &look, metatable);
+}
+
+int mch_encode_table(struct encoding *e, int at, int as_metatable) {
+  return put_table(e, at, lua_gettop(e->L), as_metatable);
 }
 
 /* ---- contents ---- */
@@ -361,6 +367,8 @@ int mch_encode_small(struct encoding *e, struct frame *frame) {
   int first = frame_at(e, frame) + 1;
   size_t alone = frame->values_only ? frame->count : frame->array;
   size_t parts = alone + 2 * (frame->count - alone);
+  if (frame->next < parts)
+    lua_settop(e->L, first - 1 + 2 * (int)frame->count);
   while (frame->next < parts) {
     size_t part = frame->next++;
     int status = mch_encode_put(e, first + (int)(part < alone ? 2 * part + 1 : alone + part));
@@ -601,7 +609,7 @@ static int leave_record(struct encoding *e, struct frame *frame) {
   int status;
   put_loose(e, frame->tag_at, frame->keys);
   frame->kind = WALK;
-  frame->array = 0;
+  frame->array = frame->count_at = 0;
   frame->next = 1;
   status = put_entry(e, frame);
   return status == DONE ? mch_encode_walk(e, frame) : status;
@@ -613,14 +621,14 @@ static int is_next_key(const struct encoding *e, const struct frame *frame, cons
          ((const void *const *)e->keys.items)[frame->keys + frame->next] == key;
 }
 
-/* Put the value of a field, of whatever kind. */
+/* Put the value of a field, of whatever kind, on top of the stack. */
 static int put_field(struct encoding *e, int at) {
   int type, status;
   if (e->explain != 0)
     return mch_encode_put(e, at);
   type = lua_type(e->L, at);
   if (type == LUA_TTABLE)
-    return mch_encode_table(e, at, 0);
+    return put_table(e, at, at, 0);
   status = put_flat(e, at, type);
   return status == HAS_CONTENTS ? mch_encode_put(e, at) : status;
 }

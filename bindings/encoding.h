@@ -52,22 +52,30 @@ enum frame_kind {
 /* A value whose contents are being put. `next` counts the parts begun: next - 1 is at hand. */
 struct frame {
   enum frame_kind kind;
-  int has_metatable; /* still to be put, after the contents */
-  size_t place;      /* of the value; its working values are above it */
+  unsigned char has_metatable; /* still to be put, after the contents */
+  unsigned char in_value;      /* WALK, RECORD, SPREAD: the key is put, or known; its value is next */
+  unsigned char values_only;   /* SMALL: a record */
+  unsigned char indexed;       /* WALK: items are read by their index; lua_next() comes after them */
+  size_t place;                /* of the value; its working values are above it */
   size_t next;
-  size_t array;    /* SMALL, WALK: items that go without their keys */
-  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT, HOOK, RECORD: parts */
-  size_t count_at; /* WALK: where in the message the number of pairs belongs; 0: END tells it */
-  size_t keys;     /* RECORD: place of the first of its keys among all */
-  size_t tag_at;   /* RECORD: where in the message it begins */
-  int values_only; /* SMALL: a record */
-  int in_value;    /* WALK, RECORD, SPREAD: the key is put, or known, and its value is next */
-  int indexed;     /* WALK: items are read by their index; lua_next() comes after them */
-  size_t met;      /* FUNCTION: number of its entry in the map */
-  size_t number;   /* HOOK: its object's */
-  size_t outer;    /* HOOK: value of e->hook outside */
-  size_t from;     /* ROOT, HOOK, SETS: its first assignment in the queue */
-  size_t start;    /* where its value began, if the message is explained */
+  size_t count; /* WALK: pairs put; others: parts */
+  union {
+    struct {           /* SMALL, WALK */
+      size_t array;    /* items that go without their keys */
+      size_t count_at; /* where in the message the number of pairs belongs; 0: END tells it */
+    };
+    struct {         /* RECORD */
+      size_t keys;   /* place of the first of its keys among all */
+      size_t tag_at; /* where in the message it begins */
+    };
+    size_t met;      /* FUNCTION: number of its entry in the map */
+    struct {         /* ROOT, HOOK, SETS */
+      size_t from;   /* its first assignment in the queue */
+      size_t number; /* HOOK: its object's */
+      size_t outer;  /* HOOK: value of e->hook outside */
+    };
+  };
+  size_t start; /* where its value began, if the message is explained */
 };
 
 enum { FRAMES_START = 8 };
@@ -250,6 +258,19 @@ static inline int frame_at(struct encoding *e, const struct frame *frame) {
   return mch_stack_at(&e->stack, frame->place);
 }
 
+/* Make room for one more frame. */
+void mch_encode_more_frames(struct encoding *e);
+
+/* Add a frame for the value at this place. */
+static inline struct frame *add_frame(struct encoding *e, enum frame_kind kind, size_t place) {
+  struct frame *frame;
+  if (e->frames.count == e->frames.capacity)
+    mch_encode_more_frames(e);
+  frame = (struct frame *)e->frames.items + e->frames.count++;
+  *frame = (struct frame){.kind = kind, .place = place};
+  return frame;
+}
+
 /* ---- encode.c ---- */
 
 /* Put the value at this stack index. DONE, OPENED (a frame will put its contents) or REFUSED. */
@@ -276,9 +297,6 @@ int mch_encode_hooked(struct encoding *e, int at, const void *object);
 
 /* Say why the value cannot go. Returns REFUSED. */
 int mch_encode_refuse(struct encoding *e, const char *why);
-
-/* Add a frame for the value at this place. */
-struct frame *mch_encode_frame(struct encoding *e, enum frame_kind kind, size_t place);
 
 /* Open a frame for the value at a stack index; a copy of it is now on top of the stack. When the
  * frame is closed, that is off the stack again. */

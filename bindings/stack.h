@@ -55,7 +55,12 @@ static inline void mch_stack_reserve(struct mch_stack *s) {
 }
 
 /* Bring this place within reach again, and all above it. Raises on memory. */
-void mch_stack_reach(struct mch_stack *s, size_t place);
+void mch_stack_unspill(struct mch_stack *s);
+
+static inline void mch_stack_reach(struct mch_stack *s, size_t place) {
+  while (place < s->pieces * MCH_STACK_PIECE)
+    mch_stack_unspill(s);
+}
 
 /* C arrays: push with mch_array_push(), read by (type *)array.items. */
 struct mch_array {
