@@ -268,7 +268,7 @@ static void read_string(struct decoding *d) {
 /* Open a frame for the object on top of the stack. */
 static struct frame *open_frame(struct decoding *d, enum frame_kind kind, uint64_t count) {
   struct frame *frame;
-  mch_stack_reserve(&d->stack);
+  mch_stack_reserve(&d->stack, lua_gettop(d->L));
   if (d->frames.count == d->frames.capacity)
     mch_array_grow(d->L, &d->frames, sizeof *frame, d->frames.count + 1, d->slots + HEAP,
                    HEAP_FRAMES);
@@ -845,7 +845,7 @@ static int continue_assigned(struct decoding *d, struct frame *frame) {
 /* Values that stay on the stack, and the assignments behind them. */
 static int continue_values(struct decoding *d, struct frame *frame) {
   while (frame->next < frame->count) {
-    mch_stack_reserve(&d->stack);
+    mch_stack_reserve(&d->stack, lua_gettop(d->L));
     if (!read_value(d))
       return 0;
     frame->next++;

@@ -89,7 +89,7 @@ void mch_encode_more_frames(struct encoding *e) {
 
 struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at) {
   lua_pushvalue(e->L, at);
-  mch_stack_reserve(&e->stack);
+  mch_stack_reserve(&e->stack, lua_gettop(e->L));
   return add_frame(e, kind, mch_stack_top(&e->stack));
 }
 

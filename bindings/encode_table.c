@@ -142,22 +142,31 @@ static const struct shape *expect_shape(struct encoding *e, const void *first_ke
   return shape;
 }
 
-/* Put fields of a record, the first of which is on top of the stack, until one has contents, or is
- * not the next of the shape. It is on top then; *more: it is there at all. Returns how many were
- * put. */
-static size_t put_flat_fields(struct encoding *e, const struct shape *shape, int table, int *more) {
+/* What a RECORD frame knows about the entry on top of the stack: the type of its value (or
+ * LUA_TNONE: it is not the next field of the shape), or that there is none yet. */
+enum { NO_ENTRY = -2 };
+
+/* Put fields of a record, the first of which is on top of the stack, until one has contents or is
+ * not the next of the shape. Returns how many; *type: of that one, or NO_ENTRY. */
+static size_t put_flat_fields(struct encoding *e, const struct shape *shape, int table, int *type) {
   lua_State *L = e->L;
   const void *const *keys = (const void *const *)e->keys.items + shape->first;
   size_t n = 0;
-  *more = 1;
-  while (put_flat(e, table + 2, lua_type(L, table + 2)) == DONE) {
-    n++;
+  for (;;) {
+    *type = lua_type(L, table + 2);
+    if (put_flat(e, table + 2, *type) != DONE)
+      return n;
     lua_settop(L, table + 1);
-    *more = lua_next(L, table);
-    if (!*more || n == shape->count || lua_topointer(L, table + 1) != keys[n])
-      break;
+    n++;
+    if (!lua_next(L, table)) {
+      *type = NO_ENTRY;
+      return n;
+    }
+    if (n == shape->count || lua_topointer(L, table + 1) != keys[n]) {
+      *type = LUA_TNONE;
+      return n;
+    }
   }
-  return n;
 }
 
 /* What was begun as a record is none after all. Its pairs follow, and END. */
@@ -167,31 +176,38 @@ static void put_loose(struct encoding *e, size_t tag_at, size_t keys) {
   recent_shape(e, ((const void *const *)e->keys.items)[keys])->trust = DOUBT;
 }
 
+static void put_loose_end(struct encoding *e, size_t tag_at, size_t keys) {
+  put_loose(e, tag_at, keys);
+  put_tag(e, MCH_TAG_END);
+}
+
 /* Put the table whose first key and value are on top of the stack as a record of this shape, as far
  * as it is one. */
 static int put_expected(struct encoding *e, const struct shape *shape, int table,
                         const struct look *look, unsigned metatable) {
   size_t count = shape->count, keys = shape->first, tag_at = position(e), n = 0;
-  int more = 1;
+  int type;
   struct frame *frame;
   meet_looked(e, look);
   put_record_head(e, shape, metatable);
   if (e->explain == 0)
-    n = put_flat_fields(e, shape, table, &more);
-  if (!more && n < count) {
-    put_loose(e, tag_at, keys);
-    put_tag(e, MCH_TAG_END);
+    n = put_flat_fields(e, shape, table, &type);
+  else
+    type = lua_type(e->L, table + 2);
+  if (type == NO_ENTRY) {
+    if (n < count)
+      put_loose_end(e, tag_at, keys);
+    if (metatable == 0)
+      return DONE;
   }
-  if (!more && metatable == 0)
-    return DONE;
-  frame = add_frame(e, more ? RECORD : ENDED, mch_stack_place(&e->stack, table));
+  frame = add_frame(e, type == NO_ENTRY ? ENDED : RECORD, mch_stack_place(&e->stack, table));
   frame->has_metatable = metatable != 0;
+  frame->type = (signed char)type;
   frame->next = n;
   frame->count = count;
   frame->keys = keys;
   frame->tag_at = tag_at;
-  frame->in_value = more != 0;
-  mch_stack_reserve(&e->stack);
+  mch_stack_reserve(&e->stack, table + 2);
   return OPENED;
 }
 
@@ -298,7 +314,7 @@ static int put_contents(struct encoding *e, int at, int top, const struct look *
         lua_settop(L, top);
       return status;
     }
-    mch_stack_room(&e->stack);
+    mch_stack_room(&e->stack, table + 2);
     /* lua_next() begins with the items, so a first key that is a string means that there are few.
      */
     n = key == NULL && lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE ? -1 : push_entries(L, table);
@@ -306,7 +322,7 @@ static int put_contents(struct encoding *e, int at, int top, const struct look *
   if (n < 0)
     lua_settop(L, table);
   place = mch_stack_place(&e->stack, table);
-  mch_stack_reserve(&e->stack);
+  mch_stack_reserve(&e->stack, lua_gettop(L));
   frame = add_frame(e, WALK, place);
   frame->has_metatable = metatable != 0;
   meet_looked(e, look);
@@ -615,18 +631,19 @@ static int leave_record(struct encoding *e, struct frame *frame) {
   return status == DONE ? mch_encode_walk(e, frame) : status;
 }
 
-/* Is this the key of the frame's next field? */
-static int is_next_key(const struct encoding *e, const struct frame *frame, const void *key) {
-  return frame->next < frame->count &&
-         ((const void *const *)e->keys.items)[frame->keys + frame->next] == key;
+/* Of the value on top of the stack; LUA_TNONE if its key is not that of the frame's next field. */
+static int field_type(const struct encoding *e, const struct frame *frame, int table) {
+  const void *const *keys = (const void *const *)e->keys.items + frame->keys;
+  if (frame->next == frame->count || lua_topointer(e->L, table + 1) != keys[frame->next])
+    return LUA_TNONE;
+  return lua_type(e->L, table + 2);
 }
 
-/* Put the value of a field, of whatever kind, on top of the stack. */
-static int put_field(struct encoding *e, int at) {
-  int type, status;
+/* Put the value on top of the stack. */
+static int put_field(struct encoding *e, int at, int type) {
+  int status;
   if (e->explain != 0)
     return mch_encode_put(e, at);
-  type = lua_type(e->L, at);
   if (type == LUA_TTABLE)
     return put_table(e, at, at, 0);
   status = put_flat(e, at, type);
@@ -635,28 +652,27 @@ static int put_field(struct encoding *e, int at) {
 
 int mch_encode_record(struct encoding *e, struct frame *frame) {
   lua_State *L = e->L;
-  int table = frame_at(e, frame), more = frame->in_value;
+  int table = frame_at(e, frame), type = frame->type;
   if (frame->next == SIZE_MAX)
     return DONE;
-  frame->in_value = 0;
-  for (;; more = 0) {
+  frame->type = NO_ENTRY;
+  for (;; type = NO_ENTRY) {
     int status;
-    if (!more) {
+    if (type == NO_ENTRY) {
       lua_settop(L, table + 1);
       if (!lua_next(L, table))
         break;
+      type = field_type(e, frame, table);
     }
-    if (!is_next_key(e, frame, lua_topointer(L, table + 1)))
+    if (type == LUA_TNONE)
       return leave_record(e, frame);
     frame->next++;
-    status = put_field(e, table + 2);
+    status = put_field(e, table + 2, type);
     if (status != DONE)
       return status;
   }
-  if (frame->next < frame->count) {
-    put_loose(e, frame->tag_at, frame->keys);
-    put_tag(e, MCH_TAG_END);
-  }
+  if (frame->next < frame->count)
+    put_loose_end(e, frame->tag_at, frame->keys);
   return put_metatable(e, frame);
 }
 

@@ -36,21 +36,21 @@ static inline size_t mch_stack_top(const struct mch_stack *s) {
   return (size_t)(lua_gettop(s->L) - s->base) + s->pieces * MCH_STACK_PIECE;
 }
 
-/* Make room for MCH_STACK_ROOM more values. Raises. mch_stack_reserve() may also spill, so ask for
- * stack indices again; mch_stack_room() never does, and returns the index of the topmost value. */
+/* Make room for MCH_STACK_ROOM more values above `top`, the top of the stack. Raises.
+ * mch_stack_reserve() may also spill, so ask for stack indices again; mch_stack_room() never does.
+ */
 enum { MCH_STACK_ROOM = 64, MCH_STACK_HIGH = 3 * MCH_STACK_PIECE };
 void mch_stack_spill(struct mch_stack *s);
 void mch_stack_check(struct mch_stack *s);
 
-static inline int mch_stack_room(struct mch_stack *s) {
-  int top = lua_gettop(s->L);
+static inline void mch_stack_room(struct mch_stack *s, int top) {
   if (top + MCH_STACK_ROOM > s->checked)
     mch_stack_check(s);
-  return top;
 }
 
-static inline void mch_stack_reserve(struct mch_stack *s) {
-  if (mch_stack_room(s) - s->base > MCH_STACK_HIGH)
+static inline void mch_stack_reserve(struct mch_stack *s, int top) {
+  mch_stack_room(s, top);
+  if (top - s->base > MCH_STACK_HIGH)
     mch_stack_spill(s);
 }
 
