@@ -114,6 +114,7 @@ struct encoding {
   int notes;              /* absolute, or 0 */
   int explain;            /* likewise */
   const void *globals;    /* _G */
+  uintptr_t last_table;   /* address of the one met last */
   uint64_t objects;       /* numbered so far */
   uint64_t shapes, codes; /* likewise */
   struct mch_stack stack;
