@@ -344,6 +344,7 @@ static void look_ahead(struct encoding *e, const void *object) {
     __builtin_prefetch((const void *)(ahead - LINE));
     __builtin_prefetch((const void *)(ahead - 2 * LINE));
     __builtin_prefetch((const void *)(ahead - 3 * LINE));
+    __builtin_prefetch(mch_identity_slot(&e->met, ahead));
   }
   e->last_table = at;
 }
@@ -666,7 +667,7 @@ static int put_field(struct encoding *e, int at, int type) {
   return status == HAS_CONTENTS ? mch_encode_put(e, at) : status;
 }
 
-int mch_encode_record(struct encoding *e, struct frame *frame) {
+static inline int put_fields(struct encoding *e, struct frame *frame) {
   lua_State *L = e->L;
   int table = frame_at(e, frame), type = frame->type;
   if (frame->next == SIZE_MAX)
@@ -690,6 +691,24 @@ int mch_encode_record(struct encoding *e, struct frame *frame) {
   if (frame->next < frame->count)
     put_loose_end(e, frame->tag_at, frame->keys);
   return put_metatable(e, frame);
+}
+
+/* Is there a record around this one, to go on with when this one is complete? */
+static int is_in_record(const struct encoding *e, const struct frame *frame) {
+  return e->explain == 0 && e->frames.count > 1 && frame[-1].kind == RECORD;
+}
+
+/* Records in records are common: spare them the way through the main loop. */
+int mch_encode_record(struct encoding *e, struct frame *frame) {
+  for (;;) {
+    int status = put_fields(e, frame);
+    if (status == DONE && is_in_record(e, frame))
+      e->frames.count--;
+    else if (status != OPENED || innermost(e)->kind != RECORD)
+      return status;
+    frame = innermost(e);
+    mch_stack_reach(&e->stack, frame->place);
+  }
 }
 
 int mch_encode_ended(struct encoding *e, struct frame *frame) {
