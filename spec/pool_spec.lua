@@ -584,13 +584,12 @@ describe("fork engine", function()
   it("starts tasks that were queued in a rush although nobody calls it again", function()
     local folder = shell.folder()
     local mcore <close> = mantichora { nworkers = 8 }
-    local function work(name)
-      io.open(folder .. "/" .. name, "w"):close()
-      mantichora.sleep(60)
-    end
+    local work = load "io.open(..., 'w'):close() require('mantichora').sleep(60)"
+    local paths = {}
+    for i = 1, 7 do paths[i] = folder .. "/" .. i end
     mcore:run(mantichora.sleep, 60)
     os.execute("sleep 0.1") -- the helper thread waits for it to end
-    for i = 1, 7 do mcore:run(work, i) end
+    for i = 1, 7 do mcore:run(work, paths[i]) end
     local deadline, started = process.clock() + 30, 0
     while started < 7 and process.clock() < deadline do
       started = 0
