@@ -330,10 +330,7 @@ static struct frame *open_frame(struct decoding *d, enum frame_kind kind, uint64
     mch_array_grow(d->L, &d->frames, sizeof *frame, d->frames.count + 1, d->slots + HEAP,
                    HEAP_FRAMES);
   frame = (struct frame *)d->frames.items + d->frames.count++;
-  memset(frame, 0, sizeof *frame);
-  frame->kind = kind;
-  frame->place = mch_stack_top(&d->stack);
-  frame->count = count;
+  *frame = (struct frame){.kind = kind, .count = count, .place = mch_stack_top(&d->stack)};
   return frame;
 }
 
