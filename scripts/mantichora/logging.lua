@@ -32,6 +32,7 @@ if not found or type(report) ~= "table" then
       stream:flush()
     end,
     on_log = function() end,
+    sink = function() return false end,
   }
 end
 
@@ -318,14 +319,15 @@ end
 
 -- Give the record to the handlers of the logger and of those above it.
 local function call_handlers(logger, record)
-  local handled = false
+  local in_sink = report.sink(record) -- of the program that we are part of: instead of a stream
+  local handled = in_sink
   while logger do
     -- A handler may remove itself, or others.
     for _, entry in ipairs { table.unpack(logger.handlers) } do
       handled = true
       if record.levelno >= entry.level then guarded("a handler failed", entry.handler, record) end
     end
-    if logger == root and basic then
+    if logger == root and basic and not in_sink then
       handled = true
       guarded("the stream failed", basic, record)
     end

@@ -394,7 +394,7 @@ static void reports(void) {
   CHECK(mch_output_tick(rig.out) == 0);
   CHECK(mch_output_tick(rig.out) == MCH_TICK_SOON);
   rig.now += 100 * MS;
-  CHECK(mch_output_tick(rig.out) == MCH_TICK_REPORTS);
+  CHECK(mch_output_tick(rig.out) == MCH_TICK_OWNER);
   CHECK(mch_output_report(rig.out, rig.now, &report) && report.event == MCH_REPORT_UPDATE &&
         report.key == 2 && report.done == 3);
   CHECK(!mch_output_report(rig.out, rig.now, &report));
