@@ -506,14 +506,13 @@ static void call_up(struct mch_poller *poller) {
 
 /* What there is to know of all pools together. */
 struct tally {
-  size_t finished, unfinished;
-  uint64_t due;   /* when one has something to do though the poller says nothing */
-  int ungathered; /* some pool is not heard by the poller */
+  size_t finished, unfinished; /* tasks of run() */
+  uint64_t due;                /* when one has something to do though the poller says nothing */
 };
 
-static void add_up(lua_State *L, struct tally *tally) {
-  memset(tally, 0, sizeof *tally);
-  tally->due = MCH_NEVER;
+/* `due` costs a little: filled in only if it is wanted. */
+static struct tally add_up(lua_State *L, int want_due) {
+  struct tally tally = {0, 0, MCH_NEVER};
   mch_context_push_pools(L);
   lua_pushnil(L);
   while (lua_next(L, -2) != 0) {
@@ -521,12 +520,15 @@ static void add_up(lua_State *L, struct tally *tally) {
     lua_pop(L, 1);
     if (!is_open(lpool))
       continue;
-    tally->finished += mch_pool_finished(lpool->pool, &lpool->group);
-    tally->unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
-    tally->due = sooner(tally->due, mch_pool_deadline(lpool->pool));
-    tally->ungathered |= !lpool->gathered;
+    tally.finished += mch_pool_finished(lpool->pool, &lpool->group);
+    tally.unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
+    if (want_due)
+      tally.due = sooner(tally.due, mch_pool_deadline(lpool->pool));
+    if (want_due && !lpool->gathered)
+      tally.due = sooner(tally.due, mch_now() + SLICE);
   }
   lua_pop(L, 1);
+  return tally;
 }
 
 /* Pump each pool that has something to do. */
@@ -560,12 +562,10 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
     now = mch_now();
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
       mch_atpbar_pump(L);
-    add_up(L, &tally);
+    tally = add_up(L, now < until);
     if (tally.finished > 0 || tally.unfinished == 0 || now >= until)
       return tally.finished;
     due = sooner(until, sooner(tally.due, mch_output_next(output)));
-    if (tally.ungathered)
-      due = sooner(due, now + SLICE);
     if (poller != NULL)
       mch_wait(poller, due, interrupted, &look);
     else
@@ -575,10 +575,8 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
 }
 
 uint64_t mch_lpool_due(lua_State *L) {
-  struct tally tally;
   luaL_checkstack(L, 8, NULL);
-  add_up(L, &tally);
-  return sooner(tally.due, mch_output_next(mch_atpbar_output(L)));
+  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {

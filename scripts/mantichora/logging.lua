@@ -32,7 +32,6 @@ if not found or type(report) ~= "table" then
       stream:flush()
     end,
     on_log = function() end,
-    sink = function() return false end,
   }
 end
 
@@ -319,7 +318,8 @@ end
 
 -- Give the record to the handlers of the logger and of those above it.
 local function call_handlers(logger, record)
-  local in_sink = report.sink(record) -- of the program that we are part of: instead of a stream
+  -- The program that we are part of may want to see records instead of any stream.
+  local in_sink = report.sink and report.sink(record)
   local handled = in_sink
   while logger do
     -- A handler may remove itself, or others.
