@@ -916,7 +916,8 @@ static int make_attention(struct mch_pool *pool, struct mch_error *error) {
     return code;
   mch_platform_nonblocking(pool->attention[0]);
   mch_platform_nonblocking(pool->attention[1]);
-  raise_attention(pool); /* whatever there may be already: the first pump sees to it */
+  if (pool->queued > 0 || pool->records != NULL || pool->drives != pool->drives_seen)
+    raise_attention(pool);
   return 0;
 }
 

@@ -469,7 +469,8 @@ static void test_child_hook(void) {
   CHECK(mantichora_set_child_hook(L, drop_handles, &handles) == 0);
   snprintf(code, sizeof code,
            "p:run(function() local f = io.open('/proc/self/fd/%d') "
-           "print(f == nil) local q <close> = mantichora { nworkers = 1 } q:run(print, 'inner') "
+           "print(f == nil) local q <close> = mantichora { nworkers = 1, background = false } "
+           "q:run(print, 'inner') "
            "q:returns() end) p:returns()",
            handles.fd);
   run(L, code);
