@@ -21,7 +21,7 @@
  *
  *     struct pollfd fd = {mantichora_fd(L), POLLIN, 0};
  *     double seconds = mantichora_timeout(L);
- *     poll(&fd, 1, seconds < 0 ? -1 : (int)(seconds * 1000) + 1);
+ *     poll(&fd, 1, seconds < 0 || seconds > 60 ? 60000 : (int)(seconds * 1000) + 1);
  *     mantichora_poll(L, 0);
  *
  * What holds for all functions, luaopen_* apart:
@@ -100,9 +100,10 @@ MANTICHORA_API const char *mantichora_error(struct lua_State *L);
  * `timeout`: seconds. With 0 it does not wait, and costs a microsecond when nothing is due. Else it
  * waits, and returns early, as soon as a task waits to be received or none is outstanding. It never
  * waits longer than asked; what it does itself takes as long as the sinks and handlers take that it
- * calls, and a terminal or pipe, without an output sink, that is full. A negative timeout or one
- * above 30 years waits without end. While it waits, the process's signals are served, and a hook
- * that a signal handler sets on the state (as lua.c does) ends the wait with MANTICHORA_ERRRUN. */
+ * calls, the tasks of an engine "inline", and, without an output sink, a terminal or pipe that is
+ * full. A negative timeout or one above 30 years waits without end. While it waits, the process's
+ * signals are served, and a hook that a signal handler sets on the state (as lua.c does) ends the
+ * wait with MANTICHORA_ERRRUN. */
 MANTICHORA_API int mantichora_poll(struct lua_State *L, double timeout);
 
 /* A descriptor for select, poll, epoll, kqueue or an event loop: readable when mantichora_poll(L,

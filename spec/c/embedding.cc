@@ -61,7 +61,7 @@ int main() {
   while ((waiting = mantichora_poll(L, 0)) >= 0 && waiting < 4) {
     pollfd fd = {mantichora_fd(L), POLLIN, 0};
     double seconds = mantichora_timeout(L);
-    poll(&fd, 1, seconds < 0 ? -1 : static_cast<int>(seconds * 1000) + 1);
+    poll(&fd, 1, seconds < 0 || seconds > 60 ? 60000 : static_cast<int>(seconds * 1000) + 1);
   }
   if (waiting < 0)
     std::puts(mantichora_error(L));
