@@ -31,6 +31,7 @@ struct lpool {
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
   struct mch_task *taken;            /* between being taken and being turned into values */
+  struct mch_task *held;             /* taken by calls in which a sink runs; linked by next */
   struct mch_buf graph, ids, record; /* while encoding; a log record */
   struct mch_answers answers;        /* between being taken and being turned into values */
   struct hooks main_hooks, own_hooks;
@@ -1222,6 +1223,23 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   set_integer(L, "pid", task->result->pid);
 }
 
+/* What the taken task wrote and showed is told before its values are handed over. A sink may
+ * receive from this pool meanwhile, and close it. */
+static void tell_sinks(lua_State *L, struct lpool *lpool) {
+  struct mch_task *task = lpool->taken;
+  if (!mch_output_wants_owner(lpool->output, 0))
+    return;
+  task->next = lpool->held;
+  lpool->held = task;
+  lpool->taken = NULL;
+  mch_sinks_tell(L, lpool->output);
+  if (lpool->pool == NULL)
+    luaL_error(L, "pool is closed");
+  mch_pool_discard(lpool->pool, lpool->taken);
+  lpool->taken = task;
+  lpool->held = task->next;
+}
+
 /* take(pool, from or nil, group or nil): nil, or run ID, whether it failed, and its values or the
  * raw failure. In order of completion, or in run order from run ID `from`. */
 static int core_take(lua_State *L) {
@@ -1244,7 +1262,7 @@ static int core_take(lua_State *L) {
   }
   if (mch_output_backlog(lpool->output) > 0)
     mch_output_flush(lpool->output);
-  mch_sinks_tell(L, lpool->output);
+  tell_sinks(L, lpool);
   failed = lpool->taken->result->kind != MCH_KIND_OK;
   lua_settop(L, 0);
   lua_pushinteger(L, (lua_Integer)lpool->taken->runid);
@@ -1352,6 +1370,11 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     return;
   mch_pool_discard(pool, lpool->taken);
   lpool->taken = NULL;
+  while (lpool->held != NULL) {
+    struct mch_task *next = lpool->held->next;
+    mch_pool_discard(pool, lpool->held);
+    lpool->held = next;
+  }
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_ltask_close(L, &lpool->task);

@@ -123,7 +123,8 @@ int mch_sinks_progress(lua_State *L, struct mch_output *out) {
   struct mch_report report;
   if (sinks->progress == NULL)
     return 0;
-  luaL_checkstack(L, 4, NULL);
+  if (!lua_checkstack(L, 4))
+    return 1;
   while (sinks->progress != NULL && !sinks->told &&
          mch_output_report(out, mch_output_now(out), &report)) {
     fill(&call, &report);
@@ -154,9 +155,8 @@ void mch_sinks_output(lua_State *L, struct mch_output *out) {
   struct mch_sinks *sinks = &mch_context_get(L)->sinks;
   struct output_call call;
   struct mch_buf line = {0};
-  if (sinks->output == NULL || sinks->told)
+  if (sinks->output == NULL || sinks->told || !lua_checkstack(L, 4))
     return;
-  luaL_checkstack(L, 4, NULL);
   call.output.size = sizeof call.output;
   while (sinks->output != NULL && (call.output.stream = mch_output_take_line(out, &line)) != 0) {
     if (line.failed != 0)

@@ -441,6 +441,34 @@ static void test_busy_sinks(void) {
   lua_close(L);
 }
 
+/* A sink that receives what the call in which it runs is about to hand over, and at last closes the
+ * pool: all of it while the helper thread brings more. */
+static void receive_one_in_sink(void *ud, const struct mantichora_output *output) {
+  struct book *book = ud;
+  (void)output;
+  if (luaL_dostring(book->L, "local id = p:receive_one(0) n = n + (id and 1 or 0) "
+                             "if n >= limit then p:terminate() p:close() end") != LUA_OK)
+    lua_pop(book->L, 1);
+}
+
+static void test_receiving_sink(void) {
+  lua_State *L = state();
+  struct book book;
+  int round;
+  open_book(&book, L);
+  CHECK(mantichora_set_output_sink(L, receive_one_in_sink, &book) == 0);
+  for (round = 0; round < 20; round++) {
+    run(L, "n, limit = 0, 1 / 0 p = mantichora { nworkers = 2 } "
+           "for i = 1, 60 do p:run(print, i) end "
+           "for _ in p:as_completed() do n = n + 1 end p:close()");
+    CHECK(number(L, "n") == 60);
+    run(L, "n, limit = 0, 20 p = mantichora { nworkers = 2 } "
+           "for i = 1, 60 do p:run(print, i) end "
+           "pcall(function() for _ in p:as_completed() do end end) p:close()");
+  }
+  lua_close(L);
+}
+
 /* -- workers ------------------------------------------------------------------------------ */
 
 struct handles {
@@ -667,6 +695,7 @@ int main(void) {
   test_before_results();
   test_output_restored();
   test_busy_sinks();
+  test_receiving_sink();
   test_child_hook();
   test_foreign_fork();
   test_collector();
