@@ -998,6 +998,22 @@ static void add_problem(lua_State *L, int to, uint64_t runid, uint64_t index) {
   lua_rawseti(L, to, (lua_Integer)lua_rawlen(L, to) + 1);
 }
 
+/* What the items of the taken answers wrote and showed is told before their values are handed over.
+ * A sink may map on this pool meanwhile, and close it. */
+static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
+  struct mch_answers answers = lpool->answers;
+  if (!mch_output_wants_owner(lpool->output, 0))
+    return;
+  memset(&lpool->answers, 0, sizeof lpool->answers);
+  mch_sinks_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_buf_free(&lpool->answers.graphs);
+  lpool->answers = answers;
+  if (lpool->pool != NULL)
+    return;
+  mch_buf_free(&lpool->answers.graphs);
+  luaL_error(L, "pool is closed");
+}
+
 /* take_batch(pool, group, values, packed values or nil, problems): if answers of a batch are next,
  * keep them by the caller's numbers, and return how many items they were, without those that left
  * the batch. What cannot be had is put into the list of problems, as raw failures. Else nil. */
@@ -1014,6 +1030,7 @@ static int core_take_batch(lua_State *L) {
     return 0;
   if (mch_output_backlog(lpool->output) > 0)
     mch_output_flush(lpool->output);
+  tell_sinks_of_batch(L, lpool);
   count = answers->taken;
   for (;;) {
     lua_pushcfunction(L, store_answers);

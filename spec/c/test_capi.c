@@ -462,6 +462,11 @@ static void test_receiving_sink(void) {
            "for i = 1, 60 do p:run(print, i) end "
            "for _ in p:as_completed() do n = n + 1 end p:close()");
     CHECK(number(L, "n") == 60);
+    run(L,
+        "n, limit = 0, 1 / 0 p = mantichora { nworkers = 2 } local list = {} "
+        "for i = 1, 60 do list[i] = i end values = p:map(function(i) print(i) return i end, list) "
+        "for i = 1, 60 do n = n + (values[i] == i and 1 or 0) end p:close()");
+    CHECK(number(L, "n") == 60);
     run(L, "n, limit = 0, 20 p = mantichora { nworkers = 2 } "
            "for i = 1, 60 do p:run(print, i) end "
            "pcall(function() for _ in p:as_completed() do end end) p:close()");
