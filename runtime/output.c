@@ -639,7 +639,9 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   mch_buf_clear(&out->above);
   mch_buf_clear(&out->host);
   mch_buf_clear(&out->kept);
-  out->keeps_lines = out->reports = out->wanted = 0;
+  out->keeps_lines = 0;
+  out->reports = 0;
+  out->wanted = 0;
   out->reported = NULL;
   out->forwarded = 0;
   out->looked = out->mixed = out->paused = out->leaving = 0;
