@@ -61,7 +61,8 @@ struct engine {
   int frame;
   double busy; /* of the last frame */
   float graph[GRAPH];
-  struct series before, with, inside; /* frames without and with the pool; the pool's calls */
+  struct series before, with;    /* frames without and with the pool */
+  struct series inside, working; /* the pool's calls, and their processor time */
 };
 
 static void fail(const char *what, const char *why) {
@@ -69,10 +70,18 @@ static void fail(const char *what, const char *why) {
   exit(1);
 }
 
-static double now(void) {
+static double read_clock(clockid_t clock) {
   struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
+  clock_gettime(clock, &time);
   return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static double now(void) {
+  return read_clock(CLOCK_MONOTONIC);
+}
+
+static double worked(void) {
+  return read_clock(CLOCK_THREAD_CPUTIME_ID);
 }
 
 /* -- mantichora --------------------------------------------------------------------------- */
@@ -322,6 +331,7 @@ static void print_table(struct engine *engine) {
   print_series("frame without the pool", &engine->before);
   print_series("frame while it bakes", &engine->with);
   print_series("of that: the pool's calls", &engine->inside);
+  print_series("their processor time", &engine->working);
 }
 
 /* -- the loop ----------------------------------------------------------------------------- */
@@ -346,13 +356,15 @@ static bool is_baked(const struct engine *engine) {
 
 /* One frame, from its start to its picture on the screen; `baking`: with the pool. */
 static void do_frame(struct engine *engine, bool baking) {
-  double start = now();
+  double start = now(), worked_before = worked();
   bool measured = !is_baked(engine);
   char line[64];
   if (baking)
     work(engine);
-  if (baking && measured)
+  if (baking && measured) {
     add(&engine->inside, now() - start);
+    add(&engine->working, worked() - worked_before);
+  }
   draw(engine);
   SDL_RenderPresent(engine->renderer);
   engine->busy = now() - start;
@@ -451,6 +463,7 @@ static void close_all(struct engine *engine) {
   free(engine->before.values);
   free(engine->with.values);
   free(engine->inside.values);
+  free(engine->working.values);
 }
 
 int main(int argc, char **argv) {
