@@ -99,9 +99,9 @@ enum mch_graph_tag {
 /* What a value is part of; words the paths in messages. */
 enum mch_graph_kind {
   MCH_SEND_TASK,   /* the function, then "argument 1" ... */
-  MCH_SEND_ITEM,   /* "argument 1" ..., of a function that went before */
   MCH_SEND_RESULT, /* "result 1" ... */
-  MCH_SEND_ERROR   /* "error value" */
+  MCH_SEND_ERROR,  /* "error value" */
+  MCH_SEND_ITEM    /* "argument 1" ..., of a function that went before */
 };
 
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */
