@@ -2,9 +2,11 @@
 -- chapters beside this file become Markdown, and that HTML and man pages, by lowdown(1).
 --
 -- A filter of LDoc, see the target `manual` in CMakeLists.txt. MANUAL_SOURCE and MANUAL_OUT say where
--- the tree and the results are, MANUAL_VERSION which version this is. Runs under Lua 5.1 to 5.4.
+-- the tree and the results are, MANUAL_VERSION which version this is, MANUAL_LOWDOWN where lowdown is.
+-- LDoc chooses the Lua: anything from 5.1 to 5.4.
 
-local source, out, version = os.getenv("MANUAL_SOURCE"), os.getenv("MANUAL_OUT"), os.getenv("MANUAL_VERSION")
+local source, out = os.getenv("MANUAL_SOURCE"), os.getenv("MANUAL_OUT")
+local version, lowdown_path = os.getenv("MANUAL_VERSION"), os.getenv("MANUAL_LOWDOWN")
 
 -- The pages, in the order of the contents: name, section of the man pages, what it is about.
 local pages = {
@@ -238,7 +240,8 @@ end
 local function lowdown(options, markdown)
   local from, to = out .. "/page.md", out .. "/page.out"
   write(from, markdown)
-  run(("lowdown --out-no-smarty --parse-no-metadata --parse-no-intraemph %s -o %s %s"):format(options, quote(to), quote(from)))
+  run(("%s --out-no-smarty --parse-no-metadata --parse-no-intraemph %s -o %s %s"):format(quote(lowdown_path),
+    options, quote(to), quote(from)))
   local text = read(to)
   os.remove(from)
   os.remove(to)
@@ -257,7 +260,8 @@ local function contents(page, html)
       lines[#lines + 1] = ("<li><strong>%s</strong>"):format(label)
       lines[#lines + 1] = "<ul>"
       for level, id, text in html:gmatch('<h([23]) id="([^"]+)">(.-)</h%d>') do
-        lines[#lines + 1] = ('<li class="h%s"><a href="#%s">%s</a></li>'):format(level, id, (text:gsub("%(.*", "")))
+        local words = text:gsub("<.->", ""):gsub("%(.*", "")
+        lines[#lines + 1] = ('<li class="h%s"><a href="#%s">%s</a></li>'):format(level, id, words)
       end
       lines[#lines + 1] = "</ul></li>"
     else
@@ -268,9 +272,9 @@ local function contents(page, html)
   return table.concat(lines, "\n")
 end
 
-local function html_page(page)
+local function write_html_page(page)
   local html = lowdown("-thtml", page.markdown)
-  return ([[
+  write(out .. "/html/" .. page.name .. ".html", ([[
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -285,11 +289,11 @@ local function html_page(page)
 %s</main>
 </body>
 </html>
-]]):format(escape(page.title), contents(page, html), html)
+]]):format(escape(page.title), contents(page, html), html))
 end
 
 -- Chapters become sections, whose name stands above them.
-local function man_page(page)
+local function write_man_page(page)
   local name = page.man or (page.section == 7 and "mantichora-" .. page.name or page.name)
   local markdown = map_lines(page.markdown, function(line)
     if line:find("^# ") then return "# DESCRIPTION" end
@@ -300,7 +304,8 @@ local function man_page(page)
     :format(quote(name), page.section, quote("mantichora " .. version), quote("mantichora"),
       quote(os.date("!%Y-%m-%d", tonumber(os.getenv("SOURCE_DATE_EPOCH"))))), markdown)
   -- Tables want tbl(1); the constant-width font of old is not in all of today's.
-  return ("%s/man/man%d/%s.%d"):format(out, page.section, name, page.section), "'\\\" t\n" .. text:gsub("\\fC", "\\fB")
+  text = "'\\\" t\n" .. text:gsub("\\fC", "\\fB")
+  write(("%s/man/man%d/%s.%d"):format(out, page.section, name, page.section), text)
 end
 
 local function make(modules)
@@ -308,15 +313,14 @@ local function make(modules)
   for _, module in ipairs(modules) do reference[module.name] = module_page(module) end
   for _, page in ipairs(pages) do
     page.markdown = reference[page.name] or read(source .. "/scripts/manual/" .. page.name .. ".md")
-    if os.getenv("MANUAL_KEEP") then write(out .. "/" .. page.name .. ".md", page.markdown) end
     page.title = assert(page.markdown:match("^# ([^\n]+)"), page.name .. " has no title"):gsub("`", "")
   end
   for _, folder in ipairs { "html", "man/man3", "man/man7" } do
     run("mkdir -p " .. quote(out .. "/" .. folder))
   end
   for _, page in ipairs(pages) do
-    write(out .. "/html/" .. page.name .. ".html", html_page(page))
-    write(man_page(page))
+    write_html_page(page)
+    write_man_page(page)
   end
   write(out .. "/html/style.css", read(source .. "/scripts/manual/style.css"))
 end
