@@ -17,9 +17,9 @@
 --
 -- Levels are the names `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` and `"CRITICAL"`, or numbers: these
 -- are 10 to 50, and stand in the module under their names, `logging.INFO`.
---
--- Runs in: both.
 -- @module mantichora.logging
+
+-- Runs in: both.
 
 local logging = {}
 
