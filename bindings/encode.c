@@ -106,6 +106,7 @@ struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at) 
 static int call_hook(struct encoding *e, int at) {
   lua_State *L = e->L;
   int hook = lua_gettop(L), n, i;
+  e->to->called = 1;
   lua_pushvalue(L, at);
   if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
     const char *why = lua_tostring(L, -1);

@@ -108,6 +108,7 @@ struct mch_encoder {
   uint32_t (*intern_code)(void *ud, const char *bytes, size_t len);
   void *ud;
   int explain;              /* stack index of a function that is told all parts (explain.c), or 0 */
+  int called;               /* set when a hook was called */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first
                                use; owned like `out`, may be NULL */
 };
@@ -135,6 +136,7 @@ struct mch_decoder {
   int notes;      /* stack index of the notes, or 0 */
   int allow_code; /* accept what runs code: bytecode, hooks, modules that are to be loaded */
   enum mch_graph_kind kind; /* words the paths */
+  int called;               /* set when code was called: a hook, a module's file */
   /* The bytecode known by an id; NULL when unknown. NULL: no dictionary. May not raise, and has no
    * stack indices of the caller; the bytes stay where they are until mch_decode() is done. */
   const char *(*find_code)(void *ud, uint32_t id, size_t *len);

@@ -8,6 +8,7 @@
 
 #include "graph.h"
 #include "output.h"
+#include "platform.h"
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
@@ -19,6 +20,7 @@ struct call {
   const struct mch_run *run;
   struct mch_buf *answer;
   enum mch_kind kind;
+  int called; /* by the codec: code that is not the task's function */
 };
 
 /* -- errors ------------------------------------------------------------------------------- */
@@ -142,7 +144,7 @@ static int unpack_payload(lua_State *L, const struct call *call) {
 }
 
 /* Push the function and its arguments; returns how many values. */
-static int decode(lua_State *L, const struct call *call) {
+static int decode(lua_State *L, struct call *call) {
   struct mch_decoder decoder;
   int count, notes;
   if (call->task->payloads != LUA_NOREF)
@@ -158,6 +160,7 @@ static int decode(lua_State *L, const struct call *call) {
   decoder.find_code = find_code;
   decoder.ud = call->task;
   count = mch_decode(L, &decoder);
+  call->called |= decoder.called;
   lua_remove(L, notes);
   return count;
 }
@@ -174,6 +177,7 @@ static int encode_results(lua_State *L) {
   encoder.kind = MCH_SEND_RESULT;
   encoder.notes = lua_istable(L, 1) ? 1 : 0;
   mch_encode(L, &encoder, 2, count);
+  call->called |= encoder.called;
   if (call->answer->failed != 0)
     luaL_error(L, "not enough memory for the result");
   return 0;
@@ -182,13 +186,16 @@ static int encode_results(lua_State *L) {
 /* Called with the call; returns nothing on success, else the error table. */
 static int run_protected(lua_State *L) {
   struct call *call = lua_touserdata(L, 1);
+  uint64_t start;
   int count, status;
   lua_pushcfunction(L, describe_error);
   lua_pushcfunction(L, encode_results);
   lua_pushvalue(L, 1);
   seed_stream(L, call);
   count = decode(L, call);
+  start = mch_now();
   status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
+  *call->run->own_time = mch_now() - start;
   if (status != LUA_OK) {
     call->kind = MCH_KIND_ERROR;
     return 1;
@@ -248,7 +255,7 @@ static lua_State *task_thread(struct mch_ltask *task) {
 static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *answer) {
   struct mch_ltask *task = ud;
   struct mch_context outer = *task->context;
-  struct call call = {task, run, answer, MCH_KIND_ERROR};
+  struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
   if (task->broken) {
     lua_settop(L, 0);
@@ -264,6 +271,8 @@ static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *an
   task->context->name_length = run->name_length;
   run_call(L, &call);
   lua_settop(L, 0);
+  if (call.called || call.kind != MCH_KIND_OK)
+    *run->own_time = UINT64_MAX;
   /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
   if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
     lua_gc(L, LUA_GCCOLLECT);

@@ -102,6 +102,7 @@ struct mch_run {
   size_t name_length;
   const unsigned char *graph;
   size_t length;
+  uint64_t *own_time; /* gets the nanoseconds that the task's own code took, at most */
 };
 struct mch_runner {
   void *ud;
@@ -163,6 +164,8 @@ struct mch_engine_ops {
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
+  /* Whether a worker has little left to do: it is time for a pump. Costs next to nothing. */
+  int (*hungry)(struct mch_engine *engine);
   /* Whether workers are missing that add() would make now. */
   int (*short_of_workers)(struct mch_engine *engine, size_t queued);
   /* Make them (owner only). 0, or an error when there is not a single one after it. */

@@ -32,6 +32,7 @@ enum {
   MOST_HEARD = 64,                /* workers that ended whose pipes are still read */
   AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
   AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
+  LITTLE_AHEAD = MCH_CLAIMS / 4,  /* a worker with fewer tasks wants more soon */
   LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
   UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
   LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
@@ -1334,6 +1335,17 @@ static void flush_all(struct mch_engine *base) {
   }
 }
 
+static int hungry(struct mch_engine *base) {
+  const struct engine_fork *engine = (const struct engine_fork *)base;
+  const struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE &&
+        child->last_ticket - atomic_load_explicit(&child->shared->passed, memory_order_relaxed) <
+            LITTLE_AHEAD)
+      return 1;
+  return 0;
+}
+
 static uint64_t sooner(uint64_t a, uint64_t b) {
   return a < b ? a : b;
 }
@@ -1429,9 +1441,9 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start,   submit,           stop, recall,   flush_all,
-                                          pump,    short_of_workers, add,  deadline, running,
-                                          workers, log_threshold,    quit, gone,     free_engine};
+static const struct mch_engine_ops ops = {
+    start, submit,   stop,    recall,  flush_all,     pump, hungry, short_of_workers,
+    add,   deadline, running, workers, log_threshold, quit, gone,   free_engine};
 
 struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
                                        struct mch_error *error) {

@@ -30,11 +30,16 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
-static const uint64_t nap = 30000u; /* 30 us, and what the kernel adds */
+static const uint64_t rush = 10000u; /* 10 us between two tasks */
+static const uint64_t nap = 30000u;  /* 30 us, and what the kernel adds */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
-enum { CROWD = 32 }; /* so many results at once are many */
+enum {
+  CROWD = 32,    /* so many results at once are many */
+  FEED = 128,    /* with so many tasks in the queue it is looked whether workers want some */
+  FEED_STEP = 16 /* how often */
+};
 
 static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
 
@@ -59,6 +64,8 @@ struct mch_pool {
   int attended;                 /* the owner waits inside */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
+  uint64_t runs_seen;           /* next_runid at the driver's last pump */
+  uint64_t last_run;            /* when a task came that could go at once */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
   int attention[2];         /* a pipe: the driver did something that the owner wants to know */
@@ -436,13 +443,15 @@ void mch_pool_pump(struct mch_pool *pool) {
 static int drive_pump(void *ud) {
   struct mch_pool *pool = ud;
   size_t before = pool->harvest;
+  int owner_runs = pool->next_runid >= pool->runs_seen + CROWD;
+  pool->runs_seen = pool->next_runid;
   if (mch_output_backlog(pool->output) >= MOST_BACKLOG)
     return 1; /* first somebody has to read that; workers wait */
   pool->drives++;
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
     raise_attention(pool);
-  return pool->harvest - before >= CROWD / 4;
+  return owner_runs || pool->harvest - before >= CROWD / 4;
 }
 
 /* Not under the lock: a terminal may take its time. */
@@ -458,7 +467,7 @@ static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
   if (pool->record_bytes >= MOST_RECORD_BYTES)
     return 0; /* only the owner can take this away */
-  return pool->submitted > 0 || mch_output_next(pool->output) != MCH_NEVER;
+  return pool->submitted > 0 || pool->queued > 0 || mch_output_next(pool->output) != MCH_NEVER;
 }
 
 static uint64_t drive_deadline(void *ud) {
@@ -564,6 +573,14 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error) {
   return code;
 }
 
+/* Whether the owner queues one task after the other: then they go many at once, at the latest when
+ * the helper thread comes by. */
+static int in_rush(struct mch_pool *pool) {
+  uint64_t now = mch_now(), since = now - pool->last_run;
+  pool->last_run = now;
+  return pool->driver != NULL && since < rush;
+}
+
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   int code, urgent;
@@ -580,9 +597,11 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     enqueue(pool, task);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
-    /* One that cannot go now waits for the pump: so that many go at once. */
-    if (pool->queued == 1 || urgent)
+    if (urgent || (pool->queued == 1 && !in_rush(pool)))
       dispatch(pool, 1);
+    else if (pool->queued >= FEED && pool->queued % FEED_STEP == 0 &&
+             pool->engine->ops->hungry(pool->engine))
+      pump(pool, 1);
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }
