@@ -209,6 +209,7 @@ describe("Debian package", function()
   setup(function()
     folder = shell.folder()
     root = folder .. "/root"
+    must("test -e %s/manual/man || cmake --build %s --target manual", build, build)
     must("cd %s && cpack -G DEB -B %s", build, folder)
     must("dpkg-deb -x %s/mantichora_*.deb %s", folder, root)
   end)
@@ -242,7 +243,8 @@ describe("Debian package", function()
     assert.truthy(found(cpath, "mantichora"), cpath)
     assert.truthy(found(path, "mantichora/logging"), path)
     for _, file in ipairs { "bin/mantichora", "lib/libmantichora.so.0", "include/mantichora.h",
-      "lib/pkgconfig/mantichora.pc", "share/doc/mantichora/copyright" } do
+      "lib/pkgconfig/mantichora.pc", "share/doc/mantichora/copyright", "share/doc/mantichora/html/index.html",
+      "share/man/man3/mantichora.3.gz" } do
       must("test -e %s/usr/%s", root, file)
     end
   end)
