@@ -155,6 +155,9 @@ describe("packaging", function()
         assert.truthy(symbol:find("^luaopen_mantichora") or symbol:find("^mantichora_"), symbol)
       end
     end
+    for symbol in must("nm -g --defined-only %s/lib/libmantichora.a", prefix):gmatch(" %u (%S+)\n") do
+      assert.truthy(symbol:find("^luaopen_mantichora") or symbol:find("^mantichora_") or symbol:find("^mch_"), symbol)
+    end
     assert.truthy(must("readelf -d %s/lib/libmantichora.so", prefix):find("soname: [libmantichora.so.0]", 1, true))
   end)
 
