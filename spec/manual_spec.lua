@@ -82,7 +82,7 @@ end
 local function run_c(block)
   local text = whole(block)
   shell.write(folder .. "/block.c", text)
-  local line = ("cc -std=c99 -Wall -Wextra -Werror -I%s/include $(pkg-config --cflags lua5.4) %s/block.c "):format(
+  local line = ("cc -std=c99 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -I%s/include $(pkg-config --cflags lua5.4) %s/block.c "):format(
     build, folder)
   local program = folder .. "/block"
   if text:find("int main%(") then
