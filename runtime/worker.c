@@ -307,6 +307,7 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
   if (!claim(worker, ticket))
     return;
   worker->attempt = 0;
+  worker->ticket = ticket; /* all its items may have been taken back by now */
   start = now = mch_now();
   run.first = 1;
   while (!worker->spent && (number = claim_item(shared)) >= 0) {
