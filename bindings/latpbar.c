@@ -22,10 +22,10 @@ The module is called like a function.
     local atpbar = require "mantichora.atpbar"
     for i in atpbar(1000, "name") do ... end
 
-Bars go to stderr. On a terminal they are drawn at most ten
-times a second, else a line is written at the start, at the end, and every 60 seconds. The
-environment variable MANTICHORA_PROGRESS decides: `auto`, `bar`, `text`, `json` or `off`. A bar does
-not block, except while the terminal takes the lines in; in a worker never for the parent.
+Bars go to stderr. On a terminal they are drawn at most ten times a second, else a line is written
+at the start, at the end, and every 60 seconds. The environment variable MANTICHORA_PROGRESS
+decides: `auto`, `bar`, `text`, `json` or `off`. A bar blocks only while the terminal takes the
+lines in; in a worker it never does.
 @module mantichora.atpbar
 */
 

@@ -436,7 +436,7 @@ end
 --- Call a function with each record of this logger and of those below it.
 -- It is called only inside calls of this library, on the caller's thread. A record is a table with
 -- `name` (the logger's), `levelno`, `levelname`, `message`, `created` (seconds since the epoch),
--- `process` (the process ID), and in tasks `runid` and `taskname`. A table is the handler's to keep.
+-- `process` (the process ID), and in tasks `runid` and `taskname`. It is the handler's to keep.
 -- @function add_handler
 -- @tparam function handler called as `handler(record)`
 -- @param[opt] level the least level that it gets; default: all
