@@ -353,9 +353,31 @@ static void replace_exit(lua_State *L, int notes) {
   lua_pop(L, 2);
 }
 
+enum { YOUNG_KB = 4 * 1024 };
+
+/* The collector would wait until the heap has grown by a fifth, and the heap is mostly inherited:
+ * each worker would hold so much garbage before it looks for the first time. Here it looks more
+ * often, but not much more: each time it walks through all large tables that were written to. No
+ * collection is made for this, for it could run finalizers of the parent's garbage: RESTART sets
+ * what may be allocated before the next to nothing, and a STEP of less than nothing raises it. */
+static void collect_often(lua_State *L) {
+#if LUA_VERSION_RELEASE_NUM >= 50404
+  int percent = (int)(100LL * YOUNG_KB / (lua_gc(L, LUA_GCCOUNT) + 1));
+  if (percent >= 20 || !lua_gc(L, LUA_GCISRUNNING))
+    return;
+  lua_gc(L, LUA_GCGEN, percent > 0 ? percent : 1, 0);
+  lua_gc(L, LUA_GCRESTART);
+  lua_gc(L, LUA_GCSTEP, -YOUNG_KB);
+#else
+  (void)L;
+#endif
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
   replace_exit(L, task->notes);
+  if (task->generational)
+    collect_often(L);
   return 0;
 }
 

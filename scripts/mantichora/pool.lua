@@ -521,7 +521,7 @@ local function new_mapping(self, f, source, options)
   local size, ahead, index = 1, 0, 0
   local index_of = {} -- by run ID, of tasks that travel alone
   local mapping = {
-    group = group, values = {}, packed = options.packed and {} or nil, failures = {},
+    group = group, values = core.list(options.expected or 0), packed = options.packed and {} or nil, failures = {},
     ranges = options.ranges and {} or nil, fed = 0,
   }
 
@@ -661,7 +661,7 @@ function methods:map(f, list)
   check(self)
   check_map("map", f, list)
   local mapping = new_mapping(self, f, list, {
-    window = 2 ^ 40, most_in_batch = 4096, ranges = true,
+    window = 2 ^ 40, most_in_batch = 4096, ranges = true, expected = list.n or #list,
   })
   local _ <close> = mapping.group
   while mapping.take(0) do end
