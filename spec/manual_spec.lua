@@ -82,8 +82,8 @@ end
 local function run_c(block)
   local text = whole(block)
   shell.write(folder .. "/block.c", text)
-  local line = ("cc -std=c99 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -I%s/include $(pkg-config --cflags lua5.4) %s/block.c "):format(
-    build, folder)
+  local line = ("cc -std=c99 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -I%s/include %s/block.c "):format(build, folder)
+    .. "$(pkg-config --cflags lua5.4) "
   local program = folder .. "/block"
   if text:find("int main%(") then
     line = line .. ("%s/lib/libmantichora.a -Wl,-E -pthread $(pkg-config --libs lua5.4) -o %s && %s"):format(build,
