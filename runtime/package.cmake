@@ -24,6 +24,8 @@ file(WRITE ${share}/lintian/overrides/${CPACK_PACKAGE_NAME} "\
 # The program, the module, the library and what compiling against it needs are one small package.
 mantichora: link-to-shared-library-in-wrong-package
 mantichora: package-name-doesnt-match-sonames
+# What the program edits lines with is inside, so that it works when it is copied alone.
+mantichora: embedded-library
 # cpack calls ldconfig whenever a library is packed, beside the trigger that we ask for.
 mantichora: maintscript-calls-ldconfig
 ")
