@@ -11,8 +11,10 @@
 #include <string.h>
 #include <lauxlib.h>
 
+#include "context.h"
 #include "mantichora.h"
 #include "output.h"
+#include "sinks.h"
 
 /***
 Progress bars, for loops and by hand, in tasks and outside.
@@ -109,15 +111,27 @@ static void push_report(lua_State *L, const struct mch_report *report) {
   }
 }
 
-static void forget_renderer(lua_State *L, struct mch_output *out) {
-  lua_pushnil(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_output_set_mode(out, MCH_PROGRESS_AUTO);
+void mch_atpbar_choose_mode(lua_State *L) {
+  struct mch_output *out = mch_atpbar_output(L);
+  int told = mch_context_get(L)->sinks.progress != NULL;
+  luaL_checkstack(L, 4, NULL);
+  told |= lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) != LUA_TNIL;
+  lua_pop(L, 1);
+  mch_output_set_mode(out, told ? MCH_PROGRESS_REPORTS : MCH_PROGRESS_AUTO);
 }
 
-/* Tell the renderer all that is new. */
+static void forget_renderer(lua_State *L) {
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
+  mch_atpbar_choose_mode(L);
+}
+
+/* Tell sinks, or the script's renderer, all that is new. */
 static void render(lua_State *L, struct mch_output *out) {
   struct mch_report report;
+  mch_sinks_output(L, out);
+  if (mch_sinks_progress(L, out))
+    return;
   luaL_checkstack(L, 6, NULL);
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) == LUA_TNIL) {
     lua_pop(L, 1);
@@ -127,7 +141,7 @@ static void render(lua_State *L, struct mch_output *out) {
     lua_pushvalue(L, -1);
     push_report(L, &report);
     if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-      forget_renderer(L, out);
+      forget_renderer(L);
       lua_error(L);
     }
   }
@@ -164,7 +178,7 @@ static void tick(lua_State *L, struct handle *handle) {
   int ticked = mch_output_tick(handle->out);
   handle->fast = ticked & MCH_TICK_SOON ? handle->fast + 1 : 0;
   handle->skip = handle->fast > FAST ? SKIP : 0;
-  if (ticked & MCH_TICK_REPORTS)
+  if (ticked & MCH_TICK_OWNER)
     render(L, handle->out);
 }
 
@@ -784,15 +798,11 @@ caller of the library, and `f` is called no more.
 @raise something that is not a function
 */
 static int atpbar_set_renderer(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
   lua_settop(L, 1);
-  if (lua_isnil(L, 1)) {
-    forget_renderer(L, out);
-    return 0;
-  }
-  luaL_checktype(L, 1, LUA_TFUNCTION);
+  if (!lua_isnil(L, 1))
+    luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_output_set_mode(out, MCH_PROGRESS_REPORTS);
+  mch_atpbar_choose_mode(L);
   return 0;
 }
 

@@ -324,14 +324,16 @@ end
 
 -- Give the record to the handlers of the logger and of those above it.
 local function call_handlers(logger, record)
-  local handled = false
+  -- The program that we are part of may want to see records instead of any stream.
+  local in_sink = report.sink and report.sink(record)
+  local handled = in_sink
   while logger do
     -- A handler may remove itself, or others.
     for _, entry in ipairs { table.unpack(logger.handlers) } do
       handled = true
       if record.levelno >= entry.level then guarded("a handler failed", entry.handler, record) end
     end
-    if logger == root and basic then
+    if logger == root and basic and not in_sink then
       handled = true
       guarded("the stream failed", basic, record)
     end

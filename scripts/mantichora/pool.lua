@@ -915,7 +915,7 @@ local function make(options)
     limit_cpu = limits.cpu or 0,
     limit_files = limits.files or 0,
     capture_warn = o.capture_warn or 8 << 20,
-    keep_gc = o.gc == "keep",
+    keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers }
   return pool
