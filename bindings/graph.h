@@ -100,7 +100,8 @@ enum mch_graph_tag {
 enum mch_graph_kind {
   MCH_SEND_TASK,   /* the function, then "argument 1" ... */
   MCH_SEND_RESULT, /* "result 1" ... */
-  MCH_SEND_ERROR   /* "error value" */
+  MCH_SEND_ERROR,  /* "error value" */
+  MCH_SEND_ITEM    /* "argument 1" ..., of a function that went before */
 };
 
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */
@@ -116,6 +117,7 @@ struct mch_encoder {
   void *ud;
   int explain;              /* stack index of a function that is told all parts (explain.c), or 0 */
   int called;               /* set when a hook was called */
+  int assigns;              /* set when globals or fields of environments went along */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first
                                use; owned like `out`, may be NULL */
 };

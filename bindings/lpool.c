@@ -9,11 +9,13 @@
 
 #include "context.h"
 #include "graph.h"
+#include "items.h"
 #include "latpbar.h"
 #include "ltask.h"
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
+#include "sinks.h"
 
 #define TYPE "mantichora pool"
 
@@ -29,21 +31,28 @@ struct lpool {
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
   struct mch_task *taken;            /* between being taken and being turned into values */
+  struct mch_task *held;             /* taken by calls in which a sink runs; linked by next */
   struct mch_buf graph, ids, record; /* while encoding; a log record */
+  struct mch_answers answers;        /* between being taken and being turned into values */
   struct hooks main_hooks, own_hooks;
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
   int encoding;         /* `graph` and `ids` are in use */
+  int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
   uint64_t pumped;      /* when the owner last pumped */
   size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
   int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
   int former_gc;        /* the mode to go back to; 0: none */
+  uint64_t round;       /* of the state, when this pool was last looked at */
+  int gathered;         /* the state's poller hears it */
+  int called;           /* and has named it */
 };
 
 enum {
   FRESH_NANOSECONDS = 200000,
+  SLICE = 20000000, /* nanoseconds between looks where no descriptor tells */
   LARGE_HEAP_KB = 64 * 1024,
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
@@ -127,6 +136,7 @@ static void prepare_collector(lua_State *L, struct lpool *lpool) {
   if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
     lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
     lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
+    lpool->task.generational = 1;
   }
 #endif
   lpool->keep_gc = 1;
@@ -238,7 +248,7 @@ struct lgroup {
   struct mch_group *group; /* NULL: abandoned */
 };
 
-/* group(pool) */
+/* group(pool, coming): so many tasks will be run in it; 0: not known. */
 static int core_group(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
@@ -247,7 +257,7 @@ static int core_group(lua_State *L) {
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, GROUP);
-  lgroup->group = mch_pool_group(lpool->pool);
+  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
   return 1;
@@ -320,6 +330,18 @@ static int is_fresh(const struct lpool *lpool, const struct goal *goal) {
          mch_now() - lpool->pumped < FRESH_NANOSECONDS;
 }
 
+/* Move the pool on and hand over its log records; a handler of these may close it. */
+static void pump(lua_State *L, struct lpool *lpool) {
+  lpool->task.L = L;
+  mch_pool_pump(lpool->pool);
+  lpool->pumped = mch_now();
+  if (mch_pool_short_of_workers(lpool->pool)) {
+    prepare_fork(L, lpool);
+    mch_pool_add_workers(lpool->pool);
+  }
+  deliver_logs(L, lpool);
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks};
@@ -327,14 +349,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
   if (is_fresh(lpool, goal))
     return 1;
   for (;;) {
-    lpool->task.L = L;
-    mch_pool_pump(lpool->pool);
-    lpool->pumped = mch_now();
-    if (mch_pool_short_of_workers(lpool->pool)) {
-      prepare_fork(L, lpool);
-      mch_pool_add_workers(lpool->pool);
-    }
-    deliver_logs(L, lpool);
+    pump(L, lpool);
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
       luaL_error(L, "pool is closed");
@@ -412,6 +427,174 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
     mch_sleep_until(next < until ? next : until, interrupted, &look);
     obey_hooks(L, output, &own, &of_main);
   }
+}
+
+/* -- all pools of a state ----------------------------------------------------------------- */
+
+#define GATHERING "mantichora gathering"
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+static int is_open(const struct lpool *lpool) {
+  return lpool->pool != NULL && mch_mark_is_ours(&lpool->mark);
+}
+
+/* Leave an open pool that this round has not seen yet on the stack and return it; NULL (and
+ * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
+ */
+static struct lpool *next_in_round(lua_State *L, uint64_t round) {
+  mch_context_push_pools(L);
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    struct lpool *lpool = lua_touserdata(L, -2);
+    lua_pop(L, 1);
+    if (lpool->round != round && is_open(lpool)) {
+      lpool->round = round;
+      lua_remove(L, -2);
+      return lpool;
+    }
+  }
+  lua_pop(L, 1);
+  return NULL;
+}
+
+/* A userdata without a body: as the state closes its pools leave the poller, which is freed. */
+static int gathering_gc(lua_State *L) {
+  struct mch_context *context = mch_context_get(L);
+  struct lpool *lpool;
+  context->round++;
+  while ((lpool = next_in_round(L, context->round)) != NULL) {
+    mch_pool_part(lpool->pool);
+    lpool->gathered = 0;
+    lua_pop(L, 1);
+  }
+  mch_context_drop_poller(context);
+  return 0;
+}
+
+/* The poller that all open pools of this state join, made at the first call in this process. NULL:
+ * none is to be had. */
+static struct mch_poller *gathering(lua_State *L, struct mch_error *error) {
+  struct mch_context *context = mch_context_get(L);
+  if (context->poller != NULL && mch_mark_is_ours(&context->poller_mark))
+    return context->poller;
+  mch_context_drop_poller(context); /* that of the process which we are a fork of */
+  lua_newuserdatauv(L, 0, 0);
+  if (luaL_newmetatable(L, GATHERING)) {
+    lua_pushcfunction(L, gathering_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  context->poller = mch_poller_new(error);
+  if (context->poller != NULL)
+    mch_mark_make(&context->poller_mark);
+  return context->poller;
+}
+
+/* Have the pool tell `poller` when it has something to do. 0, or a code. */
+static int gather(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error) {
+  int code = lpool->gathered ? 0 : mch_pool_join(lpool->pool, poller, lpool, error);
+  lpool->gathered = code == 0;
+  return code;
+}
+
+/* Note which pools the poller names. A pool leaves it before it is freed. */
+static void call_up(struct mch_poller *poller) {
+  struct mch_ready ready[64];
+  int count = poller != NULL ? mch_poller_wait(poller, ready, 64, 0, NULL) : 0, i;
+  for (i = 0; i < count; i++)
+    ((struct lpool *)ready[i].ud)->called = 1;
+}
+
+/* What there is to know of all pools together. */
+struct tally {
+  size_t finished, unfinished; /* tasks of run() */
+  uint64_t due;                /* when one has something to do though the poller says nothing */
+};
+
+/* `due` costs a little: filled in only if it is wanted. */
+static struct tally add_up(lua_State *L, int want_due) {
+  struct tally tally = {0, 0, MCH_NEVER};
+  mch_context_push_pools(L);
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    struct lpool *lpool = lua_touserdata(L, -2);
+    lua_pop(L, 1);
+    if (!is_open(lpool))
+      continue;
+    tally.finished += mch_pool_finished(lpool->pool, &lpool->group);
+    tally.unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
+    if (want_due)
+      tally.due = sooner(tally.due, mch_pool_deadline(lpool->pool));
+    if (want_due && !lpool->gathered)
+      tally.due = sooner(tally.due, mch_now() + SLICE);
+  }
+  lua_pop(L, 1);
+  return tally;
+}
+
+/* Pump each pool that has something to do. */
+static void pump_all(lua_State *L, struct mch_poller *poller) {
+  struct mch_context *context = mch_context_get(L);
+  struct lpool *lpool;
+  uint64_t round = ++context->round, now = mch_now();
+  struct mch_error error;
+  call_up(poller);
+  while ((lpool = next_in_round(L, round)) != NULL) {
+    if (poller == NULL || gather(poller, lpool, &error) != 0 || lpool->called ||
+        mch_pool_deadline(lpool->pool) <= now) {
+      lpool->called = 0;
+      pump(L, lpool);
+    }
+    lua_pop(L, 1);
+  }
+}
+
+size_t mch_lpool_poll(lua_State *L, uint64_t until) {
+  struct mch_output *output = mch_atpbar_output(L);
+  struct hooks own = {NULL, 0}, of_main = {NULL, 0};
+  struct look look = {L, main_thread(L), &own, &of_main};
+  struct mch_error error;
+  luaL_checkstack(L, 8, NULL);
+  for (;;) {
+    struct mch_poller *poller = gathering(L, &error);
+    struct tally tally;
+    uint64_t now, due;
+    pump_all(L, poller);
+    now = mch_now();
+    if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
+      mch_atpbar_pump(L);
+    tally = add_up(L, now < until);
+    if (tally.finished > 0 || tally.unfinished == 0 || now >= until)
+      return tally.finished;
+    due = sooner(until, sooner(tally.due, mch_output_next(output)));
+    if (poller != NULL)
+      mch_wait(poller, due, interrupted, &look);
+    else
+      mch_sleep_until(due, interrupted, &look);
+    obey_hooks(L, output, &own, &of_main);
+  }
+}
+
+uint64_t mch_lpool_due(lua_State *L) {
+  luaL_checkstack(L, 8, NULL);
+  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+}
+
+int mch_lpool_fd(lua_State *L, struct mch_error *error) {
+  struct mch_poller *poller = gathering(L, error);
+  struct lpool *lpool;
+  uint64_t round = ++mch_context_get(L)->round;
+  int code = 0;
+  luaL_checkstack(L, 8, NULL);
+  while (poller != NULL && code == 0 && (lpool = next_in_round(L, round)) != NULL) {
+    code = gather(poller, lpool, error);
+    lua_pop(L, 1);
+  }
+  return poller == NULL || code != 0 ? -1 : mch_poller_fd(poller);
 }
 
 /* -- running ------------------------------------------------------------------------------ */
@@ -534,12 +717,34 @@ static int add_extra(struct mch_task *task, const struct run_options *options) {
   extra = malloc(sizeof *extra + options->name_length);
   if (extra == NULL)
     return -1;
+  extra->index = 0;
   extra->timeout = options->timeout;
   extra->retries = options->retries;
   extra->name_length = options->name_length;
   memcpy(extra->name, options->name, options->name_length);
   task->extra = extra;
   return 0;
+}
+
+/* Start the workers if there are none. */
+static void start_workers(lua_State *L, struct lpool *lpool) {
+  struct mch_error error;
+  if (lpool->started)
+    return;
+  mch_output_flush(lpool->output); /* what was printed before the fork goes first */
+  if (mch_pool_start(lpool->pool, &error) != 0)
+    raise_error(L, &error);
+  lpool->started = 1;
+}
+
+/* Raise the error on top, with the place of the call if it is a sentence. */
+static int raise_at_caller(lua_State *L) {
+  if (lua_type(L, -1) == LUA_TSTRING) {
+    luaL_where(L, 1);
+    lua_insert(L, -2);
+    lua_concat(L, 2);
+  }
+  return lua_error(L);
 }
 
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
@@ -558,21 +763,11 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lpool->encoding = 1;
   status = lua_pcall(L, lua_gettop(L) - first, 0, 0);
   lpool->encoding = 0;
-  if (status != LUA_OK) {
-    if (lua_type(L, -1) == LUA_TSTRING) {
-      luaL_where(L, 1);
-      lua_insert(L, -2);
-      lua_concat(L, 2);
-    }
-    return lua_error(L);
-  }
-  if (!lpool->started || lpool->task.payloads != LUA_NOREF)
-    mch_output_flush(lpool->output); /* a fork may follow: what was printed goes first */
-  if (!lpool->started) {
-    if (mch_pool_start(lpool->pool, &error) != 0)
-      return raise_error(L, &error);
-    lpool->started = 1;
-  }
+  if (status != LUA_OK)
+    return raise_at_caller(L);
+  if (lpool->task.payloads != LUA_NOREF)
+    mch_output_flush(lpool->output); /* a fork may follow */
+  start_workers(L, lpool);
   task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
                       lpool->graph.length);
@@ -621,6 +816,256 @@ static int core_run_in(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
   return run_task(L, lpool, 3, group, NULL);
+}
+
+/* -- batches ------------------------------------------------------------------------------ */
+
+enum { BATCH_BYTES = 128 * 1024 }; /* a batch that has grown so long is closed */
+
+/* Append the item on top: u32 length and its graph; pops it. A packed one has several values. */
+static void encode_item(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder,
+                        int is_packed) {
+  struct mch_buf *graph = &lpool->graph;
+  size_t at = graph->length;
+  int item = lua_gettop(L), count = 1, i;
+  mch_buf_u32(graph, 0);
+  if (is_packed) {
+    lua_getfield(L, item, "n");
+    count = (int)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    luaL_checkstack(L, count + 1, "too many values");
+    for (i = 1; i <= count; i++)
+      lua_rawgeti(L, item, i);
+  }
+  if (count != 1 || !mch_items_put(graph, L, -1))
+    mch_encode(L, encoder, lua_gettop(L) - count + 1, count);
+  if (graph->failed != 0)
+    luaL_error(L, "not enough memory to send the task");
+  mch_store_u32(graph->data + at, (uint32_t)(graph->length - at - 4));
+  lua_settop(L, item - 1);
+}
+
+/* encode_batch(pool, function, list, from, count, packed): bytes of the function's graph and number
+ * of items that are in lpool->graph now; nothing if the function has to be sent anew for each. */
+static int encode_batch(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  lua_Integer from = lua_tointeger(L, 4), most = lua_tointeger(L, 5), count = 0;
+  int is_packed = lua_toboolean(L, 6);
+  struct mch_encoder encoder;
+  size_t function_length;
+  note_state(L, lpool);
+  if (!mch_items_is_steady(L, 2))
+    return 0;
+  memset(&encoder, 0, sizeof encoder);
+  encoder.out = &lpool->graph;
+  encoder.code_ids = &lpool->ids;
+  encoder.intern_code = intern_code;
+  encoder.ud = lpool->pool;
+  encoder.kind = MCH_SEND_TASK;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  lua_replace(L, 1);
+  encoder.notes = 1;
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->ids);
+  mch_encode(L, &encoder, 2, 1);
+  if (encoder.assigns)
+    return 0; /* globals go along, and each task has them as they were */
+  function_length = lpool->graph.length;
+  encoder.kind = MCH_SEND_ITEM;
+  while (count < most && lpool->graph.length < BATCH_BYTES) {
+    lua_geti(L, 3, from + count);
+    encode_item(L, lpool, &encoder, is_packed);
+    count++;
+  }
+  lua_pushinteger(L, (lua_Integer)function_length);
+  lua_pushinteger(L, count);
+  return 2;
+}
+
+/* run_batch(pool, group, function, list, from, count, packed, index): queue list[from] and so on,
+ * at most `count` of them, as tasks of one function that travel together: how many, and the run ID
+ * of the first. Nothing: the function may not be shared by many calls; run them one by one. */
+static int core_run_batch(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  lua_Integer index = luaL_checkinteger(L, 8), count;
+  struct mch_task *task;
+  struct mch_error error;
+  uint64_t runid;
+  int status;
+  if (!lpool->batches || lpool->encoding)
+    return 0;
+  lua_settop(L, 7);
+  lua_pushcfunction(L, encode_batch);
+  lua_pushlightuserdata(L, lpool);
+  lua_rotate(L, 3, 2);
+  lpool->encoding = 1;
+  status = lua_pcall(L, 6, LUA_MULTRET, 0);
+  lpool->encoding = 0;
+  if (status != LUA_OK)
+    return raise_at_caller(L);
+  if (lua_gettop(L) == 2)
+    return 0;
+  start_workers(L, lpool);
+  count = lua_tointeger(L, 4);
+  task = mch_batch_new((const uint32_t *)(const void *)lpool->ids.data,
+                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
+                       lpool->graph.length, (size_t)lua_tointeger(L, 3), (uint32_t)count,
+                       (uint64_t)index);
+  if (lpool->graph.capacity > 1u << 20)
+    mch_buf_free(&lpool->graph);
+  if (task == NULL)
+    return luaL_error(L, "not enough memory for another task");
+  if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
+    mch_task_free(task);
+    return raise_error(L, &error);
+  }
+  lua_pushinteger(L, count);
+  lua_pushinteger(L, (lua_Integer)runid);
+  return 2;
+}
+
+static void set_integer(lua_State *L, const char *name, lua_Integer value) {
+  lua_pushinteger(L, value);
+  lua_setfield(L, -2, name);
+}
+
+/* Pack the values from `first` on, up to the top, into a table as table.pack() does. */
+static void pack_values(lua_State *L, int first) {
+  int count = lua_gettop(L) - first + 1, i;
+  lua_createtable(L, count, 1);
+  lua_insert(L, first);
+  for (i = count; i > 0; i--)
+    lua_rawseti(L, first, i);
+  lua_pushinteger(L, count);
+  lua_setfield(L, first, "n");
+}
+
+/* Keep the answer of an item: a single value in the table at 1; where there are several, or a nil,
+ * all of them, packed, in that at 2 if there is one. */
+static void store_answer(lua_State *L, const unsigned char *graph, size_t length,
+                         lua_Integer index) {
+  struct mch_decoder decoder;
+  int top = lua_gettop(L), count = 1;
+  if (!mch_items_get(L, graph, length)) {
+    memset(&decoder, 0, sizeof decoder);
+    decoder.bytes = graph;
+    decoder.len = length;
+    decoder.allow_code = 1;
+    decoder.kind = MCH_SEND_RESULT;
+    count = mch_decode(L, &decoder);
+  }
+  if (lua_isnil(L, 2) || (count == 1 && !lua_isnil(L, top + 1))) {
+    lua_settop(L, top + 1);
+    lua_rawseti(L, 1, index);
+  } else {
+    pack_values(L, top + 1);
+    lua_rawseti(L, 2, index);
+  }
+  lua_settop(L, top);
+}
+
+/* store_answers(values, packed values or nil, pool): those of lpool->answers. An answer is done
+ * with before it is stored, so that after an error the next one follows. */
+static int store_answers(lua_State *L) {
+  struct mch_answers *answers = &((struct lpool *)lua_touserdata(L, 3))->answers;
+  struct mch_buf *graphs = &answers->graphs;
+  luaL_checkstack(L, 8, NULL);
+  while (mch_buf_unread(graphs) > 0) {
+    const unsigned char *at = graphs->data + graphs->read;
+    size_t length = mch_load_u32(at);
+    lua_Integer index = (lua_Integer)answers->index++;
+    answers->runid++;
+    answers->count--;
+    if (length == MCH_ANSWER_APART) {
+      mch_buf_consume(graphs, 4);
+      continue;
+    }
+    mch_buf_consume(graphs, 4 + length); /* the bytes stay where they are */
+    store_answer(L, at + 4, length, index);
+  }
+  return 0;
+}
+
+/* Put the raw failure of an item into the list at `to`; pops the reason. */
+static void add_problem(lua_State *L, int to, uint64_t runid, uint64_t index) {
+  lua_createtable(L, 0, 4);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "reason");
+  lua_pushliteral(L, "error");
+  lua_setfield(L, -2, "kind");
+  set_integer(L, "runid", (lua_Integer)runid);
+  set_integer(L, "index", (lua_Integer)index);
+  lua_rawseti(L, to, (lua_Integer)lua_rawlen(L, to) + 1);
+}
+
+/* What the items of the taken answers wrote and showed is told before their values are handed over.
+ * A sink may map on this pool meanwhile, and close it. */
+static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
+  struct mch_answers answers = lpool->answers;
+  if (!mch_output_wants_owner(lpool->output, 0))
+    return;
+  memset(&lpool->answers, 0, sizeof lpool->answers);
+  mch_sinks_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_buf_free(&lpool->answers.graphs);
+  lpool->answers = answers;
+  if (lpool->pool != NULL)
+    return;
+  mch_buf_free(&lpool->answers.graphs);
+  luaL_error(L, "pool is closed");
+}
+
+/* take_batch(pool, group, values, packed values or nil, problems): if answers of a batch are next,
+ * keep them by the caller's numbers, and return how many items they were, without those that left
+ * the batch. What cannot be had is put into the list of problems, as raw failures. Else nil. */
+static int core_take_batch(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_answers *answers = &lpool->answers;
+  struct mch_group *group = group_arg(L, lpool, 2);
+  lua_Integer count;
+  deliver_logs(L, lpool);
+  if (lpool->pool == NULL)
+    return luaL_error(L, "pool is closed");
+  mch_buf_free(&answers->graphs);
+  if (!mch_pool_take_answers(lpool->pool, group, answers))
+    return 0;
+  if (mch_output_backlog(lpool->output) > 0)
+    mch_output_flush(lpool->output);
+  tell_sinks_of_batch(L, lpool);
+  count = answers->taken;
+  for (;;) {
+    lua_pushcfunction(L, store_answers);
+    lua_pushvalue(L, 3);
+    lua_pushvalue(L, 4);
+    lua_pushlightuserdata(L, lpool);
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+      break;
+    add_problem(L, 5, answers->runid - 1, answers->index - 1);
+  }
+  for (; answers->count > 0; answers->count--) {
+    lua_pushliteral(L, "not enough memory for the task's result");
+    add_problem(L, 5, answers->runid++, answers->index++);
+  }
+  mch_buf_free(&answers->graphs);
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* list(n): a table with room for so many items. */
+static int core_list(lua_State *L) {
+  lua_Integer count = luaL_checkinteger(L, 1);
+  lua_createtable(L, count < INT_MAX ? (int)count : 0, 1);
+  return 1;
+}
+
+/* pace(pool, group): mean run time of the items of batches in seconds; nil: not known yet. */
+static int core_pace(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  uint64_t pace = mch_pool_pace(lpool->pool, group_arg(L, lpool, 2));
+  if (pace == 0)
+    return 0;
+  lua_pushnumber(L, (lua_Number)pace / 1e9);
+  return 1;
 }
 
 /* is_callable(value) */
@@ -682,11 +1127,6 @@ static void push_function_place(lua_State *L, struct lpool *lpool, const struct 
     set_place(L);
   else
     lua_pop(L, 1);
-}
-
-static void set_integer(lua_State *L, const char *name, lua_Integer value) {
-  lua_pushinteger(L, value);
-  lua_setfield(L, -2, name);
 }
 
 static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
@@ -768,6 +1208,8 @@ static int make_failure(lua_State *L) {
     set_integer(L, "signal", result->signal);
   if (result->kind == MCH_KIND_EXITED)
     set_integer(L, "exitcode", result->exitcode);
+  if (task->extra != NULL && task->extra->index > 0)
+    set_integer(L, "index", (lua_Integer)task->extra->index);
   if (task->attempt > 0)
     set_integer(L, "attempts", task->attempt + 1);
   if (result->progress != NULL) {
@@ -790,6 +1232,8 @@ static int make_failure(lua_State *L) {
 static int make_values(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   lua_settop(L, 0);
+  if (mch_items_get(L, lpool->taken->result->graph, lpool->taken->result->length))
+    return 1;
   return decode_graph(L, lpool->taken->result, MCH_SEND_RESULT);
 }
 
@@ -802,6 +1246,23 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   lua_setfield(L, -2, "kind");
   set_integer(L, "runid", (lua_Integer)task->runid);
   set_integer(L, "pid", task->result->pid);
+}
+
+/* What the taken task wrote and showed is told before its values are handed over. A sink may
+ * receive from this pool meanwhile, and close it. */
+static void tell_sinks(lua_State *L, struct lpool *lpool) {
+  struct mch_task *task = lpool->taken;
+  if (!mch_output_wants_owner(lpool->output, 0))
+    return;
+  task->next = lpool->held;
+  lpool->held = task;
+  lpool->taken = NULL;
+  mch_sinks_tell(L, lpool->output);
+  if (lpool->pool == NULL)
+    luaL_error(L, "pool is closed");
+  mch_pool_discard(lpool->pool, lpool->taken);
+  lpool->taken = task;
+  lpool->held = task->next;
 }
 
 /* take(pool, from or nil, group or nil): nil, or run ID, whether it failed, and its values or the
@@ -826,6 +1287,7 @@ static int core_take(lua_State *L) {
   }
   if (mch_output_backlog(lpool->output) > 0)
     mch_output_flush(lpool->output);
+  tell_sinks(L, lpool);
   failed = lpool->taken->result->kind != MCH_KIND_OK;
   lua_settop(L, 0);
   lua_pushinteger(L, (lua_Integer)lpool->taken->runid);
@@ -933,6 +1395,11 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     return;
   mch_pool_discard(pool, lpool->taken);
   lpool->taken = NULL;
+  while (lpool->held != NULL) {
+    struct mch_task *next = lpool->held->next;
+    mch_pool_discard(pool, lpool->held);
+    lpool->held = next;
+  }
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_ltask_close(L, &lpool->task);
@@ -941,6 +1408,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->ids);
   mch_buf_free(&lpool->record);
+  mch_buf_free(&lpool->answers.graphs);
   mch_mark_free(&lpool->mark);
   if (lpool->started)
     mch_output_detach(lpool->output);
@@ -997,6 +1465,12 @@ static int core_cpu_count(lua_State *L) {
 
 static int core_is_worker(lua_State *L) {
   lua_pushboolean(L, mch_context_get(L)->worker != NULL);
+  return 1;
+}
+
+/* embedded(): whether a program uses the C API on this state. */
+static int core_embedded(lua_State *L) {
+  lua_pushboolean(L, mch_context_get(L)->embedded);
   return 1;
 }
 
@@ -1068,6 +1542,13 @@ static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
     raise_error(L, &error);
 }
 
+/* In a new worker. */
+static void run_child_hook(void *ud) {
+  const struct mch_context *context = ud;
+  if (context->child_hook != NULL)
+    context->child_hook(context->child_hook_ud);
+}
+
 static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config *config) {
   struct mch_context *context = mch_context_get(L);
   memset(config, 0, sizeof *config);
@@ -1090,22 +1571,27 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
     mch_output_no_thread(lpool->output);
   config->engine.self = context->worker;
   config->engine.runner = mch_ltask_runner(&lpool->task);
+  config->engine.child_hook = run_child_hook;
+  config->engine.child_hook_ud = context;
   configure_chaos(L, &config->engine.chaos);
 }
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
- * max_tasks_per_worker (0: none), seed, init, and the flags inline, background, progressbar. */
+ * max_tasks_per_worker (0: none), seed, init, poolbar (its name, if it is wanted), and the flags
+ * inline, background, progressbar. */
 static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
   struct mch_output *output;
+  struct mch_poller *poller;
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
   output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.notes = lpool->task.init = lpool->task.payloads = lpool->warned = LUA_NOREF;
+  lpool->task.notes = lpool->task.init = lpool->task.mapped = LUA_NOREF;
+  lpool->task.payloads = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = main_thread(L);
@@ -1126,14 +1612,22 @@ static int core_new(lua_State *L) {
     lpool->task.payloads = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   configure(L, lpool, &config);
+  /* Items of a batch are not counted one by one before they run. */
+  lpool->batches = config.kind == MCH_ENGINE_FORK && !config.engine.snapshot &&
+                   config.engine.max_tasks_per_worker == 0;
   mch_context_push_pools(L);
   lua_pushvalue(L, 2);
   lua_pushboolean(L, 1);
   lua_rawset(L, -3);
   lua_pop(L, 1);
+  lua_getfield(L, 1, "poolbar");
+  config.bar = lua_isstring(L, -1) ? lua_tostring(L, -1) : NULL;
   lpool->pool = mch_pool_new(&config, &error);
+  lua_pop(L, 1);
   if (lpool->pool == NULL)
     return raise_error(L, &error);
+  if (mch_context_get(L)->poller != NULL && (poller = gathering(L, &error)) != NULL)
+    gather(poller, lpool, &error); /* else it is tried again at the next poll */
   return 1;
 }
 
@@ -1169,6 +1663,10 @@ int mch_lpool_open(lua_State *L) {
                                   {"group", core_group},
                                   {"abandon", core_abandon},
                                   {"run_in", core_run_in},
+                                  {"run_batch", core_run_batch},
+                                  {"take_batch", core_take_batch},
+                                  {"pace", core_pace},
+                                  {"list", core_list},
                                   {"is_callable", core_is_callable},
                                   {"explain", mch_explain_call},
                                   {"fd", core_fd},
@@ -1178,6 +1676,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"cpu_count", core_cpu_count},
                                   {"is_worker", core_is_worker},
                                   {"runid", core_runid},
+                                  {"embedded", core_embedded},
                                   {NULL, NULL}};
   luaL_newlib(L, core);
   if (luaL_newmetatable(L, TYPE)) {

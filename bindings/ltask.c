@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "graph.h"
+#include "items.h"
 #include "output.h"
 #include "platform.h"
 #include "worker.h"
@@ -17,7 +18,7 @@ static const char randomseed_key = 0, random_key = 0;
 /* One run, on its way through the protected call. */
 struct call {
   struct mch_ltask *task;
-  const struct mch_run *run;
+  struct mch_run *run;
   struct mch_buf *answer;
   enum mch_kind kind;
   int called; /* by the codec: code that is not the task's function */
@@ -143,26 +144,53 @@ static int unpack_payload(lua_State *L, const struct call *call) {
   return (int)count;
 }
 
-/* Push the function and its arguments; returns how many values. */
-static int decode(lua_State *L, struct call *call) {
+/* Push the values of a graph that the pool sent; returns how many. */
+static int decode_graph(lua_State *L, struct call *call, const unsigned char *graph, size_t length,
+                        enum mch_graph_kind kind) {
   struct mch_decoder decoder;
   int count, notes;
-  if (call->task->payloads != LUA_NOREF)
-    return unpack_payload(L, call);
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
   notes = lua_gettop(L);
   memset(&decoder, 0, sizeof decoder);
-  decoder.bytes = call->run->graph;
-  decoder.len = call->run->length;
+  decoder.bytes = graph;
+  decoder.len = length;
   decoder.notes = lua_istable(L, notes) ? notes : 0;
   decoder.allow_code = 1;
-  decoder.kind = MCH_SEND_TASK;
+  decoder.kind = kind;
   decoder.find_code = find_code;
   decoder.ud = call->task;
   count = mch_decode(L, &decoder);
   call->called |= decoder.called;
   lua_remove(L, notes);
   return count;
+}
+
+/* Push the function of a batch, which is rebuilt for its first item. */
+static void push_mapped(lua_State *L, struct call *call) {
+  struct mch_ltask *task = call->task;
+  if (call->run->first) {
+    luaL_unref(L, LUA_REGISTRYINDEX, task->mapped);
+    task->mapped = LUA_NOREF;
+  }
+  if (task->mapped == LUA_NOREF) { /* or that failed, and does so for each */
+    if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) != 1)
+      luaL_error(L, "a batch has another number of functions than one");
+    task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
+}
+
+/* Push the function and its arguments; returns how many values. */
+static int decode(lua_State *L, struct call *call) {
+  const struct mch_run *run = call->run;
+  if (call->task->payloads != LUA_NOREF)
+    return unpack_payload(L, call);
+  if (run->function == NULL)
+    return decode_graph(L, call, run->graph, run->length, MCH_SEND_TASK);
+  push_mapped(L, call);
+  if (mch_items_get(L, run->graph, run->length))
+    return 2;
+  return 1 + decode_graph(L, call, run->graph, run->length, MCH_SEND_ITEM);
 }
 
 static int encode_results(lua_State *L) {
@@ -195,12 +223,17 @@ static int run_protected(lua_State *L) {
   count = decode(L, call);
   start = mch_now();
   status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
-  *call->run->own_time = mch_now() - start;
+  call->run->ended = mch_now();
+  call->run->own_time = call->run->ended - start;
   if (status != LUA_OK) {
     call->kind = MCH_KIND_ERROR;
     return 1;
   }
   call->kind = MCH_KIND_UNSENDABLE;
+  if (lua_gettop(L) == 5 && mch_items_put(call->answer, L, 5)) {
+    call->kind = MCH_KIND_OK;
+    return 0;
+  }
   lua_call(L, lua_gettop(L) - 3, 0); /* encode_results(call, ...) */
   call->kind = MCH_KIND_OK;
   return 0;
@@ -252,12 +285,14 @@ static lua_State *task_thread(struct mch_ltask *task) {
   return task->thread;
 }
 
-static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *answer) {
+static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) {
   struct mch_ltask *task = ud;
   struct mch_context outer = *task->context;
   struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
   if (task->broken) {
+    run->own_time = UINT64_MAX;
+    run->ended = mch_now();
     lua_settop(L, 0);
     lua_rawgeti(L, LUA_REGISTRYINDEX, task->complaint);
     answer_error(L, &call, MCH_KIND_ERROR);
@@ -271,8 +306,10 @@ static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *an
   task->context->name_length = run->name_length;
   run_call(L, &call);
   lua_settop(L, 0);
-  if (call.called || call.kind != MCH_KIND_OK)
-    *run->own_time = UINT64_MAX;
+  if (call.called || call.kind != MCH_KIND_OK) {
+    run->own_time = UINT64_MAX;
+    run->ended = mch_now();
+  }
   /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
   if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
     lua_gc(L, LUA_GCCOLLECT);
@@ -316,9 +353,31 @@ static void replace_exit(lua_State *L, int notes) {
   lua_pop(L, 2);
 }
 
+enum { YOUNG_KB = 4 * 1024 };
+
+/* The collector would wait until the heap has grown by a fifth, and the heap is mostly inherited:
+ * each worker would hold so much garbage before it looks for the first time. Here it looks more
+ * often, but not much more: each time it walks through all large tables that were written to. No
+ * collection is made for this, for it could run finalizers of the parent's garbage: RESTART sets
+ * what may be allocated before the next to nothing, and a STEP of less than nothing raises it. */
+static void collect_often(lua_State *L) {
+#if LUA_VERSION_RELEASE_NUM >= 50404
+  int percent = (int)(100LL * YOUNG_KB / (lua_gc(L, LUA_GCCOUNT) + 1));
+  if (percent >= 20 || !lua_gc(L, LUA_GCISRUNNING))
+    return;
+  lua_gc(L, LUA_GCGEN, percent > 0 ? percent : 1, 0);
+  lua_gc(L, LUA_GCRESTART);
+  lua_gc(L, LUA_GCSTEP, -YOUNG_KB);
+#else
+  (void)L;
+#endif
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
   replace_exit(L, task->notes);
+  if (task->generational)
+    collect_often(L);
   return 0;
 }
 
@@ -340,8 +399,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   struct mch_ltask *task = ud;
   struct mch_upstream upstream = mch_worker_upstream(worker);
   lua_State *L;
-  task->context->worker = worker;
-  task->context->running = 0;
+  mch_context_become_worker(task->context, worker);
   mch_output_become_child(task->output, &upstream);
   task->thread = NULL;
   L = task_thread(task);

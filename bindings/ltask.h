@@ -19,8 +19,10 @@ struct mch_ltask {
   struct mch_output *output;
   int notes; /* registry references; LUA_NOREF: none */
   int init;
+  int mapped;   /* of the batch that runs: its function, rebuilt */
   int payloads; /* engine "snapshot": table of { n = , function, arguments ... } by number */
   lua_Integer seed;
+  int generational;            /* the collector was made so for the workers */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */

@@ -87,7 +87,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct mch_buf graph;
   struct mch_run run;
   enum mch_kind kind;
-  uint64_t start_time, own_time;
+  uint64_t start_time;
   size_t ids;
   (void)queued;
   if (task == NULL || !owner)
@@ -102,7 +102,6 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
   run.graph = task->body + ids;
   run.length = task->length - ids;
-  run.own_time = &own_time;
   give_codes(engine, task);
   start_time = mch_now();
   events->unlock(events->ud);
@@ -111,6 +110,19 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   engine->running = NULL;
   finish(engine, task, kind, &graph, mch_now() - start_time);
   mch_buf_free(&graph);
+}
+
+/* The pool gives it no batches. */
+static int reclaim(struct mch_engine *base, struct mch_task *batch) {
+  (void)base;
+  (void)batch;
+  return 0;
+}
+
+static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
+  (void)base;
+  (void)batch;
+  (void)number;
 }
 
 static int hungry(struct mch_engine *base) {
@@ -160,9 +172,10 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {
-    start, submit,   stop,    recall,  flush,         pump, hungry, short_of_workers,
-    start, deadline, running, workers, log_threshold, quit, gone,   free_engine};
+static const struct mch_engine_ops ops = {start,  submit,   stop,       reclaim, shorten,
+                                          recall, flush,    pump,       hungry,  short_of_workers,
+                                          start,  deadline, running,    workers, log_threshold,
+                                          quit,   gone,     free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

@@ -15,9 +15,9 @@
  *     mch_output_detach(); at the end: mch_output_release(). Before a fork: mch_output_flush() too,
  * it empties the host's stdout; after it, in the child: mch_output_become_child().
  *
- * MANTICHORA_PROGRESS = auto | bar | text | json | off says how progress is shown; it is read when
- * the first bar starts. auto: bars if standard error is a terminal (and TERM is not dumb), else
- * text. */
+ * MANTICHORA_PROGRESS = auto | bar | text | json | off | eta says how progress is shown; it is read
+ * when the first bar starts. auto: bars if standard error is a terminal (and TERM is not dumb),
+ * else text. eta: the same, and bars show elapsed and remaining time and rate. */
 #ifndef MCH_OUTPUT_H
 #define MCH_OUTPUT_H
 
@@ -30,6 +30,7 @@
 #include "progress.h"
 #include "render.h"
 
+struct mch_buf;
 struct mch_output;
 
 /* Where time, size and descriptors come from. Zeroes: from the system. The rest is for tests. */
@@ -55,6 +56,7 @@ enum mch_progress_mode {
   MCH_PROGRESS_TEXT,
   MCH_PROGRESS_JSON,
   MCH_PROGRESS_OFF,
+  MCH_PROGRESS_ETA,    /* a wish of the user: AUTO, and bars show times */
   MCH_PROGRESS_REPORTS /* nothing is shown; somebody takes mch_output_report() */
 };
 
@@ -68,8 +70,11 @@ void mch_output_unref(struct mch_output *out);
 /* The time by the clock that mch_output_pump() expects. */
 uint64_t mch_output_now(const struct mch_output *out);
 
-/* Over MANTICHORA_PROGRESS. BAR, TEXT and so on; AUTO: as the environment says. */
+/* Over MANTICHORA_PROGRESS. BAR, TEXT, JSON, OFF, REPORTS; AUTO: as the environment says. */
 void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode);
+
+/* What the lines of bars show, unless MANTICHORA_PROGRESS = eta asks for more. */
+void mch_output_set_style(struct mch_output *out, enum mch_tty_style style);
 
 /* Never start a helper thread. Else there is one while bars stand on the terminal and nobody pumps
  * from a thread of his own: the host's text, which is held then, must appear whatever the host
@@ -98,8 +103,8 @@ static inline void mch_bar_set_total(struct mch_bar *bar, uint64_t total) {
 
 /* Draw if it is time: some nanoseconds if it is not. Lua thread only. Returns a sum of these. */
 enum {
-  MCH_TICK_REPORTS = 1, /* reports are due (only with MCH_PROGRESS_REPORTS) */
-  MCH_TICK_SOON = 2     /* less than a millisecond since the tick before: some may be left out */
+  MCH_TICK_OWNER = 1, /* mch_output_wants_owner() */
+  MCH_TICK_SOON = 2   /* less than a millisecond since the tick before: some may be left out */
 };
 int mch_output_tick(struct mch_output *out);
 
@@ -142,6 +147,17 @@ void mch_output_resume(struct mch_output *out);
 /* The next thing to tell about a bar, with MCH_PROGRESS_REPORTS. 0: nothing now. Its strings hold
  * until the next call. One consumer, on the Lua thread. */
 int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report *report);
+
+/* From now on lines are not written but kept for mch_output_take_line(). 0: written again, also
+ * those that are there. */
+void mch_output_keep_lines(struct mch_output *out, int keep);
+
+/* The oldest line that was kept, without its newline, into `line` (cleared first), terminated by a
+ * zero; its stream, or 0: there is none. Without memory its text is lost. */
+int mch_output_take_line(struct mch_output *out, struct mch_buf *line);
+
+/* Nonzero if there are lines or reports for somebody to take on the Lua thread. Takes no lock. */
+int mch_output_wants_owner(struct mch_output *out, uint64_t now_ns);
 
 /* Where a worker's bars go. Called with the output's lock held, from whichever thread starts, ends
  * or pumps; must not call back. `key` tells this process's bars apart. */

@@ -49,11 +49,16 @@ int mch_output_lock_stdout(const struct mch_output *out, int on_lua_thread) {
   return -1;
 }
 
+/* Running bars that are drawn, if there is room. */
+static size_t drawable(const struct mch_output *out) {
+  return out->away ? 0 : out->progress.running.count;
+}
+
 /* Keep the host from printing while we draw: -1 if it is printing just now. While there are bars,
  * its text is held. */
 static int lock_host(struct mch_output *out, int on_lua_thread) {
   int locked;
-  if (disturbing(out) == 0 || (out->progress.running.count == 0 && out->hold.streams == 0))
+  if (disturbing(out) == 0 || (drawable(out) == 0 && out->hold.streams == 0))
     return out->same ? mch_output_lock_stdout(out, on_lua_thread) : 0;
   locked = mch_hold_lock(disturbing(out), on_lua_thread);
   if (locked > 0 && anchored(out))
@@ -91,10 +96,11 @@ static void take_host(struct mch_output *out, unsigned columns, int on_lua_threa
     split_host(out, columns);
 }
 
-static void measure(struct mch_tty_needs *needs, const struct mch_bar *bar, size_t count) {
+static void measure(struct mch_tty_needs *needs, const struct mch_bar *bar, size_t count,
+                    uint64_t now) {
   struct mch_report report;
   for (; bar != NULL && count > 0; bar = bar->next, count--) {
-    mch_output_describe(bar, 0, &report);
+    mch_output_describe(bar, now, &report);
     mch_render_measure(needs, &report);
   }
 }
@@ -152,17 +158,17 @@ static void add_host(struct mch_output *out, int live, unsigned columns) {
 /* Put the next frame together. */
 static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
-  struct mch_tty_needs needs = {0, 0};
+  struct mch_tty_needs needs = {0, 0, 0};
   struct mch_tty_layout layout;
   struct mch_bar *bar;
-  size_t running = progress->running.count;
+  size_t running = drawable(out);
   size_t room = rows - 1u - (mch_buf_unread(&out->host) > 0 && rows > 1);
   size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
   for (bar = progress->running.first; bar != NULL; bar = bar->next)
     mch_progress_sample(bar);
-  measure(&needs, progress->ended.first, progress->ended.count);
-  measure(&needs, progress->running.first, shown);
-  mch_render_layout(&layout, columns, &needs);
+  measure(&needs, progress->ended.first, progress->ended.count, now);
+  measure(&needs, progress->running.first, shown, now);
+  mch_render_layout(&layout, out->times ? MCH_TTY_ETA : out->style, columns, &needs);
   mch_screen_begin(&out->screen, columns, rows);
   mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
   add_ended(out, &layout, now);
@@ -183,6 +189,14 @@ static void committed(struct mch_output *out) {
   mch_hold_end(&out->hold);
 }
 
+/* In the background the shell has written under our bars, and where is not known. */
+static void see_who_owns_the_screen(struct mch_output *out) {
+  int away = mch_output_in_background(out);
+  if (away && !out->away)
+    mch_screen_detach(&out->screen);
+  out->away = away;
+}
+
 int mch_output_helped(const struct mch_output *out, uint64_t now) {
   return now < out->helped_ns + absence;
 }
@@ -199,7 +213,11 @@ static void keep_ticking(struct mch_output *out, uint64_t now) {
  * lines in it wait for the next one. */
 void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thread) {
   unsigned columns, rows;
-  int locked = out->paused ? -1 : lock_host(out, on_lua_thread);
+  int locked;
+  if (out->paused)
+    return;
+  see_who_owns_the_screen(out);
+  locked = lock_host(out, on_lua_thread);
   if (locked < 0)
     return;
   out->drawn_ns = now;

@@ -22,6 +22,8 @@
 #define FRAME_INTERVAL (SECOND / 10) /* between frames, and between reports of one bar */
 #define TEXT_INTERVAL (SECOND * 60)  /* between plain lines of one bar */
 
+enum { WANTED_FOR_LINES = 1, WANTED_FOR_REPORTS = 2 };
+
 struct mch_output {
   atomic_int refs;
   pthread_mutex_t lock; /* for all below but the next three */
@@ -34,6 +36,8 @@ struct mch_output {
   int terminal; /* standard error is one */
   int same;     /* standard output is the same file */
   enum mch_progress_mode mode;
+  enum mch_tty_style style; /* as the script wants it */
+  int times;                /* the user wants times */
 
   struct mch_progress progress;
   struct mch_bar *reported; /* ended, and its report has been taken */
@@ -51,7 +55,14 @@ struct mch_output {
   int mixed;                /* sinks[1] holds lines for standard output */
   uint64_t drawn_ns;
   int paused;
-  int leaving; /* what the host prints next comes under the bars */
+  int foreground; /* this process has been seen in the foreground of the terminal */
+  int away;       /* and now it is not: only what stays is written */
+  int leaving;    /* what the host prints next comes under the bars */
+
+  struct mch_buf kept; /* lines to be taken: stream, length and text of each */
+  int keeps_lines;
+  _Atomic int reports; /* the mode is MCH_PROGRESS_REPORTS */
+  _Atomic int wanted;  /* whoever takes lines and reports has some to take: a sum of these */
 
   int child;
   struct mch_upstream upstream;
@@ -76,6 +87,10 @@ void mch_output_size(const struct mch_output *out, unsigned *columns, unsigned *
 
 /* May the host's stdio be touched? */
 int mch_output_real(const struct mch_output *out);
+
+/* Has a shell with job control put this process into the background of its terminal? The screen is
+ * the shell's then. (Who has never been in the foreground, as under timeout(1), may draw.) */
+int mch_output_in_background(struct mch_output *out);
 
 /* Learn what standard output and error are; decide how progress is shown. Both once. */
 void mch_output_look(struct mch_output *out);

@@ -31,6 +31,7 @@ struct mch_pool_config {
   enum mch_engine_kind kind;
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
+  const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
 };
 
 /* Tasks that are received together: those of run(), or those of one map or imap. */
@@ -38,6 +39,9 @@ struct mch_group {
   struct mch_task *first, *last; /* DONE ones, in order of completion */
   size_t unfinished;             /* accepted and not DONE */
   size_t finished;               /* DONE and not taken */
+  size_t coming;                 /* announced, and not accepted yet */
+  size_t batches;                /* that are not over */
+  uint64_t item_time, items;     /* nanoseconds that items of batches took, and how many */
   int abandoned;                 /* nobody will take anything: drop what finishes, then the group */
 };
 
@@ -47,10 +51,17 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
  * takes it. NULL: no memory. */
 struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
                               size_t length);
-void mch_task_free(struct mch_task *task);
 
-/* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. */
-struct mch_group *mch_pool_group(struct mch_pool *pool);
+/* The same for `count` items of one function, whose graph has `function_length` bytes; behind it
+ * `length` bytes of items: u32 length and graph each. `index` is the caller's number of the first.
+ */
+struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                               size_t length, size_t function_length, uint32_t count,
+                               uint64_t index);
+
+/* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. `coming`: so many tasks will
+ * be run in it; 0 if that is not known. */
+struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming);
 
 /* Nobody is interested in this group any more: what waits never starts, what runs is stopped, what
  * has finished is dropped. Does not wait. */
@@ -82,6 +93,9 @@ void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(voi
 /* The same with no pool: sleep until `until` or a signal. */
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
 
+/* The same with pools that have joined `poller`; drivers do not keep away. */
+void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void *ud), void *ud);
+
 /* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
 uint64_t mch_pool_deadline(struct mch_pool *pool);
 
@@ -96,6 +110,21 @@ struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group);
 struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group *group,
                                         uint64_t *from);
 void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
+
+/* If what a group has next are answers of a batch, take them: 1. The first is that of the item with
+ * the caller's number `index`. 0: none, or another task is next, or log records. */
+struct mch_answers {
+  struct mch_buf graphs; /* u32 length and graph each, or MCH_ANSWER_APART; the caller frees it */
+  uint64_t index;
+  uint32_t count; /* items: those that `graphs` has not are lost, for want of memory */
+  uint32_t taken; /* of them, without those that are APART */
+  uint64_t runid; /* of the first */
+};
+int mch_pool_take_answers(struct mch_pool *pool, struct mch_group *group,
+                          struct mch_answers *answers);
+
+/* The mean run time of the items of a group's batches, in nanoseconds; 0: not known yet. */
+uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 
 /* Counts of a group, and of the whole pool. */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
@@ -125,6 +154,12 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level);
 
 /* A descriptor that is readable when a pump has something to do; -1 where there is none. */
 int mch_pool_fd(struct mch_pool *pool, struct mch_error *error);
+
+/* Have mch_poller_wait() of `poller` say `ud` when a pump has something to do. 0 or a code. One
+ * poller at most; mch_pool_part() before it is freed. */
+int mch_pool_join(struct mch_pool *pool, struct mch_poller *poller, void *ud,
+                  struct mch_error *error);
+void mch_pool_part(struct mch_pool *pool);
 
 /* Ask all workers to leave, or end them now. mch_pool_gone(): 1 when none is left (pump and wait
  * until then). */

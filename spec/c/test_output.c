@@ -23,6 +23,7 @@ static int failures;
 #define MS UINT64_C(1000000)
 #define BEGIN "\033[?2026h"
 #define END "\033[?2026l"
+#define ERASE "\033[K\n\033[J\033[A" /* from here on, in any row but the last */
 #define SPACES "                                                            " /* 60 columns */
 
 struct rig {
@@ -126,7 +127,7 @@ static void a_bar_on_a_terminal(void) {
   bar = start(&rig, "one", 10);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR0 "\n" END);
   CHECK(mch_output_next(rig.out) == rig.now + 100 * MS);
   mch_bar_set(bar, 5);
   rig.now += 99 * MS;
@@ -143,11 +144,11 @@ static void a_bar_on_a_terminal(void) {
   CHECK(mch_output_next(rig.out) == rig.now + 100 * MS);
   rig.now += 100 * MS;
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[Jtask\nlog\n" BAR5 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE "task\nlog\n" BAR5 "\n" END);
   end(&rig, bar, 10, 10);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[J" BAR10 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE BAR10 "\n" END);
   EXPECT(1, "");
   CHECK(mch_output_next(rig.out) == UINT64_MAX);
   CHECK(rig.writes == 4); /* one a frame */
@@ -164,13 +165,14 @@ static void order_of_bars(void) {
   c = start(&rig, "c", 2);
   end(&rig, b, 2, 2);
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r\033[J 100.00% ::::: |: b\n   0.00%       |: a\n   0.00%  "
-                  "     |: c\n" END);
+  EXPECT(2,
+         BEGIN "                    \r" ERASE " 100.00% ::::: |: b\n   0.00%       |: a\n   0.00%  "
+               "     |: c\n" END);
   rig.now += 100 * MS;
   end(&rig, c, 2, 2);
   mch_output_bar_end(rig.out, a, 1, 2, MCH_BAR_KILLED);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[2A\033[J 100.00% ::::: |: c\n  50.00% ::   |: a \n" END);
+  EXPECT(2, BEGIN "\r\033[2A" ERASE " 100.00% ::::: |: c\n  50.00% ::   |: a \n" END);
   tear_down(&rig);
 }
 
@@ -184,16 +186,16 @@ static void more_than_the_screen_has(void) {
   for (i = 0; i < 300; i++)
     bars[i] = start(&rig, "x", 2);
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r\033[J   0.00%       |: x\n   0.00%       |: x\n"
+  EXPECT(2, BEGIN "                    \r" ERASE "   0.00%       |: x\n   0.00%       |: x\n"
                   "   0.00%       |: x\n... and 297 more\n" END);
   rig.rows = 1; /* no room for any */
   rig.now += 100 * MS;
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[4A\033[J" END);
+  EXPECT(2, BEGIN "\r\033[4A" ERASE END);
   rig.rows = 2;
   rig.now += 100 * MS;
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r\033[J... and 300 more\n" END);
+  EXPECT(2, BEGIN "                    \r" ERASE "... and 300 more\n" END);
   for (i = 0; i < 300; i++)
     end(&rig, bars[i], 2, 2);
   tear_down(&rig);
@@ -224,7 +226,7 @@ static void a_full_terminal(void) {
   rig.now += 100 * MS;
   mch_bar_set(bar, 5);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[Jline\n" BAR5 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE "line\n" BAR5 "\n" END);
   CHECK(mch_output_backlog(rig.out) == 0);
   end(&rig, bar, 10, 10);
   tear_down(&rig);
@@ -255,7 +257,7 @@ static void output_elsewhere(void) {
   set_up(&rig, MCH_FILES_TERMINAL, MCH_PROGRESS_BAR);
   bar = start(&rig, "one", 10);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR0 "\n" END);
   mch_output_lines(rig.out, 1, "data\n", 5);
   pump(&rig); /* at once, and the bars are left alone */
   EXPECT(1, "data\n");
@@ -278,7 +280,7 @@ static void leaving_the_screen(void) {
   EXPECT(2, "");
   rig.now += 100 * MS;
   pump(&rig); /* anew, under what somebody else has written */
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR5 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR5 "\n" END);
   mch_output_set_mode(rig.out, MCH_PROGRESS_OFF);
   CHECK(start(&rig, "two", 1) == NULL);
   end(&rig, NULL, 0, 0);
@@ -295,7 +297,7 @@ static void a_prompt(void) {
   set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_BAR);
   bar = start(&rig, "one", 10);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR0 "\n" END);
   mch_output_pause(rig.out);
   mch_bar_set(bar, 5);
   mch_output_lines(rig.out, 1, "line\n", 5);
@@ -307,7 +309,7 @@ static void a_prompt(void) {
   mch_output_resume(rig.out);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[Jline\n" BAR5 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE "line\n" BAR5 "\n" END);
   end(&rig, bar, 10, 10);
   tear_down(&rig);
 }
@@ -394,7 +396,7 @@ static void reports(void) {
   CHECK(mch_output_tick(rig.out) == 0);
   CHECK(mch_output_tick(rig.out) == MCH_TICK_SOON);
   rig.now += 100 * MS;
-  CHECK(mch_output_tick(rig.out) == MCH_TICK_REPORTS);
+  CHECK(mch_output_tick(rig.out) == MCH_TICK_OWNER);
   CHECK(mch_output_report(rig.out, rig.now, &report) && report.event == MCH_REPORT_UPDATE &&
         report.key == 2 && report.done == 3);
   CHECK(!mch_output_report(rig.out, rig.now, &report));
@@ -411,6 +413,35 @@ static void reports(void) {
 }
 
 /* A slot that has been given to somebody else does not count for the bar that had it. */
+/* Lines that somebody takes instead of having them written. */
+static void kept_lines(void) {
+  struct rig rig;
+  struct mch_buf line = {0};
+  set_up(&rig, 0, MCH_PROGRESS_TEXT);
+  CHECK(!mch_output_wants_owner(rig.out, rig.now));
+  mch_output_keep_lines(rig.out, 1);
+  mch_output_lines(rig.out, 1, "one\n\n", 5);
+  mch_output_lines(rig.out, 2, "piece", 5); /* of a line that is too long */
+  CHECK(mch_output_wants_owner(rig.out, 0));
+  CHECK(mch_output_backlog(rig.out) >= 8);
+  pump(&rig);
+  CHECK(mch_output_wants_owner(rig.out, 0)); /* whatever a helper thread does */
+  CHECK(mch_output_tick(rig.out) & MCH_TICK_OWNER);
+  CHECK(mch_output_take_line(rig.out, &line) == 1 && strcmp((char *)line.data, "one") == 0);
+  CHECK(mch_output_take_line(rig.out, &line) == 1 && line.length == 1 && line.data[0] == 0);
+  CHECK(mch_output_take_line(rig.out, &line) == 2 && strcmp((char *)line.data, "piece") == 0);
+  CHECK(mch_output_take_line(rig.out, &line) == 0);
+  CHECK(!mch_output_wants_owner(rig.out, rig.now));
+  EXPECT(1, "");
+  mch_output_lines(rig.out, 1, "two\nthree\n", 10);
+  mch_output_keep_lines(rig.out, 0);
+  CHECK(!mch_output_wants_owner(rig.out, rig.now));
+  pump(&rig);
+  EXPECT(1, "two\nthree\n");
+  mch_buf_free(&line);
+  tear_down(&rig);
+}
+
 static void shared_slots(void) {
   struct rig rig;
   struct mch_bar_slot slot;
@@ -430,7 +461,7 @@ static void shared_slots(void) {
   bar = mch_output_bar_start(rig.out, &spec);
   atomic_store(&slot.done, 5);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR5 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR5 "\n" END);
   atomic_store(&slot.id, 8);
   atomic_store(&slot.done, 9);
   rig.now += 100 * MS;
@@ -438,7 +469,7 @@ static void shared_slots(void) {
   EXPECT(2, "");
   mch_output_bar_end(rig.out, bar, MCH_BAR_UNKNOWN, MCH_BAR_UNKNOWN, MCH_BAR_FINISHED);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[J" BAR5 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE BAR5 "\n" END);
   tear_down(&rig);
 }
 
@@ -607,6 +638,7 @@ int main(void) {
   one_file();
   json();
   reports();
+  kept_lines();
   shared_slots();
   a_worker(1);
   a_worker(0);

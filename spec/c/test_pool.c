@@ -125,9 +125,23 @@ static void fake_free(struct mch_engine *base) {
 }
 
 static const struct mch_engine_ops fake_ops = {
-    fake_start,     fake_submit, fake_stop,  fake_recall,   fake_flush,   fake_pump,
-    fake_hungry,    fake_short,  fake_start, fake_deadline, fake_running, fake_workers,
-    fake_threshold, fake_quit,   fake_gone,  fake_free};
+    .start = fake_start,
+    .submit = fake_submit,
+    .stop = fake_stop,
+    .recall = fake_recall,
+    .flush = fake_flush,
+    .pump = fake_pump,
+    .hungry = fake_hungry,
+    .short_of_workers = fake_short,
+    .add = fake_start,
+    .deadline = fake_deadline,
+    .running = fake_running,
+    .workers = fake_workers,
+    .log_threshold = fake_threshold,
+    .quit = fake_quit,
+    .gone = fake_gone,
+    .free = fake_free,
+};
 
 struct mch_engine *fake_engine_new(const struct mch_engine_config *config,
                                    struct mch_error *error) {
@@ -391,7 +405,7 @@ static void test_cancel_all(void) {
 /* The last of an abandoned group's tasks takes the group along. */
 static void test_abandon(void) {
   struct mch_pool *pool = new_pool();
-  struct mch_group *group = mch_pool_group(pool), mine = {0};
+  struct mch_group *group = mch_pool_group(pool, 0), mine = {0};
   struct mch_pool_counts counts;
   the_engine->capacity = 3;
   run(pool, group);
@@ -409,13 +423,13 @@ static void test_abandon(void) {
   fake_finish(0, MCH_KIND_OK);
   CHECK(take_one(pool, &mine, NULL) == 2);
   CHECK(pool->base == 4);
-  group = mch_pool_group(pool);
+  group = mch_pool_group(pool, 0);
   mch_pool_abandon(pool, group);
-  group = mch_pool_group(pool);
+  group = mch_pool_group(pool, 0);
   run(pool, group);
   fake_finish(0, MCH_KIND_OK);
   mch_pool_abandon(pool, group);
-  group = mch_pool_group(pool);
+  group = mch_pool_group(pool, 0);
   run(pool, group);
   the_engine->begun = 1;
   mch_pool_abandon(pool, group);
