@@ -542,6 +542,13 @@ int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room
   return count;
 }
 
+void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask) {
+  struct pollfd fd = {poller->fd, POLLIN, 0};
+  uint64_t now = mch_now(), left = deadline > now ? deadline - now : 0;
+  struct timespec moment = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
+  ppoll(&fd, 1, deadline == MCH_NEVER ? NULL : &moment, mask);
+}
+
 int mch_poller_fd(const struct mch_poller *poller) {
   return poller->fd;
 }
@@ -648,6 +655,11 @@ int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room
                             ((events & (POLLOUT | POLLERR)) ? MCH_WRITABLE : 0u);
   }
   return count;
+}
+
+void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask) {
+  struct mch_ready ready[1];
+  mch_poller_wait(poller, ready, 1, deadline, mask);
 }
 
 int mch_poller_fd(const struct mch_poller *poller) {

@@ -142,6 +142,8 @@ void mch_poller_remove(struct mch_poller *poller, int fd);
  * Number of entries in `ready`, 0 for a time-out, -1 with errno EINTR or another. */
 int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
                     const sigset_t *mask);
+/* Sleep until mch_poller_wait() has something, `deadline` to the microsecond, or a signal. */
+void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask);
 /* A descriptor that is readable when mch_poller_wait() has something; -1 where there is none. */
 int mch_poller_fd(const struct mch_poller *poller);
 

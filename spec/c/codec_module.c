@@ -1,6 +1,6 @@
 /* Runs in: both. The codec for specs: require "codec_module".
  *
- *   bytes, ids = codec.encode(opts, ...)   opts: {notes=, kind="task"|"item"|"result"|"error",
+ *   bytes, ids = codec.encode(opts, ...)   opts: {notes=, kind="task"|"result"|"error",
  * dictionary=}
  *   ... = codec.decode(opts, bytes)        opts: {notes=, kind=, code=false, dictionary=}
  *   notes = codec.notes(); codec.update(notes); codec.replace(notes, module, field)
@@ -42,7 +42,7 @@ static struct holder *new_holder(lua_State *L) {
 }
 
 static enum mch_graph_kind get_kind(lua_State *L) {
-  static const char *const names[] = {"task", "item", "result", "error", NULL};
+  static const char *const names[] = {"task", "result", "error", NULL};
   int kind;
   lua_getfield(L, 1, "kind");
   kind = luaL_checkoption(L, -1, "task", names);
