@@ -30,9 +30,9 @@ struct lpool {
   struct mch_group group; /* the tasks of run() */
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
-  struct mch_task *taken;                   /* between being taken and being turned into values */
-  struct mch_task *held;                    /* taken by calls in which a sink runs; linked by next */
-  struct mch_answers answers;               /* between being taken and being turned into values */
+  struct mch_task *taken;     /* between being taken and being turned into values */
+  struct mch_task *held;      /* taken by calls in which a sink runs; linked by next */
+  struct mch_answers answers; /* between being taken and being turned into values */
   struct mch_buf graph, spans, ids, record; /* while encoding; a log record */
   int lent;                                 /* likewise: registry reference to what `spans` need */
   struct mch_cargos spent; /* cargo whose anchor, such a reference, is to be freed */
