@@ -85,9 +85,13 @@ int mch_progress_mode_of(const char *word) {
   return -1;
 }
 
-static enum mch_progress_mode usual_mode(const struct mch_output *out) {
+int mch_output_is_dumb(void) {
   const char *term = getenv("TERM");
-  if (!out->terminal || (term != NULL && strcmp(term, "dumb") == 0))
+  return term != NULL && strcmp(term, "dumb") == 0;
+}
+
+static enum mch_progress_mode usual_mode(const struct mch_output *out) {
+  if (!out->terminal || mch_output_is_dumb())
     return MCH_PROGRESS_TEXT;
   return MCH_PROGRESS_BAR;
 }
