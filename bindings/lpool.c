@@ -44,6 +44,9 @@ struct lpool {
 
 enum {
   FRESH_NANOSECONDS = 200000,
+  UNWATCHED_NANOSECONDS =
+      20000000, /* a pool whose descriptor is not watched is moved on so often */
+  WATCHED = 32, /* pools whose descriptors are */
   LARGE_HEAP_KB = 64 * 1024,
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
@@ -191,6 +194,7 @@ static int same_hooks(struct hooks a, struct hooks b) {
 struct look {
   lua_State *L, *main;
   const struct hooks *own_hooks, *main_hooks;
+  int (*woken)(void); /* NULL: nobody else knows of signals */
 };
 
 /* A handler of the host (lua.c's for SIGINT is the model) speaks by setting a hook. Signals are
@@ -198,7 +202,8 @@ struct look {
 static int interrupted(void *ud) {
   const struct look *look = ud;
   return !same_hooks(hooks_of(look->L), *look->own_hooks) ||
-         !same_hooks(hooks_of(look->main), *look->main_hooks);
+         !same_hooks(hooks_of(look->main), *look->main_hooks) ||
+         (look->woken != NULL && look->woken());
 }
 
 static int no_operation(lua_State *L) {
@@ -320,21 +325,26 @@ static int is_fresh(const struct lpool *lpool, const struct goal *goal) {
          mch_now() - lpool->pumped < FRESH_NANOSECONDS;
 }
 
+/* Do what can be done now. */
+static void advance(lua_State *L, struct lpool *lpool) {
+  lpool->task.L = L;
+  mch_pool_pump(lpool->pool);
+  lpool->pumped = mch_now();
+  if (mch_pool_short_of_workers(lpool->pool)) {
+    prepare_fork(L, lpool);
+    mch_pool_add_workers(lpool->pool);
+  }
+  deliver_logs(L, lpool);
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
-  struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks};
+  struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL};
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;
   for (;;) {
-    lpool->task.L = L;
-    mch_pool_pump(lpool->pool);
-    lpool->pumped = mch_now();
-    if (mch_pool_short_of_workers(lpool->pool)) {
-      prepare_fork(L, lpool);
-      mch_pool_add_workers(lpool->pool);
-    }
-    deliver_logs(L, lpool);
+    advance(L, lpool);
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
       luaL_error(L, "pool is closed");
@@ -393,7 +403,7 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
   struct mch_output *output = mch_atpbar_output(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct goal goal = {UNTIL_TIME, NULL, 0};
-  struct look look = {L, main_thread(L), &own, &of_main};
+  struct look look = {L, main_thread(L), &own, &of_main, NULL};
   for (;;) {
     uint64_t now = mch_now(), next = mch_output_next(output);
     struct lpool *lpool = pump_others(L, NULL);
@@ -412,6 +422,80 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
     mch_sleep_until(next < until ? next : until, interrupted, &look);
     obey_hooks(L, output, &own, &of_main);
   }
+}
+
+/* Push the pools of this state that can be used, as a list: handlers may make others meanwhile. */
+static lua_Integer push_list(lua_State *L) {
+  lua_Integer count = 0;
+  int list;
+  lua_newtable(L);
+  list = lua_gettop(L);
+  mch_context_push_pools(L);
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    lua_pop(L, 1);
+    if (push_problem(L, lua_touserdata(L, -1)))
+      lua_pop(L, 1);
+    else {
+      lua_pushvalue(L, -1);
+      lua_rawseti(L, list, ++count);
+    }
+  }
+  lua_settop(L, list);
+  return count;
+}
+
+/* The pool at this place of the list at the top, which keeps it. */
+static struct lpool *listed(lua_State *L, lua_Integer i) {
+  struct lpool *lpool;
+  lua_rawgeti(L, -1, i);
+  lpool = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return lpool;
+}
+
+/* What the pools of the list wait for: their descriptors go to `fds` (room for WATCHED + 1), the
+ * time when one of them is to be moved on anyway to *next. The number of descriptors. */
+static size_t watch_list(lua_State *L, lua_Integer pools, int *fds, uint64_t *next) {
+  size_t count = 0;
+  lua_Integer i;
+  for (i = 1; i <= pools; i++) {
+    struct lpool *lpool = listed(L, i);
+    struct mch_error error;
+    uint64_t due;
+    if (lpool->pool == NULL)
+      continue;
+    due = mch_pool_deadline(lpool->pool);
+    fds[count] = count < WATCHED ? mch_pool_fd(lpool->pool, &error) : -1;
+    if (fds[count] < 0 && due > mch_now() + UNWATCHED_NANOSECONDS)
+      due = mch_now() + UNWATCHED_NANOSECONDS;
+    count += fds[count] >= 0;
+    *next = due < *next ? due : *next;
+  }
+  return count;
+}
+
+int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
+  struct mch_output *output = mch_atpbar_output(L);
+  struct hooks own = {NULL, 0}, of_main = {NULL, 0};
+  struct look look = {L, main_thread(L), &own, &of_main, woken};
+  int top = lua_gettop(L), readable = 0, fds[1 + WATCHED + 1] = {fd};
+  luaL_checkstack(L, 10, NULL);
+  while (!readable && !woken()) {
+    lua_Integer pools = push_list(L), i;
+    uint64_t next;
+    size_t count;
+    for (i = 1; i <= pools; i++)
+      if (listed(L, i)->pool != NULL)
+        advance(L, listed(L, i));
+    mch_atpbar_pump(L);
+    next = mch_output_next(output);
+    count = watch_list(L, pools, fds + 1, &next);
+    lua_settop(L, top);
+    readable = mch_await_until(fds, 1 + count, next, interrupted, &look);
+    obey_hooks(L, output, &own, &of_main);
+  }
+  return readable;
 }
 
 /* -- running ------------------------------------------------------------------------------ */

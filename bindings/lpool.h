@@ -15,6 +15,10 @@ int mch_lpool_open(lua_State *L);
  * draw. Blocks until then. Raises what a signal handler of the host asks for ("interrupted!"). */
 void mch_lpool_sleep(lua_State *L, uint64_t until);
 
+/* Move all pools of this state on, in the same way, until the descriptor is readable (1), or until
+ * `woken` says so, which is asked with all signals blocked (0). For a prompt. */
+int mch_lpool_await(lua_State *L, int fd, int (*woken)(void));
+
 /* Tell all pools of this state the lowest level of log records that is wanted. */
 void mch_lpool_log_threshold(lua_State *L, int level);
 
