@@ -423,23 +423,27 @@ int mch_output_can_edit(struct mch_output *out) {
   return can;
 }
 
+static void set_edit(struct mch_output *out, const char *text, size_t length, size_t cursor) {
+  out->edit.active = 1;
+  out->edit.cursor = cursor;
+  mch_buf_clear(&out->edit.text);
+  mch_buf_append(&out->edit.text, text, length);
+}
+
 void mch_output_edit(struct mch_output *out, const char *text, size_t length, size_t cursor) {
-  struct mch_edit *edit = &out->edit;
   if (!enter(out))
     return;
-  edit->active = 1;
-  edit->cursor = cursor;
-  mch_buf_clear(&edit->text);
-  mch_buf_append(&edit->text, text, length);
+  set_edit(out, text, length, cursor);
   out->helped_ns = mch_output_now(out);
   mch_output_draw_frame(out, out->helped_ns, 1);
   schedule(out, out->helped_ns);
   quit(out, 1);
 }
 
-void mch_output_edit_end(struct mch_output *out) {
+void mch_output_edit_end(struct mch_output *out, const char *text, size_t length) {
   if (!enter(out))
     return;
+  set_edit(out, text, length, length);
   end_edit(out);
   schedule(out, mch_output_now(out));
   quit(out, 1);

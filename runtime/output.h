@@ -149,8 +149,11 @@ int mch_output_can_edit(struct mch_output *out);
  * rows, what is too wide is wrapped, control characters are made harmless. Lua thread only. */
 void mch_output_edit(struct mch_output *out, const char *text, size_t length, size_t cursor);
 
-/* It is ended: it stays on the screen as a line above the bars. Lua thread only. */
-void mch_output_edit_end(struct mch_output *out);
+/* It is ended: this text stays on the screen as lines above the bars. Lua thread only. */
+void mch_output_edit_end(struct mch_output *out, const char *text, size_t length);
+
+/* Columns of the terminal now. */
+unsigned mch_output_columns(const struct mch_output *out);
 
 /* Begin anew at the top of an empty screen. Lua thread only. */
 void mch_output_clear(struct mch_output *out);

@@ -50,6 +50,12 @@ void mch_output_size(const struct mch_output *out, unsigned *columns, unsigned *
   *rows = *rows == 0 ? 24 : *rows;
 }
 
+unsigned mch_output_columns(const struct mch_output *out) {
+  unsigned columns, rows;
+  mch_output_size(out, &columns, &rows);
+  return columns;
+}
+
 int mch_output_real(const struct mch_output *out) {
   return out->config.write == NULL;
 }
