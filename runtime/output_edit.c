@@ -22,22 +22,54 @@ static struct rows rows_of(const struct mch_edit *edit, unsigned columns) {
   return rows;
 }
 
+/* The text up to the next colour sequence. */
+static size_t plain(const char *text, size_t length) {
+  size_t at = 0;
+  while (at < length && mch_width_colour(text + at, length - at) == 0)
+    at++;
+  return at;
+}
+
+/* The cells of a row, or of part of one. Colours take none. It is appended to `to`, made harmless,
+ * unless that is NULL. */
+static size_t put_row(struct mch_buf *to, const char *text, size_t length) {
+  size_t cells = 0, at = 0, count;
+  while (at < length) {
+    count = plain(text + at, length - at);
+    cells += to != NULL ? mch_width_put(to, text + at, count, SIZE_MAX)
+                        : mch_width_cells(text + at, count);
+    at += count;
+    count = mch_width_colour(text + at, length - at);
+    if (to != NULL)
+      mch_buf_append(to, text + at, count);
+    at += count;
+  }
+  return cells;
+}
+
+/* The first character, or colour. */
+static size_t first(const char *text, size_t length) {
+  uint32_t code;
+  size_t count = mch_width_colour(text, length);
+  return count > 0 ? count : mch_width_decode(text, length, &code);
+}
+
 /* Step to the next row: 0 if there is none. */
 static int next_row(struct rows *rows) {
+  const char *text = rows->text;
   if (rows->done)
     return 0;
   rows->start = rows->at;
-  while (rows->at < rows->length && rows->text[rows->at] != '\n') {
-    uint32_t code;
-    size_t bytes = mch_width_decode(rows->text + rows->at, rows->length - rows->at, &code);
+  while (rows->at < rows->length && text[rows->at] != '\n') {
+    size_t stop = rows->at + first(text + rows->at, rows->length - rows->at);
     /* From the start: what follows a character may widen it. */
-    if (mch_width_cells(rows->text + rows->start, rows->at + bytes - rows->start) > rows->width)
+    if (put_row(NULL, text + rows->start, stop - rows->start) > rows->width)
       break;
-    rows->at += bytes;
+    rows->at = stop;
   }
   rows->stop = rows->at;
   rows->done = rows->at == rows->length;
-  if (!rows->done && rows->text[rows->at] == '\n')
+  if (!rows->done && text[rows->at] == '\n')
     rows->at++;
   return 1;
 }
@@ -69,26 +101,25 @@ size_t mch_output_edit_rows(const struct mch_output *out, unsigned columns, unsi
 }
 
 static void add_row(struct mch_output *out, const struct rows *row) {
-  const struct mch_edit *edit = &out->edit;
+  const char *text = row->text + row->start;
   size_t cells;
-  if (has_cursor(row, edit->cursor))
-    mch_screen_cursor(&out->screen,
-                      (unsigned)mch_width_cells(row->text + row->start, edit->cursor - row->start));
+  if (has_cursor(row, out->edit.cursor))
+    mch_screen_cursor(&out->screen, (unsigned)put_row(NULL, text, out->edit.cursor - row->start));
   mch_buf_clear(&out->scratch);
-  cells = mch_width_put(&out->scratch, row->text + row->start, row->stop - row->start, row->width);
+  cells = put_row(&out->scratch, text, row->stop - row->start);
   mch_screen_line(&out->screen, out->scratch.data, mch_buf_unread(&out->scratch), cells);
 }
 
 /* Of a text that is higher than the window, the rows that end with the cursor's. */
 void mch_output_add_edit(struct mch_output *out, unsigned columns, unsigned rows) {
   struct rows row = rows_of(&out->edit, columns);
-  size_t room = mch_output_edit_rows(out, columns, rows), line, first, i;
+  size_t room = mch_output_edit_rows(out, columns, rows), line, hidden, i;
   if (room == 0)
     return;
   count_rows(&out->edit, columns, &line);
-  first = line >= room ? line + 1 - room : 0;
-  for (i = 0; i < first + room && next_row(&row); i++)
-    if (i >= first)
+  hidden = line >= room ? line + 1 - room : 0;
+  for (i = 0; i < hidden + room && next_row(&row); i++)
+    if (i >= hidden)
       add_row(out, &row);
 }
 
@@ -99,7 +130,7 @@ void mch_output_keep_edit(struct mch_output *out) {
   for (at = 0; at <= length; at = end + 1) {
     for (end = at; end < length && text[end] != '\n'; end++)
       ;
-    mch_width_put(&out->above, text + at, end - at, SIZE_MAX);
+    put_row(&out->above, text + at, end - at);
     mch_buf_u8(&out->above, '\n');
   }
   edit->active = 0;
