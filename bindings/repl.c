@@ -22,7 +22,7 @@
 struct repl {
   lua_State *L;
   struct mch_lineedit *edit; /* NULL: plain */
-  int show;                  /* with an editor: registry reference of what shows values */
+  int show, print;           /* with an editor: what shows values instead of this `print` */
 };
 
 /* Push the prompt that the global _PROMPT or _PROMPT2 may set. */
@@ -149,23 +149,36 @@ static bool read_chunk(const struct repl *repl, int *status) {
   }
 }
 
-/* Print all values on the stack by the global `print`, or by what stands between it and a terminal.
- */
+/* Put the function that shows `count` values below them, with its other arguments: the global
+ * `print`; on a terminal something better, unless somebody has changed that. How many arguments. */
+static int insert_printer(const struct repl *repl, int count) {
+  lua_State *L = repl->L;
+  bool is_usual = false;
+  lua_getglobal(L, "print");
+  lua_insert(L, 1);
+  if (repl->edit != NULL) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, repl->print);
+    is_usual = lua_rawequal(L, 1, -1);
+    lua_pop(L, 1);
+  }
+  if (!is_usual)
+    return count;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, repl->show);
+  lua_replace(L, 1);
+  lua_pushinteger(L, (lua_Integer)mch_lineedit_columns(repl->edit));
+  lua_insert(L, 2);
+  return count + 1;
+}
+
+/* Print all values on the stack. */
 static void print_values(const struct repl *repl) {
   lua_State *L = repl->L;
-  int count = lua_gettop(L), extra = 0;
+  int count = lua_gettop(L);
   if (count == 0)
     return;
   luaL_checkstack(L, LUA_MINSTACK, "too many results to print");
-  if (repl->edit != NULL) {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, repl->show);
-    lua_insert(L, ++extra);
-    lua_pushinteger(L, (lua_Integer)mch_lineedit_columns(repl->edit));
-    lua_insert(L, ++extra);
-  }
-  lua_getglobal(L, "print");
-  lua_insert(L, extra + 1);
-  if (mch_host_call(L, count + extra, false) == LUA_OK)
+  count = insert_printer(repl, count);
+  if (mch_host_call(L, count, false) == LUA_OK)
     return;
   lua_pushfstring(L, "error calling 'print' (%s)", lua_tostring(L, -1));
   mch_host_report(L, LUA_ERRRUN, NULL);
@@ -193,6 +206,8 @@ static void open_repl(struct repl *repl, lua_State *L) {
     return;
   push_part(L, "mantichora.show");
   repl->show = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getglobal(L, "print");
+  repl->print = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 void mch_repl_run(lua_State *L) {

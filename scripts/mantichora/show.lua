@@ -1,14 +1,14 @@
 -- Shows values at the prompt: as `print` does, but tables readably. Loaded by bindings/repl.c, which
--- calls the function returned as show(columns, print, ...).
+-- calls the function returned as show(columns, ...).
 
-local next, pcall, rawequal, rawget, rawlen = next, pcall, rawequal, rawget, rawlen
+local next, pcall, rawget, rawlen = next, pcall, rawget, rawlen
 local setmetatable, tostring, type = setmetatable, tostring, type
 local getinfo, getmetatable, math_type = debug.getinfo, debug.getmetatable, math.type
 local concat, pack, sort, unpack = table.concat, table.pack, table.sort, table.unpack
 local byte, find, format, gsub, match, rep, sub =
   string.byte, string.find, string.format, string.gsub, string.match, string.rep, string.sub
 local codepoint, utf8_len = utf8.codepoint, utf8.len
-local original_print = print
+local print = print
 
 -- What is shown of a value at the most.
 local DEPTH = 5     -- tables inside of tables
@@ -49,10 +49,7 @@ local function harmless(text, quotes)
   text = gsub(text, quotes and '[%c\\"]' or "%c", function(c)
     return escapes[c] or format("\\x%02X", byte(c))
   end)
-  text = gsub(text, "[\xC2-\xF4][\x80-\xBF]*", escape_high)
-  return (gsub(text, "[\x80-\xFF]+", function(bytes)
-    return utf8_len(bytes) and bytes or (gsub(bytes, ".", function(c) return format("\\x%02X", byte(c)) end))
-  end))
+  return (gsub(text, "[\x80-\xFF][\x80-\xBF]*", escape_high))
 end
 
 local function quote(text)
@@ -183,9 +180,8 @@ local function readable(columns, value)
   return setmetatable({ columns = columns - 1, left = VALUES, open = {} }, meta):table(value, 0)
 end
 
-return function(columns, print, ...)
-  if not rawequal(print, original_print) then return print(...) end
+return function(columns, ...)
   local values = pack(...)
   for i = 1, values.n do values[i] = readable(columns, values[i]) end
-  return print(unpack(values, 1, values.n))
+  print(unpack(values, 1, values.n))
 end
