@@ -106,6 +106,18 @@ describe("packaging", function()
     end
   end)
 
+  it("has a manual page, which knows all options", function()
+    local page = prefix .. "/share/man/man1/mantichora.1"
+    local got = shell.run("LC_ALL=C groff -ww -mdoc -Tascii -P-cbou " .. page)
+    assert.are.equal("", got.err)
+    for option in must("%s/bin/mantichora --help", prefix):gmatch("\n  (%-[%w-]*)") do
+      assert.truthy(got.out:find(" " .. option, 1, true), option)
+    end
+    for variable in must("strings %s/bin/mantichora | grep -o 'MANTICHORA_[A-Z_]*' | sort -u", prefix):gmatch("%S+") do
+      assert.truthy(variable == "MANTICHORA_CHAOS" or got.out:find(variable, 1, true), variable)
+    end
+  end)
+
   it("has a host that can be built without libedit, and is plain then", function()
     must("cc -std=c11 -Wall -Wextra -Wconversion -Werror -DMANTICHORA_VERSION='\"0\"' -Iruntime -Ibindings "
       .. "bindings/history.c bindings/host.c bindings/lineedit.c bindings/repl.c -o %s/plain %s/lib/libmantichora.a "
