@@ -573,3 +573,20 @@ describe("values at the prompt", function()
     wait_text(t, "error calling 'print' (attempt to call a nil value)")
   end)
 end)
+
+describe("the pictures of the README", function()
+  it("can be made again", function()
+    local got = shell.run(("%s scripts/screens/make.lua %s"):format(shell.host, folder), { timeout = 200 })
+    assert.are.equal("", got.err)
+    for name, text in pairs {
+      ["quick-start"] = " 100.00%", ["quick-start-end"] = "result6", error = "worker's stack traceback:",
+      prompt = "> for runid, value in pool:as_completed",
+    } do
+      local file <close> = assert(io.open(("%s/%s.svg"):format(folder, name)))
+      local picture = file:read("a")
+      for word in text:gmatch("[^ ]+") do
+        assert.truthy(picture:find(">" .. word:gsub(">", "&gt;") .. "</text>", 1, true), name .. ": " .. word)
+      end
+    end
+  end)
+end)
