@@ -9,7 +9,8 @@ local terminal = require "spec.support.terminal"
 
 local PATIENCE = 60
 local into = arg[1] or "scripts/screens"
-local scratch <close> = setmetatable({ path = shell.folder() }, { __close = function(self) shell.remove(self.path) end })
+local scratch <close> = setmetatable({ path = shell.folder() },
+  { __close = function(self) shell.remove(self.path) end })
 
 -- Pictures
 
