@@ -10,6 +10,7 @@ enum {
   OP_LOADK = 3,
   OP_LOADKX = 4,
   OP_GETUPVAL = 9,
+  OP_SETUPVAL = 10,
   OP_GETTABUP = 11,
   OP_GETTABLE = 12,
   OP_SETTABUP = 15,
@@ -30,8 +31,9 @@ struct reading {
   lua_State *L;
   const unsigned char *at, *end;
   int bad;
-  int uses;   /* stack index of the result */
-  int nested; /* functions around the one at hand */
+  int uses;    /* stack index of the result */
+  int nested;  /* functions around the one at hand */
+  int assigns; /* an upvalue of the outermost function is assigned to */
 };
 
 /* One function of the dump. */
@@ -311,6 +313,10 @@ static void follow_code(struct reading *r, const struct proto *proto) {
       if (is_wanted(proto, ARG_B(i)))
         follow_upvalue(r, proto, pc);
       break;
+    case OP_SETUPVAL:
+      if (is_wanted(proto, ARG_B(i)))
+        r->assigns = 1;
+      break;
     default:
       break;
     }
@@ -347,7 +353,7 @@ static void read_function(struct reading *r, struct proto *proto, const struct p
 
 void mch_bytecode_uses(lua_State *L, const void *dump, size_t length, const unsigned char *wanted,
                        int n) {
-  struct reading r = {L, dump, NULL, 0, 0, 0};
+  struct reading r = {L, dump, NULL, 0, 0, 0, 0};
   struct proto main;
   int i, any = 0;
   r.end = r.at + length;
@@ -369,4 +375,20 @@ void mch_bytecode_uses(lua_State *L, const void *dump, size_t length, const unsi
     lua_pop(L, 1);
     lua_pushboolean(L, 1);
   }
+}
+
+int mch_bytecode_assigns(lua_State *L, const void *dump, size_t length) {
+  struct reading r = {L, dump, NULL, 0, 0, 0, 0};
+  struct proto main;
+  int i;
+  r.end = r.at + length;
+  lua_newtable(L); /* the uses are not asked for */
+  r.uses = lua_gettop(L);
+  check_header(&r);
+  main.upvalues = (int)take_byte(&r);
+  for (i = 0; i < main.upvalues; i++)
+    main.outer[i] = i;
+  read_function(&r, &main, NULL);
+  lua_pop(L, 1);
+  return r.bad || r.at != r.end || r.assigns;
 }

@@ -19,4 +19,8 @@
 void mch_bytecode_uses(lua_State *L, const void *dump, size_t length, const unsigned char *wanted,
                        int n);
 
+/* Whether the dumped function, or one inside of it, assigns to one of its upvalues; also true when
+ * the format is not the known one. Raises on memory. */
+int mch_bytecode_assigns(lua_State *L, const void *dump, size_t length);
+
 #endif

@@ -65,7 +65,7 @@ enum { FRAMES_START = 12, CODES_START = 4 };
 
 struct decoding {
   lua_State *L;
-  const struct mch_decoder *from;
+  struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
   int notes;                 /* stack index, or 0 */
@@ -400,7 +400,8 @@ static void read_name(struct decoding *d, unsigned tag) {
     read_string(d);
   else
     lua_pushnil(L);
-  if (!mch_modules_resolve(L, d->notes, top + 1, top + 2, d->from->allow_code))
+  if (!mch_modules_resolve(L, d->notes, top + 1, top + 2,
+                           d->from->allow_code ? &d->from->called : NULL))
     fail(d);
   lua_copy(L, -1, top + 1);
   lua_settop(L, top + 1);
@@ -832,6 +833,7 @@ static int continue_hook(struct decoding *d, struct frame *frame) {
   mch_stack_reach(&d->stack, frame->place);
   make_sets(d, frame->from);
   at = frame_at(d, frame);
+  d->from->called = 1;
   if (lua_pcall(L, (int)frame->count - 1, 1, 0) != LUA_OK) {
     const char *why = lua_tostring(L, -1);
     lua_pushfstring(L, "what its __mantichora returned failed: %s",

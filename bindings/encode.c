@@ -106,6 +106,7 @@ struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at) 
 static int call_hook(struct encoding *e, int at) {
   lua_State *L = e->L;
   int hook = lua_gettop(L), n, i;
+  e->to->called = 1;
   lua_pushvalue(L, at);
   if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
     const char *why = lua_tostring(L, -1);
@@ -330,6 +331,7 @@ static int leave_out(struct encoding *e) {
 /* Put the head of an assignment to the table at `target`. */
 static void put_target(struct encoding *e, int target) {
   const void *object = lua_topointer(e->L, target);
+  e->to->assigns = 1;
   put_u8(e, MCH_TAG_SET);
   if (object == e->globals)
     put_u8(e, MCH_TAG_GLOBALS);
@@ -524,7 +526,8 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   memset(e->recent, 0, sizeof e->recent);
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = e->modules.filtered = 0;
-  mch_wants_init(&e->wants, L, e->slots + WANTS, encoder->kind == MCH_SEND_TASK ? e->notes : 0);
+  mch_wants_init(&e->wants, L, e->slots + WANTS,
+                 encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM ? e->notes : 0);
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
 }
 

@@ -92,6 +92,7 @@ enum mch_graph_tag {
 /* What a value is part of; words the paths in messages. */
 enum mch_graph_kind {
   MCH_SEND_TASK,   /* the function, then "argument 1" ... */
+  MCH_SEND_ITEM,   /* "argument 1" ..., of a function that went before */
   MCH_SEND_RESULT, /* "result 1" ... */
   MCH_SEND_ERROR   /* "error value" */
 };
@@ -108,6 +109,8 @@ struct mch_encoder {
   uint32_t (*intern_code)(void *ud, const char *bytes, size_t len);
   void *ud;
   int explain;              /* stack index of a function that is told all parts (explain.c), or 0 */
+  int called;               /* set when a hook was called */
+  int assigns;              /* set when globals or fields of environments went along */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first
                                use; owned like `out`, may be NULL */
 };
@@ -135,6 +138,7 @@ struct mch_decoder {
   int notes;      /* stack index of the notes, or 0 */
   int allow_code; /* accept what runs code: bytecode, hooks, modules that are to be loaded */
   enum mch_graph_kind kind; /* words the paths */
+  int called;               /* set when code was called: a hook, a module's file */
   /* The bytecode known by an id; NULL when unknown. NULL: no dictionary. May not raise, and has no
    * stack indices of the caller; the bytes stay where they are until mch_decode() is done. */
   const char *(*find_code)(void *ud, uint32_t id, size_t *len);

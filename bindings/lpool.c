@@ -9,6 +9,7 @@
 
 #include "context.h"
 #include "graph.h"
+#include "items.h"
 #include "latpbar.h"
 #include "ltask.h"
 #include "output.h"
@@ -30,10 +31,12 @@ struct lpool {
   struct mch_output *output;
   struct mch_task *taken;            /* between being taken and being turned into values */
   struct mch_buf graph, ids, record; /* while encoding; a log record */
+  struct mch_answers answers;        /* between being taken and being turned into values */
   struct hooks main_hooks, own_hooks;
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
   int encoding;         /* `graph` and `ids` are in use */
+  int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
   uint64_t pumped;      /* when the owner last pumped */
   size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
@@ -618,12 +621,34 @@ static int add_extra(struct mch_task *task, const struct run_options *options) {
   extra = malloc(sizeof *extra + options->name_length);
   if (extra == NULL)
     return -1;
+  extra->index = 0;
   extra->timeout = options->timeout;
   extra->retries = options->retries;
   extra->name_length = options->name_length;
   memcpy(extra->name, options->name, options->name_length);
   task->extra = extra;
   return 0;
+}
+
+/* Start the workers if there are none. */
+static void start_workers(lua_State *L, struct lpool *lpool) {
+  struct mch_error error;
+  if (lpool->started)
+    return;
+  mch_output_flush(lpool->output); /* what was printed before the fork goes first */
+  if (mch_pool_start(lpool->pool, &error) != 0)
+    raise_error(L, &error);
+  lpool->started = 1;
+}
+
+/* Raise the error on top, with the place of the call if it is a sentence. */
+static int raise_at_caller(lua_State *L) {
+  if (lua_type(L, -1) == LUA_TSTRING) {
+    luaL_where(L, 1);
+    lua_insert(L, -2);
+    lua_concat(L, 2);
+  }
+  return lua_error(L);
 }
 
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
@@ -642,21 +667,11 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lpool->encoding = 1;
   status = lua_pcall(L, lua_gettop(L) - first, 0, 0);
   lpool->encoding = 0;
-  if (status != LUA_OK) {
-    if (lua_type(L, -1) == LUA_TSTRING) {
-      luaL_where(L, 1);
-      lua_insert(L, -2);
-      lua_concat(L, 2);
-    }
-    return lua_error(L);
-  }
-  if (!lpool->started || lpool->task.payloads != LUA_NOREF)
-    mch_output_flush(lpool->output); /* a fork may follow: what was printed goes first */
-  if (!lpool->started) {
-    if (mch_pool_start(lpool->pool, &error) != 0)
-      return raise_error(L, &error);
-    lpool->started = 1;
-  }
+  if (status != LUA_OK)
+    return raise_at_caller(L);
+  if (lpool->task.payloads != LUA_NOREF)
+    mch_output_flush(lpool->output); /* a fork may follow */
+  start_workers(L, lpool);
   task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
                       lpool->graph.length);
@@ -705,6 +720,232 @@ static int core_run_in(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
   return run_task(L, lpool, 3, group, NULL);
+}
+
+/* -- batches ------------------------------------------------------------------------------ */
+
+enum { BATCH_BYTES = 128 * 1024 }; /* a batch that has grown so long is closed */
+
+/* Append the item on top: u32 length and its graph; pops it. A packed one has several values. */
+static void encode_item(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder,
+                        int is_packed) {
+  struct mch_buf *graph = &lpool->graph;
+  size_t at = graph->length;
+  int item = lua_gettop(L), count = 1, i;
+  mch_buf_u32(graph, 0);
+  if (is_packed) {
+    lua_getfield(L, item, "n");
+    count = (int)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    luaL_checkstack(L, count + 1, "too many values");
+    for (i = 1; i <= count; i++)
+      lua_rawgeti(L, item, i);
+  }
+  if (count != 1 || !mch_items_put(graph, L, -1))
+    mch_encode(L, encoder, lua_gettop(L) - count + 1, count);
+  if (graph->failed != 0)
+    luaL_error(L, "not enough memory to send the task");
+  mch_store_u32(graph->data + at, (uint32_t)(graph->length - at - 4));
+  lua_settop(L, item - 1);
+}
+
+/* encode_batch(pool, function, list, from, count, packed): bytes of the function's graph and number
+ * of items that are in lpool->graph now; nothing if the function has to be sent anew for each. */
+static int encode_batch(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  lua_Integer from = lua_tointeger(L, 4), most = lua_tointeger(L, 5), count = 0;
+  int is_packed = lua_toboolean(L, 6);
+  struct mch_encoder encoder;
+  size_t function_length;
+  note_state(L, lpool);
+  if (!mch_items_is_steady(L, 2))
+    return 0;
+  memset(&encoder, 0, sizeof encoder);
+  encoder.out = &lpool->graph;
+  encoder.code_ids = &lpool->ids;
+  encoder.intern_code = intern_code;
+  encoder.ud = lpool->pool;
+  encoder.kind = MCH_SEND_TASK;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  lua_replace(L, 1);
+  encoder.notes = 1;
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->ids);
+  mch_encode(L, &encoder, 2, 1);
+  if (encoder.assigns)
+    return 0; /* globals go along, and each task has them as they were */
+  function_length = lpool->graph.length;
+  encoder.kind = MCH_SEND_ITEM;
+  while (count < most && lpool->graph.length < BATCH_BYTES) {
+    lua_geti(L, 3, from + count);
+    encode_item(L, lpool, &encoder, is_packed);
+    count++;
+  }
+  lua_pushinteger(L, (lua_Integer)function_length);
+  lua_pushinteger(L, count);
+  return 2;
+}
+
+/* run_batch(pool, group, function, list, from, count, packed, index): queue list[from] and so on,
+ * at most `count` of them, as tasks of one function that travel together: how many, and the run ID
+ * of the first. Nothing: the function may not be shared by many calls; run them one by one. */
+static int core_run_batch(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  lua_Integer index = luaL_checkinteger(L, 8), count;
+  struct mch_task *task;
+  struct mch_error error;
+  uint64_t runid;
+  int status;
+  if (!lpool->batches || lpool->encoding)
+    return 0;
+  lua_settop(L, 7);
+  lua_pushcfunction(L, encode_batch);
+  lua_pushlightuserdata(L, lpool);
+  lua_rotate(L, 3, 2);
+  lpool->encoding = 1;
+  status = lua_pcall(L, 6, LUA_MULTRET, 0);
+  lpool->encoding = 0;
+  if (status != LUA_OK)
+    return raise_at_caller(L);
+  if (lua_gettop(L) == 2)
+    return 0;
+  start_workers(L, lpool);
+  count = lua_tointeger(L, 4);
+  task = mch_batch_new((const uint32_t *)(const void *)lpool->ids.data,
+                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
+                       lpool->graph.length, (size_t)lua_tointeger(L, 3), (uint32_t)count,
+                       (uint64_t)index);
+  if (lpool->graph.capacity > 1u << 20)
+    mch_buf_free(&lpool->graph);
+  if (task == NULL)
+    return luaL_error(L, "not enough memory for another task");
+  if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
+    mch_task_free(task);
+    return raise_error(L, &error);
+  }
+  lua_pushinteger(L, count);
+  lua_pushinteger(L, (lua_Integer)runid);
+  return 2;
+}
+
+static void set_integer(lua_State *L, const char *name, lua_Integer value) {
+  lua_pushinteger(L, value);
+  lua_setfield(L, -2, name);
+}
+
+/* Pack the values from `first` on, up to the top, into a table as table.pack() does. */
+static void pack_values(lua_State *L, int first) {
+  int count = lua_gettop(L) - first + 1, i;
+  lua_createtable(L, count, 1);
+  lua_insert(L, first);
+  for (i = count; i > 0; i--)
+    lua_rawseti(L, first, i);
+  lua_pushinteger(L, count);
+  lua_setfield(L, first, "n");
+}
+
+/* Keep the answer of an item: a single value in the table at 1; where there are several, or a nil,
+ * all of them, packed, in that at 2 if there is one. */
+static void store_answer(lua_State *L, const unsigned char *graph, size_t length,
+                         lua_Integer index) {
+  struct mch_decoder decoder;
+  int top = lua_gettop(L), count = 1;
+  if (!mch_items_get(L, graph, length)) {
+    memset(&decoder, 0, sizeof decoder);
+    decoder.bytes = graph;
+    decoder.len = length;
+    decoder.allow_code = 1;
+    decoder.kind = MCH_SEND_RESULT;
+    count = mch_decode(L, &decoder);
+  }
+  if (lua_isnil(L, 2) || (count == 1 && !lua_isnil(L, top + 1))) {
+    lua_settop(L, top + 1);
+    lua_rawseti(L, 1, index);
+  } else {
+    pack_values(L, top + 1);
+    lua_rawseti(L, 2, index);
+  }
+  lua_settop(L, top);
+}
+
+/* store_answers(values, packed values or nil, pool): those of lpool->answers. An answer is done
+ * with before it is stored, so that after an error the next one follows. */
+static int store_answers(lua_State *L) {
+  struct mch_answers *answers = &((struct lpool *)lua_touserdata(L, 3))->answers;
+  struct mch_buf *graphs = &answers->graphs;
+  luaL_checkstack(L, 8, NULL);
+  while (mch_buf_unread(graphs) > 0) {
+    const unsigned char *at = graphs->data + graphs->read;
+    size_t length = mch_load_u32(at);
+    lua_Integer index = (lua_Integer)answers->index++;
+    answers->runid++;
+    answers->count--;
+    if (length == MCH_ANSWER_APART) {
+      mch_buf_consume(graphs, 4);
+      continue;
+    }
+    mch_buf_consume(graphs, 4 + length); /* the bytes stay where they are */
+    store_answer(L, at + 4, length, index);
+  }
+  return 0;
+}
+
+/* Put the raw failure of an item into the list at `to`; pops the reason. */
+static void add_problem(lua_State *L, int to, uint64_t runid, uint64_t index) {
+  lua_createtable(L, 0, 4);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "reason");
+  lua_pushliteral(L, "error");
+  lua_setfield(L, -2, "kind");
+  set_integer(L, "runid", (lua_Integer)runid);
+  set_integer(L, "index", (lua_Integer)index);
+  lua_rawseti(L, to, (lua_Integer)lua_rawlen(L, to) + 1);
+}
+
+/* take_batch(pool, group, values, packed values or nil, problems): if answers of a batch are next,
+ * keep them by the caller's numbers, and return how many items they were, without those that left
+ * the batch. What cannot be had is put into the list of problems, as raw failures. Else nil. */
+static int core_take_batch(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_answers *answers = &lpool->answers;
+  struct mch_group *group = group_arg(L, lpool, 2);
+  lua_Integer count;
+  deliver_logs(L, lpool);
+  if (lpool->pool == NULL)
+    return luaL_error(L, "pool is closed");
+  mch_buf_free(&answers->graphs);
+  if (!mch_pool_take_answers(lpool->pool, group, answers))
+    return 0;
+  if (mch_output_backlog(lpool->output) > 0)
+    mch_output_flush(lpool->output);
+  count = answers->taken;
+  for (;;) {
+    lua_pushcfunction(L, store_answers);
+    lua_pushvalue(L, 3);
+    lua_pushvalue(L, 4);
+    lua_pushlightuserdata(L, lpool);
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+      break;
+    add_problem(L, 5, answers->runid - 1, answers->index - 1);
+  }
+  for (; answers->count > 0; answers->count--) {
+    lua_pushliteral(L, "not enough memory for the task's result");
+    add_problem(L, 5, answers->runid++, answers->index++);
+  }
+  mch_buf_free(&answers->graphs);
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* pace(pool, group): mean run time of the items of batches in seconds; nil: not known yet. */
+static int core_pace(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  uint64_t pace = mch_pool_pace(lpool->pool, group_arg(L, lpool, 2));
+  if (pace == 0)
+    return 0;
+  lua_pushnumber(L, (lua_Number)pace / 1e9);
+  return 1;
 }
 
 /* is_callable(value) */
@@ -766,11 +1007,6 @@ static void push_function_place(lua_State *L, struct lpool *lpool, const struct 
     set_place(L);
   else
     lua_pop(L, 1);
-}
-
-static void set_integer(lua_State *L, const char *name, lua_Integer value) {
-  lua_pushinteger(L, value);
-  lua_setfield(L, -2, name);
 }
 
 static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
@@ -852,6 +1088,8 @@ static int make_failure(lua_State *L) {
     set_integer(L, "signal", result->signal);
   if (result->kind == MCH_KIND_EXITED)
     set_integer(L, "exitcode", result->exitcode);
+  if (task->extra != NULL && task->extra->index > 0)
+    set_integer(L, "index", (lua_Integer)task->extra->index);
   if (task->attempt > 0)
     set_integer(L, "attempts", task->attempt + 1);
   if (result->progress != NULL) {
@@ -874,6 +1112,8 @@ static int make_failure(lua_State *L) {
 static int make_values(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   lua_settop(L, 0);
+  if (mch_items_get(L, lpool->taken->result->graph, lpool->taken->result->length))
+    return 1;
   return decode_graph(L, lpool->taken->result, MCH_SEND_RESULT);
 }
 
@@ -1025,6 +1265,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->ids);
   mch_buf_free(&lpool->record);
+  mch_buf_free(&lpool->answers.graphs);
   mch_mark_free(&lpool->mark);
   if (lpool->started)
     mch_output_detach(lpool->output);
@@ -1189,7 +1430,8 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.notes = lpool->task.init = lpool->task.payloads = lpool->warned = LUA_NOREF;
+  lpool->task.notes = lpool->task.init = lpool->task.mapped = LUA_NOREF;
+  lpool->task.payloads = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = main_thread(L);
@@ -1210,6 +1452,9 @@ static int core_new(lua_State *L) {
     lpool->task.payloads = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   configure(L, lpool, &config);
+  /* Items of a batch are not counted one by one before they run. */
+  lpool->batches = config.kind == MCH_ENGINE_FORK && !config.engine.snapshot &&
+                   config.engine.max_tasks_per_worker == 0;
   mch_context_push_pools(L);
   lua_pushvalue(L, 2);
   lua_pushboolean(L, 1);
@@ -1253,6 +1498,9 @@ int mch_lpool_open(lua_State *L) {
                                   {"group", core_group},
                                   {"abandon", core_abandon},
                                   {"run_in", core_run_in},
+                                  {"run_batch", core_run_batch},
+                                  {"take_batch", core_take_batch},
+                                  {"pace", core_pace},
                                   {"is_callable", core_is_callable},
                                   {"explain", mch_explain_call},
                                   {"fd", core_fd},

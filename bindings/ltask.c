@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "graph.h"
+#include "items.h"
 #include "output.h"
+#include "platform.h"
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
@@ -16,9 +18,10 @@ static const char randomseed_key = 0, random_key = 0;
 /* One run, on its way through the protected call. */
 struct call {
   struct mch_ltask *task;
-  const struct mch_run *run;
+  struct mch_run *run;
   struct mch_buf *answer;
   enum mch_kind kind;
+  int called; /* by the codec: code that is not the task's function */
 };
 
 /* -- errors ------------------------------------------------------------------------------- */
@@ -141,25 +144,53 @@ static int unpack_payload(lua_State *L, const struct call *call) {
   return (int)count;
 }
 
-/* Push the function and its arguments; returns how many values. */
-static int decode(lua_State *L, const struct call *call) {
+/* Push the values of a graph that the pool sent; returns how many. */
+static int decode_graph(lua_State *L, struct call *call, const unsigned char *graph, size_t length,
+                        enum mch_graph_kind kind) {
   struct mch_decoder decoder;
   int count, notes;
-  if (call->task->payloads != LUA_NOREF)
-    return unpack_payload(L, call);
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
   notes = lua_gettop(L);
   memset(&decoder, 0, sizeof decoder);
-  decoder.bytes = call->run->graph;
-  decoder.len = call->run->length;
+  decoder.bytes = graph;
+  decoder.len = length;
   decoder.notes = lua_istable(L, notes) ? notes : 0;
   decoder.allow_code = 1;
-  decoder.kind = MCH_SEND_TASK;
+  decoder.kind = kind;
   decoder.find_code = find_code;
   decoder.ud = call->task;
   count = mch_decode(L, &decoder);
+  call->called |= decoder.called;
   lua_remove(L, notes);
   return count;
+}
+
+/* Push the function of a batch, which is rebuilt for its first item. */
+static void push_mapped(lua_State *L, struct call *call) {
+  struct mch_ltask *task = call->task;
+  if (call->run->first) {
+    luaL_unref(L, LUA_REGISTRYINDEX, task->mapped);
+    task->mapped = LUA_NOREF;
+  }
+  if (task->mapped == LUA_NOREF) { /* or that failed, and does so for each */
+    if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) != 1)
+      luaL_error(L, "a batch has another number of functions than one");
+    task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
+}
+
+/* Push the function and its arguments; returns how many values. */
+static int decode(lua_State *L, struct call *call) {
+  const struct mch_run *run = call->run;
+  if (call->task->payloads != LUA_NOREF)
+    return unpack_payload(L, call);
+  if (run->function == NULL)
+    return decode_graph(L, call, run->graph, run->length, MCH_SEND_TASK);
+  push_mapped(L, call);
+  if (mch_items_get(L, run->graph, run->length))
+    return 2;
+  return 1 + decode_graph(L, call, run->graph, run->length, MCH_SEND_ITEM);
 }
 
 static int encode_results(lua_State *L) {
@@ -174,6 +205,7 @@ static int encode_results(lua_State *L) {
   encoder.kind = MCH_SEND_RESULT;
   encoder.notes = lua_istable(L, 1) ? 1 : 0;
   mch_encode(L, &encoder, 2, count);
+  call->called |= encoder.called;
   if (call->answer->failed != 0)
     luaL_error(L, "not enough memory for the result");
   return 0;
@@ -182,18 +214,26 @@ static int encode_results(lua_State *L) {
 /* Called with the call; returns nothing on success, else the error table. */
 static int run_protected(lua_State *L) {
   struct call *call = lua_touserdata(L, 1);
+  uint64_t start;
   int count, status;
   lua_pushcfunction(L, describe_error);
   lua_pushcfunction(L, encode_results);
   lua_pushvalue(L, 1);
   seed_stream(L, call);
   count = decode(L, call);
+  start = mch_now();
   status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
+  call->run->ended = mch_now();
+  call->run->own_time = call->run->ended - start;
   if (status != LUA_OK) {
     call->kind = MCH_KIND_ERROR;
     return 1;
   }
   call->kind = MCH_KIND_UNSENDABLE;
+  if (lua_gettop(L) == 5 && mch_items_put(call->answer, L, 5)) {
+    call->kind = MCH_KIND_OK;
+    return 0;
+  }
   lua_call(L, lua_gettop(L) - 3, 0); /* encode_results(call, ...) */
   call->kind = MCH_KIND_OK;
   return 0;
@@ -245,12 +285,14 @@ static lua_State *task_thread(struct mch_ltask *task) {
   return task->thread;
 }
 
-static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *answer) {
+static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) {
   struct mch_ltask *task = ud;
   struct mch_context outer = *task->context;
-  struct call call = {task, run, answer, MCH_KIND_ERROR};
+  struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
   if (task->broken) {
+    run->own_time = UINT64_MAX;
+    run->ended = mch_now();
     lua_settop(L, 0);
     lua_rawgeti(L, LUA_REGISTRYINDEX, task->complaint);
     answer_error(L, &call, MCH_KIND_ERROR);
@@ -264,6 +306,10 @@ static enum mch_kind run(void *ud, const struct mch_run *run, struct mch_buf *an
   task->context->name_length = run->name_length;
   run_call(L, &call);
   lua_settop(L, 0);
+  if (call.called || call.kind != MCH_KIND_OK) {
+    run->own_time = UINT64_MAX;
+    run->ended = mch_now();
+  }
   /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
   if (task->watching && task->memory > 0 && task->watch.added > task->memory / 2)
     lua_gc(L, LUA_GCCOLLECT);

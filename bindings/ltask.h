@@ -19,6 +19,7 @@ struct mch_ltask {
   struct mch_output *output;
   int notes; /* registry references; LUA_NOREF: none */
   int init;
+  int mapped;   /* of the batch that runs: its function, rebuilt */
   int payloads; /* engine "snapshot": table of { n = , function, arguments ... } by number */
   lua_Integer seed;
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */

@@ -293,7 +293,7 @@ int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int 
 }
 
 /* Push package.loaded[module], loading it if need be and allowed. */
-static int push_module_value(lua_State *L, int module, int load) {
+static int push_module_value(lua_State *L, int module, int *loaded) {
   push_loaded(L);
   lua_pushvalue(L, module);
   if (lua_rawget(L, -2) != LUA_TNIL) {
@@ -303,10 +303,11 @@ static int push_module_value(lua_State *L, int module, int load) {
   lua_pop(L, 1);
   lua_pushglobaltable(L);
   lua_pushliteral(L, "require");
-  if (!load || lua_rawget(L, -2) != LUA_TFUNCTION) {
+  if (loaded == NULL || lua_rawget(L, -2) != LUA_TFUNCTION) {
     lua_pushfstring(L, "module '%s' is not loaded", lua_tostring(L, module));
     return 0;
   }
+  *loaded = 1;
   lua_pushvalue(L, module);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
     const char *why = lua_tostring(L, -1);
@@ -365,10 +366,10 @@ static int is_noted(lua_State *L, int notes, int module, int field) {
   return same;
 }
 
-int mch_modules_resolve(lua_State *L, int notes, int module, int field, int load) {
+int mch_modules_resolve(lua_State *L, int notes, int module, int field, int *loaded) {
   int top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
-  if (!push_module_value(L, module, load)) {
+  if (!push_module_value(L, module, loaded)) {
     lua_copy(L, -1, top + 1);
     lua_settop(L, top + 1);
     return 0;

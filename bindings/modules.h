@@ -52,7 +52,8 @@ static inline int mch_modules_may_know(const struct mch_modules *modules, const 
 }
 
 /* The other way: push the object that a name stands for and return 1. Else push a message and
- * return 0. `field` may be the index of a nil. `load`: require the module if it is not loaded. */
-int mch_modules_resolve(lua_State *L, int notes, int module, int field, int load);
+ * return 0. `field` may be the index of a nil. `loaded`: NULL, or the module is
+ * required if it is not loaded, and *loaded set. */
+int mch_modules_resolve(lua_State *L, int notes, int module, int field, int *loaded);
 
 #endif

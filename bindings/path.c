@@ -149,7 +149,7 @@ void mch_path_root(struct mch_path *path, enum mch_graph_kind kind, int value) {
   else if (kind == MCH_SEND_RESULT)
     snprintf(head, sizeof head, "result %d", value + 1);
   else
-    snprintf(head, sizeof head, "argument %d", value);
+    snprintf(head, sizeof head, "argument %d", kind == MCH_SEND_ITEM ? value + 1 : value);
   part(path, head, "");
 }
 

@@ -2,8 +2,8 @@
  *
  * Its three rests: PARKED, on the condition, while there is nothing to do or the owner attends;
  * NEAR, a short sleep, when the owner has just left and may come back at once (a loop of
- * receive_one would else wake it each time), or when tasks end in crowds; POLLING, in poll(), until
- * a worker speaks. */
+ * receive_one would else wake it each time), when it queues tasks without a rest (it pumps as it
+ * does so), or when tasks end in crowds; POLLING, in poll(), until a worker speaks. */
 #include "driver.h"
 
 #include <errno.h>
@@ -84,10 +84,11 @@ static void *drive(void *argument) {
   while (!driver->stop) {
     if (driven->attended(driven->ud) || !driven->busy(driven->ud))
       rest_parked(driver);
-    else if (driver->near)
-      rest_near(driver);
     else {
-      rest_polling(driver);
+      if (driver->near)
+        rest_near(driver);
+      else
+        rest_polling(driver);
       if (driver->stop || driven->attended(driven->ud))
         continue;
       mch_fork_hold_off();

@@ -26,10 +26,29 @@ struct mch_worker;
 /* What few tasks have. */
 struct mch_task_extra {
   uint64_t timeout; /* nanoseconds of run time; 0: the pool's */
+  uint64_t index;   /* of an item that left its batch: the caller's number */
   unsigned retries; /* extra attempts when its worker died */
   size_t name_length;
   char name[]; /* not terminated */
 };
+
+/* What a task has that stands for many: items of one function, with run IDs that follow each other.
+ * Its body is ids, the function's graph, and for each item u32 length and graph. */
+struct mch_batch {
+  uint32_t count;           /* items, those answered included */
+  uint32_t answered;        /* from the first on */
+  uint32_t kept;            /* items that the pool's index still leads to this task for */
+  uint32_t function_length; /* bytes of the function's graph */
+  uint64_t index;           /* the caller's number of the first item */
+  /* The pool's: answers that were not taken, u32 length and graph each, from item `from` on. */
+  struct mch_buf answers;
+  uint32_t from;
+  int lost;   /* there was no memory for an answer: it and those behind it are not there */
+  int listed; /* in its group's list of results */
+};
+
+/* In the place of an answer's length: the item is a task of its own now. */
+#define MCH_ANSWER_APART UINT32_MAX
 
 enum mch_task_state {
   MCH_TASK_QUEUED,    /* in the pool's queue */
@@ -42,6 +61,7 @@ struct mch_task {
   struct mch_group *group;
   struct mch_task_extra *extra; /* NULL: nothing special */
   struct mch_result *result;    /* when DONE */
+  struct mch_batch *batch;      /* NULL: one task */
   uint64_t runid;
   int32_t priority;
   uint16_t attempt;    /* from 0 */
@@ -70,6 +90,16 @@ struct mch_result {
   unsigned char graph[]; /* the worker's values; for ERROR see ltask */
 };
 
+/* Tasks that it stands for. */
+static inline uint32_t mch_task_count(const struct mch_task *task) {
+  return task->batch != NULL ? task->batch->count : 1;
+}
+
+/* A batch of the items of `batch` from `number` on, with a copy of what they need; `batch` stays as
+ * it is. NULL: no memory. */
+struct mch_task *mch_task_split(const struct mch_task *batch, uint32_t number);
+void mch_task_free(struct mch_task *task);
+
 /* A result with room for `length` bytes of graph, or NULL. `text` is copied, NULL for none. */
 struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
                                   size_t length);
@@ -82,6 +112,14 @@ struct mch_events {
   void (*finished)(void *ud, struct mch_task *task, struct mch_result *result);
   /* The task was submitted and provably never started: it goes back to the head of the queue. */
   void (*returned)(void *ud, struct mch_task *task);
+  /* The next item of a batch has this OK answer; or ended in another way (NULL: there was no memory
+   * for it). */
+  void (*answered)(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length);
+  void (*failed)(void *ud, struct mch_task *batch, struct mch_result *result);
+  /* A batch is over, its items ran for so many nanoseconds. All are answered or split off. */
+  void (*batch_over)(void *ud, struct mch_task *batch, uint64_t elapsed);
+  /* The items of a batch that were at its end are a batch of their own, `rest`, never begun. */
+  void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest);
   /* A log record came; to be handed to Lua on the owner's thread before later results. */
   void (*log)(void *ud, const unsigned char *graph, size_t length);
   /* Let go of the pool's lock around code of the host, and take it again. */
@@ -97,11 +135,16 @@ struct mch_codes {
 
 /* What a worker does with a task; implemented by the binding, called where tasks run. */
 struct mch_run {
+  const unsigned char *function; /* an item's: its batch's function; NULL: it is in `graph` */
+  size_t function_length;
+  int first; /* of its batch */
   uint64_t runid;
   const char *name; /* not terminated */
   size_t name_length;
   const unsigned char *graph;
   size_t length;
+  uint64_t own_time; /* set by the runner: nanoseconds that the task's own code took, at most */
+  uint64_t ended;    /* set by the runner: when it was over */
 };
 struct mch_runner {
   void *ud;
@@ -110,7 +153,7 @@ struct mch_runner {
   void (*begin)(void *ud, struct mch_worker *worker);
   /* Run one task: leave the answer's graph in `answer`, return its kind. Called with `begin`'s
    * worker, or with none in this process (inline). */
-  enum mch_kind (*run)(void *ud, const struct mch_run *run, struct mch_buf *answer);
+  enum mch_kind (*run)(void *ud, struct mch_run *run, struct mch_buf *answer);
   /* Bytecode came. */
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
@@ -155,14 +198,21 @@ struct mch_engine_ops {
   /* Take over a task. 0, or MCH_FULL: ask again after the next pump. */
   int (*submit)(struct mch_engine *engine, struct mch_task *task, int owner,
                 struct mch_error *error);
-  /* Ask that a submitted task end as `task->stop`; its end comes as an event. */
+  /* Ask that a submitted task end as `task->stop`; its end comes as an event. Of a batch that is
+   * the item that runs, after those behind it were taken back. */
   void (*stop)(struct mch_engine *engine, struct mch_task *task);
+  /* Take back a submitted batch that has not begun: 1 (it has come by returned()), or 0. */
+  int (*reclaim)(struct mch_engine *engine, struct mch_task *batch);
+  /* Take back those of its items from `number` on that have not begun: they come by split(). */
+  void (*shorten)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
   void (*recall)(struct mch_engine *engine, int32_t priority);
   /* Let go of what was submitted: it may have been kept to send several at once. */
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
+  /* Whether a worker has little left to do: it is time for a pump. Costs next to nothing. */
+  int (*hungry)(struct mch_engine *engine);
   /* Whether workers are missing that add() would make now. */
   int (*short_of_workers)(struct mch_engine *engine, size_t queued);
   /* Make them (owner only). 0, or an error when there is not a single one after it. */

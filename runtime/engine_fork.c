@@ -32,6 +32,7 @@ enum {
   MOST_HEARD = 64,                /* workers that ended whose pipes are still read */
   AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
   AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
+  LITTLE_AHEAD = MCH_CLAIMS / 4,  /* a worker with fewer tasks wants more soon */
   LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
   UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
   LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
@@ -161,7 +162,8 @@ static void drop_bar(struct child *child, size_t i) {
 static const struct mch_task *offered_with(const struct child *child, uint64_t runid) {
   size_t i;
   for (i = 0; i < MCH_CLAIMS; i++)
-    if (child->offered[i] != NULL && child->offered[i]->runid == runid)
+    if (child->offered[i] != NULL && runid >= child->offered[i]->runid &&
+        runid - child->offered[i]->runid < mch_task_count(child->offered[i]))
       return child->offered[i];
   return NULL;
 }
@@ -401,23 +403,109 @@ static struct mch_task *begun(const struct child *child) {
   return NULL;
 }
 
-static void finish(struct child *child, struct mch_task *task, struct mch_result *result) {
-  settle(child, task);
+/* One more of the worker's tasks, or an item of one, is over. */
+static void count_one(struct child *child) {
   mch_buf_clear(&child->last_log);
   child->tasks++;
   child->pristine = 0;
-  if (task->stop != 0 && result != NULL) {
+}
+
+/* The words of this side about a result that came: whose it is, and that it was stopped (0: not).
+ */
+static void judge(struct child *child, int stop, struct mch_result *result) {
+  if (stop != 0)
+    child->kill_at = MCH_NEVER;
+  if (result == NULL)
+    return;
+  if (stop != 0) {
     if (result->kind == MCH_KIND_OK)
       result->length = 0; /* it caught the error and returned: that does not count */
-    result->kind = (enum mch_kind)task->stop;
-    child->kill_at = MCH_NEVER;
+    result->kind = (enum mch_kind)stop;
   }
-  if (result != NULL)
-    result->pid = (int)child->pid;
+  result->pid = (int)child->pid;
+}
+
+static void finish(struct child *child, struct mch_task *task, struct mch_result *result) {
+  settle(child, task);
+  count_one(child);
+  judge(child, task->stop, result);
   events(child)->finished(events(child)->ud, task, result);
 }
 
+/* -- batches ------------------------------------------------------------------------------ */
+
+/* Nothing of it is with the worker any more; its items took so long. */
+static void finish_batch(struct child *child, struct mch_task *task, uint64_t elapsed) {
+  settle(child, task);
+  if (task->stop != 0)
+    child->kill_at = MCH_NEVER; /* the item that was to stop ended before */
+  events(child)->batch_over(events(child)->ud, task, elapsed);
+}
+
+/* A batch that is stopped means its last item: those behind it were taken back. */
+static int is_stopped_item(const struct mch_task *task) {
+  return task->stop != 0 && task->batch->answered + 1 == task->batch->count;
+}
+
+static void fail_item(struct child *child, struct mch_task *task, struct mch_result *result) {
+  int stop = is_stopped_item(task) ? task->stop : 0;
+  count_one(child);
+  judge(child, stop, result);
+  if (stop != 0)
+    task->stop = 0;
+  events(child)->failed(events(child)->ud, task, result);
+}
+
+/* The items behind the last answer never began: let the pool have them. Without memory for that
+ * they fail. */
+static void return_rest(struct child *child, struct mch_task *task) {
+  struct mch_batch *batch = task->batch;
+  struct mch_task *rest;
+  if (batch->answered == batch->count)
+    return;
+  rest = mch_task_split(task, batch->answered);
+  if (rest != NULL) {
+    batch->count = batch->answered;
+    events(child)->split(events(child)->ud, task, rest);
+  }
+  while (batch->answered < batch->count)
+    events(child)->failed(events(child)->ud, task, NULL);
+}
+
+/* Take back the items from `number` on that have not begun; with `half` only the later half. */
+static void shorten_batch(struct child *child, struct mch_task *task, uint32_t number, int half) {
+  struct mch_task *rest = NULL;
+  uint64_t word = atomic_load(&child->shared->items);
+  while (mch_items_ticket(word) == task->ticket) {
+    uint32_t limit = mch_items_limit(word), next = mch_items_next(word);
+    uint32_t at = half ? next + (limit - next) / 2 : number > next ? number : next;
+    mch_task_free(rest);
+    rest = NULL;
+    if (next >= limit || at >= limit || (rest = mch_task_split(task, at)) == NULL)
+      return;
+    if (atomic_compare_exchange_strong(&child->shared->items, &word,
+                                       mch_items_word(task->ticket, at, next))) {
+      task->batch->count = at;
+      events(child)->split(events(child)->ud, task, rest);
+      return;
+    }
+  }
+  mch_task_free(rest);
+}
+
+/* Whether the next item without an answer has begun. Nothing that it wrote is on its way. */
+static int item_has_begun(const struct child *child, const struct mch_task *task) {
+  uint64_t word = atomic_load(&child->shared->items);
+  return mch_items_ticket(word) == task->ticket && mch_items_next(word) > task->batch->answered;
+}
+
 /* 0, or -1 when the message is not what it should be. */
+static void settle_facts(struct child *child, const unsigned char *facts) {
+  settle_stream(child, 0, mch_load_u64(facts + 17));
+  settle_stream(child, 1, mch_load_u64(facts + 25));
+  child->maxrss = mch_load_u64(facts + 9);
+}
+
 static int task_result(struct child *child, const struct mch_message_in *message) {
   const unsigned char *facts = message->body;
   struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
@@ -425,15 +513,50 @@ static int task_result(struct child *child, const struct mch_message_in *message
   if (message->length < MCH_FACTS_SIZE || facts[0] > MCH_KIND_UNSENDABLE || task == NULL ||
       task->ticket != message->head.ticket || task->runid != message->head.runid)
     return -1;
-  settle_stream(child, 0, mch_load_u64(facts + 17));
-  settle_stream(child, 1, mch_load_u64(facts + 25));
+  settle_facts(child, facts);
+  if (task->batch != NULL) {
+    return_rest(child, task);
+    finish_batch(child, task, mch_load_u64(facts + 1));
+    return 0;
+  }
   result = mch_result_new((enum mch_kind)facts[0], NULL, facts + MCH_FACTS_SIZE,
                           message->length - MCH_FACTS_SIZE);
   if (result != NULL) {
     result->elapsed = mch_load_u64(facts + 1);
-    result->maxrss = child->maxrss = mch_load_u64(facts + 9);
+    result->maxrss = child->maxrss;
   }
   finish(child, task, result);
+  return 0;
+}
+
+/* The same for an item. Most are OK and have nothing else to say. */
+static int item_result(struct child *child, const struct mch_message_in *message) {
+  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  const unsigned char *facts = message->body + 4;
+  struct mch_result *result;
+  size_t head = 4 + MCH_FACTS_SIZE;
+  int kind = MCH_KIND_OK;
+  if (message->length < 5 || task == NULL || task->ticket != message->head.ticket ||
+      task->batch == NULL || task->batch->answered >= task->batch->count ||
+      mch_load_u32(message->body) != task->batch->answered)
+    return -1;
+  if (facts[0] == MCH_ITEM_OK)
+    head = 4 + 1;
+  else if (message->length < head || (kind = facts[0]) > MCH_KIND_UNSENDABLE)
+    return -1;
+  else
+    settle_facts(child, facts);
+  if (kind == MCH_KIND_OK && !is_stopped_item(task)) {
+    count_one(child);
+    events(child)->answered(events(child)->ud, task, message->body + head, message->length - head);
+    return 0;
+  }
+  result = mch_result_new((enum mch_kind)kind, NULL, message->body + head, message->length - head);
+  if (result != NULL && head > 5) {
+    result->elapsed = mch_load_u64(facts + 1);
+    result->maxrss = child->maxrss;
+  }
+  fail_item(child, task, result);
   return 0;
 }
 
@@ -452,6 +575,8 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return hello(child, message);
   case MCH_MESSAGE_RESULT:
     return task_result(child, message);
+  case MCH_MESSAGE_ITEM:
+    return item_result(child, message);
   case MCH_MESSAGE_LOG:
     events(child)->log(events(child)->ud, message->body, message->length);
     mch_buf_clear(&child->last_log);
@@ -573,6 +698,16 @@ static struct mch_task *first_offered(const struct child *child) {
   return NULL;
 }
 
+/* Of a batch the item that ran goes with its worker; those behind it go to another one. */
+static void bury_batch(struct child *child, struct mch_task *victim,
+                       const struct mch_ending *ending, int had_begun, const char *progress) {
+  if (victim->batch->answered < victim->batch->count &&
+      (!had_begun || item_has_begun(child, victim)))
+    fail_item(child, victim, obituary(child, victim, ending, had_begun, progress));
+  return_rest(child, victim);
+  finish_batch(child, victim, 0);
+}
+
 static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
@@ -594,7 +729,9 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   child->state = ENDED;
   if (!had_begun && pristine)
     victim = first_offered(child);
-  if (victim != NULL)
+  if (victim != NULL && victim->batch != NULL)
+    bury_batch(child, victim, ending, had_begun, progress);
+  else if (victim != NULL)
     finish(child, victim, obituary(child, victim, ending, had_begun, progress));
   free(progress);
   engine->unlucky = pristine && !had_begun;
@@ -692,7 +829,13 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
   struct child *child = holder(engine, task);
   if (child == NULL)
     return;
-  if (take_back(child, task)) {
+  if (task->batch != NULL) {
+    shorten_batch(child, task, 0, 0);
+    if (!item_has_begun(child, task)) {
+      task->stop = 0; /* it ended this moment */
+      return;
+    }
+  } else if (take_back(child, task)) {
     struct mch_result *result = mch_result_new((enum mch_kind)task->stop, NULL, NULL, 0);
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
@@ -700,6 +843,20 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
   atomic_store(&child->shared->stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   child->kill_at = mch_now() + engine->config.grace;
+}
+
+static int reclaim(struct mch_engine *base, struct mch_task *batch) {
+  struct child *child = holder((struct engine_fork *)base, batch);
+  if (child == NULL || !take_back(child, batch))
+    return 0;
+  give_back(child, batch);
+  return 1;
+}
+
+static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
+  struct child *child = holder((struct engine_fork *)base, batch);
+  if (child != NULL)
+    shorten_batch(child, batch, number, 0);
 }
 
 static uint64_t timeout_of(const struct engine_fork *engine, const struct mch_task *task) {
@@ -1110,20 +1267,28 @@ static int send_codes(struct child *child, const struct mch_task *task, struct m
 /* Offer `task` to the worker. */
 static int offer(struct child *child, struct mch_task *task, struct mch_error *error) {
   struct mch_message_head head = {MCH_MESSAGE_TASK, task->attempt, 0, task->runid};
-  size_t name_length = task->extra != NULL ? task->extra->name_length : 0;
+  size_t name_length = task->extra == NULL               ? 0
+                       : task->extra->name_length <= 256 ? task->extra->name_length
+                                                         : 256;
   size_t ids = task->codes * sizeof(uint32_t);
+  size_t front_length = 2 + name_length;
   unsigned char front[2 + 256];
   uint32_t ticket = next_ticket(child);
   int code;
   if ((code = send_codes(child, task, error)) != 0)
     return code;
-  if (name_length > 256)
-    name_length = 256;
-  mch_store_u16(front, (uint16_t)name_length);
-  if (name_length > 0)
-    memcpy(front + 2, task->extra->name, name_length);
+  if (task->batch != NULL) {
+    head.type = MCH_MESSAGE_BATCH;
+    mch_store_u32(front, task->batch->count);
+    mch_store_u32(front + 4, task->batch->function_length);
+    front_length = 8;
+  } else {
+    mch_store_u16(front, (uint16_t)name_length);
+    if (name_length > 0)
+      memcpy(front + 2, task->extra->name, name_length);
+  }
   head.ticket = ticket;
-  code = mch_channel_put2(&child->channel, &head, front, 2 + name_length, task->body + ids,
+  code = mch_channel_put2(&child->channel, &head, front, front_length, task->body + ids,
                           task->length - ids, error);
   if (code != 0)
     return code;
@@ -1188,6 +1353,23 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
   return offer(child, task, error);
 }
 
+/* Take back the later half of a batch that a worker has begun, the longest one by what is left. */
+static void split_running(struct engine_fork *engine) {
+  struct child *child, *longest = NULL;
+  uint32_t most = 0;
+  for (child = engine->children; child != NULL; child = child->next) {
+    const struct mch_task *task = begun(child);
+    uint64_t word = atomic_load(&child->shared->items);
+    if (task == NULL || task->batch == NULL || mch_items_ticket(word) != task->ticket ||
+        mch_items_limit(word) - mch_items_next(word) <= most)
+      continue;
+    most = mch_items_limit(word) - mch_items_next(word);
+    longest = child;
+  }
+  if (longest != NULL)
+    shorten_batch(longest, begun(longest), 0, 1);
+}
+
 /* Move half of what waits at the busiest worker to the queue when another has nothing to do. */
 static void steal(struct engine_fork *engine, size_t queued) {
   struct child *child, *idle = NULL, *busiest = NULL;
@@ -1201,8 +1383,12 @@ static void steal(struct engine_fork *engine, size_t queued) {
     if (child->outstanding > 1 && (busiest == NULL || child->outstanding > busiest->outstanding))
       busiest = child;
   }
-  if (idle == NULL || busiest == NULL)
+  if (idle == NULL)
     return;
+  if (busiest == NULL) {
+    split_running(engine);
+    return;
+  }
   share = busiest->outstanding / 2;
   for (ticket = busiest->last_ticket; share > 0 && busiest->last_ticket - ticket < MCH_CLAIMS;
        ticket--) {
@@ -1334,6 +1520,17 @@ static void flush_all(struct mch_engine *base) {
   }
 }
 
+static int hungry(struct mch_engine *base) {
+  const struct engine_fork *engine = (const struct engine_fork *)base;
+  const struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE &&
+        child->last_ticket - atomic_load_explicit(&child->shared->passed, memory_order_relaxed) <
+            LITTLE_AHEAD)
+      return 1;
+  return 0;
+}
+
 static uint64_t sooner(uint64_t a, uint64_t b) {
   return a < b ? a : b;
 }
@@ -1375,6 +1572,12 @@ static unsigned running(struct mch_engine *base) {
   return count;
 }
 
+/* The run ID of a task that has begun; of a batch, that of the first item without an answer. */
+static uint64_t running_id(const struct mch_task *task) {
+  uint32_t count = mch_task_count(task), done = task->batch != NULL ? task->batch->answered : 0;
+  return task->runid + (done < count ? done : count - 1);
+}
+
 static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
   struct engine_fork *engine = (struct engine_fork *)base;
   size_t count = 0;
@@ -1385,7 +1588,7 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
       continue;
     infos[count].pid = (int)child->pid;
     infos[count].busy = task != NULL;
-    infos[count].runid = task != NULL ? task->runid : 0;
+    infos[count].runid = task != NULL ? running_id(task) : 0;
     infos[count].tasks = child->tasks + (task != NULL);
     infos[count].maxrss = child->maxrss;
     count++;
@@ -1429,9 +1632,10 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start,   submit,           stop, recall,   flush_all,
-                                          pump,    short_of_workers, add,  deadline, running,
-                                          workers, log_threshold,    quit, gone,     free_engine};
+static const struct mch_engine_ops ops = {start,  submit,    stop,       reclaim, shorten,
+                                          recall, flush_all, pump,       hungry,  short_of_workers,
+                                          add,    deadline,  running,    workers, log_threshold,
+                                          quit,   gone,      free_engine};
 
 struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
                                        struct mch_error *error) {

@@ -112,6 +112,24 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   mch_buf_free(&graph);
 }
 
+/* The pool gives it no batches. */
+static int reclaim(struct mch_engine *base, struct mch_task *batch) {
+  (void)base;
+  (void)batch;
+  return 0;
+}
+
+static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
+  (void)base;
+  (void)batch;
+  (void)number;
+}
+
+static int hungry(struct mch_engine *base) {
+  (void)base;
+  return 0;
+}
+
 static int short_of_workers(struct mch_engine *base, size_t queued) {
   (void)base;
   (void)queued;
@@ -154,9 +172,10 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start,   submit,           stop,  recall,   flush,
-                                          pump,    short_of_workers, start, deadline, running,
-                                          workers, log_threshold,    quit,  gone,     free_engine};
+static const struct mch_engine_ops ops = {start,  submit,   stop,       reclaim, shorten,
+                                          recall, flush,    pump,       hungry,  short_of_workers,
+                                          start,  deadline, running,    workers, log_threshold,
+                                          quit,   gone,     free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

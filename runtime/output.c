@@ -14,7 +14,7 @@ enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the 
 /* --- who may --- */
 
 static int ours(const struct mch_output *out) {
-  return out->owner == getpid();
+  return mch_mark_is_ours(&out->mark);
 }
 
 /* Lock. 0: not in this process, a fork that we do not know of; the lock may be held there for ever.
@@ -537,7 +537,8 @@ static void set_up(struct mch_output *out) {
     out->sinks[i].write = mch_output_real(out) ? mch_sink_write : out->config.write;
     out->sinks[i].ud = out->config.ud;
   }
-  out->owner = getpid();
+  mch_mark_free(&out->mark); /* in a child it is its parent's */
+  mch_mark_make(&out->mark);
   atomic_store_explicit(&out->due, NEVER, memory_order_relaxed);
   pthread_mutex_init(&out->lock,
                      NULL); /* in a child: another thread may have held it at the fork */
@@ -570,6 +571,7 @@ void mch_output_unref(struct mch_output *out) {
     return; /* its thread and its lock are another process's */
   mch_output_release(out);
   mch_ticker_free(&out->ticker);
+  mch_mark_free(&out->mark);
   mch_output_drop_anchor(out);
   mch_progress_free(&out->progress);
   mch_screen_free(&out->screen);

@@ -13,6 +13,7 @@
 #include "buf.h"
 #include "hold.h"
 #include "output.h"
+#include "platform.h"
 #include "screen.h"
 #include "sink.h"
 #include "ticker.h"
@@ -33,7 +34,7 @@ struct mch_output {
   atomic_int refs;
   pthread_mutex_t lock; /* for all below but the next three */
   struct mch_output_config config;
-  pid_t owner;          /* a fork that we do not know of must not draw */
+  struct mch_mark mark; /* a fork that we do not know of must not draw */
   _Atomic uint64_t due; /* when to pump next */
   uint64_t ticked_ns;   /* the last tick; of the Lua thread */
 

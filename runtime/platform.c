@@ -316,6 +316,14 @@ uint64_t mch_platform_maxrss(void) {
 
 /* -- stdio -------------------------------------------------------------------------------- */
 
+int mch_platform_stdout_pending(void) {
+#if defined(__GLIBC__)
+  return __fpending(stdout) > 0;
+#else
+  return 1;
+#endif
+}
+
 void mch_platform_purge_stdio(void) {
 #if defined(__linux__)
   __fpurge(stdin);

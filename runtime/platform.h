@@ -74,6 +74,9 @@ void mch_platform_signal_orphan(void);
 /* Forget what stdin has buffered; what stdout has not written. */
 void mch_platform_purge_stdio(void);
 
+/* Whether stdout may have bytes that were not written yet. */
+int mch_platform_stdout_pending(void);
+
 /* Flush all C streams, unless another thread sits in a read of stdin (which would not return). */
 void mch_platform_flush_streams(void);
 

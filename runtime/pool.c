@@ -30,11 +30,16 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
-static const uint64_t nap = 30000u; /* 30 us, and what the kernel adds */
+static const uint64_t rush = 10000u; /* 10 us between two tasks */
+static const uint64_t nap = 30000u;  /* 30 us, and what the kernel adds */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
-enum { CROWD = 32 }; /* so many results at once are many */
+enum {
+  CROWD = 32,    /* so many results at once are many */
+  FEED = 128,    /* with so many tasks in the queue it is looked whether workers want some */
+  FEED_STEP = 16 /* how often */
+};
 
 static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
 
@@ -51,6 +56,7 @@ struct mch_pool {
   size_t index_start, index_room;
   uint64_t base, next_runid;
   size_t submitted;
+  size_t unfinished; /* tasks and items of all groups that have not ended */
   struct record *records, *last_record;
   size_t record_bytes;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
@@ -59,6 +65,8 @@ struct mch_pool {
   int attended;                 /* the owner waits inside */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
+  uint64_t runs_seen;           /* next_runid at the driver's last pump */
+  uint64_t last_run;            /* when a task came that could go at once */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
   int attention[2];         /* a pipe: the driver did something that the owner wants to know */
@@ -82,14 +90,60 @@ struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *g
   task->body = task->inlined;
   if (codes > 0)
     memcpy(task->body, ids, id_bytes);
-  if (length > 0)
+  if (length > 0 && graph != NULL)
     memcpy(task->body + id_bytes, graph, length);
   return task;
+}
+
+struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                               size_t length, size_t function_length, uint32_t count,
+                               uint64_t index) {
+  struct mch_task *task = mch_task_new(ids, codes, graph, length);
+  if (task == NULL)
+    return NULL;
+  task->batch = calloc(1, sizeof *task->batch);
+  if (task->batch == NULL) {
+    mch_task_free(task);
+    return NULL;
+  }
+  task->batch->count = task->batch->kept = count;
+  task->batch->function_length = (uint32_t)function_length;
+  task->batch->index = index;
+  return task;
+}
+
+/* Where in the body the item of this number begins. */
+static size_t item_at(const struct mch_task *batch, uint32_t number) {
+  size_t at = batch->codes * sizeof(uint32_t) + batch->batch->function_length;
+  for (; number > 0; number--)
+    at += 4 + mch_load_u32(batch->body + at);
+  return at;
+}
+
+struct mch_task *mch_task_split(const struct mch_task *task, uint32_t number) {
+  const struct mch_batch *batch = task->batch;
+  size_t ids = task->codes * sizeof(uint32_t), at = item_at(task, number);
+  size_t front = ids + batch->function_length;
+  struct mch_task *rest =
+      mch_batch_new(NULL, 0, NULL, front + task->length - at, batch->function_length,
+                    batch->count - number, batch->index + number);
+  if (rest == NULL)
+    return NULL;
+  memcpy(rest->body, task->body, front);
+  memcpy(rest->body + front, task->body + at, task->length - at);
+  rest->codes = task->codes;
+  rest->runid = task->runid + number;
+  rest->priority = task->priority;
+  rest->group = task->group;
+  return rest;
 }
 
 void mch_task_free(struct mch_task *task) {
   if (task == NULL)
     return;
+  if (task->batch != NULL)
+    mch_buf_free(&task->batch->answers);
+  free(task->batch);
   if (task->body != task->inlined)
     free(task->body);
   free(task->extra);
@@ -134,18 +188,20 @@ static struct mch_task *find(struct mch_pool *pool, uint64_t runid) {
   return runid >= pool->base && runid < pool->next_runid ? *slot(pool, runid) : NULL;
 }
 
-/* Make room for one more. Tasks mostly leave in order, so the front is free when it is full. */
-static int index_reserve(struct mch_pool *pool) {
+/* Make room for `count` more. Tasks mostly leave in order, so the front is free when it is full. */
+static int index_reserve(struct mch_pool *pool, size_t count) {
   size_t used = (size_t)(pool->next_runid - pool->base);
   size_t room = pool->index_room == 0 ? 64 : pool->index_room * 2;
   struct mch_task **index;
-  if (pool->index_start + used < pool->index_room)
+  if (pool->index_start + used + count <= pool->index_room)
     return 0;
-  if (pool->index_start > pool->index_room / 2) {
+  if (pool->index_start > pool->index_room / 2 && used + count <= pool->index_room) {
     memmove(pool->index, pool->index + pool->index_start, used * sizeof *pool->index);
     pool->index_start = 0;
     return 0;
   }
+  while (room < pool->index_start + used + count)
+    room *= 2;
   index = realloc(pool->index, room * sizeof *index);
   if (index == NULL)
     return MCH_NOMEM;
@@ -265,6 +321,12 @@ static void count_submitted(struct mch_pool *pool, const struct mch_task *task, 
   level->submitted += (size_t)step;
 }
 
+/* Whether the task of this run ID, or item of a batch, has not ended. */
+static int is_open(const struct mch_task *task, uint64_t runid) {
+  return task->batch != NULL ? runid - task->runid >= task->batch->answered
+                             : task->state != MCH_TASK_DONE;
+}
+
 /* -- ends --------------------------------------------------------------------------------- */
 
 /* The owner's event loop shall look in. */
@@ -283,15 +345,13 @@ static void take(struct mch_pool *pool, struct mch_task *task);
 static int cancel(struct mch_pool *pool, struct mch_task *task);
 
 static void free_if_idle(struct mch_group *group) {
-  if (group->abandoned && group->unfinished == 0)
+  if (group->abandoned && group->unfinished == 0 && group->batches == 0)
     free(group);
 }
 
-/* The one way into DONE. */
-static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+/* Put it at the end of its group's results. */
+static void list(struct mch_task *task) {
   struct mch_group *group = task->group;
-  task->state = MCH_TASK_DONE;
-  task->result = result != NULL ? result : pool->no_memory;
   task->next = NULL;
   task->previous = group->last;
   if (group->last != NULL)
@@ -299,15 +359,161 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   else
     group->first = task;
   group->last = task;
+}
+
+static void unlist(struct mch_task *task) {
+  struct mch_group *group = task->group;
+  if (task->previous != NULL)
+    task->previous->next = task->next;
+  else
+    group->first = task->next;
+  if (task->next != NULL)
+    task->next->previous = task->previous;
+  else
+    group->last = task->previous;
+  task->next = task->previous = NULL;
+}
+
+static void count_done(struct mch_pool *pool, struct mch_group *group) {
   group->unfinished--;
   group->finished++;
+  pool->unfinished--;
   pool->harvest++;
+}
+
+/* The one way into DONE for one task. */
+static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+  struct mch_group *group = task->group;
+  task->state = MCH_TASK_DONE;
+  task->result = result != NULL ? result : pool->no_memory;
+  list(task);
+  count_done(pool, group);
   if (group->abandoned) {
     take(pool, task);
     mch_pool_discard(pool, task);
     free_if_idle(group);
   }
   raise_attention(pool);
+}
+
+/* -- ends of batches ---------------------------------------------------------------------- */
+
+/* Free it once it is over and nothing of it is waited for. */
+static void free_if_over(struct mch_task *task) {
+  if (task->state == MCH_TASK_DONE && !task->batch->listed && task->batch->kept == 0)
+    mch_task_free(task);
+}
+
+/* Its next item is answered. The answers of an abandoned group are for nobody. */
+static void count_answered(struct mch_pool *pool, struct mch_task *task) {
+  struct mch_batch *batch = task->batch;
+  count_done(pool, task->group);
+  if (task->group->abandoned) {
+    index_remove(pool, task->runid + batch->answered);
+    batch->kept--;
+    batch->from++;
+    task->group->finished--;
+  } else if (!batch->listed) {
+    batch->listed = 1;
+    list(task);
+  }
+  batch->answered++;
+  raise_attention(pool);
+}
+
+static void answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+  struct mch_batch *batch = task->batch;
+  if (!task->group->abandoned && !batch->lost) {
+    size_t before = batch->answers.length;
+    mch_buf_u32(&batch->answers, (uint32_t)length);
+    mch_buf_append(&batch->answers, graph, length);
+    if (batch->answers.failed != 0) {
+      batch->answers.length = before;
+      batch->lost = 1;
+    }
+  }
+  count_answered(ud, task);
+}
+
+/* The next item leaves its batch, as a task of its own that has failed. */
+static void failed(void *ud, struct mch_task *task, struct mch_result *result) {
+  struct mch_pool *pool = ud;
+  struct mch_batch *batch = task->batch;
+  struct mch_task *item = mch_task_new(
+      task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
+  struct mch_task_extra *extra = calloc(1, sizeof *extra);
+  if (!task->group->abandoned && !batch->lost) {
+    mch_buf_u32(&batch->answers, MCH_ANSWER_APART);
+    if (batch->answers.failed != 0 || item == NULL || extra == NULL)
+      batch->lost = 1;
+  }
+  if (task->group->abandoned || batch->lost) {
+    mch_task_free(item);
+    free(extra);
+    mch_result_free(result);
+    count_answered(pool, task);
+    return;
+  }
+  item->extra = extra;
+  item->extra->index = batch->index + batch->answered;
+  item->runid = task->runid + batch->answered;
+  item->group = task->group;
+  *slot(pool, item->runid) = item;
+  batch->kept--;
+  batch->answered++;
+  set_done(pool, item, result);
+}
+
+static void close_batch(struct mch_task *task) {
+  struct mch_group *group = task->group;
+  task->state = MCH_TASK_DONE;
+  group->batches--;
+  free_if_over(task);
+  free_if_idle(group);
+}
+
+static void batch_over(void *ud, struct mch_task *task, uint64_t elapsed) {
+  struct mch_pool *pool = ud;
+  struct mch_group *group = task->group;
+  count_submitted(pool, task, -1);
+  group->item_time += elapsed;
+  group->items += elapsed > 0 ? task->batch->count : 0;
+  close_batch(task);
+}
+
+/* End all items of a batch that is with nobody. */
+static void end_batch(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
+                      const char *why) {
+  while (task->batch->answered < task->batch->count)
+    failed(pool, task, mch_result_new(kind, why, NULL, 0));
+  close_batch(task);
+}
+
+/* From now on the items that were split off belong to the task `rest`. */
+static void adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task *rest) {
+  uint32_t i;
+  for (i = 0; i < rest->batch->count; i++)
+    *slot(pool, rest->runid + i) = rest;
+  task->batch->kept -= rest->batch->count;
+  rest->group->batches++;
+}
+
+static void split(void *ud, struct mch_task *task, struct mch_task *rest) {
+  struct mch_pool *pool = ud;
+  adopt(pool, task, rest);
+  if (rest->group->abandoned)
+    end_batch(pool, rest, MCH_KIND_CANCELLED, NULL);
+  else
+    enqueue(pool, rest);
+}
+
+/* A task that is with nobody ends. */
+static void end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
+                     const char *why) {
+  if (task->batch != NULL)
+    end_batch(pool, task, kind, why);
+  else
+    set_done(pool, task, mch_result_new(kind, why, NULL, 0));
 }
 
 static void finished(void *ud, struct mch_task *task, struct mch_result *result) {
@@ -327,7 +533,7 @@ static void returned(void *ud, struct mch_task *task) {
   struct mch_pool *pool = ud;
   count_submitted(pool, task, -1);
   if (task->stop != 0)
-    set_done(pool, task, mch_result_new((enum mch_kind)task->stop, NULL, NULL, 0));
+    end_task(pool, task, (enum mch_kind)task->stop, NULL);
   else
     enqueue(pool, task);
 }
@@ -372,7 +578,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
       task->state = MCH_TASK_SUBMITTED;
       count_submitted(pool, task, 1);
     } else
-      set_done(pool, task, mch_result_new(MCH_KIND_ERROR, error.text, NULL, 0));
+      end_task(pool, task, MCH_KIND_ERROR, error.text);
   }
   ops->flush(pool->engine);
 }
@@ -395,7 +601,7 @@ static void fail_queued(struct mch_pool *pool, const char *why) {
   struct mch_task *task;
   while ((task = queue_head(pool)) != NULL) {
     dequeue(pool, task);
-    set_done(pool, task, mch_result_new(MCH_KIND_ERROR, why, NULL, 0));
+    end_task(pool, task, MCH_KIND_ERROR, why);
   }
 }
 
@@ -436,13 +642,15 @@ void mch_pool_pump(struct mch_pool *pool) {
 static int drive_pump(void *ud) {
   struct mch_pool *pool = ud;
   size_t before = pool->harvest;
+  int owner_runs = pool->next_runid >= pool->runs_seen + CROWD;
+  pool->runs_seen = pool->next_runid;
   if (mch_output_backlog(pool->output) >= MOST_BACKLOG)
     return 1; /* first somebody has to read that; workers wait */
   pool->drives++;
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
     raise_attention(pool);
-  return pool->harvest - before >= CROWD / 4;
+  return owner_runs || pool->harvest - before >= CROWD / 4;
 }
 
 /* Not under the lock: a terminal may take its time. */
@@ -458,7 +666,7 @@ static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
   if (pool->record_bytes >= MOST_RECORD_BYTES)
     return 0; /* only the owner can take this away */
-  return pool->submitted > 0 || mch_output_next(pool->output) != MCH_NEVER;
+  return pool->submitted > 0 || pool->queued > 0 || mch_output_next(pool->output) != MCH_NEVER;
 }
 
 static uint64_t drive_deadline(void *ud) {
@@ -496,7 +704,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   pool->no_memory =
       mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
   engine.events =
-      (struct mch_events){pool, finished, returned, log_record, unlock_for_host, lock_again};
+      (struct mch_events){pool,       finished, returned,   answered,        failed,
+                          batch_over, split,    log_record, unlock_for_host, lock_again};
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);
@@ -509,11 +718,19 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
 }
 
 /* The pool ends: an abandoned group goes with the last of its tasks. */
-static void forget_member(struct mch_task *task) {
-  if (task->state != MCH_TASK_DONE) {
-    task->group->unfinished--;
-    free_if_idle(task->group);
+static void forget(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
+  struct mch_group *group = task->group;
+  int open = is_open(task, runid);
+  group->unfinished -= (size_t)open;
+  if (task->batch != NULL) {
+    if (--task->batch->kept > 0)
+      return;
+    if (task->state != MCH_TASK_DONE)
+      group->batches--, open = 1;
   }
+  mch_pool_discard(pool, task);
+  if (open)
+    free_if_idle(group);
 }
 
 void mch_pool_free(struct mch_pool *pool) {
@@ -521,12 +738,10 @@ void mch_pool_free(struct mch_pool *pool) {
     mch_driver_free(pool->driver);
   while (pool->base < pool->next_runid) {
     struct mch_task *task = pool->index[pool->index_start];
+    if (task != NULL)
+      forget(pool, task, pool->base);
     pool->base++;
     pool->index_start++;
-    if (task != NULL) {
-      forget_member(task);
-      mch_pool_discard(pool, task);
-    }
   }
   while (pool->records != NULL) {
     struct record *record = pool->records;
@@ -564,25 +779,39 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error) {
   return code;
 }
 
+/* Whether the owner queues one task after the other: then they go many at once, at the latest when
+ * the helper thread comes by. */
+static int in_rush(struct mch_pool *pool) {
+  uint64_t now = mch_now(), since = now - pool->last_run;
+  pool->last_run = now;
+  return pool->driver != NULL && since < rush;
+}
+
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
+  uint32_t count = mch_task_count(task), i;
   int code, urgent;
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
-      (index_reserve(pool) != 0 || !level_of(pool, task->priority)))
+      (index_reserve(pool, count) != 0 || !level_of(pool, task->priority)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
-    *runid = task->runid = pool->next_runid++;
-    *slot(pool, task->runid) = task;
+    *runid = task->runid = pool->next_runid;
+    for (i = 0; i < count; i++)
+      *slot(pool, pool->next_runid++) = task;
     task->group = group;
-    group->unfinished++;
+    group->unfinished += count;
+    group->batches += task->batch != NULL;
+    pool->unfinished += count;
     urgent = overtakes(pool, task->priority);
     enqueue(pool, task);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
-    /* One that cannot go now waits for the pump: so that many go at once. */
-    if (pool->queued == 1 || urgent)
+    if (urgent || (pool->queued == 1 && !in_rush(pool)))
       dispatch(pool, 1);
+    else if (pool->queued >= FEED && pool->queued % FEED_STEP == 0 &&
+             pool->engine->ops->hungry(pool->engine))
+      pump(pool, 1);
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }
@@ -716,24 +945,62 @@ int mch_pool_has_logs(struct mch_pool *pool) {
 }
 
 static void take(struct mch_pool *pool, struct mch_task *task) {
-  struct mch_group *group = task->group;
-  if (task->previous != NULL)
-    task->previous->next = task->next;
-  else
-    group->first = task->next;
-  if (task->next != NULL)
-    task->next->previous = task->previous;
-  else
-    group->last = task->previous;
-  task->next = task->previous = NULL;
-  group->finished--;
+  unlist(task);
+  task->group->finished--;
   index_remove(pool, task->runid);
+}
+
+/* Take the answers of a batch that is listed. */
+static void take_answers(struct mch_pool *pool, struct mch_task *task,
+                         struct mch_answers *answers) {
+  struct mch_batch *batch = task->batch;
+  uint32_t i;
+  memset(answers, 0, sizeof *answers);
+  answers->graphs = batch->answers;
+  memset(&batch->answers, 0, sizeof batch->answers);
+  answers->index = batch->index + batch->from;
+  answers->runid = task->runid + batch->from;
+  answers->count = batch->answered - batch->from;
+  for (i = batch->from; i < batch->answered; i++)
+    if (find(pool, task->runid + i) == task) {
+      index_remove(pool, task->runid + i);
+      batch->kept--;
+      task->group->finished--;
+      answers->taken++;
+    }
+  batch->from = batch->answered;
+  batch->listed = 0;
+  unlist(task);
+  free_if_over(task);
+}
+
+int mch_pool_take_answers(struct mch_pool *pool, struct mch_group *group,
+                          struct mch_answers *answers) {
+  struct mch_task *task;
+  int taken;
+  pthread_mutex_lock(&pool->lock);
+  task = pool->records == NULL ? group->first : NULL;
+  taken = task != NULL && task->batch != NULL;
+  if (taken)
+    take_answers(pool, task, answers);
+  pthread_mutex_unlock(&pool->lock);
+  return taken;
+}
+
+uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group) {
+  uint64_t pace;
+  pthread_mutex_lock(&pool->lock);
+  pace = group->items > 0 ? group->item_time / group->items : 0;
+  pthread_mutex_unlock(&pool->lock);
+  return pace;
 }
 
 struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group) {
   struct mch_task *task;
   pthread_mutex_lock(&pool->lock);
   task = pool->records == NULL ? group->first : NULL;
+  if (task != NULL && task->batch != NULL)
+    task = NULL;
   if (task != NULL)
     take(pool, task);
   pthread_mutex_unlock(&pool->lock);
@@ -776,8 +1043,14 @@ struct mch_group *mch_pool_group(struct mch_pool *pool) {
 static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
   while (group->first != NULL) {
     struct mch_task *task = group->first;
-    take(pool, task);
-    mch_pool_discard(pool, task);
+    struct mch_answers answers;
+    if (task->batch != NULL) {
+      take_answers(pool, task, &answers);
+      mch_buf_free(&answers.graphs);
+    } else {
+      take(pool, task);
+      mch_pool_discard(pool, task);
+    }
   }
 }
 
@@ -788,7 +1061,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
   /* The group is kept by `abandoned` = 0 while its tasks are looked up; ends come in between. */
   for (runid = pool->next_runid; group->unfinished > 0 && runid-- > pool->base;) {
     struct mch_task *task = *slot(pool, runid);
-    if (task != NULL && task->group == group && task->state != MCH_TASK_DONE)
+    if (task != NULL && task->group == group && is_open(task, runid))
       cancel(pool, task);
   }
   drop_finished(pool, group);
@@ -816,7 +1089,7 @@ size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group) {
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts) {
   pthread_mutex_lock(&pool->lock);
   counts->running = pool->engine->ops->running(pool->engine);
-  counts->queued = pool->queued + pool->submitted;
+  counts->queued = pool->unfinished;
   counts->queued -= counts->running < counts->queued ? counts->running : counts->queued;
   counts->next_runid = pool->next_runid;
   pthread_mutex_unlock(&pool->lock);
@@ -832,9 +1105,80 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
 
 /* -- stopping ----------------------------------------------------------------------------- */
 
+static void end_queued(struct mch_pool *pool, struct mch_task *task) {
+  dequeue(pool, task);
+  end_task(pool, task, MCH_KIND_CANCELLED, NULL);
+}
+
+/* The item of a begun batch that runs, if one does. */
+static int cancel_running(struct mch_pool *pool, struct mch_task *task) {
+  if (task->batch->answered == task->batch->count)
+    return 0;
+  task->stop = MCH_KIND_CANCELLED;
+  pool->engine->ops->stop(pool->engine, task);
+  return task->stop != 0 ? 2 : 0;
+}
+
+/* All items of a batch that have not ended. */
+static int cancel_batch(struct mch_pool *pool, struct mch_task *task) {
+  uint64_t end = task->runid + task->batch->count;
+  if (task->stop != 0)
+    return 2;
+  if (task->state == MCH_TASK_SUBMITTED)
+    pool->engine->ops->reclaim(pool->engine, task);
+  if (task->state == MCH_TASK_QUEUED) {
+    end_queued(pool, task);
+    return 1;
+  }
+  pool->engine->ops->shorten(pool->engine, task, 0);
+  if (task->runid + task->batch->count < end)
+    end_queued(pool, *slot(pool, task->runid + task->batch->count));
+  return cancel_running(pool, task);
+}
+
+/* Cut one item out of a batch in the queue, and end it. */
+static int cut_item(struct mch_pool *pool, struct mch_task *task, uint32_t number) {
+  struct mch_task *after = NULL, *single = NULL;
+  if (number + 1 < task->batch->count && (after = mch_task_split(task, number + 1)) == NULL)
+    return 0;
+  if (number > 0 && (single = mch_task_split(task, number)) == NULL) {
+    mch_task_free(after);
+    return 0;
+  }
+  dequeue(pool, task);
+  if (after != NULL) {
+    task->batch->count = number + 1;
+    split(pool, task, after);
+  }
+  if (single != NULL) { /* it was split off with what is behind it */
+    single->batch->count = single->batch->kept = 1;
+    task->batch->count = number;
+    adopt(pool, task, single);
+    enqueue(pool, task);
+  }
+  end_task(pool, single != NULL ? single : task, MCH_KIND_CANCELLED, NULL);
+  return 1;
+}
+
+static int cancel_item(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
+  uint32_t number = (uint32_t)(runid - task->runid);
+  if (!is_open(task, runid))
+    return 0;
+  if (task->state == MCH_TASK_SUBMITTED && !pool->engine->ops->reclaim(pool->engine, task)) {
+    pool->engine->ops->shorten(pool->engine, task, number);
+    if (*slot(pool, runid) == task) /* it has begun; if others have after it, it is over */
+      return number + 1 == task->batch->count ? cancel_running(pool, task) : 0;
+    task = *slot(pool, runid);
+    number = 0;
+  }
+  return cut_item(pool, task, number);
+}
+
 static int cancel(struct mch_pool *pool, struct mch_task *task) {
   if (task == NULL || task->state == MCH_TASK_DONE)
     return 0;
+  if (task->batch != NULL)
+    return cancel_batch(pool, task);
   if (task->stop != 0)
     return 2;
   task->stop = MCH_KIND_CANCELLED;
@@ -848,9 +1192,11 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
 }
 
 int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
+  struct mch_task *task;
   int was;
   pthread_mutex_lock(&pool->lock);
-  was = cancel(pool, find(pool, runid));
+  task = find(pool, runid);
+  was = task != NULL && task->batch != NULL ? cancel_item(pool, task, runid) : cancel(pool, task);
   pthread_mutex_unlock(&pool->lock);
   return was;
 }
@@ -872,7 +1218,7 @@ size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit) {
   pthread_mutex_lock(&pool->lock);
   for (runid = pool->base; runid < limit && runid < pool->next_runid; runid++) {
     struct mch_task *task = *slot(pool, runid);
-    count += task != NULL && task->state != MCH_TASK_DONE;
+    count += task != NULL && is_open(task, runid);
   }
   pthread_mutex_unlock(&pool->lock);
   return count;

@@ -38,6 +38,8 @@ struct mch_group {
   struct mch_task *first, *last; /* DONE ones, in order of completion */
   size_t unfinished;             /* accepted and not DONE */
   size_t finished;               /* DONE and not taken */
+  size_t batches;                /* that are not over */
+  uint64_t item_time, items;     /* nanoseconds that items of batches took, and how many */
   int abandoned;                 /* nobody will take anything: drop what finishes, then the group */
 };
 
@@ -47,7 +49,13 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
  * takes it. NULL: no memory. */
 struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
                               size_t length);
-void mch_task_free(struct mch_task *task);
+
+/* The same for `count` items of one function, whose graph has `function_length` bytes; behind it
+ * `length` bytes of items: u32 length and graph each. `index` is the caller's number of the first.
+ */
+struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                               size_t length, size_t function_length, uint32_t count,
+                               uint64_t index);
 
 /* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. */
 struct mch_group *mch_pool_group(struct mch_pool *pool);
@@ -101,6 +109,21 @@ struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group);
 struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group *group,
                                         uint64_t *from);
 void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
+
+/* If what a group has next are answers of a batch, take them: 1. The first is that of the item with
+ * the caller's number `index`. 0: none, or another task is next, or log records. */
+struct mch_answers {
+  struct mch_buf graphs; /* u32 length and graph each, or MCH_ANSWER_APART; the caller frees it */
+  uint64_t index;
+  uint32_t count; /* items: those that `graphs` has not are lost, for want of memory */
+  uint32_t taken; /* of them, without those that are APART */
+  uint64_t runid; /* of the first */
+};
+int mch_pool_take_answers(struct mch_pool *pool, struct mch_group *group,
+                          struct mch_answers *answers);
+
+/* The mean run time of the items of a group's batches, in nanoseconds; 0: not known yet. */
+uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 
 /* Counts of a group, and of the whole pool. */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);

@@ -9,8 +9,10 @@
  *     pool                                             worker
  *      | ------- CODE id: bytecode (once per worker) ---> |
  *      | ------- TASK runid, ticket: name, graph -------> |  waits its turn in the stream
+ *      |          (BATCH: a function and many items)      |
  *      |                                                  |  claim[ticket]: OFFERED -> TAKEN
  *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
+ *      | <------ ITEM number: answer -------------------- |  each item of a batch
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, and the
@@ -21,6 +23,10 @@
  * Rules
  *  - One ordered stream per worker and direction. What a task says comes before its RESULT, so a
  *    result needs no waiting and no guessing: when it is read, all else has been read.
+ *  - A batch is many tasks with run IDs that follow each other, offered by one ticket. The worker
+ *    begins its items one by one, each by an exchange on the page's word `items`; the pool takes
+ *    back those at the end that have not begun by lowering the limit in it. Each item is answered
+ *    before the next begins, so that a death loses the one that ran and no other.
  *  - A worker that goes says EXIT first when it can (os.exit, exit); else its end is the end of its
  *    stream, and the claims say which task it was running.
  *  - A message longer than MCH_FRAME_MAX travels as several frames with the same type and run ID,
@@ -48,7 +54,7 @@
 #include "output.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 1u
+#define MCH_PROTOCOL_VERSION 2u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
@@ -66,7 +72,9 @@
   X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
   X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
-  X(EXIT, 10, U, "u32 status")
+  X(EXIT, 10, U, "u32 status")                                                                     \
+  X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
+  X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
@@ -97,6 +105,9 @@ enum mch_kind {
 #define MCH_FACTS_SIZE 33u
 #define MCH_POSITION_UNKNOWN UINT64_MAX
 
+/* In the place of an item's facts: it is OK and has written nothing. Most are so. */
+#define MCH_ITEM_OK 0xffu
+
 /* -- the shared page ---------------------------------------------------------------------- */
 
 /* A claim is (ticket << 2 | state). Tickets count the tasks offered to one worker, from 1. Both
@@ -105,8 +116,27 @@ enum mch_claim { MCH_CLAIM_OFFERED = 1, MCH_CLAIM_TAKEN = 2, MCH_CLAIM_REVOKED =
 #define MCH_CLAIMS 256u /* tasks offered to one worker at once, at most */
 #define MCH_BARS 64u    /* bars of one worker with a slot; more are told by BAR_UPDATE */
 
+#define MCH_BATCH_MOST 0xffffu /* items of a batch */
+
+/* Ticket, the number of the first item that is not the worker's, and of the next one to begin. The
+ * word is set before the batch is claimed: while the claim is TAKEN it is that of the batch, or of
+ * a later one. */
+static inline uint64_t mch_items_word(uint32_t ticket, uint32_t limit, uint32_t next) {
+  return (uint64_t)ticket << 32 | (uint64_t)limit << 16 | next;
+}
+static inline uint32_t mch_items_ticket(uint64_t word) {
+  return (uint32_t)(word >> 32);
+}
+static inline uint32_t mch_items_limit(uint64_t word) {
+  return (uint32_t)(word >> 16) & 0xffffu;
+}
+static inline uint32_t mch_items_next(uint64_t word) {
+  return (uint32_t)word & 0xffffu;
+}
+
 struct mch_shared {
   _Atomic uint64_t claims[MCH_CLAIMS]; /* of ticket t: [t % MCH_CLAIMS] */
+  _Atomic uint64_t items;              /* of the batch that runs: see mch_items_word() */
   _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
   _Atomic uint32_t running;            /* worker: ticket of the task that runs; 0: none */
   _Atomic uint64_t running_since;      /* worker: mch_now() when it was taken */

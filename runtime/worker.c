@@ -12,6 +12,7 @@
 #include "platform.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
+enum { SHORT_ANSWER = 256 }; /* encoding it took no time worth looking at the clock */
 
 /* -- saying ------------------------------------------------------------------------------- */
 
@@ -73,15 +74,25 @@ void mch_worker_leave(struct mch_worker *worker, int status) {
 
 /* -- running ------------------------------------------------------------------------------ */
 
+/* The bytes in pipe `which`; notes how fast a system call can be. */
+static long ask_unread(struct mch_worker *worker, int which) {
+  uint64_t start = mch_now(), took;
+  long unread = mch_platform_unread(worker->pipes[which]);
+  took = mch_now() - start;
+  if (took < worker->fastest_ask || worker->fastest_ask == 0)
+    worker->fastest_ask = took;
+  return unread;
+}
+
 /* Bytes that ever went into pipe `which`: what the pool took plus what is still in it. The pool
  * marks the moments in which the two numbers do not fit together. */
-static uint64_t position(const struct mch_worker *worker, int which) {
+static uint64_t position(struct mch_worker *worker, int which) {
   struct mch_shared *shared = worker->shared;
   int tries;
   for (tries = 0; tries < 2000; tries++) {
     uint32_t before = atomic_load(&shared->reading[which]);
     uint64_t consumed = atomic_load(&shared->consumed[which]);
-    long unread = mch_platform_unread(worker->pipes[which]);
+    long unread = ask_unread(worker, which);
     if (unread < 0)
       return MCH_POSITION_UNKNOWN;
     if ((before & 1) == 0 && atomic_load(&shared->reading[which]) == before)
@@ -94,6 +105,22 @@ static uint64_t position(const struct mch_worker *worker, int which) {
     }
   }
   return MCH_POSITION_UNKNOWN;
+}
+
+/* Whether a task has surely written nothing: it had less time for it than the fastest system call
+ * takes, by half. Spares the short ones the question, which takes longer than they do. */
+static int was_silent(const struct mch_worker *worker, uint64_t own_time) {
+  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending();
+}
+
+static void find_positions(struct mch_worker *worker) {
+  int which, warm;
+  fflush(stdout);
+  fflush(stderr);
+  for (warm = worker->fastest_ask == 0 ? 16 : 0; warm > 0; warm--)
+    ask_unread(worker, 0);
+  for (which = 0; which < 2; which++)
+    worker->told[which] = position(worker, which);
 }
 
 /* Chaos: this worker dies with a part of its answer sent. */
@@ -111,21 +138,46 @@ static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
   return worker->maxrss;
 }
 
-static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                   const struct mch_buf *graph) {
-  unsigned char facts[MCH_FACTS_SIZE];
-  fflush(stdout);
-  fflush(stderr);
-  mch_chaos_busy(&worker->chaos);
+static void put_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
+                      unsigned char *facts) {
   facts[0] = (unsigned char)kind;
   mch_store_u64(facts + 1, elapsed);
   mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
-  mch_store_u64(facts + 17, position(worker, 0));
-  mch_store_u64(facts + 25, position(worker, 1));
-  put(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+  mch_store_u64(facts + 17, worker->told[0]);
+  mch_store_u64(facts + 25, worker->told[1]);
+}
+
+static void send_answer(struct mch_worker *worker) {
   if (mch_chaos_dooms(&worker->chaos))
     tear(worker);
   flush(worker);
+}
+
+static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
+                   uint64_t own_time, const struct mch_buf *graph) {
+  unsigned char facts[MCH_FACTS_SIZE];
+  if (!was_silent(worker, own_time))
+    find_positions(worker);
+  mch_chaos_busy(&worker->chaos);
+  put_facts(worker, kind, elapsed, facts);
+  put(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph->data, graph->length);
+  send_answer(worker);
+}
+
+static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
+                        uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
+  unsigned char head[4 + MCH_FACTS_SIZE];
+  size_t length = 4 + 1;
+  mch_chaos_busy(&worker->chaos);
+  mch_store_u32(head, number);
+  head[4] = MCH_ITEM_OK;
+  if (kind != MCH_KIND_OK || !was_silent(worker, own_time)) {
+    find_positions(worker);
+    put_facts(worker, kind, elapsed, head + 4);
+    length = sizeof head;
+  }
+  put(worker, MCH_MESSAGE_ITEM, head, length, graph->data, graph->length);
+  send_answer(worker);
 }
 
 /* Whether the task of `ticket` is ours now; it is not if the pool took it back. */
@@ -135,9 +187,21 @@ static int claim(struct mch_worker *worker, uint32_t ticket) {
                                         (uint64_t)ticket << 2 | MCH_CLAIM_TAKEN);
 }
 
+/* Between tasks. One that was stopped does not leave programs behind, which would run on or, when
+ * their pipes are closed, be waited for: this group ends, and the pool makes another worker. */
+static void rest(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
+  if (atomic_load(&worker->shared->stop) == ticket && mch_platform_has_children())
+    kill(0, SIGKILL);
+  worker->ticket = 0;
+  mch_chaos_idle(&worker->chaos);
+  atomic_store(&worker->shared->running, 0);
+  if (graph->capacity > 1u << 20)
+    mch_buf_free(graph);
+}
+
 /* Run a task of this ticket and answer, if it was not taken back. */
-static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
-                const struct mch_run *task, struct mch_buf *graph) {
+static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, struct mch_run *task,
+                struct mch_buf *graph) {
   struct mch_shared *shared = worker->shared;
   enum mch_kind kind;
   uint64_t start;
@@ -158,21 +222,110 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt,
     worker->runner.interrupt(worker->runner.ud);
   mch_buf_clear(graph);
   kind = worker->runner.run(worker->runner.ud, task, graph);
-  answer(worker, kind, mch_now() - start, graph);
-  /* A task that was stopped does not leave programs behind, which would run on or, when their pipes
-   * are closed, be waited for: this group ends, and the pool makes another worker. */
-  if (atomic_load(&shared->stop) == ticket && mch_platform_has_children())
-    kill(0, SIGKILL);
-  worker->ticket = 0;
+  answer(worker, kind, mch_now() - start, task->own_time, graph);
+  rest(worker, ticket, graph);
+}
+
+/* -- batches ------------------------------------------------------------------------------ */
+
+/* A batch on its way: where the next item is. */
+struct items {
+  const unsigned char *at, *end;
+};
+
+static struct items parse_batch(const struct mch_message_in *message, struct mch_run *run,
+                                uint32_t *count) {
+  struct items items = {message->body, message->body + message->length};
+  if (message->length < 8)
+    die(EXIT_BROKEN);
+  *count = mch_load_u32(items.at);
+  run->function_length = mch_load_u32(items.at + 4);
+  items.at += 8;
+  if (*count > MCH_BATCH_MOST || run->function_length > (size_t)(items.end - items.at))
+    die(EXIT_BROKEN);
+  run->function = items.at;
+  items.at += run->function_length;
+  return items;
+}
+
+static void next_item(struct items *items, struct mch_run *run) {
+  if (items->end - items->at < 4)
+    die(EXIT_BROKEN);
+  run->length = mch_load_u32(items->at);
+  run->graph = items->at + 4;
+  if (run->length > (size_t)(items->end - run->graph))
+    die(EXIT_BROKEN);
+  items->at = run->graph + run->length;
+}
+
+/* Begin the next item of the batch: its number, or -1 when the others are not ours any more. */
+static int32_t claim_item(struct mch_shared *shared) {
+  uint64_t word = atomic_load(&shared->items);
+  do
+    if (mch_items_next(word) >= mch_items_limit(word))
+      return -1;
+  while (!atomic_compare_exchange_weak(&shared->items, &word, word + 1));
+  return (int32_t)mch_items_next(word);
+}
+
+/* Run one item and answer; returns when it ended. */
+static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t number,
+                         uint64_t start, struct mch_run *run, struct mch_buf *graph) {
+  struct mch_shared *shared = worker->shared;
+  enum mch_kind kind;
+  mch_chaos_begin_task(&worker->chaos, run->runid, 0);
+  mch_chaos_busy(&worker->chaos);
+  worker->runid = run->runid;
+  worker->runner.calm(worker->runner.ud);
+  atomic_store_explicit(&shared->running_since, start, memory_order_relaxed);
+  atomic_store(&shared->running, ticket);
+  worker->ticket = ticket;
+  if (atomic_load(&shared->stop) == ticket)
+    worker->runner.interrupt(worker->runner.ud);
+  mch_buf_clear(graph);
+  kind = worker->runner.run(worker->runner.ud, run, graph);
+  answer_item(worker, number, kind, run->ended - start, run->own_time, graph);
+  return kind == MCH_KIND_OK && graph->length < SHORT_ANSWER ? run->ended : mch_now();
+}
+
+/* Run the items of a batch as long as they are ours, and answer with a last word: what was not
+ * begun until then never is. The item that is stopped is the last one, since the pool takes back
+ * those behind it first. */
+static void run_batch(struct mch_worker *worker, const struct mch_message_in *message,
+                      struct mch_buf *graph) {
+  struct mch_shared *shared = worker->shared;
+  uint32_t ticket = message->head.ticket, count;
+  struct mch_run run;
+  struct items items;
+  uint64_t start, now;
+  int32_t number;
+  memset(&run, 0, sizeof run);
+  run.name = "";
+  items = parse_batch(message, &run, &count);
   mch_chaos_idle(&worker->chaos);
-  atomic_store(&shared->running, 0);
-  if (graph->capacity > 1u << 20)
-    mch_buf_free(graph);
+  atomic_store(&shared->items, mch_items_word(ticket, count, 0));
+  if (!claim(worker, ticket))
+    return;
+  worker->attempt = 0;
+  worker->ticket = ticket; /* all its items may have been taken back by now */
+  start = now = mch_now();
+  run.first = 1;
+  while (!worker->spent && (number = claim_item(shared)) >= 0) {
+    next_item(&items, &run);
+    run.runid = message->head.runid + (uint32_t)number;
+    now = run_item(worker, ticket, (uint32_t)number, now, &run, graph);
+    run.first = 0;
+  }
+  worker->runid = message->head.runid;
+  mch_buf_clear(graph);
+  answer(worker, MCH_KIND_OK, now - start, 0, graph);
+  rest(worker, ticket, graph);
 }
 
 static void run_message(struct mch_worker *worker, const struct mch_message_in *message,
                         struct mch_buf *graph) {
   struct mch_run task;
+  memset(&task, 0, sizeof task);
   if (message->length < 2 || mch_load_u16(message->body) > message->length - 2)
     die(EXIT_BROKEN);
   task.runid = message->head.runid;
@@ -188,6 +341,7 @@ static void run_only(struct mch_worker *worker, struct mch_buf *graph) __attribu
 static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   const struct mch_task *only = worker->only;
   struct mch_run task;
+  memset(&task, 0, sizeof task);
   task.runid = only->runid;
   task.name = only->extra != NULL ? only->extra->name : "";
   task.name_length = only->extra != NULL ? only->extra->name_length : 0;
@@ -205,7 +359,11 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
                         message->length);
     break;
   case MCH_MESSAGE_TASK:
-    run_message(worker, message, graph);
+  case MCH_MESSAGE_BATCH:
+    if (message->head.type == MCH_MESSAGE_TASK)
+      run_message(worker, message, graph);
+    else
+      run_batch(worker, message, graph);
     atomic_store(&worker->shared->passed, message->head.ticket);
     if (worker->spent)
       mch_worker_leave(worker, 0);

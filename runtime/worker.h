@@ -16,9 +16,11 @@ struct mch_worker {
   struct mch_channel channel; /* to the pool */
   struct mch_shared *shared;
   int pid;
-  int owner;    /* the process whose pool this is */
-  int lifeline; /* read end */
-  int pipes[2]; /* own copies of the ends that are stdout and stderr, to ask for positions */
+  int owner;        /* the process whose pool this is */
+  int lifeline;     /* read end */
+  int pipes[2];     /* own copies of the ends that are stdout and stderr, to ask for positions */
+  uint64_t told[2]; /* the positions last told */
+  uint64_t fastest_ask; /* nanoseconds that the fastest of these questions took; 0: none yet */
   struct mch_runner runner;
   uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */

@@ -364,21 +364,6 @@ end
 
 local imap_options = { ordered = of_type("boolean", "true or false") }
 
--- A function that gives the items one by one, each packed; nil when there are no more.
-local function items_of(source)
-  if core.is_callable(source) then
-    return function()
-      local item = pack(source())
-      return item[1] ~= nil and item or nil
-    end
-  end
-  local i, n = 0, source.n or #source
-  return function()
-    i = i + 1
-    if i <= n then return { n = 1, source[i] } end
-  end
-end
-
 local function check_map(method, f, source)
   if f == nil or not core.is_callable(f) then
     error(("%s takes a function and items: %s is given"):format(method, type(f)), 3)
@@ -389,43 +374,159 @@ local function check_map(method, f, source)
   end
 end
 
--- Runs `f` for each item, with at most so many ahead; hands back what ends. Its tasks are a group of
--- their own. take(hand) calls hand(index, runid, failed, ...).
-local function new_mapping(self, f, source)
-  local group = core.group(self)
-  local next_item = items_of(source)
-  local ahead, index, index_of = 0, 0, {}
-  local most = settings_of[self].nworkers * 32
-  local mapping = { group = group }
+-- Where items come from: `source(most)` gives a list, the index in it of the next item, how many there
+-- are up to `most`, and whether each is packed; nil when there are no more.
+local function items_of(list, first)
+  if not core.is_callable(list) then
+    local at, n = first, list.n or #list
+    return function(most)
+      local from, count = at, math.min(most, n - at + 1)
+      if count <= 0 then return nil end
+      return list, from, count, false, function(taken) at = from + taken end
+    end
+  end
+  local waiting, ended = {}, false
+  return function(most)
+    while not ended and #waiting < most do
+      local item = pack(list())
+      if item[1] == nil then ended = true else waiting[#waiting + 1] = item end
+    end
+    if not waiting[1] then return nil end
+    local gathered = waiting
+    return gathered, 1, #gathered, true, function(taken)
+      waiting = table.move(gathered, taken + 1, #gathered, 1, {})
+    end
+  end
+end
 
-  local function feed()
-    while next_item and ahead < most do
-      local item = next_item()
-      if not item then
-        next_item = nil
-      else
-        index, ahead = index + 1, ahead + 1
-        index_of[core.run_in(self, group, f, table.unpack(item, 1, item.n))] = index
-      end
+local batch_time = 0.02 -- seconds that the items of a batch shall take together
+
+-- Runs `f` for each item; its tasks are a group of their own. What comes back is kept by the number of
+-- its item: `values` has single values, `packed` (if asked for) what is more than one, or nil,
+-- `failures` what failed. `ranges` (if asked for) says which run IDs items have.
+local function new_mapping(self, f, source, options)
+  local group = core.group(self)
+  local next_items = items_of(source, 1)
+  local nworkers = settings_of[self].nworkers
+  local size, ahead, index = 1, 0, 0
+  local index_of = {} -- by run ID, of tasks that travel alone
+  local mapping = {
+    group = group, values = {}, packed = options.packed and {} or nil, failures = {},
+    ranges = options.ranges and {} or nil, fed = 0,
+  }
+
+  -- Batches grow while their items are short, and shrink when they turn out long.
+  local function adapt()
+    local pace = core.pace(self, group)
+    local fitting = pace and batch_time / pace or size
+    size = math.max(1, math.min(2 * size, fitting // 1, options.most_in_batch))
+  end
+
+  local function note(count, runid)
+    if mapping.ranges then
+      mapping.ranges[#mapping.ranges + 1] = { index = index + 1, runid = runid, count = count }
+    end
+    index, ahead = index + count, ahead + count
+    mapping.fed = index
+  end
+
+  local function feed_one(list, at, packed)
+    local item = list[at]
+    local runid
+    if packed then
+      runid = core.run_in(self, group, f, table.unpack(item, 1, item.n))
+    else
+      runid = core.run_in(self, group, f, item)
+    end
+    note(1, runid)
+    index_of[runid] = index
+    return 1
+  end
+
+  -- Queue a few items; false when there are no more.
+  local function feed_some(room)
+    local list, from, count, packed, taken = next_items(math.min(size, room))
+    if not list then return false end
+    local queued, runid = core.run_batch(self, group, f, list, from, count, packed, index + 1)
+    if queued then note(queued, runid) end
+    taken(queued or feed_one(list, from, packed))
+    return true
+  end
+
+  -- Keep the workers busy, but look only so far ahead of what the caller has had up to `turn`.
+  local function feed(turn)
+    if next(index_of) == nil then adapt() end
+    while next_items do
+      local room = math.min(nworkers * math.max(32, 3 * size) - ahead,
+        turn + options.window * nworkers - index)
+      if room < 1 then break end
+      if not feed_some(room) then next_items = nil end
     end
   end
 
-  local function receive(hand, runid, ...)
-    if runid == nil then return mapping.take(hand) end
-    local i = index_of[runid]
-    index_of[runid], ahead = nil, ahead - 1
-    return hand(i, runid, ...)
+  local function fail(at, failure)
+    mapping.failures[at] = failure
+    mapping.failed = true
   end
 
-  -- Wait for one, and give it to `hand`; nothing when all have been taken.
-  function mapping.take(hand)
-    feed()
-    if ahead == 0 then return end
+  local problems = {}
+  local function settle_problems()
+    for i, raw in ipairs(problems) do
+      local at = raw.index
+      raw.index, problems[i] = nil, nil
+      fail(at, new_failure(raw, settings_of[self].name))
+    end
+  end
+
+  local function keep_one(runid, failed, ...)
+    if runid == nil then return end
+    local at = index_of[runid] or (...).index
+    index_of[runid], ahead = nil, ahead - 1
+    if failed then
+      (...).index = nil
+      fail(at, (...))
+    elseif mapping.packed and (select("#", ...) ~= 1 or (...) == nil) then
+      mapping.packed[at] = pack(...)
+    else
+      mapping.values[at] = (...)
+    end
+  end
+
+  -- Wait for something and keep it; false when all has come.
+  function mapping.take(turn)
+    feed(turn)
+    if ahead == 0 then return false end
     core.wait(self, "one", nil, nil, group)
-    return receive(hand, take(self, nil, group))
+    local count = core.take_batch(self, group, mapping.values, mapping.packed, problems)
+    if count then
+      ahead = ahead - count
+      settle_problems()
+    else
+      keep_one(take(self, nil, group))
+    end
+    return true
   end
 
   return mapping
+end
+
+-- The values that a mapping has, by run ID.
+local function results_by_runid(mapping)
+  local results = {}
+  for _, range in ipairs(mapping.ranges) do
+    for i = 0, range.count - 1 do results[range.runid + i] = mapping.values[range.index + i] end
+  end
+  return results
+end
+
+-- Raise the failure of the lowest run ID; or put each in the place of its value.
+local function place_failures(self, mapping)
+  local failures = {}
+  for at, failure in pairs(mapping.failures) do
+    failures[#failures + 1] = failure
+    if not raises(self) then mapping.values[at] = failure end
+  end
+  if raises(self) then raise_lowest(failures, results_by_runid(mapping)) end
 end
 
 --- A table of `f`'s first values for the items of a list, in order, with `n`.
@@ -433,54 +534,62 @@ end
 function methods:map(f, list)
   check(self)
   check_map("map", f, list)
-  local mapping = new_mapping(self, f, list)
+  local mapping = new_mapping(self, f, list, {
+    window = 2 ^ 40, most_in_batch = 4096, ranges = true,
+  })
   local _ <close> = mapping.group
-  local values, failures, results, n = {}, {}, {}, 0
-  local function keep(index, runid, failed, ...)
-    values[index], n = (...), n + 1
-    if failed then failures[#failures + 1] = (...) else results[runid] = (...) end
-    return true
-  end
-  while mapping.take(keep) do end
-  if failures[1] and raises(self) then raise_lowest(failures, results) end
-  values.n = n
-  return values
+  while mapping.take(0) do end
+  if mapping.failed then place_failures(self, mapping) end
+  mapping.values.n = mapping.fed
+  return mapping.values
 end
 
--- In order: what comes before its turn waits in `early`.
+-- Give what the mapping has for the item at `at`, which it keeps no longer.
+local function give(self, mapping, at)
+  local failure, packed, value = mapping.failures[at], mapping.packed[at], mapping.values[at]
+  mapping.failures[at], mapping.packed[at], mapping.values[at] = nil, nil, nil
+  if failure and raises(self) then
+    core.abandon(mapping.group)
+    error(failure, 0)
+  end
+  if packed then return at, table.unpack(packed, 1, packed.n) end
+  return at, failure or value
+end
+
+local function has(mapping, at)
+  return mapping.values[at] ~= nil or mapping.packed[at] or mapping.failures[at]
+end
+
 local function ordered_iterator(self, mapping)
-  local turn, early = 0, {}
-  local function keep(index, _, ...)
-    early[index] = pack(...)
-    return true
-  end
-  local function give(failed, ...)
-    if failed and raises(self) then
-      core.abandon(mapping.group)
-      error((...), 0)
-    end
-    return turn, ...
-  end
+  local turn = 0
   return function()
     turn = turn + 1
-    while not early[turn] do
-      if not mapping.take(keep) then return nil end
+    while not has(mapping, turn) do
+      if not mapping.take(turn - 1) then return nil end
     end
-    local entry = early[turn]
-    early[turn] = nil
-    return give(table.unpack(entry, 1, entry.n))
+    return give(self, mapping, turn)
   end
 end
 
+-- What comes first goes first; of what comes together, the earlier items.
 local function unordered_iterator(self, mapping)
-  local function give(index, _, failed, ...)
-    if failed and raises(self) then
-      core.abandon(mapping.group)
-      error((...), 0)
+  local given, ready, next_ready = 0, {}, 1
+  local function gather()
+    ready, next_ready = {}, 1
+    for _, kept in ipairs { mapping.values, mapping.packed, mapping.failures } do
+      for at in pairs(kept) do ready[#ready + 1] = at end
     end
-    return index, ...
+    sort(ready)
   end
-  return function() return mapping.take(give) end
+  return function()
+    while not ready[next_ready] do
+      if not mapping.take(given) then return nil end
+      gather()
+    end
+    local at = ready[next_ready]
+    next_ready, given = next_ready + 1, given + 1
+    return give(self, mapping, at)
+  end
 end
 
 --- Iterate over `i, value ...` of `f` for each item of a list or iterator, in order; looks ahead only
@@ -490,7 +599,7 @@ function methods:imap(f, source, options)
   check(self)
   check_map("imap", f, source)
   local ordered = check_options(options, imap_options, 2).ordered ~= false
-  local mapping = new_mapping(self, f, source)
+  local mapping = new_mapping(self, f, source, { window = 384, most_in_batch = 128, packed = true })
   local iterator = (ordered and ordered_iterator or unordered_iterator)(self, mapping)
   return iterator, nil, nil, mapping.group
 end

@@ -78,7 +78,7 @@ static void fork_here(void (*body)(void)) {
     waitpid(pid, NULL, 0);
 }
 
-static enum mch_kind run_task(void *ud, const struct mch_run *run, struct mch_buf *answer) {
+static enum mch_kind run_task(void *ud, struct mch_run *run, struct mch_buf *answer) {
   unsigned number = mch_load_u16(run->graph + 1);
   (void)ud;
   switch (run->graph[0]) {

@@ -69,7 +69,10 @@ static struct engine_fork *new_engine(unsigned nworkers) {
   config.grace = 500000000u;
   config.output = mch_output_new(&output, NULL);
   config.runner.format = "test";
-  config.events = (struct mch_events){NULL, on_finished, on_returned, on_log, no_lock, no_lock};
+  config.events.finished = on_finished;
+  config.events.returned = on_returned;
+  config.events.log = on_log;
+  config.events.unlock = config.events.lock = no_lock;
   config.codes = (struct mch_codes){NULL, get_code};
   engine = (struct engine_fork *)mch_engine_fork_new(&config, NULL);
   mch_output_unref(config.output);

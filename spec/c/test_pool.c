@@ -98,6 +98,10 @@ static uint64_t fake_deadline(struct mch_engine *base) {
   (void)base;
   return MCH_NEVER;
 }
+static int fake_hungry(struct mch_engine *base) {
+  (void)base;
+  return 0;
+}
 static unsigned fake_running(struct mch_engine *base) {
   return (unsigned)((struct fake_engine *)base)->begun;
 }
@@ -121,9 +125,23 @@ static void fake_free(struct mch_engine *base) {
 }
 
 static const struct mch_engine_ops fake_ops = {
-    fake_start,   fake_submit,    fake_stop,  fake_recall,   fake_flush,
-    fake_pump,    fake_short,     fake_start, fake_deadline, fake_running,
-    fake_workers, fake_threshold, fake_quit,  fake_gone,     fake_free};
+    .start = fake_start,
+    .submit = fake_submit,
+    .stop = fake_stop,
+    .recall = fake_recall,
+    .flush = fake_flush,
+    .pump = fake_pump,
+    .hungry = fake_hungry,
+    .short_of_workers = fake_short,
+    .add = fake_start,
+    .deadline = fake_deadline,
+    .running = fake_running,
+    .workers = fake_workers,
+    .log_threshold = fake_threshold,
+    .quit = fake_quit,
+    .gone = fake_gone,
+    .free = fake_free,
+};
 
 struct mch_engine *fake_engine_new(const struct mch_engine_config *config,
                                    struct mch_error *error) {

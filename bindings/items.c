@@ -1,0 +1,267 @@
+/* Runs in: both. Purpose: items.h. */
+#include "items.h"
+
+#include <lauxlib.h>
+#include <string.h>
+
+#include "bytecode.h"
+#include "graph.h"
+
+enum { LONGEST = 31, ROOM = 3 + LONGEST + 1 };
+
+/* -- plain values ------------------------------------------------------------------------- */
+
+static size_t store_integer(unsigned char *to, lua_Integer value) {
+  uint64_t bits = (uint64_t)value;
+  if (value >= 0 && value < MCH_TAG_SMALL) {
+    to[0] = (unsigned char)value;
+    return 1;
+  }
+  if (value == (int8_t)value) {
+    to[0] = MCH_TAG_INT1;
+    to[1] = (unsigned char)bits;
+    return 2;
+  }
+  if (value == (int16_t)value) {
+    to[0] = MCH_TAG_INT2;
+    mch_store_u16(to + 1, (uint16_t)bits);
+    return 3;
+  }
+  if (value == (int32_t)value) {
+    to[0] = MCH_TAG_INT4;
+    mch_store_u32(to + 1, (uint32_t)bits);
+    return 5;
+  }
+  to[0] = MCH_TAG_INT8;
+  mch_store_u64(to + 1, bits);
+  return 9;
+}
+
+static size_t store_number(unsigned char *to, lua_State *L, int index) {
+  double number;
+  uint64_t bits;
+  if (lua_isinteger(L, index))
+    return store_integer(to, lua_tointeger(L, index));
+  number = (double)lua_tonumber(L, index);
+  memcpy(&bits, &number, sizeof bits);
+  to[0] = MCH_TAG_FLOAT;
+  mch_store_u64(to + 1, bits);
+  return 9;
+}
+
+static size_t store_string(unsigned char *to, lua_State *L, int index) {
+  size_t length;
+  const char *string = lua_tolstring(L, index, &length);
+  if (length > LONGEST)
+    return 0;
+  to[0] = (unsigned char)(MCH_TAG_SHORT | length);
+  memcpy(to + 1, string, length);
+  return 1 + length;
+}
+
+static size_t store(unsigned char *to, lua_State *L, int index) {
+  switch (lua_type(L, index)) {
+  case LUA_TNIL:
+    to[0] = MCH_TAG_NIL;
+    return 1;
+  case LUA_TBOOLEAN:
+    to[0] = lua_toboolean(L, index) ? MCH_TAG_TRUE : MCH_TAG_FALSE;
+    return 1;
+  case LUA_TNUMBER:
+    return store_number(to, L, index);
+  case LUA_TSTRING:
+    return store_string(to, L, index);
+  default:
+    return 0;
+  }
+}
+
+int mch_items_put(struct mch_buf *out, lua_State *L, int index) {
+  unsigned char *to;
+  size_t length;
+  if (out->capacity - out->length < ROOM && mch_buf_reserve(out, ROOM) != 0) {
+    out->failed = 0; /* whoever tries again says so */
+    return 0;
+  }
+  to = out->data + out->length;
+  length = store(to + 2, L, index);
+  if (length == 0)
+    return 0;
+  to[0] = MCH_GRAPH_VERSION;
+  to[1] = 1;
+  to[2 + length] = MCH_TAG_END;
+  out->length += length + 3;
+  return 1;
+}
+
+static int push_float(lua_State *L, const unsigned char *from) {
+  uint64_t bits = mch_load_u64(from);
+  double number;
+  memcpy(&number, &bits, sizeof number);
+  lua_pushnumber(L, (lua_Number)number);
+  return 1;
+}
+
+static int push_integer(lua_State *L, int64_t value) {
+  lua_pushinteger(L, (lua_Integer)value);
+  return 1;
+}
+
+/* The tag is followed by `length` bytes. */
+static int push(lua_State *L, unsigned tag, const unsigned char *from, size_t length) {
+  if (tag < MCH_TAG_SMALL)
+    return length == 0 && push_integer(L, tag);
+  if ((tag & ~(unsigned)LONGEST) == MCH_TAG_SHORT && length == (tag & LONGEST)) {
+    lua_pushlstring(L, (const char *)from, length);
+    return 1;
+  }
+  switch (tag) {
+  case MCH_TAG_NIL:
+  case MCH_TAG_FALSE:
+  case MCH_TAG_TRUE:
+    if (length != 0)
+      return 0;
+    if (tag == MCH_TAG_NIL)
+      lua_pushnil(L);
+    else
+      lua_pushboolean(L, tag == MCH_TAG_TRUE);
+    return 1;
+  case MCH_TAG_INT1:
+    return length == 1 && push_integer(L, (int8_t)from[0]);
+  case MCH_TAG_INT2:
+    return length == 2 && push_integer(L, (int16_t)mch_load_u16(from));
+  case MCH_TAG_INT4:
+    return length == 4 && push_integer(L, (int32_t)mch_load_u32(from));
+  case MCH_TAG_INT8:
+    return length == 8 && push_integer(L, (int64_t)mch_load_u64(from));
+  case MCH_TAG_FLOAT:
+    return length == 8 && push_float(L, from);
+  default:
+    return 0;
+  }
+}
+
+int mch_items_get(lua_State *L, const unsigned char *bytes, size_t length) {
+  if (length < 4 || length > ROOM || bytes[0] != MCH_GRAPH_VERSION || bytes[1] != 1 ||
+      bytes[length - 1] != MCH_TAG_END)
+    return 0;
+  return push(L, bytes[2], bytes + 3, length - 4);
+}
+
+/* -- steady functions --------------------------------------------------------------------- */
+
+struct dump {
+  luaL_Buffer buffer;
+  int begun;
+};
+
+/* The buffer may put something on the stack, so it begins when lua_dump() has found its function.
+ */
+static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
+  struct dump *dump = ud;
+  if (!dump->begun)
+    luaL_buffinit(L, &dump->buffer);
+  dump->begun = 1;
+  luaL_addlstring(&dump->buffer, bytes, count);
+  return 0;
+}
+
+/* Whether the Lua function on top, or one that it makes, assigns to its upvalues. */
+static int assigns(lua_State *L) {
+  int function = lua_gettop(L), writes;
+  struct dump dump;
+  size_t length;
+  const char *bytes;
+  dump.begun = 0;
+  lua_dump(L, write_dump, &dump, 1);
+  luaL_pushresult(&dump.buffer);
+  bytes = lua_tolstring(L, -1, &length);
+  writes = mch_bytecode_assigns(L, bytes, length);
+  lua_settop(L, function);
+  return writes;
+}
+
+/* Push a set of the tables that go by name: _G and loaded modules. */
+static void push_named(lua_State *L) {
+  int named;
+  lua_newtable(L);
+  named = lua_gettop(L);
+  lua_pushglobaltable(L);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, named);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushnil(L);
+  while (lua_next(L, named + 1) != 0) {
+    if (lua_istable(L, -1)) {
+      lua_pushboolean(L, 1);
+      lua_rawset(L, named);
+    } else
+      lua_pop(L, 1);
+  }
+  lua_settop(L, named);
+}
+
+/* Whether the value on top, an upvalue, stays as it is. A function is put at the end of the list to
+ * be looked at, if it is not there: list[function] is set. */
+static int stays(lua_State *L, int named, int list) {
+  int known;
+  switch (lua_type(L, -1)) {
+  case LUA_TNIL:
+  case LUA_TBOOLEAN:
+  case LUA_TNUMBER:
+  case LUA_TSTRING:
+    return 1;
+  case LUA_TFUNCTION:
+    lua_pushvalue(L, -1);
+    known = lua_rawget(L, list) != LUA_TNIL;
+    lua_pop(L, 1);
+    if (known)
+      return 1;
+    lua_pushvalue(L, -1);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, list);
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, list, (lua_Integer)lua_rawlen(L, list) + 1);
+    return 1;
+  case LUA_TTABLE:
+    lua_pushvalue(L, -1);
+    known = lua_rawget(L, named) != LUA_TNIL;
+    lua_pop(L, 1);
+    return known;
+  default:
+    return 0;
+  }
+}
+
+/* The same for the function on top and its upvalues. */
+static int is_steady(lua_State *L, int named, int list) {
+  int function = lua_gettop(L), i;
+  if (lua_iscfunction(L, function))
+    return 1; /* it goes by its name */
+  if (assigns(L))
+    return 0;
+  for (i = 1; lua_getupvalue(L, function, i) != NULL; i++) {
+    if (!stays(L, named, list))
+      return 0;
+    lua_pop(L, 1);
+  }
+  return 1;
+}
+
+int mch_items_is_steady(lua_State *L, int index) {
+  int top = lua_gettop(L), steady = 1;
+  lua_Integer i;
+  index = lua_absindex(L, index);
+  luaL_checkstack(L, 20, NULL);
+  push_named(L);
+  lua_newtable(L);
+  lua_pushvalue(L, index);
+  steady = lua_isfunction(L, -1) && stays(L, top + 1, top + 2);
+  lua_settop(L, top + 2);
+  for (i = 1; steady && lua_rawgeti(L, top + 2, i) != LUA_TNIL; i++) {
+    steady = is_steady(L, top + 1, top + 2);
+    lua_settop(L, top + 2);
+  }
+  lua_settop(L, top);
+  return steady;
+}
