@@ -49,12 +49,16 @@ int mch_output_lock_stdout(const struct mch_output *out, int on_lua_thread) {
   return -1;
 }
 
+/* Running bars that are drawn, if there is room. */
+static size_t drawable(const struct mch_output *out) {
+  return out->mode == MCH_PROGRESS_BAR ? out->progress.running.count : 0;
+}
+
 /* Keep the host from printing while we draw: -1 if it is printing just now. While there are bars,
  * its text is held. */
 static int lock_host(struct mch_output *out, int on_lua_thread) {
   int locked;
-  if (disturbing(out) == 0 ||
-      (out->progress.running.count == 0 && !out->edit.active && out->hold.streams == 0))
+  if (disturbing(out) == 0 || (drawable(out) == 0 && !out->edit.active && out->hold.streams == 0))
     return out->same ? mch_output_lock_stdout(out, on_lua_thread) : 0;
   locked = mch_hold_lock(disturbing(out), on_lua_thread);
   if (locked > 0 && anchored(out))
@@ -150,41 +154,36 @@ static void add_host(struct mch_output *out, int live, unsigned columns) {
     mch_screen_above(&out->screen, text, length, 0);
 }
 
-/* Lines for running bars where one is for what the host left unfinished, and the last for the
- * cursor or for what somebody edits. */
+/* Lines for running bars: the last of the window is for the cursor, or for what somebody edits, and
+ * one is for what the host left unfinished. */
 static size_t room_for_bars(const struct mch_output *out, unsigned columns, unsigned rows) {
   size_t edited = mch_output_edit_rows(out, columns, rows);
   size_t room = rows - (edited > 0 ? edited : 1);
   return room > 0 && mch_buf_unread(&out->host) > 0 ? room - 1 : room;
 }
 
-static void add_bars(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
+/* Put the next frame together. */
+static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
   struct mch_tty_needs needs = {0, 0};
   struct mch_tty_layout layout;
   struct mch_bar *bar;
-  size_t running = progress->running.count, room = room_for_bars(out, columns, rows);
+  size_t running = drawable(out);
+  size_t room = room_for_bars(out, columns, rows);
   size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
   for (bar = progress->running.first; bar != NULL; bar = bar->next)
     mch_progress_sample(bar);
   measure(&needs, progress->ended.first, progress->ended.count);
   measure(&needs, progress->running.first, shown);
   mch_render_layout(&layout, columns, &needs);
-  add_ended(out, &layout, now);
+  mch_screen_begin(&out->screen, columns, rows);
+  mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
+  if (out->mode == MCH_PROGRESS_BAR)
+    add_ended(out, &layout, now);
   add_host(out, running > 0 || out->edit.active, columns);
   add_running(out, &layout, shown, now);
   if (shown < running && room > 0)
     add_more(out, running - shown, layout.width);
-}
-
-/* Put the next frame together. */
-static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
-  mch_screen_begin(&out->screen, columns, rows);
-  mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
-  if (out->mode == MCH_PROGRESS_BAR)
-    add_bars(out, now, columns, rows);
-  else
-    add_host(out, out->edit.active, columns);
   mch_output_add_edit(out, columns, rows);
 }
 
