@@ -133,6 +133,7 @@ static void prepare_collector(lua_State *L, struct lpool *lpool) {
   if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
     lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
     lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
+    lpool->task.generational = 1;
   }
 #endif
   lpool->keep_gc = 1;
@@ -938,6 +939,13 @@ static int core_take_batch(lua_State *L) {
   return 1;
 }
 
+/* list(n): a table with room for so many items. */
+static int core_list(lua_State *L) {
+  lua_Integer count = luaL_checkinteger(L, 1);
+  lua_createtable(L, count < INT_MAX ? (int)count : 0, 1);
+  return 1;
+}
+
 /* pace(pool, group): mean run time of the items of batches in seconds; nil: not known yet. */
 static int core_pace(lua_State *L) {
   struct lpool *lpool = check_pool(L);
@@ -1501,6 +1509,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_batch", core_run_batch},
                                   {"take_batch", core_take_batch},
                                   {"pace", core_pace},
+                                  {"list", core_list},
                                   {"is_callable", core_is_callable},
                                   {"explain", mch_explain_call},
                                   {"fd", core_fd},

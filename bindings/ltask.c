@@ -359,6 +359,17 @@ static int set_up_worker(lua_State *L) {
   return 0;
 }
 
+/* A generation is a fifth of the heap by default, most of it inherited here: garbage would fill
+ * pages as large as that in each worker before it is collected. A hundredth is enough. */
+static void make_generations_small(lua_State *L) {
+#if LUA_VERSION_RELEASE_NUM >= 50404
+  lua_gc(L, LUA_GCGEN, 1, 0); /* it is in this mode: only the number is set */
+  lua_gc(L, LUA_GCSTEP, 0);   /* a young collection, after which it counts */
+#else
+  (void)L;
+#endif
+}
+
 /* Run the user's init; what it raises is kept for the first task. */
 static void run_init(lua_State *L, struct mch_ltask *task) {
   if (task->init == LUA_NOREF)
@@ -388,6 +399,8 @@ static void begin(void *ud, struct mch_worker *worker) {
   lua_pushlightuserdata(L, task);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     mch_worker_leave(worker, EXIT_FAILURE);
+  if (task->generational)
+    make_generations_small(L);
   run_init(L, task);
 }
 

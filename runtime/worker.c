@@ -107,8 +107,8 @@ static uint64_t position(struct mch_worker *worker, int which) {
   return MCH_POSITION_UNKNOWN;
 }
 
-/* Whether a task has surely written nothing: it had less time for it than the fastest system call
- * takes, by half. Spares the short ones the question, which takes longer than they do. */
+/* Whether a task has surely written nothing: it had less time for it, by half, than the fastest
+ * system call takes. Spares the short ones the question, which takes longer than they do. */
 static int was_silent(const struct mch_worker *worker, uint64_t own_time) {
   return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending();
 }

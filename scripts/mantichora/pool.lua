@@ -411,7 +411,7 @@ local function new_mapping(self, f, source, options)
   local size, ahead, index = 1, 0, 0
   local index_of = {} -- by run ID, of tasks that travel alone
   local mapping = {
-    group = group, values = {}, packed = options.packed and {} or nil, failures = {},
+    group = group, values = core.list(options.expected or 0), packed = options.packed and {} or nil, failures = {},
     ranges = options.ranges and {} or nil, fed = 0,
   }
 
@@ -455,6 +455,7 @@ local function new_mapping(self, f, source, options)
 
   -- Keep the workers busy, but look only so far ahead of what the caller has had up to `turn`.
   local function feed(turn)
+    if mapping.failed and options.raises then return end -- what follows is for nobody
     if next(index_of) == nil then adapt() end
     while next_items do
       local room = math.min(nworkers * math.max(32, 3 * size) - ahead,
@@ -492,18 +493,27 @@ local function new_mapping(self, f, source, options)
     end
   end
 
-  -- Wait for something and keep it; false when all has come.
-  function mapping.take(turn)
-    feed(turn)
-    if ahead == 0 then return false end
-    core.wait(self, "one", nil, nil, group)
+  -- Keep something that has ended; false when there is nothing now.
+  local function collect()
+    local before = ahead
     local count = core.take_batch(self, group, mapping.values, mapping.packed, problems)
     if count then
       ahead = ahead - count
       settle_problems()
-    else
-      keep_one(take(self, nil, group))
+      return true
     end
+    keep_one(take(self, nil, group))
+    return ahead < before
+  end
+
+  -- Wait for something and keep it; false when all has come.
+  function mapping.take(turn)
+    local some = collect()
+    feed(turn)
+    if some then return true end
+    if ahead == 0 then return false end
+    core.wait(self, "one", nil, nil, group)
+    collect()
     return true
   end
 
@@ -535,7 +545,7 @@ function methods:map(f, list)
   check(self)
   check_map("map", f, list)
   local mapping = new_mapping(self, f, list, {
-    window = 2 ^ 40, most_in_batch = 4096, ranges = true,
+    window = 2 ^ 40, most_in_batch = 4096, ranges = true, expected = list.n or #list,
   })
   local _ <close> = mapping.group
   while mapping.take(0) do end
@@ -599,7 +609,9 @@ function methods:imap(f, source, options)
   check(self)
   check_map("imap", f, source)
   local ordered = check_options(options, imap_options, 2).ordered ~= false
-  local mapping = new_mapping(self, f, source, { window = 384, most_in_batch = 128, packed = true })
+  local mapping = new_mapping(self, f, source, {
+    window = 384, most_in_batch = 128, packed = true, raises = raises(self),
+  })
   local iterator = (ordered and ordered_iterator or unordered_iterator)(self, mapping)
   return iterator, nil, nil, mapping.group
 end

@@ -252,10 +252,23 @@ static void test_owner_is_away(void) {
 }
 
 static int ends_without_owner(struct mch_pool *pool, struct mch_group *group) {
-  uint64_t patience = mch_now() + 10000000000u;
+  uint64_t patience = mch_now() + 60000000000u;
   while (mch_pool_unfinished(pool, group) > 0 && mch_now() < patience)
     nap(1);
   return mch_pool_unfinished(pool, group) == 0;
+}
+
+/* The tasks of `count` that have not finished when, some being done, no other has ended for a
+ * while. */
+static size_t until_it_rests(struct mch_pool *pool, struct mch_group *group, size_t count) {
+  uint64_t patience = mch_now() + 60000000000u;
+  size_t unfinished = count, last;
+  do {
+    last = unfinished;
+    nap(700);
+    unfinished = mch_pool_unfinished(pool, group);
+  } while ((unfinished < last || unfinished == count) && mch_now() < patience);
+  return unfinished;
 }
 
 /* More records than are kept for an owner who is away: it goes on when he has taken some. */
@@ -263,16 +276,11 @@ static void test_many_records(void) {
   struct mch_pool *pool = new_pool(2, 1);
   struct mch_group group = {0};
   struct mch_buf record = {0};
-  size_t unfinished, last;
+  size_t unfinished;
   int i;
   for (i = 0; i < 20; i++)
     run(pool, &group, RECORDS, 60000);
-  unfinished = 21;
-  do { /* until nothing moves any more */
-    last = unfinished;
-    nap(700);
-    unfinished = mch_pool_unfinished(pool, &group);
-  } while (unfinished < last);
+  unfinished = until_it_rests(pool, &group, 20);
   CHECK(unfinished > 0);
   while (mch_pool_take_log(pool, &record))
     ;
@@ -288,18 +296,13 @@ static void test_many_records(void) {
 static void test_stuck_output(void) {
   struct mch_pool *pool = new_pool(2, 1);
   struct mch_group group = {0};
-  size_t before = printed, unfinished, last;
+  size_t before = printed, unfinished;
   uint64_t used;
   int i;
   stuck = 1;
   for (i = 0; i < 30; i++)
     run(pool, &group, PRINT, 60000);
-  unfinished = 31;
-  do {
-    last = unfinished;
-    nap(500);
-    unfinished = mch_pool_unfinished(pool, &group);
-  } while (unfinished < last);
+  unfinished = until_it_rests(pool, &group, 30);
   CHECK(unfinished > 0 && unfinished < 30);
   used = cpu_time();
   nap(300);

@@ -23,6 +23,7 @@ static int failures;
 #define MS UINT64_C(1000000)
 #define BEGIN "\033[?2026h"
 #define END "\033[?2026l"
+#define ERASE "\033[J"
 #define SPACES "                                                            " /* 60 columns */
 
 struct rig {
@@ -321,7 +322,7 @@ static void a_line_that_is_edited(void) {
   set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_AUTO);
   CHECK(mch_output_can_edit(rig.out));
   KEYS("> ", 2);
-  EXPECT(2, BEGIN SPACES "\r\033[J> \r\033[2C" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE "> \r\033[2C" END);
   CHECK(mch_output_next(rig.out) == UINT64_MAX);
   KEYS("> x", 2);
   EXPECT(2, BEGIN "\r> x\033[K\r\033[2C" END);
@@ -330,7 +331,7 @@ static void a_line_that_is_edited(void) {
   mch_output_lines(rig.out, 1, "line\n", 5);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[Jline\n> x\r\033[2C" END);
+  EXPECT(2, BEGIN "\r" ERASE "line\n> x\r\033[2C" END);
   mch_output_set_mode(rig.out, MCH_PROGRESS_BAR);
   bar = start(&rig, "one", 10);
   rig.now += 100 * MS;
@@ -340,9 +341,9 @@ static void a_line_that_is_edited(void) {
   EXPECT(2, BEGIN "\r\033[1A" BAR0 "\033[K\n> xy\033[K\r\033[4C" END);
   end(&rig, bar, 10, 10);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[J" BAR10 "\n> xy\r\033[4C" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE "" BAR10 "\n> xy\r\033[4C" END);
   mch_output_edit_end(rig.out, PROMPT_1, strlen(PROMPT_1));
-  EXPECT(2, BEGIN "\r\033[J" PROMPT_1 "\n" END);
+  EXPECT(2, BEGIN "\r" ERASE "" PROMPT_1 "\n" END);
   pump(&rig);
   EXPECT(2, "");
   tear_down(&rig);
@@ -356,7 +357,7 @@ static void a_long_line_that_is_edited(void) {
   rig.columns = 6;
   rig.rows = 3;
   KEYS("> abcd", 5);
-  EXPECT(2, BEGIN "      \r\033[J> abc\nd\r" END);
+  EXPECT(2, BEGIN "      \r" ERASE "> abc\nd\r" END);
   KEYS("> ab\xe6\x97\xa5", 7);
   EXPECT(2, BEGIN "\r\033[1A> ab\033[K\n\xe6\x97\xa5\033[K\r\033[2C" END);
   KEYS("> \033[1mab\033[mc\n\x01\xff", 11);
@@ -368,9 +369,9 @@ static void a_long_line_that_is_edited(void) {
   EXPECT(2, BEGIN "\r\033[2A1\033[K\n2\033[K\n3\033[K\r\033[2A" END);
   rig.columns = 4; /* the terminal has folded what was wider */
   KEYS("> abcd", 6);
-  EXPECT(2, BEGIN "\r\033[J> a\nbcd\r\033[3C" END);
+  EXPECT(2, BEGIN "\r" ERASE "> a\nbcd\r\033[3C" END);
   mch_output_release(rig.out);
-  EXPECT(2, BEGIN "\r\033[1A\033[J> abcd\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE "> abcd\n" END);
   tear_down(&rig);
 }
 
