@@ -209,6 +209,12 @@ static void look_at_signals(struct mch_lineedit *edit) {
 
 /* --- keys --- */
 
+/* Whether a key comes before `deadline`; pools do not move meanwhile. */
+static bool has_key(uint64_t deadline) {
+  static const int input = STDIN_FILENO;
+  return mch_platform_await(&input, 1, deadline, NULL);
+}
+
 static int await_key(lua_State *L) {
   lua_pushboolean(L, mch_lpool_await(L, STDIN_FILENO, has_come));
   return 1;
@@ -217,7 +223,6 @@ static int await_key(lua_State *L) {
 /* Wait while pools move on: whether a key is there. What their handlers raise is told. */
 static bool wait_for_key(struct mch_lineedit *edit) {
   static const char ctrl_c[] = "interrupted!";
-  static const int input = STDIN_FILENO;
   lua_State *L = edit->L;
   bool there = false;
   const char *message;
@@ -234,25 +239,24 @@ static bool wait_for_key(struct mch_lineedit *edit) {
     return false;
   }
   mch_host_report(L, LUA_ERRRUN, NULL);
-  return mch_platform_await(&input, 1, mch_now() + 100000000u, NULL);
+  return has_key(mch_now() + 100000000u);
 }
 
 /* One byte of what is typed; -1: Ctrl-C, or the end. */
 static int next_byte(struct mch_lineedit *edit) {
-  static const int input = STDIN_FILENO;
   int byte = edit->pending;
   edit->pending = -1;
   if (byte >= 0)
     return byte;
   /* What has been pasted is drawn as a whole. */
-  if (!has_come() && mch_platform_await(&input, 1, 0, NULL))
-    return mch_platform_get_byte(input);
+  if (!has_come() && has_key(0))
+    return mch_platform_get_byte(STDIN_FILENO);
   show(edit);
   while (!edit->interrupted && !wait_for_key(edit)) {
     look_at_signals(edit);
     show(edit);
   }
-  return edit->interrupted ? -1 : mch_platform_get_byte(input);
+  return edit->interrupted ? -1 : mch_platform_get_byte(STDIN_FILENO);
 }
 
 /* The bytes of a character with this first one. */
@@ -455,8 +459,10 @@ struct mch_lineedit *mch_lineedit_new(lua_State *L) {
   before = enter_locale(edit);
   opened = open_editor(edit);
   uselocale(before);
-  if (opened && mch_hold_at_exit(at_exit, edit) == 0)
+  if (opened) {
+    mch_hold_at_exit(at_exit, edit); /* where that cannot be, exit() leaves the terminal raw */
     return edit;
+  }
   mch_lineedit_free(edit);
   return NULL;
 }

@@ -324,6 +324,7 @@ size_t mch_output_backlog(struct mch_output *out) {
   return backlog;
 }
 
+/* Does something wait for the next frame, besides running bars? */
 static int is_undrawn(const struct mch_output *out) {
   return mch_buf_unread(&out->above) > 0 ||
          (out->mode == MCH_PROGRESS_BAR && out->progress.ended.count > 0);
@@ -373,6 +374,7 @@ static void let_go(struct mch_output *out) {
   mch_ticker_stop(&out->ticker);
 }
 
+/* What somebody edits becomes lines that stay. */
 static void end_edit(struct mch_output *out) {
   if (!out->edit.active)
     return;
@@ -461,7 +463,7 @@ void mch_output_clear(struct mch_output *out) {
 /* Where the host's text is not held, we would not see it. */
 static void detach(struct mch_output *out) {
   flush(out, 1);
-  if (out->hold.streams == 0)
+  if (out->hold.streams == 0 && !out->edit.active)
     mch_screen_detach(&out->screen);
   out->leaving = 1;
 }

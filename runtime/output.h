@@ -135,7 +135,7 @@ void mch_output_detach(struct mch_output *out);
 void mch_output_release(struct mch_output *out);
 
 /* The same, and draw nothing until mch_output_resume(): lines and ended bars wait. For a prompt at
- * which somebody types. Lua thread only. */
+ * which somebody types and that is not edited by mch_output_edit(). Lua thread only. */
 void mch_output_pause(struct mch_output *out);
 void mch_output_resume(struct mch_output *out);
 

@@ -1,4 +1,5 @@
 /* Runs in: parent. Purpose: the line that somebody edits under the bars; output_state.h. */
+#define _POSIX_C_SOURCE 200809L
 #include "output_state.h"
 
 #include "width.h"

@@ -341,9 +341,9 @@ static void a_line_that_is_edited(void) {
   EXPECT(2, BEGIN "\r\033[1A" BAR0 "\033[K\n> xy\033[K\r\033[4C" END);
   end(&rig, bar, 10, 10);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A" ERASE "" BAR10 "\n> xy\r\033[4C" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE BAR10 "\n> xy\r\033[4C" END);
   mch_output_edit_end(rig.out, PROMPT_1, strlen(PROMPT_1));
-  EXPECT(2, BEGIN "\r" ERASE "" PROMPT_1 "\n" END);
+  EXPECT(2, BEGIN "\r" ERASE PROMPT_1 "\n" END);
   pump(&rig);
   EXPECT(2, "");
   tear_down(&rig);
