@@ -41,7 +41,8 @@ struct mch_lineedit {
   char *path;         /* of the history's file; NULL: none */
   int complete;       /* registry reference of the function for completion */
   const char *prompt; /* of the line that is being edited */
-  int pending;        /* a byte that was read too early; -1: none */
+  int pending[4];     /* bytes that were read too early, the first one last */
+  int pendings;       /* how many there are */
   bool raw;           /* the terminal gives key by key */
   bool interrupted;   /* Ctrl-C */
   struct mch_buf shown;
@@ -244,10 +245,8 @@ static bool wait_for_key(struct mch_lineedit *edit) {
 
 /* One byte of what is typed; -1: Ctrl-C, or the end. */
 static int next_byte(struct mch_lineedit *edit) {
-  int byte = edit->pending;
-  edit->pending = -1;
-  if (byte >= 0)
-    return byte;
+  if (edit->pendings > 0)
+    return edit->pending[--edit->pendings];
   /* What has been pasted is drawn as a whole. */
   if (!has_come() && has_key(0))
     return mch_platform_get_byte(STDIN_FILENO);
@@ -264,30 +263,40 @@ static size_t count_bytes(int lead) {
   return lead < 0xC2 || lead > 0xF4 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
 }
 
+/* The next character, or a byte that belongs to none; the bytes behind it that were read for it are
+ * kept. False: Ctrl-C, or the end. */
+static bool next_code(struct mch_lineedit *edit, uint32_t *code) {
+  char bytes[4] = {0};
+  size_t wanted = 1, count = 0;
+  while (count < wanted) {
+    int byte = next_byte(edit);
+    if (byte < 0 && count == 0)
+      return false;
+    if (byte < 0)
+      break;
+    if (count == 0)
+      wanted = count_bytes(byte);
+    bytes[count++] = (char)byte;
+    if (count > 1 && (byte & 0xC0) != 0x80)
+      break;
+  }
+  wanted = mch_width_decode(bytes, count, code);
+  while (count > wanted)
+    edit->pending[edit->pendings++] = (unsigned char)bytes[--count];
+  if (*code == MCH_UTF8_INVALID)
+    *code = ODD_BYTE + (uint32_t)(unsigned char)bytes[0];
+  return true;
+}
+
 /* For libedit: the next character; 0 at the end, -1 when interrupted. */
 static int get_key(EditLine *el, wchar_t *key) {
   struct mch_lineedit *edit;
-  char bytes[4];
-  size_t count = 0, wanted;
   uint32_t code;
-  int byte;
   el_wget(el, EL_CLIENTDATA, (void **)&edit);
-  byte = next_byte(edit);
-  if (byte < 0) {
+  if (!next_code(edit, &code)) {
     errno = EINTR;
     return edit->interrupted ? -1 : 0;
   }
-  wanted = count_bytes(byte);
-  bytes[count++] = (char)byte;
-  while (count < wanted && (byte = next_byte(edit)) >= 0) {
-    if ((byte & 0xC0) != 0x80) {
-      edit->pending = byte;
-      break;
-    }
-    bytes[count++] = (char)byte;
-  }
-  if (mch_width_decode(bytes, count, &code) < count || code == MCH_UTF8_INVALID)
-    code = ODD_BYTE + (uint32_t)(unsigned char)bytes[0];
   *key = (wchar_t)code;
   return 1;
 }
@@ -454,7 +463,6 @@ struct mch_lineedit *mch_lineedit_new(lua_State *L) {
     return NULL;
   edit->output = mch_output_ref(output);
   edit->complete = complete_with;
-  edit->pending = -1;
   edit->locale = letters();
   before = enter_locale(edit);
   opened = open_editor(edit);
@@ -475,6 +483,7 @@ static const wchar_t *edit_line(struct mch_lineedit *edit, size_t *count) {
   int read = 0;
   take_signals(before);
   edit->interrupted = false;
+  edit->pendings = 0;
   edit->raw = true;
   line = el_wgets(edit->el, &read);
   edit->raw = false;

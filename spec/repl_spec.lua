@@ -225,6 +225,19 @@ describe("the prompt", function()
     wait_text(t, "\n200\n>")
   end)
 
+  it("takes what is pasted, many lines, long ones, and bytes that are no characters", function()
+    local t <close> = start(120, 24)
+    local lines = { "t = {}" }
+    for i = 1, 100 do lines[#lines + 1] = ("for i = 1, 1 do\n\tt[#t + 1] = %d -- ä\nend"):format(i) end
+    lines[#lines + 1] = ("x = '%s'"):format(("0123456789"):rep(500))
+    lines[#lines + 1] = "s = '\xFF\xC3(\xE2\x82' .. '\xF0\x9F\x8E\x89'"
+    lines[#lines + 1] = "#t, t[100], #x, s:byte(1, -1)\n"
+    shell.write(folder .. "/paste", table.concat(lines, "\n"))
+    t:tmux("load-buffer " .. folder .. "/paste")
+    t:tmux("paste-buffer")
+    wait_text(t, "\n100     100     5000    255     195     40      226     130     240     159     142     137\n>")
+  end)
+
   it("abandons the line, or those of a chunk, at Ctrl-C", function()
     local t <close> = start(80, 24)
     type_text(t, "half")
