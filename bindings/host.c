@@ -38,7 +38,7 @@ static bool is_one_of(const char *text, const char *const *words) {
 }
 
 static bool is_progress_mode(const char *text) {
-  static const char *const modes[] = {"auto", "bar", "text", "json", "off", NULL};
+  static const char *const modes[] = {"auto", "bar", "text", "json", "off", "eta", NULL};
   return is_one_of(text, modes);
 }
 
@@ -56,7 +56,7 @@ struct setting {
 
 static const struct setting settings[] = {
     {"--workers", "MANTICHORA_WORKERS", is_worker_count, "a number above 0, or auto"},
-    {"--progress", "MANTICHORA_PROGRESS", is_progress_mode, "auto, bar, text, json or off"},
+    {"--progress", "MANTICHORA_PROGRESS", is_progress_mode, "auto, bar, text, json, off or eta"},
     {"--log-level", "MANTICHORA_LOG_LEVEL", is_log_level,
      "DEBUG, INFO, WARNING, ERROR or CRITICAL"},
     {NULL, NULL, NULL, NULL},
@@ -74,7 +74,7 @@ static void print_usage(FILE *to, const char *program) {
           "  -E        ignore environment variables\n"
           "  -W        turn warnings on\n"
           "  --workers N|auto   workers of a pool that does not say how many\n"
-          "  --progress MODE    how bars are shown: auto, bar, text, json or off\n"
+          "  --progress MODE    how bars are shown: auto, bar, text, json, off or eta\n"
           "  --log-level LEVEL  least level that is logged: DEBUG, INFO, WARNING, ...\n"
           "  --help    show this text\n"
           "  --        stop handling options\n"

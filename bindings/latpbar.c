@@ -74,7 +74,7 @@ static void set_string(lua_State *L, const char *key, const char *text, size_t l
 
 static void push_report(lua_State *L, const struct mch_report *report) {
   static const char *const events[] = {"start", "update", "end"};
-  lua_createtable(L, 0, 9);
+  lua_createtable(L, 0, 12);
   lua_pushstring(L, events[report->event]);
   lua_setfield(L, -2, "event");
   set_integer(L, "id", report->key);
@@ -84,6 +84,11 @@ static void push_report(lua_State *L, const struct mch_report *report) {
     set_integer(L, "total", report->total);
   lua_pushnumber(L, (lua_Number)report->elapsed_ns / 1e9);
   lua_setfield(L, -2, "elapsed");
+  if (report->of_tasks) {
+    set_integer(L, "running", report->running);
+    set_integer(L, "queued", mch_render_queued(report));
+    set_integer(L, "failed", report->failed);
+  }
   if (report->runid >= 0)
     set_integer(L, "runid", (uint64_t)report->runid);
   if (report->task != NULL)
@@ -122,12 +127,6 @@ static void render(lua_State *L, struct mch_output *out) {
 void mch_atpbar_pump(lua_State *L) {
   struct mch_output *out = mch_atpbar_output(L);
   mch_output_pump(out, mch_output_now(out), 1);
-  render(L, out);
-}
-
-void mch_atpbar_flush(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
-  mch_output_flush(out);
   render(L, out);
 }
 
@@ -736,8 +735,9 @@ static int atpbar_disable(lua_State *L) {
 /***
 Let a function show progress: called as `f(report)`, inside calls of this library only. A report has
 `event` ("start", "update" or "end"), `id`, `name`, `done`, `total` (nil: not known), `elapsed`
-seconds; of a task's bar also `runid` and `task`; at the end `state` ("finished", "broken",
-"killed", ...). An error in it reaches the caller of the library, and it is called no more.
+seconds; of a task's bar also `runid` and `task`; of a pool's bar (`poolbar = true`) the numbers of
+tasks `running`, `queued` and `failed`; at the end `state` ("finished", "broken", "killed", ...). An
+error in it reaches the caller of the library, and it is called no more.
 @function set_renderer
 @param f function, or nil to go back
 */
@@ -751,6 +751,19 @@ static int atpbar_set_renderer(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
   mch_output_set_mode(out, MCH_PROGRESS_REPORTS);
+  return 0;
+}
+
+/***
+Choose the line of bars on a terminal: "atpbar", the original's, or "eta", with elapsed and
+remaining time and rate. A user who sets MANTICHORA_PROGRESS=eta gets the latter in any case.
+@function set_style
+@string name
+*/
+static int atpbar_set_style(lua_State *L) {
+  static const char *const names[] = {"atpbar", "eta", NULL};
+  static const enum mch_tty_style styles[] = {MCH_TTY_PLAIN, MCH_TTY_ETA};
+  mch_output_set_style(mch_atpbar_output(L), styles[luaL_checkoption(L, 1, NULL, names)]);
   return 0;
 }
 
@@ -790,6 +803,7 @@ int luaopen_mantichora_atpbar(lua_State *L) {
       {"flush", atpbar_flush},
       {"disable", atpbar_disable},
       {"set_renderer", atpbar_set_renderer},
+      {"set_style", atpbar_set_style},
       {NULL, NULL},
   };
   new_loop_type(L);

@@ -18,7 +18,4 @@ struct mch_output *mch_atpbar_output(lua_State *L);
  * Raises what the renderer raises, which is then set no more: call it where that may happen. */
 void mch_atpbar_pump(lua_State *L);
 
-/* mch_output_flush() and the renderer, in the same way: before results are handed over. */
-void mch_atpbar_flush(lua_State *L);
-
 #endif

@@ -247,7 +247,7 @@ struct lgroup {
   struct mch_group *group; /* NULL: abandoned */
 };
 
-/* group(pool) */
+/* group(pool, coming): so many tasks will be run in it; 0: not known. */
 static int core_group(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
@@ -256,7 +256,7 @@ static int core_group(lua_State *L) {
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, GROUP);
-  lgroup->group = mch_pool_group(lpool->pool);
+  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
   return 1;
@@ -1427,7 +1427,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
 }
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
- * max_tasks_per_worker (0: none), seed, init, and the flags inline, background, progressbar. */
+ * max_tasks_per_worker (0: none), seed, init, poolbar (its name, if it is wanted), and the flags
+ * inline, background, progressbar. */
 static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
@@ -1468,7 +1469,10 @@ static int core_new(lua_State *L) {
   lua_pushboolean(L, 1);
   lua_rawset(L, -3);
   lua_pop(L, 1);
+  lua_getfield(L, 1, "poolbar");
+  config.bar = lua_isstring(L, -1) ? lua_tostring(L, -1) : NULL;
   lpool->pool = mch_pool_new(&config, &error);
+  lua_pop(L, 1);
   if (lpool->pool == NULL)
     return raise_error(L, &error);
   return 1;

@@ -353,21 +353,32 @@ static void replace_exit(lua_State *L, int notes) {
   lua_pop(L, 2);
 }
 
-static int set_up_worker(lua_State *L) {
-  struct mch_ltask *task = lua_touserdata(L, 1);
-  replace_exit(L, task->notes);
-  return 0;
-}
+enum { YOUNG_KB = 4 * 1024 };
 
-/* A generation is a fifth of the heap by default, most of it inherited here: garbage would fill
- * pages as large as that in each worker before it is collected. A hundredth is enough. */
-static void make_generations_small(lua_State *L) {
+/* The collector would wait until the heap has grown by a fifth, and the heap is mostly inherited:
+ * each worker would hold so much garbage before it looks for the first time. Here it looks more
+ * often, but not much more: each time it walks through all large tables that were written to. No
+ * collection is made for this, for it could run finalizers of the parent's garbage: RESTART sets
+ * what may be allocated before the next to nothing, and a STEP of less than nothing raises it. */
+static void collect_often(lua_State *L) {
 #if LUA_VERSION_RELEASE_NUM >= 50404
-  lua_gc(L, LUA_GCGEN, 1, 0); /* it is in this mode: only the number is set */
-  lua_gc(L, LUA_GCSTEP, 0);   /* a young collection, after which it counts */
+  int percent = (int)(100LL * YOUNG_KB / (lua_gc(L, LUA_GCCOUNT) + 1));
+  if (percent >= 20 || !lua_gc(L, LUA_GCISRUNNING))
+    return;
+  lua_gc(L, LUA_GCGEN, percent > 0 ? percent : 1, 0);
+  lua_gc(L, LUA_GCRESTART);
+  lua_gc(L, LUA_GCSTEP, -YOUNG_KB);
 #else
   (void)L;
 #endif
+}
+
+static int set_up_worker(lua_State *L) {
+  struct mch_ltask *task = lua_touserdata(L, 1);
+  replace_exit(L, task->notes);
+  if (task->generational)
+    collect_often(L);
+  return 0;
 }
 
 /* Run the user's init; what it raises is kept for the first task. */
@@ -399,8 +410,6 @@ static void begin(void *ud, struct mch_worker *worker) {
   lua_pushlightuserdata(L, task);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     mch_worker_leave(worker, EXIT_FAILURE);
-  if (task->generational)
-    make_generations_small(L);
   run_init(L, task);
 }
 

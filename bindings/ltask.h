@@ -22,7 +22,7 @@ struct mch_ltask {
   int mapped;   /* of the batch that runs: its function, rebuilt */
   int payloads; /* engine "snapshot": table of { n = , function, arguments ... } by number */
   lua_Integer seed;
-  int generational;            /* the state was made to collect so, because its heap is large */
+  int generational;            /* the collector was made so for the workers */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */

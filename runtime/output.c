@@ -601,6 +601,13 @@ void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
   quit(out, 1);
 }
 
+void mch_output_set_style(struct mch_output *out, enum mch_tty_style style) {
+  if (!enter(out))
+    return;
+  out->style = style;
+  quit(out, 1);
+}
+
 void mch_output_no_thread(struct mch_output *out) {
   if (!enter(out))
     return;

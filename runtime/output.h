@@ -15,9 +15,9 @@
  *     mch_output_detach(); at the end: mch_output_release(). Before a fork: mch_output_flush() too,
  * it empties the host's stdout; after it, in the child: mch_output_become_child().
  *
- * MANTICHORA_PROGRESS = auto | bar | text | json | off says how progress is shown; it is read when
- * the first bar starts. auto: bars if standard error is a terminal (and TERM is not dumb), else
- * text. */
+ * MANTICHORA_PROGRESS = auto | bar | text | json | off | eta says how progress is shown; it is read
+ * when the first bar starts. auto: bars if standard error is a terminal (and TERM is not dumb),
+ * else text. eta: the same, and bars show elapsed and remaining time and rate. */
 #ifndef MCH_OUTPUT_H
 #define MCH_OUTPUT_H
 
@@ -55,6 +55,7 @@ enum mch_progress_mode {
   MCH_PROGRESS_TEXT,
   MCH_PROGRESS_JSON,
   MCH_PROGRESS_OFF,
+  MCH_PROGRESS_ETA,    /* a wish of the user: AUTO, and bars show times */
   MCH_PROGRESS_REPORTS /* nothing is shown; somebody takes mch_output_report() */
 };
 
@@ -68,8 +69,11 @@ void mch_output_unref(struct mch_output *out);
 /* The time by the clock that mch_output_pump() expects. */
 uint64_t mch_output_now(const struct mch_output *out);
 
-/* Over MANTICHORA_PROGRESS. BAR, TEXT and so on; AUTO: as the environment says. */
+/* Over MANTICHORA_PROGRESS. BAR, TEXT, JSON, OFF, REPORTS; AUTO: as the environment says. */
 void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode);
+
+/* What the lines of bars show, unless MANTICHORA_PROGRESS = eta asks for more. */
+void mch_output_set_style(struct mch_output *out, enum mch_tty_style style);
 
 /* Never start a helper thread. Else there is one while bars stand on the terminal and nobody pumps
  * from a thread of his own: the host's text, which is held then, must appear whatever the host

@@ -51,7 +51,7 @@ int mch_output_lock_stdout(const struct mch_output *out, int on_lua_thread) {
 
 /* Running bars that are drawn, if there is room. */
 static size_t drawable(const struct mch_output *out) {
-  return out->mode == MCH_PROGRESS_BAR ? out->progress.running.count : 0;
+  return out->mode != MCH_PROGRESS_BAR || out->away ? 0 : out->progress.running.count;
 }
 
 /* Keep the host from printing while we draw: -1 if it is printing just now. While there are bars,
@@ -96,10 +96,11 @@ static void take_host(struct mch_output *out, unsigned columns, int on_lua_threa
     split_host(out, columns);
 }
 
-static void measure(struct mch_tty_needs *needs, const struct mch_bar *bar, size_t count) {
+static void measure(struct mch_tty_needs *needs, const struct mch_bar *bar, size_t count,
+                    uint64_t now) {
   struct mch_report report;
   for (; bar != NULL && count > 0; bar = bar->next, count--) {
-    mch_output_describe(bar, 0, &report);
+    mch_output_describe(bar, now, &report);
     mch_render_measure(needs, &report);
   }
 }
@@ -165,7 +166,7 @@ static size_t room_for_bars(const struct mch_output *out, unsigned columns, unsi
 /* Put the next frame together. */
 static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
-  struct mch_tty_needs needs = {0, 0};
+  struct mch_tty_needs needs = {0, 0, 0};
   struct mch_tty_layout layout;
   struct mch_bar *bar;
   size_t running = drawable(out);
@@ -173,9 +174,9 @@ static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsi
   size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
   for (bar = progress->running.first; bar != NULL; bar = bar->next)
     mch_progress_sample(bar);
-  measure(&needs, progress->ended.first, progress->ended.count);
-  measure(&needs, progress->running.first, shown);
-  mch_render_layout(&layout, columns, &needs);
+  measure(&needs, progress->ended.first, progress->ended.count, now);
+  measure(&needs, progress->running.first, shown, now);
+  mch_render_layout(&layout, out->times ? MCH_TTY_ETA : out->style, columns, &needs);
   mch_screen_begin(&out->screen, columns, rows);
   mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
   if (out->mode == MCH_PROGRESS_BAR)
@@ -198,6 +199,14 @@ static void committed(struct mch_output *out) {
   mch_hold_end(&out->hold);
 }
 
+/* In the background the shell has written under our bars, and where is not known. */
+static void see_who_owns_the_screen(struct mch_output *out) {
+  int away = mch_output_in_background(out);
+  if (away && !out->away)
+    mch_screen_detach(&out->screen);
+  out->away = away;
+}
+
 int mch_output_helped(const struct mch_output *out, uint64_t now) {
   return now < out->helped_ns + absence;
 }
@@ -214,7 +223,11 @@ static void keep_ticking(struct mch_output *out, uint64_t now) {
  * lines in it wait for the next one. */
 void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thread) {
   unsigned columns, rows;
-  int locked = out->paused ? -1 : lock_host(out, on_lua_thread);
+  int locked;
+  if (out->paused)
+    return;
+  see_who_owns_the_screen(out);
+  locked = lock_host(out, on_lua_thread);
   if (locked < 0)
     return;
   out->drawn_ns = now;

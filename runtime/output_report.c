@@ -12,6 +12,9 @@ void mch_output_describe(const struct mch_bar *bar, uint64_t now, struct mch_rep
   report->done = bar->done;
   report->total = bar->total;
   report->elapsed_ns = end > bar->started_ns ? end - bar->started_ns : 0;
+  report->of_tasks = bar->of_tasks;
+  report->running = bar->tasks_running;
+  report->failed = bar->tasks_failed;
   report->runid = bar->runid;
   report->name = bar->text;
   report->name_length = bar->name_length;
@@ -40,7 +43,7 @@ int mch_output_to_tell(const struct mch_output *out, struct mch_bar *bar, uint64
   mch_progress_sample(bar);
   mch_output_describe(bar, now, report);
   return out->mode == MCH_PROGRESS_TEXT || bar->done != bar->told_done ||
-         bar->total != bar->told_total;
+         bar->total != bar->told_total || bar->tasks_running != bar->told_running;
 }
 
 void mch_output_told(struct mch_bar *bar, uint64_t now, const struct mch_report *report) {
@@ -48,6 +51,7 @@ void mch_output_told(struct mch_bar *bar, uint64_t now, const struct mch_report 
   bar->told_ns = now;
   bar->told_done = report->done;
   bar->told_total = report->total;
+  bar->told_running = report->running;
 }
 
 static void write_report(struct mch_output *out, const struct mch_report *report) {

@@ -42,6 +42,8 @@ struct mch_output {
   int terminal; /* standard error is one */
   int same;     /* standard output is the same file */
   enum mch_progress_mode mode;
+  enum mch_tty_style style; /* as the script wants it */
+  int times;                /* the user wants times */
 
   struct mch_progress progress;
   struct mch_bar *reported; /* ended, and its report has been taken */
@@ -60,7 +62,9 @@ struct mch_output {
   int mixed;                /* sinks[1] holds lines for standard output */
   uint64_t drawn_ns;
   int paused;
-  int leaving; /* what the host prints next comes under the bars */
+  int foreground; /* this process has been seen in the foreground of the terminal */
+  int away;       /* and now it is not: only what stays is written */
+  int leaving;    /* what the host prints next comes under the bars */
 
   int child;
   struct mch_upstream upstream;
@@ -88,6 +92,10 @@ int mch_output_real(const struct mch_output *out);
 
 /* Is TERM a terminal that can do nothing but print? */
 int mch_output_is_dumb(void);
+
+/* Has a shell with job control put this process into the background of its terminal? The screen is
+ * the shell's then. (Who has never been in the foreground, as under timeout(1), may draw.) */
+int mch_output_in_background(struct mch_output *out);
 
 /* Learn what standard output and error are; decide how progress is shown. Both once. */
 void mch_output_look(struct mch_output *out);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -66,6 +67,12 @@ static int same_file(int a, int b) {
          first.st_ino == second.st_ino;
 }
 
+/* The same file, or the terminal of our session by two names (/dev/tty): there is only one. */
+static int same_place(void) {
+  return same_file(STDOUT_FILENO, STDERR_FILENO) ||
+         (tcgetsid(STDOUT_FILENO) > 0 && tcgetsid(STDERR_FILENO) > 0);
+}
+
 /* Terminals that are known not to fold lines when the window becomes narrower. */
 static int cuts_lines(void) {
   return getenv("XTERM_VERSION") != NULL || getenv("STY") != NULL;
@@ -78,12 +85,20 @@ void mch_output_look(struct mch_output *out) {
   out->screen.cuts = mch_output_real(out) && cuts_lines();
   out->terminal =
       mch_output_real(out) ? isatty(STDERR_FILENO) : out->config.files & MCH_FILES_TERMINAL;
-  out->same = mch_output_real(out) ? same_file(STDOUT_FILENO, STDERR_FILENO)
-                                   : out->config.files & MCH_FILES_SAME;
+  out->same = mch_output_real(out) ? same_place() : out->config.files & MCH_FILES_SAME;
+}
+
+int mch_output_in_background(struct mch_output *out) {
+  pid_t group = mch_output_real(out) ? tcgetpgrp(STDERR_FILENO) : -1;
+  if (group < 0)
+    return 0;
+  if (group == getpgrp())
+    out->foreground = 1;
+  return out->foreground && group != getpgrp();
 }
 
 int mch_progress_mode_of(const char *word) {
-  static const char *const words[] = {"auto", "bar", "text", "json", "off"};
+  static const char *const words[] = {"auto", "bar", "text", "json", "off", "eta"};
   int i;
   for (i = 0; i < (int)(sizeof words / sizeof *words); i++)
     if (strcmp(word, words[i]) == 0)
@@ -111,5 +126,7 @@ void mch_output_resolve(struct mch_output *out) {
   word = getenv("MANTICHORA_PROGRESS");
   if (word != NULL)
     mode = mch_progress_mode_of(word);
-  out->mode = mode > MCH_PROGRESS_AUTO ? (enum mch_progress_mode)mode : usual_mode(out);
+  out->times = mode == MCH_PROGRESS_ETA;
+  out->mode =
+      mode <= MCH_PROGRESS_AUTO || out->times ? usual_mode(out) : (enum mch_progress_mode)mode;
 }

@@ -30,8 +30,9 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
-static const uint64_t rush = 10000u; /* 10 us between two tasks */
-static const uint64_t nap = 30000u;  /* 30 us, and what the kernel adds */
+static const uint64_t rush = 10000u;      /* 10 us between two tasks */
+static const uint64_t held_for = 300000u; /* 0.3 ms: a task that waits for others to go with */
+static const uint64_t nap = 30000u;       /* 30 us, and what the kernel adds */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
@@ -61,12 +62,18 @@ struct mch_pool {
   size_t record_bytes;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
+  char *bar_name;               /* NULL: no bar for all tasks */
+  struct mch_bar *bar;          /* while there are tasks that were not taken */
+  struct mch_bar_tasks counted; /* what it shows */
+  uint64_t accepted;            /* since it began */
+  size_t coming;                /* tasks that groups have announced */
   size_t harvest;               /* tasks that ended since the owner last waited */
   int attended;                 /* the owner waits inside */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
   uint64_t runs_seen;           /* next_runid at the driver's last pump */
   uint64_t last_run;            /* when a task came that could go at once */
+  uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
   int started;
   struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
   int attention[2];         /* a pipe: the driver did something that the owner wants to know */
@@ -321,6 +328,61 @@ static void count_submitted(struct mch_pool *pool, const struct mch_task *task, 
   level->submitted += (size_t)step;
 }
 
+/* -- the bar for all tasks ---------------------------------------------------------------- */
+
+static void begin_bar(struct mch_pool *pool) {
+  struct mch_bar_spec spec;
+  memset(&spec, 0, sizeof spec);
+  spec.name = pool->bar_name;
+  spec.name_length = strlen(pool->bar_name);
+  spec.total = pool->accepted + pool->coming;
+  spec.tasks = &pool->counted;
+  spec.runid = -1;
+  pool->bar = mch_output_bar_start(pool->output, &spec);
+}
+
+static void update_bar(struct mch_pool *pool) {
+  if (pool->bar == NULL)
+    return;
+  atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
+                        memory_order_relaxed);
+  mch_bar_set_total(pool->bar, pool->accepted + pool->coming);
+  mch_bar_set(pool->bar, pool->accepted - pool->unfinished);
+}
+
+static void end_bar(struct mch_pool *pool, enum mch_bar_end how) {
+  atomic_store(&pool->counted.running, 0);
+  mch_output_bar_end(pool->output, pool->bar, pool->accepted - pool->unfinished,
+                     pool->accepted + pool->coming, how);
+  pool->bar = NULL;
+  pool->accepted = 0;
+  atomic_store(&pool->counted.failed, 0);
+}
+
+/* So many more tasks. */
+static void count_in(struct mch_pool *pool, struct mch_group *group, uint32_t count) {
+  size_t announced = count < group->coming ? count : group->coming;
+  group->coming -= announced;
+  pool->coming -= announced;
+  pool->accepted += count;
+  if (pool->bar_name != NULL && pool->accepted == count)
+    begin_bar(pool);
+  update_bar(pool);
+}
+
+static void count_failure(struct mch_pool *pool, const struct mch_result *result) {
+  if (result->kind != MCH_KIND_OK && result->kind != MCH_KIND_CANCELLED)
+    atomic_fetch_add(&pool->counted.failed, 1);
+}
+
+/* Nonzero if all tasks have been taken, and the bar has ended by that. Owner only. */
+static int all_taken(struct mch_pool *pool) {
+  int over = pool->bar != NULL && pool->base == pool->next_runid && pool->coming == 0;
+  if (over)
+    end_bar(pool, MCH_BAR_FINISHED);
+  return over;
+}
+
 /* Whether the task of this run ID, or item of a batch, has not ended. */
 static int is_open(const struct mch_task *task, uint64_t runid) {
   return task->batch != NULL ? runid - task->runid >= task->batch->answered
@@ -388,6 +450,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   task->result = result != NULL ? result : pool->no_memory;
   list(task);
   count_done(pool, group);
+  count_failure(pool, task->result);
   if (group->abandoned) {
     take(pool, task);
     mch_pool_discard(pool, task);
@@ -569,6 +632,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
   const struct mch_engine_ops *ops = pool->engine->ops;
   struct mch_task *task;
   struct mch_error error;
+  pool->held_until = MCH_NEVER;
   while ((task = queue_head(pool)) != NULL) {
     int code = ops->submit(pool->engine, task, owner, &error);
     if (code == MCH_FULL)
@@ -586,6 +650,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
 static void pump(struct mch_pool *pool, int owner) {
   pool->engine->ops->pump(pool->engine, owner, pool->queued);
   dispatch(pool, owner);
+  update_bar(pool);
 }
 
 int mch_pool_short_of_workers(struct mch_pool *pool) {
@@ -621,13 +686,15 @@ void mch_pool_add_workers(struct mch_pool *pool) {
 static uint64_t deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
-  return engine < output ? engine : output;
+  uint64_t due = engine < output ? engine : output;
+  return pool->held_until < due ? pool->held_until : due;
 }
 
 void mch_pool_pump(struct mch_pool *pool) {
   pthread_mutex_lock(&pool->lock);
   lower_attention(pool);
   pump(pool, 1);
+  all_taken(pool);
   pool->drives_seen = pool->drives;
   /* An event loop sleeps without telling: from here on its descriptor has to say all. */
   if (pool->outer != NULL && deadline(pool) == 0)
@@ -698,6 +765,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   if (pool == NULL)
     return NULL;
   init_lock(&pool->lock);
+  pool->held_until = MCH_NEVER;
   pool->attention[0] = pool->attention[1] = -1;
   pool->output = engine.output;
   mch_output_ref(pool->output);
@@ -709,7 +777,10 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);
+  if (config->bar != NULL)
+    pool->bar_name = strdup(config->bar);
   if (pool->no_memory == NULL || pool->engine == NULL || level_of(pool, 0) == NULL ||
+      (config->bar != NULL && pool->bar_name == NULL) ||
       (config->background && start_driver(pool, error) != 0)) {
     mch_pool_free(pool);
     return NULL;
@@ -748,6 +819,8 @@ void mch_pool_free(struct mch_pool *pool) {
     pool->records = record->next;
     free(record);
   }
+  end_bar(pool, MCH_BAR_CANCELLED);
+  free(pool->bar_name);
   if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
@@ -779,12 +852,15 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error) {
   return code;
 }
 
-/* Whether the owner queues one task after the other: then they go many at once, at the latest when
- * the helper thread comes by. */
+/* Whether the owner queues one task after the other: then they are held to go many at once. The
+ * helper thread sees to it that none waits long if the owner goes away. */
 static int in_rush(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  return pool->driver != NULL && since < rush;
+  if (pool->driver == NULL || since >= rush)
+    return 0;
+  pool->held_until = now + held_for;
+  return 1;
 }
 
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
@@ -803,6 +879,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     group->unfinished += count;
     group->batches += task->batch != NULL;
     pool->unfinished += count;
+    count_in(pool, group, count);
     urgent = overtakes(pool, task->priority);
     enqueue(pool, task);
     if (urgent)
@@ -950,6 +1027,15 @@ static void take(struct mch_pool *pool, struct mch_task *task) {
   index_remove(pool, task->runid);
 }
 
+/* The owner has taken one. When it was the last, the bar is shown as it ends: what is printed next
+ * comes under it. */
+static void unlock_taken(struct mch_pool *pool) {
+  int over = all_taken(pool);
+  pthread_mutex_unlock(&pool->lock);
+  if (over)
+    mch_output_flush(pool->output);
+}
+
 /* Take the answers of a batch that is listed. */
 static void take_answers(struct mch_pool *pool, struct mch_task *task,
                          struct mch_answers *answers) {
@@ -983,7 +1069,7 @@ int mch_pool_take_answers(struct mch_pool *pool, struct mch_group *group,
   taken = task != NULL && task->batch != NULL;
   if (taken)
     take_answers(pool, task, answers);
-  pthread_mutex_unlock(&pool->lock);
+  unlock_taken(pool);
   return taken;
 }
 
@@ -1003,7 +1089,7 @@ struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group) {
     task = NULL;
   if (task != NULL)
     take(pool, task);
-  pthread_mutex_unlock(&pool->lock);
+  unlock_taken(pool);
   return task;
 }
 
@@ -1023,7 +1109,7 @@ struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group 
     take(pool, task);
     ++*from;
   }
-  pthread_mutex_unlock(&pool->lock);
+  unlock_taken(pool);
   return task;
 }
 
@@ -1035,9 +1121,15 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task) {
   mch_task_free(task);
 }
 
-struct mch_group *mch_pool_group(struct mch_pool *pool) {
-  (void)pool;
-  return calloc(1, sizeof(struct mch_group));
+struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming) {
+  struct mch_group *group = calloc(1, sizeof *group);
+  if (group == NULL)
+    return NULL;
+  pthread_mutex_lock(&pool->lock);
+  group->coming = coming;
+  pool->coming += coming;
+  pthread_mutex_unlock(&pool->lock);
+  return group;
 }
 
 static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
@@ -1065,9 +1157,11 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
       cancel(pool, task);
   }
   drop_finished(pool, group);
+  pool->coming -= group->coming;
+  group->coming = 0;
   group->abandoned = 1;
   free_if_idle(group);
-  pthread_mutex_unlock(&pool->lock);
+  unlock_taken(pool);
 }
 
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group) {

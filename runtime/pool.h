@@ -31,6 +31,7 @@ struct mch_pool_config {
   enum mch_engine_kind kind;
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
+  const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
 };
 
 /* Tasks that are received together: those of run(), or those of one map or imap. */
@@ -38,6 +39,7 @@ struct mch_group {
   struct mch_task *first, *last; /* DONE ones, in order of completion */
   size_t unfinished;             /* accepted and not DONE */
   size_t finished;               /* DONE and not taken */
+  size_t coming;                 /* announced, and not accepted yet */
   size_t batches;                /* that are not over */
   uint64_t item_time, items;     /* nanoseconds that items of batches took, and how many */
   int abandoned;                 /* nobody will take anything: drop what finishes, then the group */
@@ -57,8 +59,9 @@ struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *
                                size_t length, size_t function_length, uint32_t count,
                                uint64_t index);
 
-/* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. */
-struct mch_group *mch_pool_group(struct mch_pool *pool);
+/* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. `coming`: so many tasks will
+ * be run in it; 0 if that is not known. */
+struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming);
 
 /* Nobody is interested in this group any more: what waits never starts, what runs is stopped, what
  * has finished is dropped. Does not wait. */

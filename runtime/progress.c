@@ -77,6 +77,8 @@ struct mch_bar *mch_progress_start(struct mch_progress *progress, const struct m
   bar->started_ns = now_ns;
   bar->runid = spec->runid;
   bar->loop = spec->loop != 0;
+  bar->tasks = spec->tasks;
+  bar->of_tasks = spec->tasks != NULL;
   bar->name_length = name;
   bar->task_length = task;
   if (name > 0)
@@ -87,18 +89,27 @@ struct mch_bar *mch_progress_start(struct mch_progress *progress, const struct m
   return bar;
 }
 
+static int sample_tasks(struct mch_bar *bar) {
+  uint64_t running = atomic_load_explicit(&bar->tasks->running, memory_order_relaxed);
+  uint64_t failed = atomic_load_explicit(&bar->tasks->failed, memory_order_relaxed);
+  int changed = running != bar->tasks_running || failed != bar->tasks_failed;
+  bar->tasks_running = running;
+  bar->tasks_failed = failed;
+  return changed;
+}
+
 int mch_progress_sample(struct mch_bar *bar) {
   struct mch_bar_slot *slot = bar->slot;
   uint64_t done, total;
-  int changed;
+  int changed = bar->tasks != NULL && sample_tasks(bar);
   if (atomic_load_explicit(&slot->id, memory_order_acquire) != bar->slot_id)
-    return 0;
+    return changed;
   done = atomic_load_explicit(&slot->done, memory_order_relaxed);
   total = atomic_load_explicit(&slot->total, memory_order_relaxed);
   atomic_thread_fence(memory_order_acquire);
   if (atomic_load_explicit(&slot->id, memory_order_relaxed) != bar->slot_id)
-    return 0;
-  changed = done != bar->done || total != bar->total;
+    return changed;
+  changed |= done != bar->done || total != bar->total;
   bar->done = done;
   bar->total = total;
   return changed;
@@ -112,8 +123,11 @@ void mch_progress_end(struct mch_progress *progress, struct mch_bar *bar, uint64
     bar->done = done;
     bar->total = total;
   }
+  if (bar->tasks != NULL)
+    sample_tasks(bar);
   bar->how = how;
   bar->ended_ns = now_ns;
+  bar->tasks = NULL;
   bar->slot = NULL; /* it may be somebody else's from now on */
   take(&progress->running, bar);
   append(&progress->ended, bar);
@@ -138,6 +152,7 @@ void mch_progress_disown(struct mch_progress *progress) {
     struct mch_bar *bar = progress->running.first;
     take(&progress->running, bar);
     bar->slot = &bar->own;
+    bar->tasks = NULL;
     bar->upstream = NULL;
     bar->ticking = 0;
     bar->foreign = 1;

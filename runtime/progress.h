@@ -44,17 +44,25 @@ struct mch_bar_slot {
   _Atomic uint64_t total; /* MCH_BAR_UNKNOWN: not known */
 };
 
+/* A bar that counts the tasks of a pool (`done` have ended, of `total`) has two counters more. They
+ * belong to the pool, and outlive the bar. */
+struct mch_bar_tasks {
+  _Atomic uint64_t running;
+  _Atomic uint64_t failed;
+};
+
 /* What somebody who starts a bar says about it. Text is copied, at most MCH_BAR_TEXT bytes. */
 #define MCH_BAR_TEXT 1024
 struct mch_bar_spec {
   const char *name;
   size_t name_length;
   uint64_t total;
-  struct mch_bar_slot *slot; /* NULL: the bar brings its own */
-  uint64_t slot_id;          /* id of `slot` while it is this bar's */
-  int loop;                  /* of this process's Lua thread, which starts, ticks and ends it */
-  int64_t runid;             /* of the task, or -1 */
-  const char *task;          /* name of the task, or NULL */
+  struct mch_bar_slot *slot;         /* NULL: the bar brings its own */
+  uint64_t slot_id;                  /* id of `slot` while it is this bar's */
+  const struct mch_bar_tasks *tasks; /* NULL: not a bar of a pool */
+  int loop;         /* of this process's Lua thread, which starts, ticks and ends it */
+  int64_t runid;    /* of the task, or -1 */
+  const char *task; /* name of the task, or NULL */
   size_t task_length;
 };
 
@@ -63,10 +71,13 @@ struct mch_bar {
   struct mch_bar_slot *slot;       /* where the counters are: `own`, or the spec's */
   struct mch_bar_slot own;
   uint64_t slot_id;
-  uint64_t key;         /* 1, 2, 3, ... in this process */
-  uint64_t done, total; /* as last sampled */
+  uint64_t key;                         /* 1, 2, 3, ... in this process */
+  uint64_t done, total;                 /* as last sampled */
+  const struct mch_bar_tasks *tasks;    /* as in its spec; NULL when it has ended */
+  uint64_t tasks_running, tasks_failed; /* as last sampled */
   uint64_t started_ns, ended_ns;
-  uint64_t told_ns, told_done, told_total; /* what was last reported, by renderers that report */
+  /* what was last reported, by renderers that report */
+  uint64_t told_ns, told_done, told_total, told_running;
   int64_t runid;
   struct mch_bar_slot *upstream; /* in a worker: the slot that its parent samples, or NULL */
   enum mch_bar_end how;
@@ -74,6 +85,7 @@ struct mch_bar {
   unsigned char forwarded; /* in a worker: counters are copied to the parent by the clock */
   unsigned char ticking;   /* who stores into it must call mch_output_tick() too */
   unsigned char loop;      /* as in its spec */
+  unsigned char of_tasks;  /* it counts tasks */
   unsigned char foreign;   /* inherited through a fork: belongs to nobody here */
   size_t name_length, task_length;
   char text[]; /* name, then task */

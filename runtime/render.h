@@ -22,6 +22,8 @@ struct mch_report {
   uint64_t key; /* tells this process's bars apart */
   uint64_t done, total;
   uint64_t elapsed_ns;
+  int of_tasks; /* it counts tasks: the next two are known */
+  uint64_t running, failed;
   int64_t runid; /* -1: of no task */
   const char *name;
   size_t name_length;
@@ -32,10 +34,22 @@ struct mch_report {
 /* 0 to 100; an empty bar is complete. Of an unknown total: -1. */
 double mch_render_percent(uint64_t done, uint64_t total);
 
+/* The original's line, or with times: elapsed, remaining, and things done per second. */
+enum mch_tty_style { MCH_TTY_PLAIN, MCH_TTY_ETA };
+
+/* Tasks that wait, of a report about tasks. */
+uint64_t mch_render_queued(const struct mch_report *report);
+
+/* What stands behind the name: how the bar was stopped, or what becomes of the tasks, in few words
+ * if there is room for few cells. Its length. */
+enum { MCH_MARK_MOST = 128 };
+size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report, size_t room);
+
 /* What the lines of one frame want at most. Begin with zeroes, measure each line. */
 struct mch_tty_needs {
-  size_t name;   /* cells of a name, without a mark */
+  size_t name;   /* cells of a name, without a mark, and of counts that push it */
   size_t digits; /* of a count */
+  size_t clock;  /* cells of a time */
 };
 
 void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *report);
@@ -43,17 +57,23 @@ void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *re
 /* How they share the screen's width, so that their columns agree. */
 struct mch_tty_layout {
   size_t width;  /* cells of a line at most */
+  size_t fixed;  /* cells besides the bar, with the space before it, and the name */
   size_t bar;    /* cells of the bar: 40, or fewer */
   size_t digits; /* cells of a count: 8, or fewer; 0: the counts are left out */
+  size_t clock;  /* cells of a time */
+  int times;     /* 2: elapsed, remaining and rate; 1: remaining; 0: none */
 };
 
 /* The last column stays empty: a line that fills it wraps on some terminals. When room is short,
- * the bar shrinks, then names are cut, then counts move together, and at last are left out. */
-void mch_render_layout(struct mch_tty_layout *layout, unsigned columns,
+ * the bar shrinks, then names are cut, then counts move together, and at last counts and times are
+ * left out. */
+void mch_render_layout(struct mch_tty_layout *layout, enum mch_tty_style style, unsigned columns,
                        const struct mch_tty_needs *needs);
 
 /* One line without a newline:
  *   "  71.27% ::::::::::::::::::::::::::::             |    28094 /    39421 |:  func1 "
+ *   "  71.27% ::::::::::::::::::::::::::::             |    28094 /    39421 |
+ *    00:12 < 00:05 2341.2/s |:  func1 "                                     (the same line)
  * Without a total: count and rate. Returns its cells. */
 size_t mch_render_tty(struct mch_buf *to, const struct mch_tty_layout *layout,
                       const struct mch_report *report);

@@ -3,6 +3,8 @@
  *   {"event":"update","time":1700000000.123,"id":1,"name":"func1","done":28094,"total":39421,
  *    "elapsed":1.25,"runid":0,"task":"load"}
  *
+ * A bar of the tasks of a pool has "running", "queued" and "failed" as well.
+ *
  * `event` is start, update or end; an end adds "state", a word of MCH_BAR_ENDS. `total` is null
  * when it is not known; `runid` and `task` are there for bars of tasks. Names are JSON strings of
  * valid UTF-8: bytes that are not are replaced by U+FFFD. */
@@ -86,6 +88,11 @@ void mch_render_json(struct mch_buf *to, const struct mch_report *report, double
   put_count(to, "done", report->done);
   put_count(to, "total", report->total);
   put_seconds(to, "elapsed", report->elapsed_ns / 1000000);
+  if (report->of_tasks) {
+    put_count(to, "running", report->running);
+    put_count(to, "queued", mch_render_queued(report));
+    put_count(to, "failed", report->failed);
+  }
   if (report->runid >= 0)
     put_count(to, "runid", (uint64_t)report->runid);
   if (report->task != NULL) {

@@ -9,9 +9,10 @@
 #include "width.h"
 
 static void put_name(struct mch_buf *to, const struct mch_report *report) {
-  const char *mark = mch_bar_end_mark(report->how);
+  char mark[MCH_MARK_MOST];
+  size_t length = mch_render_mark(mark, report, SIZE_MAX);
   mch_width_put(to, report->name, report->name_length, SIZE_MAX);
-  mch_buf_append(to, mark, strlen(mark));
+  mch_buf_append(to, mark, length);
   mch_buf_u8(to, '\n');
 }
 

@@ -156,17 +156,29 @@ static void put_above(const struct mch_screen *screen, struct mch_buf *to) {
     put(to, "\033[m");
 }
 
+/* Erase from column 0 of this row to the end. Not by one "erase below": where it would empty the
+ * whole window some terminals keep what was there in their history, and that fills with old bars.
+ */
+static void put_erase(struct mch_buf *to) {
+  put(to, "\033[K\n\033[J\033[A");
+}
+
 /* Live lines are written over the old ones, which does not flicker. Other lines need an empty
  * screen (tabs do not erase). So do live lines after a new width: rows that the terminal has folded
- * stay joined in its memory until they are erased. */
+ * stay joined in its memory until they are erased.
+ *
+ * A terminal that knows mode 2026 shows nothing until the frame is complete; others ignore modes
+ * that they do not know. To ask first would mean to read the answer out of the host's input. */
 static void put_frame(const struct mch_screen *screen, struct mch_buf *to) {
   size_t rows = height(screen, count(&screen->shown));
   int over = mch_buf_unread(&screen->above) == 0 && count(&screen->shown) > 0 &&
-             screen->drawn_columns == screen->columns;
+             count(&screen->next) > 0 && screen->drawn_columns == screen->columns;
   put(to, "\033[?2026h");
   put_home(screen, to);
-  if (!over)
-    put(to, "\033[J");
+  if (!over && rows < 2 && screen->next.edited)
+    put(to, "\033[J"); /* the line that is edited may be in the last row of the window */
+  else if (!over)
+    put_erase(to);
   put_above(screen, to);
   put_lines(screen, to, over);
   if (over && rows > count(&screen->next))

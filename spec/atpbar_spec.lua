@@ -288,6 +288,43 @@ describe("atpbar without a terminal", function()
   end)
 end)
 
+describe("times beside bars", function()
+  local CODE = [[
+    local bar = atpbar.bar{ name = "half", total = 10 } bar:add(5) bar:close()
+    for i in atpbar(3, "all") do end
+    atpbar.bar{ name = "unknown" }:add(7):close()]]
+  local RATE = " +[%d.]+[kM]?/[smh][in]*"
+
+  local function check(got)
+    for i, pattern in ipairs{
+      "^  50.00%% :::::+ +|        5 /       10 | 00:00 < %-%-:%-%-" .. RATE .. " |:  half$",
+      "^ 100.00%% :::::+ |        3 /        3 | 00:00 < 00:00" .. RATE .. " |:  all$",
+      "^ +|        7 /        %? | 00:00 < %-%-:%-%-" .. RATE .. " |:  unknown$",
+    } do assert.truthy(got[i]:find(pattern), got[i]) end
+  end
+
+  it("are there when the user wants them, or the script", function()
+    local function wish() return { environment = "MANTICHORA_PROGRESS=eta", columns = 100, rows = 30 } end
+    check(rows(CODE, wish()))
+    check(rows('atpbar.set_style("eta")' .. CODE))
+    check(rows('atpbar.set_style("atpbar")' .. CODE, wish()))
+    local got = rows('atpbar.set_style("eta") atpbar.set_style("atpbar")' .. CODE)
+    assert.equal(line(50, 20, 5, 10, "half"), got[1])
+  end)
+
+  it("are not where there is no terminal", function()
+    local list = lines(plain(CODE, "MANTICHORA_PROGRESS=eta").err)
+    assert.equal(6, #list)
+    for _, text in ipairs(list) do assert.falsy(text:find("<", 1, true), text) end
+  end)
+
+  it("have a style that is known", function()
+    local got = plain('print(pcall(atpbar.set_style, "fancy"))')
+    assert.truthy(got.out:find("bad argument #1 to 'set_style' (invalid option 'fancy')", 1, true) or
+      got.out:find("invalid option 'fancy'", 1, true), got.out)
+  end)
+end)
+
 describe("a renderer", function()
   it("is told all there is to tell", function()
     local got = plain([[

@@ -227,7 +227,7 @@ describe("host", function()
     ["--workers=1.5"] = "'--workers' must be a number above 0, or auto: '1.5' is given",
     ["--workers="] = "'--workers' must be a number above 0, or auto: '' is given",
     ["--workers"] = "'--workers' needs argument",
-    ["--progress fast"] = "'--progress' must be auto, bar, text, json or off: 'fast' is given",
+    ["--progress fast"] = "'--progress' must be auto, bar, text, json, off or eta: 'fast' is given",
     ["--log-level LOUD"] =
       "'--log-level' must be DEBUG, INFO, WARNING, ERROR or CRITICAL: 'LOUD' is given",
   } do

@@ -1,5 +1,7 @@
--- scripts/mantichora/logging.lua: alone, and on a stand-in for the C part that shows what a parent
--- and a worker would do. (With real workers: pool_spec.)
+-- scripts/mantichora/logging.lua: alone, on a stand-in for the C part that shows what a parent and a
+-- worker would do, and at the end with real workers.
+
+local shell = require "spec.support.shell"
 
 local LOG_FILE = "scripts/mantichora/logging.lua"
 
@@ -524,5 +526,95 @@ describe("logging", function()
     local real = require "mantichora.logging"
     assert.are.equal(20, real.INFO)
     assert.are.equal("function", type(real.basic_config))
+  end)
+end)
+
+describe("logging with workers", function()
+  local function run(code)
+    local path = os.tmpname()
+    shell.write(path, [[
+      package.path = package.path .. ";/usr/share/lua/5.1/?.lua" -- where Debian has LuaLogging
+      local mantichora = require "mantichora"
+      local logging = require "mantichora.logging"
+    ]] .. code)
+    local got = shell.run(shell.interpreter .. " " .. path)
+    os.remove(path)
+    assert.are.equal(0, got.status, got.err)
+    return got
+  end
+
+  it("knows time, process, run and task of each record, in every engine", function()
+    local got = run([[
+      logging.basic_config{ level = "INFO",
+        format = "%(asctime)s|%(levelname)s|%(name)s|%(process)d|%(runid)s|%(taskname)s|%(message)s" }
+      logging.get("quiet"):set_level("ERROR")
+      logging.get("loud"):set_level("DEBUG")
+      for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+        local mcore <close> = mantichora{ nworkers = 1, engine = engine }
+        mcore:run(function() end)
+        mcore:run_with({ name = "task of " .. engine }, function()
+          logging.debug("not seen")
+          logging.info("seen")
+          logging.get("quiet.child"):warning("not seen")
+          logging.get("loud.child"):debug("seen")
+        end)
+        mcore:returns()
+        logging.info("after")
+      end]])
+    local lines, parent = {}, nil
+    for line in got.err:gmatch("[^\n]+") do
+      local time, pid, rest
+      time, rest = line:match("^(%d+%-%d%d%-%d%d %d%d:%d%d:%d%d,%d%d%d)|(.*)$")
+      assert.is_truthy(time, line)
+      pid, rest = rest:match("|(%d+)|"), rest:gsub("|%d+|", "|", 1)
+      if rest:find("after$") then
+        parent = parent or pid
+        assert.are.equal(parent, pid)
+      end
+      lines[#lines + 1] = rest
+    end
+    local expected = {}
+    for _, engine in ipairs { "fork", "snapshot", "inline" } do
+      table.insert(expected, "INFO|root|1|task of " .. engine .. "|seen")
+      table.insert(expected, "DEBUG|loud.child|1|task of " .. engine .. "|seen")
+      table.insert(expected, "INFO|root|-|-|after")
+    end
+    assert.are.same(expected, lines)
+  end)
+
+  it("reaches a LuaLogging logger, which stays in the parent", function()
+    package.path = package.path .. ";/usr/share/lua/5.1/?.lua"
+    if not pcall(require, "logging") then return pending("lua-logging is not installed") end
+    local got = run([[
+      local lualogging = require "logging"
+      local logger = lualogging.new(function(_, level, message)
+        print(mantichora.is_worker(), level, message)
+        return true
+      end)
+      logger.level = "INFO"
+      logging.basic_config{ logger = logger }
+      local mcore <close> = mantichora{ nworkers = 2 }
+      mcore:run(function() logging.debug("no") logging.info("at 100%") logging.critical("n = %d", 7) end)
+      mcore:returns()
+      logging.error("mine")]])
+    assert.are.equal("false\tINFO\tat 100%\nfalse\tFATAL\tn = 7\nfalse\tERROR\tmine\n", got.out)
+    assert.are.equal("", got.err)
+  end)
+
+  it("needs no logging in the parent", function()
+    local path = os.tmpname()
+    shell.write(path, [[
+      local mantichora = require "mantichora"
+      local mcore <close> = mantichora{ nworkers = 1 }
+      mcore:run(function()
+        local logging = require "mantichora.logging"
+        logging.info("not seen")
+        logging.get("a.b"):warning("seen")
+      end)
+      mcore:returns()
+      io.stderr:write("returned\n")]])
+    local got = shell.run(shell.interpreter .. " " .. path)
+    os.remove(path)
+    assert.are.equal("WARNING:a.b:seen\nreturned\n", got.err)
   end)
 end)

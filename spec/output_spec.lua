@@ -1,5 +1,6 @@
 -- What a person sees while tasks run and the script prints: on a terminal, above the bars.
 
+local cjson = require "cjson"
 local pty = require "spec.support.pty"
 local shell = require "spec.support.shell"
 local terminal = require "spec.support.terminal"
@@ -346,6 +347,85 @@ describe("bars of tasks", function()
   end)
 end)
 
+describe("the bar of a pool", function()
+  it("counts its tasks and ends when all are received", function()
+    local got = run([[
+      local mcore <close> = mantichora{ nworkers = 2, poolbar = true, name = "baking", on_error = "return" }
+      for k = 1, 6 do
+        mcore:run(function()
+          for i in atpbar(10, "task" .. k) do mantichora.sleep(0.02) end
+          if k == 2 then error "burnt" end
+        end)
+      end
+      mcore:returns()
+      print("returned")
+      mcore:map(function(i) return i end, { 1, 2, 3 })
+      print("mapped")]])
+    local rows = got.screen:all()
+    assert.equal(6 + 1 + 1 + 1 + 1, #rows)
+    assert.same({ " 100.00% " .. (":"):rep(40) .. " |        6 /        6 |:  baking: 1 failed", "returned",
+      " 100.00% " .. (":"):rep(40) .. " |        3 /        3 |:  baking: 0 failed", "mapped" },
+      table.move(rows, 7, 10, 1, {}))
+    -- In between, in the order of arrival: the first of the bars below.
+    assert.truthy(got.bytes:find("%.%d%d%% [: ]+|        [1-5] /        6 |:  " ..
+      "baking: %d running, %d queued, %d failed"))
+  end)
+
+  it("is told to renderers, and as JSON", function()
+    local code = [[
+      local mcore <close> = mantichora{ nworkers = 2, poolbar = true, progressbar = false, on_error = "return" }
+      for k = 1, 3 do
+        mcore:run(function()
+          for i in atpbar(10, "hidden") do end
+          mantichora.sleep(k == 3 and 0.3 or 0)
+          if k == 2 then error "x" end
+        end)
+      end
+      mcore:returns()]]
+    local got = run([[
+      local told = {}
+      atpbar.set_renderer(function(r)
+        told[#told + 1] = ("%s %s %d/%d: %d %d %d %s"):format(r.event, r.name, r.done, r.total, r.running, r.queued,
+          r.failed, r.state)
+      end)]] .. code .. " atpbar.flush() print(table.concat(told, ';'))", { columns = 500 })
+    local text = got.screen:text()
+    assert.truthy(text:find("^start tasks 0/1: 0 1 0 nil;.*;end tasks 3/3: 0 0 1 finished$"), text)
+    local records = {}
+    for record in run(code, { environment = "MANTICHORA_PROGRESS=json", columns = 500 }).bytes:gmatch("{[^\n]*}") do
+      records[#records + 1] = cjson.decode(record)
+    end
+    local last, middle = records[#records], false
+    for _, r in ipairs(records) do
+      middle = middle or r.name == "tasks" and r.done == 2 and r.total == 3 and r.running == 1 and r.queued == 0
+        and r.failed == 1
+    end
+    assert.is_true(middle)
+    assert.same({ "tasks", 3, 3, 0, 0, 1, "finished" },
+      { last.name, last.done, last.total, last.running, last.queued, last.failed, last.state })
+  end)
+
+  it("knows how long a list is, and what was left of it", function()
+    local got = run([[
+      local told
+      atpbar.set_renderer(function(r) told = told or r.total end)
+      local mcore <close> = mantichora{ nworkers = 1, poolbar = true }
+      local list = {}
+      for i = 1, 1000 do list[i] = i end
+      for i in mcore:imap(function(i) return i end, list) do if i == 5 then break end end
+      local total
+      atpbar.set_renderer(function(r) total = r.event == "end" and r.total or total end)
+      mcore:returns()
+      atpbar.flush()
+      print(told, total < 100)]])
+    assert.same({ "1000    true" }, got.screen:rows())
+  end)
+
+  it("may be asked for by true and false only", function()
+    local got = run([[print((select(2, pcall(mantichora, { poolbar = "yes" })):gsub("^.-:%d+: ", "")))]])
+    assert.same({ [=[option 'poolbar' must be true or false: "yes" is given]=] }, got.screen:rows())
+  end)
+end)
+
 describe("a terminal that takes nothing", function()
   it("costs frames, not lines", function()
     -- A pipe of 4 KiB in place of standard error, read late.
@@ -472,5 +552,35 @@ describe("log lines", function()
     end
     assert.same({ 2000, 200, 200 }, { last, counts[1], counts[2] })
     assert.is_true(got.screen.frames < 60, "frames: " .. got.screen.frames)
+  end)
+
+  it("are neither doubled nor torn nor late when there are many", function()
+    local got = run([[
+      local logging = require "mantichora.logging"
+      local n, late, wrong, last, ended = 25000, 0, 0, { 0, 0, 0, 0 }, {}
+      logging.basic_config{ level = "INFO", stream = function(line)
+        local k, i, rest = line:match("^INFO:load:task (%d) record (%d+) (x*)$")
+        k, i = tonumber(k), tonumber(i)
+        if not k or #rest ~= i % 100 or i ~= last[k] + 1 then wrong = wrong + 1 return end
+        if ended[k] then late = late + 1 end
+        last[k] = i
+      end }
+      local mcore <close> = mantichora{ nworkers = 4 }
+      for k = 1, 4 do
+        mcore:run(function()
+          local log = logging.get("load")
+          for i = 1, n do
+            log:debug("not wanted")
+            log:info("task %d record %d %s", k, i, ("x"):rep(i % 100))
+          end
+          return k
+        end)
+      end
+      for _, k in mcore:as_completed() do
+        assert(last[k] == n)
+        ended[k] = true
+      end
+      print(late, wrong, table.concat(last, " "))]])
+    assert.same({ "0       0       25000 25000 25000 25000" }, got.screen:rows())
   end)
 end)

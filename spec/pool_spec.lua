@@ -2,6 +2,7 @@
 
 local mantichora = require "mantichora"
 local process = require "spec.support.process"
+local shell = require "spec.support.shell"
 
 -- A pool's methods never wait for what cannot come; a spec that hangs is killed by scripts/test.
 local engines = { "fork", "snapshot", "inline" }
@@ -14,7 +15,6 @@ end
 
 describe("module", function()
   it("has no side effects when it is required", function()
-    local shell = require "spec.support.shell"
     local got = shell.run(shell.interpreter .. [[ -e '
       local before = {}
       for name in pairs(_G) do before[name] = true end
@@ -395,6 +395,32 @@ describe("fork engine", function()
     assert.are.same({ 0, "long" }, { mcore:receive_one() })
   end)
 
+  it("lets workers collect garbage long before they hold a fifth of the parent's heap", function()
+    local heap = {}
+    repeat
+      for _ = 1, 1000 do heap[#heap + 1] = { #heap } end
+    until collectgarbage "count" > 100 * 1024
+    local mcore <close> = mantichora { nworkers = 1 }
+    -- What comes together until the collector finds the first thing, and then the second.
+    mcore:run(function()
+      local base, most = collectgarbage "count", 0
+      local mode = collectgarbage "generational"
+      for _ = 1, 2 do
+        local found = false
+        setmetatable({}, { __gc = function() found = true end })
+        repeat
+          for i = 1, 100 do most = math.max(most, #{ i, i }, collectgarbage "count" - base) end
+        until found
+      end
+      return { most = most, mode = mode }
+    end)
+    local got = mcore:returns()[1]
+    mcore:close()
+    if got.mode == "incremental" then return print "skipped: this Lua is older than 5.4.4" end
+    assert.is_true(got.most < 12 * 1024, ("%.0f KiB of garbage"):format(got.most))
+    assert.is_true(#heap > 0)
+  end)
+
   it("lists what runs", function()
     local mcore <close> = mantichora { nworkers = 2 }
     for _ = 1, 4 do mcore:run(function() mantichora.sleep(5) end) end
@@ -493,7 +519,6 @@ describe("fork engine", function()
   end)
 
   it("ends its workers when it is collected, and says so", function()
-    local shell = require "spec.support.shell"
     local got = shell.run(shell.interpreter .. [[ -W -e '
       local mantichora = require "mantichora"
       local mcore = mantichora{ nworkers = 2 }
@@ -554,6 +579,30 @@ describe("fork engine", function()
     b()
     local x, y = a(), b()
     assert.are.equal(3, x + y)
+  end)
+
+  it("starts tasks that were queued in a rush although nobody calls it again", function()
+    local folder = shell.folder()
+    local mcore <close> = mantichora { nworkers = 8 }
+    local work = load "io.open(..., 'w'):close() require('mantichora').sleep(60)"
+    local paths = {}
+    for i = 1, 7 do paths[i] = folder .. "/" .. i end
+    mcore:run(mantichora.sleep, 60)
+    os.execute("sleep 0.1") -- the helper thread waits for it to end
+    for i = 1, 7 do mcore:run(work, paths[i]) end
+    local deadline, started = process.clock() + 30, 0
+    while started < 7 and process.clock() < deadline do
+      started = 0
+      for i = 1, 7 do
+        local file = io.open(folder .. "/" .. i)
+        if file then
+          file:close()
+          started = started + 1
+        end
+      end
+    end
+    shell.remove(folder)
+    assert.are.equal(7, started)
   end)
 
   it("shows its descriptor to event loops", function()

@@ -32,7 +32,25 @@ io.stderr:write(fine and "done" or "raised: " .. tostring(message), "\n")
 os.exit(fine and 0 or 1, true)
 ]]
 
-local folder, library, path, touch
+local map_script = [[
+local m = require "mantichora"
+local fine, message = pcall(function()
+  local p <close> = m { nworkers = 2, on_error = "return" }
+  local list = {}
+  for i = 1, 300 do list[i] = i end
+  local values = p:map(load "local i = ... if i == 40 then error('no') end return i % 7 == 0 and { i } or i", list)
+  for i, value in ipairs(values) do
+    if value ~= i and not (i % 7 == 0 and value[1] == i) then
+      assert(value.kind == "error" or value.kind == "killed" or value.kind == "exited", tostring(value))
+    end
+  end
+  assert(values.n == 300)
+end)
+io.stderr:write(fine and "done" or "raised: " .. tostring(message), "\n")
+os.exit(fine and 0 or 1, true)
+]]
+
+local folder, library, path, map_path, touch
 local marks = 0
 
 -- Processes that a run left, some time after its end.
@@ -52,13 +70,14 @@ local function left_behind(mark)
 end
 
 -- Run with the calls first..last failing; false when there were not so many.
-local function run_with_failing(call, first, last, argument)
+local function run_with_failing(call, first, last, argument, script_path)
   marks = marks + 1
   local mark = ("%d-%d"):format(process.pid(), marks)
   os.remove(touch)
   local settings = ("MANTICHORA_SCARCE=%s FAIL_CALL=%s FAIL_FIRST=%d FAIL_LAST=%d FAIL_TOUCH=%s LD_PRELOAD=%s")
     :format(mark, call, first, last, touch, library)
-  local got = shell.run(("%s %s %s %s"):format(settings, shell.interpreter, path, argument), { timeout = 20 })
+  local got = shell.run(("%s %s %s %s"):format(settings, shell.interpreter, script_path or path, argument),
+    { timeout = 20 })
   local said = ("%s %d..%d %s: status %d\n%s"):format(call, first, last, argument, got.status, got.err)
   assert.is_true(got.status == 0 or got.status == 1, said)
   local reason = got.err:match("raised: ([^\n]*)") or got.err
@@ -86,7 +105,9 @@ describe("scarcity", function()
     library, path, touch = folder .. "/failing.so", folder .. "/script.lua", folder .. "/touched"
     local got = shell.run("cc -O1 -shared -fPIC -o " .. library .. " spec/c/failing.c -ldl")
     assert(got.status == 0, got.err)
+    map_path = folder .. "/map.lua"
     shell.write(path, script)
+    shell.write(map_path, map_script)
   end)
   teardown(function() shell.remove(folder) end)
 
@@ -107,6 +128,16 @@ describe("scarcity", function()
       for at = 1, most, most > 20 and 7 or 1 do
         if not run_with_failing(call, at, 1 << 30, at % 2 == 0 and "alone" or "") then break end
       end
+    end)
+  end
+
+  for _, call in ipairs { "malloc", "calloc", "realloc" } do
+    it("of " .. call .. ", once, in a map", function()
+      local reached = 0
+      for at = 1, 60, 2 do
+        if run_with_failing(call, at, at, "", map_path) then reached = reached + 1 end
+      end
+      assert.is_true(reached > 0)
     end)
   end
 

@@ -175,6 +175,7 @@ local pool_options = {
   nworkers = check_nworkers,
   engine = choice_of("fork", "snapshot", "inline"),
   progressbar = of_type("boolean", "true or false"),
+  poolbar = of_type("boolean", "true or false"),
   on_error = choice_of("raise", "return"),
   timeout = seconds,
   max_tasks_per_worker = integer_from(1, "a positive integer"),
@@ -405,7 +406,8 @@ local batch_time = 0.02 -- seconds that the items of a batch shall take together
 -- its item: `values` has single values, `packed` (if asked for) what is more than one, or nil,
 -- `failures` what failed. `ranges` (if asked for) says which run IDs items have.
 local function new_mapping(self, f, source, options)
-  local group = core.group(self)
+  local known = not core.is_callable(source) and math_tointeger(source.n or #source)
+  local group = core.group(self, math.max(known or 0, 0))
   local next_items = items_of(source, 1)
   local nworkers = settings_of[self].nworkers
   local size, ahead, index = 1, 0, 0
@@ -756,6 +758,7 @@ local function make(options)
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),
+    poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
     seed = o.seed or core.seed(),

@@ -23,7 +23,8 @@ static int failures;
 #define MS UINT64_C(1000000)
 #define BEGIN "\033[?2026h"
 #define END "\033[?2026l"
-#define ERASE "\033[J"
+#define ERASE "\033[K\n\033[J\033[A" /* from here on, in any row but the last */
+#define ERASE_ROW "\033[J"           /* where nothing but what is edited is there, if anything */
 #define SPACES "                                                            " /* 60 columns */
 
 struct rig {
@@ -127,7 +128,7 @@ static void a_bar_on_a_terminal(void) {
   bar = start(&rig, "one", 10);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR0 "\n" END);
   CHECK(mch_output_next(rig.out) == rig.now + 100 * MS);
   mch_bar_set(bar, 5);
   rig.now += 99 * MS;
@@ -144,11 +145,11 @@ static void a_bar_on_a_terminal(void) {
   CHECK(mch_output_next(rig.out) == rig.now + 100 * MS);
   rig.now += 100 * MS;
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[Jtask\nlog\n" BAR5 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE "task\nlog\n" BAR5 "\n" END);
   end(&rig, bar, 10, 10);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[J" BAR10 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE BAR10 "\n" END);
   EXPECT(1, "");
   CHECK(mch_output_next(rig.out) == UINT64_MAX);
   CHECK(rig.writes == 4); /* one a frame */
@@ -165,13 +166,14 @@ static void order_of_bars(void) {
   c = start(&rig, "c", 2);
   end(&rig, b, 2, 2);
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r\033[J 100.00% ::::: |: b\n   0.00%       |: a\n   0.00%  "
-                  "     |: c\n" END);
+  EXPECT(2,
+         BEGIN "                    \r" ERASE " 100.00% ::::: |: b\n   0.00%       |: a\n   0.00%  "
+               "     |: c\n" END);
   rig.now += 100 * MS;
   end(&rig, c, 2, 2);
   mch_output_bar_end(rig.out, a, 1, 2, MCH_BAR_KILLED);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[2A\033[J 100.00% ::::: |: c\n  50.00% ::   |: a \n" END);
+  EXPECT(2, BEGIN "\r\033[2A" ERASE " 100.00% ::::: |: c\n  50.00% ::   |: a \n" END);
   tear_down(&rig);
 }
 
@@ -185,16 +187,16 @@ static void more_than_the_screen_has(void) {
   for (i = 0; i < 300; i++)
     bars[i] = start(&rig, "x", 2);
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r\033[J   0.00%       |: x\n   0.00%       |: x\n"
+  EXPECT(2, BEGIN "                    \r" ERASE "   0.00%       |: x\n   0.00%       |: x\n"
                   "   0.00%       |: x\n... and 297 more\n" END);
   rig.rows = 1; /* no room for any */
   rig.now += 100 * MS;
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[4A\033[J" END);
+  EXPECT(2, BEGIN "\r\033[4A" ERASE END);
   rig.rows = 2;
   rig.now += 100 * MS;
   pump(&rig);
-  EXPECT(2, BEGIN "                    \r\033[J... and 300 more\n" END);
+  EXPECT(2, BEGIN "                    \r" ERASE "... and 300 more\n" END);
   for (i = 0; i < 300; i++)
     end(&rig, bars[i], 2, 2);
   tear_down(&rig);
@@ -225,7 +227,7 @@ static void a_full_terminal(void) {
   rig.now += 100 * MS;
   mch_bar_set(bar, 5);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[Jline\n" BAR5 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE "line\n" BAR5 "\n" END);
   CHECK(mch_output_backlog(rig.out) == 0);
   end(&rig, bar, 10, 10);
   tear_down(&rig);
@@ -256,7 +258,7 @@ static void output_elsewhere(void) {
   set_up(&rig, MCH_FILES_TERMINAL, MCH_PROGRESS_BAR);
   bar = start(&rig, "one", 10);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR0 "\n" END);
   mch_output_lines(rig.out, 1, "data\n", 5);
   pump(&rig); /* at once, and the bars are left alone */
   EXPECT(1, "data\n");
@@ -279,7 +281,7 @@ static void leaving_the_screen(void) {
   EXPECT(2, "");
   rig.now += 100 * MS;
   pump(&rig); /* anew, under what somebody else has written */
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR5 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR5 "\n" END);
   mch_output_set_mode(rig.out, MCH_PROGRESS_OFF);
   CHECK(start(&rig, "two", 1) == NULL);
   end(&rig, NULL, 0, 0);
@@ -296,7 +298,7 @@ static void a_prompt(void) {
   set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_BAR);
   bar = start(&rig, "one", 10);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR0 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR0 "\n" END);
   mch_output_pause(rig.out);
   mch_bar_set(bar, 5);
   mch_output_lines(rig.out, 1, "line\n", 5);
@@ -308,7 +310,7 @@ static void a_prompt(void) {
   mch_output_resume(rig.out);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[Jline\n" BAR5 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE "line\n" BAR5 "\n" END);
   end(&rig, bar, 10, 10);
   tear_down(&rig);
 }
@@ -322,7 +324,7 @@ static void a_line_that_is_edited(void) {
   set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_AUTO);
   CHECK(mch_output_can_edit(rig.out));
   KEYS("> ", 2);
-  EXPECT(2, BEGIN SPACES "\r" ERASE "> \r\033[2C" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE_ROW "> \r\033[2C" END);
   CHECK(mch_output_next(rig.out) == UINT64_MAX);
   KEYS("> x", 2);
   EXPECT(2, BEGIN "\r> x\033[K\r\033[2C" END);
@@ -331,7 +333,7 @@ static void a_line_that_is_edited(void) {
   mch_output_lines(rig.out, 1, "line\n", 5);
   CHECK(mch_output_next(rig.out) <= rig.now);
   pump(&rig);
-  EXPECT(2, BEGIN "\r" ERASE "line\n> x\r\033[2C" END);
+  EXPECT(2, BEGIN "\r" ERASE_ROW "line\n> x\r\033[2C" END);
   mch_output_set_mode(rig.out, MCH_PROGRESS_BAR);
   bar = start(&rig, "one", 10);
   rig.now += 100 * MS;
@@ -357,7 +359,7 @@ static void a_long_line_that_is_edited(void) {
   rig.columns = 6;
   rig.rows = 3;
   KEYS("> abcd", 5);
-  EXPECT(2, BEGIN "      \r" ERASE "> abc\nd\r" END);
+  EXPECT(2, BEGIN "      \r" ERASE_ROW "> abc\nd\r" END);
   KEYS("> ab\xe6\x97\xa5", 7);
   EXPECT(2, BEGIN "\r\033[1A> ab\033[K\n\xe6\x97\xa5\033[K\r\033[2C" END);
   KEYS("> \033[1mab\033[mc\n\x01\xff", 11);
@@ -493,7 +495,7 @@ static void shared_slots(void) {
   bar = mch_output_bar_start(rig.out, &spec);
   atomic_store(&slot.done, 5);
   pump(&rig);
-  EXPECT(2, BEGIN SPACES "\r\033[J" BAR5 "\n" END);
+  EXPECT(2, BEGIN SPACES "\r" ERASE BAR5 "\n" END);
   atomic_store(&slot.id, 8);
   atomic_store(&slot.done, 9);
   rig.now += 100 * MS;
@@ -501,7 +503,7 @@ static void shared_slots(void) {
   EXPECT(2, "");
   mch_output_bar_end(rig.out, bar, MCH_BAR_UNKNOWN, MCH_BAR_UNKNOWN, MCH_BAR_FINISHED);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[1A\033[J" BAR5 "\n" END);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE BAR5 "\n" END);
   tear_down(&rig);
 }
 

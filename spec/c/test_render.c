@@ -54,13 +54,22 @@ static struct mch_report report_of(const char *name, uint64_t done, uint64_t tot
   return report;
 }
 
-static size_t tty(struct mch_buf *to, unsigned columns, const struct mch_report *report) {
-  struct mch_tty_needs needs = {0, 0};
+static size_t styled(struct mch_buf *to, enum mch_tty_style style, unsigned columns,
+                     const struct mch_report *report) {
+  struct mch_tty_needs needs = {0, 0, 0};
   struct mch_tty_layout layout;
   mch_render_measure(&needs, report);
-  mch_render_layout(&layout, columns, &needs);
+  mch_render_layout(&layout, style, columns, &needs);
   mch_buf_clear(to);
   return mch_render_tty(to, &layout, report);
+}
+
+static size_t tty(struct mch_buf *to, unsigned columns, const struct mch_report *report) {
+  return styled(to, MCH_TTY_PLAIN, columns, report);
+}
+
+static size_t eta(struct mch_buf *to, unsigned columns, const struct mch_report *report) {
+  return styled(to, MCH_TTY_ETA, columns, report);
 }
 
 static void the_original_line(struct mch_buf *to) {
@@ -109,6 +118,9 @@ static void marks(struct mch_buf *to) {
            "a rather long name of a task (killed) ");
   tty(to, 60, &report); /* the name is cut, the mark stays */
   SAME(to, "  50.00% ::   |        5 /       10 |:  a rather l (killed)");
+  report.name_length = 4;
+  tty(to, 20, &report); /* as much of the mark as there is room for */
+  SAME(to, "  50.00% |: a ra (k");
   report = report_of("name", 5, 10);
   report.how = MCH_BAR_TIMEOUT;
   tty(to, 84, &report); /* the bar of this line gives way to the mark */
@@ -136,6 +148,98 @@ static void narrow(struct mch_buf *to) {
     EQUAL(mch_buf_unread(to), (long)cells);
     EQUAL(cells < columns || columns == 1, 1);
   }
+}
+
+static void times(struct mch_buf *to) {
+  struct mch_report report = report_of("func1", 28094, 39421);
+  unsigned columns;
+  report.elapsed_ns = UINT64_C(12400000000);
+  EQUAL(eta(to, 120, &report), 107);
+  SAME(to, "  71.27% ::::::::::::::::::::::::::::             |    28094 /    39421 | "
+           "00:12 < 00:05 2265.6/s |:  func1 ");
+  eta(to, 80, &report); /* the bar shrinks */
+  SAME(to, "  71.27% :::::::::     |    28094 /    39421 | 00:12 < 00:05 2265.6/s |:  func1");
+  eta(to, 60, &report); /* then the counts go */
+  SAME(to, "  71.27% ::::::::::      | 00:12 < 00:05 2265.6/s |:  func1");
+  eta(to, 40, &report); /* then what matters less */
+  SAME(to, "  71.27% ::::::::     | 00:05 |:  func1");
+  eta(to, 20, &report);
+  SAME(to, "  71.27% |: func1 ");
+  for (columns = 1; columns <= 150; columns++)
+    EQUAL(eta(to, columns, &report) < columns || columns == 1, 1);
+  report.done = report.total;
+  report.how = MCH_BAR_FINISHED;
+  eta(to, 60, &report);
+  SAME(to, " 100.00% ::::::::::::::: | 00:12 < 00:00 3179.1/s |:  func1");
+  report.done = 5;
+  report.how = MCH_BAR_KILLED;
+  eta(to, 60, &report);
+  SAME(to, "   0.01%        | 00:12 < --:-- 24.2/min |:  func1 (killed)");
+}
+
+static void odd_times(struct mch_buf *to) {
+  struct mch_report report = report_of("x", 0, 10);
+  eta(to, 60, &report); /* nobody knows yet */
+  SAME(to, "   0.00%           |  0 / 10 | 00:02 < --:--    0.0/s |:  x");
+  report = report_of("x", 30, MCH_BAR_UNKNOWN);
+  eta(to, 100, &report);
+  SAME(to, "                                               |       30 /        ? | "
+           "00:02 < --:--   15.0/s |:  x");
+  eta(to, 40, &report); /* without counts and percentage there is still something to see */
+  SAME(to, "      30                  | --:-- |:  x");
+  report = report_of("x", 1, 1000);
+  report.elapsed_ns = UINT64_C(7322000000000); /* columns as wide as the widest time */
+  eta(to, 60, &report);
+  SAME(to, "   0.10%                 | 2:02:02 <  84d15h    0.5/h |:  x");
+  report.total = 20;
+  eta(to, 60, &report);
+  SAME(to, "   5.00%               |  2:02:02 < 38:38:38    0.5/h |:  x");
+  report.total = UINT64_C(1000000000000);
+  eta(to, 60, &report);
+  SAME(to, "   0.00%            | 2:02:02 <   --:--    0.5/h |:  x ");
+}
+
+/* The bar of a pool: what becomes of its tasks takes room of its own bar only, then fewer words. */
+static void tasks(struct mch_buf *to) {
+  struct mch_report report = report_of("tasks", 8, 20);
+  struct tm when;
+  unsigned columns;
+  report.of_tasks = 1;
+  report.running = 3;
+  report.failed = 1;
+  EQUAL(tty(to, 120, &report), 113);
+  SAME(to, "  40.00% ::::::::::::::::                         |        8 /       20 |:  "
+           "tasks: 3 running, 9 queued, 1 failed ");
+  tty(to, 80, &report);
+  SAME(to, "  40.00% ::      |        8 /       20 |:  tasks: 3 running, 9 queued, 1 failed");
+  tty(to, 60, &report);
+  SAME(to, "  40.00% :::      |        8 /       20 |:  tasks: 3r 9q 1f");
+  tty(to, 20, &report);
+  SAME(to, "  40.00% |: tasks: ");
+  for (columns = 1; columns <= 130; columns++)
+    EQUAL(tty(to, columns, &report) < columns || columns == 1, 1);
+  memset(&when, 0, sizeof when);
+  mch_buf_clear(to);
+  report.event = MCH_REPORT_END;
+  report.how = MCH_BAR_FINISHED;
+  report.running = 0;
+  report.done = 20;
+  mch_render_text(to, &report, &when);
+  SAME(to, "01/00 00:00 :       20 /       20 (100.00%): tasks: 1 failed\n");
+  mch_buf_clear(to);
+  mch_render_json(to, &report, 0);
+  SAME(to, "{\"event\":\"end\",\"time\":0.000,\"id\":1,\"name\":\"tasks\",\"done\":20,\"total\":20,"
+           "\"elapsed\":2.000,\"running\":0,\"queued\":0,\"failed\":1,\"state\":\"finished\"}\n");
+}
+
+/* Counts that do not fit push the name, and the bar makes room for it. */
+static void large_counts(struct mch_buf *to) {
+  struct mch_report report = report_of("huge", 120000000000, 123456789012);
+  tty(to, 60, &report);
+  SAME(to, "  97.20% ::::::::::  | 120000000000 / 123456789012 |:  huge");
+  report = report_of("unknown", 123, MCH_BAR_UNKNOWN);
+  tty(to, 30, &report);
+  SAME(to, "     123           |: unknown");
 }
 
 static void wide_names(struct mch_buf *to) {
@@ -260,6 +364,7 @@ static void frame(struct mch_screen *screen, struct mch_buf *to, unsigned column
 
 #define BEGIN "\033[?2026h"
 #define END "\033[?2026l"
+#define ERASE "\033[K\n\033[J\033[A" /* from here on, in any row but the last */
 
 static void frames(struct mch_buf *to) {
   struct mch_screen screen;
@@ -268,8 +373,7 @@ static void frames(struct mch_buf *to) {
   SAME(to, "a line\n");
   mch_screen_commit(&screen);
   frame(&screen, to, 10, "", "one", NULL); /* the first: from column 0, wherever the cursor is */
-  SAME(to, BEGIN "          \r\033[J"
-                 "one\n" END);
+  SAME(to, BEGIN "          \r" ERASE "one\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 10, "", "one", NULL); /* nothing new */
   SAME(to, "");
@@ -279,27 +383,26 @@ static void frames(struct mch_buf *to) {
   SAME(to, BEGIN "\r\033[1Aone\033[K\ntwo\033[K\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 10, "line\n", "one", "two");
-  SAME(to, BEGIN "\r\033[2A\033[Jline\none\ntwo\n" END);
+  SAME(to, BEGIN "\r\033[2A" ERASE "line\none\ntwo\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 10, "\033[31mred\n", "two", NULL); /* a colour left on ends */
-  SAME(to, BEGIN "\r\033[2A\033[J\033[31mred\n\033[mtwo\n" END);
+  SAME(to, BEGIN "\r\033[2A" ERASE "\033[31mred\n\033[mtwo\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 2, "", "o", "p"); /* narrower: "two" is folded into two rows */
-  SAME(to, BEGIN "\r\033[2A\033[Jo\np\n" END);
+  SAME(to, BEGIN "\r\033[2A" ERASE "o\np\n" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 2, "", "o", NULL); /* one line less */
   SAME(to, BEGIN "\r\033[2Ao\033[K\n\033[J" END);
   mch_screen_commit(&screen);
   frame(&screen, to, 2, "", NULL, NULL);
-  SAME(to, BEGIN "\r\033[1A\033[J" END);
+  SAME(to, BEGIN "\r\033[1A" ERASE END);
   mch_screen_commit(&screen);
   EQUAL(mch_screen_live(&screen), 0);
   frame(&screen, to, 10, "", "again", NULL);
   mch_screen_commit(&screen);
   mch_screen_detach(&screen); /* left where it is */
   frame(&screen, to, 10, "", "again", NULL);
-  SAME(to, BEGIN "          \r\033[J"
-                 "again\n" END);
+  SAME(to, BEGIN "          \r" ERASE "again\n" END);
   mch_screen_free(&screen);
 }
 
@@ -309,6 +412,10 @@ int main(void) {
   no_total(&to);
   marks(&to);
   narrow(&to);
+  times(&to);
+  odd_times(&to);
+  tasks(&to);
+  large_counts(&to);
   wide_names(&to);
   names();
   travels();

@@ -102,6 +102,9 @@ function sequences.K(self, p)
 end
 function sequences.J(self, p)
   assert(p == "" or p == "0", "erase in display: " .. p)
+  if self.row == 1 and self.column == 1 then -- tmux and others keep what a cleared window has shown
+    for _, row in ipairs(self:rows()) do self.history[#self.history + 1] = row end
+  end
   sequences.K(self, "")
   for row = self.row + 1, self.lines do self.grid[row] = {} end
 end

@@ -11,13 +11,13 @@
 --             by bench.ours(name, size), bench.limit(name, ...) or bench.python(name, ...); `times`: a
 --             turn is so many rounds, whose median counts (1)
 --   rows      function(size) returning rows: `work`, `unit`, `ours(f)`, `against`, `theirs(f)`, `target`.
---             f has the numbers of one round: f.name of a program's first, f[name][i] of its others. A
+--             f[name] is the number with which a program answered in a round, or the list of them. A
 --             target is { "<=" or ">=", number }, and is for the ratio ours / theirs; { ..., of = "ours" }
---             is for our own figure. Rows with a `label` are in the README and its picture; `side` says against
---             whom they compare: "limit" or "Python".
+--             is for our own figure. Rows with a `label` are in the README and its picture; `side` says
+--             against whom they compare: "limit" or "Python".
 --
 -- Run alone, it prints its rows: lua5.4 scripts/bench/NAME.lua [--quick] [--rounds N]
--- scripts/bench/all.lua runs all of them.
+-- scripts/bench/all.lua runs all of them. The module is that of build/, or where LUA_CPATH says.
 
 local programs = require "support.programs"
 local report = require "support.report"
@@ -30,13 +30,13 @@ local SECONDS = 30 -- after which a benchmark has rounds enough, if it has three
 local folder = arg[0]:match("^(.*)/[^/]*$") or "."
 local defining -- the name of the benchmark whose programs are being told
 
-function bench.ours(name, ...)
-  return { "lua5.4", ("%s/%s.lua"):format(folder, defining), "--serve", name, ..., ours = true }
+function bench.ours(name, size)
+  return { "lua5.4", ("%s/%s.lua"):format(folder, defining), "--serve", name, size, ours = true }
 end
 
 --- A peer in Lua that may be missing: its function among `ours` returns nil and why.
-function bench.peer(...)
-  local words = bench.ours(...)
+function bench.peer(name, size)
+  local words = bench.ours(name, size)
   words.ours = false
   return words
 end
@@ -100,7 +100,7 @@ local function start(definition, size)
     if program then
       running[#running + 1] = { name = name, program = program, times = entry.times or 1 }
     else
-      assert(not words.ours, why)
+      if words.ours then error(("%s of %s: %s (is it built?)"):format(name, definition.name, why), 0) end
       missing[#missing + 1] = ("%s: %s: %s"):format(definition.name, name, why)
     end
   end

@@ -58,6 +58,11 @@ function report.print(rows)
     print("| " .. table.concat(padded, " | ") .. " |")
     if i == 1 then print((("| " .. table.concat(padded, " | ") .. " |"):gsub("[^|]", "-"))) end
   end
+  local targets, met = 0, 0
+  for _, row in ipairs(rows) do
+    if row.target then targets, met = targets + 1, met + (row.met and 1 or 0) end
+  end
+  print(("\n%d targets, %d met"):format(targets, met))
   for _, text in ipairs(rows.missing or {}) do print("not measured here: " .. text) end
 end
 
