@@ -113,6 +113,10 @@ describe("packaging", function()
     for option in must("%s/bin/mantichora --help", prefix):gmatch("\n  (%-[%w-]*)") do
       assert.truthy(got.out:find(" " .. option, 1, true), option)
     end
+    local modes = shell.run(prefix .. "/bin/mantichora --progress x").err:match("must be ([^:]*)")
+    for mode in modes:gmatch("%l+") do
+      assert.truthy(got.out:find(" " .. mode, 1, true), mode)
+    end
     for variable in must("strings %s/bin/mantichora | grep -o 'MANTICHORA_[A-Z_]*' | sort -u", prefix):gmatch("%S+") do
       assert.truthy(variable == "MANTICHORA_CHAOS" or got.out:find(variable, 1, true), variable)
     end
