@@ -430,12 +430,12 @@ static void at_exit(void *ud) {
 }
 
 static bool open_editor(struct mch_lineedit *edit) {
-  static const int in = STDIN_FILENO, out = STDOUT_FILENO, err = STDERR_FILENO;
   edit->nowhere = fopen("/dev/null", "we");
   edit->history = history_winit();
   if (edit->nowhere == NULL || edit->history == NULL)
     return false;
-  edit->el = el_init_fd("mantichora", stdin, edit->nowhere, edit->nowhere, in, out, err);
+  edit->el = el_init_fd("mantichora", stdin, edit->nowhere, edit->nowhere, STDIN_FILENO,
+                        STDOUT_FILENO, STDERR_FILENO);
   if (edit->el == NULL)
     return false;
   el_wset(edit->el, EL_CLIENTDATA, edit);
@@ -447,6 +447,7 @@ static bool open_editor(struct mch_lineedit *edit) {
   return true;
 }
 
+/* The one to come back to. */
 static locale_t enter_locale(const struct mch_lineedit *edit) {
   return edit->locale != (locale_t)0 ? uselocale(edit->locale) : uselocale((locale_t)0);
 }
@@ -529,6 +530,8 @@ enum mch_typed mch_lineedit_read(struct mch_lineedit *edit, lua_State *L, const 
 }
 
 void mch_lineedit_remember(struct mch_lineedit *edit, const char *chunk) {
+  if (chunk[0] == '\0')
+    return;
   add_to_history(edit, chunk);
   if (edit->path != NULL)
     mch_history_append(edit->path, chunk);
