@@ -8,7 +8,21 @@
 #include <lua.h>
 #include <stdint.h>
 
+#include "mantichora.h"
+#include "platform.h"
+
 struct mch_worker;
+
+/* What a program in C wants to be told. */
+struct mch_sinks {
+  mantichora_log_sink log;
+  void *log_ud;
+  mantichora_progress_sink progress;
+  void *progress_ud;
+  mantichora_output_sink output;
+  void *output_ud;
+  int told; /* a progress or output sink runs */
+};
 
 struct mch_context {
   struct mch_worker *worker; /* the worker that this process is; NULL in the outermost */
@@ -17,10 +31,28 @@ struct mch_context {
   const char *name; /* of the running task, not terminated */
   size_t name_length;
   int log_level; /* records below it are wanted by nobody (outermost process) */
+
+  int embedded; /* a program uses the C API: its collector is left alone */
+  struct mch_sinks sinks;
+  mantichora_child_hook child_hook;
+  void *child_hook_ud;
+  struct mch_poller *poller; /* hears all open pools; NULL: nobody waits for all */
+  struct mch_mark poller_mark;
+  uint64_t round;    /* count of the times that all pools were looked at */
+  char message[256]; /* of the last failure of the C API */
 };
 
 /* The context of this state, made at the first call. Lives as long as the state. */
 struct mch_context *mch_context_get(lua_State *L);
+
+/* The same, or NULL if there is none yet. Raises nothing. */
+struct mch_context *mch_context_find(lua_State *L);
+
+/* In a new worker: nothing that the program in C has set is wanted here. */
+void mch_context_become_worker(struct mch_context *context, struct mch_worker *worker);
+
+/* Forget the poller; in a fork it is still the parent's. */
+void mch_context_drop_poller(struct mch_context *context);
 
 /* Push the table of this state's pools (weak keys). */
 void mch_context_push_pools(lua_State *L);

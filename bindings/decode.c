@@ -28,7 +28,7 @@ enum {
   SLOTS = KEYS + KEY_LINES * MCH_GRAPH_SMALL_TABLE - 1
 };
 
-enum { HEAP_FRAMES, HEAP_CODES };
+enum { HEAP_FRAMES = MCH_HEAP_FIRST, HEAP_CODES };
 
 enum frame_kind {
   ROOT,      /* the values of the message: they stay on the stack */
@@ -36,6 +36,8 @@ enum frame_kind {
   ITEMS,     /* of a table */
   PAIRS,     /* of a table */
   RECORD,    /* a table of a known shape */
+  LOOSE,     /* a table whose first fields are those of a shape */
+  REST,      /* of a LOOSE table: pairs until the END */
   FUNCTION,  /* upvalues */
   METATABLE, /* of the object whose contents are complete */
   ASSIGNED   /* target, key, value: what follows the values of ROOT and HOOK */
@@ -48,7 +50,7 @@ struct frame {
   size_t place;
   uint64_t next, count; /* parts read, and to read */
   uint64_t pairs;       /* ITEMS: how many follow the items */
-  uint64_t shape;       /* RECORD */
+  uint64_t shape;       /* RECORD, LOOSE */
   uint64_t number;      /* HOOK: its object's */
   unsigned tag;         /* likewise */
   int has_key;          /* PAIRS: the key is read */
@@ -117,6 +119,7 @@ static void tell_step(struct decoding *d, struct mch_path *path, const struct fr
                      : NULL);
     break;
   case PAIRS:
+  case REST:
     if (frame->has_key)
       mch_path_key(path, d->L, at + 1);
     else
@@ -188,6 +191,17 @@ static inline uint64_t take_varint(struct decoding *d) {
   return long_varint(d);
 }
 
+static inline int next_is(const struct decoding *d, unsigned tag) {
+  return d->at < d->end && *d->at == tag;
+}
+
+/* Is this tag next? Then it is read. */
+static inline int take_tag(struct decoding *d, unsigned tag) {
+  int is_next = next_is(d, tag);
+  d->at += is_next;
+  return is_next;
+}
+
 /* How many of `wanted` entries to allocate ahead: each takes a byte at least, so all tables
  * together cannot have more entries than the message has bytes. */
 static int allocate(struct decoding *d, uint64_t wanted) {
@@ -254,7 +268,7 @@ static void read_string(struct decoding *d) {
 /* Open a frame for the object on top of the stack. */
 static struct frame *open_frame(struct decoding *d, enum frame_kind kind, uint64_t count) {
   struct frame *frame;
-  mch_stack_reserve(&d->stack);
+  mch_stack_reserve(&d->stack, lua_gettop(d->L));
   if (d->frames.count == d->frames.capacity)
     mch_array_grow(d->L, &d->frames, sizeof *frame, d->frames.count + 1, d->slots + HEAP,
                    HEAP_FRAMES);
@@ -499,11 +513,11 @@ static int read_fields(struct decoding *d, int n, int keys) {
   return i;
 }
 
-/* Read a record: 1, if none of its fields has parts, or open a frame for it. */
+/* Read a record, loose or not: 1, if none of its fields has parts, or open a frame for it. */
 static int read_record(struct decoding *d, unsigned tag) {
   uint64_t shape, number = d->objects++;
   struct frame *frame;
-  int n, keys, fields;
+  int n, keys, fields, is_loose = (tag & 0xf) == (MCH_TAG_LOOSE & 0xf);
   if ((tag & 0xf) == (MCH_TAG_SHAPED & 0xf))
     shape = read_shape(d);
   else
@@ -514,10 +528,10 @@ static int read_record(struct decoding *d, unsigned tag) {
   n = d->line_keys[shape % KEY_LINES];
   lua_createtable(d->L, 0, allocate(d, (uint64_t)n));
   keep(d, tag, number);
-  fields = read_fields(d, n, keys);
+  fields = is_loose ? 0 : read_fields(d, n, keys);
   if (fields == n && (tag & MCH_TAG_META) == 0)
     return 1;
-  frame = open_frame(d, RECORD, (uint64_t)n);
+  frame = open_frame(d, is_loose ? LOOSE : RECORD, (uint64_t)n);
   frame->next = (uint64_t)fields;
   frame->shape = shape;
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
@@ -536,6 +550,7 @@ static int read_object(struct decoding *d, unsigned tag) {
     return 0;
   case MCH_TAG_SHAPED:
   case MCH_TAG_RECORD:
+  case MCH_TAG_LOOSE:
     return read_record(d, tag);
   case MCH_TAG_FUNCTION:
     open_function(d, tag);
@@ -717,6 +732,8 @@ static void store_field(struct decoding *d, struct frame *frame) {
 static int continue_record(struct decoding *d, struct frame *frame) {
   int record = frame_at(d, frame);
   while (frame->next < frame->count) { /* a record among the fields may have taken the line */
+    if (frame->kind == LOOSE && next_is(d, MCH_TAG_CUT))
+      break;
     lua_pushvalue(d->L, use_shape(d, frame->shape) + (int)frame->next);
     if (!read_value(d))
       return 0;
@@ -726,14 +743,36 @@ static int continue_record(struct decoding *d, struct frame *frame) {
   return 1;
 }
 
+/* The fields of a LOOSE table are complete. */
+static void begin_rest(struct decoding *d, struct frame *frame) {
+  if (!take_tag(d, MCH_TAG_CUT))
+    malformed(d, "more fields than keys");
+  frame->kind = REST;
+}
+
+static int continue_rest(struct decoding *d, struct frame *frame) {
+  while (frame->has_key || !take_tag(d, MCH_TAG_END)) {
+    if (!read_value(d))
+      return 0;
+    store_pair(d, frame);
+  }
+  return 1;
+}
+
+static int continue_loose(struct decoding *d, struct frame *frame) {
+  if (!continue_record(d, frame))
+    return 0;
+  begin_rest(d, frame);
+  return continue_rest(d, frame);
+}
+
 static void store_upvalue(struct decoding *d, struct frame *frame) {
   lua_setupvalue(d->L, frame_at(d, frame), (int)++frame->next);
 }
 
 static int continue_function(struct decoding *d, struct frame *frame) {
   while (frame->next < frame->count) {
-    if (d->at < d->end && *d->at == MCH_TAG_CELL) {
-      d->at++;
+    if (take_tag(d, MCH_TAG_CELL)) {
       join_upvalue(d, frame);
       continue;
     }
@@ -806,7 +845,7 @@ static int continue_assigned(struct decoding *d, struct frame *frame) {
 /* Values that stay on the stack, and the assignments behind them. */
 static int continue_values(struct decoding *d, struct frame *frame) {
   while (frame->next < frame->count) {
-    mch_stack_reserve(&d->stack);
+    mch_stack_reserve(&d->stack, lua_gettop(d->L));
     if (!read_value(d))
       return 0;
     frame->next++;
@@ -815,10 +854,8 @@ static int continue_values(struct decoding *d, struct frame *frame) {
   if (frame->has_sets)
     return 1;
   frame->has_sets = 1;
-  if (d->at < d->end && *d->at == MCH_TAG_END) {
-    d->at++;
+  if (take_tag(d, MCH_TAG_END))
     return 1;
-  }
   lua_pushnil(d->L);
   open_frame(d, ASSIGNED, 0);
   return 0;
@@ -863,6 +900,10 @@ static int continue_parts(struct decoding *d, struct frame *frame) {
     return continue_pairs(d, frame);
   case RECORD:
     return continue_record(d, frame);
+  case LOOSE:
+    return continue_loose(d, frame);
+  case REST:
+    return continue_rest(d, frame);
   case FUNCTION:
     return continue_function(d, frame);
   default:
@@ -900,9 +941,11 @@ static void store_part(struct decoding *d, struct frame *frame) {
     store_item(d, frame);
     break;
   case PAIRS:
+  case REST:
     store_pair(d, frame);
     break;
   case RECORD:
+  case LOOSE:
     store_field(d, frame);
     break;
   case FUNCTION:

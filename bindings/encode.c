@@ -38,10 +38,11 @@ int mch_encode_ref(struct encoding *e, const struct mch_met *met) {
 
 int mch_encode_text(struct encoding *e, const void *object, const char *s, size_t length) {
   if (length > 1) { /* shorter ones are cheaper again than referred to */
-    const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+    struct look look;
+    const struct mch_met *met = look_up(e, object, &look);
     if (met != NULL)
       return mch_encode_ref(e, met);
-    meet(e, object);
+    meet_looked(e, &look);
   } else {
     e->objects++;
   }
@@ -81,22 +82,15 @@ int mch_encode_name(struct encoding *e, int at, const void *object, int as_metat
   return 1;
 }
 
-struct frame *mch_encode_frame(struct encoding *e, enum frame_kind kind, size_t place) {
-  struct frame *frame;
-  if (e->frames.count == e->frames.capacity)
-    mch_array_grow(e->L, &e->frames, sizeof *frame, e->frames.count + 1, e->slots + HEAP,
-                   HEAP_FRAMES);
-  frame = (struct frame *)e->frames.items + e->frames.count++;
-  memset(frame, 0, sizeof *frame);
-  frame->kind = kind;
-  frame->place = place;
-  return frame;
+void mch_encode_more_frames(struct encoding *e) {
+  mch_array_grow(e->L, &e->frames, sizeof(struct frame), e->frames.count + 1, e->slots + HEAP,
+                 HEAP_FRAMES);
 }
 
 struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at) {
   lua_pushvalue(e->L, at);
-  mch_stack_reserve(&e->stack);
-  return mch_encode_frame(e, kind, mch_stack_top(&e->stack));
+  mch_stack_reserve(&e->stack, lua_gettop(e->L));
+  return add_frame(e, kind, mch_stack_top(&e->stack));
 }
 
 /* ---- hooks ---- */
@@ -260,7 +254,9 @@ static int continue_sets_of(struct encoding *e, struct frame *frame) {
 
 static int continue_root(struct encoding *e, struct frame *frame) {
   while (frame->next < frame->count) {
-    int status = mch_encode_put(e, e->first + (int)frame->next++);
+    int status;
+    lua_settop(e->L, frame_at(e, frame));
+    status = mch_encode_put(e, e->first + (int)frame->next++);
     if (status != DONE)
       return status;
   }
@@ -426,6 +422,10 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
     return mch_encode_small(e, frame);
   case WALK:
     return mch_encode_walk(e, frame);
+  case RECORD:
+    return mch_encode_record(e, frame);
+  case ENDED:
+    return mch_encode_ended(e, frame);
   case FUNCTION:
     return mch_encode_upvalues(e, frame);
   case SETS:
@@ -435,8 +435,8 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
   }
 }
 
+/* What it has on the stack stays there: the frame around it sets the top as it needs it. */
 static void close_frame(struct encoding *e, const struct frame *frame) {
-  lua_settop(e->L, frame_at(e, frame) - 1);
   if (e->explain != 0 && frame->kind != ROOT)
     mch_explain_close(e, frame);
   if (frame->kind == HOOK) {
@@ -512,6 +512,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->notes = encoder->notes != 0 ? lua_absindex(L, encoder->notes) : 0;
   e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
   e->objects = e->shapes = e->codes = 0;
+  e->last_table = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   e->slots = lua_gettop(L);
   lua_settop(L, e->slots + SLOTS);
@@ -523,12 +524,11 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
   e->marks = (struct mch_array){NULL, 0, 0, NULL};
   e->hook = 0;
-  memset(e->recent, 0, sizeof e->recent);
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = e->modules.filtered = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS,
                  encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM ? e->notes : 0);
-  mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET, HEAP_MET_SLOTS);
+  mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET);
 }
 
 void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
@@ -549,6 +549,7 @@ void mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
     else if (status == REFUSED && !leave_out(&e))
       raise_refusal(&e);
   }
+  mch_identity_release(&e.met);
   mch_heap_release(L, e.slots + HEAP);
   lua_settop(L, top);
 }

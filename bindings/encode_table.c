@@ -16,9 +16,21 @@ static uint64_t hash_shape(const void **keys, size_t n) {
   return hash | UINT64_C(1) << 63;
 }
 
+/* Trust in a shape after a table that had its first key, but other ones behind. */
+enum { DOUBT = -8 };
+
 /* Where a shape is kept at hand. */
 static struct shape *recent_shape(struct encoding *e, const void *first_key) {
   return &e->recent[mch_identity_hash((uint64_t)(uintptr_t)first_key) % RECENT_SHAPES];
+}
+
+/* Keep a shape at hand. Where another one was with the same first key, the tables behind that
+ * cannot be told by it. */
+static struct shape *use_shape(struct encoding *e, struct shape shape) {
+  struct shape *recent = recent_shape(e, shape.first_key);
+  shape.trust = recent->first_key == shape.first_key ? DOUBT : 1;
+  *recent = shape;
+  return recent;
 }
 
 static int has_keys(const struct encoding *e, size_t first, const void **keys, size_t n) {
@@ -32,14 +44,13 @@ static int has_keys(const struct encoding *e, size_t first, const void **keys, s
 }
 
 /* Find the shape with these keys: it is at hand then. NULL: there is none. */
-static struct shape *find_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
-  struct shape *shape = recent_shape(e, keys[0]);
+static const struct shape *find_shape(struct encoding *e, const void **keys, size_t n,
+                                      uint64_t hash) {
   const struct mch_met *met;
   struct mch_probe probe = mch_probe_first(&e->met, hash);
   while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL) {
     if (has_keys(e, met->b, keys, n)) {
-      *shape = (struct shape){keys[0], met->a, met->b, n, 0};
-      return shape;
+      return use_shape(e, (struct shape){keys[0], met->a, met->b, n, 0});
     }
   }
   return NULL;
@@ -48,10 +59,12 @@ static struct shape *find_shape(struct encoding *e, const void **keys, size_t n,
 static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
   size_t before = e->keys.count;
   if (before + n > e->keys.capacity)
-    mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_SHAPES);
+    mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_KEYS);
+  if (e->shapes == 0)
+    memset(e->recent, 0, sizeof e->recent);
   memcpy((const void **)e->keys.items + before, keys, n * sizeof *keys);
   e->keys.count += n;
-  *recent_shape(e, keys[0]) = (struct shape){keys[0], e->shapes, before, n, 0};
+  use_shape(e, (struct shape){keys[0], e->shapes, before, n, 0});
   mch_identity_add(&e->met, hash, e->shapes++, before);
 }
 
@@ -63,9 +76,9 @@ static int are_strings(lua_State *L, int first, int n) {
   return 1;
 }
 
-static void put_record_head(struct encoding *e, const struct shape *shape, unsigned metatable) {
-  put_u8(e, MCH_TAG_RECORD | metatable);
-  put_varint(e, shape->number);
+static inline void put_record_head(struct encoding *e, const struct shape *shape,
+                                   unsigned metatable) {
+  put_tag_varint(e, MCH_TAG_RECORD | metatable, shape->number);
 }
 
 /* Begin a table all of whose keys are strings: after the first one of a shape the keys need not be
@@ -73,20 +86,22 @@ static void put_record_head(struct encoding *e, const struct shape *shape, unsig
 static int put_record(struct encoding *e, int first, int n, unsigned metatable) {
   const void *keys[MCH_GRAPH_SMALL_TABLE];
   const struct shape *shape;
+  struct shape *recent;
   uint64_t hash;
   int i;
   for (i = 0; i < n; i++)
     keys[i] = lua_topointer(e->L, first + 2 * i);
-  shape = recent_shape(e, keys[0]);
-  if (shape->first_key == keys[0] && shape->count == (size_t)n &&
-      has_keys(e, shape->first, keys, (size_t)n)) {
-    put_record_head(e, shape, metatable);
+  recent = recent_shape(e, keys[0]);
+  if (e->shapes > 0 && recent->first_key == keys[0] && recent->count == (size_t)n &&
+      has_keys(e, recent->first, keys, (size_t)n)) {
+    recent->trust++;
+    put_record_head(e, recent, metatable);
     return 1;
   }
   if (!are_strings(e->L, first, n))
     return 0;
   hash = hash_shape(keys, (size_t)n);
-  shape = find_shape(e, keys, (size_t)n, hash);
+  shape = e->shapes > 0 ? find_shape(e, keys, (size_t)n, hash) : NULL;
   if (shape != NULL) {
     put_record_head(e, shape, metatable);
     return 1;
@@ -99,92 +114,101 @@ static int put_record(struct encoding *e, int first, int n, unsigned metatable) 
   return 1;
 }
 
-/* A value that has no contents. */
-struct flat {
-  int tag;       /* INT8, FLOAT and STRING stand for integers, floats and strings of any size */
-  uint64_t bits; /* or the string's length */
-  const char *string;
-  const void *object;
-};
+/* ---- records that are put while they are walked ---- */
 
-/* Take the value on top of the stack, if it is one without contents. */
-static int take_flat(lua_State *L, struct flat *flat) {
-  size_t length;
-  switch (lua_type(L, -1)) {
+enum { HAS_CONTENTS = 2 };
+
+/* Put the value of this type at a stack index, if it is one without contents: DONE. */
+static inline int put_flat(struct encoding *e, int at, int type) {
+  switch (type) {
   case LUA_TNUMBER:
-    if (lua_isinteger(L, -1)) {
-      flat->tag = MCH_TAG_INT8;
-      flat->bits = (uint64_t)lua_tointeger(L, -1);
-    } else {
-      flat->tag = MCH_TAG_FLOAT;
-      flat->bits = float_bits(lua_tonumber(L, -1));
-    }
-    return 1;
+    if (lua_isinteger(e->L, at))
+      return put_integer(e, lua_tointegerx(e->L, at, NULL));
+    return put_tag64(e, MCH_TAG_FLOAT, float_bits(lua_tonumberx(e->L, at, NULL)));
   case LUA_TSTRING:
-    flat->tag = MCH_TAG_STRING;
-    flat->string = lua_tolstring(L, -1, &length);
-    flat->bits = length;
-    flat->object = lua_topointer(L, -1);
-    return 1;
+    return mch_encode_string(e, at);
   case LUA_TBOOLEAN:
-    flat->tag = lua_toboolean(L, -1) ? MCH_TAG_TRUE : MCH_TAG_FALSE;
-    return 1;
+    return put_tag(e, lua_toboolean(e->L, at) ? MCH_TAG_TRUE : MCH_TAG_FALSE);
   default:
-    return 0;
+    return HAS_CONTENTS;
   }
 }
 
-static void put_flat(struct encoding *e, const struct flat *flat) {
-  switch (flat->tag) {
-  case MCH_TAG_INT8:
-    put_integer(e, (lua_Integer)flat->bits);
-    break;
-  case MCH_TAG_FLOAT:
-    put_tag64(e, MCH_TAG_FLOAT, flat->bits);
-    break;
-  case MCH_TAG_STRING:
-    mch_encode_text(e, flat->object, flat->string, (size_t)flat->bits);
-    break;
-  default:
-    put_tag(e, flat->tag);
-  }
+/* The shape that a table with this first key most likely has, or NULL. */
+static const struct shape *expect_shape(struct encoding *e, const void *first_key) {
+  const struct shape *shape = recent_shape(e, first_key);
+  if (first_key == NULL || e->shapes == 0 || shape->first_key != first_key || shape->trust <= 0)
+    return NULL;
+  return shape;
 }
 
-/* Put the table at `table`, whose first key and value are on top of the stack, if it is a record of
- * this shape and has only values without contents: the common case among many records, made fast.
- * Else its first key and value are on top of the stack again. */
-static int put_flat_record(struct encoding *e, struct shape *shape, int table, const void *object) {
+/* What a RECORD frame knows about the entry on top of the stack: the type of its value (or
+ * LUA_TNONE: it is not the next field of the shape), or that there is none yet. */
+enum { NO_ENTRY = -2 };
+
+/* Put fields of a record, the first of which is on top of the stack, until one has contents or is
+ * not the next of the shape. Returns how many; *type: of that one, or NO_ENTRY. */
+static size_t put_flat_fields(struct encoding *e, const struct shape *shape, int table, int *type) {
   lua_State *L = e->L;
-  struct flat flat[MCH_GRAPH_SMALL_TABLE];
-  const void **keys = (const void **)e->keys.items + shape->first;
-  size_t n = 0, i;
-  do {
-    if (n == shape->count || lua_topointer(L, -2) != keys[n])
-      break;
-    shape->is_flat = take_flat(L, &flat[n]);
-    if (!shape->is_flat)
-      break;
+  const void *const *keys = (const void *const *)e->keys.items + shape->first;
+  size_t n = 0;
+  for (;;) {
+    *type = lua_type(L, table + 2);
+    if (put_flat(e, table + 2, *type) != DONE)
+      return n;
+    lua_settop(L, table + 1);
     n++;
-    lua_pop(L, 1);
     if (!lua_next(L, table)) {
-      if (n < shape->count)
-        lua_pushnil(L);
-      else
-        n++;
-      break;
+      *type = NO_ENTRY;
+      return n;
     }
-  } while (1);
-  if (n <= shape->count) {
-    lua_settop(L, table);
-    lua_pushnil(L);
-    lua_next(L, table);
-    return 0;
+    if (n == shape->count || lua_topointer(L, table + 1) != keys[n]) {
+      *type = LUA_TNONE;
+      return n;
+    }
   }
-  meet(e, object);
-  put_record_head(e, shape, 0);
-  for (i = 0; i < shape->count; i++)
-    put_flat(e, &flat[i]);
-  return 1;
+}
+
+/* What was begun as a record is none after all. Its pairs follow, and END. */
+static void put_loose(struct encoding *e, size_t tag_at, size_t keys) {
+  *at_position(e, tag_at) ^= MCH_TAG_RECORD ^ MCH_TAG_LOOSE;
+  put_u8(e, MCH_TAG_CUT);
+  recent_shape(e, ((const void *const *)e->keys.items)[keys])->trust = DOUBT;
+}
+
+static void put_loose_end(struct encoding *e, size_t tag_at, size_t keys) {
+  put_loose(e, tag_at, keys);
+  put_tag(e, MCH_TAG_END);
+}
+
+/* Put the table whose first key and value are on top of the stack as a record of this shape, as far
+ * as it is one. */
+static int put_expected(struct encoding *e, const struct shape *shape, int table,
+                        const struct look *look, unsigned metatable) {
+  size_t count = shape->count, keys = shape->first, tag_at = position(e), n = 0;
+  int type;
+  struct frame *frame;
+  meet_looked(e, look);
+  put_record_head(e, shape, metatable);
+  if (e->explain == 0)
+    n = put_flat_fields(e, shape, table, &type);
+  else
+    type = lua_type(e->L, table + 2);
+  if (type == NO_ENTRY) {
+    if (n < count)
+      put_loose_end(e, tag_at, keys);
+    if (metatable == 0)
+      return DONE;
+  }
+  frame = add_frame(e, type == NO_ENTRY ? ENDED : RECORD, mch_stack_place(&e->stack, table));
+  frame->has_metatable = metatable != 0;
+  frame->type = (signed char)type;
+  frame->next = n;
+  frame->count = count;
+  frame->keys = keys;
+  frame->tag_at = tag_at;
+  mch_stack_reserve(&e->stack, table + 2);
+  return OPENED;
 }
 
 /* ---- heads ---- */
@@ -269,34 +293,39 @@ static void put_large_table(struct encoding *e, struct frame *frame, unsigned me
   lua_pushnil(e->L);
 }
 
-/* Put a table that has no name and no hook. */
-static int put_contents(struct encoding *e, int at, const void *object, unsigned metatable) {
+/* Put a table that has no name and no hook. Whoever opened a frame made room on the stack. */
+static int put_contents(struct encoding *e, int at, int top, const struct look *look,
+                        unsigned metatable) {
   lua_State *L = e->L;
   struct frame *frame;
   size_t place;
-  int table, n = 0;
-  lua_pushvalue(L, at);
-  table = mch_stack_room(&e->stack);
-  place = mch_stack_place(&e->stack, table);
+  int table = at, n = 0;
+  if (table != top) {
+    lua_pushvalue(L, at);
+    table = top + 1;
+  }
   lua_pushnil(L);
   if (lua_next(L, table)) {
-    const void *key = lua_topointer(L, -2);
-    struct shape *shape = recent_shape(e, key);
-    if (key != NULL && shape->first_key == key && shape->is_flat && metatable == 0 &&
-        put_flat_record(e, shape, table, object)) {
-      lua_settop(L, table - 1);
-      return DONE;
+    const void *key = lua_topointer(L, table + 1);
+    const struct shape *shape = expect_shape(e, key);
+    if (shape != NULL) {
+      int status = put_expected(e, shape, table, look, metatable);
+      if (status == DONE && table != at)
+        lua_settop(L, top);
+      return status;
     }
+    mch_stack_room(&e->stack, table + 2);
     /* lua_next() begins with the items, so a first key that is a string means that there are few.
      */
     n = key == NULL && lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE ? -1 : push_entries(L, table);
   }
   if (n < 0)
     lua_settop(L, table);
-  mch_stack_reserve(&e->stack);
-  frame = mch_encode_frame(e, WALK, place);
+  place = mch_stack_place(&e->stack, table);
+  mch_stack_reserve(&e->stack, lua_gettop(L));
+  frame = add_frame(e, WALK, place);
   frame->has_metatable = metatable != 0;
-  meet(e, object);
+  meet_looked(e, look);
   if (n >= 0)
     put_small_table(e, frame, n, metatable);
   else
@@ -304,20 +333,39 @@ static int put_contents(struct encoding *e, int at, const void *object, unsigned
   return OPENED;
 }
 
-int mch_encode_table(struct encoding *e, int at, int as_metatable) {
+/* Objects that were made one after the other lie side by side, and tables are often met in that
+ * order, or against it, when those inside are made first. The processor foresees the one, but not
+ * the other. */
+static void look_ahead(struct encoding *e, const void *object) {
+  enum { NEAR = 1024, AHEAD = 1536, LINE = 64 };
+  uintptr_t at = (uintptr_t)object, ahead = at - AHEAD;
+  if (e->last_table - at < NEAR) {
+    __builtin_prefetch((const void *)ahead);
+    __builtin_prefetch((const void *)(ahead - LINE));
+    __builtin_prefetch((const void *)(ahead - 2 * LINE));
+    __builtin_prefetch((const void *)(ahead - 3 * LINE));
+    __builtin_prefetch(mch_identity_slot(&e->met, ahead));
+  }
+  e->last_table = at;
+}
+
+/* Put the table at `at`; `top` is the top of the stack. */
+static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   lua_State *L = e->L;
   const void *object = lua_topointer(L, at);
   const struct mch_met *met;
   unsigned metatable = 0;
+  struct look look;
   if (object == e->globals)
     return put_tag(e, MCH_TAG_GLOBALS);
-  met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  look_ahead(e, object);
+  met = look_up(e, object, &look);
   if (met != NULL) {
     if (mch_encode_is_partial(e, at))
       mch_wants_all(&e->wants, at);
     return mch_encode_ref(e, met);
   }
-  if (mch_encode_name(e, at, object, as_metatable))
+  if (mch_modules_may_know(&e->modules, object) && mch_encode_name(e, at, object, as_metatable))
     return DONE;
   if (lua_getmetatable(L, at)) {
     int status;
@@ -327,7 +375,11 @@ int mch_encode_table(struct encoding *e, int at, int as_metatable) {
     if (status != DONE)
       return status;
   }
-  return put_contents(e, at, object, metatable);
+  return put_contents(e, at, top, &look, metatable);
+}
+
+int mch_encode_table(struct encoding *e, int at, int as_metatable) {
+  return put_table(e, at, lua_gettop(e->L), as_metatable);
 }
 
 /* ---- contents ---- */
@@ -347,15 +399,15 @@ static int put_metatable(struct encoding *e, struct frame *frame) {
 int mch_encode_small(struct encoding *e, struct frame *frame) {
   int first = frame_at(e, frame) + 1;
   size_t alone = frame->values_only ? frame->count : frame->array;
-  size_t parts = alone + 2 * (frame->count - alone), begun = frame->next;
+  size_t parts = alone + 2 * (frame->count - alone);
+  if (frame->next < parts)
+    lua_settop(e->L, first - 1 + 2 * (int)frame->count);
   while (frame->next < parts) {
     size_t part = frame->next++;
     int status = mch_encode_put(e, first + (int)(part < alone ? 2 * part + 1 : alone + part));
     if (status != DONE)
       return status;
   }
-  if (begun == 0 && frame->values_only) /* none of them opened a frame */
-    recent_shape(e, lua_topointer(e->L, first))->is_flat = 1;
   return frame->next == SIZE_MAX ? DONE : put_metatable(e, frame);
 }
 
@@ -540,7 +592,10 @@ static int put_entry(struct encoding *e, struct frame *frame) {
 
 static int finish_walk(struct encoding *e, struct frame *frame) {
   skip_items(e, frame, frame->array + 1);
-  put_padded(at_position(e, frame->count_at), frame->count);
+  if (frame->count_at == 0)
+    put_tag(e, MCH_TAG_END);
+  else
+    put_padded(at_position(e, frame->count_at), frame->count);
   return put_metatable(e, frame);
 }
 
@@ -579,4 +634,83 @@ int mch_encode_walk(struct encoding *e, struct frame *frame) {
     more = lua_next(L, table);
   }
   return finish_walk(e, frame);
+}
+
+/* Put the entry on top of the stack and all others behind it as pairs, since it is not the one that
+ * was expected. */
+static int leave_record(struct encoding *e, struct frame *frame) {
+  int status;
+  put_loose(e, frame->tag_at, frame->keys);
+  frame->kind = WALK;
+  frame->array = frame->count_at = 0;
+  frame->next = 1;
+  status = put_entry(e, frame);
+  return status == DONE ? mch_encode_walk(e, frame) : status;
+}
+
+/* Of the value on top of the stack; LUA_TNONE if its key is not that of the frame's next field. */
+static int field_type(const struct encoding *e, const struct frame *frame, int table) {
+  const void *const *keys = (const void *const *)e->keys.items + frame->keys;
+  if (frame->next == frame->count || lua_topointer(e->L, table + 1) != keys[frame->next])
+    return LUA_TNONE;
+  return lua_type(e->L, table + 2);
+}
+
+/* Put the value on top of the stack. */
+static int put_field(struct encoding *e, int at, int type) {
+  int status;
+  if (e->explain != 0)
+    return mch_encode_put(e, at);
+  if (type == LUA_TTABLE)
+    return put_table(e, at, at, 0);
+  status = put_flat(e, at, type);
+  return status == HAS_CONTENTS ? mch_encode_put(e, at) : status;
+}
+
+static inline int put_fields(struct encoding *e, struct frame *frame) {
+  lua_State *L = e->L;
+  int table = frame_at(e, frame), type = frame->type;
+  if (frame->next == SIZE_MAX)
+    return DONE;
+  frame->type = NO_ENTRY;
+  for (;; type = NO_ENTRY) {
+    int status;
+    if (type == NO_ENTRY) {
+      lua_settop(L, table + 1);
+      if (!lua_next(L, table))
+        break;
+      type = field_type(e, frame, table);
+    }
+    if (type == LUA_TNONE)
+      return leave_record(e, frame);
+    frame->next++;
+    status = put_field(e, table + 2, type);
+    if (status != DONE)
+      return status;
+  }
+  if (frame->next < frame->count)
+    put_loose_end(e, frame->tag_at, frame->keys);
+  return put_metatable(e, frame);
+}
+
+/* Is there a record around this one, to go on with when this one is complete? */
+static int is_in_record(const struct encoding *e, const struct frame *frame) {
+  return e->explain == 0 && e->frames.count > 1 && frame[-1].kind == RECORD;
+}
+
+/* Records in records are common: spare them the way through the main loop. */
+int mch_encode_record(struct encoding *e, struct frame *frame) {
+  for (;;) {
+    int status = put_fields(e, frame);
+    if (status == DONE && is_in_record(e, frame))
+      e->frames.count--;
+    else if (status != OPENED || innermost(e)->kind != RECORD)
+      return status;
+    frame = innermost(e);
+    mch_stack_reach(&e->stack, frame->place);
+  }
+}
+
+int mch_encode_ended(struct encoding *e, struct frame *frame) {
+  return put_metatable(e, frame);
 }

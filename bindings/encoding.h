@@ -35,13 +35,15 @@ enum {
 };
 
 /* Arrays in the heap. */
-enum { HEAP_FRAMES, HEAP_MET, HEAP_MET_SLOTS, HEAP_SHAPES, HEAP_DUMP, HEAP_MARKS };
+enum { HEAP_FRAMES = MCH_HEAP_FIRST, HEAP_MET, HEAP_KEYS, HEAP_DUMP, HEAP_MARKS };
 
 enum frame_kind {
   ROOT,     /* the values of the message */
   HOOK,     /* what a __mantichora returned */
   SMALL,    /* a table, its entries on the stack */
   WALK,     /* a table, read with lua_next() */
+  RECORD,   /* likewise, taken to have the keys of a known shape */
+  ENDED,    /* a table whose contents are put, but not its metatable */
   FUNCTION, /* its upvalues */
   SETS,     /* assignments behind the values of a message or a hook */
   SPREAD    /* assignments of all fields of an environment */
@@ -50,33 +52,45 @@ enum frame_kind {
 /* A value whose contents are being put. `next` counts the parts begun: next - 1 is at hand. */
 struct frame {
   enum frame_kind kind;
-  int has_metatable; /* still to be put, after the contents */
-  size_t place;      /* of the value; its working values are above it */
+  unsigned char has_metatable; /* still to be put, after the contents */
+  unsigned char in_value;      /* WALK, SPREAD: the key is put, its value is next */
+  unsigned char values_only;   /* SMALL: a record */
+  unsigned char indexed;       /* WALK: items are read by their index; lua_next() comes after them */
+  signed char type;            /* RECORD: of the value at hand, see encode_table.c */
+  size_t place;                /* of the value; its working values are above it */
   size_t next;
-  size_t array;    /* SMALL, WALK: items that go without their keys */
-  size_t count;    /* SMALL: entries; WALK: pairs put; FUNCTION, ROOT, HOOK: parts */
-  size_t count_at; /* WALK: where in the message the number of pairs belongs */
-  int values_only; /* SMALL: a record */
-  int in_value;    /* WALK, SPREAD: the key is put, its value is next */
-  int indexed;     /* WALK: items are read by their index; lua_next() comes after them */
-  size_t met;      /* FUNCTION: number of its entry in the map */
-  size_t number;   /* HOOK: its object's */
-  size_t outer;    /* HOOK: value of e->hook outside */
-  size_t from;     /* ROOT, HOOK, SETS: its first assignment in the queue */
-  size_t start;    /* where its value began, if the message is explained */
+  size_t count; /* WALK: pairs put; others: parts */
+  union {
+    struct {           /* SMALL, WALK */
+      size_t array;    /* items that go without their keys */
+      size_t count_at; /* where in the message the number of pairs belongs; 0: END tells it */
+    };
+    struct {         /* RECORD */
+      size_t keys;   /* place of the first of its keys among all */
+      size_t tag_at; /* where in the message it begins */
+    };
+    size_t met;      /* FUNCTION: number of its entry in the map */
+    struct {         /* ROOT, HOOK, SETS */
+      size_t from;   /* its first assignment in the queue */
+      size_t number; /* HOOK: its object's */
+      size_t outer;  /* HOOK: value of e->hook outside */
+    };
+  };
+  size_t start; /* where its value began, if the message is explained */
 };
 
 enum { FRAMES_START = 8 };
 
-/* The keys of a record; `first` is their place among all. */
+/* The keys of a record; `first` is their place among all. The next table with this first key is
+ * taken to be such a record again, if those before it were. */
 struct shape {
   const void *first_key; /* NULL: no shape */
   uint64_t number;
   size_t first, count;
-  int is_flat; /* the last such record had only values without contents */
+  int trust; /* above 0: there is no reason for doubt */
 };
 
-enum { RECENT_SHAPES = 8 };
+enum { RECENT_SHAPES = 32 };
 
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
@@ -100,13 +114,14 @@ struct encoding {
   int notes;              /* absolute, or 0 */
   int explain;            /* likewise */
   const void *globals;    /* _G */
+  uintptr_t last_table;   /* address of the one met last */
   uint64_t objects;       /* numbered so far */
   uint64_t shapes, codes; /* likewise */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array keys;   /* const void *: the keys of all shapes */
   struct mch_identity met;
-  struct shape recent[RECENT_SHAPES];
+  struct shape recent[RECENT_SHAPES]; /* if there are shapes at all */
   struct mch_wants wants;
   size_t hook;            /* one more than the number of the innermost HOOK frame; 0: none */
   const void *noted[2];   /* uses and environment whose names were queued last */
@@ -139,13 +154,23 @@ static inline unsigned char *at_position(const struct encoding *e, size_t place)
   return e->out->data + e->out->read + place;
 }
 
-static inline void put_varint(struct encoding *e, uint64_t value) {
-  unsigned char *to = room(e, 10);
+static inline size_t write_varint(unsigned char *to, uint64_t value) {
   size_t n = 0;
   for (; value >= 0x80; value >>= 7)
     to[n++] = (unsigned char)(value | 0x80);
   to[n++] = (unsigned char)value;
-  e->out->length += n;
+  return n;
+}
+
+static inline void put_varint(struct encoding *e, uint64_t value) {
+  unsigned char *to = room(e, 10);
+  e->out->length += write_varint(to, value);
+}
+
+static inline void put_tag_varint(struct encoding *e, unsigned tag, uint64_t value) {
+  unsigned char *to = room(e, 11);
+  to[0] = (unsigned char)tag;
+  e->out->length += 1 + write_varint(to + 1, value);
 }
 
 static inline void put_bytes(struct encoding *e, const void *bytes, size_t count) {
@@ -205,7 +230,24 @@ static inline int put_tag(struct encoding *e, int tag) {
 
 /* ---- objects ---- */
 
-/* Number the object whose tag is written next. */
+/* A look whether an object was met before; if not, where to note it. */
+struct look {
+  uint64_t key;
+  struct mch_probe probe;
+};
+
+static inline const struct mch_met *look_up(struct encoding *e, const void *object,
+                                            struct look *look) {
+  look->key = (uint64_t)(uintptr_t)object;
+  look->probe = mch_probe_first(&e->met, look->key);
+  return mch_identity_next(&e->met, look->key, &look->probe);
+}
+
+/* Number the object whose tag is written next. It was looked up, and nothing was met since. */
+static inline void meet_looked(struct encoding *e, const struct look *look) {
+  mch_identity_put(&e->met, &look->probe, look->key, e->objects++, position(e));
+}
+
 static inline void meet(struct encoding *e, const void *object) {
   mch_identity_add(&e->met, (uint64_t)(uintptr_t)object, e->objects++, position(e));
 }
@@ -216,6 +258,19 @@ static inline struct frame *innermost(struct encoding *e) {
 
 static inline int frame_at(struct encoding *e, const struct frame *frame) {
   return mch_stack_at(&e->stack, frame->place);
+}
+
+/* Make room for one more frame. */
+void mch_encode_more_frames(struct encoding *e);
+
+/* Add a frame for the value at this place. */
+static inline struct frame *add_frame(struct encoding *e, enum frame_kind kind, size_t place) {
+  struct frame *frame;
+  if (e->frames.count == e->frames.capacity)
+    mch_encode_more_frames(e);
+  frame = (struct frame *)e->frames.items + e->frames.count++;
+  *frame = (struct frame){.kind = kind, .place = place};
+  return frame;
 }
 
 /* ---- encode.c ---- */
@@ -245,10 +300,8 @@ int mch_encode_hooked(struct encoding *e, int at, const void *object);
 /* Say why the value cannot go. Returns REFUSED. */
 int mch_encode_refuse(struct encoding *e, const char *why);
 
-/* Add a frame for the value at this place. */
-struct frame *mch_encode_frame(struct encoding *e, enum frame_kind kind, size_t place);
-
-/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. */
+/* Open a frame for the value at a stack index; a copy of it is now on top of the stack. When the
+ * frame is closed, that is off the stack again. */
 struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at);
 
 /* Tell the step from a frame to the part at hand. */
@@ -258,9 +311,11 @@ void mch_encode_step(struct encoding *e, struct mch_path *path, const struct fra
 
 int mch_encode_table(struct encoding *e, int at, int as_metatable);
 
-/* Put the next parts of a SMALL or WALK frame: as mch_encode_put() returns. */
+/* Put the next parts of a SMALL, WALK, RECORD or ENDED frame: as mch_encode_put() returns. */
 int mch_encode_small(struct encoding *e, struct frame *frame);
 int mch_encode_walk(struct encoding *e, struct frame *frame);
+int mch_encode_record(struct encoding *e, struct frame *frame);
+int mch_encode_ended(struct encoding *e, struct frame *frame);
 
 /* ---- encode_function.c ---- */
 

@@ -16,17 +16,22 @@
  *               REF names this object, so that the reader keeps only what it will need; the writer
  *               sets the bit in place when it meets the object again.
  *       80..9f  a string of 0..31 bytes (a0..bf with bit 20)
- *       c0..df  the others (e0..ff with bit 20). Bit 10 of tables: a metatable follows their
- * contents.
+ *       c0..df  the others (e0..ff with bit 20). Bit 10 of tables: a metatable follows their contents.
  *
  *   table   := varint(array) varint(hash) item*array (key value)*hash [metatable]
  *   item    := value | SKIP varint(n)    n nils
  *            | RUNw varint(n) n*w bytes  n integers of w bytes each, or n floats
- *   shape   := varint(n) string*n        the keys of a record, kept by the reader; shapes are
- * numbered record  := [shape] value*n [metatable] function:= code varint(n) upvalue*n code    :=
- * varint(0) varint(len) bytes   first use of a chunk of bytecode, numbered 1, 2 ... | varint(2k)
- * the k-th of those | varint(2id + 1)               the receiver knows it by this id upvalue :=
- * value | CELL varint(object) varint(i)    the variable is the i-th upvalue of that function
+ *   shape   := varint(n) string*n    the keys of a record, kept by the reader, numbered 0, 1 ...
+ *   record  := [shape] value*n [metatable]
+ *   loose   := value*k CUT (key value)* END [metatable]
+ *                                    only the first k <= n keys are those of the shape: what the
+ *                                    writer took for a record, and put while it walked, was none
+ *   function:= code varint(n) upvalue*n
+ *   code    := varint(0) varint(len) bytes   first use of a chunk of bytecode, numbered 1, 2 ...
+ *            | varint(2k)                    the k-th of those
+ *            | varint(2id + 1)               the receiver knows it by this id
+ *   upvalue := value | CELL varint(object) varint(i)
+ *                                    the variable is the i-th upvalue of that function
  *
  * Nesting is as deep as memory allows: neither side recurses on the C stack (stack.h). */
 #ifndef MCH_GRAPH_H
@@ -38,7 +43,7 @@
 
 #include "../runtime/buf.h"
 
-#define MCH_GRAPH_VERSION 1
+#define MCH_GRAPH_VERSION 2
 
 /* Plain values: name, tag, payload. */
 #define MCH_GRAPH_TAGS(X)                                                                          \
@@ -61,7 +66,8 @@
   X(RUN8, 0x50)                                                                                    \
   X(RUNF, 0x51)                                                                                    \
   X(SET, 0x52) /* behind the values of a message or a hook */                                      \
-  X(END, 0x53)
+  X(END, 0x53)                                                                                     \
+  X(CUT, 0x54) /* in LOOSE only */
 
 /* Objects: name, tag, contents. */
 #define MCH_GRAPH_OBJECTS(X)                                                                       \
@@ -74,7 +80,8 @@
   X(MODULE, 0xc5)   /* string: a module by its name in package.loaded */                           \
   X(FIELD, 0xc6)    /* string string: a field of a module */                                       \
   X(HOOK, 0xc7)     /* varint(n) value*n set* END: rebuilt by calling the first with the others */ \
-  X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */
+  X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */              \
+  X(LOOSE, 0xc9)    /* varint(shape), loose */
 
 enum mch_graph_tag {
 #define MCH_TAG(name, tag) MCH_TAG_##name = tag,
@@ -92,9 +99,9 @@ enum mch_graph_tag {
 /* What a value is part of; words the paths in messages. */
 enum mch_graph_kind {
   MCH_SEND_TASK,   /* the function, then "argument 1" ... */
-  MCH_SEND_ITEM,   /* "argument 1" ..., of a function that went before */
   MCH_SEND_RESULT, /* "result 1" ... */
-  MCH_SEND_ERROR   /* "error value" */
+  MCH_SEND_ERROR,  /* "error value" */
+  MCH_SEND_ITEM    /* "argument 1" ..., of a function that went before */
 };
 
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */

@@ -1,7 +1,10 @@
 /* Runs in: both.
  *
  * What a message has met so far: a hash map from 64-bit keys (addresses of Lua values, or hashes
- * with the top bit set) to entries. Entries stay in order and are found by number. */
+ * with the top bit set) to entries. Entries stay in order and are found by number.
+ *
+ * A slot holds the number of an entry + stamp + 1. The slots of a large map are kept for the next
+ * message, as they are: what is not above the stamp with which that begins is an empty slot. */
 #ifndef MCH_IDENTITY_H
 #define MCH_IDENTITY_H
 
@@ -14,25 +17,26 @@ struct mch_met {
   uint64_t a, b; /* what it means is the caller's business */
 };
 
-struct mch_met_slot {
-  uint32_t hash, entry; /* entry is one more than the number; 0: empty */
-};
-
 enum { MCH_MET_START = 24, MCH_MET_SLOTS = 64 };
 
 struct mch_identity {
   struct mch_array entries; /* struct mch_met */
-  struct mch_array slots;   /* struct mch_met_slot; their number is mask + 1 */
+  struct mch_array slots;   /* uint32_t; their number is mask + 1 */
   size_t mask;
+  size_t room;    /* so many entries fit without growing anything */
+  uint32_t stamp; /* slots up to this are empty */
   lua_State *L;
-  int heap;                 /* stack index for mch_array_grow() */
-  int entries_in, slots_in; /* numbers of the two arrays there */
+  int heap;       /* stack index for mch_array_grow() */
+  int entries_in; /* number of the array there */
   struct mch_met start[MCH_MET_START];
-  struct mch_met_slot start_slots[MCH_MET_SLOTS];
+  uint32_t start_slots[MCH_MET_SLOTS];
 };
 
-void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int entries_in,
-                       int slots_in);
+void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int entries_in);
+
+/* The message is complete: the next one may use the slots. To be called before mch_heap_release().
+ */
+void mch_identity_release(struct mch_identity *map);
 
 /* Add an entry and return it; raises on memory. Does not look whether the key is there. */
 struct mch_met *mch_identity_add(struct mch_identity *map, uint64_t key, uint64_t a, uint64_t b);
@@ -46,8 +50,8 @@ static inline struct mch_met *mch_identity_entry(const struct mch_identity *map,
 
 /* Objects that were made one after the other lie one behind the other, and are often met so: their
  * slots do, too, which is kind to the cache. */
-static inline uint32_t mch_identity_hash(uint64_t key) {
-  return (uint32_t)(key >> 5 ^ key >> 37);
+static inline size_t mch_identity_hash(uint64_t key) {
+  return (size_t)(key >> 5 ^ key >> 37);
 }
 
 /* A search: where it is, and what the next step depends on, so that crowded places are left soon.
@@ -56,6 +60,11 @@ struct mch_probe {
   size_t slot;
   uint64_t perturb;
 };
+
+/* Where a search for this key begins. */
+static inline const void *mch_identity_slot(const struct mch_identity *map, uint64_t key) {
+  return (const uint32_t *)map->slots.items + (mch_identity_hash(key) & map->mask);
+}
 
 static inline struct mch_probe mch_probe_first(const struct mch_identity *map, uint64_t key) {
   struct mch_probe probe = {mch_identity_hash(key) & map->mask, key};
@@ -67,24 +76,38 @@ static inline void mch_probe_step(const struct mch_identity *map, struct mch_pro
   probe->slot = (probe->slot * 5 + 1 + (size_t)probe->perturb) & map->mask;
 }
 
-/* The next entry with this key, or NULL. */
+/* The next entry with this key, or NULL: then the probe is at the slot where it would be. */
 static inline struct mch_met *mch_identity_next(const struct mch_identity *map, uint64_t key,
                                                 struct mch_probe *probe) {
-  const struct mch_met_slot *slots = map->slots.items;
-  uint32_t hash = mch_identity_hash(key);
+  const uint32_t *slots = map->slots.items;
   for (;;) {
-    const struct mch_met_slot *slot = &slots[probe->slot];
-    if (slot->entry == 0)
+    uint32_t slot = slots[probe->slot];
+    struct mch_met *met;
+    if (slot <= map->stamp)
       return NULL;
     mch_probe_step(map, probe);
-    if (slot->hash == hash && mch_identity_entry(map, slot->entry - 1)->key == key)
-      return mch_identity_entry(map, slot->entry - 1);
+    met = mch_identity_entry(map, slot - map->stamp - 1);
+    if (met->key == key)
+      return met;
   }
 }
 
 static inline struct mch_met *mch_identity_find(const struct mch_identity *map, uint64_t key) {
   struct mch_probe probe = mch_probe_first(map, key);
   return mch_identity_next(map, key, &probe);
+}
+
+/* mch_identity_add(), after mch_identity_next() gave NULL and nothing was added since. */
+static inline void mch_identity_put(struct mch_identity *map, const struct mch_probe *probe,
+                                    uint64_t key, uint64_t a, uint64_t b) {
+  size_t number = map->entries.count;
+  if (number >= map->room) {
+    mch_identity_add(map, key, a, b);
+    return;
+  }
+  *mch_identity_entry(map, number) = (struct mch_met){key, a, b};
+  map->entries.count = number + 1;
+  ((uint32_t *)map->slots.items)[probe->slot] = map->stamp + (uint32_t)number + 1;
 }
 
 #endif

@@ -11,8 +11,25 @@
 #include <string.h>
 #include <lauxlib.h>
 
+#include "context.h"
 #include "mantichora.h"
 #include "output.h"
+#include "sinks.h"
+
+/***
+Progress bars, for loops and by hand, in tasks and outside.
+
+The module is called like a function.
+
+    local atpbar = require "mantichora.atpbar"
+    for i in atpbar(1000, "name") do ... end
+
+Bars go to stderr. On a terminal they are drawn at most ten times a second, else a line is written
+at the start, at the end, and every 60 seconds. The environment variable MANTICHORA_PROGRESS
+decides: `auto`, `bar`, `text`, `json` or `off`. A bar blocks only while the terminal takes the
+lines in; in a worker it never does.
+@module mantichora.atpbar
+*/
 
 static const char *const loop_type = "mantichora.atpbar.loop";
 static const char *const bar_type = "mantichora.atpbar.bar";
@@ -99,15 +116,27 @@ static void push_report(lua_State *L, const struct mch_report *report) {
   }
 }
 
-static void forget_renderer(lua_State *L, struct mch_output *out) {
-  lua_pushnil(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_output_set_mode(out, MCH_PROGRESS_AUTO);
+void mch_atpbar_choose_mode(lua_State *L) {
+  struct mch_output *out = mch_atpbar_output(L);
+  int told = mch_context_get(L)->sinks.progress != NULL;
+  luaL_checkstack(L, 4, NULL);
+  told |= lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) != LUA_TNIL;
+  lua_pop(L, 1);
+  mch_output_set_mode(out, told ? MCH_PROGRESS_REPORTS : MCH_PROGRESS_AUTO);
 }
 
-/* Tell the renderer all that is new. */
+static void forget_renderer(lua_State *L) {
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
+  mch_atpbar_choose_mode(L);
+}
+
+/* Tell sinks, or the script's renderer, all that is new. */
 static void render(lua_State *L, struct mch_output *out) {
   struct mch_report report;
+  mch_sinks_output(L, out);
+  if (mch_sinks_progress(L, out))
+    return;
   luaL_checkstack(L, 6, NULL);
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) == LUA_TNIL) {
     lua_pop(L, 1);
@@ -117,7 +146,7 @@ static void render(lua_State *L, struct mch_output *out) {
     lua_pushvalue(L, -1);
     push_report(L, &report);
     if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-      forget_renderer(L, out);
+      forget_renderer(L);
       lua_error(L);
     }
   }
@@ -148,7 +177,7 @@ static void tick(lua_State *L, struct handle *handle) {
   int ticked = mch_output_tick(handle->out);
   handle->fast = ticked & MCH_TICK_SOON ? handle->fast + 1 : 0;
   handle->skip = handle->fast > FAST ? SKIP : 0;
-  if (ticked & MCH_TICK_REPORTS)
+  if (ticked & MCH_TICK_OWNER)
     render(L, handle->out);
 }
 
@@ -448,9 +477,11 @@ static int is_list(lua_State *L, int index) {
 Loop with a progress bar: `for i in atpbar(n, name)` counts from 1 to n,
 `for i, v in atpbar(list, name)` walks a sequence. The bar ends with the loop; left by `break` or
 an error, it stays at the last complete iteration.
+@function atpbar
 @param what integer, or list
 @string[opt] name the label; a description of `what` by default
-@return iterator, nil, nil, closing value
+@return what a generic `for` takes: iterator, nil, nil, closing value
+@raise something that is neither
 */
 static int atpbar_call(lua_State *L) {
   lua_remove(L, 1); /* the module itself */
@@ -511,8 +542,9 @@ Loop over the pairs of a table with a progress bar. With a `__pairs` metamethod 
 known.
 @function pairs
 @param t table, or value with `__pairs`
-@string[opt] name
-@return iterator, state, control, closing value
+@string[opt] name the label
+@return what a generic `for` takes: iterator, state, control, closing value
+@raise something that has no pairs
 */
 static int atpbar_pairs(lua_State *L) {
   struct namer namer = {{0}, 0};
@@ -546,10 +578,11 @@ static uint64_t check_total(lua_State *L, int index) {
 /***
 Loop over any iterator with a progress bar: `for line in atpbar.wrap(100, "lines", io.lines(f))`.
 @function wrap
-@int[opt] total nil: not known, count and rate are shown
-@string[opt] name
-@param ... what generic `for` takes: function, state, control, closing value
-@return iterator, state, control, closing value
+@int[opt] total how many iterations are expected; nil: not known, count and rate are shown
+@string[opt] name the label
+@param ... what a generic `for` takes: function, state, control, closing value
+@return the same, with a bar; the closing value is closed when the loop is left
+@raise an iterator that is missing
 */
 static int atpbar_wrap(lua_State *L) {
   struct namer namer = {{0}, 0};
@@ -614,8 +647,10 @@ static uint64_t option_total(lua_State *L) {
 /***
 A bar that is moved by hand: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
 @function bar
-@tparam table options `name`; `total` (nil: not known, count and rate are shown)
-@return the bar: `add([n])`, `set(n)`, `set_total(n)`, `close()`
+@tparam table options `name`, a string; `total`, an integer (nil: not known, count and rate are
+shown)
+@treturn bar the bar, which should stand in a `<close>` variable
+@raise an unknown option, or one of the wrong type
 */
 static int atpbar_bar(lua_State *L) {
   struct bar *bar;
@@ -639,8 +674,16 @@ static int atpbar_bar(lua_State *L) {
 }
 
 /***
-Count on by `n` (1 by default; negative: back, to 0 at most).
-@function bar:add
+A bar that is moved by hand.
+@type bar
+*/
+
+/***
+Count on.
+@function add
+@int[opt=1] n by so many; negative: back, to 0 at most
+@treturn bar itself
+@raise `bar is closed`
 */
 static int bar_add(lua_State *L) {
   struct bar *bar = check_bar(L);
@@ -657,7 +700,10 @@ static int bar_add(lua_State *L) {
 
 /***
 Set the count.
-@function bar:set
+@function set
+@int n so many are done
+@treturn bar itself
+@raise `bar is closed`
 */
 static int bar_set(lua_State *L) {
   struct bar *bar = check_bar(L);
@@ -669,8 +715,11 @@ static int bar_set(lua_State *L) {
 }
 
 /***
-Set the total; nil: not known.
-@function bar:set_total
+Set the total.
+@function set_total
+@int[opt] total so many there are; nil: not known
+@treturn bar itself
+@raise `bar is closed`
 */
 static int bar_set_total(lua_State *L) {
   struct bar *bar = check_bar(L);
@@ -689,8 +738,8 @@ static void close_bar(struct bar *bar) {
 }
 
 /***
-End the bar where it is. Twice is fine.
-@function bar:close
+End the bar where it is, as leaving the scope of a `<close>` variable does. Twice is fine.
+@function close
 */
 static int bar_close(lua_State *L) {
   struct bar *bar = luaL_checkudata(L, 1, bar_type);
@@ -710,8 +759,13 @@ static int bar_gc(lua_State *L) {
 /* --- the rest of the module --- */
 
 /***
-Return when all is drawn and written.
+@section end
+*/
+
+/***
+Draw and write all that there is, at once.
 @function flush
+@blocks until it is written
 */
 static int atpbar_flush(lua_State *L) {
   struct mch_output *out = mch_atpbar_output(L);
@@ -733,24 +787,22 @@ static int atpbar_disable(lua_State *L) {
 }
 
 /***
-Let a function show progress: called as `f(report)`, inside calls of this library only. A report has
-`event` ("start", "update" or "end"), `id`, `name`, `done`, `total` (nil: not known), `elapsed`
-seconds; of a task's bar also `runid` and `task`; of a pool's bar (`poolbar = true`) the numbers of
-tasks `running`, `queued` and `failed`; at the end `state` ("finished", "broken", "killed", ...). An
-error in it reaches the caller of the library, and it is called no more.
+Let a function show progress. It is called as `f(report)`, inside of calls of this library only, on
+the caller's thread. A report is a table with `event` ("start", "update" or "end"), `id`, `name`,
+`done`, `total` (nil: not known), `elapsed` (seconds); of a task's bar also `runid` and `task`; of a
+pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued` and `failed`; at the end
+`state` ("finished", "broken", or the kind of the task's end). An error in `f` reaches the caller of
+the library, and `f` is called no more.
 @function set_renderer
-@param f function, or nil to go back
+@tparam[opt] function f nil: bars are shown as before
+@raise something that is not a function
 */
 static int atpbar_set_renderer(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
   lua_settop(L, 1);
-  if (lua_isnil(L, 1)) {
-    forget_renderer(L, out);
-    return 0;
-  }
-  luaL_checktype(L, 1, LUA_TFUNCTION);
+  if (!lua_isnil(L, 1))
+    luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_output_set_mode(out, MCH_PROGRESS_REPORTS);
+  mch_atpbar_choose_mode(L);
   return 0;
 }
 
@@ -758,7 +810,8 @@ static int atpbar_set_renderer(lua_State *L) {
 Choose the line of bars on a terminal: "atpbar", the original's, or "eta", with elapsed and
 remaining time and rate. A user who sets MANTICHORA_PROGRESS=eta gets the latter in any case.
 @function set_style
-@string name
+@tparam string name "atpbar" or "eta"
+@raise another name
 */
 static int atpbar_set_style(lua_State *L) {
   static const char *const names[] = {"atpbar", "eta", NULL};

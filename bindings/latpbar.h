@@ -18,4 +18,8 @@ struct mch_output *mch_atpbar_output(lua_State *L);
  * Raises what the renderer raises, which is then set no more: call it where that may happen. */
 void mch_atpbar_pump(lua_State *L);
 
+/* Have progress told, if there is a sink or renderer now, or else shown as the user wants it. May
+ * raise (memory). */
+void mch_atpbar_choose_mode(lua_State *L);
+
 #endif

@@ -15,6 +15,7 @@
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
+#include "sinks.h"
 
 #define TYPE "mantichora pool"
 
@@ -30,6 +31,7 @@ struct lpool {
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
   struct mch_task *taken;            /* between being taken and being turned into values */
+  struct mch_task *held;             /* taken by calls in which a sink runs; linked by next */
   struct mch_buf graph, ids, record; /* while encoding; a log record */
   struct mch_answers answers;        /* between being taken and being turned into values */
   struct hooks main_hooks, own_hooks;
@@ -43,13 +45,14 @@ struct lpool {
   int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
   int former_gc;        /* the mode to go back to; 0: none */
+  uint64_t round;       /* of the state, when this pool was last looked at */
+  int gathered;         /* the state's poller hears it */
+  int called;           /* and has named it */
 };
 
 enum {
   FRESH_NANOSECONDS = 200000,
-  UNWATCHED_NANOSECONDS =
-      20000000, /* a pool whose descriptor is not watched is moved on so often */
-  WATCHED = 32, /* pools whose descriptors are */
+  SLICE = 20000000, /* nanoseconds between looks where no descriptor tells */
   LARGE_HEAP_KB = 64 * 1024,
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
@@ -329,8 +332,8 @@ static int is_fresh(const struct lpool *lpool, const struct goal *goal) {
          mch_now() - lpool->pumped < FRESH_NANOSECONDS;
 }
 
-/* Do what can be done now. */
-static void advance(lua_State *L, struct lpool *lpool) {
+/* Move the pool on and hand over its log records; a handler of these may close it. */
+static void pump(lua_State *L, struct lpool *lpool) {
   lpool->task.L = L;
   mch_pool_pump(lpool->pool);
   lpool->pumped = mch_now();
@@ -348,7 +351,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
   if (is_fresh(lpool, goal))
     return 1;
   for (;;) {
-    advance(L, lpool);
+    pump(L, lpool);
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
       luaL_error(L, "pool is closed");
@@ -428,78 +431,190 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
   }
 }
 
-/* Push the pools of this state that can be used, as a list: handlers may make others meanwhile. */
-static lua_Integer push_list(lua_State *L) {
-  lua_Integer count = 0;
-  int list;
-  lua_newtable(L);
-  list = lua_gettop(L);
+/* -- all pools of a state ----------------------------------------------------------------- */
+
+#define GATHERING "mantichora gathering"
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+static int is_open(const struct lpool *lpool) {
+  return lpool->pool != NULL && mch_mark_is_ours(&lpool->mark);
+}
+
+/* Leave an open pool that this round has not seen yet on the stack and return it; NULL (and
+ * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
+ */
+static struct lpool *next_in_round(lua_State *L, uint64_t round) {
   mch_context_push_pools(L);
   lua_pushnil(L);
   while (lua_next(L, -2) != 0) {
+    struct lpool *lpool = lua_touserdata(L, -2);
     lua_pop(L, 1);
-    if (push_problem(L, lua_touserdata(L, -1)))
-      lua_pop(L, 1);
-    else {
-      lua_pushvalue(L, -1);
-      lua_rawseti(L, list, ++count);
+    if (lpool->round != round && is_open(lpool)) {
+      lpool->round = round;
+      lua_remove(L, -2);
+      return lpool;
     }
   }
-  lua_settop(L, list);
-  return count;
-}
-
-/* The pool at this place of the list at the top, which keeps it. */
-static struct lpool *listed(lua_State *L, lua_Integer i) {
-  struct lpool *lpool;
-  lua_rawgeti(L, -1, i);
-  lpool = lua_touserdata(L, -1);
   lua_pop(L, 1);
-  return lpool;
+  return NULL;
 }
 
-/* What the pools of the list wait for: their descriptors go to `fds` (room for WATCHED + 1), the
- * time when one of them is to be moved on anyway to *next. The number of descriptors. */
-static size_t watch_list(lua_State *L, lua_Integer pools, int *fds, uint64_t *next) {
-  size_t count = 0;
-  lua_Integer i;
-  for (i = 1; i <= pools; i++) {
-    struct lpool *lpool = listed(L, i);
-    struct mch_error error;
-    uint64_t due;
-    if (lpool->pool == NULL)
-      continue;
-    due = mch_pool_deadline(lpool->pool);
-    fds[count] = count < WATCHED ? mch_pool_fd(lpool->pool, &error) : -1;
-    if (fds[count] < 0 && due > mch_now() + UNWATCHED_NANOSECONDS)
-      due = mch_now() + UNWATCHED_NANOSECONDS;
-    count += fds[count] >= 0;
-    *next = due < *next ? due : *next;
+/* A userdata without a body: as the state closes its pools leave the poller, which is freed. */
+static int gathering_gc(lua_State *L) {
+  struct mch_context *context = mch_context_get(L);
+  struct lpool *lpool;
+  context->round++;
+  while ((lpool = next_in_round(L, context->round)) != NULL) {
+    mch_pool_part(lpool->pool);
+    lpool->gathered = 0;
+    lua_pop(L, 1);
   }
-  return count;
+  mch_context_drop_poller(context);
+  return 0;
+}
+
+/* The poller that all open pools of this state join, made at the first call in this process. NULL:
+ * none is to be had. */
+static struct mch_poller *gathering(lua_State *L, struct mch_error *error) {
+  struct mch_context *context = mch_context_get(L);
+  if (context->poller != NULL && mch_mark_is_ours(&context->poller_mark))
+    return context->poller;
+  mch_context_drop_poller(context); /* that of the process which we are a fork of */
+  lua_newuserdatauv(L, 0, 0);
+  if (luaL_newmetatable(L, GATHERING)) {
+    lua_pushcfunction(L, gathering_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  context->poller = mch_poller_new(error);
+  if (context->poller != NULL)
+    mch_mark_make(&context->poller_mark);
+  return context->poller;
+}
+
+/* Have the pool tell `poller` when it has something to do. 0, or a code. */
+static int gather(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error) {
+  int code = lpool->gathered ? 0 : mch_pool_join(lpool->pool, poller, lpool, error);
+  lpool->gathered = code == 0;
+  return code;
+}
+
+/* Note which pools the poller names. A pool leaves it before it is freed. */
+static void call_up(struct mch_poller *poller) {
+  struct mch_ready ready[64];
+  int count = poller != NULL ? mch_poller_wait(poller, ready, 64, 0, NULL) : 0, i;
+  for (i = 0; i < count; i++)
+    ((struct lpool *)ready[i].ud)->called = 1;
+}
+
+/* What there is to know of all pools together. */
+struct tally {
+  size_t finished, unfinished; /* tasks of run() */
+  uint64_t due;                /* when one has something to do though the poller says nothing */
+};
+
+/* `due` costs a little: filled in only if it is wanted. */
+static struct tally add_up(lua_State *L, int want_due) {
+  struct tally tally = {0, 0, MCH_NEVER};
+  mch_context_push_pools(L);
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    struct lpool *lpool = lua_touserdata(L, -2);
+    lua_pop(L, 1);
+    if (!is_open(lpool))
+      continue;
+    tally.finished += mch_pool_finished(lpool->pool, &lpool->group);
+    tally.unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
+    if (want_due)
+      tally.due = sooner(tally.due, mch_pool_deadline(lpool->pool));
+    if (want_due && !lpool->gathered)
+      tally.due = sooner(tally.due, mch_now() + SLICE);
+  }
+  lua_pop(L, 1);
+  return tally;
+}
+
+/* Pump each pool that has something to do. */
+static void pump_all(lua_State *L, struct mch_poller *poller) {
+  struct mch_context *context = mch_context_get(L);
+  struct lpool *lpool;
+  uint64_t round = ++context->round, now = mch_now();
+  struct mch_error error;
+  call_up(poller);
+  while ((lpool = next_in_round(L, round)) != NULL) {
+    if (poller == NULL || gather(poller, lpool, &error) != 0 || lpool->called ||
+        mch_pool_deadline(lpool->pool) <= now) {
+      lpool->called = 0;
+      pump(L, lpool);
+    }
+    lua_pop(L, 1);
+  }
+}
+
+size_t mch_lpool_poll(lua_State *L, uint64_t until) {
+  struct mch_output *output = mch_atpbar_output(L);
+  struct hooks own = {NULL, 0}, of_main = {NULL, 0};
+  struct look look = {L, main_thread(L), &own, &of_main, NULL};
+  struct mch_error error;
+  luaL_checkstack(L, 8, NULL);
+  for (;;) {
+    struct mch_poller *poller = gathering(L, &error);
+    struct tally tally;
+    uint64_t now, due;
+    pump_all(L, poller);
+    now = mch_now();
+    if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
+      mch_atpbar_pump(L);
+    tally = add_up(L, now < until);
+    if (tally.finished > 0 || tally.unfinished == 0 || now >= until)
+      return tally.finished;
+    due = sooner(until, sooner(tally.due, mch_output_next(output)));
+    if (poller != NULL)
+      mch_wait(poller, due, interrupted, &look);
+    else
+      mch_sleep_until(due, interrupted, &look);
+    obey_hooks(L, output, &own, &of_main);
+  }
 }
 
 int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
   struct mch_output *output = mch_atpbar_output(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main, woken};
-  int top = lua_gettop(L), readable = 0, fds[1 + WATCHED + 1] = {fd};
-  luaL_checkstack(L, 10, NULL);
+  int readable = 0;
+  luaL_checkstack(L, 8, NULL);
   while (!readable && !woken()) {
-    lua_Integer pools = push_list(L), i;
-    uint64_t next;
-    size_t count;
-    for (i = 1; i <= pools; i++)
-      if (listed(L, i)->pool != NULL)
-        advance(L, listed(L, i));
+    struct mch_error error;
+    struct mch_poller *poller = gathering(L, &error);
+    int fds[] = {fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
+    pump_all(L, poller);
     mch_atpbar_pump(L);
-    next = mch_output_next(output);
-    count = watch_list(L, pools, fds + 1, &next);
-    lua_settop(L, top);
-    readable = mch_await_until(fds, 1 + count, next, interrupted, &look);
+    readable = mch_await_until(fds, 2, mch_lpool_due(L), interrupted, &look);
     obey_hooks(L, output, &own, &of_main);
   }
   return readable;
+}
+
+uint64_t mch_lpool_due(lua_State *L) {
+  luaL_checkstack(L, 8, NULL);
+  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+}
+
+int mch_lpool_fd(lua_State *L, struct mch_error *error) {
+  struct mch_poller *poller = gathering(L, error);
+  struct lpool *lpool;
+  uint64_t round = ++mch_context_get(L)->round;
+  int code = 0;
+  luaL_checkstack(L, 8, NULL);
+  while (poller != NULL && code == 0 && (lpool = next_in_round(L, round)) != NULL) {
+    code = gather(poller, lpool, error);
+    lua_pop(L, 1);
+  }
+  return poller == NULL || code != 0 ? -1 : mch_poller_fd(poller);
 }
 
 /* -- running ------------------------------------------------------------------------------ */
@@ -904,6 +1019,22 @@ static void add_problem(lua_State *L, int to, uint64_t runid, uint64_t index) {
   lua_rawseti(L, to, (lua_Integer)lua_rawlen(L, to) + 1);
 }
 
+/* What the items of the taken answers wrote and showed is told before their values are handed over.
+ * A sink may map on this pool meanwhile, and close it. */
+static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
+  struct mch_answers answers = lpool->answers;
+  if (!mch_output_wants_owner(lpool->output, 0))
+    return;
+  memset(&lpool->answers, 0, sizeof lpool->answers);
+  mch_sinks_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_buf_free(&lpool->answers.graphs);
+  lpool->answers = answers;
+  if (lpool->pool != NULL)
+    return;
+  mch_buf_free(&lpool->answers.graphs);
+  luaL_error(L, "pool is closed");
+}
+
 /* take_batch(pool, group, values, packed values or nil, problems): if answers of a batch are next,
  * keep them by the caller's numbers, and return how many items they were, without those that left
  * the batch. What cannot be had is put into the list of problems, as raw failures. Else nil. */
@@ -920,6 +1051,7 @@ static int core_take_batch(lua_State *L) {
     return 0;
   if (mch_output_backlog(lpool->output) > 0)
     mch_output_flush(lpool->output);
+  tell_sinks_of_batch(L, lpool);
   count = answers->taken;
   for (;;) {
     lua_pushcfunction(L, store_answers);
@@ -1136,6 +1268,23 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   set_integer(L, "pid", task->result->pid);
 }
 
+/* What the taken task wrote and showed is told before its values are handed over. A sink may
+ * receive from this pool meanwhile, and close it. */
+static void tell_sinks(lua_State *L, struct lpool *lpool) {
+  struct mch_task *task = lpool->taken;
+  if (!mch_output_wants_owner(lpool->output, 0))
+    return;
+  task->next = lpool->held;
+  lpool->held = task;
+  lpool->taken = NULL;
+  mch_sinks_tell(L, lpool->output);
+  if (lpool->pool == NULL)
+    luaL_error(L, "pool is closed");
+  mch_pool_discard(lpool->pool, lpool->taken);
+  lpool->taken = task;
+  lpool->held = task->next;
+}
+
 /* take(pool, from or nil, group or nil): nil, or run ID, whether it failed, and its values or the
  * raw failure. In order of completion, or in run order from run ID `from`. */
 static int core_take(lua_State *L) {
@@ -1158,6 +1307,7 @@ static int core_take(lua_State *L) {
   }
   if (mch_output_backlog(lpool->output) > 0)
     mch_output_flush(lpool->output);
+  tell_sinks(L, lpool);
   failed = lpool->taken->result->kind != MCH_KIND_OK;
   lua_settop(L, 0);
   lua_pushinteger(L, (lua_Integer)lpool->taken->runid);
@@ -1265,6 +1415,11 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     return;
   mch_pool_discard(pool, lpool->taken);
   lpool->taken = NULL;
+  while (lpool->held != NULL) {
+    struct mch_task *next = lpool->held->next;
+    mch_pool_discard(pool, lpool->held);
+    lpool->held = next;
+  }
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_ltask_close(L, &lpool->task);
@@ -1330,6 +1485,12 @@ static int core_cpu_count(lua_State *L) {
 
 static int core_is_worker(lua_State *L) {
   lua_pushboolean(L, mch_context_get(L)->worker != NULL);
+  return 1;
+}
+
+/* embedded(): whether a program uses the C API on this state. */
+static int core_embedded(lua_State *L) {
+  lua_pushboolean(L, mch_context_get(L)->embedded);
   return 1;
 }
 
@@ -1401,6 +1562,13 @@ static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
     raise_error(L, &error);
 }
 
+/* In a new worker. */
+static void run_child_hook(void *ud) {
+  const struct mch_context *context = ud;
+  if (context->child_hook != NULL)
+    context->child_hook(context->child_hook_ud);
+}
+
 static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config *config) {
   struct mch_context *context = mch_context_get(L);
   memset(config, 0, sizeof *config);
@@ -1423,6 +1591,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
     mch_output_no_thread(lpool->output);
   config->engine.self = context->worker;
   config->engine.runner = mch_ltask_runner(&lpool->task);
+  config->engine.child_hook = run_child_hook;
+  config->engine.child_hook_ud = context;
   configure_chaos(L, &config->engine.chaos);
 }
 
@@ -1433,6 +1603,7 @@ static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
   struct mch_output *output;
+  struct mch_poller *poller;
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
   output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
@@ -1475,6 +1646,8 @@ static int core_new(lua_State *L) {
   lua_pop(L, 1);
   if (lpool->pool == NULL)
     return raise_error(L, &error);
+  if (mch_context_get(L)->poller != NULL && (poller = gathering(L, &error)) != NULL)
+    gather(poller, lpool, &error); /* else it is tried again at the next poll */
   return 1;
 }
 
@@ -1523,6 +1696,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"cpu_count", core_cpu_count},
                                   {"is_worker", core_is_worker},
                                   {"runid", core_runid},
+                                  {"embedded", core_embedded},
                                   {NULL, NULL}};
   luaL_newlib(L, core);
   if (luaL_newmetatable(L, TYPE)) {

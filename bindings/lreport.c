@@ -14,6 +14,7 @@
 #include "latpbar.h"
 #include "lpool.h"
 #include "output.h"
+#include "sinks.h"
 #include "worker.h"
 
 #define BUFFER "mantichora buffer"
@@ -105,7 +106,16 @@ static int write_line(lua_State *L) {
   line = lua_tolstring(L, 1, &length);
   mch_output_lines(output, stream, line, length);
   mch_output_tick(output); /* now, or with the next frame if there are bars */
+  mch_sinks_output(L, output);
   return 0;
+}
+
+/* sink(record): whether a sink of the program in C has taken it. */
+static int sink(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  lua_pushboolean(L, mch_sinks_log(L, 1));
+  return 1;
 }
 
 /* on_log(function): it gets each record that comes from a worker. */
@@ -132,6 +142,7 @@ int luaopen_mantichora_report(lua_State *L) {
                                        {"log_threshold", log_threshold},
                                        {"set_log_threshold", set_log_threshold},
                                        {"write_line", write_line},
+                                       {"sink", sink},
                                        {"on_log", on_log},
                                        {"time", wall_time},
                                        {NULL, NULL}};

@@ -399,8 +399,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   struct mch_ltask *task = ud;
   struct mch_upstream upstream = mch_worker_upstream(worker);
   lua_State *L;
-  task->context->worker = worker;
-  task->context->running = 0;
+  mch_context_become_worker(task->context, worker);
   mch_output_become_child(task->output, &upstream);
   task->thread = NULL;
   L = task_thread(task);

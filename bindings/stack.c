@@ -27,7 +27,7 @@ void mch_stack_spill(struct mch_stack *s) {
   s->pieces++;
 }
 
-static void unspill(struct mch_stack *s) {
+void mch_stack_unspill(struct mch_stack *s) {
   lua_State *L = s->L;
   int i, piece;
   luaL_checkstack(L, MCH_STACK_PIECE + MCH_STACK_ROOM, "value is nested too deeply");
@@ -46,11 +46,6 @@ void mch_stack_check(struct mch_stack *s) {
   enum { AHEAD = 4 * MCH_STACK_ROOM };
   luaL_checkstack(s->L, AHEAD, "too many values");
   s->checked = lua_gettop(s->L) + AHEAD;
-}
-
-void mch_stack_reach(struct mch_stack *s, size_t place) {
-  while (place < s->pieces * MCH_STACK_PIECE)
-    unspill(s);
 }
 
 static int free_heap(lua_State *L) {
@@ -122,6 +117,8 @@ void mch_heap_release(lua_State *L, int slot) {
     else
       mch_buf_clear(&heap->arrays[i]);
   }
+  if (heap->arrays[MCH_HEAP_SLOTS].data == NULL)
+    heap->slots = 0;
   lua_pushvalue(L, slot);
   lua_setfield(L, LUA_REGISTRYINDEX, HEAP_KEPT);
 }

@@ -36,26 +36,31 @@ static inline size_t mch_stack_top(const struct mch_stack *s) {
   return (size_t)(lua_gettop(s->L) - s->base) + s->pieces * MCH_STACK_PIECE;
 }
 
-/* Make room for MCH_STACK_ROOM more values. Raises. mch_stack_reserve() may also spill, so ask for
- * stack indices again; mch_stack_room() never does, and returns the index of the topmost value. */
+/* Make room for MCH_STACK_ROOM more values above `top`, the top of the stack. Raises.
+ * mch_stack_reserve() may also spill, so ask for stack indices again; mch_stack_room() never does.
+ */
 enum { MCH_STACK_ROOM = 64, MCH_STACK_HIGH = 3 * MCH_STACK_PIECE };
 void mch_stack_spill(struct mch_stack *s);
 void mch_stack_check(struct mch_stack *s);
 
-static inline int mch_stack_room(struct mch_stack *s) {
-  int top = lua_gettop(s->L);
+static inline void mch_stack_room(struct mch_stack *s, int top) {
   if (top + MCH_STACK_ROOM > s->checked)
     mch_stack_check(s);
-  return top;
 }
 
-static inline void mch_stack_reserve(struct mch_stack *s) {
-  if (mch_stack_room(s) - s->base > MCH_STACK_HIGH)
+static inline void mch_stack_reserve(struct mch_stack *s, int top) {
+  mch_stack_room(s, top);
+  if (top - s->base > MCH_STACK_HIGH)
     mch_stack_spill(s);
 }
 
 /* Bring this place within reach again, and all above it. Raises on memory. */
-void mch_stack_reach(struct mch_stack *s, size_t place);
+void mch_stack_unspill(struct mch_stack *s);
+
+static inline void mch_stack_reach(struct mch_stack *s, size_t place) {
+  while (place < s->pieces * MCH_STACK_PIECE)
+    mch_stack_unspill(s);
+}
 
 /* C arrays: push with mch_array_push(), read by (type *)array.items. */
 struct mch_array {
@@ -64,10 +69,13 @@ struct mch_array {
   struct mch_buf *heap; /* NULL while the items are where they started */
 };
 
-/* The memory behind arrays that grew: a userdata at a fixed stack index, made when first needed. */
-enum { MCH_HEAP_ARRAYS = 6 };
+/* The memory behind arrays that grew: a userdata at a fixed stack index, made when first needed. One
+ * array is for the slots of identity.h only, since it outlives the message with what is in it. */
+enum { MCH_HEAP_SLOTS, MCH_HEAP_FIRST, MCH_HEAP_ARRAYS = MCH_HEAP_FIRST + 6 };
 struct mch_heap {
   struct mch_buf arrays[MCH_HEAP_ARRAYS];
+  size_t slots;   /* so many slots are filled in ... */
+  uint32_t stamp; /* ... and none of them is newer than this */
 };
 
 /* The memory of an array, for use as a plain buffer. Raises on memory. */

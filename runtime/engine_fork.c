@@ -107,7 +107,8 @@ struct engine_fork {
   uint64_t pumped;     /* when pump() last looked */
   int passing;         /* a task waits only for tickets that a worker has yet to pass over */
   int log_level;
-  int timeouts; /* some task has one */
+  int timeouts;       /* some task has one */
+  uint64_t oom_kills; /* of the kernel, when workers were last forked */
   struct mch_chaos chaos;
   uint64_t forks; /* so far */
   unsigned char room[READ_ROOM];
@@ -1141,7 +1142,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
   child->engine = engine;
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
-  child->oom_kills = mch_platform_oom_kills();
+  child->oom_kills = engine->oom_kills;
   atomic_store(&child->shared->log_threshold, engine->log_level);
   if (only != NULL)
     book(child, only);
@@ -1169,6 +1170,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
 /* Fork up to the number of workers. 0 when at least one lives. */
 static int fork_missing(struct engine_fork *engine, struct mch_error *error) {
   int code = 0;
+  engine->oom_kills = mch_platform_oom_kills();
   while (code == 0 && engine->live < engine->config.nworkers)
     code = fork_worker(engine, NULL, error);
   engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
@@ -1204,6 +1206,7 @@ static int submit_snapshot(struct engine_fork *engine, struct mch_task *task, in
   int code;
   if (!owner || engine->live >= engine->config.nworkers || mch_now() < engine->fork_again)
     return MCH_FULL;
+  engine->oom_kills = mch_platform_oom_kills();
   code = fork_worker(engine, task, error);
   engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
   return code != 0 && engine->live > 0 ? MCH_FULL : code;

@@ -1,8 +1,51 @@
 /* mantichora: runs Lua functions concurrently in background processes.
  *
- * The library links no Lua: it uses the Lua 5.4 of the program that it is part of. */
+ * The library links no Lua: it uses the Lua 5.4 of the program that it is part of. Scripts do the
+ * work (`require "mantichora"`); the functions below let a C or C++ program take part: move tasks
+ * on from its own loop, show logs, progress and output in its own way, keep its handles out of the
+ * workers.
+ *
+ * A program with frames, an engine say:
+ *
+ *     luaL_requiref(L, "mantichora", luaopen_mantichora, 0);
+ *     lua_pop(L, 1);
+ *     mantichora_set_progress_sink(L, show_progress, &engine);
+ *     mantichora_set_child_hook(L, drop_handles, &engine);
+ *     for (;;) {
+ *       if (mantichora_poll(L, 0) > 0)
+ *         ... let a script call pool:receive_finished() ...
+ *       draw();
+ *     }
+ *
+ * and one that sleeps in a loop of its own, in poll(2) say:
+ *
+ *     struct pollfd fd = {mantichora_fd(L), POLLIN, 0};
+ *     double seconds = mantichora_timeout(L);
+ *     poll(&fd, 1, seconds < 0 || seconds > 60 ? 60000 : (int)(seconds * 1000) + 1);
+ *     mantichora_poll(L, 0);
+ *
+ * What holds for all functions, luaopen_* apart:
+ *   - Threads. A Lua state and all of its pools belong to one thread at a time, the one that runs
+ *     Lua code of it or calls here. Different states may be used in different threads at the same
+ *     time. `L` may be the main thread or a coroutine of a state.
+ *   - Errors. None raises a Lua error or calls the panic function, memory errors included: they
+ *     return a negative MANTICHORA_ERR... code, and mantichora_error() says what was wrong. The
+ *     stack of `L` is left as it was.
+ *   - Memory. What a function takes or gives stays its owner's: strings that sinks get are valid
+ *     until the sink returns, `ud` is never looked at. All that the library keeps for a state goes
+ *     with lua_close(). States may be closed in any order.
+ *   - A pool made with background = false starts no thread. No pool takes a signal handler away.
+ *   - In a state on which one of these functions has been called, pools that a script makes later
+ *     leave the garbage collector's mode alone (the option gc = "keep") unless it says gc = "auto".
+ *
+ * Structures given to sinks may grow at their end in later versions: `size` is the size that the
+ * library knows. A program that uses a newer field asks for
+ *     r->size >= offsetof(struct mantichora_log, field) + sizeof r->field. */
 #ifndef MANTICHORA_H
 #define MANTICHORA_H
+
+#include <stddef.h>
+#include <stdint.h>
 
 #if defined(__GNUC__)
 #define MANTICHORA_API __attribute__((visibility("default")))
@@ -16,14 +59,16 @@ extern "C" {
 
 struct lua_State;
 
+/* -- opening ------------------------------------------------------------------------------ */
+
 /* Open the module in a Lua state, as `require "mantichora"` does:
  *
  *     luaL_requiref(L, "mantichora", luaopen_mantichora, 0);
  *     lua_pop(L, 1);
  *
  * Afterwards scripts may also require "mantichora.atpbar" and "mantichora.logging". Makes no
- * process and no thread; does not block. May raise a memory error. Any number of states may have
- * it. */
+ * process and no thread; does not block. May raise a memory error: call it, like every
+ * lua_CFunction that opens a library, where that is caught. Any number of states may have it. */
 MANTICHORA_API int luaopen_mantichora(struct lua_State *L);
 
 /* The parts, for `require "mantichora.atpbar"` and `require "mantichora.logging"`. */
@@ -32,6 +77,137 @@ MANTICHORA_API int luaopen_mantichora_logging(struct lua_State *L);
 
 /* Internal: what mantichora.logging needs of the runtime. */
 MANTICHORA_API int luaopen_mantichora_report(struct lua_State *L);
+
+/* -- errors ------------------------------------------------------------------------------- */
+
+enum {
+  MANTICHORA_ERRRUN = -1, /* Lua code that was called raised an error: a script's progress
+                             renderer; or `interrupted!`, when the host handles Ctrl-C by a hook */
+  MANTICHORA_ERRMEM = -2, /* not enough memory */
+  MANTICHORA_ERRSYS = -3  /* the system refused something; the message says what */
+};
+
+/* What was wrong when a function last returned a negative code for this state; "" when none did.
+ * Never NULL. It is overwritten by the next failure and lives as long as the state: copy it. */
+MANTICHORA_API const char *mantichora_error(struct lua_State *L);
+
+/* -- moving on ---------------------------------------------------------------------------- */
+
+/* Move all pools of the state on: take in what workers say, give them tasks, replace those that
+ * ended (forks happen here), call the sinks. Returns how many finished tasks wait to be received by
+ * a script, in all pools together; or a negative code.
+ *
+ * `timeout`: seconds. With 0 it does not wait, and costs a microsecond when nothing is due. Else it
+ * waits, and returns early, as soon as a task waits to be received or none is outstanding. It never
+ * waits longer than asked; what it does itself takes as long as the sinks and handlers take that it
+ * calls, the tasks of an engine "inline", and, without an output sink, a terminal or pipe that is
+ * full. A negative timeout or one above 30 years waits without end. While it waits, the process's
+ * signals are served, and a hook that a signal handler sets on the state (as lua.c does) ends the
+ * wait with MANTICHORA_ERRRUN. */
+MANTICHORA_API int mantichora_poll(struct lua_State *L, double timeout);
+
+/* A descriptor for select, poll, epoll, kqueue or an event loop: readable when mantichora_poll(L,
+ * 0) has something to do, for all pools of the state, also those that are made later. Always the
+ * same one for a state. The library's own: wait for it, do not read or close it. It is gone after
+ * lua_close(); in a fork of this process it is of no use. Where a system has no such thing:
+ * MANTICHORA_ERRSYS, poll from time to time there. */
+MANTICHORA_API int mantichora_fd(struct lua_State *L);
+
+/* Seconds after which mantichora_poll(L, 0) has something to do although the descriptor is not
+ * readable (a task's time is over, progress is to be shown); 0: at once; negative: never. It holds
+ * until the next call that concerns a pool of the state: ask again before each sleep. */
+MANTICHORA_API double mantichora_timeout(struct lua_State *L);
+
+/* -- sinks -------------------------------------------------------------------------------- */
+
+/* A sink is a function of the program that is told what the library would else show by itself. What
+ * all sinks have in common:
+ *   - It is called only inside calls of the library, Lua's or C's, on the thread that makes the
+ *     call; never from the helper thread, never in a worker.
+ *   - What a task logged, wrote and showed is told before its result is handed over.
+ *   - It may use Lua and this library, on the same state. While a progress or output sink runs none
+ *     of these two is called again: what comes meanwhile is told after it has returned.
+ *   - It should not raise a Lua error out of itself; one that does is told through Lua's warning
+ *     system, and what it was told counts as told. C++ exceptions must not leave it.
+ *   - A function NULL restores what was before: streams, bars, standard output.
+ * Each setter returns 0 or a negative code. It does not block. */
+
+/* A log record: of a task, or of a script in this process. */
+struct mantichora_log {
+  size_t size;            /* of this structure */
+  int level;              /* 10 DEBUG, 20 INFO, 30 WARNING, 40 ERROR, 50 CRITICAL, or between */
+  const char *level_name; /* "WARNING" */
+  const char *logger;     /* "root", "net.http" */
+  const char *message;    /* terminated; may hold zeros */
+  size_t message_length;
+  double created;   /* seconds since the epoch */
+  int64_t process;  /* where it was made */
+  int64_t runid;    /* of the task that made it; -1: none */
+  const char *task; /* its name; "": none */
+};
+
+/* Log records that the levels set by scripts let pass (`basic_config{level=}`; WARNING at first) go
+ * to `fn` instead of to a stream. Handlers that scripts have added are called as well. */
+typedef void (*mantichora_log_sink)(void *ud, const struct mantichora_log *record);
+MANTICHORA_API int mantichora_set_log_sink(struct lua_State *L, mantichora_log_sink fn, void *ud);
+
+enum { MANTICHORA_BAR_START, MANTICHORA_BAR_UPDATE, MANTICHORA_BAR_END };
+
+#define MANTICHORA_UNKNOWN UINT64_MAX /* as a total */
+
+/* What there is to say about one progress bar. */
+struct mantichora_progress {
+  size_t size;       /* of this structure */
+  int event;         /* MANTICHORA_BAR_...: each bar starts and ends once, updates between them */
+  uint64_t id;       /* tells this state's bars apart */
+  uint64_t done;     /* so many of */
+  uint64_t total;    /* so many, or MANTICHORA_UNKNOWN */
+  double elapsed;    /* seconds since its start */
+  const char *name;  /* UTF-8 if the script's is */
+  int64_t runid;     /* of the task whose bar it is; -1: none */
+  const char *task;  /* its name; "": none */
+  const char *state; /* "running"; at the end "finished", "broken" (left early), or the kind of the
+                        task's end: "error", "exited", "killed", "timeout", "cancelled" */
+};
+
+/* Progress goes to `fn`, and nothing is drawn. Each bar is updated at most ten times a second.
+ * atpbar.disable(), and progressbar = false of a pool, silence it too; a renderer set by a script
+ * (atpbar.set_renderer) rests meanwhile. */
+typedef void (*mantichora_progress_sink)(void *ud, const struct mantichora_progress *report);
+MANTICHORA_API int mantichora_set_progress_sink(struct lua_State *L, mantichora_progress_sink fn,
+                                                void *ud);
+
+/* A line that a task, or a program that it started, wrote. */
+struct mantichora_output {
+  size_t size;      /* of this structure */
+  int stream;       /* 1: standard output, 2: standard error */
+  const char *line; /* without its newline; terminated, may hold zeros */
+  size_t length;
+};
+
+/* Lines go to `fn` instead of to this process's standard output and error: whole ones, in the order
+ * of each task. So do log lines that would go to these, if there is no log sink. What this process
+ * prints by itself is not touched, nor is what tasks of the engine "inline" print, which run in it.
+ * While nobody calls the library at most some megabytes are kept, then workers wait. */
+typedef void (*mantichora_output_sink)(void *ud, const struct mantichora_output *output);
+MANTICHORA_API int mantichora_set_output_sink(struct lua_State *L, mantichora_output_sink fn,
+                                              void *ud);
+
+/* -- workers ------------------------------------------------------------------------------ */
+
+/* `fn` is called in each worker that is forked for this state from now on, as the first thing there
+ * and before the pool's `init`: to drop what only this process may have, above all its descriptors
+ * (close sockets and devices; forget windows, sound and threads, of which a fork has copies that do
+ * not work). NULL: none.
+ *
+ * It runs on the only thread that the worker has, a copy of the one that forked; another thread may
+ * have held any lock at that moment. So: close(2), munmap(2) and assignments, not functions of
+ * libraries that lock, no Lua and nothing of this library. What it writes to standard output is
+ * output of a task. Workers of a worker's own pools do not call it again. Never called with the
+ * engine "inline". Returns 0 or a negative code. */
+typedef void (*mantichora_child_hook)(void *ud);
+MANTICHORA_API int mantichora_set_child_hook(struct lua_State *L, mantichora_child_hook fn,
+                                             void *ud);
 
 #ifdef __cplusplus
 }

@@ -70,7 +70,38 @@ static int in_frames(const struct mch_output *out) {
   return (out->mode == MCH_PROGRESS_BAR || out->edit.active) && !out->child;
 }
 
+/* There is something for whoever takes lines or reports, at once. */
+static void want_owner(struct mch_output *out, int what) {
+  atomic_fetch_or(&out->wanted, what);
+}
+
+static void keep_line(struct mch_output *out, int stream, const char *bytes, size_t length) {
+  if (length <= SIZE_MAX - 9 && mch_buf_reserve(&out->kept, 9 + length) == 0) {
+    mch_buf_u8(&out->kept, (uint8_t)stream);
+    mch_buf_u64(&out->kept, length);
+    mch_buf_append(&out->kept, bytes, length);
+    want_owner(out, WANTED_FOR_LINES);
+  }
+  out->kept.failed = 0; /* without memory this line is lost, not the next */
+}
+
+/* Each line becomes a record of its own, so that they can be taken one by one. */
+static void keep_lines(struct mch_output *out, int stream, const char *bytes, size_t length) {
+  while (length > 0) {
+    const char *end = memchr(bytes, '\n', length);
+    size_t line = end != NULL ? (size_t)(end - bytes) : length;
+    keep_line(out, stream, bytes, line);
+    line += end != NULL;
+    bytes += line;
+    length -= line;
+  }
+}
+
 static void route(struct mch_output *out, int stream, const char *bytes, size_t length) {
+  if (out->keeps_lines) {
+    keep_lines(out, stream, bytes, length);
+    return;
+  }
   mch_output_look(out);
   if (in_frames(out) && (stream == 2 || out->same))
     mch_buf_append(&out->above, bytes, length);
@@ -198,6 +229,8 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
     bar->ticking = bar->loop;
     if (out->child)
       start_upstream(out, bar, spec);
+    else if (out->mode == MCH_PROGRESS_REPORTS)
+      want_owner(out, WANTED_FOR_REPORTS);
     hasten(out, 0);
   }
   quit(out, 0);
@@ -210,6 +243,8 @@ static void pump(struct mch_output *out, uint64_t now, int on_lua_thread);
 static void ended(struct mch_output *out, int loop) {
   if (out->mode == MCH_PROGRESS_OFF)
     mch_progress_drop(&out->progress, out->progress.ended.last);
+  if (out->mode == MCH_PROGRESS_REPORTS)
+    want_owner(out, WANTED_FOR_REPORTS);
   if (loop && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
     pump(out, mch_output_now(out), 1);
   else
@@ -286,9 +321,10 @@ uint64_t mch_output_next(struct mch_output *out) {
 
 static int tick(struct mch_output *out, uint64_t now) {
   int reports = out->mode == MCH_PROGRESS_REPORTS && !out->child;
-  if (reports)
-    return progress_due(out) <= now ? MCH_TICK_REPORTS : 0;
-  pump(out, now, 1);
+  if ((reports && progress_due(out) <= now) || out->wanted)
+    return MCH_TICK_OWNER;
+  if (!reports)
+    pump(out, now, 1);
   return 0;
 }
 
@@ -297,7 +333,7 @@ int mch_output_tick(struct mch_output *out) {
   int soon = now < out->ticked_ns + SECOND / 1000 ? MCH_TICK_SOON : 0;
   int due;
   out->ticked_ns = now;
-  if (now < atomic_load_explicit(&out->due, memory_order_relaxed) || !ours(out))
+  if ((now < atomic_load_explicit(&out->due, memory_order_relaxed) && !out->wanted) || !ours(out))
     return soon;
   if (pthread_mutex_trylock(&out->lock) != 0)
     return soon; /* somebody is drawing */
@@ -310,7 +346,7 @@ void mch_output_lines(struct mch_output *out, int stream, const char *bytes, siz
   if (!enter(out))
     return;
   route(out, stream, bytes, length);
-  hasten(out, !in_frames(out));
+  hasten(out, out->keeps_lines || !in_frames(out));
   quit(out, 0);
 }
 
@@ -319,7 +355,7 @@ size_t mch_output_backlog(struct mch_output *out) {
   if (!enter(out))
     return 0;
   backlog = mch_buf_unread(&out->above) + mch_buf_unread(&out->sinks[0].unsent) +
-            mch_buf_unread(&out->sinks[1].unsent);
+            mch_buf_unread(&out->sinks[1].unsent) + mch_buf_unread(&out->kept);
   quit(out, 0);
   return backlog;
 }
@@ -492,6 +528,56 @@ void mch_output_leave(void *arg) {
   free(anchor);
 }
 
+static int take_line(struct mch_output *out, struct mch_buf *line) {
+  const unsigned char *record = out->kept.data + out->kept.read;
+  size_t length;
+  int stream;
+  mch_buf_clear(line);
+  if (mch_buf_unread(&out->kept) == 0)
+    return 0;
+  stream = record[0];
+  length = (size_t)mch_load_u64(record + 1);
+  mch_buf_append(line, record + 9, length);
+  mch_buf_u8(line, 0);
+  mch_buf_consume(&out->kept, 9 + length);
+  if (mch_buf_unread(&out->kept) == 0 && out->kept.capacity > MANY_LINES)
+    mch_buf_free(&out->kept);
+  return stream;
+}
+
+int mch_output_take_line(struct mch_output *out, struct mch_buf *line) {
+  int stream;
+  if (!enter(out))
+    return 0;
+  stream = take_line(out, line);
+  if (stream == 0)
+    atomic_fetch_and(&out->wanted, ~WANTED_FOR_LINES);
+  quit(out, 1);
+  return stream;
+}
+
+void mch_output_keep_lines(struct mch_output *out, int keep) {
+  struct mch_buf line = {0};
+  int stream;
+  if (!enter(out))
+    return;
+  out->keeps_lines = keep;
+  atomic_fetch_and(&out->wanted, ~WANTED_FOR_LINES);
+  while (!keep && (stream = take_line(out, &line)) != 0) {
+    if (line.failed != 0)
+      continue;
+    line.data[line.length - 1] = '\n';
+    route(out, stream, (const char *)line.data, line.length);
+  }
+  mch_buf_free(&line);
+  hasten(out, !in_frames(out));
+  quit(out, 1);
+}
+
+int mch_output_wants_owner(struct mch_output *out, uint64_t now_ns) {
+  return out->wanted || (out->reports && mch_output_next(out) <= now_ns);
+}
+
 static void drop_reported(struct mch_output *out) {
   if (out->reported != NULL)
     mch_progress_drop(&out->progress, out->reported);
@@ -512,6 +598,7 @@ int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report
     mch_output_told(bar, now_ns, report);
     out->reported = report->event == MCH_REPORT_END ? bar : NULL;
   } else {
+    atomic_fetch_and(&out->wanted, ~WANTED_FOR_REPORTS);
     schedule(out, now_ns);
   }
   quit(out, 1);
@@ -582,6 +669,7 @@ void mch_output_unref(struct mch_output *out) {
   mch_buf_free(&out->scratch);
   mch_buf_free(&out->edit.text);
   mch_buf_free(&out->frame);
+  mch_buf_free(&out->kept);
   for (i = 0; i < 2; i++)
     mch_buf_free(&out->sinks[i].unsent);
   pthread_mutex_destroy(&out->lock);
@@ -595,6 +683,8 @@ void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
     release(out);
   drop_reported(out);
   out->mode = mode;
+  out->reports = mode == MCH_PROGRESS_REPORTS;
+  atomic_fetch_and(&out->wanted, ~WANTED_FOR_REPORTS);
   if (mode == MCH_PROGRESS_AUTO && out->progress.running.count > 0)
     mch_output_resolve(out);
   hasten(out, 0);
@@ -628,6 +718,10 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   mch_screen_detach(&out->screen);
   mch_buf_clear(&out->above);
   mch_buf_clear(&out->host);
+  mch_buf_clear(&out->kept);
+  out->keeps_lines = 0;
+  out->reports = 0;
+  out->wanted = 0;
   out->reported = NULL;
   out->forwarded = 0;
   out->looked = out->mixed = out->paused = out->leaving = out->edit.active = 0;

@@ -30,6 +30,7 @@
 #include "progress.h"
 #include "render.h"
 
+struct mch_buf;
 struct mch_output;
 
 /* Where time, size and descriptors come from. Zeroes: from the system. The rest is for tests. */
@@ -102,8 +103,8 @@ static inline void mch_bar_set_total(struct mch_bar *bar, uint64_t total) {
 
 /* Draw if it is time: some nanoseconds if it is not. Lua thread only. Returns a sum of these. */
 enum {
-  MCH_TICK_REPORTS = 1, /* reports are due (only with MCH_PROGRESS_REPORTS) */
-  MCH_TICK_SOON = 2     /* less than a millisecond since the tick before: some may be left out */
+  MCH_TICK_OWNER = 1, /* mch_output_wants_owner() */
+  MCH_TICK_SOON = 2   /* less than a millisecond since the tick before: some may be left out */
 };
 int mch_output_tick(struct mch_output *out);
 
@@ -165,6 +166,17 @@ void mch_output_clear(struct mch_output *out);
 /* The next thing to tell about a bar, with MCH_PROGRESS_REPORTS. 0: nothing now. Its strings hold
  * until the next call. One consumer, on the Lua thread. */
 int mch_output_report(struct mch_output *out, uint64_t now_ns, struct mch_report *report);
+
+/* From now on lines are not written but kept for mch_output_take_line(). 0: written again, also
+ * those that are there. */
+void mch_output_keep_lines(struct mch_output *out, int keep);
+
+/* The oldest line that was kept, without its newline, into `line` (cleared first), terminated by a
+ * zero; its stream, or 0: there is none. Without memory its text is lost. */
+int mch_output_take_line(struct mch_output *out, struct mch_buf *line);
+
+/* Nonzero if there are lines or reports for somebody to take on the Lua thread. Takes no lock. */
+int mch_output_wants_owner(struct mch_output *out, uint64_t now_ns);
 
 /* Where a worker's bars go. Called with the output's lock held, from whichever thread starts, ends
  * or pumps; must not call back. `key` tells this process's bars apart. */

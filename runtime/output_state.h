@@ -23,6 +23,8 @@
 #define FRAME_INTERVAL (SECOND / 10) /* between frames, and between reports of one bar */
 #define TEXT_INTERVAL (SECOND * 60)  /* between plain lines of one bar */
 
+enum { WANTED_FOR_LINES = 1, WANTED_FOR_REPORTS = 2 };
+
 /* A line that somebody edits. */
 struct mch_edit {
   int active;
@@ -65,6 +67,11 @@ struct mch_output {
   int foreground; /* this process has been seen in the foreground of the terminal */
   int away;       /* and now it is not: only what stays is written */
   int leaving;    /* what the host prints next comes under the bars */
+
+  struct mch_buf kept; /* lines to be taken: stream, length and text of each */
+  int keeps_lines;
+  _Atomic int reports; /* the mode is MCH_PROGRESS_REPORTS */
+  _Atomic int wanted;  /* whoever takes lines and reports has some to take: a sum of these */
 
   int child;
   struct mch_upstream upstream;

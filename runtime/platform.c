@@ -472,19 +472,17 @@ static int poll_under(struct pollfd *fds, size_t count, uint64_t deadline, const
 #endif
 }
 
-enum { MOST_AWAITED = 64 };
+enum { MOST_AWAITED = 4 };
 
 int mch_platform_await(const int *fds, size_t count, uint64_t deadline, const sigset_t *mask) {
   struct pollfd entries[MOST_AWAITED];
   size_t i;
-  if (count > MOST_AWAITED) /* the others are looked at often */
-    count = MOST_AWAITED;
-  for (i = 0; i < count; i++) {
+  for (i = 0; i < count && i < MOST_AWAITED; i++) {
     entries[i].fd = fds[i];
     entries[i].events = POLLIN;
     entries[i].revents = 0;
   }
-  return poll_under(entries, count, deadline, mask) > 0 && entries[0].revents != 0;
+  return poll_under(entries, i, deadline, mask) > 0 && entries[0].revents != 0;
 }
 
 int mch_platform_get_byte(int fd) {
@@ -569,6 +567,13 @@ int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room
                       ((events[i].events & (EPOLLOUT | EPOLLERR)) ? MCH_WRITABLE : 0u);
   }
   return count;
+}
+
+void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask) {
+  struct pollfd fd = {poller->fd, POLLIN, 0};
+  uint64_t now = mch_now(), left = deadline > now ? deadline - now : 0;
+  struct timespec moment = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
+  ppoll(&fd, 1, deadline == MCH_NEVER ? NULL : &moment, mask);
 }
 
 int mch_poller_fd(const struct mch_poller *poller) {
@@ -660,6 +665,11 @@ int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room
                             ((events & (POLLOUT | POLLERR)) ? MCH_WRITABLE : 0u);
   }
   return count;
+}
+
+void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask) {
+  struct mch_ready ready[1];
+  mch_poller_wait(poller, ready, 1, deadline, mask);
 }
 
 int mch_poller_fd(const struct mch_poller *poller) {

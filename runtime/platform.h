@@ -121,8 +121,8 @@ unsigned mch_platform_cpu_count(void);
 /* The largest resident size of this process so far, in bytes; 0: unknown. */
 uint64_t mch_platform_maxrss(void);
 
-/* Wait until one of these descriptors is readable, or `deadline` comes, under the signal mask
- * `mask`. Whether the first one is; 0 also for a signal. */
+/* Wait until one of these descriptors (four at most, -1: none) is readable, or `deadline` comes,
+ * under the signal mask `mask`. Whether the first one is; 0 also for a signal. */
 int mch_platform_await(const int *fds, size_t count, uint64_t deadline, const sigset_t *mask);
 
 /* One byte from `fd`, which may have to be waited for; -1 at the end, or for an error. */
@@ -145,6 +145,8 @@ void mch_poller_remove(struct mch_poller *poller, int fd);
  * Number of entries in `ready`, 0 for a time-out, -1 with errno EINTR or another. */
 int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
                     const sigset_t *mask);
+/* Sleep until mch_poller_wait() has something, `deadline` to the microsecond, or a signal. */
+void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask);
 /* A descriptor that is readable when mch_poller_wait() has something; -1 where there is none. */
 int mch_poller_fd(const struct mch_poller *poller);
 

@@ -75,8 +75,10 @@ struct mch_pool {
   uint64_t last_run;            /* when a task came that could go at once */
   uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
   int started;
-  struct mch_poller *outer; /* for mch_pool_fd(): the engine's poller and `attention` */
-  int attention[2];         /* a pipe: the driver did something that the owner wants to know */
+  struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `attention` */
+  struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
+  int attention[2];          /* a pipe: there is something for the owner that no worker says; -1:
+                                nobody waits by a descriptor */
   int attention_raised;
 };
 
@@ -393,7 +395,7 @@ static int is_open(const struct mch_task *task, uint64_t runid) {
 
 /* The owner's event loop shall look in. */
 static void raise_attention(struct mch_pool *pool) {
-  if (pool->outer != NULL && !pool->attention_raised && write(pool->attention[1], "", 1) == 1)
+  if (pool->attention[1] >= 0 && !pool->attention_raised && write(pool->attention[1], "", 1) == 1)
     pool->attention_raised = 1;
 }
 
@@ -697,7 +699,7 @@ void mch_pool_pump(struct mch_pool *pool) {
   all_taken(pool);
   pool->drives_seen = pool->drives;
   /* An event loop sleeps without telling: from here on its descriptor has to say all. */
-  if (pool->outer != NULL && deadline(pool) == 0)
+  if (pool->attention[1] >= 0 && deadline(pool) == 0)
     raise_attention(pool);
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
@@ -715,7 +717,8 @@ static int drive_pump(void *ud) {
     return 1; /* first somebody has to read that; workers wait */
   pool->drives++;
   pump(pool, 0);
-  if (pool->engine->ops->short_of_workers(pool->engine, pool->queued))
+  if (pool->engine->ops->short_of_workers(pool->engine, pool->queued) ||
+      mch_output_wants_owner(pool->output, mch_now()))
     raise_attention(pool);
   return owner_runs || pool->harvest - before >= CROWD / 4;
 }
@@ -821,6 +824,7 @@ void mch_pool_free(struct mch_pool *pool) {
   }
   end_bar(pool, MCH_BAR_CANCELLED);
   free(pool->bar_name);
+  mch_pool_part(pool);
   if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
@@ -889,6 +893,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     else if (pool->queued >= FEED && pool->queued % FEED_STEP == 0 &&
              pool->engine->ops->hungry(pool->engine))
       pump(pool, 1);
+    else
+      raise_attention(pool); /* a pump is due */
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }
@@ -937,6 +943,15 @@ static uint64_t look_again(uint64_t until) {
     return until;
   look = mch_now() + longest_look;
   return look < until ? look : until;
+}
+
+void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void *ud), void *ud) {
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (!interrupted(ud))
+    mch_poller_sleep(poller, look_again(until), &old);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
@@ -1342,20 +1357,39 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level) {
   pthread_mutex_unlock(&pool->lock);
 }
 
-static int make_outer(struct mch_pool *pool, struct mch_error *error) {
-  int inner = mch_poller_fd(pool->engine->poller);
-  if (inner < 0)
+/* Whoever waits by a descriptor is told by it from now on. */
+static int make_attention(struct mch_pool *pool, struct mch_error *error) {
+  int code = 0;
+  if (pool->attention[0] >= 0)
+    return 0;
+  if (mch_poller_fd(pool->engine->poller) < 0)
     return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
-  if (mch_platform_pipe(pool->attention, error) != 0)
-    return MCH_SYSTEM;
+  if ((code = mch_platform_pipe(pool->attention, error)) != 0)
+    return code;
   mch_platform_nonblocking(pool->attention[0]);
   mch_platform_nonblocking(pool->attention[1]);
-  pool->outer = mch_poller_new(error);
-  if (pool->outer == NULL)
+  if (pool->queued > 0 || pool->records != NULL || pool->drives != pool->drives_seen)
+    raise_attention(pool);
+  return 0;
+}
+
+static int listen(struct mch_pool *pool, struct mch_poller *poller, void *ud,
+                  struct mch_error *error) {
+  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), MCH_READABLE, ud) == 0 &&
+      mch_poller_add(poller, pool->attention[0], MCH_READABLE, ud) == 0)
+    return 0;
+  return mch_error_system(error, "cannot make a descriptor to wait for a pool");
+}
+
+static int make_outer(struct mch_pool *pool, struct mch_error *error) {
+  if (make_attention(pool, error) != 0)
     return MCH_SYSTEM;
-  if (mch_poller_add(pool->outer, inner, MCH_READABLE, NULL) != 0 ||
-      mch_poller_add(pool->outer, pool->attention[0], MCH_READABLE, NULL) != 0)
-    return mch_error_system(error, "cannot make a descriptor to wait for a pool");
+  pool->outer = mch_poller_new(error);
+  if (pool->outer == NULL || listen(pool, pool->outer, NULL, error) != 0) {
+    mch_poller_free(pool->outer);
+    pool->outer = NULL;
+    return MCH_SYSTEM;
+  }
   return 0;
 }
 
@@ -1366,6 +1400,36 @@ int mch_pool_fd(struct mch_pool *pool, struct mch_error *error) {
     fd = mch_poller_fd(pool->outer);
   pthread_mutex_unlock(&pool->lock);
   return fd;
+}
+
+static void part(struct mch_pool *pool) {
+  if (pool->joined == NULL)
+    return;
+  mch_poller_remove(pool->joined, mch_poller_fd(pool->engine->poller));
+  mch_poller_remove(pool->joined, pool->attention[0]);
+  pool->joined = NULL;
+}
+
+int mch_pool_join(struct mch_pool *pool, struct mch_poller *poller, void *ud,
+                  struct mch_error *error) {
+  int code;
+  pthread_mutex_lock(&pool->lock);
+  part(pool);
+  code = make_attention(pool, error);
+  if (code == 0) {
+    pool->joined = poller;
+    code = listen(pool, poller, ud, error);
+  }
+  if (code != 0)
+    part(pool);
+  pthread_mutex_unlock(&pool->lock);
+  return code;
+}
+
+void mch_pool_part(struct mch_pool *pool) {
+  pthread_mutex_lock(&pool->lock);
+  part(pool);
+  pthread_mutex_unlock(&pool->lock);
 }
 
 void mch_pool_quit(struct mch_pool *pool, int kill) {

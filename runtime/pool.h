@@ -98,6 +98,9 @@ int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrup
 /* The same with nothing to wait for: sleep until `until` or a signal. */
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
 
+/* The same with pools that have joined `poller`; drivers do not keep away. */
+void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void *ud), void *ud);
+
 /* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
 uint64_t mch_pool_deadline(struct mch_pool *pool);
 
@@ -156,6 +159,12 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level);
 
 /* A descriptor that is readable when a pump has something to do; -1 where there is none. */
 int mch_pool_fd(struct mch_pool *pool, struct mch_error *error);
+
+/* Have mch_poller_wait() of `poller` say `ud` when a pump has something to do. 0 or a code. One
+ * poller at most; mch_pool_part() before it is freed. */
+int mch_pool_join(struct mch_pool *pool, struct mch_poller *poller, void *ud,
+                  struct mch_error *error);
+void mch_pool_part(struct mch_pool *pool);
 
 /* Ask all workers to leave, or end them now. mch_pool_gone(): 1 when none is left (pump and wait
  * until then). */

@@ -24,6 +24,10 @@ local function all_received(lines)
   return #lines == 2 and lines[1] == "0, 1, 2, 3, 4, 5" and all_pairs(lines[2])
 end
 
+local function loop_was_free(lines)
+  return #lines == 2 and lines[1] == RESULTS and lines[2] == "the loop was free meanwhile"
+end
+
 -- Name, bars that end at 100 %, and a judge of the lines of stdout.
 local examples = {
   { "01_task_function", { "task1" }, function(lines) return #lines == 1 and lines[1] == "result1" end },
@@ -37,6 +41,8 @@ local examples = {
     for i = 1, 4 do expected[i] = ('INFO:root:finishing "task%d"'):format(i) end
     return table.concat(lines, "\n") == table.concat(expected, "\n")
   end },
+  { "09_cqueues", NUMBERED, loop_was_free },
+  { "10_luv", NUMBERED, loop_was_free },
 }
 
 local function split(text)

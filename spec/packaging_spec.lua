@@ -1,14 +1,14 @@
--- What `cmake --install` puts under a prefix, and the programs that are built against it.
+-- What `cmake --install` puts under a prefix, the programs that are built against it, and the packages.
 
 local shell = require "spec.support.shell"
 
 local build = os.getenv("MANTICHORA_BUILD") or "build"
 local folder, prefix
 
+-- A program that runs the Lua code of its first argument.
 local CONSUMER = [[
-#include <lauxlib.h>
-#include <lualib.h>
 #include <mantichora.h>
+%s
 #include <stdio.h>
 
 int main(int argc, char **argv) {
@@ -19,7 +19,7 @@ int main(int argc, char **argv) {
   lua_pop(L, 1);
   status = argc == 2 ? luaL_dostring(L, argv[1]) : LUA_ERRRUN;
   if (status != LUA_OK)
-    fprintf(stderr, "%s\n", lua_tostring(L, -1));
+    fprintf(stderr, "%%s\n", lua_tostring(L, -1));
   lua_close(L);
   return status;
 }
@@ -27,21 +27,24 @@ int main(int argc, char **argv) {
 
 local CMAKE = [[
 cmake_minimum_required(VERSION 3.18)
-project(consumer LANGUAGES C)
+project(consumer LANGUAGES %s)
 find_package(mantichora %s REQUIRED)
-add_executable(shared main.c)
+add_executable(shared %s)
 target_link_libraries(shared PRIVATE mantichora::mantichora)
-add_executable(static main.c)
+add_executable(static %s)
 target_link_libraries(static PRIVATE mantichora::static)
 ]]
 
+-- Uses the pool and both parts, and prints the version.
 local SCRIPT = [[
   local mantichora = require "mantichora"
   local logging = require "mantichora.logging"
-  logging.basic_config { stream = io.stdout, format = "%%(message)s" }
-  logging.error(mantichora._VERSION)
+  local atpbar = require "mantichora.atpbar"
+  logging.basic_config { stream = io.stdout, format = "%(message)s" }
+  local mcore <close> = mantichora { nworkers = 2 }
+  mcore:run(function() for _ in atpbar(3, "bar") do end return mantichora._VERSION end)
+  logging.error(mcore:returns()[1])
 ]]
-SCRIPT = SCRIPT:gsub("%%%%", "%%"):gsub("\n", " ")
 
 -- Run a command line that must succeed; its output.
 local function must(command, ...)
@@ -52,16 +55,47 @@ local function must(command, ...)
 end
 
 local function version()
-  return must("sed -n 's/^project(mantichora VERSION \\([0-9.]*\\).*/\\1/p' CMakeLists.txt"):match("%S+")
+  local line = shell.quote [[s/^project(mantichora VERSION \([0-9.]*\).*/\1/p]]
+  return must("sed -n %s CMakeLists.txt", line):match("%S+")
+end
+
+-- A program, or a piece of a command line, that runs the Lua code given behind it does so.
+local function works(program)
+  assert.are.equal("mantichora " .. version() .. "\n", must("%s", program .. " " .. shell.quote(SCRIPT)))
+end
+
+-- Names of the libraries that a program or library asks for.
+local function needed(path)
+  local names = {}
+  for name in must("readelf -d %s", path):gmatch("NEEDED[^%[]*%[([^%]]*)%]") do names[#names + 1] = name end
+  assert.truthy(#names > 0)
+  return names
+end
+
+-- The beginning of a command line that unshares so much from the rest of the system, where that is
+-- allowed. Root has no need of `-r`, and cannot have it in a chroot.
+local function as_root(what)
+  local options = must("id -u") == "0\n" and what:gsub("r", "") or what
+  if options == "-" or shell.run("unshare " .. options .. " true").status ~= 0 then return "" end
+  return "unshare " .. options
+end
+
+-- What lets stock lua find the module under a prefix.
+local function paths(where)
+  return ("LUA_CPATH='%s/lib/lua/5.4/?.so' LUA_PATH='%s/share/lua/5.4/?.lua'"):format(where, where)
 end
 
 describe("packaging", function()
+  -- Installed in one place by way of DESTDIR, and moved to another.
   setup(function()
     folder = shell.folder()
+    prefix = folder .. "/a prefix" -- must do with a blank, but for pkg-config
+    must("DESTDIR=%s/stage cmake --install %s --prefix /opt/elsewhere", folder, build)
+    must("mv %s/stage/opt/elsewhere '%s' && rmdir %s/stage/opt %s/stage", folder, prefix, folder, folder)
+    must("ln -s 'a prefix' %s/prefix", folder)
     prefix = folder .. "/prefix"
-    must("cmake --install %s --prefix %s", build, prefix)
-    shell.write(folder .. "/main.c", CONSUMER)
-    shell.write(folder .. "/CMakeLists.txt", CMAKE:format(version()))
+    shell.write(folder .. "/main.c", CONSUMER:format("#include <lauxlib.h>\n#include <lualib.h>"))
+    shell.write(folder .. "/main.cpp", CONSUMER:format("#include <lua.hpp>"))
   end)
 
   teardown(function()
@@ -78,20 +112,24 @@ describe("packaging", function()
     end
   end)
 
+  it("names no place that it was built in or installed to", function()
+    local root = must("pwd"):match("[^\n]+")
+    assert.are.equal("", must("grep -rIl -e /opt/elsewhere -e %s %s/. || true", shell.quote(root), prefix))
+    for _, path in ipairs { "bin/mantichora", "lib/libmantichora.so", "lib/lua/5.4/mantichora.so" } do
+      assert.are.equal("", must("readelf -d %s/%s | grep -i 'r.*path' || true", prefix, path))
+    end
+  end)
+
   it("gives stock lua a module that can be required part by part, from anywhere", function()
-    local paths = ("LUA_CPATH='%s/lib/lua/5.4/?.so' LUA_PATH='%s/share/lua/5.4/?.lua'"):format(prefix, prefix)
-    assert.are.equal("mantichora " .. version() .. "\n",
-      must("cd / && %s %s -e '%s'", paths, shell.lua, SCRIPT))
+    works(("cd / && %s %s -e"):format(paths(prefix), shell.lua))
     for _, part in ipairs { "mantichora", "mantichora.logging", "mantichora.atpbar" } do
-      assert.are.equal("true\n", must("cd / && %s %s -e 'print(require \"%s\" ~= nil)'", paths, shell.lua, part))
+      assert.are.equal("true\n", must("cd / && %s %s -e 'print(require \"%s\" ~= nil)'", paths(prefix), shell.lua,
+        part))
     end
   end)
 
   it("has the Lua parts inside the module", function()
-    local paths = ("LUA_CPATH='%s/lib/lua/5.4/?.so' LUA_PATH=''"):format(prefix)
-    for _, part in ipairs { "mantichora.logging", "mantichora.atpbar" } do
-      assert.are.equal("true\n", must("cd / && %s %s -e 'print(require \"%s\" ~= nil)'", paths, shell.lua, part))
-    end
+    works(("cd / && LUA_CPATH='%s/lib/lua/5.4/?.so' LUA_PATH='' %s -e"):format(prefix, shell.lua))
   end)
 
   it("has a host that works alone", function()
@@ -136,40 +174,160 @@ describe("packaging", function()
 
   it("links no Lua into module and library, and exports nothing but ours", function()
     for _, file in ipairs { "lib/lua/5.4/mantichora.so", "lib/libmantichora.so" } do
-      local needed = must("readelf -d %s/%s", prefix, file)
-      assert.truthy(needed:find("NEEDED"))
-      assert.falsy(needed:lower():find("liblua"))
+      for _, name in ipairs(needed(prefix .. "/" .. file)) do assert.falsy(name:find("lua"), name) end
       local symbols = must("nm -D --defined-only %s/%s", prefix, file)
       assert.truthy(symbols:find("luaopen_mantichora\n"))
       for symbol in symbols:gmatch(" (%S+)\n") do
         assert.truthy(symbol:find("^luaopen_mantichora") or symbol:find("^mantichora_"), symbol)
       end
     end
+    for symbol in must("nm -g --defined-only %s/lib/libmantichora.a", prefix):gmatch(" %u (%S+)\n") do
+      assert.truthy(symbol:find("^luaopen_mantichora") or symbol:find("^mantichora_") or symbol:find("^mch_"), symbol)
+    end
     assert.truthy(must("readelf -d %s/lib/libmantichora.so", prefix):find("soname: [libmantichora.so.0]", 1, true))
   end)
 
-  it("builds programs by pkg-config, shared and static", function()
+  it("builds programs by pkg-config: shared, static, without any library; in C and C++", function()
     local pc = ("PKG_CONFIG_PATH=%s/lib/pkgconfig pkg-config"):format(prefix)
     assert.are.equal(version() .. "\n", must("%s --modversion mantichora", pc))
-    must("cd %s && cc main.c -o with_pc $(%s --cflags --libs mantichora) -Wl,-rpath,%s/lib", folder, pc, prefix)
-    assert.are.equal("mantichora " .. version() .. "\n", must("%s/with_pc '%s'", folder, SCRIPT))
-    must("cd %s && cc main.c -o with_a $(%s --cflags mantichora) %s/lib/libmantichora.a $(pkg-config --libs lua5.4)",
-      folder, pc, prefix)
-    assert.are.equal("mantichora " .. version() .. "\n", must("%s/with_a '%s'", folder, SCRIPT))
+    for compiler, source in pairs { cc = "main.c", ["c++"] = "main.cpp" } do
+      must("cd %s && %s %s -o with_pc $(%s --cflags --libs mantichora) -Wl,-rpath,%s/lib", folder, compiler, source,
+        pc, prefix)
+      works(folder .. "/with_pc")
+      must("cd %s && %s %s -o with_a $(%s --cflags mantichora) %s/lib/libmantichora.a $(pkg-config --libs lua5.4)",
+        folder, compiler, source, pc, prefix)
+      works(folder .. "/with_a")
+      must("cd %s && %s -static %s -o alone $(%s --static --cflags --libs mantichora)", folder, compiler, source, pc)
+      works(folder .. "/alone")
+    end
   end)
 
-  it("builds programs by find_package, shared and static", function()
-    must("cmake -S %s -B %s/b -DCMAKE_PREFIX_PATH=%s && cmake --build %s/b", folder, folder, prefix, folder)
-    for _, program in ipairs { "shared", "static" } do
-      assert.are.equal("mantichora " .. version() .. "\n", must("%s/b/%s '%s'", folder, program, SCRIPT))
+  it("builds programs by find_package: shared and static; in C and C++", function()
+    for language, source in pairs { C = "main.c", CXX = "main.cpp" } do
+      local where = folder .. "/in_" .. language
+      must("mkdir %s", where)
+      shell.write(where .. "/CMakeLists.txt", CMAKE:format(language, version(), "../" .. source, "../" .. source))
+      must("cmake -S %s -B %s/b '-DCMAKE_PREFIX_PATH=%s' && cmake --build %s/b", where, where, prefix, where)
+      works(where .. "/b/shared")
+      works(where .. "/b/static")
     end
   end)
 
   it("has a header for C99 and C++", function()
     shell.write(folder .. "/only.c", "#include <mantichora.h>\nint main(void) { return 0; }\n")
     must("cc -std=c99 -pedantic -Wall -Wextra -Werror -I%s/include -fsyntax-only %s/only.c", prefix, folder)
-    if shell.run("command -v c++").status == 0 then
-      must("c++ -Wall -Wextra -Werror -I%s/include -fsyntax-only -x c++ %s/only.c", prefix, folder)
+    must("c++ -std=c++11 -pedantic -Wall -Wextra -Werror -I%s/include -fsyntax-only -x c++ %s/only.c", prefix, folder)
+  end)
+
+  it("has a host that works in a world with Lua and the C library only", function()
+    local root = folder .. "/root"
+    must("mkdir -p %s/dev && : >%s/dev/null && cp %s/bin/mantichora %s", root, root, prefix, root)
+    must("for lib in $(ldd %s/mantichora | grep -o '/lib[^ ]*'); do " ..
+      "mkdir -p %s/$(dirname $lib) && cp -L $lib %s/$lib; done", root, root, root)
+    local libraries = {}
+    for name in must("find %s -type f -name '*.so*'", root):gmatch("/([^/\n]+)\n") do libraries[name] = true end
+    for name in pairs(libraries) do
+      assert.truthy(name:find("^ld%-linux") or name:find("^libc%.") or name:find("^libm%.")
+        or name:find("^liblua5%.4%.") or name:find("^libtinfo%."), "needs " .. name)
     end
+    works(("env -i PATH=\"$PATH\" %s chroot %s /mantichora -e"):format(as_root("-r"), root))
+  end)
+
+  it("writes its version in one place", function()
+    local number = version():gsub("%.", "%%%0")
+    assert.truthy(must("cat CHANGELOG.md"):match("\n## %[" .. number .. "%]"), "CHANGELOG.md is about another version")
+    local files = must("find *.md *.rockspec bindings runtime scripts spec -type f ! -path 'spec/fuzz/corpus*' "
+      .. "! -name '*.svg' ! -name '*.png' ! -name '*.tsv'") -- pictures and figures are of a day
+    for path in files:gmatch("[^\n]+") do
+      if path ~= "CHANGELOG.md" then
+        local file <close> = assert(io.open(path, "rb"))
+        assert.falsy(file:read("a"):find("%f[%d]" .. number .. "%f[^%d.]"), path .. " has the version written down")
+      end
+    end
+  end)
+end)
+
+describe("Debian package", function()
+  local root
+
+  setup(function()
+    folder = shell.folder()
+    root = folder .. "/root"
+    must("test -e %s/manual/man || cmake --build %s --target manual", build, build)
+    must("cd %s && cpack -G DEB -B %s", build, folder)
+    must("dpkg-deb -x %s/mantichora_*.deb %s", folder, root)
+  end)
+
+  teardown(function()
+    shell.remove(folder)
+  end)
+
+  local function field(name)
+    return must("dpkg-deb -f %s/mantichora_*.deb %s", folder, name):match("[^\n]*")
+  end
+
+  it("says what it needs", function()
+    assert.are.equal(version() .. "-1", field("Version"))
+    local depends = ", " .. field("Depends") .. ","
+    for _, package in ipairs { "libc6", "liblua5%.4%-0", "lua5%.4" } do
+      assert.truthy(depends:find(", " .. package .. "[ ,]"), depends)
+    end
+    assert.falsy(depends:find("gcc") or depends:find("%-dev"), depends)
+  end)
+
+  it("puts the module where Debian's lua5.4 looks, and the rest where its tools do", function()
+    local cpath, path = must("env -u LUA_PATH -u LUA_CPATH lua5.4 -e 'print(package.cpath) print(package.path)'")
+      :match("([^\n]*)\n([^\n]*)")
+    local function found(template, name)
+      for place in template:gmatch("[^;]+") do
+        local file = place:gsub("%?", name)
+        if file:sub(1, 1) == "/" and shell.run(("test -e %s%s"):format(root, file)).status == 0 then return file end
+      end
+    end
+    assert.truthy(found(cpath, "mantichora"), cpath)
+    assert.truthy(found(path, "mantichora/logging"), path)
+    for _, file in ipairs { "bin/mantichora", "lib/libmantichora.so.0", "include/mantichora.h",
+      "lib/pkgconfig/mantichora.pc", "share/doc/mantichora/copyright", "share/doc/mantichora/html/index.html",
+      "share/man/man3/mantichora.3.gz" } do
+      must("test -e %s/usr/%s", root, file)
+    end
+  end)
+
+  it("has a module and a program that work", function()
+    works(("cd / && %s lua5.4 -e"):format(paths(root .. "/usr")))
+    works(("cd / && %s/usr/bin/mantichora -e"):format(root))
+  end)
+
+  it("is what lintian expects", function()
+    if shell.run("command -v lintian").status ~= 0 then
+      pending("lintian is not installed")
+      return
+    end
+    local known = "pkg%-config%-unavailable%-for%-cross%-compilation"  -- the layout is the same everywhere
+    for line in must("lintian --allow-root --fail-on none %s/mantichora_*.deb", folder):gmatch("[^\n]+") do
+      assert.truthy(line:find(known) or line:find("initial-upload-closes-no-bugs", 1, true), line)
+    end
+  end)
+end)
+
+describe("rock", function()
+  setup(function()
+    folder = shell.folder()
+  end)
+
+  teardown(function()
+    shell.remove(folder)
+  end)
+
+  -- In a copy of the tree, because luarocks builds in place.
+  it("is built and installed by `luarocks make`, without a network", function()
+    must("cp -r *.txt *.md *.rockspec LICENSE runtime bindings scripts %s", folder)
+    must("cd %s && CMAKE_BUILD_PARALLEL_LEVEL=2 %s luarocks --lua-version 5.4 --tree %s/rocks make", folder,
+      as_root("-rn"), folder)
+    works(("cd / && %s lua5.4 -e"):format(paths(folder .. "/rocks")))
+    for _, name in ipairs(needed(folder .. "/rocks/lib/lua/5.4/mantichora.so")) do
+      assert.falsy(name:find("lua"), name)
+    end
+    assert.are.equal("", must("find %s/rocks -name 'libmantichora*'", folder))
   end)
 end)

@@ -1,26 +1,27 @@
--- mantichora.explain(f, ...): what would be sent, as a tree.
+--- Returns two functions to bindings/explain.c: one that is told the parts of an encoding, and one
+-- that makes the report of them.
+-- @submodule mantichora
+
+--- What `mantichora.explain(f, ...)` returns. `tostring` shows it as a tree.
 --
--- Returns two functions to bindings/explain.c: one that is told the parts of an encoding, and one that makes
--- the report of them. The report:
+-- A part is a table with
 --
---   report.size       bytes of the message
---   report.parts      list of parts: the function and its arguments, then globals
---   report.refused    list of the parts that cannot be sent; run() would raise for the first
---   report.globals    names of the globals that the code mentions, sorted; one goes along if it was
---                     assigned since the workers were forked
---   report:largest(n) the n largest parts that do not contain each other
---   tostring(report)  the tree
---
--- A part:
---
---   path    where it is, worded as in errors: "upvalue 'conn'.socket of function <img.lua:12>"
---   step    the last step of it
---   kind    "table", "function <img.lua:12>", "C function", "number" ...
---   how     "value", "name" (by reference), "shared" (goes with another part), "globals" (_G), "hook"
---           (rebuilt by what its __mantichora returned), "environment" (as far as code names it), "refused"
---   detail  the name, the path of the other part, or the reason of a refusal
---   size    bytes, with what it contains; what is shared counts where it comes first
---   parts   list of parts (of a table: those that are not plain numbers, booleans or short strings)
+-- - `path`: where it is, worded as in errors, as in `upvalue 'conn'.socket of function <img.lua:12>`
+-- - `step`: the last step of it
+-- - `kind`: `table`, `function <img.lua:12>`, `C function`, `number` ...
+-- - `how`: `value`, `name` (by reference), `shared` (goes with another part), `globals` (`_G`), `hook`
+--   (rebuilt by what its `__mantichora` returned), `environment` (as far as code names it), `refused`
+-- - `detail`: the name, the path of the other part, or the reason of a refusal
+-- - `size`: bytes, with what it contains; what is shared counts where it comes first
+-- - `parts`: list of parts (of a table: those that are not plain numbers, booleans or short strings)
+-- @table report
+-- @field size bytes of the message
+-- @field parts list of parts: the function and its arguments, then globals
+-- @field refused list of the parts that cannot be sent; `run` would raise for the first
+-- @field globals names of the globals that the code mentions, sorted; one goes along if it was assigned
+-- since the workers were forked
+-- @field largest `report:largest(n)`: list of the `n` (default 3) largest parts that do not contain each
+-- other
 
 local LISTED = 12 -- parts of one whole that are shown
 local LONG = 256 -- bytes of a scalar in a table that is worth telling

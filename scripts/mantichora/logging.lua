@@ -1,5 +1,7 @@
 --- Log records of tasks and of the main process, in one place.
 --
+-- A logger has a name and a level, and hands its records to handlers.
+--
 --     local logging = require "mantichora.logging"
 --     logging.basic_config{ level = "INFO" }
 --     logging.info('finishing "%s"', name)           -- INFO:root:finishing "task1"
@@ -13,8 +15,11 @@
 -- A log call never raises, whatever it is given and whatever a handler does; what goes wrong is
 -- told through `warn`. (Only `interrupted!`, the error of Ctrl-C, passes through.)
 --
--- Runs in: both.
+-- Levels are the names `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` and `"CRITICAL"`, or numbers: these
+-- are 10 to 50, and stand in the module under their names, `logging.INFO`.
 -- @module mantichora.logging
+
+-- Runs in: both.
 
 local logging = {}
 
@@ -263,6 +268,7 @@ end
 
 --- A logger, by its name; names are a hierarchy by their dots. A record goes to the handlers of its
 -- logger and of all above it, up to the root, or to the first whose field `propagate` is false.
+-- A task can take a logger along: it becomes the logger of that name over there.
 -- @type logger
 local Logger = {}
 Logger.__index = Logger
@@ -318,14 +324,16 @@ end
 
 -- Give the record to the handlers of the logger and of those above it.
 local function call_handlers(logger, record)
-  local handled = false
+  -- The program that we are part of may want to see records instead of any stream.
+  local in_sink = report.sink and report.sink(record)
+  local handled = in_sink
   while logger do
     -- A handler may remove itself, or others.
     for _, entry in ipairs { table.unpack(logger.handlers) } do
       handled = true
       if record.levelno >= entry.level then guarded("a handler failed", entry.handler, record) end
     end
-    if logger == root and basic then
+    if logger == root and basic and not in_sink then
       handled = true
       guarded("the stream failed", basic, record)
     end
@@ -380,9 +388,10 @@ local function log(logger, number, ...)
   end
 end
 
---- Log at a level given as a name or a number. One argument is the message, as it is; more are a
--- format and its arguments, as for `string.format`. The methods `debug`, `info`, `warning`, `error`
--- and `critical` are short for it.
+--- Log a message. The methods `debug`, `info`, `warning`, `error` and `critical` are short for it.
+-- @function log
+-- @param level name or number
+-- @param ... the message, as it is; or a format and its arguments, as for `string.format`
 function Logger:log(level, ...)
   local number, message = level_number(level)
   if not number then
@@ -397,15 +406,20 @@ for name, number in pairs(LEVELS) do
   logging[name:lower()] = function(...) log(root, number, ...) end
 end
 
---- Set the least level that this logger, and those below it that have none, let pass; nil: that of
--- the logger above. In a worker it changes nothing: the parent's levels decide.
+--- Set the least level that this logger, and those below it that have none, let pass.
+-- In a worker it changes nothing: the parent's levels decide.
+-- @function set_level
+-- @param level name or number; nil: that of the logger above
+-- @raise an unknown level, with the nearest right name
 function Logger:set_level(level)
   self.level = level ~= nil and check_level(level, 2) or nil
   if self == root and not self.level then self.level = default_level() end
   tell_workers()
 end
 
---- The level that holds for this logger, as a number.
+--- The level that holds for this logger.
+-- @function get_effective_level
+-- @treturn integer
 function Logger:get_effective_level()
   local logger = self
   while not logger.level do logger = logger.parent end
@@ -413,13 +427,23 @@ function Logger:get_effective_level()
 end
 
 --- Whether a record of this level would be made now; to save the work of making a message.
+-- @function is_enabled_for
+-- @param level name or number
+-- @treturn boolean
+-- @raise an unknown level
 function Logger:is_enabled_for(level)
   return is_wanted(self, check_level(level, 2))
 end
 
---- Call `handler(record)` for each record of this logger and of those below it, at `level` (default:
--- all) and above. A record has the fields `name`, `levelno`, `levelname`, `message`, `created`,
--- `process`, and in tasks `runid` and `taskname`. Returns the handler.
+--- Call a function with each record of this logger and of those below it.
+-- It is called only inside calls of this library, on the caller's thread. A record is a table with
+-- `name` (the logger's), `levelno`, `levelname`, `message`, `created` (seconds since the epoch),
+-- `process` (the process ID), and in tasks `runid` and `taskname`. It is the handler's to keep.
+-- @function add_handler
+-- @tparam function handler called as `handler(record)`
+-- @param[opt] level the least level that it gets; default: all
+-- @return the handler
+-- @raise a handler that cannot be called, an unknown level
 function Logger:add_handler(handler, level)
   if not is_callable(handler) then
     error(("handler must be a function: %s is given"):format(type(handler)), 2)
@@ -428,7 +452,10 @@ function Logger:add_handler(handler, level)
   return handler
 end
 
---- Take a handler away again. Returns whether it was there.
+--- Take a handler away again.
+-- @function remove_handler
+-- @tparam function handler
+-- @treturn boolean whether it was there
 function Logger:remove_handler(handler)
   for i, entry in ipairs(self.handlers) do
     if rawequal(entry.handler, handler) then
@@ -442,8 +469,33 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- The module's functions
 
---- The logger of this name; the root logger without one.
+--- @section end
+
+--- Log a message to the root logger.
+-- @function debug
+-- @param ... the message, as it is; or a format and its arguments, as for `string.format`
+
+--- The same at level `"INFO"`.
+-- @function info
+-- @param ... as for `debug`
+
+--- The same at level `"WARNING"`.
+-- @function warning
+-- @param ... as for `debug`
+
+--- The same at level `"ERROR"`.
+-- @function error
+-- @param ... as for `debug`
+
+--- The same at level `"CRITICAL"`.
+-- @function critical
+-- @param ... as for `debug`
+
+--- The logger of this name; it is made if there is none.
 -- @function get
+-- @tparam[opt="root"] string name
+-- @treturn logger
+-- @raise a name that is not a string
 function logging.get(name)
   if name ~= nil and type(name) ~= "string" then
     error(("name must be a string: %s is given"):format(type(name)), 2)
@@ -451,15 +503,29 @@ function logging.get(name)
   return get_logger(name)
 end
 
+--- Log a message to the root logger, at a level.
+-- @function log
+-- @param level name or number
+-- @param ... as for `debug`
 function logging.log(level, ...)
   root:log(level, ...)
 end
 
+--- Set the root logger's level: `logging.get():set_level(level)`.
+-- @function set_level
+-- @param level name or number; nil: that of a program that sets none
+-- @raise an unknown level
 function logging.set_level(level)
   root.level = level ~= nil and check_level(level, 2) or default_level()
   tell_workers()
 end
 
+--- Add a handler to the root logger: `logging.get():add_handler(handler, level)`.
+-- @function add_handler
+-- @tparam function handler called as `handler(record)`
+-- @param[opt] level the least level that it gets; default: all
+-- @return the handler
+-- @raise a handler that cannot be called, an unknown level
 function logging.add_handler(handler, level)
   if not is_callable(handler) then
     error(("handler must be a function: %s is given"):format(type(handler)), 2)
@@ -467,6 +533,10 @@ function logging.add_handler(handler, level)
   return root:add_handler(handler, level and check_level(level, 2))
 end
 
+--- Take a handler of the root logger away again.
+-- @function remove_handler
+-- @tparam function handler
+-- @treturn boolean whether it was there
 function logging.remove_handler(handler)
   return root:remove_handler(handler)
 end
@@ -518,14 +588,20 @@ local function make_basic_handler(options)
 end
 
 --- Say where the root logger writes and what. Called again, it replaces what it set before.
---
--- `level`: a name or a number (default: the environment variable MANTICHORA_LOG_LEVEL, or WARNING;
--- with `logger`, that logger's own). `stream`: a file handle, or a function that gets each line
--- without its newline (default: `io.stderr`). `filename`: a file to append to, instead. `logger`: a
--- LuaLogging logger, instead; it gets the bare message unless a `format` is given. `format`: with
--- fields `%(levelname)s`, `%(levelno)d`, `%(name)s`, `%(message)s`, `%(asctime)s`, `%(created)f`,
--- `%(msecs)d`, `%(process)d`, `%(runid)s`, `%(taskname)s`. `datefmt`: as for `os.date`.
+-- At most one of `stream`, `filename` and `logger` can be given.
 -- @function basic_config
+-- @tparam[opt] table options
+-- @param options.level name or number; default: the environment variable MANTICHORA_LOG_LEVEL, or
+-- `"WARNING"`; with `logger`, that logger's own
+-- @param options.stream a file handle, or a function that gets each line without its newline; default:
+-- `io.stderr`
+-- @param options.filename a file to append to
+-- @param options.logger a LuaLogging logger; it gets the bare message unless a `format` is given
+-- @param options.format a string with fields: `%(levelname)s`, `%(levelno)d`, `%(name)s`,
+-- `%(message)s`, `%(asctime)s`, `%(created)f`, `%(msecs)d`, `%(process)d`, `%(runid)s`, `%(taskname)s`;
+-- default: `"%(levelname)s:%(name)s:%(message)s"`
+-- @param options.datefmt how `%(asctime)s` looks, as for `os.date`
+-- @raise an unknown option or one of the wrong type, a file that cannot be opened
 function logging.basic_config(options)
   options = options == nil and {} or options
   local problem = check_options(options)

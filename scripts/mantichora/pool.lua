@@ -1,3 +1,15 @@
+--- Runs Lua functions concurrently in background processes and hands back their return values in
+-- the order in which the functions were given.
+--
+-- `require` makes no process, no thread and no global.
+--
+--     local mantichora = require "mantichora"
+--     local mcore <close> = mantichora { nworkers = 3 }
+--     mcore:run(function(a, b) return a + b end, 20, 22)
+--     print(mcore:returns()[1])   --> 42
+--
+-- @module mantichora
+
 -- The pool's methods, put together from the small steps of the core (bindings/lpool.c), and the
 -- module's functions. Loaded by luaopen_mantichora with the core as argument.
 
@@ -38,6 +50,31 @@ local wordings = {
   timeout = function(failure) return ("it ran longer than allowed (%.2f s)"):format(failure.elapsed) end,
   cancelled = function() return "it was cancelled" end,
 }
+
+--- How a task ended that did not return. A call that receives it raises it, or with
+-- `on_error = "return"` gives it in the place of the value. `tostring` makes a full report of it.
+-- Fields that are not known are nil.
+-- @table failure
+-- @field kind `"error"`: it raised. `"unsendable"`: it returned what cannot be sent. `"exited"`: it
+-- ended its process. `"killed"`: a signal ended its worker. `"timeout"`: it ran longer than allowed.
+-- `"cancelled"`: by `pool:cancel` or `pool:terminate`.
+-- @field runid the task's run ID
+-- @field name what `run_with` called it
+-- @field message what happened, a string
+-- @field value the original error value, if it could be sent
+-- @field traceback the worker's, a string
+-- @field place where the function is defined, as `<file:line>`
+-- @field pid the worker's process ID
+-- @field signal the signal's number, of kind `"killed"`
+-- @field exitcode the exit status, of kind `"exited"`
+-- @field elapsed seconds that it ran
+-- @field maxrss bytes that the worker used at most, over its life so far
+-- @field attempts how many attempts were made, if more than one
+-- @field progress where the last bar of a task stood whose worker died
+-- @field last_log message of the last record that such a task logged
+-- @field pool the pool's name
+-- @field failures where several tasks failed and one is raised for all: the list of them
+-- @field results with `failures`: what the others gave, by run ID
 
 local failure_meta = { __name = "mantichora failure" }
 
@@ -171,6 +208,29 @@ local function check_limits(name, value)
   return checked
 end
 
+--- What `mantichora(options)` and `new(options)` take. All may be absent.
+-- @table options
+-- @field nworkers so many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
+-- `cpu_count()` says. The environment variable MANTICHORA_WORKERS changes the default.
+-- @field engine `"fork"` (default): a pool of workers that are used again. `"snapshot"`: a fork for each
+-- task, from the state that this process has when the task starts; only results are serialized.
+-- `"inline"`: in this process, when its result is received, for debugging.
+-- @field progressbar false: bars of tasks are not shown. Default true.
+-- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
+-- @field timeout seconds that each task may run; default: any time
+-- @field max_tasks_per_worker a worker is replaced after so many tasks; default: never
+-- @field seed integer from which the random streams of the tasks are derived; default: unforeseeable
+-- @field init function, run once in each new worker before its first task. It goes along by the fork,
+-- so it may have any upvalues.
+-- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
+-- (seconds over its life), `files` (open descriptors)
+-- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational
+-- before the first fork, so that workers share its pages, and back at `close`. `"keep"`: it is not touched.
+-- @field background false: no helper thread; the pool moves on only inside of calls. Default true.
+-- @field capture_warn bytes: a task whose message is larger is told through `warn`, once for each
+-- function. Default 8 MiB; 0: never.
+-- @field name string, shown in messages
+
 local pool_options = {
   nworkers = check_nworkers,
   engine = choice_of("fork", "snapshot", "inline"),
@@ -221,6 +281,18 @@ end
 -- Receiving
 
 local settings_of = setmetatable({}, { __mode = "k" })
+
+--- A pool of workers, made by `mantichora(options)`.
+--
+-- Keep it in a `<close>` variable: leaving the scope, also by an error, ends as `terminate` and then
+-- `close` would. A pool that is collected without having been closed kills its workers and says so through
+-- `warn`. It belongs to the process that made it; in any other one its methods raise. After
+-- `close` they raise `pool is closed`.
+--
+-- What waits can be interrupted by Ctrl-C, as the host handles it: `lua` and `mantichora` raise
+-- `interrupted!`. The tasks go on then.
+-- @type pool
+
 local methods = {}
 
 -- Raise at the caller of a method what stands against using the pool here.
@@ -274,9 +346,14 @@ local function receive_list(self, from, form)
   return list, n
 end
 
---- Wait for all outstanding tasks and return their first return values in run order, with `n`.
--- With `packed = true` each stands as a `table.pack` of all its values.
+--- Wait for all outstanding tasks and return their first return values.
+-- Only what was not received before.
 -- @function returns
+-- @tparam[opt] table options `packed = true`: all values of each, as `table.pack` makes them
+-- @treturn table the values in run order, with `n`
+-- @raise the `failure` of the lowest run ID, once all have ended. All tasks that it covers count as
+-- received: what they gave stands in its fields `failures` and `results`.
+-- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
   local packed = check_options(options, returns_options, 2).packed
@@ -286,16 +363,22 @@ function methods:returns(options)
   return list
 end
 
---- Wait for all outstanding tasks; a list of `{runid, value, ..., n=}` in run order.
+--- Wait for all outstanding tasks and return all their values with their run IDs.
 -- @function receive_all
+-- @treturn table list of `{runid, value, ..., n=}` in run order; `{}` if none was outstanding
+-- @raise as `returns`
+-- @blocks until the last of them has ended
 function methods:receive_all()
   check(self)
   core.wait(self, "all")
   return (receive_list(self, 0, forms.entry))
 end
 
---- The same list of the tasks that have finished by now; never waits.
+--- Receive the tasks that have ended by now.
 -- @function receive_finished
+-- @treturn table list of `{runid, value, ..., n=}` in the order in which they ended; `{}` if none has
+-- @raise as `returns`, of these tasks
+-- @blocks never
 function methods:receive_finished()
   check(self)
   core.pump(self)
@@ -307,9 +390,13 @@ local function received(self, runid, failed, ...)
   return runid, ...
 end
 
---- Wait for one task: its run ID and all its values; nil when none is outstanding; nil, "timeout"
--- when none has ended after so many seconds. With 0 it never waits.
+--- Receive one task, the first that has ended.
 -- @function receive_one
+-- @tparam[opt] number timeout seconds to wait at most; 0: do not wait
+-- @return its run ID and all its values; nil when no task is outstanding; nil and `"timeout"` when none
+-- ended in time
+-- @raise its `failure`
+-- @blocks until a task has ended, or for `timeout` seconds
 function methods:receive_one(timeout)
   check(self)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
@@ -326,7 +413,11 @@ function methods:receive_one(timeout)
 end
 
 --- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
+-- A `break` leaves the rest outstanding. Tasks that the loop runs are received in it too.
 -- @function as_completed
+-- @return iterator over run ID and values
+-- @raise at each step, the `failure` of the task
+-- @blocks at each step, until a task has ended
 function methods:as_completed()
   check(self)
   return function() return self:receive_one() end
@@ -335,12 +426,27 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Running
 
---- Queue a task and return its run ID at once: `mcore:run(f, ...)`.
+--- Queue a task: `f(...)`.
+-- Function, upvalues and arguments are serialized now: what is changed later is not seen. (With
+-- the engine `"snapshot"` they are kept as they are until the task's fork.)
 -- @function run
+-- @tparam function f function, or a table that can be called
+-- @param ... its arguments
+-- @treturn integer run ID: 0, 1, 2, ... in each pool
+-- @raise what cannot be sent, with the path to it; that no worker could be forked
+-- @blocks never for a task; the first call forks the workers
 methods.run = core.run
 
---- The same with `name`, `timeout` (seconds of run time), `retries` and `priority`.
+--- Queue a task with options of its own.
 -- @function run_with
+-- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run
+-- time. `retries`: further attempts when its worker died, and only then. `priority`: integer, default
+-- 0; higher ones start first, equal ones in run order.
+-- @tparam function f function, or a table that can be called
+-- @param ... its arguments
+-- @treturn integer run ID
+-- @raise as `run`
+-- @blocks as `run`
 function methods:run_with(options, ...)
   check(self)
   local o = check_options(options, run_options, 2)
@@ -348,8 +454,12 @@ function methods:run_with(options, ...)
   return core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
 end
 
---- Queue several functions: `mcore:run_multiple{f1, f2}`; their run IDs.
+--- Queue several functions without arguments.
 -- @function run_multiple
+-- @tparam table functions list of them
+-- @treturn table list of their run IDs
+-- @raise as `run`; those before have been queued
+-- @blocks as `run`
 function methods:run_multiple(functions)
   check(self)
   if type(functions) ~= "table" then
@@ -541,8 +651,14 @@ local function place_failures(self, mapping)
   if raises(self) then raise_lowest(failures, results_by_runid(mapping)) end
 end
 
---- A table of `f`'s first values for the items of a list, in order, with `n`.
+--- Call `f(item)` for each item of a list, each as a task, and return the first values.
+-- Short items travel in batches. Results of tasks that `run` has queued are not touched.
 -- @function map
+-- @tparam function f function, or a table that can be called
+-- @tparam table list read from 1 to `list.n` or `#list`
+-- @treturn table the values in order, with `n`
+-- @raise as `returns`
+-- @blocks until the last item is done
 function methods:map(f, list)
   check(self)
   check_map("map", f, list)
@@ -604,9 +720,19 @@ local function unordered_iterator(self, mapping)
   end
 end
 
---- Iterate over `i, value ...` of `f` for each item of a list or iterator, in order; looks ahead only
--- so far. `{ordered = false}`: in order of completion.
+--- Iterate over the values of `f` for each item: `for i, value in mcore:imap(f, items) do`.
+-- Looks ahead only so far (at most 384 items for each worker), so that any number of items takes constant
+-- memory.
+-- A `break` or an error cancels what the loop has queued. Results of tasks that `run` has
+-- queued are not touched.
 -- @function imap
+-- @tparam function f function, or a table that can be called
+-- @param source list, or a function that gives an item (one or more values) at each call and nil at the
+-- end; it is called in this process
+-- @tparam[opt] table options `ordered = false`: in the order in which they end
+-- @return iterator over the item's index and its values, and what a generic `for` closes
+-- @raise at the item's turn, its `failure`
+-- @blocks at each step, until that item is done
 function methods:imap(f, source, options)
   check(self)
   check_map("imap", f, source)
@@ -621,15 +747,20 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Moving on, stopping, ending
 
---- Fork the workers now.
+--- Fork the workers now, instead of at the first `run`.
 -- @function start
+-- @raise that no worker could be forked
+-- @blocks never
 function methods:start()
   check(self)
   core.start(self)
 end
 
---- Move things on without receiving; the number of tasks that wait to be received.
+--- Move things on without receiving: start tasks, take results in, show bars, lines and log records.
 -- @function poll
+-- @tparam[opt=0] number timeout seconds to wait, if no task waits to be received, until one does
+-- @treturn integer how many tasks wait to be received
+-- @blocks for `timeout` seconds at most
 function methods:poll(timeout)
   check(self)
   core.wait(self, "one", nil, timeout or 0)
@@ -637,15 +768,22 @@ function methods:poll(timeout)
   return finished
 end
 
---- The workers: a list of `{pid=, runid=, tasks=, maxrss=}`.
+--- The workers that live now.
 -- @function workers
+-- @treturn table list of tables with `pid`, `runid` (of the task that runs; nil: none), `tasks` (how
+-- many it has done), `maxrss` (bytes that it used at most)
+-- @blocks never
 function methods:workers()
   check(self)
   return core.workers(self)
 end
 
---- A descriptor that is readable when `poll(0)` has something to do.
+--- A descriptor that is readable when `poll(0)` has something to do, for event loops.
+-- The pool's own: do not read or close it. `events` and `timeout` complete what cqueues asks of an object.
 -- @function pollfd
+-- @treturn integer descriptor
+-- @raise that the system has none
+-- @blocks never
 function methods:pollfd()
   check(self)
   return core.fd(self)
@@ -653,21 +791,29 @@ end
 
 --- What to wait for on that descriptor, in the words of cqueues.
 -- @function events
+-- @treturn string `"r"`
+-- @blocks never
 function methods:events()
   check(self)
   return "r"
 end
 
---- Seconds until `poll(0)` has something to do anyway; nil: never.
+--- Seconds until `poll(0)` has something to do even if the descriptor is not readable.
 -- @function timeout
+-- @treturn number seconds, or nil: never
+-- @blocks never
 function methods:timeout()
   check(self)
   return core.due(self)
 end
 
---- A queued task never starts; a running one is stopped. "queued", "running", or nil if it has
--- ended.
+--- Cancel a task. A queued one never starts. In a running one an error is raised, so that it can
+-- clean up; if it has not ended half a second later, its worker's process group is killed.
+-- Either way it ends as `cancelled`, and is received as such.
 -- @function cancel
+-- @tparam integer runid its run ID
+-- @treturn string `"queued"` or `"running"`: what it was; nil: it had ended
+-- @blocks never
 function methods:cancel(runid)
   check(self)
   local number = type(runid) == "number" and math_tointeger(runid)
@@ -675,8 +821,9 @@ function methods:cancel(runid)
   return core.cancel(self, number)
 end
 
---- Stop all tasks now; each that has not ended ends as `cancelled`. The pool stays usable.
+--- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable.
 -- @function terminate
+-- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
   check(self)
   local _, _, _, _, next_runid = core.counts(self)
@@ -704,7 +851,9 @@ local function drop_results(self)
 end
 
 --- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
+-- A failure that is dropped is told through `warn`. `pool["end"](pool)` is the same.
 -- @function close
+-- @blocks until the last task has ended
 function methods:close()
   if core.is_closed(self) then return end
   check(self)
@@ -738,6 +887,8 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- The module
 
+--- @section end
+
 local mantichora = {}
 
 -- What the host's --workers asks for.
@@ -767,21 +918,28 @@ local function make(options)
     limit_cpu = limits.cpu or 0,
     limit_files = limits.files or 0,
     capture_warn = o.capture_warn or 8 << 20,
-    keep_gc = o.gc == "keep",
+    keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers }
   return pool
 end
 
 --- Make a pool. `mantichora(options)` is the same.
+-- The workers are forked at the first `run`, or by `pool:start`.
 -- @function new
+-- @tparam[opt] options options see below
+-- @treturn pool the pool, which should stand in a `<close>` variable
+-- @raise an unknown option, or one of the wrong type, with its name
+-- @blocks never
 function mantichora.new(options)
   local pool = make(options)
   return pool
 end
 
---- Sleep so many seconds and move all pools of this state on meanwhile.
+--- Sleep, and move all pools of this state on meanwhile. In tasks and outside.
 -- @function sleep
+-- @tparam number duration seconds
+-- @blocks for so long
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
     error("sleep takes a number of seconds: " .. tostring(duration) .. " is given", 2)
@@ -789,20 +947,30 @@ function mantichora.sleep(duration)
   core.sleep(duration)
 end
 
---- CPUs that this process may use: affinity and cgroup quota.
+--- How many CPUs this process may use, by its affinity and the quota of its cgroup.
 -- @function cpu_count
+-- @treturn integer at least 1
+-- @blocks never
 mantichora.cpu_count = core.cpu_count
 
---- What `run(f, ...)` would send: a report whose `tostring` is a tree of paths, kinds and sizes.
+--- Tell what `run(f, ...)` would send, and what of it cannot be sent.
 -- @function explain
+-- @tparam function f the function
+-- @param ... its arguments
+-- @treturn report whose `tostring` is a tree of paths, kinds and sizes
+-- @blocks never
 mantichora.explain = core.explain
 
---- Whether this is a worker.
+--- Whether this process is a worker.
 -- @function is_worker
+-- @treturn boolean
+-- @blocks never
 mantichora.is_worker = core.is_worker
 
---- The run ID of the task that runs here, or nil.
+--- The run ID of the task that runs here.
 -- @function runid
+-- @treturn integer run ID; nil outside of tasks
+-- @blocks never
 mantichora.runid = core.runid
 
 return setmetatable(mantichora, {

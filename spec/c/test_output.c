@@ -459,7 +459,7 @@ static void reports(void) {
   CHECK(mch_output_tick(rig.out) == 0);
   CHECK(mch_output_tick(rig.out) == MCH_TICK_SOON);
   rig.now += 100 * MS;
-  CHECK(mch_output_tick(rig.out) == MCH_TICK_REPORTS);
+  CHECK(mch_output_tick(rig.out) == MCH_TICK_OWNER);
   CHECK(mch_output_report(rig.out, rig.now, &report) && report.event == MCH_REPORT_UPDATE &&
         report.key == 2 && report.done == 3);
   CHECK(!mch_output_report(rig.out, rig.now, &report));
@@ -476,6 +476,35 @@ static void reports(void) {
 }
 
 /* A slot that has been given to somebody else does not count for the bar that had it. */
+/* Lines that somebody takes instead of having them written. */
+static void kept_lines(void) {
+  struct rig rig;
+  struct mch_buf line = {0};
+  set_up(&rig, 0, MCH_PROGRESS_TEXT);
+  CHECK(!mch_output_wants_owner(rig.out, rig.now));
+  mch_output_keep_lines(rig.out, 1);
+  mch_output_lines(rig.out, 1, "one\n\n", 5);
+  mch_output_lines(rig.out, 2, "piece", 5); /* of a line that is too long */
+  CHECK(mch_output_wants_owner(rig.out, 0));
+  CHECK(mch_output_backlog(rig.out) >= 8);
+  pump(&rig);
+  CHECK(mch_output_wants_owner(rig.out, 0)); /* whatever a helper thread does */
+  CHECK(mch_output_tick(rig.out) & MCH_TICK_OWNER);
+  CHECK(mch_output_take_line(rig.out, &line) == 1 && strcmp((char *)line.data, "one") == 0);
+  CHECK(mch_output_take_line(rig.out, &line) == 1 && line.length == 1 && line.data[0] == 0);
+  CHECK(mch_output_take_line(rig.out, &line) == 2 && strcmp((char *)line.data, "piece") == 0);
+  CHECK(mch_output_take_line(rig.out, &line) == 0);
+  CHECK(!mch_output_wants_owner(rig.out, rig.now));
+  EXPECT(1, "");
+  mch_output_lines(rig.out, 1, "two\nthree\n", 10);
+  mch_output_keep_lines(rig.out, 0);
+  CHECK(!mch_output_wants_owner(rig.out, rig.now));
+  pump(&rig);
+  EXPECT(1, "two\nthree\n");
+  mch_buf_free(&line);
+  tear_down(&rig);
+}
+
 static void shared_slots(void) {
   struct rig rig;
   struct mch_bar_slot slot;
@@ -674,6 +703,7 @@ int main(void) {
   one_file();
   json();
   reports();
+  kept_lines();
   shared_slots();
   a_worker(1);
   a_worker(0);

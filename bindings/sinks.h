@@ -1,0 +1,25 @@
+/* Runs in: parent.
+ *
+ * The sinks of a program in C (mantichora_set_..._sink()): turns what comes into their structures
+ * and calls them, in protected mode, on the Lua thread. */
+#ifndef MCH_SINKS_H
+#define MCH_SINKS_H
+
+#include <lua.h>
+
+struct mch_output;
+struct mch_report;
+
+/* Tell the log sink the record (a table) at `index`. 0: there is no such sink. May raise. */
+int mch_sinks_log(lua_State *L, int index);
+
+/* Tell the progress sink all that is due. 0: there is no such sink. */
+int mch_sinks_progress(lua_State *L, struct mch_output *out);
+
+/* Both, if there is something at once: before a result is handed over. Raises nothing. */
+void mch_sinks_tell(lua_State *L, struct mch_output *out);
+
+/* Tell the output sink all lines that have come, if there is such a sink. */
+void mch_sinks_output(lua_State *L, struct mch_output *out);
+
+#endif
