@@ -137,8 +137,8 @@ describe("packaging", function()
     assert.are.equal("mantichora " .. version() .. "\n",
       must("cd / && LUA_CPATH= LUA_PATH= %s/alone -e '%s'", folder, SCRIPT))
     assert.are.equal("", must("readelf -d %s/alone | grep -i 'r.*path' || true", folder))
-    local needed = must("readelf -d %s/alone | sed -n 's/.*(NEEDED).*\\[\\(.*\\)\\]/\\1/p'", folder)
-    for library in needed:gmatch("%S+") do
+    local libraries = must("readelf -d %s/alone | sed -n 's/.*(NEEDED).*\\[\\(.*\\)\\]/\\1/p'", folder)
+    for library in libraries:gmatch("%S+") do
       assert.truthy(library:find("^liblua") or library:find("^libc%.") or library:find("^libm%.")
         or library:find("^libdl") or library:find("^libpthread"), library)
     end
@@ -155,7 +155,8 @@ describe("packaging", function()
     for mode in modes:gmatch("%l+") do
       assert.truthy(got.out:find(" " .. mode, 1, true), mode)
     end
-    for variable in must("strings %s/bin/mantichora | grep -o 'MANTICHORA_[A-Z_]*' | sort -u", prefix):gmatch("%S+") do
+    local variables = must("grep -rhoE 'getenv\\(\"MANTICHORA_[A-Z_]+' runtime bindings scripts/mantichora")
+    for variable in variables:gmatch('"(%S+)') do
       assert.truthy(variable == "MANTICHORA_CHAOS" or got.out:find(variable, 1, true), variable)
     end
   end)
