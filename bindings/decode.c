@@ -25,7 +25,9 @@ enum {
   FALL_BACK, /* the metatable of environments that fall back on _G */
   KEYS,      /* those of some shapes: shape i has its place in line i % KEY_LINES */
   KEY_LINES = 4,
-  SLOTS = KEYS + KEY_LINES * MCH_GRAPH_SMALL_TABLE - 1
+  AHEAD = KEYS + KEY_LINES * MCH_GRAPH_SMALL_TABLE, /* strings that are read ahead */
+  AHEAD_MOST = 3,
+  SLOTS = AHEAD + AHEAD_MOST - 1
 };
 
 enum { HEAP_FRAMES = MCH_HEAP_FIRST, HEAP_CODES };
@@ -78,6 +80,8 @@ struct decoding {
   int line_keys[KEY_LINES];  /* how many keys it has */
   uint64_t credit;           /* how many more entries may be allocated ahead */
   lua_Integer sets;          /* triples in SETS */
+  int ahead, ahead_next;     /* strings in AHEAD, and the first that was not come to */
+  const unsigned char *ahead_at[AHEAD_MOST]; /* where their bytes are */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array codes;  /* struct code */
@@ -234,17 +238,70 @@ static void push_ref(struct decoding *d) {
     malformed(d, "reference to nothing");
 }
 
-static void push_string(struct decoding *d, unsigned tag) {
-  size_t length;
-  if (tag < MCH_TAG_STRING) {
-    length = tag & 0x1f;
-  } else {
-    uint64_t given = take_varint(d);
-    if (given > left(d))
-      malformed(d, "string too long");
-    length = (size_t)given;
+/* Bytes that a tag takes with its value: of such as often stand between strings. 0: of others. */
+static size_t plain_size(unsigned tag) {
+  switch (tag) {
+  case MCH_TAG_INT1:
+  case MCH_TAG_REF:    /* unless its number is large: then what */
+  case MCH_TAG_RECORD: /* is found may be none, and is not used */
+    return 2;
+  case MCH_TAG_INT2:
+    return 3;
+  case MCH_TAG_INT4:
+    return 5;
+  case MCH_TAG_INT8:
+  case MCH_TAG_FLOAT:
+    return 9;
+  default:
+    return tag <= MCH_TAG_TRUE;
   }
-  lua_pushlstring(d->L, (const char *)take(d, length), length);
+}
+
+static inline int is_short_tag(unsigned tag) {
+  return tag >= MCH_TAG_SHORT && tag < MCH_TAG_STRING;
+}
+
+/* Find short strings behind this place, as far as that is easy. */
+static void look_ahead(struct decoding *d) {
+  const unsigned char *at = d->at;
+  d->ahead = d->ahead_next = 0;
+  while (at < d->end && d->ahead < AHEAD_MOST) {
+    unsigned tag = *at;
+    size_t size = is_short_tag(tag) ? 1 + (tag & 0x1f) : plain_size(tag);
+    if (size == 0 || size > (size_t)(d->end - at))
+      break;
+    if (is_short_tag(tag))
+      d->ahead_at[d->ahead++] = at + 1;
+    at += size;
+  }
+}
+
+/* Lua looks for each short string among all it has, and waits for memory. When the next ones are
+ * looked for at once, it waits for all of them together. */
+static void push_short(struct decoding *d, size_t length) {
+  const unsigned char *bytes = take(d, length);
+  int i;
+  if (d->ahead_next < d->ahead && d->ahead_at[d->ahead_next] == bytes) {
+    lua_pushvalue(d->L, d->slots + AHEAD + d->ahead_next++);
+    return;
+  }
+  look_ahead(d);
+  lua_pushlstring(d->L, (const char *)bytes, length);
+  for (i = 0; i < d->ahead; i++)
+    lua_pushlstring(d->L, (const char *)d->ahead_at[i], d->ahead_at[i][-1] & 0x1f);
+  while (i > 0)
+    lua_replace(d->L, d->slots + AHEAD + --i);
+}
+
+static void push_string(struct decoding *d, unsigned tag) {
+  if (tag < MCH_TAG_STRING) {
+    push_short(d, tag & 0x1f);
+  } else {
+    uint64_t length = take_varint(d);
+    if (length > left(d))
+      malformed(d, "string too long");
+    lua_pushlstring(d->L, (const char *)take(d, (size_t)length), (size_t)length);
+  }
   keep(d, tag, d->objects++);
 }
 
@@ -273,10 +330,7 @@ static struct frame *open_frame(struct decoding *d, enum frame_kind kind, uint64
     mch_array_grow(d->L, &d->frames, sizeof *frame, d->frames.count + 1, d->slots + HEAP,
                    HEAP_FRAMES);
   frame = (struct frame *)d->frames.items + d->frames.count++;
-  memset(frame, 0, sizeof *frame);
-  frame->kind = kind;
-  frame->place = mch_stack_top(&d->stack);
-  frame->count = count;
+  *frame = (struct frame){.kind = kind, .count = count, .place = mch_stack_top(&d->stack)};
   return frame;
 }
 
@@ -965,6 +1019,7 @@ static void begin(struct decoding *d, lua_State *L) {
   d->credit = d->from->len;
   d->notes = lua_gettop(L) > 1 ? 2 : 0;
   d->sets = 0;
+  d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   d->slots = lua_gettop(L);
   lua_settop(L, d->slots + SLOTS);

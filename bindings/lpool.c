@@ -38,6 +38,7 @@ struct lpool {
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
   int encoding;         /* `graph` and `ids` are in use */
+  unsigned fresh;       /* functions since one was sent a second time */
   int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
   uint64_t pumped;      /* when the owner last pumped */
@@ -692,6 +693,7 @@ static int encode_task(lua_State *L) {
   encoder.code_ids = &lpool->ids;
   encoder.intern_code = intern_code;
   encoder.ud = lpool->pool;
+  encoder.fresh = &lpool->fresh;
   encoder.kind = MCH_SEND_TASK;
   note_state(L, lpool);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
@@ -881,6 +883,7 @@ static int encode_batch(lua_State *L) {
   encoder.code_ids = &lpool->ids;
   encoder.intern_code = intern_code;
   encoder.ud = lpool->pool;
+  encoder.fresh = &lpool->fresh;
   encoder.kind = MCH_SEND_TASK;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
   lua_replace(L, 1);

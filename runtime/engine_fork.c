@@ -1358,19 +1358,21 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
 
 /* Take back the later half of a batch that a worker has begun, the longest one by what is left. */
 static void split_running(struct engine_fork *engine) {
-  struct child *child, *longest = NULL;
+  struct child *child, *holds = NULL;
+  struct mch_task *longest = NULL;
   uint32_t most = 0;
   for (child = engine->children; child != NULL; child = child->next) {
-    const struct mch_task *task = begun(child);
+    struct mch_task *task = begun(child);
     uint64_t word = atomic_load(&child->shared->items);
     if (task == NULL || task->batch == NULL || mch_items_ticket(word) != task->ticket ||
         mch_items_limit(word) - mch_items_next(word) <= most)
       continue;
     most = mch_items_limit(word) - mch_items_next(word);
-    longest = child;
+    longest = task;
+    holds = child;
   }
   if (longest != NULL)
-    shorten_batch(longest, begun(longest), 0, 1);
+    shorten_batch(holds, longest, 0, 1);
 }
 
 /* Move half of what waits at the busiest worker to the queue when another has nothing to do. */

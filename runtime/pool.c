@@ -38,7 +38,7 @@ static const uint64_t longest_look =
 
 enum {
   CROWD = 32,    /* so many results at once are many */
-  FEED = 128,    /* with so many tasks in the queue it is looked whether workers want some */
+  FEED = 192,    /* with so many tasks in the queue it is looked whether workers want some */
   FEED_STEP = 16 /* how often */
 };
 

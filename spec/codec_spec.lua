@@ -161,6 +161,127 @@ describe("tables", function()
     assert.is_true(#bytes < 100 * 24)
   end)
 
+  describe("that begin like a record met before", function()
+    -- Records with the keys `names`, made so that those of the same keys are traversed in one order.
+    local function record(names, value)
+      local made = {}
+      for name in names:gmatch "%a+" do made[name] = type(value) == "function" and value(name) or value end
+      return made
+    end
+
+    -- Each of the other records follows ten that are alike, so that it is taken for one of them.
+    local function among(others, value)
+      local list = {}
+      for _, names in ipairs(others) do
+        for _ = 1, 10 do list[#list + 1] = record("a b c d", value) end
+        list[#list + 1] = record(names, value)
+      end
+      return list
+    end
+    local others = { "a b c d e", "a b c", "a", "b", "c", "d", "a b c e", "a c d", "b c d", "e", "a b c d e f g",
+      "a b c d e f g h i j k l m n o p", "a b c d e f g h i j k l m n o p q r s t u v w x y z", "d c b a" }
+
+    it("may have more keys, or fewer, or others", function()
+      local list = among(others, 1)
+      assert.are.same(list, (send(list)))
+      list = among(others, function(name) return name .. name end)
+      assert.are.same(list, (send(list)))
+    end)
+
+    it("may have tables in their fields, that begin so as well", function()
+      local list = among(others, function(name)
+        return name == "b" and { a = { 1 }, b = {} } or name == "c" and { a = 1, b = 2, c = 3 } or
+          name == "d" and record("a b c d", 1) or #name
+      end)
+      assert.are.same(list, (send(list)))
+    end)
+
+    it("may have keys of other kinds, and holes where there was something", function()
+      local list = {}
+      for i = 1, 40 do
+        list[i] = record("a b c d", { a = i, b = { c = i } })
+        if i % 4 == 1 then list[i][i + 0.5] = { a = 1, b = 2 } end
+        if i % 4 == 2 then list[i].a = nil end
+        if i % 4 == 3 then list[i][list[i]] = nil list[i][true] = list[i].b end
+      end
+      local got = send(list)
+      assert.are.same(list, got)
+      assert.are.equal(got[3].b, got[3][true])
+    end)
+
+    it("keep metatables, sharing and cycles", function()
+      local list, shared, meta = {}, { a = 1, b = 2 }, { __name = "M" }
+      for i = 1, 60 do
+        list[i] = setmetatable(record("a b c d", shared), i % 2 == 0 and meta or nil)
+        if i % 3 == 0 then list[i].e = list end
+        if i % 5 == 0 then list[i].b = list[i - 1] end
+        if i % 7 == 0 then list[i].c = nil end
+      end
+      local got = send(list)
+      for i = 1, 60 do
+        assert.are.equal(i % 2 == 0 and getmetatable(got[2]) or nil, getmetatable(got[i]))
+        assert.are.equal(got[1].a, got[i].a)
+        assert.are.equal(i % 5 == 0 and got[i - 1] or got[1].a, got[i].b)
+        assert.are.equal(i % 7 ~= 0 and got[1].a or nil, got[i].c)
+        assert.are.equal(i % 3 == 0 and got or nil, got[i].e)
+      end
+      assert.are.equal("M", getmetatable(got[2]).__name)
+    end)
+
+    it("may be changed by a hook on the way", function()
+      local list = {}
+      for i = 1, 30 do
+        list[i] = record("a b c d", 1)
+        list[i].b = setmetatable({}, { __mantichora = function()
+          list[i].a, list[i].c, list[i].d = nil, nil, nil
+          return tostring, i
+        end })
+      end
+      local got = send(list)
+      for i = 1, 30 do assert.are.equal(tostring(i), got[i].b) end
+    end)
+
+    it("name the path to what cannot go", function()
+      local list = among({ "a b c d" }, function() return { a = 1, b = 2 } end)
+      list[11].c.a = coroutine.create(print)
+      assert.are.equal("cannot send argument 1[11].c.a: coroutine (thread)", refusal({}, print, list))
+      list[11].c.a = 1
+      list[11].e = coroutine.create(print)
+      assert.are.equal("cannot send argument 1[11].e: coroutine (thread)", refusal({}, print, list))
+      list[11].e = nil
+      setmetatable(list[11], { __index = coroutine.create(print) })
+      assert.are.equal("cannot send argument 1[11].(metatable).__index: coroutine (thread)",
+        refusal({}, print, list))
+    end)
+
+    it("go up and down where the stack is moved", function()
+      local root = { a = 1, b = 2 }
+      for i = 1, 20000 do
+        root = { a = { a = i, b = root } , b = i }
+        if i % 1000 == 0 then root.c = { a = i } end
+      end
+      local got = send(root)
+      for i = 20000, 1, -1 do
+        assert.are.equal(i, got.b)
+        assert.are.equal(i % 1000 == 0 and i or nil, got.c and got.c.a)
+        got = got.a.b
+      end
+    end)
+  end)
+
+  it("keep sharing when many messages follow each other", function()
+    for round = 1, 20 do
+      local list, n = {}, round % 2 == 0 and 5000 or 40 + round
+      for i = 1, n do list[i] = { i } end
+      for i = 1, n do list[n + i] = list[n + 1 - i] end
+      local got = send(list)
+      for i = 1, n do
+        assert.are.equal(i, got[i][1])
+        assert.are.equal(got[n + 1 - i], got[n + i])
+      end
+    end
+  end)
+
   it("keep their metatables, with all fields", function()
     local mt = { __name = "thing", __mode = "k", __close = function() end, __gc = function() end,
       __index = { x = 5 }, __metatable = "locked", other = { 1 } }
@@ -817,6 +938,21 @@ describe("bytes from elsewhere", function()
       assert.is_string(message)
     end
     assert.has_error(function() codec.decode({}, bytes .. "\0") end)
+  end)
+
+  it("give an error when records do not end as they should", function()
+    local head = "\2\1\xc1\1\0" -- a table of one item
+    assert.are.same({ { a = 1 } }, (codec.decode({}, head .. "\xc2\1\x81a\1\x53")))
+    local shape = "\2\1\xc1\2\0\xc2\2\x81a\x81b\1\2\xc9\0" -- a record, and a loose one
+    assert.are.same({ { a = 1, b = 2 }, {} }, (codec.decode({}, shape .. "\x54\x53\x53")))
+    assert.are.same({ { a = 1, b = 2 }, { a = 3 } }, (codec.decode({}, shape .. "\3\x54\x53\x53")))
+    assert.are.same({ { a = 1, b = 2 }, { a = 3, b = 4, c = 5 } },
+      (codec.decode({}, shape .. "\3\4\x54\x81c\5\x53\x53")))
+    for _, wrong in ipairs { "\x53", "\3\4\x53\x53", "\3\4\5\x54\x53\x53", "\3\x54\x81c\x53\x53",
+      "\3\x54\x40\1\x53\x53", "\x54", "\x54\x53", "\3\x54\x54\x53\x53" } do
+      assert.has_error_match(function() codec.decode({}, shape .. wrong) end, "malformed message")
+    end
+    assert.has_error_match(function() codec.decode({}, head .. "\xc2\1\x81a\x54\x53\x53") end, "unknown tag")
   end)
 
   it("do not run code that is not allowed", function()

@@ -216,6 +216,8 @@ end
 -- task, from the state that this process has when the task starts; only results are serialized.
 -- `"inline"`: in this process, when its result is received, for debugging.
 -- @field progressbar false: bars of tasks are not shown. Default true.
+-- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
+-- failed. Default false.
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
 -- @field timeout seconds that each task may run; default: any time
 -- @field max_tasks_per_worker a worker is replaced after so many tasks; default: never

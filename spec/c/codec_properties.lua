@@ -44,7 +44,7 @@ local MOST = 150 -- objects of one value, or so
 
 -- A random value; `made` are the objects so far, to refer to again.
 local function make(made, depth)
-  local kind = random(depth > 0 and #made < MOST and 14 or 6)
+  local kind = random(depth > 0 and #made < MOST and 15 or 6)
   if kind == 1 then return nil end
   if kind == 2 then return random(2) == 1 end
   if kind <= 4 then return random_number() end
@@ -75,6 +75,16 @@ local function make(made, depth)
     for i = 1, random(0, 200) do
       t[i] = integers and random(-40000, 40000) or random()
       if random(30) == 1 then t[i] = random_number() end
+    end
+  elseif kind == 15 then -- records, most of them alike
+    for i = 1, random(0, 20) do
+      t[i] = {}
+      made[#made + 1] = t[i]
+      for _, key in ipairs(WORDS) do
+        if random(20) > 1 then t[i][key] = make(made, depth - 1) end
+      end
+      if random(10) == 1 then t[i][random_string()] = make(made, depth - 1) end
+      if random(10) == 1 then debug.setmetatable(t[i], t) end
     end
   elseif kind <= 11 then -- records
     for _ = 1, random(0, 5) do t[WORDS[random(#WORDS)]] = make(made, depth - 1) end

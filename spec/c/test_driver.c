@@ -389,7 +389,7 @@ static void test_storm(int background, uint32_t seed) {
   struct mch_pool *pool = new_pool(3, background);
   struct mch_group group = {0};
   size_t run_count = 0, taken = 0;
-  uint64_t patience = mch_now() + 30000000000u;
+  uint64_t patience = mch_now() + 90000000000u;
   while (taken < 600 && mch_now() < patience) {
     uint32_t what = next_random(&seed) % 8;
     if (run_count < 600 && what < 4) {
