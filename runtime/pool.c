@@ -1002,6 +1002,18 @@ void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(voi
   unattend(pool);
 }
 
+int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
+                    void *ud) {
+  sigset_t all, old;
+  int readable = 0;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (!interrupted(ud))
+    readable = mch_platform_await(fds, count, look_again(until), &old);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return readable;
+}
+
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud) {
   uint64_t now = mch_now(), end = look_again(until), left = end > now ? end - now : 0;
   struct timespec moment = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
