@@ -134,31 +134,70 @@ static void push_uses(struct encoding *e, int known, lua_Integer key, const stru
   lua_rawseti(L, known, key);
 }
 
-/* Put the code of the function on top of the stack. Pushes what it does with its environments. */
-static void put_code(struct encoding *e) {
-  struct mch_buf *dump;
-  int at = lua_gettop(e->L);
-  uint32_t id = cached_id(e, at);
-  if (id != 0) {
-    put_code_id(e, id);
-    push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), id, NULL);
-    return;
-  }
-  dump = mch_heap_buf(e->L, e->slots + HEAP, HEAP_DUMP);
-  mch_buf_clear(dump);
-  if (lua_dump(e->L, write_dump, dump, 0) != 0 || dump->length > UINT32_MAX)
+/* The code of a Lua function on its way into a message. */
+struct code {
+  uint32_t id;          /* in the dictionary; 0: it has none */
+  struct mch_buf *dump; /* NULL: the function was met before */
+};
+
+/* Dump the function at this index and look it up in the dictionary. */
+static void find_code(struct encoding *e, int at, struct code *code) {
+  code->dump = mch_heap_buf(e->L, e->slots + HEAP, HEAP_DUMP);
+  mch_buf_clear(code->dump);
+  lua_pushvalue(e->L, at);
+  if (lua_dump(e->L, write_dump, code->dump, 0) != 0 || code->dump->length > UINT32_MAX)
     luaL_error(e->L, "not enough memory");
+  lua_pop(e->L, 1);
   if (e->to->intern_code != NULL)
-    id = e->to->intern_code(e->to->ud, (const char *)dump->data, dump->length);
-  if (id == 0) {
-    lua_Integer number = (lua_Integer)put_inline_code(e, dump);
-    push_uses(e, use_table(e, USES, 0), number, dump);
+    code->id = e->to->intern_code(e->to->ud, (const char *)code->dump->data, code->dump->length);
+}
+
+/* Remember functions by themselves, too. In a loop that makes closures each is a new one: then only
+ * some are, to see when that changes. */
+static void remember(struct encoding *e, int at, uint32_t id) {
+  enum { FEW = 64, SAMPLE = 16 };
+  unsigned fresh = e->to->fresh != NULL ? ++*e->to->fresh : 0;
+  if (fresh < FEW || fresh % SAMPLE == 0)
+    cache_id(e, at, id);
+}
+
+/* Put the code of the function on top of the stack. Pushes what it does with its environments. */
+static void put_code(struct encoding *e, const struct code *code) {
+  int at = lua_gettop(e->L);
+  if (code->id == 0) {
+    lua_Integer number = (lua_Integer)put_inline_code(e, code->dump);
+    push_uses(e, use_table(e, USES, 0), number, code->dump);
     return;
   }
-  put_code_id(e, id);
-  push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), id, dump);
-  if (e->notes != 0)
-    cache_id(e, at, id);
+  put_code_id(e, code->id);
+  push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), code->id, code->dump);
+  if (code->dump != NULL)
+    remember(e, at, code->id);
+  else if (e->to->fresh != NULL)
+    *e->to->fresh = 0;
+}
+
+/* Has this code gone by value before? */
+static int went_by_value(struct encoding *e, uint32_t id) {
+  int went = lua_rawgeti(e->L, use_table(e, KNOWN_USES, MCH_NOTES_USES), id) != LUA_TNIL;
+  lua_pop(e->L, 1);
+  return went;
+}
+
+/* Put the function by its name in a module, if it has one: 1. Else find its code. Whether a module
+ * was loaded since the last look takes a walk through all: spared for code that has gone by value
+ * before.
+ */
+static int put_name_or_find_code(struct encoding *e, int at, const void *object,
+                                 struct code *code) {
+  int named;
+  e->modules.patient = e->notes != 0 && e->to->intern_code != NULL;
+  named = mch_encode_name(e, at, object, 0);
+  e->modules.patient = 0;
+  if (named)
+    return 1;
+  find_code(e, at, code);
+  return !(code->id != 0 && went_by_value(e, code->id)) && mch_encode_name(e, at, object, 0);
 }
 
 /* ---- environments ---- */
@@ -232,21 +271,21 @@ int mch_encode_function(struct encoding *e, int at) {
   lua_State *L = e->L;
   const void *object = lua_topointer(L, at);
   const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
+  struct code code = {0, NULL};
   struct frame *frame;
   if (met != NULL)
     return mch_encode_ref(e, met);
-  if (lua_iscfunction(L, at) || cached_id(e, at) == 0) {
-    if (mch_encode_name(e, at, object, 0))
-      return DONE;
-    if (lua_iscfunction(L, at))
-      return mch_encode_refuse(e, "C function");
-  }
+  if (lua_iscfunction(L, at))
+    return mch_encode_name(e, at, object, 0) ? DONE : mch_encode_refuse(e, "C function");
+  code.id = cached_id(e, at);
+  if (code.id == 0 && put_name_or_find_code(e, at, object, &code))
+    return DONE;
   frame = mch_encode_open(e, FUNCTION, at);
   frame->met = e->met.entries.count;
   frame->count = count_upvalues(L);
   meet(e, object);
   put_u8(e, MCH_TAG_FUNCTION);
-  put_code(e);
+  put_code(e, &code);
   put_varint(e, frame->count);
   return OPENED;
 }

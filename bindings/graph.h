@@ -16,7 +16,8 @@
  *               REF names this object, so that the reader keeps only what it will need; the writer
  *               sets the bit in place when it meets the object again.
  *       80..9f  a string of 0..31 bytes (a0..bf with bit 20)
- *       c0..df  the others (e0..ff with bit 20). Bit 10 of tables: a metatable follows their contents.
+ *       c0..df  the others (e0..ff with bit 20). Bit 10 of tables: a metatable follows their
+ * contents.
  *
  *   table   := varint(array) varint(hash) item*array (key value)*hash [metatable]
  *   item    := value | SKIP varint(n)    n nils
@@ -80,7 +81,7 @@
   X(MODULE, 0xc5)   /* string: a module by its name in package.loaded */                           \
   X(FIELD, 0xc6)    /* string string: a field of a module */                                       \
   X(HOOK, 0xc7)     /* varint(n) value*n set* END: rebuilt by calling the first with the others */ \
-  X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */              \
+  X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */               \
   X(LOOSE, 0xc9)    /* varint(shape), loose */
 
 enum mch_graph_tag {
@@ -116,6 +117,7 @@ struct mch_encoder {
   uint32_t (*intern_code)(void *ud, const char *bytes, size_t len);
   void *ud;
   int explain;              /* stack index of a function that is told all parts (explain.c), or 0 */
+  unsigned *fresh;          /* the caller's count of functions since one was met again, or NULL */
   int called;               /* set when a hook was called */
   int assigns;              /* set when globals or fields of environments went along */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first

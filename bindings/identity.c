@@ -61,8 +61,7 @@ static void grow_slots(struct mch_identity *map) {
   int first = map->slots.heap == NULL;
   struct mch_heap *heap;
   map->slots.count = 0;
-  mch_array_grow(map->L, &map->slots, sizeof(uint32_t), slots, map->heap,
-                 MCH_HEAP_SLOTS);
+  mch_array_grow(map->L, &map->slots, sizeof(uint32_t), slots, map->heap, MCH_HEAP_SLOTS);
   heap = lua_touserdata(map->L, map->heap);
   if (first && heap->slots >= slots && heap->stamp <= STAMP_MOST) {
     map->mask = heap->slots - 1;

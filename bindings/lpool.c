@@ -38,6 +38,7 @@ struct lpool {
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
   int encoding;         /* `graph` and `ids` are in use */
+  unsigned fresh;       /* functions since one was sent a second time */
   int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
   uint64_t pumped;      /* when the owner last pumped */
@@ -201,6 +202,7 @@ static int same_hooks(struct hooks a, struct hooks b) {
 struct look {
   lua_State *L, *main;
   const struct hooks *own_hooks, *main_hooks;
+  int (*woken)(void); /* NULL: nobody else knows of signals */
 };
 
 /* A handler of the host (lua.c's for SIGINT is the model) speaks by setting a hook. Signals are
@@ -208,7 +210,8 @@ struct look {
 static int interrupted(void *ud) {
   const struct look *look = ud;
   return !same_hooks(hooks_of(look->L), *look->own_hooks) ||
-         !same_hooks(hooks_of(look->main), *look->main_hooks);
+         !same_hooks(hooks_of(look->main), *look->main_hooks) ||
+         (look->woken != NULL && look->woken());
 }
 
 static int no_operation(lua_State *L) {
@@ -344,7 +347,7 @@ static void pump(lua_State *L, struct lpool *lpool) {
 
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
-  struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks};
+  struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL};
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;
@@ -408,7 +411,7 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
   struct mch_output *output = mch_atpbar_output(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct goal goal = {UNTIL_TIME, NULL, 0};
-  struct look look = {L, main_thread(L), &own, &of_main};
+  struct look look = {L, main_thread(L), &own, &of_main, NULL};
   for (;;) {
     uint64_t now = mch_now(), next = mch_output_next(output);
     struct lpool *lpool = pump_others(L, NULL);
@@ -556,7 +559,7 @@ static void pump_all(lua_State *L, struct mch_poller *poller) {
 size_t mch_lpool_poll(lua_State *L, uint64_t until) {
   struct mch_output *output = mch_atpbar_output(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
-  struct look look = {L, main_thread(L), &own, &of_main};
+  struct look look = {L, main_thread(L), &own, &of_main, NULL};
   struct mch_error error;
   luaL_checkstack(L, 8, NULL);
   for (;;) {
@@ -577,6 +580,24 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
       mch_sleep_until(due, interrupted, &look);
     obey_hooks(L, output, &own, &of_main);
   }
+}
+
+int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
+  struct mch_output *output = mch_atpbar_output(L);
+  struct hooks own = {NULL, 0}, of_main = {NULL, 0};
+  struct look look = {L, main_thread(L), &own, &of_main, woken};
+  int readable = 0;
+  luaL_checkstack(L, 8, NULL);
+  while (!readable && !woken()) {
+    struct mch_error error;
+    struct mch_poller *poller = gathering(L, &error);
+    int fds[] = {fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
+    pump_all(L, poller);
+    mch_atpbar_pump(L);
+    readable = mch_await_until(fds, 2, mch_lpool_due(L), interrupted, &look);
+    obey_hooks(L, output, &own, &of_main);
+  }
+  return readable;
 }
 
 uint64_t mch_lpool_due(lua_State *L) {
@@ -672,6 +693,7 @@ static int encode_task(lua_State *L) {
   encoder.code_ids = &lpool->ids;
   encoder.intern_code = intern_code;
   encoder.ud = lpool->pool;
+  encoder.fresh = &lpool->fresh;
   encoder.kind = MCH_SEND_TASK;
   note_state(L, lpool);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
@@ -861,6 +883,7 @@ static int encode_batch(lua_State *L) {
   encoder.code_ids = &lpool->ids;
   encoder.intern_code = intern_code;
   encoder.ud = lpool->pool;
+  encoder.fresh = &lpool->fresh;
   encoder.kind = MCH_SEND_TASK;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
   lua_replace(L, 1);

@@ -26,6 +26,10 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until);
 int mch_lpool_fd(lua_State *L, struct mch_error *error);
 uint64_t mch_lpool_due(lua_State *L);
 
+/* Move all pools of this state on, in the same way, until the descriptor is readable (1), or until
+ * `woken` says so, which is asked with all signals blocked (0). For a prompt. */
+int mch_lpool_await(lua_State *L, int fd, int (*woken)(void));
+
 /* Tell all pools of this state the lowest level of log records that is wanted. */
 void mch_lpool_log_threshold(lua_State *L, int level);
 

@@ -242,6 +242,8 @@ static int push_module(lua_State *L, struct mch_modules *modules, int object) {
   if (lua_rawget(L, modules->module_of) != LUA_TNIL)
     return 1;
   lua_pop(L, 1);
+  if (!modules->fresh && modules->patient)
+    return 0;
   if (!modules->fresh) {
     refresh(L, modules);
     return push_module(L, modules, object);

@@ -30,6 +30,7 @@ struct mch_modules {
   int module_of, field_of, loaded, notes;
   int opened;
   int fresh;     /* modules loaded since the fork have been looked for */
+  int patient;   /* the caller sets it: do not look for them now */
   size_t missed; /* objects that had no name */
   int filtered;  /* `filter` is filled */
   uint64_t

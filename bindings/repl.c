@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The REPL: reads chunks of one or more lines, runs them, prints their values. Lines come from
- * read_line() alone, so that an editing library can take its place. */
+ * The REPL: reads chunks of one or more lines, runs them, prints their values. On a terminal lines
+ * come from lineedit.h, and tables are shown readably; else all is as plain as with `lua`. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "host.h"
@@ -14,54 +14,66 @@
 
 #include <lauxlib.h>
 
+#include "embedded.h"
 #include "latpbar.h"
+#include "lineedit.h"
 #include "output.h"
 
-/* Show the prompt that the global _PROMPT or _PROMPT2 may set. */
-static void show_prompt(lua_State *L, bool is_first) {
-  int top = lua_gettop(L);
-  const char *prompt = is_first ? "> " : ">> ";
-  if (lua_getglobal(L, is_first ? "_PROMPT" : "_PROMPT2") != LUA_TNIL)
-    prompt = luaL_tolstring(L, -1, NULL);
-  fputs(prompt, stdout);
-  fflush(stdout);
-  lua_settop(L, top);
-}
-
-enum typed {
-  TYPED_LINE,
-  TYPED_END,   /* the end of stdin */
-  TYPED_CTRL_C /* the line, and those before it that belong to the chunk, are abandoned */
+struct repl {
+  lua_State *L;
+  struct mch_lineedit *edit; /* NULL: plain */
+  int show, print;           /* with an editor: what shows values instead of this `print` */
 };
 
+/* Push the prompt that the global _PROMPT or _PROMPT2 may set. */
+static const char *push_prompt(lua_State *L, bool is_first) {
+  if (lua_getglobal(L, is_first ? "_PROMPT" : "_PROMPT2") == LUA_TNIL)
+    lua_pushstring(L, is_first ? "> " : ">> ");
+  else
+    luaL_tolstring(L, -1, NULL);
+  lua_remove(L, -2);
+  return lua_tostring(L, -1);
+}
+
 /* Push the line typed, without its newline; nothing is pushed if there is none. */
-static enum typed read_one(lua_State *L, bool is_first) {
+static enum mch_typed read_plain(lua_State *L, const char *prompt) {
   luaL_Buffer line;
   int c;
-  show_prompt(L, is_first);
+  fputs(prompt, stdout);
+  fflush(stdout);
   errno = 0;
   c = getc(stdin);
   if (c == EOF && ferror(stdin) && errno == EINTR) {
     clearerr(stdin);
     puts("");
-    return TYPED_CTRL_C;
+    return MCH_TYPED_CTRL_C;
   }
   if (c == EOF)
-    return TYPED_END;
+    return MCH_TYPED_END;
   luaL_buffinit(L, &line);
   for (; c != EOF && c != '\n'; c = getc(stdin))
     luaL_addchar(&line, (char)c);
   luaL_pushresult(&line);
-  return TYPED_LINE;
+  return MCH_TYPED_LINE;
 }
 
 /* The same, while bars and lines of tasks keep away from the prompt. */
-static enum typed read_line(lua_State *L, bool is_first) {
+static enum mch_typed read_paused(lua_State *L, const char *prompt) {
   struct mch_output *output = mch_atpbar_output(L);
-  enum typed typed;
+  enum mch_typed typed;
   mch_output_pause(output);
-  typed = read_one(L, is_first);
+  typed = read_plain(L, prompt);
   mch_output_resume(output);
+  return typed;
+}
+
+static enum mch_typed read_line(const struct repl *repl, bool is_first) {
+  lua_State *L = repl->L;
+  int place = lua_gettop(L) + 1;
+  const char *prompt = push_prompt(L, is_first);
+  enum mch_typed typed =
+      repl->edit != NULL ? mch_lineedit_read(repl->edit, L, prompt) : read_paused(L, prompt);
+  lua_remove(L, place);
   return typed;
 }
 
@@ -97,15 +109,16 @@ static bool load_expression(lua_State *L) {
 
 /* Compile the lines from index 1 on as a statement, reading more while it is incomplete; what stdin
  * ends in the middle of stays wrong. Leaves a function or a message. False if it was abandoned. */
-static bool load_statement(lua_State *L, int *status) {
+static bool load_statement(const struct repl *repl, int *status) {
+  lua_State *L = repl->L;
   for (;;) {
-    enum typed typed;
+    enum mch_typed typed;
     *status = load(L, 1);
     if (!is_incomplete(L, *status))
       return true;
-    typed = read_line(L, false);
-    if (typed != TYPED_LINE)
-      return typed == TYPED_END;
+    typed = read_line(repl, false);
+    if (typed != MCH_TYPED_LINE)
+      return typed == MCH_TYPED_END;
     lua_remove(L, 2); /* the message */
     lua_pushliteral(L, "\n");
     lua_insert(L, 2);
@@ -114,31 +127,57 @@ static bool load_statement(lua_State *L, int *status) {
 }
 
 /* Read one chunk and leave it compiled, or the message why it cannot be. False at the end. */
-static bool read_chunk(lua_State *L, int *status) {
+static bool read_chunk(const struct repl *repl, int *status) {
+  lua_State *L = repl->L;
   for (;;) {
-    enum typed typed;
+    enum mch_typed typed;
+    bool loaded;
     lua_settop(L, 0);
-    typed = read_line(L, true);
-    if (typed == TYPED_END)
+    typed = read_line(repl, true);
+    if (typed == MCH_TYPED_END)
       return false;
-    if (typed == TYPED_LINE) {
-      *status = LUA_OK;
-      if (load_expression(L) || load_statement(L, status)) {
-        lua_remove(L, 1);
-        return true;
-      }
+    if (typed == MCH_TYPED_CTRL_C)
+      continue;
+    *status = LUA_OK;
+    loaded = load_expression(L) || load_statement(repl, status);
+    if (repl->edit != NULL)
+      mch_lineedit_remember(repl->edit, lua_tostring(L, 1));
+    if (loaded) {
+      lua_remove(L, 1);
+      return true;
     }
   }
 }
 
-/* Print all values on the stack by the global `print`. */
-static void print_values(lua_State *L) {
+/* Put the function that shows `count` values below them, with its other arguments: the global
+ * `print`; on a terminal something better, unless somebody has changed that. How many arguments. */
+static int insert_printer(const struct repl *repl, int count) {
+  lua_State *L = repl->L;
+  bool is_usual = false;
+  lua_getglobal(L, "print");
+  lua_insert(L, 1);
+  if (repl->edit != NULL) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, repl->print);
+    is_usual = lua_rawequal(L, 1, -1);
+    lua_pop(L, 1);
+  }
+  if (!is_usual)
+    return count;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, repl->show);
+  lua_replace(L, 1);
+  lua_pushinteger(L, (lua_Integer)mch_lineedit_columns(repl->edit));
+  lua_insert(L, 2);
+  return count + 1;
+}
+
+/* Print all values on the stack. */
+static void print_values(const struct repl *repl) {
+  lua_State *L = repl->L;
   int count = lua_gettop(L);
   if (count == 0)
     return;
   luaL_checkstack(L, LUA_MINSTACK, "too many results to print");
-  lua_getglobal(L, "print");
-  lua_insert(L, 1);
+  count = insert_printer(repl, count);
   if (mch_host_call(L, count, false) == LUA_OK)
     return;
   lua_pushfstring(L, "error calling 'print' (%s)", lua_tostring(L, -1));
@@ -150,21 +189,46 @@ static void on_sigint(int signal_number) {
   (void)signal_number;
 }
 
+/* Push what an embedded part returns. */
+static void push_part(lua_State *L, const char *name) {
+  const struct mch_embedded *part = mch_embedded_find(name);
+  if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
+    lua_error(L);
+  lua_call(L, 0, 1);
+}
+
+static void open_repl(struct repl *repl, lua_State *L) {
+  repl->L = L;
+  lua_settop(L, 0);
+  push_part(L, "mantichora.complete");
+  repl->edit = mch_lineedit_new(L);
+  if (repl->edit == NULL)
+    return;
+  push_part(L, "mantichora.show");
+  repl->show = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getglobal(L, "print");
+  repl->print = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
 void mch_repl_run(lua_State *L) {
   struct sigaction action = {0};
   struct sigaction before;
+  struct repl repl;
   int status;
+  open_repl(&repl, L);
   action.sa_handler = on_sigint;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, &before);
-  while (read_chunk(L, &status)) {
+  while (read_chunk(&repl, &status)) {
     if (status == LUA_OK)
       status = mch_host_call(L, 0, true);
     if (mch_host_report(L, status, NULL) == LUA_OK)
-      print_values(L);
+      print_values(&repl);
   }
   sigaction(SIGINT, &before, NULL);
   lua_settop(L, 0);
-  puts("");
+  if (repl.edit == NULL)
+    puts("");
   fflush(stdout);
+  mch_lineedit_free(repl.edit);
 }

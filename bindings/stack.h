@@ -69,8 +69,9 @@ struct mch_array {
   struct mch_buf *heap; /* NULL while the items are where they started */
 };
 
-/* The memory behind arrays that grew: a userdata at a fixed stack index, made when first needed. One
- * array is for the slots of identity.h only, since it outlives the message with what is in it. */
+/* The memory behind arrays that grew: a userdata at a fixed stack index, made when first needed.
+ * One array is for the slots of identity.h only, since it outlives the message with what is in it.
+ */
 enum { MCH_HEAP_SLOTS, MCH_HEAP_FIRST, MCH_HEAP_ARRAYS = MCH_HEAP_FIRST + 6 };
 struct mch_heap {
   struct mch_buf arrays[MCH_HEAP_ARRAYS];

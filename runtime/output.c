@@ -65,8 +65,9 @@ static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) 
     out->mixed = 0;
 }
 
-static int bars_on_screen(const struct mch_output *out) {
-  return out->mode == MCH_PROGRESS_BAR && !out->child;
+/* Is what appears on the terminal put together in frames? */
+static int in_frames(const struct mch_output *out) {
+  return (out->mode == MCH_PROGRESS_BAR || out->edit.active) && !out->child;
 }
 
 /* There is something for whoever takes lines or reports, at once. */
@@ -102,7 +103,7 @@ static void route(struct mch_output *out, int stream, const char *bytes, size_t 
     return;
   }
   mch_output_look(out);
-  if (bars_on_screen(out) && (stream == 2 || out->same))
+  if (in_frames(out) && (stream == 2 || out->same))
     mch_buf_append(&out->above, bytes, length);
   else
     mch_sink_put(&out->sinks[out->same || stream == 2], bytes, length);
@@ -119,9 +120,16 @@ static uint64_t frame_due(const struct mch_output *out) {
   size_t waiting = mch_buf_unread(&out->above);
   if (waiting > MANY_LINES)
     return 0;
-  if (out->progress.running.count > 0 || mch_screen_live(&out->screen) > 0)
-    return out->progress.running.count > 0 ? out->drawn_ns + FRAME_INTERVAL : 0;
+  if (out->progress.running.count > 0)
+    return out->drawn_ns + FRAME_INTERVAL;
+  if (mch_screen_live(&out->screen) > 0 && !out->edit.active)
+    return 0;
   return waiting > 0 || out->progress.ended.count > 0 ? 0 : NEVER;
+}
+
+/* Lines for somebody who edits without bars. */
+static uint64_t lines_due(const struct mch_output *out) {
+  return out->edit.active && mch_buf_unread(&out->above) > 0 ? 0 : NEVER;
 }
 
 static uint64_t report_due(const struct mch_output *out) {
@@ -142,9 +150,9 @@ static uint64_t progress_due(const struct mch_output *out) {
   case MCH_PROGRESS_TEXT:
   case MCH_PROGRESS_JSON:
   case MCH_PROGRESS_REPORTS:
-    return report_due(out);
+    return sooner(report_due(out), lines_due(out));
   default:
-    return NEVER;
+    return lines_due(out);
   }
 }
 
@@ -263,15 +271,34 @@ void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t do
 
 /* --- pumping --- */
 
+/* The host's own text: nonzero if it must be drawn above the bars, else it is flushed. */
+static int flush_host(struct mch_output *out) {
+  int locked, waiting;
+  if (out->hold.streams == 0) {
+    if (mch_output_real(out))
+      mch_hold_flush_stdout();
+    return 0;
+  }
+  locked = mch_hold_lock(out->hold.streams, 1);
+  waiting = mch_hold_waiting(&out->hold);
+  mch_hold_unlock(locked);
+  return waiting;
+}
+
+/* Text of the host while somebody edits without bars: nothing else would bring it to the screen. */
+static int host_waits(struct mch_output *out) {
+  return out->edit.active && out->progress.running.count == 0 && flush_host(out);
+}
+
 static void pump_progress(struct mch_output *out, uint64_t now, int on_lua_thread) {
-  if (progress_due(out) > now)
+  if (progress_due(out) > now && !(on_lua_thread && host_waits(out)))
     return;
   if (out->child)
     forward(out, now);
-  else if (out->mode == MCH_PROGRESS_BAR)
-    mch_output_draw_frame(out, now, on_lua_thread);
-  else if (out->mode != MCH_PROGRESS_REPORTS)
+  else if (out->mode == MCH_PROGRESS_TEXT || out->mode == MCH_PROGRESS_JSON)
     mch_output_write_reports(out, now);
+  if (in_frames(out))
+    mch_output_draw_frame(out, now, on_lua_thread);
 }
 
 static void pump(struct mch_output *out, uint64_t now, int on_lua_thread) {
@@ -319,7 +346,7 @@ void mch_output_lines(struct mch_output *out, int stream, const char *bytes, siz
   if (!enter(out))
     return;
   route(out, stream, bytes, length);
-  hasten(out, out->keeps_lines || !bars_on_screen(out));
+  hasten(out, out->keeps_lines || !in_frames(out));
   quit(out, 0);
 }
 
@@ -333,33 +360,24 @@ size_t mch_output_backlog(struct mch_output *out) {
   return backlog;
 }
 
+/* Does something wait for the next frame, besides running bars? */
+static int is_undrawn(const struct mch_output *out) {
+  return mch_buf_unread(&out->above) > 0 ||
+         (out->mode == MCH_PROGRESS_BAR && out->progress.ended.count > 0);
+}
+
 /* Draw until no line and no ended bar is left, or the terminal takes none for a second. */
 static void draw_out(struct mch_output *out, uint64_t now) {
   mch_output_draw_frame(out, now, 1);
-  while (!out->paused && mch_buf_unread(&out->above) + out->progress.ended.count > 0 &&
-         mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
+  while (!out->paused && is_undrawn(out) && mch_sink_wait(&out->sinks[1], PATIENCE) == 0)
     mch_output_draw_frame(out, now, 1);
-}
-
-/* The host's own text: nonzero if it must be drawn above the bars, else it is flushed. */
-static int flush_host(struct mch_output *out) {
-  int locked, waiting;
-  if (out->hold.streams == 0) {
-    if (mch_output_real(out))
-      mch_hold_flush_stdout();
-    return 0;
-  }
-  locked = mch_hold_lock(out->hold.streams, 1);
-  waiting = mch_hold_waiting(&out->hold);
-  mch_hold_unlock(locked);
-  return waiting;
 }
 
 /* `all`: the bars as they are now, too. */
 static void flush(struct mch_output *out, int all) {
   uint64_t now = mch_output_now(out);
   int waiting = flush_host(out);
-  if (bars_on_screen(out) && (all || waiting || mch_buf_unread(&out->above) > 0))
+  if (in_frames(out) && (all || waiting || mch_buf_unread(&out->above) > 0))
     draw_out(out, now);
   else
     pump_progress(out, now, 1);
@@ -392,7 +410,16 @@ static void let_go(struct mch_output *out) {
   mch_ticker_stop(&out->ticker);
 }
 
+/* What somebody edits becomes lines that stay. */
+static void end_edit(struct mch_output *out) {
+  if (!out->edit.active)
+    return;
+  mch_output_keep_edit(out);
+  draw_out(out, mch_output_now(out));
+}
+
 static void release(struct mch_output *out) {
+  end_edit(out);
   flush(out, 1);
   if (out->hold.streams != 0 || mch_screen_live(&out->screen) > 0)
     let_go(out);
@@ -424,10 +451,55 @@ void mch_output_resume(struct mch_output *out) {
   quit(out, 1);
 }
 
+int mch_output_can_edit(struct mch_output *out) {
+  int can;
+  if (!enter(out))
+    return 0;
+  mch_output_look(out);
+  can = out->terminal && out->same && !mch_output_is_dumb() && !out->child;
+  quit(out, 0);
+  return can;
+}
+
+static void set_edit(struct mch_output *out, const char *text, size_t length, size_t cursor) {
+  out->edit.active = 1;
+  out->edit.cursor = cursor;
+  mch_buf_clear(&out->edit.text);
+  mch_buf_append(&out->edit.text, text, length);
+}
+
+void mch_output_edit(struct mch_output *out, const char *text, size_t length, size_t cursor) {
+  if (!enter(out))
+    return;
+  set_edit(out, text, length, cursor);
+  out->helped_ns = mch_output_now(out);
+  mch_output_draw_frame(out, out->helped_ns, 1);
+  schedule(out, out->helped_ns);
+  quit(out, 1);
+}
+
+void mch_output_edit_end(struct mch_output *out, const char *text, size_t length) {
+  if (!enter(out))
+    return;
+  set_edit(out, text, length, length);
+  end_edit(out);
+  schedule(out, mch_output_now(out));
+  quit(out, 1);
+}
+
+void mch_output_clear(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  mch_screen_detach(&out->screen);
+  mch_sink_put(&out->sinks[1], "\033[H\033[2J", 7);
+  mch_output_draw_frame(out, mch_output_now(out), 1);
+  quit(out, 1);
+}
+
 /* Where the host's text is not held, we would not see it. */
 static void detach(struct mch_output *out) {
   flush(out, 1);
-  if (out->hold.streams == 0)
+  if (out->hold.streams == 0 && !out->edit.active)
     mch_screen_detach(&out->screen);
   out->leaving = 1;
 }
@@ -498,7 +570,7 @@ void mch_output_keep_lines(struct mch_output *out, int keep) {
     route(out, stream, (const char *)line.data, line.length);
   }
   mch_buf_free(&line);
-  hasten(out, !bars_on_screen(out));
+  hasten(out, !in_frames(out));
   quit(out, 1);
 }
 
@@ -595,6 +667,7 @@ void mch_output_unref(struct mch_output *out) {
   mch_buf_free(&out->above);
   mch_buf_free(&out->host);
   mch_buf_free(&out->scratch);
+  mch_buf_free(&out->edit.text);
   mch_buf_free(&out->frame);
   mch_buf_free(&out->kept);
   for (i = 0; i < 2; i++)
@@ -606,7 +679,7 @@ void mch_output_unref(struct mch_output *out) {
 void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
   if (!enter(out))
     return;
-  if (bars_on_screen(out) && mode != MCH_PROGRESS_BAR)
+  if (in_frames(out) && mode != MCH_PROGRESS_BAR && !out->edit.active)
     release(out);
   drop_reported(out);
   out->mode = mode;
@@ -651,7 +724,7 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   out->wanted = 0;
   out->reported = NULL;
   out->forwarded = 0;
-  out->looked = out->mixed = out->paused = out->leaving = 0;
+  out->looked = out->mixed = out->paused = out->leaving = out->edit.active = 0;
   out->child = 1;
   out->upstream = *upstream;
   set_up(out);

@@ -140,9 +140,28 @@ void mch_output_detach(struct mch_output *out);
 void mch_output_release(struct mch_output *out);
 
 /* The same, and draw nothing until mch_output_resume(): lines and ended bars wait. For a prompt at
- * which somebody types. Lua thread only. */
+ * which somebody types and that is not edited by mch_output_edit(). Lua thread only. */
 void mch_output_pause(struct mch_output *out);
 void mch_output_resume(struct mch_output *out);
+
+/* Can somebody edit a line under the bars? Standard output and error must be one terminal that
+ * knows more than a typewriter. */
+int mch_output_can_edit(struct mch_output *out);
+
+/* Somebody edits a line: from now on it stands at the bottom of every frame, under the bars, with
+ * the cursor before byte `cursor`. It is drawn at once, with all that waits. The host's text is
+ * held all the time, and lines appear above, whatever the mode. UTF-8, copied; newlines begin new
+ * rows, what is too wide is wrapped, control characters are made harmless. Lua thread only. */
+void mch_output_edit(struct mch_output *out, const char *text, size_t length, size_t cursor);
+
+/* It is ended: this text stays on the screen as lines above the bars. Lua thread only. */
+void mch_output_edit_end(struct mch_output *out, const char *text, size_t length);
+
+/* Columns of the terminal now. */
+unsigned mch_output_columns(const struct mch_output *out);
+
+/* Begin anew at the top of an empty screen. Lua thread only. */
+void mch_output_clear(struct mch_output *out);
 
 /* The next thing to tell about a bar, with MCH_PROGRESS_REPORTS. 0: nothing now. Its strings hold
  * until the next call. One consumer, on the Lua thread. */

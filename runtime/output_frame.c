@@ -51,14 +51,14 @@ int mch_output_lock_stdout(const struct mch_output *out, int on_lua_thread) {
 
 /* Running bars that are drawn, if there is room. */
 static size_t drawable(const struct mch_output *out) {
-  return out->away ? 0 : out->progress.running.count;
+  return out->mode != MCH_PROGRESS_BAR || out->away ? 0 : out->progress.running.count;
 }
 
 /* Keep the host from printing while we draw: -1 if it is printing just now. While there are bars,
  * its text is held. */
 static int lock_host(struct mch_output *out, int on_lua_thread) {
   int locked;
-  if (disturbing(out) == 0 || (drawable(out) == 0 && out->hold.streams == 0))
+  if (disturbing(out) == 0 || (drawable(out) == 0 && !out->edit.active && out->hold.streams == 0))
     return out->same ? mch_output_lock_stdout(out, on_lua_thread) : 0;
   locked = mch_hold_lock(disturbing(out), on_lua_thread);
   if (locked > 0 && anchored(out))
@@ -88,7 +88,7 @@ static void split_host(struct mch_output *out, unsigned columns) {
 static void take_host(struct mch_output *out, unsigned columns, int on_lua_thread) {
   size_t before = mch_buf_unread(&out->host);
   mch_hold_take(&out->hold, &out->host);
-  if (out->leaving && mch_buf_unread(&out->host) > before)
+  if (out->leaving && !out->edit.active && mch_buf_unread(&out->host) > before)
     mch_screen_detach(&out->screen);
   if (on_lua_thread)
     out->leaving = 0; /* it has come back */
@@ -155,6 +155,14 @@ static void add_host(struct mch_output *out, int live, unsigned columns) {
     mch_screen_above(&out->screen, text, length, 0);
 }
 
+/* Lines for running bars: the last of the window is for the cursor, or for what somebody edits, and
+ * one is for what the host left unfinished. */
+static size_t room_for_bars(const struct mch_output *out, unsigned columns, unsigned rows) {
+  size_t edited = mch_output_edit_rows(out, columns, rows);
+  size_t room = rows - (edited > 0 ? edited : 1);
+  return room > 0 && mch_buf_unread(&out->host) > 0 ? room - 1 : room;
+}
+
 /* Put the next frame together. */
 static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
@@ -162,7 +170,7 @@ static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsi
   struct mch_tty_layout layout;
   struct mch_bar *bar;
   size_t running = drawable(out);
-  size_t room = rows - 1u - (mch_buf_unread(&out->host) > 0 && rows > 1);
+  size_t room = room_for_bars(out, columns, rows);
   size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
   for (bar = progress->running.first; bar != NULL; bar = bar->next)
     mch_progress_sample(bar);
@@ -171,16 +179,18 @@ static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsi
   mch_render_layout(&layout, out->times ? MCH_TTY_ETA : out->style, columns, &needs);
   mch_screen_begin(&out->screen, columns, rows);
   mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
-  add_ended(out, &layout, now);
-  add_host(out, running > 0, columns);
+  if (out->mode == MCH_PROGRESS_BAR)
+    add_ended(out, &layout, now);
+  add_host(out, running > 0 || out->edit.active, columns);
   add_running(out, &layout, shown, now);
   if (shown < running && room > 0)
     add_more(out, running - shown, layout.width);
+  mch_output_add_edit(out, columns, rows);
 }
 
 static void committed(struct mch_output *out) {
   mch_screen_commit(&out->screen);
-  while (out->progress.ended.first != NULL)
+  while (out->mode == MCH_PROGRESS_BAR && out->progress.ended.first != NULL)
     mch_progress_drop(&out->progress, out->progress.ended.first);
   mch_buf_clear(&out->above);
   if (mch_screen_live(&out->screen) > 0)

@@ -55,13 +55,14 @@ void mch_output_told(struct mch_bar *bar, uint64_t now, const struct mch_report 
 }
 
 static void write_report(struct mch_output *out, const struct mch_report *report) {
+  struct mch_buf *to = out->edit.active ? &out->above : &out->sinks[1].unsent;
   double wall = mch_output_wall(out);
   time_t seconds = (time_t)wall;
   struct tm when;
   if (out->mode == MCH_PROGRESS_JSON)
-    mch_render_json(&out->sinks[1].unsent, report, wall);
+    mch_render_json(to, report, wall);
   else if (localtime_r(&seconds, &when) != NULL)
-    mch_render_text(&out->sinks[1].unsent, report, &when);
+    mch_render_text(to, report, &when);
 }
 
 void mch_output_write_reports(struct mch_output *out, uint64_t now) {

@@ -2,8 +2,9 @@
  *
  * The inside of struct mch_output, shared by the files that make it up: output.c (the functions of
  * output.h, and when what is due), output_frame.c (bars on a terminal, and the host's text above
- * them), output_report.c (what text, JSON and other people's renderers are told), output_system.c
- * (time, size, what the descriptors are). All of it is called under its lock, unless said. */
+ * them), output_edit.c (the line that somebody edits under them), output_report.c (what text, JSON
+ * and other people's renderers are told), output_system.c (time, size, what the descriptors are).
+ * All of it is called under its lock, unless said. */
 #ifndef MCH_OUTPUT_STATE_H
 #define MCH_OUTPUT_STATE_H
 
@@ -23,6 +24,13 @@
 #define TEXT_INTERVAL (SECOND * 60)  /* between plain lines of one bar */
 
 enum { WANTED_FOR_LINES = 1, WANTED_FOR_REPORTS = 2 };
+
+/* A line that somebody edits. */
+struct mch_edit {
+  int active;
+  struct mch_buf text;
+  size_t cursor; /* in bytes */
+};
 
 struct mch_output {
   atomic_int refs;
@@ -45,6 +53,7 @@ struct mch_output {
   struct mch_buf above;   /* lines that wait for the next frame */
   struct mch_buf host;    /* text of the host, unless it is in `above` yet: an unfinished line */
   struct mch_buf scratch; /* one line */
+  struct mch_edit edit;
   struct mch_buf frame;
   struct mch_hold hold;     /* of the host's streams, while bars stand on the terminal */
   struct mch_ticker ticker; /* while it is held and nobody pumps */
@@ -88,6 +97,9 @@ void mch_output_size(const struct mch_output *out, unsigned *columns, unsigned *
 /* May the host's stdio be touched? */
 int mch_output_real(const struct mch_output *out);
 
+/* Is TERM a terminal that can do nothing but print? */
+int mch_output_is_dumb(void);
+
 /* Has a shell with job control put this process into the background of its terminal? The screen is
  * the shell's then. (Who has never been in the foreground, as under timeout(1), may draw.) */
 int mch_output_in_background(struct mch_output *out);
@@ -108,6 +120,17 @@ void mch_output_told(struct mch_bar *bar, uint64_t now, const struct mch_report 
 
 /* Queue the lines of text or JSON that are due. */
 void mch_output_write_reports(struct mch_output *out, uint64_t now);
+
+/* --- output_edit.c --- */
+
+/* The rows that the line takes in a window of this size: none if nobody edits. */
+size_t mch_output_edit_rows(const struct mch_output *out, unsigned columns, unsigned rows);
+
+/* Add them to the next frame. */
+void mch_output_add_edit(struct mch_output *out, unsigned columns, unsigned rows);
+
+/* Move it to the lines that stay. */
+void mch_output_keep_edit(struct mch_output *out);
 
 /* --- output_frame.c --- */
 

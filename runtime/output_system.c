@@ -51,6 +51,12 @@ void mch_output_size(const struct mch_output *out, unsigned *columns, unsigned *
   *rows = *rows == 0 ? 24 : *rows;
 }
 
+unsigned mch_output_columns(const struct mch_output *out) {
+  unsigned columns, rows;
+  mch_output_size(out, &columns, &rows);
+  return columns;
+}
+
 int mch_output_real(const struct mch_output *out) {
   return out->config.write == NULL;
 }
@@ -100,9 +106,13 @@ int mch_progress_mode_of(const char *word) {
   return -1;
 }
 
-static enum mch_progress_mode usual_mode(const struct mch_output *out) {
+int mch_output_is_dumb(void) {
   const char *term = getenv("TERM");
-  if (!out->terminal || (term != NULL && strcmp(term, "dumb") == 0))
+  return term != NULL && strcmp(term, "dumb") == 0;
+}
+
+static enum mch_progress_mode usual_mode(const struct mch_output *out) {
+  if (!out->terminal || mch_output_is_dumb())
     return MCH_PROGRESS_TEXT;
   return MCH_PROGRESS_BAR;
 }

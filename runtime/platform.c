@@ -452,6 +452,48 @@ unsigned mch_platform_cpu_count(void) {
 
 /* -- waiting ------------------------------------------------------------------------------ */
 
+/* poll(2) until `deadline` under a signal mask (NULL: the present one). */
+static int poll_under(struct pollfd *fds, size_t count, uint64_t deadline, const sigset_t *mask) {
+  uint64_t now = mch_now(), wait = deadline > now ? deadline - now : 0;
+#if defined(__APPLE__) /* no ppoll: the small window is closed by a bounded wait */
+  sigset_t old;
+  int got;
+  if (mask != NULL)
+    pthread_sigmask(SIG_SETMASK, mask, &old);
+  if (deadline == MCH_NEVER || wait > 200000000u)
+    wait = 200000000u;
+  got = poll(fds, (nfds_t)count, (int)(wait / 1000000u));
+  if (mask != NULL)
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return got;
+#else
+  struct timespec left = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
+  return ppoll(fds, (nfds_t)count, deadline == MCH_NEVER ? NULL : &left, mask);
+#endif
+}
+
+enum { MOST_AWAITED = 4 };
+
+int mch_platform_await(const int *fds, size_t count, uint64_t deadline, const sigset_t *mask) {
+  struct pollfd entries[MOST_AWAITED];
+  size_t i;
+  for (i = 0; i < count && i < MOST_AWAITED; i++) {
+    entries[i].fd = fds[i];
+    entries[i].events = POLLIN;
+    entries[i].revents = 0;
+  }
+  return poll_under(entries, i, deadline, mask) > 0 && entries[0].revents != 0;
+}
+
+int mch_platform_get_byte(int fd) {
+  unsigned char byte;
+  ssize_t got;
+  do
+    got = read(fd, &byte, 1);
+  while (got < 0 && errno == EINTR);
+  return got == 1 ? byte : -1;
+}
+
 #if defined(__linux__)
 
 struct mch_poller {
@@ -538,7 +580,7 @@ int mch_poller_fd(const struct mch_poller *poller) {
   return poller->fd;
 }
 
-#else                  /* a plain array for poll(2) */
+#else /* a plain array for poll(2) */
 
 struct mch_poller {
   struct pollfd *fds;
@@ -610,25 +652,8 @@ void mch_poller_remove(struct mch_poller *poller, int fd) {
 
 int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
                     const sigset_t *mask) {
-  struct timespec left;
-  uint64_t now = mch_now(), wait = deadline > now ? deadline - now : 0;
-  int count = 0;
+  int got = poll_under(poller->fds, poller->count, deadline, mask), count = 0;
   size_t i;
-  sigset_t old;
-  left.tv_sec = (time_t)(wait / 1000000000u);
-  left.tv_nsec = (long)(wait % 1000000000u);
-#if defined(__APPLE__) /* no ppoll: the small window is closed by a bounded wait */
-  if (mask != NULL)
-    pthread_sigmask(SIG_SETMASK, mask, &old);
-  if (deadline == MCH_NEVER || wait > 200000000u)
-    wait = 200000000u;
-  int got = poll(poller->fds, (nfds_t)poller->count, (int)(wait / 1000000u));
-  if (mask != NULL)
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-#else
-  (void)old;
-  int got = ppoll(poller->fds, (nfds_t)poller->count, deadline == MCH_NEVER ? NULL : &left, mask);
-#endif
   if (got <= 0)
     return got;
   for (i = 0; i < poller->count && count < room; i++) {

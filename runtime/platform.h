@@ -121,6 +121,13 @@ unsigned mch_platform_cpu_count(void);
 /* The largest resident size of this process so far, in bytes; 0: unknown. */
 uint64_t mch_platform_maxrss(void);
 
+/* Wait until one of these descriptors (four at most, -1: none) is readable, or `deadline` comes,
+ * under the signal mask `mask`. Whether the first one is; 0 also for a signal. */
+int mch_platform_await(const int *fds, size_t count, uint64_t deadline, const sigset_t *mask);
+
+/* One byte from `fd`, which may have to be waited for; -1 at the end, or for an error. */
+int mch_platform_get_byte(int fd);
+
 /* A set of descriptors to wait for. */
 struct mch_poller;
 enum { MCH_READABLE = 1, MCH_WRITABLE = 2 };

@@ -38,7 +38,7 @@ static const uint64_t longest_look =
 
 enum {
   CROWD = 32,    /* so many results at once are many */
-  FEED = 128,    /* with so many tasks in the queue it is looked whether workers want some */
+  FEED = 192,    /* with so many tasks in the queue it is looked whether workers want some */
   FEED_STEP = 16 /* how often */
 };
 
@@ -972,6 +972,18 @@ void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(voi
     mch_poller_wait(pool->engine->poller, ready, 8, look_again(until), &old);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   unattend(pool);
+}
+
+int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
+                    void *ud) {
+  sigset_t all, old;
+  int readable = 0;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  if (!interrupted(ud))
+    readable = mch_platform_await(fds, count, look_again(until), &old);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return readable;
 }
 
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud) {

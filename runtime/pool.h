@@ -90,7 +90,12 @@ void mch_pool_add_workers(struct mch_pool *pool);
  * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud);
 
-/* The same with no pool: sleep until `until` or a signal. */
+/* The same for an event loop: wait until one of these descriptors is readable. Whether the first
+ * one is. */
+int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
+                    void *ud);
+
+/* The same with nothing to wait for: sleep until `until` or a signal. */
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
 
 /* The same with pools that have joined `poller`; drivers do not keep away. */

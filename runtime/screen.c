@@ -26,6 +26,7 @@ static struct end end_of(const struct mch_screen_lines *lines, size_t index) {
 static void clear(struct mch_screen_lines *lines) {
   mch_buf_clear(&lines->bytes);
   mch_buf_clear(&lines->ends);
+  lines->edited = 0;
 }
 
 static int failed(const struct mch_screen *screen) {
@@ -35,21 +36,31 @@ static int failed(const struct mch_screen *screen) {
                                    : next->ends.failed;
 }
 
-/* The rows that the shown lines take now. When the window has become narrower, most terminals fold
- * lines that do not fit any more. */
-static size_t height(const struct mch_screen *screen) {
-  size_t i, rows = 0, total = count(&screen->shown);
+/* The rows that the first of the shown lines take now. When the window has become narrower, most
+ * terminals fold lines that do not fit any more. */
+static size_t height(const struct mch_screen *screen, size_t lines) {
+  size_t i, rows = 0;
   if (screen->cuts)
-    return total;
-  for (i = 0; i < total; i++) {
+    return lines;
+  for (i = 0; i < lines; i++) {
     size_t cells = end_of(&screen->shown, i).cells;
     rows += cells <= screen->columns ? 1 : (cells + screen->columns - 1) / screen->columns;
   }
   return rows;
 }
 
+/* The rows between the first of the shown lines and the cursor. */
+static size_t rows_to_cursor(const struct mch_screen *screen) {
+  const struct mch_screen_lines *shown = &screen->shown;
+  if (!shown->edited)
+    return height(screen, count(shown));
+  return height(screen, shown->line) + (screen->cuts ? 0 : shown->column / screen->columns);
+}
+
 static int same(const struct mch_screen_lines *a, const struct mch_screen_lines *b) {
   size_t length = mch_buf_unread(&a->bytes);
+  if (a->edited != b->edited || (a->edited && (a->line != b->line || a->column != b->column)))
+    return 0;
   return count(a) == count(b) && length == mch_buf_unread(&b->bytes) &&
          (length == 0 || memcmp(a->bytes.data, b->bytes.data, length) == 0);
 }
@@ -75,6 +86,12 @@ void mch_screen_line(struct mch_screen *screen, const void *bytes, size_t length
   mch_buf_append(&screen->next.ends, &end, sizeof end);
 }
 
+void mch_screen_cursor(struct mch_screen *screen, unsigned column) {
+  screen->next.edited = 1;
+  screen->next.line = count(&screen->next);
+  screen->next.column = column;
+}
+
 /* Where the cursor is, is not known: fill a row with spaces. From column 0 they end in its last
  * column, from elsewhere in the row below; the carriage return then leads to an empty column 0. */
 static void put_fresh_line(const struct mch_screen *screen, struct mch_buf *to) {
@@ -84,17 +101,23 @@ static void put_fresh_line(const struct mch_screen *screen, struct mch_buf *to) 
   put(to, "\r");
 }
 
+static void put_up(struct mch_buf *to, size_t rows) {
+  char text[32];
+  snprintf(text, sizeof text, "\033[%zuA", rows);
+  if (rows > 0)
+    put(to, text);
+}
+
 /* To the first column of the first shown line. Where nothing is shown, the host may have left the
  * cursor anywhere. */
 static void put_home(const struct mch_screen *screen, struct mch_buf *to) {
-  char text[32];
-  size_t rows = height(screen);
-  if (rows == 0 && (screen->aligned || count(&screen->next) > 0))
+  int shown = count(&screen->shown) > 0;
+  if (!shown && (screen->aligned || count(&screen->next) > 0))
     put_fresh_line(screen, to);
-  if (rows == 0)
+  if (!shown)
     return;
-  snprintf(text, sizeof text, "\r\033[%zuA", rows);
-  put(to, text);
+  put(to, "\r");
+  put_up(to, rows_to_cursor(screen));
 }
 
 /* Live lines. `over`: there may be older text under them. */
@@ -103,9 +126,25 @@ static void put_lines(const struct mch_screen *screen, struct mch_buf *to, int o
   for (i = 0; i < total; i++) {
     struct end end = end_of(&screen->next, i);
     mch_buf_append(to, screen->next.bytes.data + at, end.offset - at);
-    put(to, over && end.cells < screen->columns ? "\033[K\n" : "\n");
+    if (over && end.cells < screen->columns)
+      put(to, "\033[K");
+    if (i + 1 < total || !screen->next.edited)
+      put(to, "\n");
     at = end.offset;
   }
+}
+
+/* From the end of the last live line to where somebody edits. */
+static void put_cursor(const struct mch_screen *screen, struct mch_buf *to) {
+  const struct mch_screen_lines *next = &screen->next;
+  char text[32];
+  if (!next->edited)
+    return;
+  put(to, "\r");
+  put_up(to, count(next) - 1 - next->line);
+  snprintf(text, sizeof text, "\033[%uC", next->column);
+  if (next->column > 0)
+    put(to, text);
 }
 
 /* Whole lines. A colour that they leave on ends here. */
@@ -131,17 +170,20 @@ static void put_erase(struct mch_buf *to) {
  * A terminal that knows mode 2026 shows nothing until the frame is complete; others ignore modes
  * that they do not know. To ask first would mean to read the answer out of the host's input. */
 static void put_frame(const struct mch_screen *screen, struct mch_buf *to) {
-  size_t rows = height(screen);
+  size_t rows = height(screen, count(&screen->shown));
   int over = mch_buf_unread(&screen->above) == 0 && count(&screen->shown) > 0 &&
              count(&screen->next) > 0 && screen->drawn_columns == screen->columns;
   put(to, "\033[?2026h");
   put_home(screen, to);
-  if (!over)
+  if (!over && rows < 2 && screen->next.edited)
+    put(to, "\033[J"); /* the line that is edited may be in the last row of the window */
+  else if (!over)
     put_erase(to);
   put_above(screen, to);
   put_lines(screen, to, over);
   if (over && rows > count(&screen->next))
     put(to, "\033[J");
+  put_cursor(screen, to);
   put(to, "\033[?2026l");
 }
 

@@ -1,10 +1,11 @@
 /* Runs in: parent.
  *
  * The live lines at the bottom of what a terminal shows: the host's unfinished line, bars, "... and
- * 37 more". They are written over again and again, the rest is written once, above them. The
- * cursor waits in column 0 of the row under them, so that whatever ends the process leaves the
- * prompt on a line of its own. Pure: bytes come out, the caller writes them and says if they went
- * out (a frame that was not written has changed nothing). */
+ * 37 more", a line that is being edited. They are written over again and again, the rest is written
+ * once, above them. The cursor waits in column 0 of the row under them, so that whatever ends the
+ * process leaves the prompt on a line of its own; or inside, where somebody edits. Pure: bytes come
+ * out, the caller writes them and says if they went out (a frame that was not written has changed
+ * nothing). */
 #ifndef MCH_SCREEN_H
 #define MCH_SCREEN_H
 
@@ -16,6 +17,9 @@
 struct mch_screen_lines {
   struct mch_buf bytes;
   struct mch_buf ends; /* struct mch_screen_end, one a line */
+  int edited;          /* the cursor is inside: in this line and column, both from 0 */
+  size_t line;
+  unsigned column;
 };
 
 struct mch_screen {
@@ -37,6 +41,9 @@ void mch_screen_above(struct mch_screen *screen, const void *bytes, size_t lengt
 
 /* One live line without its newline, `cells` wide. */
 void mch_screen_line(struct mch_screen *screen, const void *bytes, size_t length, size_t cells);
+
+/* The cursor shall be in this column of the live line that comes next, rather than under them. */
+void mch_screen_cursor(struct mch_screen *screen, unsigned column);
 
 /* The bytes that turn what is shown into the next frame; none if it is the same. MCH_NOMEM if one
  * of the buffers could not grow. */

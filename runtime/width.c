@@ -226,8 +226,7 @@ size_t mch_width_put(struct mch_buf *to, const char *text, size_t length, size_t
   return cells;
 }
 
-/* The length of the colour sequence (ESC [ ... m) at the front of `text`, 0 if there is none. */
-static size_t colour(const char *text, size_t length) {
+size_t mch_width_colour(const char *text, size_t length) {
   size_t at = 2;
   if (length < 3 || text[0] != '\033' || text[1] != '[')
     return 0;
@@ -252,7 +251,7 @@ long mch_width_travel(const char *text, size_t length, unsigned columns, unsigne
   *column = 0;
   while (at < length) {
     uint32_t code;
-    size_t skipped = colour(text + at, length - at);
+    size_t skipped = mch_width_colour(text + at, length - at);
     at += skipped > 0 ? skipped : mch_width_decode(text + at, length - at, &code);
     if (skipped > 0)
       continue;

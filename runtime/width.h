@@ -31,6 +31,9 @@ size_t mch_width_cells(const char *text, size_t length);
  * what would turn the direction of the line is dropped. */
 size_t mch_width_put(struct mch_buf *to, const char *text, size_t length, size_t room);
 
+/* The length of the colour sequence (ESC [ ... m) at the front of `text`, 0 if there is none. */
+size_t mch_width_colour(const char *text, size_t length);
+
 /* How far the cursor of a terminal with `columns` columns travels when it shows `text` as it is,
  * starting in column 0: the number of rows down, and the column then in *column. -1 when that is
  * not known (`text` holds control characters other than newlines, tabs and colours). */

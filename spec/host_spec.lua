@@ -23,6 +23,18 @@ setup(function()
     setmetatable({}, { __gc = function() print("collected at the end") end })
     error(setmetatable({}, { __tostring = function() return "an object" end }))
   ]])
+  for name, code in pairs {
+    number = "error(setmetatable({}, { __tostring = function() return 42 end }))",
+    named = "error(setmetatable({}, { __name = 'My type' }))",
+    nothing = "error(nil)",
+    inner = "error(setmetatable({}, { __tostring = function() error('inner') end }))",
+    closing = "local t <close> = setmetatable({}, { __close = function() error('close') end }) error('body')",
+    yield = "coroutine.yield(1)",
+    strict = "setmetatable(_G, { __index = function(_, k) error('undefined ' .. k, 2) end }) print(foo)",
+    finalizer = "setmetatable({}, { __gc = function() error('gc') end }) collectgarbage()",
+  } do
+    shell.write(("%s/raises_%s.lua"):format(folder, name), code .. "\n")
+  end
   shell.write(folder .. "/dumped.lua", string.dump(load("return print('bytecode', ...)", "=dumped")))
 end)
 
@@ -61,6 +73,14 @@ local cases = {
   { "broken.lua" },
   { "close.lua" },
   { "dumped.lua x" },
+  { "raises_number.lua" },
+  { "raises_named.lua" },
+  { "raises_nothing.lua" },
+  { "raises_inner.lua" },
+  { "raises_closing.lua" },
+  { "raises_yield.lua" },
+  { "raises_strict.lua" },
+  { "-W raises_finalizer.lua" },
   { "missing.lua" },
   { "." },
   { "-e 'arg = nil' args.lua" },
@@ -188,6 +208,17 @@ describe("host", function()
     assert.are.equal("auto\tnil\tnil\t3\n",
       shell.run(unset .. shell.host .. " --workers=auto" .. print_all).out)
     assert.are.equal("nil\tnil\tnil\t2\n", shell.run(unset .. shell.host .. print_all).out)
+  end)
+
+  it("makes the defaults of pools from them", function()
+    local got = shell.run(shell.host .. [[ --workers 3 --log-level ERROR --progress off -e '
+      local logging, atpbar = require "mantichora.logging", require "mantichora.atpbar"
+      print(require "mantichora"())
+      logging.warning("hidden")
+      logging.error("seen")
+      for _ in atpbar(3, "hidden") do end']])
+    assert.are.equal("mantichora: 3 workers, 0 running, 0 queued\n", got.out)
+    assert.are.equal("ERROR:root:seen\n", got.err)
   end)
 
   for line, message in pairs {

@@ -137,6 +137,40 @@ describe("packaging", function()
     assert.are.equal("mantichora " .. version() .. "\n",
       must("cd / && LUA_CPATH= LUA_PATH= %s/alone -e '%s'", folder, SCRIPT))
     assert.are.equal("", must("readelf -d %s/alone | grep -i 'r.*path' || true", folder))
+    local libraries = must("readelf -d %s/alone | sed -n 's/.*(NEEDED).*\\[\\(.*\\)\\]/\\1/p'", folder)
+    for library in libraries:gmatch("%S+") do
+      assert.truthy(library:find("^liblua") or library:find("^libc%.") or library:find("^libm%.")
+        or library:find("^libdl") or library:find("^libpthread"), library)
+    end
+  end)
+
+  it("has a manual page, which knows all options", function()
+    local page = prefix .. "/share/man/man1/mantichora.1"
+    local got = shell.run("LC_ALL=C groff -ww -mdoc -Tascii -P-cbou " .. page)
+    assert.are.equal("", got.err)
+    for option in must("%s/bin/mantichora --help", prefix):gmatch("\n  (%-[%w-]*)") do
+      assert.truthy(got.out:find(" " .. option, 1, true), option)
+    end
+    local modes = shell.run(prefix .. "/bin/mantichora --progress x").err:match("must be ([^:]*)")
+    for mode in modes:gmatch("%l+") do
+      assert.truthy(got.out:find(" " .. mode, 1, true), mode)
+    end
+    local variables = must("grep -rhoE 'getenv\\(\"MANTICHORA_[A-Z_]+' runtime bindings scripts/mantichora")
+    for variable in variables:gmatch('"(%S+)') do
+      assert.truthy(variable == "MANTICHORA_CHAOS" or got.out:find(variable, 1, true), variable)
+    end
+  end)
+
+  it("has a host that can be built without libedit, and is plain then", function()
+    must("cc -std=c11 -Wall -Wextra -Wconversion -Werror -DMANTICHORA_VERSION='\"0\"' -Iruntime -Ibindings "
+      .. "bindings/history.c bindings/host.c bindings/lineedit.c bindings/repl.c -o %s/plain %s/lib/libmantichora.a "
+      .. "$(pkg-config --cflags --libs lua5.4) -pthread", folder, build)
+    assert.are.equal("> 42\n> \n", (must("echo '6 * 7' | %s/plain -i", folder):gsub("^[^\n]*\n", "")))
+  end)
+
+  it("shows no symbols of what is linked into it", function()
+    assert.are.equal("", must("nm -D --defined-only %s/bin/mantichora | grep -E ' (el_|history|tget|strl|MD5)' || true",
+      prefix))
   end)
 
   it("links no Lua into module and library, and exports nothing but ours", function()

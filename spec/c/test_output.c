@@ -24,6 +24,7 @@ static int failures;
 #define BEGIN "\033[?2026h"
 #define END "\033[?2026l"
 #define ERASE "\033[K\n\033[J\033[A" /* from here on, in any row but the last */
+#define ERASE_ROW "\033[J"           /* where nothing but what is edited is there, if anything */
 #define SPACES "                                                            " /* 60 columns */
 
 struct rig {
@@ -311,6 +312,68 @@ static void a_prompt(void) {
   pump(&rig);
   EXPECT(2, BEGIN SPACES "\r" ERASE "line\n" BAR5 "\n" END);
   end(&rig, bar, 10, 10);
+  tear_down(&rig);
+}
+
+#define PROMPT_1 "> print(1)"
+#define KEYS(text, cursor) mch_output_edit(rig.out, text, strlen(text), cursor)
+
+static void a_line_that_is_edited(void) {
+  struct rig rig;
+  struct mch_bar *bar;
+  set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_AUTO);
+  CHECK(mch_output_can_edit(rig.out));
+  KEYS("> ", 2);
+  EXPECT(2, BEGIN SPACES "\r" ERASE_ROW "> \r\033[2C" END);
+  CHECK(mch_output_next(rig.out) == UINT64_MAX);
+  KEYS("> x", 2);
+  EXPECT(2, BEGIN "\r> x\033[K\r\033[2C" END);
+  KEYS("> x", 2);
+  EXPECT(2, "");
+  mch_output_lines(rig.out, 1, "line\n", 5);
+  CHECK(mch_output_next(rig.out) <= rig.now);
+  pump(&rig);
+  EXPECT(2, BEGIN "\r" ERASE_ROW "line\n> x\r\033[2C" END);
+  mch_output_set_mode(rig.out, MCH_PROGRESS_BAR);
+  bar = start(&rig, "one", 10);
+  rig.now += 100 * MS;
+  pump(&rig);
+  EXPECT(2, BEGIN "\r" BAR0 "\033[K\n> x\033[K\r\033[2C" END);
+  KEYS("> xy", 4);
+  EXPECT(2, BEGIN "\r\033[1A" BAR0 "\033[K\n> xy\033[K\r\033[4C" END);
+  end(&rig, bar, 10, 10);
+  pump(&rig);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE BAR10 "\n> xy\r\033[4C" END);
+  mch_output_edit_end(rig.out, PROMPT_1, strlen(PROMPT_1));
+  EXPECT(2, BEGIN "\r" ERASE PROMPT_1 "\n" END);
+  pump(&rig);
+  EXPECT(2, "");
+  tear_down(&rig);
+}
+
+/* What is too wide is wrapped, before a character that does not fit and with the cursor behind it
+ * in the next row; what is too high shows the cursor's rows. */
+static void a_long_line_that_is_edited(void) {
+  struct rig rig;
+  set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_OFF);
+  rig.columns = 6;
+  rig.rows = 3;
+  KEYS("> abcd", 5);
+  EXPECT(2, BEGIN "      \r" ERASE_ROW "> abc\nd\r" END);
+  KEYS("> ab\xe6\x97\xa5", 7);
+  EXPECT(2, BEGIN "\r\033[1A> ab\033[K\n\xe6\x97\xa5\033[K\r\033[2C" END);
+  KEYS("> \033[1mab\033[mc\n\x01\xff", 11);
+  EXPECT(2, BEGIN "\r\033[1A> \033[1mab\033[mc\033[K\n?"
+                  "?\033[K\r\033[1A\033[4C" END);
+  KEYS("1\n2\n3\n4\n5", 9);
+  EXPECT(2, BEGIN "\r3\033[K\n4\033[K\n5\033[K\r\033[1C" END);
+  KEYS("1\n2\n3\n4\n5", 0);
+  EXPECT(2, BEGIN "\r\033[2A1\033[K\n2\033[K\n3\033[K\r\033[2A" END);
+  rig.columns = 4; /* the terminal has folded what was wider */
+  KEYS("> abcd", 6);
+  EXPECT(2, BEGIN "\r" ERASE "> a\nbcd\r\033[3C" END);
+  mch_output_release(rig.out);
+  EXPECT(2, BEGIN "\r\033[1A" ERASE "> abcd\n" END);
   tear_down(&rig);
 }
 
@@ -634,6 +697,8 @@ int main(void) {
   output_elsewhere();
   leaving_the_screen();
   a_prompt();
+  a_line_that_is_edited();
+  a_long_line_that_is_edited();
   plain_lines();
   one_file();
   json();

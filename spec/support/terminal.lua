@@ -21,9 +21,10 @@ function terminal.start(command, columns, rows)
   count = count + 1
   local self = setmetatable({ folder = shell.folder() }, terminal)
   self.socket = "mch" .. self.folder:match("[^/.]+$") .. count
-  -- The screen stays until close(), whatever becomes of the command.
-  shell.write(self.folder .. "/run", ("trap : INT\n(%s\n)\necho $? >%s/status\nexec sleep 600\n"):format(
-    command, self.folder))
+  -- The screen stays until close(), whatever becomes of the command. What it keeps of its user, such
+  -- as the history of the prompt, it keeps in our folder.
+  local lines = { "trap : INT", "export XDG_STATE_HOME=%s", "(%s\n)", "echo $? >%s/status", "exec sleep 600\n" }
+  shell.write(self.folder .. "/run", table.concat(lines, "\n"):format(self.folder, command, self.folder))
   local got = self:tmux(("new-session -d -x %d -y %d sh %s/run"):format(columns, rows, self.folder))
   assert(got.status == 0, got.err)
   return self

@@ -1,0 +1,123 @@
+-- Completes names at the prompt: globals and keywords, fields after a dot, methods after a colon.
+-- Loaded by bindings/repl.c, which calls the function returned as complete(text, columns). Looks at
+-- tables raw and along __index tables; never calls a metamethod.
+
+local next, rawget, type = next, rawget, type
+local getmetatable = debug.getmetatable
+local concat, sort = table.concat, table.sort
+local find, gmatch, match, rep, sub = string.find, string.gmatch, string.match, string.rep, string.sub
+local globals = _G
+
+local CHAIN = 20  -- __index tables that are followed
+local LINES = 20  -- of candidates that are shown
+
+local keywords = {}
+for word in gmatch([[and break do else elseif end false for function goto if in local nil not or
+    repeat return then true until while]], "%a+") do
+  keywords[word] = true
+end
+
+-- The tables in which a field of this value is looked for, in order.
+local function places(value)
+  local list, place = {}, value
+  for _ = 1, CHAIN do
+    if type(place) == "table" then list[#list + 1] = place end
+    local meta = getmetatable(place)
+    place = type(meta) == "table" and rawget(meta, "__index")
+    if type(place) ~= "table" then break end
+  end
+  return list
+end
+
+local function field(value, name)
+  for _, place in next, places(value) do
+    local found = rawget(place, name)
+    if found ~= nil then return found end
+  end
+end
+
+local function is_callable(value)
+  local meta = getmetatable(value)
+  return type(value) == "function" or type(meta) == "table" and rawget(meta, "__call") ~= nil
+end
+
+-- The value of `a.b.c`, nil if there is none.
+local function follow(path)
+  local value = globals
+  for name in gmatch(path, "[^.:]+") do
+    value = field(value, name)
+    if value == nil then return nil end
+  end
+  return value
+end
+
+-- All names that begin with `prefix`, sorted.
+local function candidates(value, prefix, only_callable, extra)
+  local seen, list = {}, {}
+  local function consider(name, found)
+    if type(name) == "string" and sub(name, 1, #prefix) == prefix and match(name, "^[%a_][%w_]*$")
+      and not seen[name] and (not only_callable or is_callable(found)) then
+      seen[name] = true
+      list[#list + 1] = name
+    end
+  end
+  for name in next, extra or {} do consider(name) end
+  for _, place in next, places(value) do
+    for name, found in next, place do consider(name, found) end
+  end
+  sort(list)
+  return list
+end
+
+-- What all of them begin with.
+local function common(list)
+  local first, last = list[1], list[#list] -- sorted: these differ most
+  local length = 0
+  while length < #first and sub(first, length + 1, length + 1) == sub(last, length + 1, length + 1) do
+    length = length + 1
+  end
+  return sub(first, 1, length)
+end
+
+-- In columns, read downwards.
+local function layout(list, columns)
+  local width = 0
+  for _, name in next, list do width = #name > width and #name or width end
+  width = width + 2
+  local across = (columns - 1) // width
+  if across < 1 then across = 1 end
+  local down = (#list + across - 1) // across
+  local lines = {}
+  for row = 1, down do
+    if row > LINES then
+      lines[row] = ("... and %d more"):format(#list - LINES * across)
+      break
+    end
+    local cells = {}
+    for i = row, #list, down do cells[#cells + 1] = list[i] .. rep(" ", width - #list[i]) end
+    lines[row] = match(concat(cells), "^(.-) *$")
+  end
+  return concat(lines, "\n") .. "\n"
+end
+
+local function find_names(text)
+  local path, mark, prefix = match(text, "([%a_][%w_.]*)([.:])([%w_]*)$")
+  if not path then
+    prefix = match(text, "[%a_][%w_]*$") or ""
+    if find(sub(text, 1, #text - #prefix), "[%w.:]$") then return {}, prefix end
+    return candidates(globals, prefix, false, keywords), prefix
+  end
+  if find(sub(text, 1, #text - #path - #mark - #prefix), "[.:%])\"']%s*$") then return {}, prefix end
+  local value = follow(path)
+  if value == nil then return {}, prefix end
+  return candidates(value, prefix, mark == ":"), prefix
+end
+
+return function(text, columns)
+  if not find(text, "[^ \t\n]%s*$") or find(text, "\n%s*$") then return "  " end -- indentation
+  local list, prefix = find_names(text)
+  if #list == 0 then return end
+  local rest = sub(common(list), #prefix + 1)
+  if rest ~= "" or #list == 1 then return rest end
+  return nil, layout(list, columns)
+end
