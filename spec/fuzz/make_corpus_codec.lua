@@ -24,12 +24,18 @@ do
   local at = deep
   for _ = 1, 40 do at[1] = { x = 1 } at = at[1] end
 end
+local loose = {}
+for i = 1, 8 do loose[i] = { a = i, b = "bb", c = { a = 1, b = "bb", c = {} } } end
+loose[4].d, loose[6].b, loose[8][1] = { loose[1] }, nil, "cc"
+setmetatable(loose[8], { __name = "n" })
 local env = setmetatable({ a = { 1 } }, { __index = _G })
 local values = {
   scalars = { nil, true, false, 0, 63, 64, -1, 300, -40000, 1 << 33, 1.5, 0 / 0, "", "a", "ab", ("s"):rep(40), n = 17 },
   cycle = { cycle }, hash = { hash }, deep = { deep },
   i1 = { runs.i1 }, i2 = { runs.i2 }, i4 = { runs.i4 }, i8 = { runs.i8 }, f = { runs.f },
   records = { { { id = 1, name = "aa" }, { id = 2, name = "bb" }, { x = 1 } } },
+  loose = { loose },
+  strings = { { "aa", 1, "bb", 1.5, "cc", "dd", 300, "ee", "aa", 1 << 40, "ff", { "gg" } } },
   holes = { { 1, nil, 3, nil, 5, [20] = 1 } },
   metatables = { setmetatable({}, { __index = { 1 }, __name = "n" }) },
   names = { print, string.format, string, io.stdout, _G },
