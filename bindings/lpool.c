@@ -708,6 +708,23 @@ static void warn_of_size(lua_State *L, struct lpool *lpool, int count) {
   lua_warning(L, "; mantichora.explain shows all", 0);
 }
 
+/* A message to workers begins in `graph` and `ids`; the notes come to stand at index 1. */
+static void begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder) {
+  memset(encoder, 0, sizeof *encoder);
+  encoder->out = &lpool->graph;
+  encoder->code_ids = &lpool->ids;
+  encoder->intern_code = intern_code;
+  encoder->ud = lpool->pool;
+  encoder->fresh = &lpool->fresh;
+  encoder->kind = MCH_SEND_TASK;
+  encoder->notes = 1;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  lua_replace(L, 1);
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->spans);
+  mch_buf_clear(&lpool->ids);
+}
+
 /* Called with the pool, then the function and its arguments. */
 static int encode_task(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
@@ -716,21 +733,9 @@ static int encode_task(lua_State *L) {
   if (lpool->task.payloads != LUA_NOREF)
     return keep_payload(L, lpool);
   release_lent(L, lpool); /* of a message that came to nothing */
-  memset(&encoder, 0, sizeof encoder);
-  encoder.out = &lpool->graph;
-  encoder.spans = &lpool->spans;
-  encoder.code_ids = &lpool->ids;
-  encoder.intern_code = intern_code;
-  encoder.ud = lpool->pool;
-  encoder.fresh = &lpool->fresh;
-  encoder.kind = MCH_SEND_TASK;
   note_state(L, lpool);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
-  lua_replace(L, 1);
-  encoder.notes = 1;
-  mch_buf_clear(&lpool->graph);
-  mch_buf_clear(&lpool->spans);
-  mch_buf_clear(&lpool->ids);
+  begin_encoding(L, lpool, &encoder);
+  encoder.spans = &lpool->spans;
   if (mch_encode(L, &encoder, 2, count))
     lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
@@ -936,19 +941,7 @@ static int encode_batch(lua_State *L) {
   note_state(L, lpool);
   if (!mch_items_is_steady(L, 2))
     return 0;
-  memset(&encoder, 0, sizeof encoder);
-  encoder.out = &lpool->graph;
-  encoder.code_ids = &lpool->ids;
-  encoder.intern_code = intern_code;
-  encoder.ud = lpool->pool;
-  encoder.fresh = &lpool->fresh;
-  encoder.kind = MCH_SEND_TASK;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
-  lua_replace(L, 1);
-  encoder.notes = 1;
-  mch_buf_clear(&lpool->graph);
-  mch_buf_clear(&lpool->spans);
-  mch_buf_clear(&lpool->ids);
+  begin_encoding(L, lpool, &encoder);
   mch_encode(L, &encoder, 2, 1);
   if (encoder.assigns)
     return 0; /* globals go along, and each task has them as they were */
