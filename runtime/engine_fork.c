@@ -1584,19 +1584,26 @@ static uint64_t deadline(struct mch_engine *base) {
 
 /* -- the rest of the interface ------------------------------------------------------------ */
 
+/* The task that runs as far as its owner is concerned: a batch whose items are all answered has
+ * only its last word to say. */
+static struct mch_task *runs(const struct child *child) {
+  struct mch_task *task = begun(child);
+  return task != NULL && task->batch != NULL && task->batch->answered == task->batch->count ? NULL
+                                                                                            : task;
+}
+
 static unsigned running(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   unsigned count = 0;
   struct child *child;
   for (child = engine->children; child != NULL; child = child->next)
-    count += begun(child) != NULL;
+    count += runs(child) != NULL;
   return count;
 }
 
-/* The run ID of a task that has begun; of a batch, that of the first item without an answer. */
+/* The run ID of a task that runs; of a batch, that of the first item without an answer. */
 static uint64_t running_id(const struct mch_task *task) {
-  uint32_t count = mch_task_count(task), done = task->batch != NULL ? task->batch->answered : 0;
-  return task->runid + (done < count ? done : count - 1);
+  return task->runid + (task->batch != NULL ? task->batch->answered : 0);
 }
 
 static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
@@ -1604,7 +1611,7 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
   size_t count = 0;
   struct child *child;
   for (child = engine->children; child != NULL; child = child->next) {
-    struct mch_task *task = begun(child);
+    const struct mch_task *task = runs(child);
     if (child->state != LIVE || count == room)
       continue;
     infos[count].pid = (int)child->pid;

@@ -623,6 +623,9 @@ local function new_mapping(self, f, source, options)
   -- Wait for something and keep it; false when all has come.
   function mapping.take(turn)
     local some = collect()
+    if some then
+      while collect() do end
+    end
     feed(turn)
     if some then return true end
     if ahead == 0 then return false end
