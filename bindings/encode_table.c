@@ -48,11 +48,9 @@ static const struct shape *find_shape(struct encoding *e, const void **keys, siz
                                       uint64_t hash) {
   const struct mch_met *met;
   struct mch_probe probe = mch_probe_first(&e->met, hash);
-  while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL) {
-    if (has_keys(e, met->b, keys, n)) {
+  while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL)
+    if (has_keys(e, met->b, keys, n))
       return use_shape(e, (struct shape){keys[0], met->a, met->b, n, 0});
-    }
-  }
   return NULL;
 }
 
@@ -182,7 +180,7 @@ static void put_loose_end(struct encoding *e, size_t tag_at, size_t keys) {
 }
 
 /* Put the table whose first key and value are on top of the stack as a record of this shape, as far
- * as it is one. */
+ * as it is one. Only what has contents, or a metatable, takes a frame. */
 static int put_expected(struct encoding *e, const struct shape *shape, int table,
                         const struct look *look, unsigned metatable) {
   size_t count = shape->count, keys = shape->first, tag_at = position(e), n = 0;

@@ -11,6 +11,7 @@ static void *limited_realloc(void *old, size_t size);
 #include "../../runtime/buf.c"
 #undef realloc
 
+#include "../../bindings/stack.h"
 #include "codec_module.c"
 
 /* How many allocations may still succeed; -1: all. */
@@ -173,12 +174,43 @@ static void run_out_at_argument(void) {
   lua_close(L);
 }
 
+/* Slots that are kept from message to message know the old entries by their numbers, which end. */
+static void run_out_of_numbers(void) {
+  static const uint32_t stamps[] = {UINT32_MAX / 2 - 500, UINT32_MAX / 2, UINT32_MAX - 1};
+  lua_State *L = open_state();
+  size_t i;
+  check(run_string(
+            L, "codec = require 'codec_module'\n"
+               "function round()\n"
+               "  local list = {}\n"
+               "  for i = 1, 400 do list[i] = { i } list[i + 400] = list[i] end\n"
+               "  local got = codec.decode({}, (codec.encode({}, list)))\n"
+               "  for i = 1, 400 do\n"
+               "    assert(got[i][1] == i and got[i + 400] == got[i] and got[i] ~= got[i - 1])\n"
+               "  end\n"
+               "end\n"
+               "round()\n") == LUA_OK,
+        "preparing");
+  for (i = 0; i < sizeof stamps / sizeof *stamps; i++) {
+    struct mch_heap *heap;
+    lua_getfield(L, LUA_REGISTRYINDEX, "mantichora.heap.kept");
+    heap = lua_touserdata(L, -1);
+    check(heap != NULL && heap->slots > 0, "no slots were kept");
+    if (heap != NULL)
+      heap->stamp = stamps[i];
+    lua_pop(L, 1);
+    check(run_string(L, "for _ = 1, 4 do round() end") == LUA_OK, "numbers that end");
+  }
+  lua_close(L);
+}
+
 int main(void) {
   const char *const calls[] = {"encode", "decode", "take", "update"};
   size_t i;
   run_properties("round", 2500);
   run_properties("hostile", 400);
   run_out_at_argument();
+  run_out_of_numbers();
   for (i = 0; i < sizeof calls / sizeof *calls; i++)
     run_out_of_memory(calls[i]);
   if (failures > 0)
