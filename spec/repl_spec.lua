@@ -74,6 +74,10 @@ end
 local function start_tasks(columns, rows)
   local t = start(columns, rows, ("-i %s/setup.lua"):format(folder))
   enter(t, "p = mantichora{nworkers=2}")
+  -- What is typed before the next prompt is there is echoed by the terminal, as everywhere.
+  t:wait(function(lines)
+    return last(lines) == ">" and table.concat(lines):find("nworkers=2}", 1, true)
+  end, PATIENCE)
   enter(t, "p:run(task, 'a') p:run(task, 'b') p:run(task, 'c')")
   t:wait(function(lines) return last(lines) == ">" and running(lines) == 2 end, PATIENCE)
   return t
