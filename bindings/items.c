@@ -94,6 +94,16 @@ int mch_items_put(struct mch_buf *out, lua_State *L, int index) {
   return 1;
 }
 
+int mch_items_put_none(struct mch_buf *out) {
+  static const unsigned char none[] = {MCH_GRAPH_VERSION, 0, MCH_TAG_END};
+  mch_buf_append(out, none, sizeof none);
+  return out->failed == 0;
+}
+
+int mch_items_is_none(const unsigned char *bytes, size_t length) {
+  return length == 3 && bytes[0] == MCH_GRAPH_VERSION && bytes[1] == 0 && bytes[2] == MCH_TAG_END;
+}
+
 static int push_float(lua_State *L, const unsigned char *from) {
   uint64_t bits = mch_load_u64(from);
   double number;

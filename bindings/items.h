@@ -18,6 +18,10 @@ int mch_items_put(struct mch_buf *out, lua_State *L, int index);
 /* Push the value of such a message: 1. 0: it is not one. */
 int mch_items_get(lua_State *L, const unsigned char *bytes, size_t length);
 
+/* The message of no values: append it (0: no memory); whether it is this. */
+int mch_items_put_none(struct mch_buf *out);
+int mch_items_is_none(const unsigned char *bytes, size_t length);
+
 /* Whether calls of the function at this index, with everything that goes along with it, leave it as
  * it was: its upvalues, and theirs, are plain values, functions, the globals and loaded modules,
  * and no code assigns to an upvalue. May say no where the answer is yes. May raise on memory. */

@@ -31,6 +31,7 @@ struct lpool {
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
+  int left;                   /* it is there for the next take() of a task of run() */
   struct mch_task *held;      /* taken by calls in which a sink runs; linked by next */
   struct mch_answers answers; /* between being taken and being turned into values */
   struct mch_buf graph, spans, ids, record; /* while encoding; a log record */
@@ -1311,6 +1312,8 @@ static int make_failure(lua_State *L) {
 static int make_values(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   lua_settop(L, 0);
+  if (mch_items_is_none(lpool->taken->result->graph, lpool->taken->result->length))
+    return 0;
   if (mch_items_get(L, lpool->taken->result->graph, lpool->taken->result->length))
     return 1;
   return decode_graph(L, lpool->taken->result, MCH_SEND_RESULT);
@@ -1344,6 +1347,54 @@ static void tell_sinks(lua_State *L, struct lpool *lpool) {
   lpool->held = task->next;
 }
 
+/* Take a finished task, the first one from run ID *from on or (NULL) the first that finished, after
+ * the log records and lines that came before it. 0: none is there. */
+static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group, uint64_t *from) {
+  mch_pool_discard(lpool->pool, lpool->taken);
+  lpool->taken = NULL;
+  lpool->left = 0;
+  for (;;) {
+    lpool->taken = from != NULL ? mch_pool_take_in_order(lpool->pool, group, from)
+                                : mch_pool_take(lpool->pool, group);
+    if (lpool->taken != NULL)
+      break;
+    if (!mch_pool_has_logs(lpool->pool))
+      return 0;
+    deliver_logs(L, lpool); /* they come first */
+    if (lpool->pool == NULL)
+      return luaL_error(L, "pool is closed");
+  }
+  if (mch_output_backlog(lpool->output) > 0)
+    mch_output_flush(lpool->output);
+  tell_sinks(L, lpool);
+  return 1;
+}
+
+/* take_plain(pool, from, list, n, results): take tasks of run() in run order from run ID `from` on,
+ * as long as they returned a plain value or none: to the end of the list, which has n, and by run
+ * ID to the results. The new `from` and n. The task at which it ended is there for take(). */
+static int core_take_plain(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  uint64_t from = (uint64_t)luaL_checkinteger(L, 2);
+  lua_Integer n = luaL_checkinteger(L, 4);
+  while (!lpool->left && take_next(L, lpool, &lpool->group, &from)) {
+    const struct mch_result *result = lpool->taken->result;
+    lpool->left = 1;
+    if (result->kind == MCH_KIND_OK && mch_items_is_none(result->graph, result->length))
+      lua_pushnil(L);
+    else if (result->kind != MCH_KIND_OK || !mch_items_get(L, result->graph, result->length))
+      break;
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, 5, (lua_Integer)lpool->taken->runid);
+    lua_rawseti(L, 3, ++n);
+    lpool->left = 0;
+    drop_payload(L, lpool);
+  }
+  lua_pushinteger(L, (lua_Integer)from);
+  lua_pushinteger(L, n);
+  return 2;
+}
+
 /* take(pool, from or nil, group or nil): nil, or run ID, whether it failed, and its values or the
  * raw failure. In order of completion, or in run order from run ID `from`. */
 static int core_take(lua_State *L) {
@@ -1351,22 +1402,10 @@ static int core_take(lua_State *L) {
   int in_order = !lua_isnoneornil(L, 2), failed;
   uint64_t from = in_order ? (uint64_t)luaL_checkinteger(L, 2) : 0;
   struct mch_group *group = group_arg(L, lpool, 3);
-  mch_pool_discard(lpool->pool, lpool->taken);
-  lpool->taken = NULL;
-  for (;;) {
-    deliver_logs(L, lpool);
-    if (lpool->pool == NULL)
-      return luaL_error(L, "pool is closed");
-    lpool->taken = in_order ? mch_pool_take_in_order(lpool->pool, group, &from)
-                            : mch_pool_take(lpool->pool, group);
-    if (lpool->taken != NULL)
-      break;
-    if (!mch_pool_has_logs(lpool->pool))
-      return 0;
-  }
-  if (mch_output_backlog(lpool->output) > 0)
-    mch_output_flush(lpool->output);
-  tell_sinks(L, lpool);
+  if (!(lpool->left && group == &lpool->group) &&
+      !take_next(L, lpool, group, in_order ? &from : NULL))
+    return 0;
+  lpool->left = 0;
   failed = lpool->taken->result->kind != MCH_KIND_OK;
   lua_settop(L, 0);
   lua_pushinteger(L, (lua_Integer)lpool->taken->runid);
@@ -1732,6 +1771,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_with", core_run_with},
                                   {"wait", core_wait},
                                   {"take", core_take},
+                                  {"take_plain", core_take_plain},
                                   {"problem", core_problem},
                                   {"is_closed", core_is_closed},
                                   {"pump", core_pump},

@@ -250,7 +250,8 @@ static int run_protected(lua_State *L) {
     return 1;
   }
   call->kind = MCH_KIND_UNSENDABLE;
-  if (lua_gettop(L) == 5 && mch_items_put(call->answer, L, 5)) {
+  if (lua_gettop(L) == 4 ? mch_items_put_none(call->answer)
+                         : lua_gettop(L) == 5 && mch_items_put(call->answer, L, 5)) {
     call->kind = MCH_KIND_OK;
     return 0;
   }

@@ -343,7 +343,9 @@ local function receive_list(self, from, form)
     if from then from = runid + 1 end
     return true
   end
-  while add(take(self, from)) do end
+  repeat
+    if form == forms.first then from, n = core.take_plain(self, from, list, n, results) end
+  until not add(take(self, from))
   if failures[1] and raises(self) then raise_lowest(failures, results) end
   return list, n
 end
