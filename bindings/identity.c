@@ -29,12 +29,6 @@ void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int ent
   set_room(map);
 }
 
-void mch_identity_release(struct mch_identity *map) {
-  if (map->slots.heap != NULL)
-    ((struct mch_heap *)lua_touserdata(map->L, map->heap))->stamp =
-        map->stamp + (uint32_t)map->entries.count;
-}
-
 static void fill_slot(struct mch_identity *map, size_t number) {
   uint32_t *slots = map->slots.items;
   struct mch_probe probe = mch_probe_first(map, mch_identity_entry(map, number)->key);
@@ -49,29 +43,37 @@ static void fill_slots(struct mch_identity *map) {
     fill_slot(map, i);
 }
 
-static void clear_slots(struct mch_identity *map) {
-  map->stamp = 0;
-  memset(map->slots.items, 0, (map->mask + 1) * sizeof(uint32_t));
+/* Empty all slots and fill in the entries: by a later stamp, if all slots were set before. */
+static void reset_slots(struct mch_identity *map, uint32_t stamp, int were_set) {
+  map->stamp = stamp;
+  if (!were_set || stamp > STAMP_MOST) {
+    map->stamp = 0;
+    memset(map->slots.items, 0, (map->mask + 1) * sizeof(uint32_t));
+    if (map->slots.heap != NULL)
+      ((struct mch_heap *)lua_touserdata(map->L, map->heap))->slots = map->mask + 1;
+  }
+  fill_slots(map);
 }
 
-/* Take the slots that an earlier message left, if those are more; else make more. */
+/* The newest of all slots so far. */
+static uint32_t newest(const struct mch_identity *map) {
+  return map->stamp + (uint32_t)map->entries.count;
+}
+
+/* Make more slots. Those that an earlier message left need no clearing, and to leave out the sizes
+ * in between saves moving entries; but many more than are needed would be far apart. */
 static void grow_slots(struct mch_identity *map) {
-  enum { FEW = 1 << 14 }; /* their number grows faster */
+  enum { FEW = 1 << 14 };
   size_t slots = (map->mask + 1) * (map->mask < FEW ? 4 : 2);
   int first = map->slots.heap == NULL;
-  struct mch_heap *heap;
+  const struct mch_heap *heap;
   map->slots.count = 0;
   mch_array_grow(map->L, &map->slots, sizeof(uint32_t), slots, map->heap, MCH_HEAP_SLOTS);
   heap = lua_touserdata(map->L, map->heap);
-  if (first && heap->slots >= slots && heap->stamp <= STAMP_MOST) {
-    map->mask = heap->slots - 1;
-    map->stamp = heap->stamp;
-  } else {
-    map->mask = slots - 1;
-    heap->slots = slots;
-    clear_slots(map);
-  }
-  fill_slots(map);
+  if (first && slots < FEW && heap->slots >= FEW)
+    slots = FEW;
+  map->mask = slots - 1;
+  reset_slots(map, first ? heap->stamp : newest(map), slots <= heap->slots);
 }
 
 struct mch_met *mch_identity_add(struct mch_identity *map, uint64_t key, uint64_t a, uint64_t b) {
@@ -91,9 +93,14 @@ struct mch_met *mch_identity_add(struct mch_identity *map, uint64_t key, uint64_
 }
 
 void mch_identity_cut(struct mch_identity *map, size_t count) {
+  uint32_t stamp = newest(map);
   if (count >= map->entries.count)
     return;
   map->entries.count = count;
-  clear_slots(map);
-  fill_slots(map);
+  reset_slots(map, stamp, 1);
+}
+
+void mch_identity_release(struct mch_identity *map) {
+  if (map->slots.heap != NULL)
+    ((struct mch_heap *)lua_touserdata(map->L, map->heap))->stamp = newest(map);
 }

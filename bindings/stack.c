@@ -111,14 +111,10 @@ void mch_heap_release(lua_State *L, int slot) {
   int i;
   if (heap == NULL)
     return;
-  for (i = 0; i < MCH_HEAP_ARRAYS; i++) {
-    if (heap->arrays[i].capacity > WORTH_KEEPING)
-      mch_buf_free(&heap->arrays[i]);
-    else
-      mch_buf_clear(&heap->arrays[i]);
-  }
-  if (heap->arrays[MCH_HEAP_SLOTS].data == NULL)
-    heap->slots = 0;
+  for (i = 0; i < MCH_HEAP_ARRAYS; i++)
+    mch_buf_shrink(&heap->arrays[i], WORTH_KEEPING);
+  if (heap->slots > heap->arrays[MCH_HEAP_SLOTS].capacity / sizeof(uint32_t))
+    heap->slots = heap->arrays[MCH_HEAP_SLOTS].capacity / sizeof(uint32_t);
   lua_pushvalue(L, slot);
   lua_setfield(L, LUA_REGISTRYINDEX, HEAP_KEPT);
 }

@@ -75,7 +75,7 @@ struct mch_array {
 enum { MCH_HEAP_SLOTS, MCH_HEAP_FIRST, MCH_HEAP_ARRAYS = MCH_HEAP_FIRST + 6 };
 struct mch_heap {
   struct mch_buf arrays[MCH_HEAP_ARRAYS];
-  size_t slots;   /* so many slots are filled in ... */
+  size_t slots;   /* so many slots were set ... */
   uint32_t stamp; /* ... and none of them is newer than this */
 };
 
@@ -83,7 +83,7 @@ struct mch_heap {
 struct mch_buf *mch_heap_buf(lua_State *L, int slot, int which);
 
 /* Keep the heap at this stack index, if there is one, for the next who needs one; its arrays end
- * here. Large ones are freed. */
+ * here. Of large ones a part is kept. */
 void mch_heap_release(lua_State *L, int slot);
 
 /* Give the array room for `more` items of `size` bytes in total. `slot` is the stack index of the

@@ -76,6 +76,20 @@ void mch_buf_clear(struct mch_buf *buf) {
   buf->failed = 0;
 }
 
+void mch_buf_shrink(struct mch_buf *buf, size_t capacity) {
+  unsigned char *data;
+  mch_buf_clear(buf);
+  if (buf->capacity <= capacity)
+    return;
+  data = realloc(buf->data, capacity);
+  if (data == NULL) {
+    mch_buf_free(buf);
+    return;
+  }
+  buf->data = data;
+  buf->capacity = capacity;
+}
+
 void mch_buf_free(struct mch_buf *buf) {
   free(buf->data);
   buf->data = NULL;

@@ -31,6 +31,9 @@ void mch_buf_consume(struct mch_buf *buf, size_t count);
 /* Forget the contents and the failure; keep the memory. */
 void mch_buf_clear(struct mch_buf *buf);
 
+/* The same, and keep no more than so much memory. */
+void mch_buf_shrink(struct mch_buf *buf, size_t capacity);
+
 /* Forget everything and free the memory; `maximum` stays. */
 void mch_buf_free(struct mch_buf *buf);
 

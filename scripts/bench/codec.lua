@@ -38,22 +38,31 @@ local function time(f, ...)
   return os.clock() - start, result
 end
 
--- A program whose rounds answer with the times of encoding and decoding each value, for a piece.
-local function codec(names, encode, decode, bytes)
-  return function(size)
-    local values, counts = {}, {}
-    for i, name in ipairs(names) do values[i], counts[i] = make(name, size) end
-    return function()
-      local answers = {}
-      for i, value in ipairs(values) do
-        local encoding, encoded = time(encode, value)
-        local decoding = time(decode, bytes and bytes(value) or encoded)
-        table.insert(answers, encoding / counts[i])
-        table.insert(answers, decoding / counts[i])
+-- A program whose rounds answer with the times of encoding and decoding each value, for a piece: all of
+-- the first codec, then all of the second. They take turns with each value.
+local function codec(names, codecs, size)
+  local values, counts = {}, {}
+  for i, name in ipairs(names) do values[i], counts[i] = make(name, size) end
+  return function()
+    local answers = {}
+    for i, value in ipairs(values) do
+      for k, one in ipairs(codecs) do
+        local encoding, encoded = time(one.encode, value)
+        local decoding = time(one.decode, one.bytes and one.bytes(value) or encoded)
+        local place = 2 * (#values * (k - 1) + i) - 1
+        answers[place], answers[place + 1] = encoding / counts[i], decoding / counts[i]
       end
-      return table.unpack(answers)
     end
+    return table.unpack(answers, 1, 2 * #values * #codecs)
   end
+end
+
+local function ours()
+  local module = require "codec_module"
+  return {
+    encode = module.put, bytes = function(value) return (module.encode({}, value)) end,
+    decode = function(bytes) return module.decode({}, bytes) end,
+  }
 end
 
 local function each(f)
@@ -69,16 +78,17 @@ local PLAIN = { table.unpack(VALUES, 1, 4) }
 return bench.main {
   name = "codec", size = 1000000, quick = 10000, rounds = 9,
   ours = {
-    codec = function(size)
-      local module = require "codec_module"
-      return codec(VALUES, module.put, function(bytes) return module.decode({}, bytes) end,
-        function(value) return module.encode({}, value) end)(size)
+    codec = function(size) return codec(VALUES, { ours() }, size) end,
+    lua = function(size)
+      local decode = each(function(bytes) return load(bytes, "=?", "b") end)
+      return codec({ "closures" }, { { encode = each(string.dump), decode = decode } }, size)
     end,
-    lua = codec({ "closures" }, each(string.dump), each(function(bytes) return load(bytes, "=?", "b") end)),
+    -- With ours in the same process: in what order a table is traversed, forwards or backwards in
+    -- memory, differs from one to the next, and so does the time.
     cjson = function(size)
       local fine, cjson = pcall(require, "cjson")
       if not fine then return nil, "lua-cjson is not installed" end
-      return codec(PLAIN, cjson.encode, cjson.decode)(size)
+      return codec(PLAIN, { cjson, ours() }, size)
     end,
   },
   programs = function(size)
@@ -95,7 +105,10 @@ return bench.main {
       local place = 2 * value - 1 + way
       rows[#rows + 1] = {
         work = ("%s, %s, a piece"):format(VALUES[value], way == 0 and "encode" or "decode"), unit = "ns",
-        ours = function(f) return f.ours[place] end, against = against,
+        ours = function(f)
+          return against == "lua-cjson" and f.cjson and f.cjson[2 * #PLAIN + place] or f.ours[place]
+        end,
+        against = against,
         theirs = function(f) return theirs(f, place) end, target = target,
       }
     end

@@ -115,7 +115,22 @@ static void test_sizes_that_wrap(void) {
   mch_buf_free(&buf);
 }
 
+static void test_shrink(void) {
+  struct mch_buf buf = {0};
+  static const char text[5000] = {0};
+  mch_buf_append(&buf, text, sizeof text);
+  mch_buf_shrink(&buf, 1000);
+  CHECK(buf.capacity == 1000 && buf.length == 0 && buf.read == 0);
+  mch_buf_append(&buf, text, 1000);
+  mch_buf_shrink(&buf, 4000);
+  CHECK(buf.capacity == 1000 && buf.length == 0);
+  mch_buf_append(&buf, text, sizeof text);
+  CHECK(buf.failed == 0 && mch_buf_unread(&buf) == sizeof text);
+  mch_buf_free(&buf);
+}
+
 int main(void) {
+  test_shrink();
   test_order_of_bytes();
   test_queue();
   test_maximum();
