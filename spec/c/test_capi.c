@@ -592,14 +592,24 @@ static void *frames(void *argument) {
   return NULL;
 }
 
+/* At the same time; but one after the other under the address sanitizer: its allocator's locks stay
+ * locked in a child that is forked beside them. */
 static void test_threads(void) {
-  pthread_t threads[4];
-  int fine[4] = {0}, i;
-  for (i = 0; i < 4; i++)
-    CHECK(pthread_create(&threads[i], NULL, frames, &fine[i]) == 0);
-  for (i = 0; i < 4; i++) {
-    pthread_join(threads[i], NULL);
-    CHECK(fine[i]);
+  enum { THREADS = 4 };
+#if defined(__SANITIZE_ADDRESS__)
+  const int at_once = 1;
+#else
+  const int at_once = THREADS;
+#endif
+  pthread_t threads[THREADS];
+  int fine[THREADS] = {0}, first, i;
+  for (first = 0; first < THREADS; first += at_once) {
+    for (i = first; i < first + at_once; i++)
+      CHECK(pthread_create(&threads[i], NULL, frames, &fine[i]) == 0);
+    for (i = first; i < first + at_once; i++) {
+      pthread_join(threads[i], NULL);
+      CHECK(fine[i]);
+    }
   }
 }
 
