@@ -745,7 +745,7 @@ function methods:imap(f, source, options)
   check_map("imap", f, source)
   local ordered = check_options(options, imap_options, 2).ordered ~= false
   local mapping = new_mapping(self, f, source, {
-    window = 384, most_in_batch = 128, packed = true, raises = raises(self),
+    window = 192, most_in_batch = 64, packed = true, raises = raises(self),
   })
   local iterator = (ordered and ordered_iterator or unordered_iterator)(self, mapping)
   return iterator, nil, nil, mapping.group
