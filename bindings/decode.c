@@ -14,6 +14,7 @@
 #include "../runtime/platform.h"
 #include "modules.h"
 #include "path.h"
+#include "plain.h"
 #include "stack.h"
 
 /* Stack slots of a decoding, above what the caller had. */
@@ -625,25 +626,6 @@ static int read_object(struct decoding *d, unsigned tag) {
   }
 }
 
-static int64_t take_integer(struct decoding *d, unsigned tag) {
-  switch (tag) {
-  case MCH_TAG_INT1:
-    return (int8_t)*take(d, 1);
-  case MCH_TAG_INT2:
-    return (int16_t)mch_load_u16(take(d, 2));
-  case MCH_TAG_INT4:
-    return (int32_t)mch_load_u32(take(d, 4));
-  default:
-    return (int64_t)mch_load_u64(take(d, 8));
-  }
-}
-
-static lua_Number to_float(uint64_t bits) {
-  double number;
-  memcpy(&number, &bits, sizeof number);
-  return (lua_Number)number;
-}
-
 static int read_value(struct decoding *d) {
   lua_State *L = d->L;
   unsigned tag = *take(d, 1);
@@ -665,10 +647,11 @@ static int read_value(struct decoding *d) {
   case MCH_TAG_INT2:
   case MCH_TAG_INT4:
   case MCH_TAG_INT8:
-    lua_pushinteger(L, (lua_Integer)take_integer(d, tag));
+    lua_pushinteger(L,
+                    (lua_Integer)mch_plain_load_integer(tag, take(d, mch_plain_integer_size(tag))));
     return 1;
   case MCH_TAG_FLOAT:
-    lua_pushnumber(L, to_float(mch_load_u64(take(d, 8))));
+    lua_pushnumber(L, mch_plain_float(mch_load_u64(take(d, 8))));
     return 1;
   case MCH_TAG_LIGHT:
     lua_pushlightuserdata(L, (void *)(uintptr_t)mch_load_u64(take(d, 8)));
@@ -716,7 +699,7 @@ static void read_run(struct decoding *d, struct frame *frame, unsigned tag) {
       lua_pushinteger(L, (lua_Integer)mch_load_u64(bytes));
       break;
     default:
-      lua_pushnumber(L, to_float(mch_load_u64(bytes)));
+      lua_pushnumber(L, mch_plain_float(mch_load_u64(bytes)));
     }
     lua_rawseti(L, table, ++index);
   }

@@ -238,7 +238,7 @@ static int put_value(struct encoding *e, int at) {
   case LUA_TNUMBER:
     if (lua_isinteger(L, at))
       return put_integer(e, lua_tointeger(L, at));
-    return put_tag64(e, MCH_TAG_FLOAT, float_bits(lua_tonumber(L, at)));
+    return put_tag64(e, MCH_TAG_FLOAT, mch_plain_float_bits(lua_tonumber(L, at)));
   case LUA_TSTRING:
     return mch_encode_string(e, at);
   case LUA_TTABLE:

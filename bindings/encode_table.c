@@ -122,7 +122,7 @@ static inline int put_flat(struct encoding *e, int at, int type) {
   case LUA_TNUMBER:
     if (lua_isinteger(e->L, at))
       return put_integer(e, lua_tointegerx(e->L, at, NULL));
-    return put_tag64(e, MCH_TAG_FLOAT, float_bits(lua_tonumberx(e->L, at, NULL)));
+    return put_tag64(e, MCH_TAG_FLOAT, mch_plain_float_bits(lua_tonumberx(e->L, at, NULL)));
   case LUA_TSTRING:
     return mch_encode_string(e, at);
   case LUA_TBOOLEAN:
@@ -435,7 +435,7 @@ static inline void add_number(lua_State *L, struct run *run, int at) {
     value = (uint64_t)lua_tointegerx(L, at, NULL);
     run->bits |= value >> 63 ? ~value : value;
   } else {
-    value = float_bits(lua_tonumberx(L, at, NULL));
+    value = mch_plain_float_bits(lua_tonumberx(L, at, NULL));
   }
   run->values[run->count++] = value;
 }

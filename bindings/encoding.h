@@ -16,6 +16,7 @@
 #include "identity.h"
 #include "modules.h"
 #include "path.h"
+#include "plain.h"
 #include "stack.h"
 
 /* Stack slots of an encoding, above what the caller had. */
@@ -189,38 +190,9 @@ static inline void put_bytes(struct encoding *e, const void *bytes, size_t count
 }
 
 static inline int put_integer(struct encoding *e, lua_Integer value) {
-  unsigned char *to = room(e, 9);
-  uint64_t bits = (uint64_t)value;
-  size_t n;
-  if (value >= 0 && value < MCH_TAG_SMALL) {
-    to[0] = (unsigned char)value;
-    n = 1;
-  } else if (value == (int8_t)value) {
-    to[0] = MCH_TAG_INT1;
-    to[1] = (unsigned char)bits;
-    n = 2;
-  } else if (value == (int16_t)value) {
-    to[0] = MCH_TAG_INT2;
-    mch_store_u16(to + 1, (uint16_t)bits);
-    n = 3;
-  } else if (value == (int32_t)value) {
-    to[0] = MCH_TAG_INT4;
-    mch_store_u32(to + 1, (uint32_t)bits);
-    n = 5;
-  } else {
-    to[0] = MCH_TAG_INT8;
-    mch_store_u64(to + 1, bits);
-    n = 9;
-  }
-  e->out->length += n;
+  unsigned char *to = room(e, MCH_PLAIN_ROOM);
+  e->out->length += mch_plain_store_integer(to, value);
   return DONE;
-}
-
-static inline uint64_t float_bits(lua_Number value) {
-  double number = (double)value;
-  uint64_t bits;
-  memcpy(&bits, &number, sizeof bits);
-  return bits;
 }
 
 static inline int put_tag64(struct encoding *e, int tag, uint64_t bits) {

@@ -5,47 +5,17 @@
 #include <string.h>
 
 #include "bytecode.h"
-#include "graph.h"
+#include "plain.h"
 
 enum { LONGEST = 31, ROOM = 3 + LONGEST + 1 };
 
 /* -- plain values ------------------------------------------------------------------------- */
 
-static size_t store_integer(unsigned char *to, lua_Integer value) {
-  uint64_t bits = (uint64_t)value;
-  if (value >= 0 && value < MCH_TAG_SMALL) {
-    to[0] = (unsigned char)value;
-    return 1;
-  }
-  if (value == (int8_t)value) {
-    to[0] = MCH_TAG_INT1;
-    to[1] = (unsigned char)bits;
-    return 2;
-  }
-  if (value == (int16_t)value) {
-    to[0] = MCH_TAG_INT2;
-    mch_store_u16(to + 1, (uint16_t)bits);
-    return 3;
-  }
-  if (value == (int32_t)value) {
-    to[0] = MCH_TAG_INT4;
-    mch_store_u32(to + 1, (uint32_t)bits);
-    return 5;
-  }
-  to[0] = MCH_TAG_INT8;
-  mch_store_u64(to + 1, bits);
-  return 9;
-}
-
 static size_t store_number(unsigned char *to, lua_State *L, int index) {
-  double number;
-  uint64_t bits;
   if (lua_isinteger(L, index))
-    return store_integer(to, lua_tointeger(L, index));
-  number = (double)lua_tonumber(L, index);
-  memcpy(&bits, &number, sizeof bits);
+    return mch_plain_store_integer(to, lua_tointeger(L, index));
   to[0] = MCH_TAG_FLOAT;
-  mch_store_u64(to + 1, bits);
+  mch_store_u64(to + 1, mch_plain_float_bits(lua_tonumber(L, index)));
   return 9;
 }
 
@@ -104,23 +74,12 @@ int mch_items_is_none(const unsigned char *bytes, size_t length) {
   return length == 3 && bytes[0] == MCH_GRAPH_VERSION && bytes[1] == 0 && bytes[2] == MCH_TAG_END;
 }
 
-static int push_float(lua_State *L, const unsigned char *from) {
-  uint64_t bits = mch_load_u64(from);
-  double number;
-  memcpy(&number, &bits, sizeof number);
-  lua_pushnumber(L, (lua_Number)number);
-  return 1;
-}
-
-static int push_integer(lua_State *L, int64_t value) {
-  lua_pushinteger(L, (lua_Integer)value);
-  return 1;
-}
-
 /* The tag is followed by `length` bytes. */
 static int push(lua_State *L, unsigned tag, const unsigned char *from, size_t length) {
-  if (tag < MCH_TAG_SMALL)
-    return length == 0 && push_integer(L, tag);
+  if (tag < MCH_TAG_SMALL && length == 0) {
+    lua_pushinteger(L, (lua_Integer)tag);
+    return 1;
+  }
   if ((tag & ~(unsigned)LONGEST) == MCH_TAG_SHORT && length == (tag & LONGEST)) {
     lua_pushlstring(L, (const char *)from, length);
     return 1;
@@ -137,15 +96,18 @@ static int push(lua_State *L, unsigned tag, const unsigned char *from, size_t le
       lua_pushboolean(L, tag == MCH_TAG_TRUE);
     return 1;
   case MCH_TAG_INT1:
-    return length == 1 && push_integer(L, (int8_t)from[0]);
   case MCH_TAG_INT2:
-    return length == 2 && push_integer(L, (int16_t)mch_load_u16(from));
   case MCH_TAG_INT4:
-    return length == 4 && push_integer(L, (int32_t)mch_load_u32(from));
   case MCH_TAG_INT8:
-    return length == 8 && push_integer(L, (int64_t)mch_load_u64(from));
+    if (length != mch_plain_integer_size(tag))
+      return 0;
+    lua_pushinteger(L, (lua_Integer)mch_plain_load_integer(tag, from));
+    return 1;
   case MCH_TAG_FLOAT:
-    return length == 8 && push_float(L, from);
+    if (length != 8)
+      return 0;
+    lua_pushnumber(L, mch_plain_float(mch_load_u64(from)));
+    return 1;
   default:
     return 0;
   }

@@ -62,7 +62,7 @@ static inline void mch_stack_reach(struct mch_stack *s, size_t place) {
     mch_stack_unspill(s);
 }
 
-/* C arrays: push with mch_array_push(), read by (type *)array.items. */
+/* C arrays: room by mch_array_grow(), read by (type *)array.items. */
 struct mch_array {
   void *items;
   size_t count, capacity;

@@ -220,10 +220,22 @@ static void clear_answer(struct mch_worker *worker, struct mch_buf *graph) {
   mch_buf_clear(&worker->spans);
 }
 
+/* The task or item of this ticket runs from here on: the signal handler interrupts it, and a stop
+ * that came before is seen here. */
+static void enter(struct mch_worker *worker, uint32_t ticket, uint64_t start,
+                  struct mch_buf *graph) {
+  struct mch_shared *shared = worker->shared;
+  atomic_store_explicit(&shared->running_since, start, memory_order_relaxed);
+  atomic_store(&shared->running, ticket);
+  worker->ticket = ticket;
+  if (atomic_load(&shared->stop) == ticket)
+    worker->runner.interrupt(worker->runner.ud);
+  clear_answer(worker, graph);
+}
+
 /* Run a task of this ticket and answer, if it was not taken back. */
 static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, struct mch_run *task,
                 struct mch_buf *graph) {
-  struct mch_shared *shared = worker->shared;
   enum mch_kind kind;
   uint64_t start;
   mch_chaos_idle(&worker->chaos);
@@ -234,13 +246,7 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, st
   worker->runid = task->runid;
   worker->attempt = attempt;
   start = mch_now();
-  atomic_store(&shared->running_since, start);
-  atomic_store(&shared->running, ticket);
-  /* From here on the signal handler interrupts this task; one that came before is seen here. */
-  worker->ticket = ticket;
-  if (atomic_load(&shared->stop) == ticket)
-    worker->runner.interrupt(worker->runner.ud);
-  clear_answer(worker, graph);
+  enter(worker, ticket, start, graph);
   kind = worker->runner.run(worker->runner.ud, task, graph);
   answer(worker, kind, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
@@ -297,18 +303,12 @@ static int32_t claim_item(struct mch_shared *shared) {
 /* Run one item and answer; returns when it ended. */
 static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t number,
                          uint64_t start, struct mch_run *run, struct mch_buf *graph) {
-  struct mch_shared *shared = worker->shared;
   enum mch_kind kind;
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
   worker->runner.calm(worker->runner.ud);
-  atomic_store_explicit(&shared->running_since, start, memory_order_relaxed);
-  atomic_store(&shared->running, ticket);
-  worker->ticket = ticket;
-  if (atomic_load(&shared->stop) == ticket)
-    worker->runner.interrupt(worker->runner.ud);
-  clear_answer(worker, graph);
+  enter(worker, ticket, start, graph);
   kind = worker->runner.run(worker->runner.ud, run, graph);
   answer_item(worker, number, kind, run->ended - start, run->own_time, graph);
   return kind == MCH_KIND_OK && graph->length < SHORT_ANSWER && worker->spans.length == 0

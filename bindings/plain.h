@@ -1,0 +1,75 @@
+/* Runs in: both.
+ *
+ * Numbers in the format of graph.h: the one place that knows how they are laid out. */
+#ifndef MCH_PLAIN_H
+#define MCH_PLAIN_H
+
+#include <lua.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "graph.h"
+
+enum { MCH_PLAIN_ROOM = 9 }; /* bytes that a number takes at most, with its tag */
+
+/* Store an integer with its tag; returns how many bytes it takes. */
+static inline size_t mch_plain_store_integer(unsigned char *to, lua_Integer value) {
+  uint64_t bits = (uint64_t)value;
+  if (value >= 0 && value < MCH_TAG_SMALL) {
+    to[0] = (unsigned char)value;
+    return 1;
+  }
+  if (value == (int8_t)value) {
+    to[0] = MCH_TAG_INT1;
+    to[1] = (unsigned char)bits;
+    return 2;
+  }
+  if (value == (int16_t)value) {
+    to[0] = MCH_TAG_INT2;
+    mch_store_u16(to + 1, (uint16_t)bits);
+    return 3;
+  }
+  if (value == (int32_t)value) {
+    to[0] = MCH_TAG_INT4;
+    mch_store_u32(to + 1, (uint32_t)bits);
+    return 5;
+  }
+  to[0] = MCH_TAG_INT8;
+  mch_store_u64(to + 1, bits);
+  return 9;
+}
+
+/* Bytes behind the tag of an integer of the sizes INT1 to INT8. */
+static inline size_t mch_plain_integer_size(unsigned tag) {
+  return (size_t)1 << (tag - MCH_TAG_INT1);
+}
+
+/* And the integer in them. */
+static inline int64_t mch_plain_load_integer(unsigned tag, const unsigned char *from) {
+  switch (tag) {
+  case MCH_TAG_INT1:
+    return (int8_t)from[0];
+  case MCH_TAG_INT2:
+    return (int16_t)mch_load_u16(from);
+  case MCH_TAG_INT4:
+    return (int32_t)mch_load_u32(from);
+  default:
+    return (int64_t)mch_load_u64(from);
+  }
+}
+
+static inline uint64_t mch_plain_float_bits(lua_Number value) {
+  double number = (double)value;
+  uint64_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
+
+static inline lua_Number mch_plain_float(uint64_t bits) {
+  double number;
+  memcpy(&number, &bits, sizeof number);
+  return (lua_Number)number;
+}
+
+#endif
