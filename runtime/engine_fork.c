@@ -878,35 +878,47 @@ static uint64_t timeout_of(const struct engine_fork *engine, const struct mch_ta
                                                           : engine->config.timeout;
 }
 
-/* When the worker's running task will have run too long; for tasks that have not begun the
- * earliest time at which that may be. MCH_NEVER: never. */
+/* When the task or item that the worker has begun will have run too long. MCH_NEVER: it may run as
+ * long as it likes, or it is being stopped. */
+static uint64_t limit_of(const struct child *child, const struct mch_task *task) {
+  uint64_t timeout = timeout_of(child->engine, task);
+  /* Read after its claim, before which the worker has written it. */
+  return timeout == 0 || task->stop != 0 ? MCH_NEVER
+                                         : atomic_load(&child->shared->running_since) + timeout;
+}
+
+/* When to look at the worker's time-outs: when what it has begun will have run too long; for tasks
+ * that have not begun the earliest time at which that may be. MCH_NEVER: no need. */
 static uint64_t timeout_at(const struct child *child) {
   const struct engine_fork *engine = child->engine;
-  uint64_t least = 0, now = mch_now();
-  struct mch_task *task = begun(child);
+  const struct mch_task *task = begun(child);
+  uint64_t least = 0;
   uint32_t i;
-  if (task != NULL && task->stop == 0 && timeout_of(engine, task) != 0) {
-    /* A page that does not name it yet: it was taken this very moment. */
-    uint64_t since = atomic_load(&child->shared->running_since);
-    return (atomic_load(&child->shared->running) == task->ticket ? since : now) +
-           timeout_of(engine, task);
-  }
+  if (task != NULL && task->stop == 0 && timeout_of(engine, task) != 0)
+    return limit_of(child, task);
   for (i = 0; i < MCH_CLAIMS; i++)
     if ((task = child->offered[i]) != NULL && timeout_of(engine, task) != 0 &&
         (least == 0 || timeout_of(engine, task) < least))
       least = timeout_of(engine, task);
-  return least == 0 ? MCH_NEVER : now + least;
+  return least == 0 ? MCH_NEVER : mch_now() + least;
 }
 
+/* Of a batch no other item begins from here on, so that the one that is stopped is the one that
+ * runs too long. */
 static void check_time(struct child *child, uint64_t now) {
   struct mch_task *task;
   if (child->kill_at <= now)
     kill_now(child);
-  if (child->engine->timeouts && child->outstanding > 0 && timeout_at(child) <= now &&
-      (task = begun(child)) != NULL && task->stop == 0) {
-    task->stop = MCH_KIND_TIMEOUT;
-    stop(&child->engine->base, task);
+  if (!child->engine->timeouts || child->outstanding == 0 || (task = begun(child)) == NULL ||
+      limit_of(child, task) > now)
+    return;
+  if (task->batch != NULL) {
+    shorten_batch(child, task, 0, 0);
+    if (limit_of(child, task) > now)
+      return;
   }
+  task->stop = MCH_KIND_TIMEOUT;
+  stop(&child->engine->base, task);
 }
 
 /* The ticket after the last one; 0 means none, so it is left out when the count wraps. */

@@ -141,8 +141,7 @@ struct mch_shared {
   _Atomic uint64_t claims[MCH_CLAIMS]; /* of ticket t: [t % MCH_CLAIMS] */
   _Atomic uint64_t items;              /* of the batch that runs: see mch_items_word() */
   _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
-  _Atomic uint32_t running;            /* worker: ticket of the task that runs; 0: none */
-  _Atomic uint64_t running_since;      /* worker: mch_now() when it was taken */
+  _Atomic uint64_t running_since;      /* worker: mch_now() before a task or item is begun */
   _Atomic uint32_t stop;               /* pool: ticket of the task that shall stop; 0: none */
   _Atomic int32_t log_threshold;       /* pool: records below this level need not be sent */
   _Atomic uint32_t reading[2];         /* pool: odd while it takes bytes from that pipe */

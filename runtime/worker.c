@@ -209,7 +209,6 @@ static void rest(struct mch_worker *worker, uint32_t ticket, struct mch_buf *gra
     kill(0, SIGKILL);
   worker->ticket = 0;
   mch_chaos_idle(&worker->chaos);
-  atomic_store(&worker->shared->running, 0);
   worker->runner.calm(worker->runner.ud);
   if (graph->capacity > 1u << 20)
     mch_buf_free(graph);
@@ -220,15 +219,17 @@ static void clear_answer(struct mch_worker *worker, struct mch_buf *graph) {
   mch_buf_clear(&worker->spans);
 }
 
+/* Whatever is begun next began at this time. It is said before it is begun: the pool, which finds
+ * out first that a task is begun, must never judge it by the time of the one before. */
+static void say_since(struct mch_worker *worker, uint64_t start) {
+  atomic_store_explicit(&worker->shared->running_since, start, memory_order_release);
+}
+
 /* The task or item of this ticket runs from here on: the signal handler interrupts it, and a stop
  * that came before is seen here. */
-static void enter(struct mch_worker *worker, uint32_t ticket, uint64_t start,
-                  struct mch_buf *graph) {
-  struct mch_shared *shared = worker->shared;
-  atomic_store_explicit(&shared->running_since, start, memory_order_relaxed);
-  atomic_store(&shared->running, ticket);
+static void enter(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
   worker->ticket = ticket;
-  if (atomic_load(&shared->stop) == ticket)
+  if (atomic_load(&worker->shared->stop) == ticket)
     worker->runner.interrupt(worker->runner.ud);
   clear_answer(worker, graph);
 }
@@ -237,16 +238,16 @@ static void enter(struct mch_worker *worker, uint32_t ticket, uint64_t start,
 static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, struct mch_run *task,
                 struct mch_buf *graph) {
   enum mch_kind kind;
-  uint64_t start;
+  uint64_t start = mch_now();
   mch_chaos_idle(&worker->chaos);
+  say_since(worker, start);
   if (!claim(worker, ticket))
     return;
   mch_chaos_begin_task(&worker->chaos, task->runid, attempt);
   mch_chaos_busy(&worker->chaos);
   worker->runid = task->runid;
   worker->attempt = attempt;
-  start = mch_now();
-  enter(worker, ticket, start, graph);
+  enter(worker, ticket, graph);
   kind = worker->runner.run(worker->runner.ud, task, graph);
   answer(worker, kind, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
@@ -290,9 +291,12 @@ static void next_item(struct items *items, struct mch_run *run) {
   items->at = run->graph + run->length;
 }
 
-/* Begin the next item of the batch: its number, or -1 when the others are not ours any more. */
-static int32_t claim_item(struct mch_shared *shared) {
+/* Begin the next item of the batch, at `start`: its number, or -1 when the others are not ours any
+ * more. */
+static int32_t claim_item(struct mch_worker *worker, uint64_t start) {
+  struct mch_shared *shared = worker->shared;
   uint64_t word = atomic_load(&shared->items);
+  say_since(worker, start);
   do
     if (mch_items_next(word) >= mch_items_limit(word))
       return -1;
@@ -308,7 +312,7 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
   worker->runner.calm(worker->runner.ud);
-  enter(worker, ticket, start, graph);
+  enter(worker, ticket, graph);
   kind = worker->runner.run(worker->runner.ud, run, graph);
   answer_item(worker, number, kind, run->ended - start, run->own_time, graph);
   return kind == MCH_KIND_OK && graph->length < SHORT_ANSWER && worker->spans.length == 0
@@ -321,7 +325,6 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
  * those behind it first. */
 static void run_batch(struct mch_worker *worker, const struct mch_message_in *message,
                       struct mch_buf *graph) {
-  struct mch_shared *shared = worker->shared;
   uint32_t ticket = message->head.ticket, count;
   struct mch_run run;
   struct items items;
@@ -331,14 +334,15 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
   run.name = "";
   items = parse_batch(message, &run, &count);
   mch_chaos_idle(&worker->chaos);
-  atomic_store(&shared->items, mch_items_word(ticket, count, 0));
+  atomic_store(&worker->shared->items, mch_items_word(ticket, count, 0));
+  start = now = mch_now();
+  say_since(worker, start);
   if (!claim(worker, ticket))
     return;
   worker->attempt = 0;
   worker->ticket = ticket; /* all its items may have been taken back by now */
-  start = now = mch_now();
   run.first = 1;
-  while (!worker->spent && (number = claim_item(shared)) >= 0) {
+  while (!worker->spent && (number = claim_item(worker, now)) >= 0) {
     next_item(&items, &run);
     run.runid = message->head.runid + (uint32_t)number;
     now = run_item(worker, ticket, (uint32_t)number, now, &run, graph);

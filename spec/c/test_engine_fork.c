@@ -555,6 +555,111 @@ static void test_late_output(void) {
   end_all(engine);
 }
 
+/* -- time-outs ---------------------------------------------------------------------------- */
+
+static void nothing(void *ud) {
+  (void)ud;
+}
+static void begin_nothing(void *ud, struct mch_worker *worker) {
+  (void)ud, (void)worker;
+}
+static enum mch_kind run_nothing(void *ud, struct mch_run *run, struct mch_buf *answer) {
+  (void)ud, (void)run, (void)answer;
+  return MCH_KIND_OK;
+}
+static void no_bytecode(void *ud, uint32_t id, const unsigned char *bytes, size_t length) {
+  (void)ud, (void)id, (void)bytes, (void)length;
+}
+
+/* Whoever sees that a worker has begun a task sees the time of that one, not of the one before:
+ * that one's time-out would be over at once. */
+static void test_begun_when(void) {
+  struct engine_fork *engine = new_engine(1);
+  uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
+  engine->config.runner =
+      (struct mch_runner){NULL, begin_nothing, run_nothing, no_bytecode, nothing, nothing, "test"};
+  CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
+  for (i = 0; i < 2000 && mch_now() < patience; i++) {
+    struct mch_task *task = new_task(i, 0);
+    struct child *child = engine->children;
+    uint64_t before = mch_now();
+    told.finished_count = 0;
+    while (give(engine, task) == MCH_FULL && mch_now() < patience)
+      pump_now(engine);
+    while (claim_of(child, task->ticket) != MCH_CLAIM_TAKEN && mch_now() < patience)
+      ;
+    stale += atomic_load(&child->shared->running_since) < before;
+    while (told.finished_count == 0 && mch_now() < patience)
+      pump_now(engine);
+    CHECK(told.finished_count == 1 && told.results[0]->kind == MCH_KIND_OK);
+    mch_result_free(told.results[0]);
+    mch_task_free(task);
+  }
+  CHECK(i == 2000 && stale == 0);
+  told.finished_count = 0;
+  end_all(engine);
+}
+
+static uint64_t begun_meanwhile; /* the worker has ended one item then and begun the next */
+static struct child *of_child;
+static struct mch_task *cut_off;
+static void on_split(void *ud, struct mch_task *batch, struct mch_task *rest) {
+  (void)ud, (void)batch;
+  cut_off = rest;
+  if (begun_meanwhile != 0)
+    atomic_store(&of_child->shared->running_since, begun_meanwhile);
+}
+
+static void on_failed(void *ud, struct mch_task *batch, struct mch_result *result) {
+  (void)ud;
+  batch->batch->answered++;
+  mch_result_free(result);
+}
+static void on_batch_over(void *ud, struct mch_task *batch, uint64_t elapsed) {
+  (void)ud, (void)elapsed;
+  CHECK(batch->batch->answered == 1);
+}
+
+/* An item is stopped when it runs too long, and not in the place of the one before, which ended
+ * while it was looked at. */
+static void test_timeout_of_items(int is_other) {
+  unsigned char items[3 * 5];
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *task;
+  struct peer peer;
+  uint64_t since = mch_now(), due;
+  memset(items, 0, sizeof items);
+  items[0] = items[5] = items[10] = 1;
+  task = mch_batch_new(NULL, 0, items, sizeof items, 0, 3, 1);
+  task->runid = 7;
+  hire(engine, &peer);
+  engine->config.timeout = 1000000000u;
+  engine->config.events.split = on_split;
+  engine->config.events.failed = on_failed;
+  engine->config.events.batch_over = on_batch_over;
+  engine->timeouts = 1;
+  of_child = peer.child;
+  cut_off = NULL;
+  CHECK(give(engine, task) == 0);
+  atomic_store(&peer.child->shared->items, mch_items_word(1, 3, 0));
+  atomic_store(&peer.child->shared->running_since, since);
+  CHECK(take(&peer, 1));
+  atomic_fetch_add(&peer.child->shared->items, 1);
+  due = engine->base.ops->deadline(&engine->base);
+  CHECK(due == since + engine->config.timeout);
+  check_time(peer.child, due - 1);
+  CHECK(task->stop == 0 && task->batch->count == 3);
+  begun_meanwhile = is_other ? due - 5 : 0;
+  check_time(peer.child, due);
+  CHECK(task->batch->count == 1 && cut_off != NULL && cut_off->batch->count == 2);
+  CHECK(task->stop == (is_other ? 0 : MCH_KIND_TIMEOUT));
+  CHECK(atomic_load(&peer.child->shared->stop) == (is_other ? 0 : 1));
+  leave(&peer);
+  end_all(engine);
+  mch_task_free(cut_off);
+  mch_task_free(task);
+}
+
 int main(void) {
   int how;
   CHECK(mch_platform_pipe(alive, NULL) == 0);
@@ -569,5 +674,8 @@ int main(void) {
   test_steal();
   test_positions();
   test_late_output();
+  test_begun_when();
+  test_timeout_of_items(0);
+  test_timeout_of_items(1);
   return check_report();
 }
