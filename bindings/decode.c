@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../runtime/platform.h"
+#include "ahead.h"
+#include "large.h"
 #include "modules.h"
 #include "path.h"
 #include "plain.h"
@@ -75,6 +76,7 @@ struct decoding {
   const unsigned char *at, *end;
   int slots;
   int notes;                 /* stack index, or 0 */
+  int tables_ahead;          /* likewise: the tables of which a part came ahead */
   uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */
@@ -336,17 +338,33 @@ static struct frame *open_frame(struct decoding *d, enum frame_kind kind, uint64
   return frame;
 }
 
-static void open_table(struct decoding *d, unsigned tag) {
-  uint64_t items = take_varint(d), pairs = take_varint(d);
+/* The table on top of the stack has its first `there` items already. */
+static void open_items(struct decoding *d, unsigned tag, uint64_t there, uint64_t items,
+                       uint64_t pairs) {
   struct frame *frame;
-  int ahead = allocate(d, items);
-  if (items > LUA_MAXINTEGER)
+  if (items > LUA_MAXINTEGER || there > items)
     malformed(d, "too many items");
-  lua_createtable(d->L, ahead, allocate(d, pairs));
   keep(d, tag, d->objects++);
   frame = open_frame(d, ITEMS, items);
+  frame->next = there;
   frame->pairs = pairs;
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
+}
+
+static void open_table(struct decoding *d, unsigned tag) {
+  uint64_t items = take_varint(d), pairs = take_varint(d);
+  int ahead = allocate(d, items);
+  lua_createtable(d->L, ahead, allocate(d, pairs));
+  open_items(d, tag, 0, items, pairs);
+}
+
+static void open_ahead(struct decoding *d, unsigned tag) {
+  uint64_t table = take_varint(d), there = take_varint(d), items = take_varint(d);
+  if (d->tables_ahead == 0 || !mch_ahead_take(d->L, d->tables_ahead, table, there)) {
+    lua_pushliteral(d->L, "not enough memory");
+    fail(d);
+  }
+  open_items(d, tag, there, items, take_varint(d));
 }
 
 /* Bring the keys of a shape to its line. Returns the stack index of the first. */
@@ -604,6 +622,9 @@ static int read_object(struct decoding *d, unsigned tag) {
   case MCH_TAG_TABLE:
     open_table(d, tag);
     return 0;
+  case MCH_TAG_AHEAD:
+    open_ahead(d, tag);
+    return 0;
   case MCH_TAG_SHAPED:
   case MCH_TAG_RECORD:
   case MCH_TAG_LOOSE:
@@ -675,34 +696,12 @@ static void store_item(struct decoding *d, struct frame *frame) {
 }
 
 static void read_run(struct decoding *d, struct frame *frame, unsigned tag) {
-  lua_State *L = d->L;
-  uint64_t n = take_varint(d), i;
-  size_t width = tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
-  const unsigned char *bytes;
-  int table = frame_at(d, frame);
-  lua_Integer index = (lua_Integer)frame->next;
+  uint64_t n = take_varint(d);
+  size_t width = mch_plain_run_width(tag);
   if (n > frame->count - frame->next || n > left(d) / width)
     malformed(d, "run too long");
-  bytes = take(d, (size_t)n * width);
-  for (i = 0; i < n; i++, bytes += width) {
-    switch (tag) {
-    case MCH_TAG_RUN1:
-      lua_pushinteger(L, (int8_t)bytes[0]);
-      break;
-    case MCH_TAG_RUN2:
-      lua_pushinteger(L, (int16_t)mch_load_u16(bytes));
-      break;
-    case MCH_TAG_RUN4:
-      lua_pushinteger(L, (int32_t)mch_load_u32(bytes));
-      break;
-    case MCH_TAG_RUN8:
-      lua_pushinteger(L, (lua_Integer)mch_load_u64(bytes));
-      break;
-    default:
-      lua_pushnumber(L, mch_plain_float(mch_load_u64(bytes)));
-    }
-    lua_rawseti(L, table, ++index);
-  }
+  mch_plain_store_run(d->L, frame_at(d, frame), (lua_Integer)frame->next, tag,
+                      take(d, (size_t)n * width), (size_t)n);
   frame->next += n;
 }
 
@@ -1001,7 +1000,8 @@ static void begin(struct decoding *d, lua_State *L) {
   d->objects = d->shapes = 0;
   memset(d->lines, 0xff, sizeof d->lines);
   d->credit = d->from->len;
-  d->notes = lua_gettop(L) > 1 ? 2 : 0;
+  d->notes = lua_isnil(L, 2) ? 0 : 2;
+  d->tables_ahead = lua_isnil(L, 3) ? 0 : 3;
   d->sets = 0;
   d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
@@ -1032,7 +1032,7 @@ static void read_values(struct decoding *d, uint64_t n) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* decode(decoding, notes or nil): the values. */
+/* decode(decoding, notes or nil, tables that came ahead or nil): the values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
@@ -1062,53 +1062,31 @@ static int raise_error(lua_State *L, const struct decoding *d, int status) {
   return lua_error(L);
 }
 
-/* ---- large pages ---- */
-
-/* An allocator that forwards to the state's own; of what is large the pages are large, too: most of
- * the time that a long string or table takes is spent on first touches of its pages. */
-struct large_pages {
-  lua_Alloc forward;
-  void *ud;
-};
-
-static void *allocate_large(void *ud, void *block, size_t osize, size_t nsize) {
-  const struct large_pages *pages = ud;
-  size_t from = block != NULL ? osize : 0;
-  char *result = pages->forward(pages->ud, block, osize, nsize);
-  if (result != NULL && nsize > from)
-    mch_platform_use_large_pages(result + from, nsize - from);
-  return result;
-}
-
-static void begin_large(lua_State *L, struct large_pages *pages) {
-  pages->forward = lua_getallocf(L, &pages->ud);
-  lua_setallocf(L, allocate_large, pages);
-}
-
-static void end_large(lua_State *L, struct large_pages *pages) {
-  void *ud;
-  if (lua_getallocf(L, &ud) == allocate_large && ud == pages)
-    lua_setallocf(L, pages->forward, pages->ud);
+/* Push the value at this index, of when the top was `top`; 0: nil. */
+static void push_or_nil(lua_State *L, int top, int index) {
+  if (index == 0)
+    lua_pushnil(L);
+  else
+    lua_pushvalue(L, index > 0 ? index : top + 1 + index);
 }
 
 enum { LARGE_FROM = 4 * 1024 * 1024 };
 
 int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
-  struct large_pages pages;
-  int top = lua_gettop(L), notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0,
-      status;
-  luaL_checkstack(L, 3, NULL);
+  struct mch_large pages;
+  int top = lua_gettop(L), status;
+  luaL_checkstack(L, 4, NULL);
   d.from = decoder;
   d.values = 0;
   lua_pushcfunction(L, decode);
   lua_pushlightuserdata(L, &d);
-  if (notes != 0)
-    lua_pushvalue(L, notes);
+  push_or_nil(L, top, decoder->notes);
+  push_or_nil(L, top, decoder->ahead);
   if (decoder->len >= LARGE_FROM)
-    begin_large(L, &pages);
-  status = lua_pcall(L, notes != 0 ? 2 : 1, LUA_MULTRET, 0);
+    mch_large_begin(L, &pages);
+  status = lua_pcall(L, 3, LUA_MULTRET, 0);
   if (decoder->len >= LARGE_FROM)
-    end_large(L, &pages);
+    mch_large_end(L, &pages);
   return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);
 }

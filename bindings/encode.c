@@ -548,7 +548,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->first = first;
   e->notes = encoder->notes != 0 ? lua_absindex(L, encoder->notes) : 0;
   e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
-  e->objects = e->shapes = e->codes = 0;
+  e->objects = e->shapes = e->codes = e->ahead = 0;
   e->lent = 0;
   e->last_table = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);

@@ -209,6 +209,161 @@ static int put_expected(struct encoding *e, const struct shape *shape, int table
   return OPENED;
 }
 
+/* ---- runs of numbers ---- */
+
+enum { RUN_MOST = 1024, RUN_LEAST = 4 };
+
+/* Numbers of one kind, collected from the items of a table. */
+struct run {
+  int integers;
+  size_t count;
+  uint64_t bits; /* all bits that an integer among them has beyond its sign */
+  uint64_t values[RUN_MOST];
+};
+
+/* A number with a fraction is a float: Lua need not be asked. */
+static inline int has_fraction(lua_Number number) {
+  const lua_Number exact = (lua_Number)((int64_t)1 << 52);
+  return number > -exact && number < exact && (lua_Number)(int64_t)number != number;
+}
+
+/* Add the number at this stack index, if it is of the run's kind: whether it was. */
+static inline int add_number(lua_State *L, struct run *run, int at) {
+  uint64_t value;
+  if (run->integers) {
+    if (!lua_isinteger(L, at))
+      return 0;
+    value = (uint64_t)lua_tointegerx(L, at, NULL);
+    run->bits |= value >> 63 ? ~value : value;
+  } else {
+    lua_Number number = lua_tonumberx(L, at, NULL);
+    if (!has_fraction(number) && lua_isinteger(L, at))
+      return 0;
+    value = mch_plain_float_bits(number);
+  }
+  run->values[run->count++] = value;
+  return 1;
+}
+
+static int run_tag(const struct run *run) {
+  if (!run->integers)
+    return MCH_TAG_RUNF;
+  if (run->bits <= INT8_MAX)
+    return MCH_TAG_RUN1;
+  if (run->bits <= INT16_MAX)
+    return MCH_TAG_RUN2;
+  return run->bits <= INT32_MAX ? MCH_TAG_RUN4 : MCH_TAG_RUN8;
+}
+
+static void put_numbers(struct encoding *e, const struct run *run) {
+  const uint64_t *values = run->values;
+  size_t i, n = run->count, width;
+  int tag = run_tag(run);
+  unsigned char *to;
+  put_u8(e, (unsigned)tag);
+  put_varint(e, n);
+  width = mch_plain_run_width((unsigned)tag);
+  to = room(e, n * width);
+  e->out->length += n * width;
+  switch (width) {
+  case 1:
+    for (i = 0; i < n; i++)
+      to[i] = (unsigned char)values[i];
+    break;
+  case 2:
+    for (i = 0; i < n; i++)
+      mch_store_u16(to + 2 * i, (uint16_t)values[i]);
+    break;
+  case 4:
+    for (i = 0; i < n; i++)
+      mch_store_u32(to + 4 * i, (uint32_t)values[i]);
+    break;
+  default:
+    for (i = 0; i < n; i++)
+      mch_store_u64(to + 8 * i, values[i]);
+  }
+}
+
+/* Put a run; the numbers of a short one go one by one. */
+static void put_run(struct encoding *e, const struct run *run) {
+  size_t i;
+  if (run->count >= RUN_LEAST) {
+    put_numbers(e, run);
+    return;
+  }
+  for (i = 0; i < run->count; i++) {
+    if (run->integers)
+      put_integer(e, (lua_Integer)run->values[i]);
+    else
+      put_tag64(e, MCH_TAG_FLOAT, run->values[i]);
+  }
+}
+
+/* Collect numbers of one kind from the items at frame->next on. */
+static void collect(lua_State *L, int table, const struct frame *frame, struct run *run) {
+  enum { BLOCK = 32 }; /* read ahead so many, once there were some */
+  int top = lua_gettop(L), block, i, read;
+  do {
+    size_t left = frame->array - frame->next + 1 - run->count;
+    block = run->count < RUN_LEAST ? RUN_LEAST : BLOCK;
+    if ((size_t)block > left)
+      block = (int)left;
+    if ((size_t)block > RUN_MOST - run->count)
+      block = (int)(RUN_MOST - run->count);
+    for (read = 0; read < block; read++)
+      if (lua_rawgeti(L, table, (lua_Integer)(frame->next + run->count) + read) != LUA_TNUMBER)
+        break;
+    for (i = 1; i <= read && add_number(L, run, top + i); i++)
+      ;
+    lua_settop(L, top);
+  } while (i > block && block > 0);
+}
+
+/* Put the number on top of the stack, which is the item frame->next, and those of its kind behind
+ * it. Returns how many. */
+static size_t put_numbers_from(struct encoding *e, struct frame *frame, int table) {
+  struct run run;
+  run.integers = lua_isinteger(e->L, -1);
+  run.count = 0;
+  run.bits = 0;
+  collect(e->L, table, frame, &run);
+  put_run(e, &run);
+  frame->next += run.count;
+  return run.count;
+}
+
+enum { PIECE_RUNS = 16, AHEAD_FROM = 4 * PIECE_RUNS * RUN_MOST };
+
+/* Make a piece of the next numbers of the table on top of the stack, behind what the message has so
+ * far. 0: they are not as many as a piece has. */
+static int put_piece(struct encoding *e, struct frame *frame) {
+  int table = lua_gettop(e->L), i;
+  put_varint(e, e->ahead + 1);
+  put_varint(e, frame->array);
+  for (i = 0; i < PIECE_RUNS; i++) {
+    int is_run = frame->next <= frame->array &&
+                 lua_rawgeti(e->L, table, (lua_Integer)frame->next) == LUA_TNUMBER &&
+                 put_numbers_from(e, frame, table) == RUN_MOST;
+    lua_settop(e->L, table);
+    if (!is_run)
+      return 0;
+  }
+  return 1;
+}
+
+/* Send the numbers at the front of the table on top of the stack ahead of the message, as many as
+ * fill pieces. */
+static void send_ahead(struct encoding *e, struct frame *frame) {
+  size_t before = position(e), sent = frame->next;
+  while (put_piece(e, frame) &&
+         e->to->send_ahead(e->to->ud, at_position(e, before), position(e) - before)) {
+    sent = frame->next;
+    e->out->length = e->out->read + before;
+  }
+  frame->next = sent;
+  e->out->length = e->out->read + before;
+}
+
 /* ---- heads ---- */
 
 /* The first key and value of a table are on top of the stack: push all others above them, in turn.
@@ -283,7 +438,15 @@ static void put_large_table(struct encoding *e, struct frame *frame, unsigned me
   frame->indexed = frame->array >= WORTH_PROBING && frame->array < LUA_MAXINTEGER &&
                    is_array(e->L, frame->array);
   frame->next = 1;
-  put_u8(e, MCH_TAG_TABLE | metatable);
+  if (frame->indexed && frame->array >= AHEAD_FROM && e->to->send_ahead != NULL)
+    send_ahead(e, frame);
+  if (frame->next > 1) {
+    put_u8(e, MCH_TAG_AHEAD | metatable);
+    put_varint(e, ++e->ahead);
+    put_varint(e, frame->next - 1);
+  } else {
+    put_u8(e, MCH_TAG_TABLE | metatable);
+  }
   put_varint(e, frame->array);
   frame->count_at = position(e);
   put_padded(room(e, PADDED), 0);
@@ -418,108 +581,11 @@ static void skip_items(struct encoding *e, struct frame *frame, size_t to) {
   }
 }
 
-enum { RUN_MOST = 1024, RUN_LEAST = 4 };
-
-/* Numbers of one kind, collected from the items of a table. */
-struct run {
-  int integers;
-  size_t count;
-  uint64_t bits; /* all bits that an integer among them has beyond its sign */
-  uint64_t values[RUN_MOST];
-};
-
-/* Add the number at this stack index. */
-static inline void add_number(lua_State *L, struct run *run, int at) {
-  uint64_t value;
-  if (run->integers) {
-    value = (uint64_t)lua_tointegerx(L, at, NULL);
-    run->bits |= value >> 63 ? ~value : value;
-  } else {
-    value = mch_plain_float_bits(lua_tonumberx(L, at, NULL));
-  }
-  run->values[run->count++] = value;
-}
-
-static int run_tag(const struct run *run) {
-  if (!run->integers)
-    return MCH_TAG_RUNF;
-  if (run->bits <= INT8_MAX)
-    return MCH_TAG_RUN1;
-  if (run->bits <= INT16_MAX)
-    return MCH_TAG_RUN2;
-  return run->bits <= INT32_MAX ? MCH_TAG_RUN4 : MCH_TAG_RUN8;
-}
-
-static void put_numbers(struct encoding *e, const struct run *run) {
-  const uint64_t *values = run->values;
-  size_t i, n = run->count, width;
-  int tag = run_tag(run);
-  unsigned char *to;
-  put_u8(e, (unsigned)tag);
-  put_varint(e, n);
-  width = tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
-  to = room(e, n * width);
-  e->out->length += n * width;
-  switch (width) {
-  case 1:
-    for (i = 0; i < n; i++)
-      to[i] = (unsigned char)values[i];
-    break;
-  case 2:
-    for (i = 0; i < n; i++)
-      mch_store_u16(to + 2 * i, (uint16_t)values[i]);
-    break;
-  case 4:
-    for (i = 0; i < n; i++)
-      mch_store_u32(to + 4 * i, (uint32_t)values[i]);
-    break;
-  default:
-    for (i = 0; i < n; i++)
-      mch_store_u64(to + 8 * i, values[i]);
-  }
-}
-
-/* Put a run; the numbers of a short one go one by one. */
-static void put_run(struct encoding *e, const struct run *run) {
-  size_t i;
-  if (run->count >= RUN_LEAST) {
-    put_numbers(e, run);
-    return;
-  }
-  for (i = 0; i < run->count; i++) {
-    if (run->integers)
-      put_integer(e, (lua_Integer)run->values[i]);
-    else
-      put_tag64(e, MCH_TAG_FLOAT, run->values[i]);
-  }
-}
-
-/* Collect numbers of one kind from the items at frame->next on. */
-static void collect(lua_State *L, int table, const struct frame *frame, struct run *run) {
-  enum { BLOCK = 32 }; /* read ahead so many, once there were some */
-  int top = lua_gettop(L), block, i, read;
-  do {
-    size_t left = frame->array - frame->next + 1 - run->count;
-    block = run->count < RUN_LEAST ? RUN_LEAST : BLOCK;
-    if ((size_t)block > left)
-      block = (int)left;
-    if ((size_t)block > RUN_MOST - run->count)
-      block = (int)(RUN_MOST - run->count);
-    for (read = 0; read < block; read++)
-      if (lua_rawgeti(L, table, (lua_Integer)(frame->next + run->count) + read) != LUA_TNUMBER)
-        break;
-    for (i = 1; i <= read && lua_isinteger(L, top + i) == run->integers; i++)
-      add_number(L, run, top + i);
-    lua_settop(L, top);
-  } while (i > block && block > 0);
-}
-
 /* Put the items of an array by their index. Above the table is the item at hand. */
 static int continue_indexed(struct encoding *e, struct frame *frame) {
   lua_State *L = e->L;
   int table = frame_at(e, frame);
   while (frame->next <= frame->array) {
-    struct run run;
     int status;
     lua_settop(L, table);
     if (lua_rawgeti(L, table, (lua_Integer)frame->next) != LUA_TNUMBER) {
@@ -529,12 +595,7 @@ static int continue_indexed(struct encoding *e, struct frame *frame) {
         return status;
       continue;
     }
-    run.integers = lua_isinteger(L, table + 1);
-    run.count = 0;
-    run.bits = 0;
-    collect(L, table, frame, &run);
-    put_run(e, &run);
-    frame->next += run.count;
+    put_numbers_from(e, frame, table);
   }
   frame->indexed = 0;
   lua_settop(L, table);

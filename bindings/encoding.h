@@ -119,6 +119,7 @@ struct encoding {
   uintptr_t last_table;   /* address of the one met last */
   uint64_t objects;       /* numbered so far */
   uint64_t shapes, codes; /* likewise */
+  uint64_t ahead;         /* likewise: tables of which a part went ahead */
   size_t lent;            /* bytes in spans */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */

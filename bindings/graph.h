@@ -34,6 +34,13 @@
  *   upvalue := value | CELL varint(object) varint(i)
  *                                    the variable is the i-th upvalue of that function
  *
+ *   ahead   := varint(k) varint(n) table    the first n items of table k came ahead of the message:
+ *   piece   := varint(k) varint(array) run* the next ones of table k, which will have so many
+ *
+ * Of a large table, whole pieces of numbers may go ahead while the writer goes on with the next
+ * (ahead.h has their reader), so that both sides work at the same time. Tables are numbered 1, 2
+ * ...
+ *
  * Nesting is as deep as memory allows: neither side recurses on the C stack (stack.h). */
 #ifndef MCH_GRAPH_H
 #define MCH_GRAPH_H
@@ -45,7 +52,7 @@
 #include "../runtime/buf.h"
 #include "../runtime/cargo.h"
 
-#define MCH_GRAPH_VERSION 2
+#define MCH_GRAPH_VERSION 3
 
 /* Plain values: name, tag, payload. */
 #define MCH_GRAPH_TAGS(X)                                                                          \
@@ -83,7 +90,8 @@
   X(FIELD, 0xc6)    /* string string: a field of a module */                                       \
   X(HOOK, 0xc7)     /* varint(n) value*n set* END: rebuilt by calling the first with the others */ \
   X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */               \
-  X(LOOSE, 0xc9)    /* varint(shape), loose */
+  X(LOOSE, 0xc9)    /* varint(shape), loose */                                                     \
+  X(AHEAD, 0xca)    /* ahead */
 
 enum mch_graph_tag {
 #define MCH_TAG(name, tag) MCH_TAG_##name = tag,
@@ -118,7 +126,10 @@ struct mch_encoder {
   /* The dictionary of bytecode: the id (>= 1) by which the receiver will know these bytes when it
    * gets the message, or 0: put them inline. NULL: always inline. May not raise. */
   uint32_t (*intern_code)(void *ud, const char *bytes, size_t len);
-  void *ud;
+  /* Send a piece ahead of the message: 1, or 0: put what is in it into the message. NULL: always
+   * so. May not raise. */
+  int (*send_ahead)(void *ud, const unsigned char *piece, size_t len);
+  void *ud;                 /* of these two */
   int explain;              /* stack index of a function that is told all parts (explain.c), or 0 */
   unsigned *fresh;          /* the caller's count of functions since one was met again, or NULL */
   int called;               /* set when a hook was called */
@@ -149,6 +160,7 @@ struct mch_decoder {
   const unsigned char *bytes;
   size_t len;
   int notes;      /* stack index of the notes, or 0 */
+  int ahead;      /* stack index of the tables that came ahead (ahead.h), or 0 */
   int allow_code; /* accept what runs code: bytecode, hooks, modules that are to be loaded */
   enum mch_graph_kind kind; /* words the paths */
   int called;               /* set when code was called: a hook, a module's file */

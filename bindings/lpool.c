@@ -7,9 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ahead.h"
 #include "context.h"
 #include "graph.h"
 #include "items.h"
+#include "large.h"
 #include "latpbar.h"
 #include "ltask.h"
 #include "output.h"
@@ -56,6 +58,7 @@ struct lpool {
 
 enum {
   FRESH_NANOSECONDS = 200000,
+  MOST_PIECES = 32, /* of results, between two looks at anything else */
   SLICE = 20000000, /* nanoseconds between looks where no descriptor tells */
   LARGE_HEAP_KB = 64 * 1024,
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
@@ -198,6 +201,61 @@ static void release_spent(lua_State *L, struct lpool *lpool) {
     luaL_unref(L, LUA_REGISTRYINDEX, (int)cargo->anchor);
     mch_cargo_free(cargo);
   }
+}
+
+/* -- results that come ahead --------------------------------------------------------------- */
+
+/* Push the list of tables that came for a piece's task; if there is none yet, the new one on top of
+ * the stack becomes it, and is anchored as long as anybody holds the task's `ahead`. */
+static void push_tables(lua_State *L, struct lpool *lpool, const struct mch_piece *piece) {
+  if (piece->of->anchor == 0) {
+    lua_pushvalue(L, -1);
+    piece->of->spent = &lpool->spent;
+    piece->of->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)piece->of->anchor);
+}
+
+/* Called with the pool: store the oldest piece. Where something is allocated the collector may run
+ * code that uses this very pool; from then on another piece may be the oldest. */
+static int store_piece(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_piece *piece;
+  lua_newtable(L);
+  while (lpool->pool != NULL && (piece = mch_pool_piece(lpool->pool)) != NULL) {
+    lua_settop(L, 2);
+    push_tables(L, lpool, piece);
+    if (!mch_ahead_is_ready(L, 3, piece->bytes, piece->length))
+      continue;
+    mch_ahead_store(L, 3, piece->bytes, piece->length);
+    mch_pool_drop_piece(lpool->pool);
+    break;
+  }
+  return 0;
+}
+
+/* Without memory for a piece it is lost, and missed when the result is rebuilt. */
+static void store_pieces(lua_State *L, struct lpool *lpool, int most) {
+  struct mch_large large;
+  if (mch_pool_piece(lpool->pool) == NULL)
+    return;
+  luaL_checkstack(L, 8, NULL);
+  mch_pool_attend(lpool->pool, 1);
+  while (most-- > 0 && lpool->pool != NULL && mch_pool_piece(lpool->pool) != NULL) {
+    int status;
+    lua_pushcfunction(L, store_piece);
+    lua_pushlightuserdata(L, lpool);
+    mch_large_begin(L, &large);
+    status = lua_pcall(L, 1, 0, 0);
+    mch_large_end(L, &large);
+    if (status != LUA_OK) {
+      lua_pop(L, 1);
+      if (lpool->pool != NULL && mch_pool_piece(lpool->pool) != NULL)
+        mch_pool_drop_piece(lpool->pool);
+    }
+  }
+  if (lpool->pool != NULL)
+    mch_pool_attend(lpool->pool, 0);
 }
 
 /* -- waiting ------------------------------------------------------------------------------ */
@@ -364,6 +422,7 @@ static void pump(lua_State *L, struct lpool *lpool) {
     prepare_fork(L, lpool);
     mch_pool_add_workers(lpool->pool);
   }
+  store_pieces(L, lpool, MOST_PIECES);
   deliver_logs(L, lpool);
 }
 
@@ -1214,11 +1273,14 @@ static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
   lua_setfield(L, -2, name);
 }
 
-static int decode_graph(lua_State *L, const struct mch_result *result, enum mch_graph_kind kind) {
+/* `ahead`: stack index of the tables that came ahead of it, or 0. */
+static int decode_graph(lua_State *L, const struct mch_result *result, enum mch_graph_kind kind,
+                        int ahead) {
   struct mch_decoder decoder;
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = result->graph;
   decoder.len = result->length;
+  decoder.ahead = ahead;
   decoder.allow_code = 1;
   decoder.kind = kind;
   return mch_decode(L, &decoder);
@@ -1227,7 +1289,7 @@ static int decode_graph(lua_State *L, const struct mch_result *result, enum mch_
 /* The last record that a task logged before its worker died, into the failure on top. */
 static void set_last_log(lua_State *L, const struct mch_result *result) {
   int failure = lua_gettop(L);
-  if (decode_graph(L, result, MCH_SEND_RESULT) == 1 && lua_istable(L, -1)) {
+  if (decode_graph(L, result, MCH_SEND_RESULT, 0) == 1 && lua_istable(L, -1)) {
     lua_pushliteral(L, "message");
     lua_rawget(L, -2);
     lua_setfield(L, failure, "last_log");
@@ -1248,7 +1310,7 @@ static void set_error(lua_State *L, const struct mch_result *result) {
     set_last_log(L, result);
     return;
   }
-  if (decode_graph(L, result, MCH_SEND_ERROR) != 4)
+  if (decode_graph(L, result, MCH_SEND_ERROR, 0) != 4)
     luaL_error(L, "a worker described an error in an unknown way");
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
@@ -1311,12 +1373,16 @@ static int make_failure(lua_State *L) {
 /* Called with the pool: push the taken task's values. */
 static int make_values(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
+  int ahead = 0;
   lua_settop(L, 0);
   if (mch_items_is_none(lpool->taken->result->graph, lpool->taken->result->length))
     return 0;
   if (mch_items_get(L, lpool->taken->result->graph, lpool->taken->result->length))
     return 1;
-  return decode_graph(L, lpool->taken->result, MCH_SEND_RESULT);
+  if (lpool->taken->ahead != NULL)
+    ahead =
+        lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)lpool->taken->ahead->anchor) == LUA_TTABLE;
+  return decode_graph(L, lpool->taken->result, MCH_SEND_RESULT, ahead);
 }
 
 /* An answer that cannot be turned into values here is an error of its task. */
@@ -1330,16 +1396,20 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   set_integer(L, "pid", task->result->pid);
 }
 
-/* What the taken task wrote and showed is told before its values are handed over. A sink may
- * receive from this pool meanwhile, and close it. */
-static void tell_sinks(lua_State *L, struct lpool *lpool) {
+/* What the taken task wrote and showed is told before its values are handed over, and what came
+ * ahead of them is stored. Code that runs then may receive from this pool, and close it. */
+static void settle_taken(lua_State *L, struct lpool *lpool) {
   struct mch_task *task = lpool->taken;
-  if (!mch_output_wants_owner(lpool->output, 0))
+  int tell = mch_output_wants_owner(lpool->output, 0);
+  if (!tell && !mch_cargo_is_shared(task->ahead))
     return;
   task->next = lpool->held;
   lpool->held = task;
   lpool->taken = NULL;
-  mch_sinks_tell(L, lpool->output);
+  if (tell)
+    mch_sinks_tell(L, lpool->output);
+  while (lpool->pool != NULL && mch_cargo_is_shared(task->ahead))
+    store_pieces(L, lpool, 1);
   if (lpool->pool == NULL)
     luaL_error(L, "pool is closed");
   mch_pool_discard(lpool->pool, lpool->taken);
@@ -1366,7 +1436,7 @@ static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group,
   }
   if (mch_output_backlog(lpool->output) > 0)
     mch_output_flush(lpool->output);
-  tell_sinks(L, lpool);
+  settle_taken(L, lpool);
   return 1;
 }
 

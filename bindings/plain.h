@@ -72,4 +72,34 @@ static inline lua_Number mch_plain_float(uint64_t bits) {
   return (lua_Number)number;
 }
 
+/* Bytes of each number in a run with this tag. */
+static inline size_t mch_plain_run_width(unsigned tag) {
+  return tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
+}
+
+/* Store the `n` numbers of such a run into the table at `table`, behind item `last`. */
+static inline void mch_plain_store_run(lua_State *L, int table, lua_Integer last, unsigned tag,
+                                       const unsigned char *bytes, size_t n) {
+  size_t width = mch_plain_run_width(tag), i;
+  for (i = 0; i < n; i++, bytes += width) {
+    switch (tag) {
+    case MCH_TAG_RUN1:
+      lua_pushinteger(L, (int8_t)bytes[0]);
+      break;
+    case MCH_TAG_RUN2:
+      lua_pushinteger(L, (int16_t)mch_load_u16(bytes));
+      break;
+    case MCH_TAG_RUN4:
+      lua_pushinteger(L, (int32_t)mch_load_u32(bytes));
+      break;
+    case MCH_TAG_RUN8:
+      lua_pushinteger(L, (lua_Integer)mch_load_u64(bytes));
+      break;
+    default:
+      lua_pushnumber(L, mch_plain_float(mch_load_u64(bytes)));
+    }
+    lua_rawseti(L, table, ++last);
+  }
+}
+
 #endif

@@ -73,6 +73,10 @@ void mch_cargo_hold(struct mch_cargo *cargo) {
   atomic_fetch_add(&cargo->holders, 1);
 }
 
+int mch_cargo_is_shared(const struct mch_cargo *cargo) {
+  return cargo != NULL && atomic_load(&cargo->holders) > 1;
+}
+
 void mch_cargo_drop(struct mch_cargo *cargo) {
   if (cargo == NULL || atomic_fetch_sub(&cargo->holders, 1) > 1)
     return;

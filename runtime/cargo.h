@@ -63,6 +63,9 @@ struct mch_cargo *mch_cargo_new(struct mch_buf *bytes, const struct mch_buf *spa
                                 struct mch_cargos *spent);
 void mch_cargo_hold(struct mch_cargo *cargo);
 
+/* Whether somebody else holds it, too (NULL: no). */
+int mch_cargo_is_shared(const struct mch_cargo *cargo);
+
 /* Let go of it (NULL: nothing). The last one to do so frees it, or, if it has an anchor, puts it
  * among the spent. */
 void mch_cargo_drop(struct mch_cargo *cargo);

@@ -72,6 +72,8 @@ struct mch_task {
   uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
+  struct mch_cargo *ahead; /* held by it and by the pieces that came; the owner's anchor is what
+                              they became. NULL: none came */
   unsigned char body[];    /* ids, then the graph unless it is cargo */
 };
 
@@ -130,6 +132,8 @@ struct mch_events {
   void (*batch_over)(void *ud, struct mch_task *batch, uint64_t elapsed);
   /* The items of a batch that were at its end are a batch of their own, `rest`, never begun. */
   void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest);
+  /* A piece of the task's result came ahead. */
+  void (*ahead)(void *ud, struct mch_task *task, const unsigned char *piece, size_t length);
   /* A log record came; to be handed to Lua on the owner's thread before later results. */
   void (*log)(void *ud, const unsigned char *graph, size_t length);
   /* Let go of the pool's lock around code of the host, and take it again. */

@@ -541,6 +541,17 @@ static int task_result(struct child *child, const struct mch_message_in *message
   return 0;
 }
 
+/* A piece of what a task will return. */
+static int piece_ahead(struct child *child, const struct mch_message_in *message) {
+  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  if (task == NULL || task->ticket != message->head.ticket || task->runid != message->head.runid ||
+      task->batch != NULL)
+    return -1;
+  if (!message->lost && task->stop == 0)
+    events(child)->ahead(events(child)->ud, task, message->body, message->length);
+  return 0;
+}
+
 /* The same for an item. Most are OK and have nothing else to say. */
 static int item_result(struct child *child, const struct mch_message_in *message) {
   struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
@@ -591,6 +602,8 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return task_result(child, message);
   case MCH_MESSAGE_ITEM:
     return item_result(child, message);
+  case MCH_MESSAGE_AHEAD:
+    return piece_ahead(child, message);
   case MCH_MESSAGE_LOG:
     events(child)->log(events(child)->ud, message->body, message->length);
     mch_buf_clear(&child->last_log);

@@ -27,6 +27,13 @@ struct record {
   unsigned char graph[];
 };
 
+/* A part of a result on its way to Lua. */
+struct piece {
+  struct mch_piece head;
+  struct piece *next;
+  unsigned char bytes[];
+};
+
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
@@ -60,6 +67,7 @@ struct mch_pool {
   size_t unfinished; /* tasks and items of all groups that have not ended */
   struct record *records, *last_record;
   size_t record_bytes;
+  struct piece *pieces, *last_piece;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
   char *bar_name;               /* NULL: no bar for all tasks */
@@ -68,7 +76,7 @@ struct mch_pool {
   uint64_t accepted;            /* since it began */
   size_t coming;                /* tasks that groups have announced */
   size_t harvest;               /* tasks that ended since the owner last waited */
-  int attended;                 /* the owner waits inside */
+  int attended;                 /* the owner waits inside, or works for it */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
   uint64_t runs_seen;           /* next_runid at the driver's last pump */
@@ -153,6 +161,7 @@ void mch_task_free(struct mch_task *task) {
     mch_buf_free(&task->batch->answers);
   free(task->batch);
   mch_cargo_drop(task->cargo);
+  mch_cargo_drop(task->ahead);
   free(task->extra);
   free(task);
 }
@@ -469,6 +478,11 @@ static void count_done(struct mch_pool *pool, struct mch_group *group) {
   pool->harvest++;
 }
 
+static void drop_ahead(struct mch_task *task) {
+  mch_cargo_drop(task->ahead);
+  task->ahead = NULL;
+}
+
 /* The one way into DONE for one task. */
 static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
   struct mch_group *group = task->group;
@@ -476,6 +490,8 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   mch_cargo_drop(task->cargo);
   task->cargo = NULL;
   task->result = result != NULL ? result : pool->no_memory;
+  if (task->result->kind != MCH_KIND_OK)
+    drop_ahead(task);
   list(task);
   count_done(pool, group);
   count_failure(pool, task->result);
@@ -615,6 +631,7 @@ static void finished(void *ud, struct mch_task *task, struct mch_result *result)
   if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
       task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
     mch_result_free(result);
+    drop_ahead(task);
     task->attempt++;
     enqueue(pool, task);
     return;
@@ -629,6 +646,26 @@ static void returned(void *ud, struct mch_task *task) {
     end_task(pool, task, (enum mch_kind)task->stop, NULL);
   else
     enqueue(pool, task);
+}
+
+/* What is lost for want of memory is missed when the result is rebuilt. */
+static void ahead(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length) {
+  struct mch_pool *pool = ud;
+  struct mch_buf none = {0};
+  struct piece *piece;
+  if (task->ahead == NULL && !task->group->abandoned)
+    task->ahead = mch_cargo_new(&none, NULL, 0, NULL);
+  if (task->ahead == NULL || (piece = malloc(sizeof *piece + length)) == NULL)
+    return;
+  mch_cargo_hold(task->ahead);
+  piece->head = (struct mch_piece){task->ahead, piece->bytes, length};
+  piece->next = NULL;
+  memcpy(piece->bytes, bytes, length);
+  if (pool->last_piece != NULL)
+    pool->last_piece->next = piece;
+  else
+    pool->pieces = piece;
+  pool->last_piece = piece;
 }
 
 static void log_record(void *ud, const unsigned char *graph, size_t length) {
@@ -803,8 +840,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   pool->no_memory =
       mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
   engine.events =
-      (struct mch_events){pool,       finished, returned,   answered,        failed,
-                          batch_over, split,    log_record, unlock_for_host, lock_again};
+      (struct mch_events){pool,  finished, returned,   answered,        failed,    batch_over,
+                          split, ahead,    log_record, unlock_for_host, lock_again};
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);
@@ -817,6 +854,15 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     return NULL;
   }
   return pool;
+}
+
+static void drop_piece(struct mch_pool *pool) {
+  struct piece *piece = pool->pieces;
+  pool->pieces = piece->next;
+  if (pool->pieces == NULL)
+    pool->last_piece = NULL;
+  mch_cargo_drop(piece->head.of);
+  free(piece);
 }
 
 /* The pool ends: an abandoned group goes with the last of its tasks. */
@@ -845,6 +891,8 @@ void mch_pool_free(struct mch_pool *pool) {
     pool->base++;
     pool->index_start++;
   }
+  while (pool->pieces != NULL)
+    drop_piece(pool);
   while (pool->records != NULL) {
     struct record *record = pool->records;
     pool->records = record->next;
@@ -955,9 +1003,9 @@ static enum attention attend(struct mch_pool *pool, uint64_t *until) {
   return attention;
 }
 
-static void unattend(struct mch_pool *pool) {
+void mch_pool_attend(struct mch_pool *pool, int attended) {
   pthread_mutex_lock(&pool->lock);
-  pool->attended = 0;
+  pool->attended = attended;
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
   pthread_mutex_unlock(&pool->lock);
@@ -991,7 +1039,7 @@ void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(voi
   if (attention == NAP) {
     uint64_t end = mch_now() + nap;
     mch_sleep_until(end < until ? end : until, interrupted, ud);
-    unattend(pool);
+    mch_pool_attend(pool, 0);
     return;
   }
   sigfillset(&all);
@@ -999,7 +1047,7 @@ void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(voi
   if (!interrupted(ud))
     mch_poller_wait(pool->engine->poller, ready, 8, look_again(until), &old);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
-  unattend(pool);
+  mch_pool_attend(pool, 0);
 }
 
 int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
@@ -1062,6 +1110,20 @@ int mch_pool_has_logs(struct mch_pool *pool) {
   some = pool->records != NULL;
   pthread_mutex_unlock(&pool->lock);
   return some;
+}
+
+const struct mch_piece *mch_pool_piece(struct mch_pool *pool) {
+  const struct piece *piece;
+  pthread_mutex_lock(&pool->lock);
+  piece = pool->pieces;
+  pthread_mutex_unlock(&pool->lock);
+  return piece != NULL ? &piece->head : NULL;
+}
+
+void mch_pool_drop_piece(struct mch_pool *pool) {
+  pthread_mutex_lock(&pool->lock);
+  drop_piece(pool);
+  pthread_mutex_unlock(&pool->lock);
 }
 
 static void take(struct mch_pool *pool, struct mch_task *task) {

@@ -92,6 +92,10 @@ void mch_pool_add_workers(struct mch_pool *pool);
  * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud);
 
+/* The owner is about to do what its next pump or wait depends on (0: no longer): the driver keeps
+ * away, as it does from a wait. */
+void mch_pool_attend(struct mch_pool *pool, int attended);
+
 /* The same for an event loop: wait until one of these descriptors is readable. Whether the first
  * one is. */
 int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
@@ -109,6 +113,18 @@ uint64_t mch_pool_deadline(struct mch_pool *pool);
 /* The oldest log record not handed over yet, into `record` (cleared first): 1, or 0 for none. */
 int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *record);
 int mch_pool_has_logs(struct mch_pool *pool);
+
+/* Some results come in pieces ahead of their task's end, to be turned into values meanwhile. The
+ * oldest piece; NULL: none is there. It stays so, and where it is, until mch_pool_drop_piece(),
+ * which is for the owner only. All pieces of a task that was taken have been dropped when its
+ * `ahead` is not shared any more. */
+struct mch_piece {
+  struct mch_cargo *of; /* its task's; the owner gives it an anchor, and the place for the spent */
+  const unsigned char *bytes;
+  size_t length;
+};
+const struct mch_piece *mch_pool_piece(struct mch_pool *pool);
+void mch_pool_drop_piece(struct mch_pool *pool);
 
 /* Take a finished task, the caller's from now on (mch_pool_discard). NULL: none now, or log records
  * have to be taken first. take: in order of completion. take_in_order: the first at or after run ID

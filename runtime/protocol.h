@@ -13,6 +13,7 @@
  *      |                                                  |  claim[ticket]: OFFERED -> TAKEN
  *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
  *      | <------ ITEM number: answer -------------------- |  each item of a batch
+ *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, and the
@@ -55,7 +56,7 @@
 #include "output.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 2u
+#define MCH_PROTOCOL_VERSION 3u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
@@ -77,7 +78,8 @@
   X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
   X(EXIT, 10, U, "u32 status")                                                                     \
   X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
-  X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")
+  X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
+  X(AHEAD, 13, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,

@@ -65,6 +65,17 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
+int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length) {
+  struct mch_message_head head = {MCH_MESSAGE_AHEAD, worker->attempt, worker->ticket,
+                                  worker->runid};
+  mch_chaos_busy(&worker->chaos);
+  if (mch_channel_put(&worker->channel, &head, piece, length, NULL) != 0)
+    return 0;
+  if (mch_channel_flush(&worker->channel, 0, NULL) != 0)
+    die(EXIT_POOL_GONE);
+  return 1;
+}
+
 void mch_worker_forget_task(struct mch_worker *worker) {
   if (worker->forgettable)
     mch_channel_forget(&worker->channel);

@@ -47,6 +47,10 @@ void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((nore
 /* Send one log record. Blocks while the pool takes nothing; does not return when it has gone. */
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length);
 
+/* Send a piece of the task's result ahead. Never blocks: what the pool does not take now goes
+ * before the next that is said. 1, or 0: no memory. Does not return when the pool has gone. */
+int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length);
+
 /* The runner has read its task: the memory of the message may be given back. */
 void mch_worker_forget_task(struct mch_worker *worker);
 
