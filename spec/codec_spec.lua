@@ -941,9 +941,9 @@ describe("bytes from elsewhere", function()
   end)
 
   it("give an error when records do not end as they should", function()
-    local head = "\2\1\xc1\1\0" -- a table of one item
+    local head = "\3\1\xc1\1\0" -- a table of one item
     assert.are.same({ { a = 1 } }, (codec.decode({}, head .. "\xc2\1\x81a\1\x53")))
-    local shape = "\2\1\xc1\2\0\xc2\2\x81a\x81b\1\2\xc9\0" -- a record, and a loose one
+    local shape = "\3\1\xc1\2\0\xc2\2\x81a\x81b\1\2\xc9\0" -- a record, and a loose one
     assert.are.same({ { a = 1, b = 2 }, {} }, (codec.decode({}, shape .. "\x54\x53\x53")))
     assert.are.same({ { a = 1, b = 2 }, { a = 3 } }, (codec.decode({}, shape .. "\3\x54\x53\x53")))
     assert.are.same({ { a = 1, b = 2 }, { a = 3, b = 4, c = 5 } },
@@ -961,6 +961,131 @@ describe("bytes from elsewhere", function()
       assert.has_error(function() codec.decode({ code = false }, bytes) end)
     end
     assert.are.equal(string.rep, codec.decode({ code = false }, (codec.encode({}, string.rep))))
+  end)
+end)
+
+describe("large tables of numbers", function()
+  local MANY = 65536 + 5 -- from 65536 items on they go ahead, where they are known to be an array
+  local PIECE = 16384
+
+  local function numbers(n, f)
+    local list = {}
+    for i = 1, n do list[i] = f(i) end
+    return list
+  end
+
+  local function float(i) return i * 0.1 end
+
+  -- Encode and decode; how many pieces went ahead.
+  local function send_ahead(...)
+    local pieces = {}
+    local bytes = codec.encode({ kind = "result", ahead = pieces }, ...)
+    return #pieces, codec.decode({ kind = "result", ahead = pieces }, bytes)
+  end
+
+  local function same(a, b)
+    if #a ~= #b then return false end
+    for key, value in next, a do
+      local other = rawget(b, key)
+      if math.type(value) ~= math.type(other) or value ~= other and (value == value or other == other) then
+        return false
+      end
+    end
+    for key in next, b do
+      if rawget(a, key) == nil then return false end
+    end
+    return true
+  end
+
+  it("go ahead in pieces, as they are", function()
+    for name, f in pairs {
+      floats = float, whole = function(i) return i * 1.0 end, small = function(i) return i & 127 end,
+      int2 = function(i) return -i & 0x7fff end, int4 = function(i) return i << 10 end,
+      int8 = function(i) return i << 40 | i end,
+      special = function(i) return ({ 0 / 0, -0.0, 1 / 0, -1 / 0, 2.0 ^ 52, 2.0 ^ 63, 5e-324, 1.5 })[i % 8 + 1] end,
+      kinds = function(i) return i // PIECE % 2 == 0 and i or i + 0.5 end,
+    } do
+      for _, n in ipairs { MANY, MANY + 1, MANY + PIECE - 1, 2 * MANY } do
+        local list = numbers(n, f)
+        local pieces, got = send_ahead(list)
+        assert.are.equal(name == "kinds" and 0 or n // PIECE, pieces, name)
+        assert.is_true(same(list, got), name .. " " .. n)
+      end
+    end
+  end)
+
+  it("are told from integers where a float has no fraction", function()
+    for _, at in ipairs { 1, 2, 5, 900, 1024, 1025, PIECE, PIECE + 1, MANY } do
+      for _, other in ipairs { 3, 1 << 52, (1 << 53) + 1, math.maxinteger, math.mininteger } do
+        local list = numbers(MANY, float)
+        list[at] = other
+        local _, got = send_ahead(list)
+        assert.is_true(same(list, got))
+        list = numbers(MANY, function(i) return i end)
+        list[at] = other + 0.0
+        _, got = send_ahead(list)
+        assert.is_true(same(list, got))
+      end
+    end
+  end)
+
+  it("keep what is behind the numbers", function()
+    for at = 3 * PIECE, 3 * PIECE + 2 do
+      local list = numbers(MANY + 100, float)
+      list[at] = "text"
+      local pieces, got = send_ahead(list)
+      assert.are.equal((at - 1) // PIECE, pieces)
+      assert.is_true(same(list, got))
+    end
+    local list = numbers(MANY + 10, float)
+    list.name, list[-1], list[1.5], list[MANY + 200] = "n", 2, 3, 4
+    setmetatable(list, { __name = "list" })
+    list.self = list
+    local pieces, got, again = send_ahead(list, list)
+    assert.are.equal(MANY // PIECE, pieces)
+    assert.are.equal(got, again)
+    assert.are.equal(got, got.self)
+    assert.are.equal("list", getmetatable(got).__name)
+    got.self, list.self = nil, nil
+    assert.is_true(same(list, got))
+  end)
+
+  it("may be several, in one another and beside refused ones", function()
+    local a, b, c = numbers(MANY, float), numbers(2 * MANY, function(i) return i end), numbers(MANY, float)
+    a[MANY + 1], b.c = b, c
+    local pieces, got, second = send_ahead({ a }, c)
+    assert.are.equal(4 * MANY // PIECE, pieces)
+    assert.are.equal(second, got[1][MANY + 1].c)
+    assert.is_true(same(c, second))
+    got = got[1][MANY + 1]
+    b.c, got.c = nil, nil
+    assert.is_true(same(b, got))
+    pieces = {}
+    assert.has_error_match(function() codec.encode({ ahead = pieces }, c, coroutine.create(print)) end, "cannot send")
+    assert.are.equal(MANY // PIECE, #pieces)
+  end)
+
+  it("are not rebuilt when a piece is lost, comes twice or is none", function()
+    local list, pieces = numbers(2 * MANY, float), {}
+    local bytes = codec.encode({ kind = "result", ahead = pieces }, list)
+    local lost = table.move(pieces, 2, #pieces, 1, {})
+    local twice = table.move(pieces, 1, #pieces, 2, { pieces[1] })
+    for _, wrong in ipairs { lost, twice, {}, false } do
+      assert.has_error(function() codec.decode({ kind = "result", ahead = wrong }, bytes) end)
+    end
+    assert.has_error(function() codec.decode({ kind = "result", ahead = lost }, bytes) end,
+      "cannot rebuild result 1: not enough memory")
+    for _, wrong in ipairs { "", "\1", "\0\5\x4d\1\1", "\1\5\x4d\6\1\1\1\1\1\1", "\1\5\x4d\2\1", "\1\5\x4d",
+      "\1\5\x40", "\1\5\x52\0", "\1\xff\xff\xff\xff\xff\xff\xff\xff\xff\1\x4d\1\1", ("\xff"):rep(20) } do
+      assert.has_error_match(function() codec.decode({ ahead = { wrong } }, bytes) end, "malformed message")
+    end
+    assert.has_error(function() -- one table for two
+      codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\2\xca\1\3\3\0\xca\1\3\3\0\x53")
+    end)
+    assert.are.same({ { 1, 2, 3 } }, { (codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\3\0\x53")) })
+    assert.has_error_match(function()
+      codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\2\0\x53")
+    end, "too many items")
   end)
 end)
 

@@ -3,6 +3,7 @@
  *   bytes, ids = codec.encode(opts, ...)   opts: {notes=, kind="task"|"result"|"error",
  * dictionary=}
  *   ... = codec.decode(opts, bytes)        opts: {notes=, kind=, code=false, dictionary=}
+ *   in both, ahead=: a list that gets the pieces which go ahead of the bytes, or that has them
  *   notes = codec.notes(); codec.update(notes); codec.replace(notes, module, field)
  *   report = codec.explain(notes or nil, f, ...)
  *   state = codec.state()                  another Lua state, with the standard libraries
@@ -14,12 +15,13 @@
 #include <lualib.h>
 #include <string.h>
 
+#include "../../bindings/ahead.h"
 #include "../../bindings/graph.h"
 
 struct holder {
   struct mch_buf out, ids;
   lua_State *L; /* while encoding */
-  int dictionary;
+  int dictionary, ahead;
   int busy;
 };
 
@@ -77,6 +79,13 @@ static uint32_t intern(void *ud, const char *bytes, size_t len) {
   return (uint32_t)(n + 1);
 }
 
+static int send_ahead(void *ud, const unsigned char *piece, size_t len) {
+  struct holder *holder = ud;
+  lua_pushlstring(holder->L, (const char *)piece, len);
+  lua_rawseti(holder->L, holder->ahead, (lua_Integer)lua_rawlen(holder->L, holder->ahead) + 1);
+  return 1;
+}
+
 /* The holder that all encodings share (a pool keeps its buffer, too), or a new one inside of
  * another encoding, or after one that failed. */
 static struct holder *use_holder(lua_State *L) {
@@ -108,10 +117,12 @@ static int encode(lua_State *L) {
   encoder.kind = get_kind(L);
   encoder.notes = get_table(L, "notes");
   holder->dictionary = get_table(L, "dictionary");
-  if (holder->dictionary != 0) {
+  if (holder->dictionary != 0)
     encoder.intern_code = intern;
-    encoder.ud = holder;
-  }
+  holder->ahead = get_table(L, "ahead");
+  if (holder->ahead != 0)
+    encoder.send_ahead = send_ahead;
+  encoder.ud = holder;
   mch_encode(L, &encoder, 2, n);
   lua_pushlstring(L, (const char *)holder->out.data, holder->out.length);
   holder->busy = 0;
@@ -146,6 +157,24 @@ static const char *find(void *ud, uint32_t id, size_t *len) {
   return bytes;
 }
 
+/* Replace the list of pieces on top of the stack by that of their tables. */
+static void store_pieces(lua_State *L) {
+  int pieces = lua_gettop(L), list = pieces + 1;
+  lua_Integer i, n = (lua_Integer)lua_rawlen(L, pieces);
+  lua_newtable(L);
+  for (i = 1; i <= n; i++) {
+    size_t len;
+    const unsigned char *piece;
+    lua_rawgeti(L, pieces, i);
+    piece = (const unsigned char *)lua_tolstring(L, -1, &len);
+    while (!mch_ahead_is_ready(L, list, piece, len))
+      ;
+    mch_ahead_store(L, list, piece, len);
+    lua_settop(L, list);
+  }
+  lua_replace(L, pieces);
+}
+
 static int decode(lua_State *L) {
   struct mch_decoder decoder;
   size_t length;
@@ -157,6 +186,9 @@ static int decode(lua_State *L) {
   decoder.notes = get_table(L, "notes");
   lua_getfield(L, 1, "code");
   decoder.allow_code = lua_isnil(L, -1) || lua_toboolean(L, -1);
+  decoder.ahead = get_table(L, "ahead");
+  if (decoder.ahead != 0)
+    store_pieces(L);
   if (get_table(L, "dictionary") != 0) {
     lua_pushvalue(L, -1);
     lua_setfield(L, LUA_REGISTRYINDEX, "codec_module.dictionary");

@@ -265,7 +265,7 @@ static void test_broken_frames(void) {
       {GOOD, {MCH_FRAME_MAX + 1, 6, 0, 1, 0, 9, "", 0}, LAST},
       {GOOD, {UINT32_MAX, 6, 0, 1, 0, 9, "", 0}, LAST},
       {GOOD, {0, 0, 0, 1, 0, 9, "", 0}, LAST},
-      {GOOD, {0, 13, 0, 1, 0, 9, "", 0}, LAST},
+      {GOOD, {0, 14, 0, 1, 0, 9, "", 0}, LAST},
       {GOOD, {0, 255, 0, 1, 0, 9, "", 0}, LAST},
       {GOOD, {0, 6, 4, 1, 0, 9, "", 0}, LAST},                          /* unknown flag */
       {GOOD, {1, 6, MORE, 1, 0, 9, "a", 0}, LAST},                      /* no length */

@@ -137,6 +137,11 @@ static void run_out_of_memory(const char *name) {
   check(run_string(L, PREPARE) == LUA_OK, "preparing");
   check(run_string(L, "function encode() codec.encode(opts, value) end\n"
                       "function decode() codec.decode(opts, bytes) end\n"
+                      "many, pieces = {}, {}\n"
+                      "for i = 1, 70000 do many[i] = i / 4 end\n"
+                      "many_bytes = codec.encode({ ahead = pieces }, many)\n"
+                      "function encode_ahead() codec.encode({ ahead = {} }, many) end\n"
+                      "function decode_ahead() codec.decode({ ahead = pieces }, many_bytes) end\n"
                       "function take() codec.notes() end\n"
                       "function update() codec.update(notes) end\n") == LUA_OK,
         "preparing");
@@ -205,7 +210,7 @@ static void run_out_of_numbers(void) {
 }
 
 int main(void) {
-  const char *const calls[] = {"encode", "decode", "take", "update"};
+  const char *const calls[] = {"encode", "decode", "encode_ahead", "decode_ahead", "take", "update"};
   size_t i;
   run_properties("round", 2500);
   run_properties("hostile", 400);
