@@ -275,6 +275,201 @@ describe("large strings", function()
   end)
 end)
 
+describe("large tables of numbers", function()
+  local MANY = 200000
+
+  -- What a task returns in the specs below, and whether that came. Without upvalues.
+  local function build(n, seed)
+    local list = {}
+    for i = 1, n do list[i] = i * 0.1 + seed end
+    return list
+  end
+
+  local function is_built(list, n, seed)
+    for i = 1, n do
+      if list[i] ~= i * 0.1 + seed then return false end
+    end
+    return #list == n
+  end
+
+  for _, options in ipairs {
+    { engine = "fork" }, { engine = "fork", background = false }, { engine = "snapshot" }, { engine = "inline" },
+  } do
+    it("arrive, engine " .. options.engine .. (options.background == false and " alone" or ""), function()
+      local mcore <close> = mantichora { nworkers = 2, engine = options.engine, background = options.background }
+      for seed = 1, 6 do mcore:run(build, seed % 2 == 0 and MANY or 3 * MANY, seed) end
+      for seed, list in ipairs(mcore:returns()) do
+        assert.is_true(is_built(list, seed % 2 == 0 and MANY or 3 * MANY, seed))
+      end
+      mcore:run(function(n)
+        local a, b = build(n, 1), {}
+        for i = 1, n do b[i] = i end
+        a.b, a.self = b, a
+        return a, "between", { b, nil, a }, nil
+      end, MANY)
+      local got = mcore:returns { packed = true }[1]
+      assert.are.equal(4, got.n)
+      assert.are.equal("between", got[2])
+      assert.is_true(is_built(got[1], MANY, 1))
+      assert.are.equal(got[1], got[1].self)
+      assert.are.equal(got[1], got[3][3])
+      assert.are.equal(got[1].b, got[3][1])
+      assert.are.equal(MANY, got[1].b[MANY])
+    end)
+  end
+
+  it("among the results of map and imap, and of an imap that is left", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    for seed, list in ipairs(mcore:map(function(seed) return build(MANY, seed) end, { 1, 2, 3 })) do
+      assert.is_true(is_built(list, MANY, seed))
+    end
+    local function large(seed) return build(seed == 3 and MANY or 10, seed), seed end
+    for i, list in mcore:imap(large, { 1, 2, 3, 4, 5, 6 }) do
+      assert.is_true(is_built(list, i == 3 and MANY or 10, i))
+    end
+    for _ in mcore:imap(function(seed) return build(MANY, seed) end, { 1, 2, 3, 4, 5, 6 }) do break end
+    mcore:run(build, MANY, 7)
+    assert.is_true(is_built(mcore:returns()[1], MANY, 7))
+  end)
+
+  it("leave nothing behind where the rest cannot be sent, or the task is stopped", function()
+    local mcore <close> = mantichora { nworkers = 2, on_error = "return" }
+    local function slow(n) -- a hook that is called when the numbers have gone
+      return build(n, 1), setmetatable({}, { __mantichora = function()
+        while true do mantichora.sleep(1) end
+      end })
+    end
+    mcore:run(function() end)
+    mcore:returns()
+    collectgarbage()
+    collectgarbage()
+    local before = collectgarbage("count")
+    mcore:run(function(n) return build(n, 1), coroutine.create(print) end, MANY)
+    mcore:run(function(n) error(build(n, 1)) end, MANY)
+    mcore:run(function(n)
+      return build(n, 1), setmetatable({}, { __mantichora = function() os.exit(3) end })
+    end, MANY)
+    mcore:run_with({ timeout = 0.3 }, slow, MANY)
+    local results = mcore:returns()
+    assert.are.equal("unsendable", results[1].kind)
+    assert.are.equal("error", results[2].kind)
+    assert.is_true(is_built(results[2].value, MANY, 1))
+    assert.are.equal("exited", results[3].kind)
+    assert.are.equal("timeout", results[4].kind)
+    local id = mcore:run(slow, MANY)
+    process.wait(function() return mcore:poll(0.01) == 0 and collectgarbage("count") - before > MANY * 16 / 1024 end)
+    mcore:cancel(id)
+    assert.are.equal("cancelled", mcore:returns()[1].kind)
+    results, id = nil, nil -- luacheck: ignore
+    mcore:poll(0)
+    collectgarbage()
+    collectgarbage()
+    assert.truthy(collectgarbage("count") - before < 1024, collectgarbage("count") - before)
+  end)
+
+  it("are those of the attempt that came to its end", function()
+    local mcore <close> = mantichora { nworkers = 1 }
+    local path = os.tmpname()
+    mcore:run_with({ retries = 5 }, function(n)
+      local file <close> = assert(io.open(path, "a"))
+      file:write("x")
+      file:close()
+      local attempt = #io.open(path):read("a")
+      return build(n, attempt), setmetatable({}, { __mantichora = function()
+        if attempt < 3 then os.execute("kill -9 " .. io.open("/proc/self/stat"):read("n")) end
+        return math.abs, -attempt
+      end })
+    end, MANY)
+    local got = mcore:returns { packed = true }[1]
+    os.remove(path)
+    assert.are.equal(3, got[2])
+    assert.is_true(is_built(got[1], MANY, 3))
+  end)
+
+  it("are taken by the helper thread while the host is busy", function()
+    local mcore <close> = mantichora { nworkers = 1 }
+    local path = os.tmpname()
+    os.remove(path)
+    mcore:run(build, 5 * MANY, 1)
+    mcore:run(function() io.open(path, "w"):close() end)
+    -- No call into the pool; the second task begins when the first has been sent.
+    process.wait(function()
+      local file <close> = io.open(path)
+      return file ~= nil
+    end)
+    os.remove(path)
+    assert.is_true(is_built(mcore:returns()[1], 5 * MANY, 1))
+  end)
+
+  it("may be received by a finalizer that runs in between, or not at all", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    local inner, collected = {}, 0
+    local function finalizer()
+      setmetatable({}, { __gc = function()
+        collected = collected + 1
+        local _, list = mcore:receive_one(0)
+        inner[#inner + 1] = list
+        if collected < 50 then finalizer() end
+      end })
+    end
+    for seed = 1, 10 do mcore:run(build, MANY, seed) end
+    finalizer()
+    local seen = 0
+    for _, list in mcore:as_completed() do
+      assert.is_true(is_built(list, MANY, math.floor(list[1])))
+      seen = seen + 1
+    end
+    for _, list in ipairs(inner) do assert.is_true(is_built(list, MANY, math.floor(list[1]))) end
+    assert.are.equal(10, seen + #inner)
+    local other = mantichora { nworkers = 1 }
+    other:run(build, MANY, 1)
+    setmetatable({}, { __gc = function() other:terminate() other:close() end })
+    local fine, message = pcall(function()
+      while true do other:receive_one() collectgarbage() end
+    end)
+    assert.is_false(fine)
+    assert.truthy(message:find("pool is closed", 1, true), message)
+  end)
+
+  it("for which the parent has no memory fail that task alone", function()
+    if sanitized then return pending("sanitizers want all memory there is") end
+    local got = shell.run(("MANTICHORA_PROGRESS=off %s -e %s"):format(shell.interpreter, shell.quote [[
+      local mcore <close> = require "mantichora" { nworkers = 1, on_error = "return" }
+      mcore:start()
+      local size = tonumber(io.open("/proc/self/status"):read("a"):match("VmSize:%s*(%d+)"))
+      assert(os.execute(("prlimit --as=%d --pid $PPID"):format((size << 10) + (48 << 20))))
+      for _, n in ipairs { 5000000, 100000 } do
+        mcore:run(function()
+          local list = {}
+          for i = 1, n do list[i] = i + 0.5 end
+          return list
+        end)
+      end
+      local results = mcore:returns()
+      print(results[1].kind, results[1].message:find("not enough memory", 1, true) ~= nil, #results[2])]]))
+    assert.are.equal("error\ttrue\t100000\n", got.out, got.err)
+  end)
+
+  it("arrive under chaos", function()
+    local got = shell.run(("MANTICHORA_CHAOS=%d,0.02 MANTICHORA_PROGRESS=off %s -e %s"):format(12, shell.interpreter,
+      shell.quote [[
+        local mcore <close> = require "mantichora" { nworkers = 3 }
+        for i = 1, 30 do
+          mcore:run_with({ retries = 1000 }, function(n)
+            local list = {}
+            for k = 1, 70000 + n * 1000 do list[k] = k + n / 64 end
+            return list
+          end, i)
+        end
+        for i, list in ipairs(mcore:returns()) do
+          for k = 1, 70000 + i * 1000 do assert(list[k] == k + i / 64) end
+          assert(#list == 70000 + i * 1000)
+        end
+        print "fine"]]), { timeout = 120 })
+    assert.are.equal("fine\n", got.out, got.err)
+  end)
+end)
+
 describe("the memory that a large string takes", function()
   -- The largest size of both processes above what they had, in multiples of the string.
   local function peaks(script)

@@ -210,7 +210,8 @@ static void run_out_of_numbers(void) {
 }
 
 int main(void) {
-  const char *const calls[] = {"encode", "decode", "encode_ahead", "decode_ahead", "take", "update"};
+  const char *const calls[] = {"encode",       "decode", "encode_ahead",
+                               "decode_ahead", "take",   "update"};
   size_t i;
   run_properties("round", 2500);
   run_properties("hostile", 400);

@@ -1,5 +1,6 @@
 /* Any bytes give a value or a clean error, in memory bounded by a multiple of their number: the
- * decoder, and the reader of bytecode. Build with -DMANTICHORA_FUZZ=ON and clang;
+ * decoder, with pieces that came ahead (an input that begins with PIECES: u16 length and bytes of
+ * each, 0 and the message), and the reader of bytecode. Build with -DMANTICHORA_FUZZ=ON and clang;
  * spec/fuzz/corpus_codec has inputs to begin with. */
 #include <lauxlib.h>
 #include <lualib.h>
@@ -7,11 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../bindings/ahead.h"
 #include "../../bindings/bytecode.h"
 #include "../../bindings/graph.h"
 
 /* Tables of one byte each, kept and nested, need about 250. */
 enum { MOST_PER_BYTE = 512, MOST_AT_ALL = 1 << 16, RUNS_PER_STATE = 2000 };
+enum { PIECES = 'P' };
 
 static size_t in_use, limit = SIZE_MAX;
 
@@ -42,11 +45,38 @@ static int decode(lua_State *L) {
   return 0;
 }
 
+static int decode_ahead(lua_State *L) {
+  struct mch_decoder *decoder = lua_touserdata(L, 1);
+  const unsigned char *at = decoder->bytes + 1, *end = decoder->bytes + decoder->len;
+  lua_newtable(L);
+  while (end - at >= 2) {
+    size_t length = mch_load_u16(at);
+    at += 2;
+    if (length == 0 || length > (size_t)(end - at))
+      break;
+    while (!mch_ahead_is_ready(L, 2, at, length))
+      ;
+    mch_ahead_store(L, 2, at, length);
+    at += length;
+  }
+  decoder->bytes = at;
+  decoder->len = (size_t)(end - at);
+  decoder->ahead = 2;
+  mch_decode(L, decoder);
+  return 0;
+}
+
 static int read_bytecode(lua_State *L) {
   const struct mch_decoder *decoder = lua_touserdata(L, 1);
   unsigned char wanted[3] = {1, 0, 1};
   mch_bytecode_uses(L, decoder->bytes, decoder->len, wanted, decoder->bytes[0] % 4);
   return 0;
+}
+
+static lua_CFunction reader_of(const uint8_t *data) {
+  if (data[0] == LUA_SIGNATURE[0])
+    return read_bytecode;
+  return data[0] == PIECES ? decode_ahead : decode;
 }
 
 static void run(lua_State *L, lua_CFunction f, struct mch_decoder *decoder) {
@@ -76,7 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = data;
   decoder.len = size;
-  run(L, data[0] == LUA_SIGNATURE[0] ? read_bytecode : decode, &decoder);
+  run(L, reader_of(data), &decoder);
   if (++runs == RUNS_PER_STATE) {
     runs = 0;
     lua_close(L);
