@@ -217,21 +217,23 @@ static void push_tables(lua_State *L, struct lpool *lpool, const struct mch_piec
 }
 
 /* Called with the pool: store the oldest piece. Where something is allocated the collector may run
- * code that uses this very pool; from then on another piece may be the oldest. */
+ * code that uses this very pool; from then on another piece may be the oldest, of another task. */
 static int store_piece(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
-  const struct mch_piece *piece;
-  lua_newtable(L);
-  while (lpool->pool != NULL && (piece = mch_pool_piece(lpool->pool)) != NULL) {
-    lua_settop(L, 2);
+  for (;;) {
+    const struct mch_piece *piece;
+    lua_settop(L, 1);
+    lua_newtable(L);
+    piece = lpool->pool != NULL ? mch_pool_piece(lpool->pool) : NULL;
+    if (piece == NULL)
+      return 0;
     push_tables(L, lpool, piece);
     if (!mch_ahead_is_ready(L, 3, piece->bytes, piece->length))
       continue;
     mch_ahead_store(L, 3, piece->bytes, piece->length);
     mch_pool_drop_piece(lpool->pool);
-    break;
+    return 0;
   }
-  return 0;
 }
 
 /* Without memory for a piece it is lost, and missed when the result is rebuilt. */

@@ -46,6 +46,7 @@ for name, list in pairs(values) do
   write(name, (codec.encode({}, table.unpack(list, 1, list.n or #list))))
 end
 local eight = ("d"):rep(8)
-write("ahead", "P" .. string.pack("<s2s2s2", "\1\9\x4d\2\1\2\x51\1" .. eight, "\2\3\x4e\3aabbcc", "\1\9\x50\1" .. eight) ..
+write("ahead", "P" ..
+  string.pack("<s2s2s2", "\1\9\x4d\2\1\2\x51\1" .. eight, "\2\3\x4e\3aabbcc", "\1\9\x50\1" .. eight) ..
   "\0\0\3\1\xca\1\4\6\1\x40\xca\2\3\3\0\x81a\1\x53")
 write("bytecode", string.dump(load "local a = x y = a return function() z = _ENV end"))
