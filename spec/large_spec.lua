@@ -406,7 +406,7 @@ describe("large tables of numbers", function()
     local usual <close> = setmetatable({}, { __close = function() collectgarbage("incremental", 200, 100, 13) end })
     local received, over = 0, not usual
     local function check(list)
-      assert.is_true(is_built(list, MANY // 2, math.floor(list[1])))
+      assert.is_true(is_built(list, 70000, math.floor(list[1])))
       received = received + 1
     end
     local failure
@@ -421,15 +421,15 @@ describe("large tables of numbers", function()
       end })
     end
     finalizer()
-    for _ = 1, 10 do
-      for seed = 1, 6 do mcore:run(build, MANY // 2, seed) end
+    for _ = 1, 20 do
+      for seed = 1, 6 do mcore:run(build, 70000, seed) end
       collectgarbage("incremental", 10, 1000, 10) -- nearly whenever something is allocated
       for _, list in mcore:as_completed() do check(list) end
       collectgarbage("incremental", 200, 100, 13)
     end
     over = true
     assert.is_falsy(failure, failure)
-    assert.are.equal(60, received)
+    assert.are.equal(120, received)
     local other = mantichora { nworkers = 1 }
     other:run(build, MANY, 1)
     setmetatable({}, { __gc = function() other:terminate() other:close() end })
