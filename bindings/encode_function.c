@@ -110,13 +110,13 @@ static int use_table(struct encoding *e, int slot, int part) {
 static void read_uses(struct encoding *e, const struct mch_buf *dump) {
   lua_State *L = e->L;
   int function = lua_gettop(L), n;
-  unsigned char wanted[256];
+  unsigned char wanted[256] = {0};
   const char *name;
   for (n = 0; n < 255 && (name = lua_getupvalue(L, function, n + 1)) != NULL; n++) {
     lua_pop(L, 1);
     wanted[n] = strcmp(name, "_ENV") == 0 || name[0] == '('; /* stripped: it may be one */
   }
-  mch_bytecode_uses(L, dump->data, dump->length, wanted, n);
+  mch_bytecode_uses(L, dump->data, dump->length, wanted);
 }
 
 /* The same, remembered in the table at `known` by this key. */

@@ -156,6 +156,8 @@ struct mch_decoder {
    * stack indices of the caller; the bytes stay where they are until mch_decode() is done. */
   const char *(*find_code)(void *ud, uint32_t id, size_t *len);
   void *ud;
+  int makers; /* stack index of a table of the caller's that keeps, by these ids, what makes
+                 closures of code that comes often; or 0 */
 };
 
 /* Push the values of a message and return how many. Sets the globals that came along, raw. Raises a

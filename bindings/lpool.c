@@ -1711,7 +1711,7 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.notes = lpool->task.init = lpool->task.mapped = LUA_NOREF;
+  lpool->task.notes = lpool->task.init = lpool->task.mapped = lpool->task.makers = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->lent = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;

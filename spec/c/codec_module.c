@@ -163,6 +163,7 @@ static int decode(lua_State *L) {
     decoder.find_code = find;
     decoder.ud = L;
   }
+  decoder.makers = get_table(L, "makers");
   return mch_decode(L, &decoder);
 }
 
