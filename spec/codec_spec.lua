@@ -543,6 +543,46 @@ describe("functions", function()
       end)
     end
 
+    it("are known among others that come in any order", function()
+      local dictionary = {}
+      local opts = { dictionary = dictionary, notes = codec.notes(), memory = codec.memory() }
+      local function first(a, b) return function() return a + b end end
+      local function second(a, b) return function() return a - b end end
+      -- The beginnings of their code are the same: other names of variables only.
+      local twins = {
+        load("local a, b = ... return function() return a + b end", "=twin"),
+        load("local x, y = ... return function() return x + y end", "=twin"),
+        load("local a, b = ... return function() local c return a + b end", "=twin"),
+      }
+      local makers = { first, second, first, first, second, second, first, twins[1], twins[2], twins[2], twins[1],
+        twins[3], twins[1], twins[3] }
+      for round = 1, 20 do
+        for i, make in ipairs(makers) do
+          local f = make(round, i)
+          local g = codec.decode(opts, (codec.encode(opts, f)))
+          assert.are.equal(f(), g())
+          assert.are.same(debug.getinfo(f, "SLlu"), debug.getinfo(g, "SLlu"))
+          assert.are.equal((debug.getupvalue(f, 1)), (debug.getupvalue(g, 1)))
+        end
+      end
+      assert.are.equal(5, #dictionary)
+    end)
+
+    it("use globals as they are now, and may be met again", function()
+      local opts = { dictionary = {}, notes = codec.notes(), memory = codec.memory() }
+      local function closure(i) return function() return i + codec_spec_offset end end
+      rawset(_G, "codec_spec_offset", 1000)
+      finally(function() rawset(_G, "codec_spec_offset", nil) end)
+      local function sum(i) return codec.decode(opts, (codec.encode(opts, closure(i))))() end
+      for i = 1, 100 do assert.are.equal(1000 + i, sum(i)) end
+      rawset(_G, "codec_spec_offset", 2000)
+      assert.are.equal(2001, sum(1))
+      local closed = closure(1)
+      for _ = 1, 40 do
+        assert.are.equal(2001, codec.decode(opts, (codec.encode(opts, closed)))())
+      end
+    end)
+
     it("are not made in sight of a hook", function()
       local dictionary, notes, makers, n = {}, codec.notes(), {}, 5
       local opts = { dictionary = dictionary, notes = notes, makers = makers }
