@@ -570,7 +570,7 @@ describe("functions", function()
 
     it("use globals as they are now, and may be met again", function()
       local opts = { dictionary = {}, notes = codec.notes(), memory = codec.memory() }
-      local function closure(i) return function() return i + codec_spec_offset end end
+      local closure = load "local i = ... return function() return i + codec_spec_offset end"
       rawset(_G, "codec_spec_offset", 1000)
       finally(function() rawset(_G, "codec_spec_offset", nil) end)
       local function sum(i) return codec.decode(opts, (codec.encode(opts, closure(i))))() end
