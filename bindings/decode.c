@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "ahead.h"
+#include "bytecode.h"
 #include "large.h"
 #include "modules.h"
 #include "path.h"
@@ -66,6 +67,7 @@ struct frame {
 struct code {
   const char *bytes;
   size_t length;
+  uint32_t id; /* by which the caller knows it, or 0 */
 };
 
 enum { FRAMES_START = 12, CODES_START = 4 };
@@ -75,7 +77,7 @@ struct decoding {
   struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes;                 /* stack index, or 0 */
+  int notes, makers;         /* stack indices, or 0 */
   int tables_ahead;          /* likewise: the tables of which a part came ahead */
   uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
@@ -417,7 +419,7 @@ static const char *read_code(lua_State *L, void *ud, size_t *size) {
 
 static struct code new_code(struct decoding *d) {
   uint64_t length = take_varint(d);
-  struct code code;
+  struct code code = {NULL, 0, 0};
   if (length > left(d))
     malformed(d, "code too long");
   code.length = (size_t)length;
@@ -430,7 +432,7 @@ static struct code new_code(struct decoding *d) {
 
 static struct code find_code(struct decoding *d) {
   uint64_t given = take_varint(d);
-  struct code code = {NULL, 0};
+  struct code code = {NULL, 0, 0};
   if (given == 0)
     return new_code(d);
   if (given % 2 == 0) {
@@ -438,11 +440,40 @@ static struct code find_code(struct decoding *d) {
       malformed(d, "unknown code");
     return ((struct code *)d->codes.items)[given / 2 - 1];
   }
-  if (d->from->find_code != NULL && given / 2 <= UINT32_MAX)
-    code.bytes = d->from->find_code(d->from->ud, (uint32_t)(given / 2), &code.length);
+  if (d->from->find_code != NULL && given / 2 <= UINT32_MAX) {
+    code.id = (uint32_t)(given / 2);
+    code.bytes = d->from->find_code(d->from->ud, code.id, &code.length);
+  }
   if (code.bytes == NULL)
     malformed(d, "unknown code");
   return code;
+}
+
+/* Push what makes closures of this code, if it has come before. The second time it is made. The
+ * hooks of tools need not see it at work. */
+static int push_maker(struct decoding *d, const struct code *code) {
+  lua_State *L = d->L;
+  if (code->id == 0 || d->makers == 0 || lua_gethookmask(L) != 0)
+    return 0;
+  switch (lua_rawgeti(L, d->makers, code->id)) {
+  case LUA_TFUNCTION:
+    return 1;
+  case LUA_TNIL:
+    lua_pushboolean(L, 1);
+    break;
+  default:
+    if (lua_toboolean(L, -1))
+      mch_bytecode_push_maker(L, code->bytes, code->length);
+    else
+      lua_pushboolean(L, 0); /* there is none */
+  }
+  lua_pushvalue(L, -1);
+  lua_rawseti(L, d->makers, code->id);
+  lua_replace(L, -2);
+  if (lua_isfunction(L, -1))
+    return 1;
+  lua_pop(L, 1);
+  return 0;
 }
 
 static void open_function(struct decoding *d, unsigned tag) {
@@ -451,7 +482,9 @@ static void open_function(struct decoding *d, unsigned tag) {
   if (!d->from->allow_code)
     malformed(d, "code is not allowed here");
   code = find_code(d);
-  if (lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
+  if (push_maker(d, &code))
+    lua_call(d->L, 0, 1);
+  else if (lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
     fail(d);
   keep(d, tag, d->objects++);
   lua_pushvalue(d->L, -1);
@@ -1001,7 +1034,8 @@ static void begin(struct decoding *d, lua_State *L) {
   memset(d->lines, 0xff, sizeof d->lines);
   d->credit = d->from->len;
   d->notes = lua_isnil(L, 2) ? 0 : 2;
-  d->tables_ahead = lua_isnil(L, 3) ? 0 : 3;
+  d->makers = lua_isnil(L, 3) ? 0 : 3;
+  d->tables_ahead = lua_isnil(L, 4) ? 0 : 4;
   d->sets = 0;
   d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
@@ -1032,7 +1066,7 @@ static void read_values(struct decoding *d, uint64_t n) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* decode(decoding, notes or nil, tables that came ahead or nil): the values. */
+/* decode(decoding; notes, makers, tables that came ahead, each or nil): the values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
@@ -1062,30 +1096,31 @@ static int raise_error(lua_State *L, const struct decoding *d, int status) {
   return lua_error(L);
 }
 
-/* Push the value at this index, of when the top was `top`; 0: nil. */
-static void push_or_nil(lua_State *L, int top, int index) {
-  if (index == 0)
-    lua_pushnil(L);
-  else
-    lua_pushvalue(L, index > 0 ? index : top + 1 + index);
-}
-
 enum { LARGE_FROM = 4 * 1024 * 1024 };
+
+/* Push the value at this index of the caller's, or nil. */
+static void push_given(lua_State *L, int index) {
+  if (index != 0)
+    lua_pushvalue(L, index);
+  else
+    lua_pushnil(L);
+}
 
 int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
   struct mch_large pages;
   int top = lua_gettop(L), status;
-  luaL_checkstack(L, 4, NULL);
+  luaL_checkstack(L, 5, NULL);
   d.from = decoder;
   d.values = 0;
   lua_pushcfunction(L, decode);
   lua_pushlightuserdata(L, &d);
-  push_or_nil(L, top, decoder->notes);
-  push_or_nil(L, top, decoder->ahead);
+  push_given(L, decoder->notes);
+  push_given(L, decoder->makers);
+  push_given(L, decoder->ahead);
   if (decoder->len >= LARGE_FROM)
     mch_large_begin(L, &pages);
-  status = lua_pcall(L, 3, LUA_MULTRET, 0);
+  status = lua_pcall(L, 4, LUA_MULTRET, 0);
   if (decoder->len >= LARGE_FROM)
     mch_large_end(L, &pages);
   return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);

@@ -20,6 +20,7 @@ struct mch_ltask {
   int notes; /* registry references; LUA_NOREF: none */
   int init;
   int mapped;   /* of the batch that runs: its function, rebuilt */
+  int makers;   /* in a worker: what makes closures of code that comes often (mch_decoder) */
   int lent;     /* what the spans of the last answer need */
   int payloads; /* engine "snapshot": table of { n = , function, arguments ... } by number */
   lua_Integer seed;
