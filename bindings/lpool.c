@@ -1335,10 +1335,31 @@ static const char *kind_word(enum mch_kind kind) {
   return words[kind];
 }
 
-/* Called with the pool: push the raw facts of the taken task's failure. */
+/* While other code may run that receives from this pool (sinks, finalizers), the taken task is kept
+ * from it. */
+static struct mch_task *hold_taken(struct lpool *lpool) {
+  struct mch_task *task = lpool->taken;
+  task->next = lpool->held;
+  lpool->held = task;
+  lpool->taken = NULL;
+  return task;
+}
+
+static void take_held(lua_State *L, struct lpool *lpool, struct mch_task *task) {
+  struct mch_task **at = &lpool->held;
+  if (lpool->pool == NULL)
+    luaL_error(L, "pool is closed");
+  while (*at != task)
+    at = &(*at)->next;
+  *at = task->next;
+  mch_pool_discard(lpool->pool, lpool->taken);
+  lpool->taken = task;
+}
+
+/* Called with the pool: push the raw facts of the failure of the task that is held. */
 static int make_failure(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
-  const struct mch_task *task = lpool->taken;
+  const struct mch_task *task = lpool->held;
   const struct mch_result *result = task->result;
   lua_settop(L, 0);
   lua_newtable(L);
@@ -1375,19 +1396,19 @@ static int make_failure(lua_State *L) {
   return 1;
 }
 
-/* Called with the pool: push the taken task's values. */
+/* Called with the pool: push the values of the task that is held. */
 static int make_values(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = ((struct lpool *)lua_touserdata(L, 1))->held;
+  const struct mch_result *result = task->result;
   int ahead = 0;
   lua_settop(L, 0);
-  if (mch_items_is_none(lpool->taken->result->graph, lpool->taken->result->length))
+  if (mch_items_is_none(result->graph, result->length))
     return 0;
-  if (mch_items_get(L, lpool->taken->result->graph, lpool->taken->result->length))
+  if (mch_items_get(L, result->graph, result->length))
     return 1;
-  if (lpool->taken->ahead != NULL)
-    ahead =
-        lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)lpool->taken->ahead->anchor) == LUA_TTABLE;
-  return decode_graph(L, lpool->taken->result, MCH_SEND_RESULT, ahead);
+  if (task->ahead != NULL)
+    ahead = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->ahead->anchor) == LUA_TTABLE;
+  return decode_graph(L, result, MCH_SEND_RESULT, ahead);
 }
 
 /* An answer that cannot be turned into values here is an error of its task. */
@@ -1408,18 +1429,12 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
   int tell = mch_output_wants_owner(lpool->output, 0);
   if (!tell && !mch_cargo_is_shared(task->ahead))
     return;
-  task->next = lpool->held;
-  lpool->held = task;
-  lpool->taken = NULL;
+  hold_taken(lpool);
   if (tell)
     mch_sinks_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->ahead))
     store_pieces(L, lpool, 1);
-  if (lpool->pool == NULL)
-    luaL_error(L, "pool is closed");
-  mch_pool_discard(lpool->pool, lpool->taken);
-  lpool->taken = task;
-  lpool->held = task->next;
+  take_held(L, lpool, task);
 }
 
 /* Take a finished task, the first one from run ID *from on or (NULL) the first that finished, after
@@ -1477,6 +1492,8 @@ static int core_take(lua_State *L) {
   int in_order = !lua_isnoneornil(L, 2), failed;
   uint64_t from = in_order ? (uint64_t)luaL_checkinteger(L, 2) : 0;
   struct mch_group *group = group_arg(L, lpool, 3);
+  struct mch_task *task;
+  int status;
   if (!(lpool->left && group == &lpool->group) &&
       !take_next(L, lpool, group, in_order ? &from : NULL))
     return 0;
@@ -1487,7 +1504,10 @@ static int core_take(lua_State *L) {
   lua_pushboolean(L, failed);
   lua_pushcfunction(L, failed ? make_failure : make_values);
   lua_pushlightuserdata(L, lpool);
-  if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
+  task = hold_taken(lpool);
+  status = lua_pcall(L, 1, LUA_MULTRET, 0);
+  take_held(L, lpool, task);
+  if (status != LUA_OK) {
     push_undecodable(L, lpool->taken);
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
