@@ -367,9 +367,26 @@ static void pump(lua_State *L, struct lpool *lpool) {
   deliver_logs(L, lpool);
 }
 
+/* What the pool asks while it waits. */
+struct wait {
+  struct look look;
+  const struct lpool *lpool;
+  const struct goal *goal;
+};
+
+static int is_interrupted(void *ud) {
+  return interrupted(&((struct wait *)ud)->look);
+}
+
+static int is_enough(void *ud) {
+  const struct wait *wait = ud;
+  return is_met(wait->lpool, wait->goal) || mch_cargos_some(&wait->lpool->spent);
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
-  struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL};
+  struct wait wait = {
+      {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL}, lpool, goal};
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;
@@ -382,7 +399,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
       return 1;
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
       return 0;
-    mch_pool_wait(lpool->pool, until, interrupted, &look);
+    mch_pool_wait(lpool->pool, until, is_enough, is_interrupted, &wait);
     obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks);
   }
 }
@@ -1626,7 +1643,7 @@ static int pool_gc(lua_State *L) {
   while (!mch_pool_gone(lpool->pool) && mch_now() < patience) {
     mch_pool_pump(lpool->pool);
     if (!mch_pool_gone(lpool->pool))
-      mch_pool_wait(lpool->pool, patience, never, NULL);
+      mch_pool_wait(lpool->pool, patience, NULL, never, NULL);
   }
   if (lpool->started)
     lua_warning(

@@ -720,8 +720,7 @@ static uint64_t deadline(struct mch_pool *pool) {
   return pool->held_until < due ? pool->held_until : due;
 }
 
-void mch_pool_pump(struct mch_pool *pool) {
-  pthread_mutex_lock(&pool->lock);
+static void pump_as_owner(struct mch_pool *pool) {
   lower_attention(pool);
   pump(pool, 1);
   all_taken(pool);
@@ -731,6 +730,11 @@ void mch_pool_pump(struct mch_pool *pool) {
     raise_attention(pool);
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
+}
+
+void mch_pool_pump(struct mch_pool *pool) {
+  pthread_mutex_lock(&pool->lock);
+  pump_as_owner(pool);
   pthread_mutex_unlock(&pool->lock);
 }
 
@@ -982,23 +986,49 @@ void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void
   pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
+/* Sleep until a worker speaks, or as long as `attention` says. Whether a signal has something to
+ * say. */
+static int sleep_attended(struct mch_pool *pool, enum attention attention, uint64_t until,
+                          int (*interrupted)(void *ud), void *ud) {
   struct mch_ready ready[8];
   sigset_t all, old;
-  enum attention attention = attend(pool, &until);
-  if (attention == NO_WAIT)
-    return;
+  int is_interrupted;
   if (attention == NAP) {
     uint64_t end = mch_now() + nap;
     mch_sleep_until(end < until ? end : until, interrupted, ud);
-    unattend(pool);
-    return;
+    return interrupted(ud);
   }
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  if (!interrupted(ud))
+  is_interrupted = interrupted(ud);
+  if (!is_interrupted)
     mch_poller_wait(pool->engine->poller, ready, 8, look_again(until), &old);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return is_interrupted;
+}
+
+/* Whether there is something that only the owner can do, outside of the pool. */
+static int needs_owner(struct mch_pool *pool) {
+  uint64_t now = mch_now();
+  return pool->records != NULL || pool->engine->ops->short_of_workers(pool->engine, pool->queued) ||
+         mch_output_next(pool->output) <= now || mch_output_wants_owner(pool->output, now);
+}
+
+void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*enough)(void *ud),
+                   int (*interrupted)(void *ud), void *ud) {
+  int is_over;
+  do {
+    uint64_t due = until;
+    enum attention attention = attend(pool, &due);
+    is_over = (attention != NO_WAIT && sleep_attended(pool, attention, due, interrupted, ud)) ||
+              enough == NULL || (until != MCH_NEVER && mch_now() >= until);
+    if (!is_over) {
+      pthread_mutex_lock(&pool->lock);
+      pump_as_owner(pool);
+      is_over = needs_owner(pool);
+      pthread_mutex_unlock(&pool->lock);
+    }
+  } while (!is_over && !enough(ud));
   unattend(pool);
 }
 

@@ -87,10 +87,13 @@ int mch_pool_short_of_workers(struct mch_pool *pool);
  * seconds of that, the tasks that wait fail with the reason. */
 void mch_pool_add_workers(struct mch_pool *pool);
 
-/* Wait until there may be something to pump, or `until` comes, or a signal. `interrupted` is asked
- * with all signals blocked, right before the wait: not 0 ends it at once, so that no signal is lost
- * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
-void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud);
+/* Wait until there is something to pump (`enough` is NULL), or pump while nothing else is to be
+ * done until `enough` says yes; until `until` comes, or a signal. `interrupted` is asked with all
+ * signals blocked, right before each wait: not 0 ends it at once, so that no signal is lost between
+ * the look and the wait. On the owner's thread; the driver keeps away meanwhile: it need not be
+ * woken each time. */
+void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*enough)(void *ud),
+                   int (*interrupted)(void *ud), void *ud);
 
 /* The same for an event loop: wait until one of these descriptors is readable. Whether the first
  * one is. */
