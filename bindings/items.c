@@ -46,21 +46,42 @@ static size_t store(unsigned char *to, lua_State *L, int index) {
   }
 }
 
-int mch_items_put(struct mch_buf *out, lua_State *L, int index) {
-  unsigned char *to;
-  size_t length;
-  if (out->capacity - out->length < ROOM && mch_buf_reserve(out, ROOM) != 0) {
-    out->failed = 0; /* whoever tries again says so */
-    return 0;
-  }
-  to = out->data + out->length;
-  length = store(to + 2, L, index);
+/* Write the message to `to`, where there is ROOM; its length, or 0. */
+static size_t write_message(unsigned char *to, lua_State *L, int index) {
+  size_t length = store(to + 2, L, index);
   if (length == 0)
     return 0;
   to[0] = MCH_GRAPH_VERSION;
   to[1] = 1;
   to[2 + length] = MCH_TAG_END;
-  out->length += length + 3;
+  return length + 3;
+}
+
+/* Whoever tries again, where this says no, says so. */
+static int has_room(struct mch_buf *out, size_t room) {
+  if (out->capacity - out->length >= room || mch_buf_reserve(out, room) == 0)
+    return 1;
+  out->failed = 0;
+  return 0;
+}
+
+int mch_items_put(struct mch_buf *out, lua_State *L, int index) {
+  size_t length = has_room(out, ROOM) ? write_message(out->data + out->length, L, index) : 0;
+  out->length += length;
+  return length > 0;
+}
+
+int mch_items_put_sized(struct mch_buf *out, lua_State *L, int index) {
+  unsigned char *to;
+  size_t length;
+  if (!has_room(out, 4 + ROOM))
+    return 0;
+  to = out->data + out->length;
+  length = write_message(to + 4, L, index);
+  if (length == 0)
+    return 0;
+  mch_store_u32(to, (uint32_t)length);
+  out->length += 4 + length;
   return 1;
 }
 
@@ -118,6 +139,11 @@ int mch_items_get(lua_State *L, const unsigned char *bytes, size_t length) {
       bytes[length - 1] != MCH_TAG_END)
     return 0;
   return push(L, bytes[2], bytes + 3, length - 4);
+}
+
+int mch_items_is_safe(const unsigned char *bytes, size_t length) {
+  return length >= 4 && bytes[0] == MCH_GRAPH_VERSION && bytes[1] == 1 &&
+         (bytes[2] & ~(unsigned)LONGEST) != MCH_TAG_SHORT;
 }
 
 /* -- steady functions --------------------------------------------------------------------- */

@@ -462,11 +462,11 @@ static void unlist(struct mch_task *task) {
   task->next = task->previous = NULL;
 }
 
-static void count_done(struct mch_pool *pool, struct mch_group *group) {
-  group->unfinished--;
-  group->finished++;
-  pool->unfinished--;
-  pool->harvest++;
+static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t count) {
+  group->unfinished -= count;
+  group->finished += count;
+  pool->unfinished -= count;
+  pool->harvest += count;
 }
 
 /* The one way into DONE for one task. */
@@ -477,7 +477,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   task->cargo = NULL;
   task->result = result != NULL ? result : pool->no_memory;
   list(task);
-  count_done(pool, group);
+  count_done(pool, group, 1);
   count_failure(pool, task->result);
   if (group->abandoned) {
     take(pool, task);
@@ -495,37 +495,58 @@ static void free_if_over(struct mch_task *task) {
     mch_task_free(task);
 }
 
-/* Its next item is answered. The answers of an abandoned group are for nobody. */
-static void count_answered(struct mch_pool *pool, struct mch_task *task) {
+/* Its next items are answered. The answers of an abandoned group are for nobody. */
+static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count) {
   struct mch_batch *batch = task->batch;
-  count_done(pool, task->group);
+  uint32_t i;
+  count_done(pool, task->group, count);
   if (task->group->abandoned) {
-    index_remove(pool, task->runid + batch->answered);
-    batch->kept--;
-    batch->from++;
-    task->group->finished--;
+    for (i = 0; i < count; i++)
+      index_remove(pool, task->runid + batch->answered + i);
+    batch->kept -= count;
+    batch->from += count;
+    task->group->finished -= count;
   } else if (!batch->listed) {
     batch->listed = 1;
     list(task);
   }
-  batch->answered++;
+  batch->answered += count;
   raise_attention(pool);
 }
 
-static void answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+/* Keep records for the owner: a head and what is behind it. */
+static void keep_answers(struct mch_task *task, const unsigned char *head, size_t head_length,
+                         const unsigned char *records, size_t length) {
   struct mch_batch *batch = task->batch;
-  if (length >= MCH_ANSWER_APART)
+  if (task->group->abandoned || batch->lost)
+    return;
+  if (length > SIZE_MAX - head_length ||
+      mch_buf_reserve(&batch->answers, head_length + length) != 0) {
     batch->lost = 1;
-  if (!task->group->abandoned && !batch->lost) {
-    size_t before = batch->answers.length;
-    mch_buf_u32(&batch->answers, (uint32_t)length);
-    mch_buf_append(&batch->answers, graph, length);
-    if (batch->answers.failed != 0) {
-      batch->answers.length = before;
-      batch->lost = 1;
-    }
+    return;
   }
-  count_answered(ud, task);
+  mch_buf_append(&batch->answers, head, head_length);
+  mch_buf_append(&batch->answers, records, length);
+}
+
+static void answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+  unsigned char head[5] = {(unsigned char)length};
+  size_t head_length = 1;
+  if (length - 1 >= MCH_RECORD_MAX) {
+    head[0] = MCH_ANSWER_LONG;
+    mch_store_u32(head + 1, (uint32_t)length);
+    head_length = sizeof head;
+  }
+  if (length > UINT32_MAX)
+    task->batch->lost = 1;
+  keep_answers(task, head, head_length, graph, length);
+  count_answered(ud, task, 1);
+}
+
+static void answered_many(void *ud, struct mch_task *task, const unsigned char *records,
+                          size_t length, uint32_t count) {
+  keep_answers(task, NULL, 0, records, length);
+  count_answered(ud, task, count);
 }
 
 /* The next item leaves its batch, as a task of its own that has failed. */
@@ -536,15 +557,15 @@ static void failed(void *ud, struct mch_task *task, struct mch_result *result) {
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
   if (!task->group->abandoned && !batch->lost) {
-    mch_buf_u32(&batch->answers, MCH_ANSWER_APART);
-    if (batch->answers.failed != 0 || item == NULL || extra == NULL)
-      batch->lost = 1;
+    batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
+    if (!batch->lost)
+      mch_buf_u8(&batch->answers, MCH_ANSWER_APART);
   }
   if (task->group->abandoned || batch->lost) {
     mch_task_free(item);
     free(extra);
     mch_result_free(result);
-    count_answered(pool, task);
+    count_answered(pool, task, 1);
     return;
   }
   item->extra = extra;
@@ -803,8 +824,9 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   pool->no_memory =
       mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
   engine.events =
-      (struct mch_events){pool,       finished, returned,   answered,        failed,
-                          batch_over, split,    log_record, unlock_for_host, lock_again};
+      (struct mch_events){pool,   finished,   returned, answered,   answered_many,
+                          failed, batch_over, split,    log_record, unlock_for_host,
+                          lock_again};
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);
@@ -1093,10 +1115,10 @@ static void take_answers(struct mch_pool *pool, struct mch_task *task,
   for (i = batch->from; i < batch->answered; i++)
     if (find(pool, task->runid + i) == task) {
       index_remove(pool, task->runid + i);
-      batch->kept--;
-      task->group->finished--;
       answers->taken++;
     }
+  batch->kept -= answers->taken;
+  task->group->finished -= answers->taken;
   batch->from = batch->answered;
   batch->listed = 0;
   unlist(task);

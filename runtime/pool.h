@@ -121,7 +121,7 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
 /* If what a group has next are answers of a batch, take them: 1. The first is that of the item with
  * the caller's number `index`. 0: none, or another task is next, or log records. */
 struct mch_answers {
-  struct mch_buf graphs; /* u32 length and graph each, or MCH_ANSWER_APART; the caller frees it */
+  struct mch_buf graphs; /* as struct mch_batch has them; the caller frees it */
   uint64_t index;
   uint32_t count; /* items: those that `graphs` has not are lost, for want of memory */
   uint32_t taken; /* of them, without those that are APART */

@@ -179,14 +179,29 @@ static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elaps
   send_answer(worker);
 }
 
+/* The answer of an item that has nothing else to say. */
+static void put_plain_answer(struct mch_worker *worker, const struct mch_buf *graph) {
+  struct mch_message_head head = {MCH_MESSAGE_ITEMS, worker->attempt, worker->ticket,
+                                  worker->runid};
+  if (mch_channel_put_record(&worker->channel, &head, graph->data, graph->length, NULL) != 0)
+    die(EXIT_BROKEN);
+}
+
 static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
                         uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
   unsigned char head[4 + MCH_FACTS_SIZE];
   size_t length = 4 + 1;
+  int silent = kind == MCH_KIND_OK && was_silent(worker, own_time);
   mch_chaos_busy(&worker->chaos);
+  if (silent && graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0) {
+    put_plain_answer(worker, graph);
+    if (mch_channel_unsent(&worker->channel) > 0)
+      send_answer(worker);
+    return;
+  }
   mch_store_u32(head, number);
   head[4] = MCH_ITEM_OK;
-  if (kind != MCH_KIND_OK || !was_silent(worker, own_time)) {
+  if (!silent) {
     find_positions(worker);
     put_facts(worker, kind, elapsed, head + 4);
     length = sizeof head;

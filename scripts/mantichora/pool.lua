@@ -560,8 +560,8 @@ local function new_mapping(self, f, source, options)
   end
 
   -- Queue a few items; false when there are no more.
-  local function feed_some(room)
-    local list, from, count, packed, taken = next_items(math.min(size, room))
+  local function feed_some()
+    local list, from, count, packed, taken = next_items(size)
     if not list then return false end
     local queued, runid = core.run_batch(self, group, f, list, from, count, packed, index + 1)
     if queued then note(queued, runid) end
@@ -576,8 +576,8 @@ local function new_mapping(self, f, source, options)
     while next_items do
       local room = math.min(nworkers * math.max(32, 3 * size) - ahead,
         turn + options.window * nworkers - index)
-      if room < 1 then break end
-      if not feed_some(room) then next_items = nil end
+      if room < size then break end -- whole batches only: a small one costs nearly as much
+      if not feed_some() then next_items = nil end
     end
   end
 
