@@ -129,9 +129,77 @@ static lua_Unsigned mix(lua_Unsigned x) {
   return x ^ x >> 31;
 }
 
+/* The next number of a stream as math.random has it. */
+static uint64_t step(struct mch_stream *stream) {
+  uint64_t *s = stream->words, before = s[1];
+  s[2] ^= s[0];
+  s[3] ^= s[1];
+  s[1] ^= s[2];
+  s[0] ^= s[3];
+  s[2] ^= before << 17;
+  s[3] = s[3] << 45 | s[3] >> 19;
+  return before;
+}
+
+/* What math.randomseed(first, second) makes of it. */
+static struct mch_stream seeded(uint64_t first, uint64_t second) {
+  struct mch_stream stream = {{first, 0xff, second, 0}};
+  int i;
+  for (i = 0; i < 16; i++)
+    step(&stream);
+  return stream;
+}
+
+static int call_randomseed(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key);
+  lua_pushinteger(L, 3);
+  lua_pushinteger(L, 5);
+  lua_call(L, 2, 0);
+  return 0;
+}
+
+/* The state of math.random is the first upvalue of math.randomseed in every Lua 5.4 as it comes. It
+ * is trusted to be so if seeding it has the effect there that it must have. */
+static struct mch_stream *find_stream(lua_State *L) {
+  int top = lua_gettop(L);
+  struct mch_stream *stream = NULL, expected = seeded(3, 5), before;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION &&
+      lua_getupvalue(L, -1, 1) != NULL && lua_type(L, -1) == LUA_TUSERDATA &&
+      lua_rawlen(L, -1) == sizeof *stream)
+    stream = lua_touserdata(L, -1);
+  if (stream != NULL) {
+    before = *stream;
+    lua_pushcfunction(L, call_randomseed);
+    if (lua_pcall(L, 0, 0, 0) != LUA_OK || memcmp(stream, &expected, sizeof expected) != 0) {
+      *stream = before;
+      stream = NULL;
+    } else
+      *stream = before;
+  }
+  lua_settop(L, top);
+  return stream;
+}
+
+/* Without a call, which would take longer than many an item does. */
+static int seed_directly(const struct call *call) {
+  struct mch_stream *stream = call->task->stream;
+  uint64_t own = mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+  int i;
+  if (stream == NULL)
+    return 0;
+  for (i = 0; i < 4; i++)
+    stream->words[i] = own = mix(own);
+  return 1;
+}
+
 static void seed_stream(lua_State *L, const struct call *call) {
-  lua_Unsigned seed = (lua_Unsigned)call->task->seed;
-  lua_Unsigned own = mix(seed ^ mix((lua_Unsigned)call->run->runid));
+  lua_Unsigned own = mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+  if (!call->task->stream_known) {
+    call->task->stream = find_stream(L);
+    call->task->stream_known = 1;
+  }
+  if (seed_directly(call))
+    return;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
     lua_pushinteger(L, (lua_Integer)own);
     lua_pushinteger(L, (lua_Integer)mix(own));
@@ -278,16 +346,9 @@ static int make_plain_error(lua_State *L) {
   return 1;
 }
 
-static void run_call(lua_State *L, struct call *call) {
-  int status;
-  lua_settop(L, 0);
-  call->kind = MCH_KIND_ERROR;
-  lua_pushcfunction(L, run_protected);
-  lua_pushlightuserdata(L, call);
-  status = lua_pcall(L, 1, LUA_MULTRET, 0);
-  if (status == LUA_OK && call->kind == MCH_KIND_OK)
-    return;
-  /* A table says all; anything else (memory, an error in the handler) is a message only. */
+/* The error on top is the answer. A table says all; anything else (memory, an error in the handler)
+ * is a message only. */
+static void answer_failure(lua_State *L, struct call *call) {
   lua_pushcfunction(L, make_plain_error);
   lua_insert(L, -2);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
@@ -295,6 +356,66 @@ static void run_call(lua_State *L, struct call *call) {
     return;
   }
   answer_error(L, call, call->kind);
+}
+
+static void run_call(lua_State *L, struct call *call) {
+  int status;
+  lua_settop(L, 0);
+  call->kind = MCH_KIND_ERROR;
+  lua_pushcfunction(L, run_protected);
+  lua_pushlightuserdata(L, call);
+  status = lua_pcall(L, 1, LUA_MULTRET, 0);
+  if (status != LUA_OK || call->kind != MCH_KIND_OK)
+    answer_failure(L, call);
+  lua_settop(L, 0);
+}
+
+/* What stays on the stack while the items of a batch are called one after the other. */
+enum { HANDLER = 1, MAPPED = 2 };
+
+/* After the first item of a batch the others are called without the protection that making their
+ * arguments needs, if they are so plain that this cannot fail. Whether it was done. */
+static int run_plain_item(lua_State *L, struct call *call) {
+  struct mch_run *run = call->run;
+  uint64_t start;
+  int count;
+  if (run->first || call->task->mapped == LUA_NOREF || call->task->stream == NULL ||
+      run->graph == NULL || !mch_items_is_safe(run->graph, run->length))
+    return 0;
+  if (lua_gettop(L) != MAPPED) {
+    lua_settop(L, 0);
+    lua_pushcfunction(L, describe_error);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->mapped);
+  }
+  lua_pushvalue(L, MAPPED);
+  if (!mch_items_get(L, run->graph, run->length)) {
+    lua_settop(L, MAPPED);
+    return 0;
+  }
+  seed_directly(call);
+  call->kind = MCH_KIND_OK;
+  start = mch_now();
+  if (lua_pcall(L, 1, LUA_MULTRET, HANDLER) != LUA_OK)
+    call->kind = MCH_KIND_ERROR;
+  run->ended = mch_now();
+  run->own_time = run->ended - start;
+  count = lua_gettop(L) - MAPPED;
+  if (call->kind == MCH_KIND_OK && !(count == 0 && mch_items_put_none(call->answer)) &&
+      !(count == 1 && mch_items_put(call->answer, L, MAPPED + 1))) {
+    call->kind = MCH_KIND_UNSENDABLE;
+    if (!lua_checkstack(L, 4))
+      lua_settop(L, MAPPED);
+    lua_pushcfunction(L, encode_results);
+    lua_insert(L, MAPPED + 1);
+    lua_pushlightuserdata(L, call);
+    lua_insert(L, MAPPED + 2);
+    if (lua_pcall(L, count + 1, 0, 0) == LUA_OK)
+      call->kind = MCH_KIND_OK;
+  }
+  if (call->kind != MCH_KIND_OK)
+    answer_failure(L, call);
+  lua_settop(L, MAPPED);
+  return 1;
 }
 
 /* The thread on which tasks run: one for the life of the worker. */
@@ -325,8 +446,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
-  run_call(L, &call);
-  lua_settop(L, 0);
+  if (run->function == NULL || !run_plain_item(L, &call))
+    run_call(L, &call);
   if (call.called || call.kind != MCH_KIND_OK) {
     run->own_time = UINT64_MAX;
     run->ended = mch_now();

@@ -11,6 +11,11 @@
 #include "engine.h"
 #include "lwatch.h"
 
+/* The state of Lua's own math.random, xoshiro256**, where it is kept in this way. */
+struct mch_stream {
+  uint64_t words[4];
+};
+
 /* What a worker needs to run tasks; part of the pool object, inherited through the fork. */
 struct mch_ltask {
   lua_State *L;      /* the state's main thread, or any that lives as long */
@@ -21,6 +26,8 @@ struct mch_ltask {
   int init;
   int mapped;   /* of the batch that runs: its function, rebuilt */
   int lent;     /* what the spans of the last answer need */
+  struct mch_stream *stream; /* the state of math.random, if it is as we know it */
+  int stream_known;          /* that was looked at */
   int payloads; /* engine "snapshot": table of { n = , function, arguments ... } by number */
   lua_Integer seed;
   int generational;            /* the collector was made so for the workers */

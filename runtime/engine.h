@@ -152,7 +152,8 @@ struct mch_codes {
 struct mch_run {
   const unsigned char *function; /* an item's: its batch's function; NULL: it is in `graph` */
   size_t function_length;
-  int first; /* of its batch */
+  int first;      /* of its batch */
+  uint64_t began; /* an item: when the one before was over */
   uint64_t runid;
   const char *name; /* not terminated */
   size_t name_length;

@@ -326,6 +326,7 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
+  run->began = start;
   worker->runner.calm(worker->runner.ud);
   enter(worker, ticket, graph);
   kind = worker->runner.run(worker->runner.ud, run, graph);
