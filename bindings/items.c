@@ -7,7 +7,7 @@
 #include "bytecode.h"
 #include "plain.h"
 
-enum { LONGEST = 31, ROOM = 3 + LONGEST + 1 };
+enum { LONGEST = 31, ROOM = 3 + LONGEST + 1, POPPED_AT_ONCE = 16 };
 
 /* -- plain values ------------------------------------------------------------------------- */
 
@@ -69,6 +69,33 @@ int mch_items_put(struct mch_buf *out, lua_State *L, int index) {
   size_t length = has_room(out, ROOM) ? write_message(out->data + out->length, L, index) : 0;
   out->length += length;
   return length > 0;
+}
+
+size_t mch_items_put_integers(struct mch_buf *out, size_t full, lua_State *L, int table,
+                              lua_Integer from, size_t most) {
+  int top = lua_gettop(L), i = 0;
+  size_t count;
+  luaL_checkstack(L, POPPED_AT_ONCE, NULL);
+  for (count = 0; count < most && out->length < full && has_room(out, 4 + ROOM); count++) {
+    unsigned char *to = out->data + out->length;
+    size_t length;
+    if (i == POPPED_AT_ONCE) {
+      lua_settop(L, top);
+      i = 0;
+    }
+    lua_rawgeti(L, table, from + (lua_Integer)count);
+    i++;
+    if (!lua_isinteger(L, -1))
+      break;
+    length = mch_plain_store_integer(to + 6, lua_tointeger(L, -1));
+    mch_store_u32(to, (uint32_t)length + 3);
+    to[4] = MCH_GRAPH_VERSION;
+    to[5] = 1;
+    to[6 + length] = MCH_TAG_END;
+    out->length += 7 + length;
+  }
+  lua_settop(L, top);
+  return count;
 }
 
 int mch_items_put_sized(struct mch_buf *out, lua_State *L, int index) {

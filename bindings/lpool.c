@@ -1007,10 +1007,12 @@ static int encode_batch(lua_State *L) {
   mch_buf_append(&lpool->graph, batching->lgroup->function.data, batching->lgroup->function.length);
   mch_buf_append(&lpool->ids, batching->lgroup->ids.data, batching->lgroup->ids.length);
   while (count < most && lpool->graph.length < BATCH_BYTES) {
-    if (is_raw)
-      lua_rawgeti(L, 3, from + count);
-    else
-      lua_geti(L, 3, from + count);
+    if (is_raw && !is_packed)
+      count += (lua_Integer)mch_items_put_integers(&lpool->graph, BATCH_BYTES, L, 3, from + count,
+                                                   (size_t)(most - count));
+    if (count == most || lpool->graph.length >= BATCH_BYTES)
+      break;
+    lua_geti(L, 3, from + count);
     if (!encode_item(L, batching, is_packed))
       break;
     count++;

@@ -122,8 +122,9 @@ static void answer_error(lua_State *L, struct call *call, enum mch_kind kind) {
 /* -- running ------------------------------------------------------------------------------ */
 
 /* splitmix64: run IDs that are neighbours get streams that are not. */
+#define GOLDEN 0x9e3779b97f4a7c15u
 static lua_Unsigned mix(lua_Unsigned x) {
-  x += 0x9e3779b97f4a7c15u;
+  x += GOLDEN;
   x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
   x = (x ^ x >> 27) * 0x94d049bb133111ebu;
   return x ^ x >> 31;
@@ -184,11 +185,11 @@ static struct mch_stream *find_stream(lua_State *L) {
 static int seed_directly(const struct call *call) {
   struct mch_stream *stream = call->task->stream;
   uint64_t own = mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
-  int i;
+  uint64_t i;
   if (stream == NULL)
     return 0;
   for (i = 0; i < 4; i++)
-    stream->words[i] = own = mix(own);
+    stream->words[i] = mix(own + i * GOLDEN);
   return 1;
 }
 
@@ -377,7 +378,6 @@ enum { HANDLER = 1, MAPPED = 2 };
  * arguments needs, if they are so plain that this cannot fail. Whether it was done. */
 static int run_plain_item(lua_State *L, struct call *call) {
   struct mch_run *run = call->run;
-  uint64_t start;
   int count;
   if (run->first || call->task->mapped == LUA_NOREF || call->task->stream == NULL ||
       run->graph == NULL || !mch_items_is_safe(run->graph, run->length))
@@ -394,11 +394,10 @@ static int run_plain_item(lua_State *L, struct call *call) {
   }
   seed_directly(call);
   call->kind = MCH_KIND_OK;
-  start = mch_now();
   if (lua_pcall(L, 1, LUA_MULTRET, HANDLER) != LUA_OK)
     call->kind = MCH_KIND_ERROR;
   run->ended = mch_now();
-  run->own_time = run->ended - start;
+  run->own_time = run->ended - run->began;
   count = lua_gettop(L) - MAPPED;
   if (call->kind == MCH_KIND_OK && !(count == 0 && mch_items_put_none(call->answer)) &&
       !(count == 1 && mch_items_put(call->answer, L, MAPPED + 1))) {

@@ -12,7 +12,6 @@
 #include "platform.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
-enum { SHORT_ANSWER = 256 }; /* encoding it took no time worth looking at the clock */
 
 /* -- saying ------------------------------------------------------------------------------- */
 
@@ -187,17 +186,19 @@ static void put_plain_answer(struct mch_worker *worker, const struct mch_buf *gr
     die(EXIT_BROKEN);
 }
 
-static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
-                        uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
+/* Whether it took no time worth looking at the clock. */
+static int answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
+                       uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
   unsigned char head[4 + MCH_FACTS_SIZE];
   size_t length = 4 + 1;
-  int silent = kind == MCH_KIND_OK && was_silent(worker, own_time);
+  int silent = kind == MCH_KIND_OK && was_silent(worker, own_time * 2 / 3);
   mch_chaos_busy(&worker->chaos);
   if (silent && graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0) {
     put_plain_answer(worker, graph);
-    if (mch_channel_unsent(&worker->channel) > 0)
-      send_answer(worker);
-    return;
+    if (mch_channel_unsent(&worker->channel) == 0)
+      return 1;
+    send_answer(worker);
+    return 0;
   }
   mch_store_u32(head, number);
   head[4] = MCH_ITEM_OK;
@@ -208,6 +209,7 @@ static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kin
   }
   put_answer(worker, MCH_MESSAGE_ITEM, head, length, graph);
   send_answer(worker);
+  return 0;
 }
 
 /* Whether the task of `ticket` is ours now; it is not if the pool took it back. */
@@ -330,10 +332,8 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
   worker->runner.calm(worker->runner.ud);
   enter(worker, ticket, graph);
   kind = worker->runner.run(worker->runner.ud, run, graph);
-  answer_item(worker, number, kind, run->ended - start, run->own_time, graph);
-  return kind == MCH_KIND_OK && graph->length < SHORT_ANSWER && worker->spans.length == 0
-             ? run->ended
-             : mch_now();
+  return answer_item(worker, number, kind, run->ended - start, run->own_time, graph) ? run->ended
+                                                                                    : mch_now();
 }
 
 /* Run the items of a batch as long as they are ours, and answer with a last word: what was not
