@@ -322,13 +322,13 @@ static struct mch_group *group_arg(lua_State *L, struct lpool *lpool, int index)
 
 /* -- waiting for something ---------------------------------------------------------------- */
 
-enum condition { UNTIL_ONE, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
+enum condition { UNTIL_ONE, UNTIL_MANY, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
 
 /* What a wait is for. */
 struct goal {
   enum condition condition;
-  const struct mch_group *group; /* ONE, ALL */
-  uint64_t limit;                /* BELOW */
+  const struct mch_group *group; /* ONE, MANY, ALL */
+  uint64_t limit;                /* BELOW; MANY: so many */
 };
 
 static int is_met(const struct lpool *lpool, const struct goal *goal) {
@@ -336,6 +336,9 @@ static int is_met(const struct lpool *lpool, const struct goal *goal) {
   switch (goal->condition) {
   case UNTIL_ONE:
     return mch_pool_finished(pool, goal->group) > 0 || mch_pool_unfinished(pool, goal->group) == 0;
+  case UNTIL_MANY:
+    return mch_pool_finished(pool, goal->group) >= goal->limit ||
+           mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_ALL:
     return mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_BELOW:
@@ -391,7 +394,8 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
       return 1;
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
       return 0;
-    mch_pool_wait(lpool->pool, until, interrupted, &look);
+    mch_pool_wait_many(lpool->pool, goal->group, goal->condition == UNTIL_MANY ? goal->limit : 1,
+                       until, interrupted, &look);
     obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks);
   }
 }
@@ -407,10 +411,10 @@ static uint64_t deadline_arg(lua_State *L, int index) {
   return seconds > 1e9 ? MCH_NEVER : mch_now() + (uint64_t)(seconds * 1e9);
 }
 
-/* wait(pool, condition, limit or nil, seconds or nil, group or nil): whether the condition was met
+/* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil): whether the condition was met
  * in time. */
 static int core_wait(lua_State *L) {
-  static const char *const names[] = {"one", "all", "below", "gone", "time", NULL};
+  static const char *const names[] = {"one", "many", "all", "below", "gone", "time", NULL};
   struct lpool *lpool = check_pool(L);
   struct goal goal;
   goal.condition = (enum condition)luaL_checkoption(L, 2, NULL, names);

@@ -33,6 +33,7 @@ enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 static const uint64_t rush = 10000u;      /* 10 us between two tasks */
 static const uint64_t held_for = 300000u; /* 0.3 ms: a task that waits for others to go with */
 static const uint64_t nap = 30000u;       /* 30 us, and what the kernel adds */
+static const uint64_t longest_nap = 1000000u; /* 1 ms */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
@@ -954,19 +955,38 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
 
 enum attention { NO_WAIT, NAP, WAIT };
 
+/* How long to sleep without being woken when so many tasks or items of a group are waited for: half
+ * of the time that they take by the mean of those that ran; 0: too short a time, or not known. */
+static uint64_t nap_for(struct mch_pool *pool, const struct mch_group *group, size_t count) {
+  size_t missing = count > group->finished ? count - group->finished : 0;
+  uint64_t pace = group->items > 0 ? group->item_time / group->items : 0, time;
+  unsigned running = pool->engine->ops->running(pool->engine);
+  if (running == 0)
+    return 0;
+  time = missing > longest_nap / (pace + 1) * running ? longest_nap : missing * pace / running / 2;
+  return time < nap ? 0 : time < longest_nap ? time : longest_nap;
+}
+
 /* Set `attended` for a wait. NO_WAIT: the driver took what the caller waits for. NAP: results come
- * in crowds and the workers have enough to do, so that a short sleep brings many, and being woken
- * for each would slow all down. */
-static enum attention attend(struct mch_pool *pool, uint64_t *until) {
+ * in crowds and the workers have enough to do, so that a sleep, until `until` at the latest, brings
+ * many, and being woken for each would slow all down. */
+static enum attention attend(struct mch_pool *pool, const struct mch_group *group, size_t count,
+                             uint64_t *until) {
   enum attention attention = WAIT;
   pthread_mutex_lock(&pool->lock);
   if (pool->drives != pool->drives_seen)
     attention = NO_WAIT;
   else {
+    uint64_t length = pool->harvest >= CROWD && pool->submitted >= CROWD ? nap : 0;
+    if (count > 1)
+      length = nap_for(pool, group, count);
     pool->attended = 1;
-    if (pool->harvest >= CROWD && pool->submitted >= CROWD)
+    if (length > 0) {
+      uint64_t end = mch_now() + length;
       attention = NAP;
-    else {
+      if (end < *until)
+        *until = end;
+    } else {
       uint64_t own = deadline(pool);
       if (own < *until)
         *until = own;
@@ -1005,14 +1025,18 @@ void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void
 }
 
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
+  mch_pool_wait_many(pool, NULL, 1, until, interrupted, ud);
+}
+
+void mch_pool_wait_many(struct mch_pool *pool, const struct mch_group *group, size_t count,
+                        uint64_t until, int (*interrupted)(void *ud), void *ud) {
   struct mch_ready ready[8];
   sigset_t all, old;
-  enum attention attention = attend(pool, &until);
+  enum attention attention = attend(pool, group, count, &until);
   if (attention == NO_WAIT)
     return;
   if (attention == NAP) {
-    uint64_t end = mch_now() + nap;
-    mch_sleep_until(end < until ? end : until, interrupted, ud);
+    mch_sleep_until(until, interrupted, ud);
     unattend(pool);
     return;
   }

@@ -92,6 +92,11 @@ void mch_pool_add_workers(struct mch_pool *pool);
  * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
 void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud);
 
+/* The same for one who has no use for less than `count` ends of `group`: if it can be foreseen that
+ * they take a while, nothing wakes it for a part of that, at most for 1 ms. */
+void mch_pool_wait_many(struct mch_pool *pool, const struct mch_group *group, size_t count,
+                        uint64_t until, int (*interrupted)(void *ud), void *ud);
+
 /* The same for an event loop: wait until one of these descriptors is readable. Whether the first
  * one is. */
 int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),

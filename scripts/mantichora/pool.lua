@@ -518,7 +518,7 @@ local batch_time = 0.02 -- seconds that the items of a batch shall take together
 
 -- Runs `f` for each item; its tasks are a group of their own. What comes back is kept by the number of
 -- its item: `values` has single values, `packed` (if asked for) what is more than one, or nil,
--- `failures` what failed. `ranges` (if asked for) says which run IDs items have.
+-- `failures` what failed. `ranges` (if asked for) says which run IDs items have. `patient`: nothing is to be had before all has come.
 local function new_mapping(self, f, source, options)
   local known = not core.is_callable(source) and math_tointeger(source.n or #source)
   local group = core.group(self, math.max(known or 0, 0))
@@ -631,8 +631,8 @@ local function new_mapping(self, f, source, options)
     feed(turn)
     if some then return true end
     if ahead == 0 then return false end
-    core.wait(self, "one", nil, nil, group)
-    collect()
+    core.wait(self, options.patient and "many" or "one", math.min(ahead, size), nil, group)
+    while collect() do end
     return true
   end
 
@@ -670,7 +670,7 @@ function methods:map(f, list)
   check(self)
   check_map("map", f, list)
   local mapping = new_mapping(self, f, list, {
-    window = 2 ^ 40, most_in_batch = 4096, ranges = true, expected = list.n or #list,
+    window = 2 ^ 40, most_in_batch = 4096, ranges = true, patient = true, expected = list.n or #list,
   })
   local _ <close> = mapping.group
   while mapping.take(0) do end
