@@ -1031,7 +1031,7 @@ static int encode_batch(lua_State *L) {
 static int core_run_batch(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
-  struct batching batching = {lpool, lua_touserdata(L, 2), {0}, 0};
+  struct batching batching = {.lpool = lpool, .lgroup = luaL_checkudata(L, 2, GROUP)};
   lua_Integer index = luaL_checkinteger(L, 8), count;
   struct mch_task *task;
   struct mch_error error;

@@ -160,41 +160,43 @@ static int call_randomseed(lua_State *L) {
 }
 
 /* The state of math.random is the first upvalue of math.randomseed in every Lua 5.4 as it comes. It
- * is trusted to be so if seeding it has the effect there that it must have. */
+ * is trusted to be so if seeding has the effect there that it must have. */
 static struct mch_stream *find_stream(lua_State *L) {
-  int top = lua_gettop(L);
-  struct mch_stream *stream = NULL, expected = seeded(3, 5), before;
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION &&
-      lua_getupvalue(L, -1, 1) != NULL && lua_type(L, -1) == LUA_TUSERDATA &&
-      lua_rawlen(L, -1) == sizeof *stream)
-    stream = lua_touserdata(L, -1);
-  if (stream != NULL) {
-    before = *stream;
-    lua_pushcfunction(L, call_randomseed);
-    if (lua_pcall(L, 0, 0, 0) != LUA_OK || memcmp(stream, &expected, sizeof expected) != 0) {
-      *stream = before;
-      stream = NULL;
-    } else
-      *stream = before;
+  struct mch_stream *stream, expected = seeded(3, 5), before;
+  int top = lua_gettop(L), is_known;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) != LUA_TFUNCTION ||
+      lua_getupvalue(L, -1, 1) == NULL || lua_type(L, -1) != LUA_TUSERDATA ||
+      lua_rawlen(L, -1) != sizeof *stream) {
+    lua_settop(L, top);
+    return NULL;
   }
+  stream = lua_touserdata(L, -1);
+  memcpy(&before, stream, sizeof before);
+  lua_pushcfunction(L, call_randomseed);
+  is_known = lua_pcall(L, 0, 0, 0) == LUA_OK && memcmp(stream, &expected, sizeof expected) == 0;
+  memcpy(stream, &before, sizeof before);
   lua_settop(L, top);
-  return stream;
+  return is_known ? stream : NULL;
+}
+
+static lua_Unsigned own_seed(const struct call *call) {
+  return mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
 }
 
 /* Without a call, which would take longer than many an item does. */
 static int seed_directly(const struct call *call) {
-  struct mch_stream *stream = call->task->stream;
-  uint64_t own = mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
-  uint64_t i;
-  if (stream == NULL)
+  uint64_t own = own_seed(call), i;
+  struct mch_stream fresh;
+  if (call->task->stream == NULL)
     return 0;
   for (i = 0; i < 4; i++)
-    stream->words[i] = mix(own + i * GOLDEN);
+    fresh.words[i] = mix(own + i * GOLDEN);
+  memcpy(call->task->stream, &fresh, sizeof fresh);
   return 1;
 }
 
 static void seed_stream(lua_State *L, const struct call *call) {
-  lua_Unsigned own = mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+  lua_Unsigned own = own_seed(call);
   if (!call->task->stream_known) {
     call->task->stream = find_stream(L);
     call->task->stream_known = 1;
@@ -371,49 +373,63 @@ static void run_call(lua_State *L, struct call *call) {
   lua_settop(L, 0);
 }
 
-/* What stays on the stack while the items of a batch are called one after the other. */
-enum { HANDLER = 1, MAPPED = 2 };
+/* What stays on the stack while the items of a batch are called one after the other: the values
+ * of each come behind it. */
+enum { HANDLER = 1, MAPPED = 2, ENCODE = 3, TASK = 4 };
+
+/* Called with the task, then the values of its item. */
+static int encode_item_results(lua_State *L) {
+  struct mch_ltask *task = lua_touserdata(L, 1);
+  lua_pushlightuserdata(L, task->call);
+  lua_replace(L, 1);
+  return encode_results(L);
+}
+
+static void set_up_stack(lua_State *L, struct mch_ltask *task) {
+  lua_settop(L, 0);
+  lua_pushcfunction(L, describe_error);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
+  lua_pushcfunction(L, encode_item_results);
+  lua_pushlightuserdata(L, task);
+}
+
+/* The values behind TASK are the answer. */
+static void answer_values(lua_State *L, struct call *call) {
+  int count = lua_gettop(L) - TASK;
+  if (count == 0 ? mch_items_put_none(call->answer)
+                 : count == 1 && mch_items_put(call->answer, L, TASK + 1))
+    return;
+  call->task->call = call;
+  call->kind = MCH_KIND_UNSENDABLE;
+  if (lua_pcall(L, count + 1, 0, 0) == LUA_OK)
+    call->kind = MCH_KIND_OK;
+}
 
 /* After the first item of a batch the others are called without the protection that making their
  * arguments needs, if they are so plain that this cannot fail. Whether it was done. */
 static int run_plain_item(lua_State *L, struct call *call) {
   struct mch_run *run = call->run;
-  int count;
-  if (run->first || call->task->mapped == LUA_NOREF || call->task->stream == NULL ||
-      run->graph == NULL || !mch_items_is_safe(run->graph, run->length))
+  uint64_t start = run->began;
+  if (run->first || call->task->mapped == LUA_NOREF || run->graph == NULL ||
+      !mch_items_is_safe(run->graph, run->length) || !seed_directly(call))
     return 0;
-  if (lua_gettop(L) != MAPPED) {
-    lua_settop(L, 0);
-    lua_pushcfunction(L, describe_error);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->mapped);
-  }
+  if (lua_gettop(L) != TASK)
+    set_up_stack(L, call->task);
   lua_pushvalue(L, MAPPED);
   if (!mch_items_get(L, run->graph, run->length)) {
-    lua_settop(L, MAPPED);
+    lua_settop(L, TASK);
     return 0;
   }
-  seed_directly(call);
-  call->kind = MCH_KIND_OK;
-  if (lua_pcall(L, 1, LUA_MULTRET, HANDLER) != LUA_OK)
-    call->kind = MCH_KIND_ERROR;
+  if (run->precise)
+    start = mch_now();
+  call->kind = lua_pcall(L, 1, LUA_MULTRET, HANDLER) == LUA_OK ? MCH_KIND_OK : MCH_KIND_ERROR;
   run->ended = mch_now();
-  run->own_time = run->ended - run->began;
-  count = lua_gettop(L) - MAPPED;
-  if (call->kind == MCH_KIND_OK && !(count == 0 && mch_items_put_none(call->answer)) &&
-      !(count == 1 && mch_items_put(call->answer, L, MAPPED + 1))) {
-    call->kind = MCH_KIND_UNSENDABLE;
-    if (!lua_checkstack(L, 4))
-      lua_settop(L, MAPPED);
-    lua_pushcfunction(L, encode_results);
-    lua_insert(L, MAPPED + 1);
-    lua_pushlightuserdata(L, call);
-    lua_insert(L, MAPPED + 2);
-    if (lua_pcall(L, count + 1, 0, 0) == LUA_OK)
-      call->kind = MCH_KIND_OK;
-  }
+  run->own_time = run->ended - start;
+  if (call->kind == MCH_KIND_OK)
+    answer_values(L, call);
   if (call->kind != MCH_KIND_OK)
     answer_failure(L, call);
-  lua_settop(L, MAPPED);
+  lua_settop(L, call->kind == MCH_KIND_OK ? TASK : 0);
   return 1;
 }
 

@@ -11,6 +11,8 @@
 #include "engine.h"
 #include "lwatch.h"
 
+struct call;
+
 /* The state of Lua's own math.random, xoshiro256**, where it is kept in this way. */
 struct mch_stream {
   uint64_t words[4];
@@ -25,6 +27,7 @@ struct mch_ltask {
   int notes; /* registry references; LUA_NOREF: none */
   int init;
   int mapped;   /* of the batch that runs: its function, rebuilt */
+  struct call *call; /* the item that is called */
   int lent;     /* what the spans of the last answer need */
   struct mch_stream *stream; /* the state of math.random, if it is as we know it */
   int stream_known;          /* that was looked at */

@@ -153,13 +153,16 @@ struct mch_run {
   const unsigned char *function; /* an item's: its batch's function; NULL: it is in `graph` */
   size_t function_length;
   int first;      /* of its batch */
+  int precise;    /* an item: see own_time */
   uint64_t began; /* an item: when the one before was over */
   uint64_t runid;
   const char *name; /* not terminated */
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
   size_t length;
-  uint64_t own_time; /* set by the runner: nanoseconds that the task's own code took, at most */
+  /* Set by the runner: nanoseconds that the task's own code took, at most. Of an item that may be
+   * all since `began`, which spares a look at the clock, unless it is to be precise. */
+  uint64_t own_time;
   uint64_t ended;    /* set by the runner: when it was over */
 };
 

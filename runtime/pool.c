@@ -978,8 +978,8 @@ static enum attention attend(struct mch_pool *pool, const struct mch_group *grou
     attention = NO_WAIT;
   else {
     uint64_t length = pool->harvest >= CROWD && pool->submitted >= CROWD ? nap : 0;
-    if (count > 1)
-      length = nap_for(pool, group, count);
+    if (count > 1) /* a nap that brought nothing is the last one */
+      length = pool->harvest > 0 ? nap_for(pool, group, count) : 0;
     pool->attended = 1;
     if (length > 0) {
       uint64_t end = mch_now() + length;
