@@ -13,7 +13,7 @@
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
-static const char randomseed_key = 0, random_key = 0;
+static const char randomseed_key = 0, random_key = 0, stream_key = 0;
 
 /* One run, on its way through the protected call. */
 struct call {
@@ -175,6 +175,8 @@ static struct mch_stream *find_stream(lua_State *L) {
   lua_pushcfunction(L, call_randomseed);
   is_known = lua_pcall(L, 0, 0, 0) == LUA_OK && memcmp(stream, &expected, sizeof expected) == 0;
   memcpy(stream, &before, sizeof before);
+  if (is_known)
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &stream_key); /* it lasts as long as it is used */
   lua_settop(L, top);
   return is_known ? stream : NULL;
 }

@@ -698,10 +698,11 @@ static int hand_out_records(struct mch_channel *channel, struct mch_message_in *
   const unsigned char *start = channel->in.data + channel->in.read, *at = start;
   const unsigned char *end = channel->in.data + channel->in.length;
   message->records = 0;
-  while (at < end && *at != 0 && (size_t)(end - at) > *at) {
+  for (; at < end && *at != 0; at += 1 + *at) {
     if (*at > MCH_RECORD_MAX)
       return broken(error, "a record is too long");
-    at += 1 + *at;
+    if ((size_t)(end - at) <= *at)
+      break;
     message->records++;
   }
   message->head = opened->head;
