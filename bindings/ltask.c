@@ -395,7 +395,7 @@ static void set_up_stack(lua_State *L, struct mch_ltask *task) {
   lua_pushlightuserdata(L, task);
 }
 
-/* The values behind TASK are the answer. */
+/* The values behind TASK are the answer. What has to be encoded takes ENCODE and TASK along. */
 static void answer_values(lua_State *L, struct call *call) {
   int count = lua_gettop(L) - TASK;
   if (count == 0 ? mch_items_put_none(call->answer)
@@ -431,7 +431,7 @@ static int run_plain_item(lua_State *L, struct call *call) {
     answer_values(L, call);
   if (call->kind != MCH_KIND_OK)
     answer_failure(L, call);
-  lua_settop(L, call->kind == MCH_KIND_OK ? TASK : 0);
+  lua_settop(L, lua_gettop(L) >= TASK && call->kind == MCH_KIND_OK ? TASK : 0);
   return 1;
 }
 
