@@ -18,8 +18,8 @@ int mch_items_put(struct mch_buf *out, lua_State *L, int index);
 /* The same behind its length, u32. */
 int mch_items_put_sized(struct mch_buf *out, lua_State *L, int index);
 
-/* Do so with the integers in a table from this index on, read raw, at most so many and until `out` is
- * as long as `full`; returns how many. May raise on memory. */
+/* Do so with the integers in a table from this index on, read raw, at most so many and until `out`
+ * is as long as `full`; returns how many. May raise on memory. */
 size_t mch_items_put_integers(struct mch_buf *out, size_t full, lua_State *L, int table,
                               lua_Integer from, size_t most);
 

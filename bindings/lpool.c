@@ -411,8 +411,8 @@ static uint64_t deadline_arg(lua_State *L, int index) {
   return seconds > 1e9 ? MCH_NEVER : mch_now() + (uint64_t)(seconds * 1e9);
 }
 
-/* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil): whether the condition was met
- * in time. */
+/* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil):
+ * whether the condition was met in time. */
 static int core_wait(lua_State *L) {
   static const char *const names[] = {"one", "many", "all", "below", "gone", "time", NULL};
   struct lpool *lpool = check_pool(L);

@@ -63,7 +63,7 @@ struct mch_channel {
   struct mch_buf in;
   struct mch_gathering gathering;
   struct mch_opened opened;
-  int opened_out; /* the last message that went out is open */
+  int opened_out;    /* the last message that went out is open */
   size_t trusted;    /* for a message that says it is so long, room is made before its bytes come */
   void *long_handed; /* a long message was handed out: free it at the next call */
   size_t in_handed;  /* bytes of `in` handed out: consume them at the next call */
@@ -109,9 +109,9 @@ int mch_channel_put_body(struct mch_channel *channel, const struct mch_message_h
                          const void *first, size_t first_length, const struct mch_body *body,
                          struct mch_cargo *cargo, struct mch_error *error);
 
-/* Add a record, of 1 to MCH_RECORD_MAX bytes, to the open message of this head, which begins here if
- * none is open; the next message that is put ends it. Through a ring it goes out at once, if it can;
- * else it is queued. */
+/* Add a record, of 1 to MCH_RECORD_MAX bytes, to the open message of this head, which begins here
+ * if none is open; the next message that is put ends it. Through a ring it goes out at once, if it
+ * can; else it is queued. */
 int mch_channel_put_record(struct mch_channel *channel, const struct mch_message_head *head,
                            const void *record, size_t length, struct mch_error *error);
 

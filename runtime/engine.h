@@ -163,7 +163,7 @@ struct mch_run {
   /* Set by the runner: nanoseconds that the task's own code took, at most. Of an item that may be
    * all since `began`, which spares a look at the clock, unless it is to be precise. */
   uint64_t own_time;
-  uint64_t ended;    /* set by the runner: when it was over */
+  uint64_t ended; /* set by the runner: when it was over */
 };
 
 struct mch_runner {

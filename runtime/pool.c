@@ -30,9 +30,9 @@ struct record {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
-static const uint64_t rush = 10000u;      /* 10 us between two tasks */
-static const uint64_t held_for = 300000u; /* 0.3 ms: a task that waits for others to go with */
-static const uint64_t nap = 30000u;       /* 30 us, and what the kernel adds */
+static const uint64_t rush = 10000u;          /* 10 us between two tasks */
+static const uint64_t held_for = 300000u;     /* 0.3 ms: a task that waits for others to go with */
+static const uint64_t nap = 30000u;           /* 30 us, and what the kernel adds */
 static const uint64_t longest_nap = 1000000u; /* 1 ms */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
@@ -825,9 +825,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   pool->no_memory =
       mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
   engine.events =
-      (struct mch_events){pool,   finished,   returned, answered,   answered_many,
-                          failed, batch_over, split,    log_record, unlock_for_host,
-                          lock_again};
+      (struct mch_events){pool,       finished, returned,   answered,        answered_many, failed,
+                          batch_over, split,    log_record, unlock_for_host, lock_again};
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);

@@ -518,7 +518,8 @@ local batch_time = 0.02 -- seconds that the items of a batch shall take together
 
 -- Runs `f` for each item; its tasks are a group of their own. What comes back is kept by the number of
 -- its item: `values` has single values, `packed` (if asked for) what is more than one, or nil,
--- `failures` what failed. `ranges` (if asked for) says which run IDs items have. `patient`: nothing is to be had before all has come.
+-- `failures` what failed. `ranges` (if asked for) says which run IDs items have. `patient`: the caller
+-- has no use for a part of it.
 local function new_mapping(self, f, source, options)
   local known = not core.is_callable(source) and math_tointeger(source.n or #source)
   local group = core.group(self, math.max(known or 0, 0))
