@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "../runtime/platform.h"
+#include "bytecode.h"
 #include "modules.h"
 #include "path.h"
 #include "plain.h"
@@ -65,6 +66,7 @@ struct frame {
 struct code {
   const char *bytes;
   size_t length;
+  uint32_t id; /* by which the caller knows it, or 0 */
 };
 
 enum { FRAMES_START = 12, CODES_START = 4 };
@@ -74,7 +76,7 @@ struct decoding {
   struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes;                 /* stack index, or 0 */
+  int notes, makers;         /* stack indices, or 0 */
   uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */
@@ -399,7 +401,7 @@ static const char *read_code(lua_State *L, void *ud, size_t *size) {
 
 static struct code new_code(struct decoding *d) {
   uint64_t length = take_varint(d);
-  struct code code;
+  struct code code = {NULL, 0, 0};
   if (length > left(d))
     malformed(d, "code too long");
   code.length = (size_t)length;
@@ -412,7 +414,7 @@ static struct code new_code(struct decoding *d) {
 
 static struct code find_code(struct decoding *d) {
   uint64_t given = take_varint(d);
-  struct code code = {NULL, 0};
+  struct code code = {NULL, 0, 0};
   if (given == 0)
     return new_code(d);
   if (given % 2 == 0) {
@@ -420,11 +422,40 @@ static struct code find_code(struct decoding *d) {
       malformed(d, "unknown code");
     return ((struct code *)d->codes.items)[given / 2 - 1];
   }
-  if (d->from->find_code != NULL && given / 2 <= UINT32_MAX)
-    code.bytes = d->from->find_code(d->from->ud, (uint32_t)(given / 2), &code.length);
+  if (d->from->find_code != NULL && given / 2 <= UINT32_MAX) {
+    code.id = (uint32_t)(given / 2);
+    code.bytes = d->from->find_code(d->from->ud, code.id, &code.length);
+  }
   if (code.bytes == NULL)
     malformed(d, "unknown code");
   return code;
+}
+
+/* Push what makes closures of this code, if it has come before. The second time it is made. The
+ * hooks of tools need not see it at work. */
+static int push_maker(struct decoding *d, const struct code *code) {
+  lua_State *L = d->L;
+  if (code->id == 0 || d->makers == 0 || lua_gethookmask(L) != 0)
+    return 0;
+  switch (lua_rawgeti(L, d->makers, code->id)) {
+  case LUA_TFUNCTION:
+    return 1;
+  case LUA_TNIL:
+    lua_pushboolean(L, 1);
+    break;
+  default:
+    if (lua_toboolean(L, -1))
+      mch_bytecode_push_maker(L, code->bytes, code->length);
+    else
+      lua_pushboolean(L, 0); /* there is none */
+  }
+  lua_pushvalue(L, -1);
+  lua_rawseti(L, d->makers, code->id);
+  lua_replace(L, -2);
+  if (lua_isfunction(L, -1))
+    return 1;
+  lua_pop(L, 1);
+  return 0;
 }
 
 static void open_function(struct decoding *d, unsigned tag) {
@@ -433,7 +464,9 @@ static void open_function(struct decoding *d, unsigned tag) {
   if (!d->from->allow_code)
     malformed(d, "code is not allowed here");
   code = find_code(d);
-  if (lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
+  if (push_maker(d, &code))
+    lua_call(d->L, 0, 1);
+  else if (lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
     fail(d);
   keep(d, tag, d->objects++);
   lua_pushvalue(d->L, -1);
@@ -1001,7 +1034,8 @@ static void begin(struct decoding *d, lua_State *L) {
   d->objects = d->shapes = 0;
   memset(d->lines, 0xff, sizeof d->lines);
   d->credit = d->from->len;
-  d->notes = lua_gettop(L) > 1 ? 2 : 0;
+  d->notes = lua_isnil(L, 2) ? 0 : 2;
+  d->makers = lua_isnil(L, 3) ? 0 : 3;
   d->sets = 0;
   d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
@@ -1032,7 +1066,7 @@ static void read_values(struct decoding *d, uint64_t n) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* decode(decoding, notes or nil): the values. */
+/* decode(decoding, notes or nil, makers or nil): the values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
@@ -1093,21 +1127,28 @@ static void end_large(lua_State *L, struct large_pages *pages) {
 
 enum { LARGE_FROM = 4 * 1024 * 1024 };
 
+/* Push the value at this index of the caller's, or nil. */
+static void push_given(lua_State *L, int index) {
+  if (index != 0)
+    lua_pushvalue(L, index);
+  else
+    lua_pushnil(L);
+}
+
 int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
   struct large_pages pages;
-  int top = lua_gettop(L), notes = decoder->notes != 0 ? lua_absindex(L, decoder->notes) : 0,
-      status;
-  luaL_checkstack(L, 3, NULL);
+  int top = lua_gettop(L), status;
+  luaL_checkstack(L, 4, NULL);
   d.from = decoder;
   d.values = 0;
   lua_pushcfunction(L, decode);
   lua_pushlightuserdata(L, &d);
-  if (notes != 0)
-    lua_pushvalue(L, notes);
+  push_given(L, decoder->notes);
+  push_given(L, decoder->makers);
   if (decoder->len >= LARGE_FROM)
     begin_large(L, &pages);
-  status = lua_pcall(L, notes != 0 ? 2 : 1, LUA_MULTRET, 0);
+  status = lua_pcall(L, 3, LUA_MULTRET, 0);
   if (decoder->len >= LARGE_FROM)
     end_large(L, &pages);
   return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);

@@ -563,7 +563,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->marks = (struct mch_array){NULL, 0, 0, NULL};
   e->hook = 0;
   e->noted[0] = e->noted[1] = NULL;
-  e->modules.opened = e->modules.filtered = e->modules.patient = 0;
+  e->modules.opened = e->modules.filtered = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS,
                  encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM ? e->notes : 0);
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET);

@@ -22,6 +22,21 @@ static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
   return 0;
 }
 
+/* A dump that is not kept, but compared with what it may be equal to. */
+struct comparison {
+  const char *at, *end;
+};
+
+static int compare_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
+  struct comparison *with = ud;
+  (void)L;
+  if (count > (size_t)(with->end - with->at) ||
+      (count == 1 ? *(const char *)bytes != *with->at : memcmp(bytes, with->at, count) != 0))
+    return 1;
+  with->at += count;
+  return 0;
+}
+
 static uint64_t hash_bytes(const unsigned char *bytes, size_t count) {
   uint64_t hash = count;
   for (; count >= 8; bytes += 8, count -= 8)
@@ -66,13 +81,22 @@ static uint64_t put_inline_code(struct encoding *e, const struct mch_buf *dump) 
   return number;
 }
 
+/* Functions are remembered by themselves, too. In a loop that makes closures each is a new one:
+ * then only some are looked for and remembered, to see when that changes. Whether the next is one.
+ */
+static int is_sample(const struct encoding *e) {
+  enum { FEW = 64, SAMPLE = 16 };
+  const struct mch_code_memory *memory = e->to->memory;
+  return memory == NULL || memory->fresh < FEW || memory->fresh % SAMPLE == 0;
+}
+
 /* The id by which the dictionary has the code of the function at this index, if that was found out
  * before; else 0. */
 static uint32_t cached_id(struct encoding *e, int at) {
   lua_State *L = e->L;
   int codes = e->slots + CODES;
   uint32_t id = 0;
-  if (e->to->intern_code == NULL || e->notes == 0)
+  if (e->to->intern_code == NULL || e->notes == 0 || !is_sample(e))
     return 0;
   if (lua_isnil(L, codes)) {
     lua_rawgeti(L, e->notes, MCH_NOTES_CODES);
@@ -110,13 +134,13 @@ static int use_table(struct encoding *e, int slot, int part) {
 static void read_uses(struct encoding *e, const struct mch_buf *dump) {
   lua_State *L = e->L;
   int function = lua_gettop(L), n;
-  unsigned char wanted[256];
+  unsigned char wanted[256] = {0};
   const char *name;
   for (n = 0; n < 255 && (name = lua_getupvalue(L, function, n + 1)) != NULL; n++) {
     lua_pop(L, 1);
     wanted[n] = strcmp(name, "_ENV") == 0 || name[0] == '('; /* stripped: it may be one */
   }
-  mch_bytecode_uses(L, dump->data, dump->length, wanted, n);
+  mch_bytecode_uses(L, dump->data, dump->length, wanted);
 }
 
 /* The same, remembered in the table at `known` by this key. */
@@ -137,28 +161,63 @@ static void push_uses(struct encoding *e, int known, lua_Integer key, const stru
 /* The code of a Lua function on its way into a message. */
 struct code {
   uint32_t id;          /* in the dictionary; 0: it has none */
-  struct mch_buf *dump; /* NULL: the function was met before */
+  int met;              /* so was the function itself before */
+  struct mch_buf *dump; /* NULL: the code went before */
 };
 
-/* Dump the function at this index and look it up in the dictionary. */
-static void find_code(struct encoding *e, int at, struct code *code) {
+/* Is it the code that went last? In a loop that makes closures it is. */
+static int is_last_code(struct encoding *e) {
+  const struct mch_code_memory *memory = e->to->memory;
+  struct comparison with;
+  if (memory == NULL || memory->id == 0 || e->notes == 0)
+    return 0;
+  with = (struct comparison){memory->bytes, memory->bytes + memory->length};
+  return lua_dump(e->L, compare_dump, &with, 0) == 0 && with.at == with.end;
+}
+
+/* Has this code gone by value before? */
+static int went_by_value(struct encoding *e, uint32_t id) {
+  int went = lua_rawgeti(e->L, use_table(e, KNOWN_USES, MCH_NOTES_USES), id) != LUA_TNIL;
+  lua_pop(e->L, 1);
+  return went;
+}
+
+/* Look up the code of the function at this index in the dictionary. 1: it has gone by value before.
+ */
+static int find_code(struct encoding *e, int at, struct code *code) {
+  const char *kept = NULL;
+  lua_pushvalue(e->L, at);
+  if (is_last_code(e)) {
+    code->id = e->to->memory->id;
+    lua_pop(e->L, 1);
+    return 1;
+  }
   code->dump = mch_heap_buf(e->L, e->slots + HEAP, HEAP_DUMP);
   mch_buf_clear(code->dump);
-  lua_pushvalue(e->L, at);
   if (lua_dump(e->L, write_dump, code->dump, 0) != 0 || code->dump->length > UINT32_MAX)
     luaL_error(e->L, "not enough memory");
   lua_pop(e->L, 1);
   if (e->to->intern_code != NULL)
-    code->id = e->to->intern_code(e->to->ud, (const char *)code->dump->data, code->dump->length);
+    code->id =
+        e->to->intern_code(e->to->ud, (const char *)code->dump->data, code->dump->length, &kept);
+  if (e->to->memory != NULL) { /* its id is told when it has gone */
+    e->to->memory->id = 0;
+    e->to->memory->bytes = kept;
+    e->to->memory->length = code->dump->length;
+  }
+  return code->id != 0 && went_by_value(e, code->id);
 }
 
-/* Remember functions by themselves, too. In a loop that makes closures each is a new one: then only
- * some are, to see when that changes. */
-static void remember(struct encoding *e, int at, uint32_t id) {
-  enum { FEW = 64, SAMPLE = 16 };
-  unsigned fresh = e->to->fresh != NULL ? ++*e->to->fresh : 0;
-  if (fresh < FEW || fresh % SAMPLE == 0)
-    cache_id(e, at, id);
+/* Note what was found out about the function at this index. */
+static void remember(struct encoding *e, int at, const struct code *code) {
+  struct mch_code_memory *memory = e->to->memory;
+  if (!code->met && is_sample(e))
+    cache_id(e, at, code->id);
+  if (memory == NULL)
+    return;
+  memory->fresh = code->met ? 0 : memory->fresh + 1;
+  if (code->dump != NULL && e->notes != 0)
+    memory->id = code->id;
 }
 
 /* Put the code of the function on top of the stack. Pushes what it does with its environments. */
@@ -171,33 +230,18 @@ static void put_code(struct encoding *e, const struct code *code) {
   }
   put_code_id(e, code->id);
   push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), code->id, code->dump);
-  if (code->dump != NULL)
-    remember(e, at, code->id);
-  else if (e->to->fresh != NULL)
-    *e->to->fresh = 0;
-}
-
-/* Has this code gone by value before? */
-static int went_by_value(struct encoding *e, uint32_t id) {
-  int went = lua_rawgeti(e->L, use_table(e, KNOWN_USES, MCH_NOTES_USES), id) != LUA_TNIL;
-  lua_pop(e->L, 1);
-  return went;
+  remember(e, at, code);
 }
 
 /* Put the function by its name in a module, if it has one: 1. Else find its code. Whether a module
  * was loaded since the last look takes a walk through all: spared for code that has gone by value
- * before.
- */
+ * before. */
 static int put_name_or_find_code(struct encoding *e, int at, const void *object,
                                  struct code *code) {
-  int named;
-  e->modules.patient = e->notes != 0 && e->to->intern_code != NULL;
-  named = mch_encode_name(e, at, object, 0);
-  e->modules.patient = 0;
-  if (named)
+  int is_noted = e->notes == 0 || mch_modules_have_noted(e->L, e->notes, at);
+  if (is_noted && mch_encode_name(e, at, object, 0))
     return 1;
-  find_code(e, at, code);
-  return !(code->id != 0 && went_by_value(e, code->id)) && mch_encode_name(e, at, object, 0);
+  return !find_code(e, at, code) && !is_noted && mch_encode_name(e, at, object, 0);
 }
 
 /* ---- environments ---- */
@@ -271,14 +315,15 @@ int mch_encode_function(struct encoding *e, int at) {
   lua_State *L = e->L;
   const void *object = lua_topointer(L, at);
   const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
-  struct code code = {0, NULL};
+  struct code code = {0, 0, NULL};
   struct frame *frame;
   if (met != NULL)
     return mch_encode_ref(e, met);
   if (lua_iscfunction(L, at))
     return mch_encode_name(e, at, object, 0) ? DONE : mch_encode_refuse(e, "C function");
   code.id = cached_id(e, at);
-  if (code.id == 0 && put_name_or_find_code(e, at, object, &code))
+  code.met = code.id != 0;
+  if (!code.met && put_name_or_find_code(e, at, object, &code))
     return DONE;
   frame = mch_encode_open(e, FUNCTION, at);
   frame->met = e->met.entries.count;

@@ -106,6 +106,14 @@ enum mch_graph_kind {
   MCH_SEND_ITEM    /* "argument 1" ..., of a function that went before */
 };
 
+/* What the caller keeps between messages about functions. Zero it, then leave it alone. */
+struct mch_code_memory {
+  unsigned fresh;    /* functions since one was met again */
+  uint32_t id;       /* of the code that went last, or 0 */
+  const char *bytes; /* the dictionary's */
+  size_t length;
+};
+
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */
 struct mch_encoder {
   struct mch_buf *out;   /* the message is appended here; owned by the caller, who keeps it in a
@@ -116,13 +124,14 @@ struct mch_encoder {
                 what this state has now */
   enum mch_graph_kind kind;
   /* The dictionary of bytecode: the id (>= 1) by which the receiver will know these bytes when it
-   * gets the message, or 0: put them inline. NULL: always inline. May not raise. */
-  uint32_t (*intern_code)(void *ud, const char *bytes, size_t len);
+   * gets the message, and where the dictionary has them for as long as `memory` is used; or 0: put
+   * them inline. NULL: always inline. May not raise. */
+  uint32_t (*intern_code)(void *ud, const char *bytes, size_t len, const char **kept);
   void *ud;
-  int explain;              /* stack index of a function that is told all parts (explain.c), or 0 */
-  unsigned *fresh;          /* the caller's count of functions since one was met again, or NULL */
-  int called;               /* set when a hook was called */
-  int assigns;              /* set when globals or fields of environments went along */
+  int explain; /* stack index of a function that is told all parts (explain.c), or 0 */
+  struct mch_code_memory *memory; /* the caller's, or NULL */
+  int called;                     /* set when a hook was called */
+  int assigns;                    /* set when globals or fields of environments went along */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first
                                use; owned like `out`, may be NULL */
 };
@@ -156,6 +165,8 @@ struct mch_decoder {
    * stack indices of the caller; the bytes stay where they are until mch_decode() is done. */
   const char *(*find_code)(void *ud, uint32_t id, size_t *len);
   void *ud;
+  int makers; /* stack index of a table of the caller's that keeps, by these ids, what makes
+                 closures of code that comes often; or 0 */
 };
 
 /* Push the values of a message and return how many. Sets the globals that came along, raw. Raises a

@@ -37,11 +37,11 @@ struct lpool {
   struct mch_buf graph, spans, ids, record; /* while encoding; a log record */
   int lent;                                 /* likewise: registry reference to what `spans` need */
   struct mch_cargos spent; /* cargo whose anchor, such a reference, is to be freed */
+  struct mch_code_memory code_memory;
   struct hooks main_hooks, own_hooks;
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
   int encoding;         /* `graph` and `ids` are in use */
-  unsigned fresh;       /* functions since one was sent a second time */
   int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
   uint64_t pumped;      /* when the owner last pumped */
@@ -655,8 +655,11 @@ int mch_lpool_fd(lua_State *L, struct mch_error *error) {
 
 /* -- running ------------------------------------------------------------------------------ */
 
-static uint32_t intern_code(void *ud, const char *bytes, size_t length) {
-  return mch_pool_intern(ud, bytes, length);
+static uint32_t intern_code(void *ud, const char *bytes, size_t length, const char **kept) {
+  uint32_t id = mch_pool_intern(ud, bytes, length);
+  if (id != 0)
+    *kept = mch_pool_code(ud, id, &length);
+  return id;
 }
 
 /* Engine "snapshot": keep the function and its arguments for the worker that will be forked; the
@@ -735,7 +738,7 @@ static void set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encoder
   encoder->code_ids = &lpool->ids;
   encoder->intern_code = intern_code;
   encoder->ud = lpool->pool;
-  encoder->fresh = &lpool->fresh;
+  encoder->memory = &lpool->code_memory;
   encoder->kind = MCH_SEND_TASK;
   encoder->notes = 1;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
@@ -1785,7 +1788,7 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.notes = lpool->task.init = lpool->task.mapped = LUA_NOREF;
+  lpool->task.notes = lpool->task.init = lpool->task.mapped = lpool->task.makers = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->lent = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;

@@ -241,7 +241,8 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   struct mch_decoder decoder;
   int count, notes;
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
-  notes = lua_gettop(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->makers);
+  notes = lua_gettop(L) - 1;
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = graph;
   decoder.len = length;
@@ -250,8 +251,10 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   decoder.kind = kind;
   decoder.find_code = find_code;
   decoder.ud = call->task;
+  decoder.makers = lua_istable(L, notes + 1) ? notes + 1 : 0;
   count = mch_decode(L, &decoder);
   call->called |= decoder.called;
+  lua_remove(L, notes + 1);
   lua_remove(L, notes);
   return count;
 }
@@ -531,6 +534,8 @@ static void collect_often(lua_State *L) {
 
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
+  lua_newtable(L);
+  task->makers = luaL_ref(L, LUA_REGISTRYINDEX);
   replace_exit(L, task->notes);
   if (task->generational)
     collect_often(L);

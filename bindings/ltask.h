@@ -26,12 +26,13 @@ struct mch_ltask {
   struct mch_output *output;
   int notes; /* registry references; LUA_NOREF: none */
   int init;
-  int mapped;                /* of the batch that runs: its function, rebuilt */
-  struct call *call;         /* the item that is called */
-  int lent;                  /* what the spans of the last answer need */
+  int mapped;        /* of the batch that runs: its function, rebuilt */
+  int makers;        /* in a worker: what makes closures of code that comes often (mch_decoder) */
+  int lent;          /* what the spans of the last answer need */
+  int payloads;      /* engine "snapshot": table of { n = , function, arguments ... } by number */
+  struct call *call; /* the item that is called */
   struct mch_stream *stream; /* the state of math.random, if it is as we know it */
   int stream_known;          /* that was looked at */
-  int payloads; /* engine "snapshot": table of { n = , function, arguments ... } by number */
   lua_Integer seed;
   int generational;            /* the collector was made so for the workers */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */

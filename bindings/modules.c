@@ -234,6 +234,16 @@ static void fill_filter(lua_State *L, struct mch_modules *modules) {
   }
 }
 
+int mch_modules_have_noted(lua_State *L, int notes, int object) {
+  int known;
+  object = lua_absindex(L, object);
+  lua_rawgeti(L, notes, MCH_NOTES_MODULE);
+  lua_pushvalue(L, object);
+  known = lua_rawget(L, -2) != LUA_TNIL;
+  lua_pop(L, 2);
+  return known;
+}
+
 /* Push the module's name, if the object has one. */
 static int push_module(lua_State *L, struct mch_modules *modules, int object) {
   enum { WORTH_FILTERING = 100 };
@@ -242,8 +252,6 @@ static int push_module(lua_State *L, struct mch_modules *modules, int object) {
   if (lua_rawget(L, modules->module_of) != LUA_TNIL)
     return 1;
   lua_pop(L, 1);
-  if (!modules->fresh && modules->patient)
-    return 0;
   if (!modules->fresh) {
     refresh(L, modules);
     return push_module(L, modules, object);

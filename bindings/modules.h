@@ -30,7 +30,6 @@ struct mch_modules {
   int module_of, field_of, loaded, notes;
   int opened;
   int fresh;     /* modules loaded since the fork have been looked for */
-  int patient;   /* the caller sets it: do not look for them now */
   size_t missed; /* objects that had no name */
   int filtered;  /* `filter` is filled */
   uint64_t
@@ -39,6 +38,10 @@ struct mch_modules {
 
 /* Fill four stack slots from `slot` on. notes: a stack index, or 0. */
 void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int notes);
+
+/* Do these notes have a name for the object at this index? The name may mean something else by now.
+ */
+int mch_modules_have_noted(lua_State *L, int notes, int object);
 
 /* Is the object at this index known by name, and does the name still mean it? Then push the
  * module's name and the field (nil for the module itself) and return 1; else 0. For a table that is

@@ -468,6 +468,136 @@ describe("functions", function()
     assert.has_error(function() codec.decode({}, (codec.encode(opts, f))) end)
   end)
 
+  describe("whose code comes often", function()
+    local function upvalues(count) -- the sum of so many variables, and their number
+      local chunk = { "local t = ... " }
+      local function sum(from, to)
+        local names = {}
+        for i = from, to do names[#names + 1] = "v" .. i end
+        return #names > 0 and table.concat(names, "+") or "0"
+      end
+      for i = 1, math.min(count, 150) do chunk[#chunk + 1] = ("local v%d = t + %d "):format(i, i) end
+      chunk[#chunk + 1] = "return (function() "
+      for i = 151, count do chunk[#chunk + 1] = ("local v%d = t + %d "):format(i, i) end
+      chunk[#chunk + 1] = ("return function() return %s + %s end end)()"):format(sum(1, math.min(count, 150)),
+        sum(151, count))
+      local make = assert(load(table.concat(chunk), "=sums"))
+      return function(t) return make(t), count * t + count * (count + 1) // 2 end
+    end
+
+    local kinds = {
+      ["a counter"] = function(t)
+        local n = t
+        return function() n = n + 1 return n end, t + 1
+      end,
+      ["one that calls itself"] = function(t)
+        local function fact(k) return k <= 1 and 1 or k * fact(k - 1) end
+        return fact, fact(t), t
+      end,
+      ["inner functions and varargs"] = function(t)
+        local function f(...)
+          local n = select("#", ...)
+          local function add(x) n = n + x + t return n end
+          add(1)
+          return (function() return add(2) end)()
+        end
+        return f, 5 + 2 * t, "a", "b"
+      end,
+      ["a stripped one"] = function(t)
+        local f = load(string.dump(function() return t end, true))
+        debug.setupvalue(f, 1, t)
+        return f, t
+      end,
+      ["a chunk"] = function() return load("local x <const> = 3 return x + #tostring(print)"), 3 + #tostring(print) end,
+      ["no upvalues"] = function() return function(x) return x end, 7, 7 end,
+      ["one upvalue"] = upvalues(1),
+      ["100 upvalues"] = upvalues(100),
+      ["101 upvalues"] = upvalues(101),
+      ["255 upvalues"] = upvalues(255),
+    }
+    for kind, make in pairs(kinds) do
+      it("are new each time: " .. kind, function()
+        local dictionary, notes, makers, met = {}, codec.notes(), {}, {}
+        local opts = { dictionary = dictionary, notes = notes, makers = makers }
+        for t = 1, 6 do
+          local made = table.pack(make(t))
+          local f, expected = made[1], made[2]
+          local was = debug.getinfo(f, "SLlu")
+          local bytes = codec.encode(opts, f, f)
+          local g, again = codec.decode(opts, bytes)
+          assert.are.equal(g, again)
+          assert.are.same(was, debug.getinfo(g, "SLlu"))
+          assert.are.equal(expected, g(table.unpack(made, 3, made.n)))
+          assert.is_nil(met[g])
+          met[g] = true
+          for i = 1, was.nups do
+            assert.are.equal((debug.getupvalue(f, i)), (debug.getupvalue(g, i)))
+            local variable = debug.upvalueid(g, i)
+            assert.is_nil(met[variable])
+            met[variable] = g
+          end
+        end
+        assert.are.equal(1, #dictionary)
+        assert.are.equal(kind:find("101") and "boolean" or kind:find("255") and "boolean" or "function",
+          type(makers[1]))
+      end)
+    end
+
+    it("are known among others that come in any order", function()
+      local dictionary = {}
+      local opts = { dictionary = dictionary, notes = codec.notes(), memory = codec.memory() }
+      local function first(a, b) return function() return a + b end end
+      local function second(a, b) return function() return a - b end end
+      -- The beginnings of their code are the same: other names of variables only.
+      local twins = {
+        load("local a, b = ... return function() return a + b end", "=twin"),
+        load("local x, y = ... return function() return x + y end", "=twin"),
+        load("local a, b = ... return function() local c return a + b end", "=twin"),
+      }
+      local makers = { first, second, first, first, second, second, first, twins[1], twins[2], twins[2], twins[1],
+        twins[3], twins[1], twins[3] }
+      for round = 1, 20 do
+        for i, make in ipairs(makers) do
+          local f = make(round, i)
+          local g = codec.decode(opts, (codec.encode(opts, f)))
+          assert.are.equal(f(), g())
+          assert.are.same(debug.getinfo(f, "SLlu"), debug.getinfo(g, "SLlu"))
+          assert.are.equal((debug.getupvalue(f, 1)), (debug.getupvalue(g, 1)))
+        end
+      end
+      assert.are.equal(5, #dictionary)
+    end)
+
+    it("use globals as they are now, and may be met again", function()
+      local opts = { dictionary = {}, notes = codec.notes(), memory = codec.memory() }
+      local closure = load "local i = ... return function() return i + codec_spec_offset end"
+      rawset(_G, "codec_spec_offset", 1000)
+      finally(function() rawset(_G, "codec_spec_offset", nil) end)
+      local function sum(i) return codec.decode(opts, (codec.encode(opts, closure(i))))() end
+      for i = 1, 100 do assert.are.equal(1000 + i, sum(i)) end
+      rawset(_G, "codec_spec_offset", 2000)
+      assert.are.equal(2001, sum(1))
+      local closed = closure(1)
+      for _ = 1, 40 do
+        assert.are.equal(2001, codec.decode(opts, (codec.encode(opts, closed)))())
+      end
+    end)
+
+    it("are not made in sight of a hook", function()
+      local dictionary, notes, makers, n = {}, codec.notes(), {}, 5
+      local opts = { dictionary = dictionary, notes = notes, makers = makers }
+      local bytes = codec.encode(opts, function() return n end)
+      for _ = 1, 3 do codec.decode(opts, bytes) end
+      assert.are.equal("function", type(makers[1]))
+      local sethook, getinfo, seen = debug.sethook, debug.getinfo, 0
+      sethook(function() if getinfo(2, "S").what ~= "C" then seen = seen + 1 end end, "c")
+      local f = codec.decode(opts, bytes)
+      sethook()
+      assert.are.equal(0, seen)
+      assert.are.equal(5, f())
+    end)
+  end)
+
   it("that are callable tables go too", function()
     local object = setmetatable({ 3 }, { __call = function(self, x) return self[1] * x end })
     assert.are.equal(12, send(object)(4))

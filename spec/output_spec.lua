@@ -555,9 +555,10 @@ describe("log lines", function()
   end)
 
   it("are neither doubled nor torn nor late when there are many", function()
-    local got = run([[
+    local n = shell.interpreter:find("asan") and 5000 or 25000 -- each takes several times as long there
+    local got = run("local n = " .. n .. "\n" .. [[
       local logging = require "mantichora.logging"
-      local n, late, wrong, last, ended = 25000, 0, 0, { 0, 0, 0, 0 }, {}
+      local late, wrong, last, ended = 0, 0, { 0, 0, 0, 0 }, {}
       logging.basic_config{ level = "INFO", stream = function(line)
         local k, i, rest = line:match("^INFO:load:task (%d) record (%d+) (x*)$")
         k, i = tonumber(k), tonumber(i)
@@ -581,6 +582,6 @@ describe("log lines", function()
         ended[k] = true
       end
       print(late, wrong, table.concat(last, " "))]])
-    assert.same({ "0       0       25000 25000 25000 25000" }, got.screen:rows())
+    assert.same({ "0       0       " .. table.concat({ n, n, n, n }, " ") }, got.screen:rows())
   end)
 end)

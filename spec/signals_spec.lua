@@ -275,6 +275,8 @@ describe("the death of the parent", function()
       end)
       assert.is_true(#process.marked(mark) >= 7)
       os.execute(("kill -%s %s"):format(signal, pid))
+      -- A sanitizer takes its time to report a SIGSEGV before it lets the parent die.
+      process.wait(function() return not process.runs(pid) end, signal == "SEGV" and 10 * slow or 1.2)
       assert.are.same({}, process.outlive(mark, 1.2))
       until_prompt(t, function() end)
       local x, _, shown = t:cursor()

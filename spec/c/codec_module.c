@@ -57,7 +57,7 @@ static int get_table(lua_State *L, const char *name) {
   return 0;
 }
 
-static uint32_t intern(void *ud, const char *bytes, size_t len) {
+static uint32_t intern(void *ud, const char *bytes, size_t len, const char **kept) {
   struct holder *holder = ud;
   lua_State *L = holder->L;
   lua_Integer id, n = (lua_Integer)lua_rawlen(L, holder->dictionary);
@@ -68,11 +68,12 @@ static uint32_t intern(void *ud, const char *bytes, size_t len) {
     lua_rawgeti(L, holder->dictionary, id);
     known = lua_tolstring(L, -1, &length);
     same = length == len && memcmp(known, bytes, len) == 0;
+    *kept = known;
     lua_pop(L, 1);
     if (same)
       return (uint32_t)id;
   }
-  lua_pushlstring(L, bytes, len);
+  *kept = lua_pushlstring(L, bytes, len);
   lua_rawseti(L, holder->dictionary, n + 1);
   return (uint32_t)(n + 1);
 }
@@ -108,6 +109,8 @@ static int encode(lua_State *L) {
   encoder.kind = get_kind(L);
   encoder.notes = get_table(L, "notes");
   holder->dictionary = get_table(L, "dictionary");
+  lua_getfield(L, 1, "memory");
+  encoder.memory = lua_touserdata(L, -1);
   if (holder->dictionary != 0) {
     encoder.intern_code = intern;
     encoder.ud = holder;
@@ -163,7 +166,15 @@ static int decode(lua_State *L) {
     decoder.find_code = find;
     decoder.ud = L;
   }
+  decoder.makers = get_table(L, "makers");
   return mch_decode(L, &decoder);
+}
+
+/* What a caller keeps between messages that have the same notes and dictionary: opts.memory. */
+static int new_memory(lua_State *L) {
+  struct mch_code_memory *memory = lua_newuserdatauv(L, sizeof *memory, 0);
+  memset(memory, 0, sizeof *memory);
+  return 1;
 }
 
 static int notes(lua_State *L) {
@@ -257,9 +268,9 @@ static int explain(lua_State *L) {
 
 int luaopen_codec_module(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"encode", encode},   {"put", put},         {"decode", decode},
-      {"notes", notes},     {"update", update},   {"explain", explain},
-      {"replace", replace}, {"state", state_new}, {NULL, NULL}};
+      {"encode", encode},   {"put", put},       {"decode", decode},   {"memory", new_memory},
+      {"notes", notes},     {"update", update}, {"explain", explain}, {"replace", replace},
+      {"state", state_new}, {NULL, NULL}};
   if (luaL_newmetatable(L, "codec_module.state")) {
     lua_pushcfunction(L, state_close);
     lua_setfield(L, -2, "__gc");
