@@ -179,6 +179,11 @@ static int never(void *ud) {
   return 0;
 }
 
+/* Wait for one word of a worker. */
+static void wait_once(struct mch_pool *pool, uint64_t until) {
+  mch_pool_wait(pool, &(struct mch_waiting){until, NULL, never, NULL, NULL, 1});
+}
+
 static void turn(struct mch_pool *pool, uint64_t until) {
   struct mch_buf record = {0};
   mch_pool_pump(pool);
@@ -188,14 +193,14 @@ static void turn(struct mch_pool *pool, uint64_t until) {
     ;
   mch_buf_free(&record);
   if (until != 0)
-    mch_pool_wait(pool, until, NULL, never, NULL);
+    wait_once(pool, until);
 }
 
 static void end_pool(struct mch_pool *pool) {
   uint64_t patience = mch_now() + 5000000000u;
   mch_pool_quit(pool, 0);
   while (turn(pool, 0), !mch_pool_gone(pool) && mch_now() < patience)
-    mch_pool_wait(pool, patience, NULL, never, NULL);
+    wait_once(pool, patience);
   CHECK(mch_pool_gone(pool));
   mch_pool_free(pool);
 }
@@ -228,7 +233,7 @@ static int finish_all(struct mch_pool *pool, struct mch_group *group) {
       return 1;
     if (mch_now() > patience)
       return 0;
-    mch_pool_wait(pool, patience, NULL, never, NULL);
+    wait_once(pool, patience);
   }
 }
 
@@ -251,6 +256,11 @@ static int is_interrupted(void *ud) {
   return ++asked->interrupted == asked->interrupt_at;
 }
 
+static void wait_for_all(struct asked *asked, uint64_t until) {
+  mch_pool_wait(asked->pool,
+                &(struct mch_waiting){until, all_finished, is_interrupted, asked, NULL, 1});
+}
+
 /* One wait pumps until enough is there, and comes back for what only the owner can do. */
 static void test_one_wait(int background) {
   struct mch_pool *pool = new_pool(2, background);
@@ -262,28 +272,28 @@ static void test_one_wait(int background) {
   for (i = 0; i < 40; i++)
     run(pool, &group, SLEEP, 1);
   while (mch_pool_unfinished(pool, &group) > 0 && mch_now() < patience)
-    mch_pool_wait(pool, patience, all_finished, is_interrupted, &asked);
+    wait_for_all(&asked, patience);
   CHECK(take_all(pool, &group) == 40 && asked.enough > 1);
   /* A record, before its task has ended. */
   run(pool, &group, RECORDS, 1);
   while (!mch_pool_has_logs(pool) && mch_now() < patience)
-    mch_pool_wait(pool, patience, all_finished, is_interrupted, &asked);
+    wait_for_all(&asked, patience);
   CHECK(mch_pool_take_log(pool, &record));
   mch_buf_free(&record);
   CHECK(finish_all(pool, &group) && take_all(pool, &group) == 1);
   /* The time, and a signal; a replacement for a worker that died. */
   run(pool, &group, SLEEP, 400);
   start = mch_now();
-  mch_pool_wait(pool, start + 30000000u, all_finished, is_interrupted, &asked);
+  wait_for_all(&asked, start + 30000000u);
   CHECK(mch_now() >= start + 30000000u && mch_pool_unfinished(pool, &group) == 1);
   asked.interrupted = 0;
   asked.interrupt_at = 1;
-  mch_pool_wait(pool, patience, all_finished, is_interrupted, &asked);
+  wait_for_all(&asked, patience);
   CHECK(asked.interrupted == 1 && mch_pool_unfinished(pool, &group) == 1);
   asked.interrupt_at = 0;
   run(pool, &group, DIE, 0);
   while (!mch_pool_short_of_workers(pool) && mch_now() < patience)
-    mch_pool_wait(pool, patience, all_finished, is_interrupted, &asked);
+    wait_for_all(&asked, patience);
   CHECK(mch_pool_short_of_workers(pool));
   CHECK(finish_all(pool, &group) && take_all(pool, &group) == 2);
   end_pool(pool);
