@@ -7,7 +7,7 @@
 #include "bytecode.h"
 #include "plain.h"
 
-enum { LONGEST = 31, ROOM = 3 + LONGEST + 1 };
+enum { LONGEST = 31, ROOM = 3 + LONGEST + 1, POPPED_AT_ONCE = 16 };
 
 /* -- plain values ------------------------------------------------------------------------- */
 
@@ -46,21 +46,69 @@ static size_t store(unsigned char *to, lua_State *L, int index) {
   }
 }
 
-int mch_items_put(struct mch_buf *out, lua_State *L, int index) {
-  unsigned char *to;
-  size_t length;
-  if (out->capacity - out->length < ROOM && mch_buf_reserve(out, ROOM) != 0) {
-    out->failed = 0; /* whoever tries again says so */
-    return 0;
-  }
-  to = out->data + out->length;
-  length = store(to + 2, L, index);
+/* Write the message to `to`, where there is ROOM; its length, or 0. */
+static size_t write_message(unsigned char *to, lua_State *L, int index) {
+  size_t length = store(to + 2, L, index);
   if (length == 0)
     return 0;
   to[0] = MCH_GRAPH_VERSION;
   to[1] = 1;
   to[2 + length] = MCH_TAG_END;
-  out->length += length + 3;
+  return length + 3;
+}
+
+/* Whoever tries again, where this says no, says so. */
+static int has_room(struct mch_buf *out, size_t room) {
+  if (out->capacity - out->length >= room || mch_buf_reserve(out, room) == 0)
+    return 1;
+  out->failed = 0;
+  return 0;
+}
+
+int mch_items_put(struct mch_buf *out, lua_State *L, int index) {
+  size_t length = has_room(out, ROOM) ? write_message(out->data + out->length, L, index) : 0;
+  out->length += length;
+  return length > 0;
+}
+
+size_t mch_items_put_integers(struct mch_buf *out, size_t full, lua_State *L, int table,
+                              lua_Integer from, size_t most) {
+  int top = lua_gettop(L), i = 0;
+  size_t count;
+  luaL_checkstack(L, POPPED_AT_ONCE, NULL);
+  for (count = 0; count < most && out->length < full && has_room(out, 4 + ROOM); count++) {
+    unsigned char *to = out->data + out->length;
+    size_t length;
+    if (i == POPPED_AT_ONCE) {
+      lua_settop(L, top);
+      i = 0;
+    }
+    lua_rawgeti(L, table, from + (lua_Integer)count);
+    i++;
+    if (!lua_isinteger(L, -1))
+      break;
+    length = mch_plain_store_integer(to + 6, lua_tointeger(L, -1));
+    mch_store_u32(to, (uint32_t)length + 3);
+    to[4] = MCH_GRAPH_VERSION;
+    to[5] = 1;
+    to[6 + length] = MCH_TAG_END;
+    out->length += 7 + length;
+  }
+  lua_settop(L, top);
+  return count;
+}
+
+int mch_items_put_sized(struct mch_buf *out, lua_State *L, int index) {
+  unsigned char *to;
+  size_t length;
+  if (!has_room(out, 4 + ROOM))
+    return 0;
+  to = out->data + out->length;
+  length = write_message(to + 4, L, index);
+  if (length == 0)
+    return 0;
+  mch_store_u32(to, (uint32_t)length);
+  out->length += 4 + length;
   return 1;
 }
 
@@ -118,6 +166,11 @@ int mch_items_get(lua_State *L, const unsigned char *bytes, size_t length) {
       bytes[length - 1] != MCH_TAG_END)
     return 0;
   return push(L, bytes[2], bytes + 3, length - 4);
+}
+
+int mch_items_is_safe(const unsigned char *bytes, size_t length) {
+  return length >= 4 && bytes[0] == MCH_GRAPH_VERSION && bytes[1] == 1 &&
+         (bytes[2] & ~(unsigned)LONGEST) != MCH_TAG_SHORT;
 }
 
 /* -- steady functions --------------------------------------------------------------------- */

@@ -15,8 +15,19 @@
  * without memory, 0, and nothing is appended. */
 int mch_items_put(struct mch_buf *out, lua_State *L, int index);
 
+/* The same behind its length, u32. */
+int mch_items_put_sized(struct mch_buf *out, lua_State *L, int index);
+
+/* Do so with the integers in a table from this index on, read raw, at most so many and until `out`
+ * is as long as `full`; returns how many. May raise on memory. */
+size_t mch_items_put_integers(struct mch_buf *out, size_t full, lua_State *L, int table,
+                              lua_Integer from, size_t most);
+
 /* Push the value of such a message: 1. 0: it is not one. */
 int mch_items_get(lua_State *L, const unsigned char *bytes, size_t length);
+
+/* Whether pushing it cannot raise: it is such a message, and not that of a string. */
+int mch_items_is_safe(const unsigned char *bytes, size_t length);
 
 /* The message of no values: append it (0: no memory); whether it is this. */
 int mch_items_put_none(struct mch_buf *out);

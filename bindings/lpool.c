@@ -330,14 +330,22 @@ static void obey_hooks(lua_State *L, struct mch_output *output, struct hooks *ow
 struct lgroup {
   struct lpool *lpool;
   struct mch_group *group; /* NULL: abandoned */
+  /* The function whose items travel in batches, as it was when the first one was made. */
+  enum { UNSEEN, STEADY, UNSTEADY } kind;
+  struct mch_buf function, ids; /* its graph, and the bytecode that this needs */
 };
+
+static void forget_function(struct lgroup *lgroup) {
+  mch_buf_free(&lgroup->function);
+  mch_buf_free(&lgroup->ids);
+}
 
 /* group(pool, coming): so many tasks will be run in it; 0: not known. */
 static int core_group(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
+  memset(lgroup, 0, sizeof *lgroup);
   lgroup->lpool = lpool;
-  lgroup->group = NULL;
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, GROUP);
@@ -352,6 +360,7 @@ static int core_abandon(lua_State *L) {
   struct lgroup *lgroup = luaL_checkudata(L, 1, GROUP);
   struct mch_group *group = lgroup->group;
   lgroup->group = NULL;
+  forget_function(lgroup);
   /* A pool that was closed has freed its tasks, and this process may not be its own. */
   if (group != NULL && lgroup->lpool->pool == NULL)
     free(group);
@@ -373,13 +382,13 @@ static struct mch_group *group_arg(lua_State *L, struct lpool *lpool, int index)
 
 /* -- waiting for something ---------------------------------------------------------------- */
 
-enum condition { UNTIL_ONE, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
+enum condition { UNTIL_ONE, UNTIL_MANY, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
 
 /* What a wait is for. */
 struct goal {
   enum condition condition;
-  const struct mch_group *group; /* ONE, ALL */
-  uint64_t limit;                /* BELOW */
+  const struct mch_group *group; /* ONE, MANY, ALL */
+  uint64_t limit;                /* BELOW; MANY: so many */
 };
 
 static int is_met(const struct lpool *lpool, const struct goal *goal) {
@@ -387,6 +396,9 @@ static int is_met(const struct lpool *lpool, const struct goal *goal) {
   switch (goal->condition) {
   case UNTIL_ONE:
     return mch_pool_finished(pool, goal->group) > 0 || mch_pool_unfinished(pool, goal->group) == 0;
+  case UNTIL_MANY:
+    return mch_pool_finished(pool, goal->group) >= goal->limit ||
+           mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_ALL:
     return mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_BELOW:
@@ -428,9 +440,29 @@ static void pump(lua_State *L, struct lpool *lpool) {
   deliver_logs(L, lpool);
 }
 
+/* What the pool asks while it waits. */
+struct wait {
+  struct look look;
+  const struct lpool *lpool;
+  const struct goal *goal;
+};
+
+static int is_interrupted(void *ud) {
+  return interrupted(&((struct wait *)ud)->look);
+}
+
+static int is_enough(void *ud) {
+  const struct wait *wait = ud;
+  return is_met(wait->lpool, wait->goal) || mch_cargos_some(&wait->lpool->spent);
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
-  struct look look = {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL};
+  struct wait wait = {
+      {L, main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL}, lpool, goal};
+  struct mch_waiting waiting = {until,          is_enough,
+                                is_interrupted, &wait,
+                                goal->group,    goal->condition == UNTIL_MANY ? goal->limit : 1};
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;
@@ -443,7 +475,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
       return 1;
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
       return 0;
-    mch_pool_wait(lpool->pool, until, interrupted, &look);
+    mch_pool_wait(lpool->pool, &waiting);
     obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks);
   }
 }
@@ -459,10 +491,10 @@ static uint64_t deadline_arg(lua_State *L, int index) {
   return seconds > 1e9 ? MCH_NEVER : mch_now() + (uint64_t)(seconds * 1e9);
 }
 
-/* wait(pool, condition, limit or nil, seconds or nil, group or nil): whether the condition was met
- * in time. */
+/* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil):
+ * whether the condition was met in time. */
 static int core_wait(lua_State *L) {
-  static const char *const names[] = {"one", "all", "below", "gone", "time", NULL};
+  static const char *const names[] = {"one", "many", "all", "below", "gone", "time", NULL};
   struct lpool *lpool = check_pool(L);
   struct goal goal;
   goal.condition = (enum condition)luaL_checkoption(L, 2, NULL, names);
@@ -773,8 +805,14 @@ static void warn_of_size(lua_State *L, struct lpool *lpool, int count) {
   lua_warning(L, "; mantichora.explain shows all", 0);
 }
 
-/* A message to workers begins in `graph` and `ids`; the notes come to stand at index 1. */
-static void begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder) {
+static void clear_message(struct lpool *lpool) {
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->spans);
+  mch_buf_clear(&lpool->ids);
+}
+
+/* For a message to workers in `graph` and `ids`; the notes come to stand at index 1. */
+static void set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder) {
   memset(encoder, 0, sizeof *encoder);
   encoder->out = &lpool->graph;
   encoder->code_ids = &lpool->ids;
@@ -785,9 +823,11 @@ static void begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder
   encoder->notes = 1;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
   lua_replace(L, 1);
-  mch_buf_clear(&lpool->graph);
-  mch_buf_clear(&lpool->spans);
-  mch_buf_clear(&lpool->ids);
+}
+
+static void begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder) {
+  set_up_encoder(L, lpool, encoder);
+  clear_message(lpool);
 }
 
 /* Called with the pool, then the function and its arguments. */
@@ -966,14 +1006,32 @@ static int core_run_in(lua_State *L) {
 
 enum { BATCH_BYTES = 128 * 1024 }; /* a batch that has grown so long is closed */
 
+/* What encode_batch() works with. */
+struct batching {
+  struct lpool *lpool;
+  struct lgroup *lgroup;
+  struct mch_encoder encoder;
+  int encoding; /* `encoder` is ready */
+};
+
+/* Items that are not plain are encoded after the function. The notes come to stand at index 1. */
+static void begin_items(lua_State *L, struct batching *batching) {
+  struct lpool *lpool = batching->lpool;
+  if (batching->encoding)
+    return;
+  note_state(L, lpool);
+  set_up_encoder(L, lpool, &batching->encoder);
+  batching->encoder.kind = MCH_SEND_ITEM;
+  batching->encoder.spans = &lpool->spans; /* what would be in them is too large for a batch */
+  batching->encoding = 1;
+}
+
 /* Append the item on top: u32 length and its graph; pops it. A packed one has several values. 0: it
  * is so large that it is to travel alone. */
-static int encode_item(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder,
-                       int is_packed) {
-  struct mch_buf *graph = &lpool->graph;
+static int encode_item(lua_State *L, struct batching *batching, int is_packed) {
+  struct mch_buf *graph = &batching->lpool->graph;
   size_t at = graph->length;
-  int item = lua_gettop(L), count = 1, is_large = 0, i;
-  mch_buf_u32(graph, 0);
+  int item = lua_gettop(L), count = 1, is_large, i;
   if (is_packed) {
     lua_getfield(L, item, "n");
     count = (int)lua_tointeger(L, -1);
@@ -982,8 +1040,13 @@ static int encode_item(lua_State *L, struct lpool *lpool, struct mch_encoder *en
     for (i = 1; i <= count; i++)
       lua_rawgeti(L, item, i);
   }
-  if (count != 1 || !mch_items_put(graph, L, -1))
-    is_large = mch_encode(L, encoder, lua_gettop(L) - count + 1, count);
+  if (count == 1 && mch_items_put_sized(graph, L, -1)) {
+    lua_settop(L, item - 1);
+    return 1;
+  }
+  begin_items(L, batching);
+  mch_buf_u32(graph, 0);
+  is_large = mch_encode(L, &batching->encoder, lua_gettop(L) - count + 1, count);
   lua_settop(L, item - 1);
   if (graph->failed != 0)
     luaL_error(L, "not enough memory to send the task");
@@ -995,35 +1058,54 @@ static int encode_item(lua_State *L, struct lpool *lpool, struct mch_encoder *en
   return 1;
 }
 
-/* encode_batch(pool, function, list, from, count, packed): bytes of the function's graph and number
- * of items that are in lpool->graph now; nothing if the function has to be sent anew for each. */
-static int encode_batch(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
-  lua_Integer from = lua_tointeger(L, 4), most = lua_tointeger(L, 5), count = 0;
-  int is_packed = lua_toboolean(L, 6);
-  struct mch_encoder encoder;
-  size_t function_length;
+/* The function at index 2 goes with many items if no call can change it. All of them get it as it
+ * is now; so it is looked at and encoded once. */
+static void encode_function(lua_State *L, struct batching *batching) {
+  struct lpool *lpool = batching->lpool;
+  struct lgroup *lgroup = batching->lgroup;
   note_state(L, lpool);
+  lgroup->kind = UNSTEADY;
   if (!mch_items_is_steady(L, 2))
+    return;
+  begin_encoding(L, lpool, &batching->encoder);
+  mch_encode(L, &batching->encoder, 2, 1);
+  if (batching->encoder.assigns)
+    return; /* globals go along, and each task has them as they were */
+  mch_buf_append(&lgroup->function, lpool->graph.data, lpool->graph.length);
+  mch_buf_append(&lgroup->ids, lpool->ids.data, lpool->ids.length);
+  if (lpool->graph.failed == 0 && lpool->ids.failed == 0 && lgroup->function.failed == 0 &&
+      lgroup->ids.failed == 0)
+    lgroup->kind = STEADY;
+}
+
+/* encode_batch(batching, function, list, from, count, packed): number of items that are in
+ * lpool->graph now, behind the function; 0 if it has to be sent anew for each. */
+static int encode_batch(lua_State *L) {
+  struct batching *batching = lua_touserdata(L, 1);
+  struct lpool *lpool = batching->lpool;
+  lua_Integer from = lua_tointeger(L, 4), most = lua_tointeger(L, 5), count = 0;
+  int is_packed = lua_toboolean(L, 6), is_raw = !lua_getmetatable(L, 3);
+  lua_settop(L, 6);
+  if (batching->lgroup->kind == UNSEEN)
+    encode_function(L, batching);
+  if (batching->lgroup->kind == UNSTEADY)
     return 0;
-  begin_encoding(L, lpool, &encoder);
-  mch_encode(L, &encoder, 2, 1);
-  if (encoder.assigns)
-    return 0; /* globals go along, and each task has them as they were */
-  function_length = lpool->graph.length;
-  encoder.kind = MCH_SEND_ITEM;
-  encoder.spans = &lpool->spans; /* what would be in them is too large for a batch */
+  clear_message(lpool);
+  mch_buf_append(&lpool->graph, batching->lgroup->function.data, batching->lgroup->function.length);
+  mch_buf_append(&lpool->ids, batching->lgroup->ids.data, batching->lgroup->ids.length);
   while (count < most && lpool->graph.length < BATCH_BYTES) {
+    if (is_raw && !is_packed)
+      count += (lua_Integer)mch_items_put_integers(&lpool->graph, BATCH_BYTES, L, 3, from + count,
+                                                   (size_t)(most - count));
+    if (count == most || lpool->graph.length >= BATCH_BYTES)
+      break;
     lua_geti(L, 3, from + count);
-    if (!encode_item(L, lpool, &encoder, is_packed))
+    if (!encode_item(L, batching, is_packed))
       break;
     count++;
   }
-  if (count == 0)
-    return 0;
-  lua_pushinteger(L, (lua_Integer)function_length);
   lua_pushinteger(L, count);
-  return 2;
+  return 1;
 }
 
 /* run_batch(pool, group, function, list, from, count, packed, index): queue list[from] and so on,
@@ -1032,29 +1114,32 @@ static int encode_batch(lua_State *L) {
 static int core_run_batch(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
+  struct batching batching = {.lpool = lpool, .lgroup = luaL_checkudata(L, 2, GROUP)};
   lua_Integer index = luaL_checkinteger(L, 8), count;
   struct mch_task *task;
   struct mch_error error;
   uint64_t runid;
   int status;
-  if (!lpool->batches || lpool->encoding)
+  if (!lpool->batches || lpool->encoding || batching.lgroup->kind == UNSTEADY)
     return 0;
   lua_settop(L, 7);
   lua_pushcfunction(L, encode_batch);
-  lua_pushlightuserdata(L, lpool);
+  lua_pushlightuserdata(L, &batching);
   lua_rotate(L, 3, 2);
   lpool->encoding = 1;
-  status = lua_pcall(L, 6, LUA_MULTRET, 0);
+  status = lua_pcall(L, 6, 1, 0);
   lpool->encoding = 0;
   if (status != LUA_OK)
     return raise_at_caller(L);
-  if (lua_gettop(L) == 2)
+  count = lua_tointeger(L, -1);
+  if (count == 0)
     return 0;
+  if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
+    return luaL_error(L, "not enough memory to send the task");
   start_workers(L, lpool);
-  count = lua_tointeger(L, 4);
   task = mch_batch_new((const uint32_t *)(const void *)lpool->ids.data,
                        (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
-                       lpool->graph.length, (size_t)lua_tointeger(L, 3), (uint32_t)count,
+                       lpool->graph.length, batching.lgroup->function.length, (uint32_t)count,
                        (uint64_t)index);
   if (lpool->graph.capacity > 1u << 20)
     mch_buf_free(&lpool->graph);
@@ -1090,15 +1175,13 @@ static void pack_values(lua_State *L, int first) {
 static void store_answer(lua_State *L, const unsigned char *graph, size_t length,
                          lua_Integer index) {
   struct mch_decoder decoder;
-  int top = lua_gettop(L), count = 1;
-  if (!mch_items_get(L, graph, length)) {
-    memset(&decoder, 0, sizeof decoder);
-    decoder.bytes = graph;
-    decoder.len = length;
-    decoder.allow_code = 1;
-    decoder.kind = MCH_SEND_RESULT;
-    count = mch_decode(L, &decoder);
-  }
+  int top = lua_gettop(L), count;
+  memset(&decoder, 0, sizeof decoder);
+  decoder.bytes = graph;
+  decoder.len = length;
+  decoder.allow_code = 1;
+  decoder.kind = MCH_SEND_RESULT;
+  count = mch_decode(L, &decoder);
   if (lua_isnil(L, 2) || (count == 1 && !lua_isnil(L, top + 1))) {
     lua_settop(L, top + 1);
     lua_rawseti(L, 1, index);
@@ -1114,19 +1197,29 @@ static void store_answer(lua_State *L, const unsigned char *graph, size_t length
 static int store_answers(lua_State *L) {
   struct mch_answers *answers = &((struct lpool *)lua_touserdata(L, 3))->answers;
   struct mch_buf *graphs = &answers->graphs;
+  int packs = !lua_isnil(L, 2);
   luaL_checkstack(L, 8, NULL);
   while (mch_buf_unread(graphs) > 0) {
     const unsigned char *at = graphs->data + graphs->read;
-    size_t length = mch_load_u32(at);
+    size_t length = *at++;
     lua_Integer index = (lua_Integer)answers->index++;
     answers->runid++;
     answers->count--;
-    if (length == MCH_ANSWER_APART) {
-      mch_buf_consume(graphs, 4);
-      continue;
+    if (length == MCH_ANSWER_LONG) {
+      length = mch_load_u32(at);
+      at += 4;
     }
-    mch_buf_consume(graphs, 4 + length); /* the bytes stay where they are */
-    store_answer(L, at + 4, length, index);
+    graphs->read = (size_t)(at - graphs->data) + length;
+    if (length == MCH_ANSWER_APART)
+      continue;
+    if (!mch_items_get(L, at, length))
+      store_answer(L, at, length, index);
+    else if (!packs || !lua_isnil(L, -1))
+      lua_rawseti(L, 1, index);
+    else {
+      pack_values(L, 4);
+      lua_rawseti(L, 2, index);
+    }
   }
   return 0;
 }
@@ -1718,7 +1811,7 @@ static int pool_gc(lua_State *L) {
   while (!mch_pool_gone(lpool->pool) && mch_now() < patience) {
     mch_pool_pump(lpool->pool);
     if (!mch_pool_gone(lpool->pool))
-      mch_pool_wait(lpool->pool, patience, never, NULL);
+      mch_pool_wait(lpool->pool, &(struct mch_waiting){patience, NULL, never, NULL, NULL, 1});
   }
   if (lpool->started)
     lua_warning(

@@ -13,7 +13,7 @@
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
-static const char randomseed_key = 0, random_key = 0;
+static const char randomseed_key = 0, random_key = 0, stream_key = 0;
 
 /* One run, on its way through the protected call. */
 struct call {
@@ -129,9 +129,77 @@ static lua_Unsigned mix(lua_Unsigned x) {
   return x ^ x >> 31;
 }
 
+/* What math.random does to the state of a stream for each number. */
+static void step(struct mch_stream *stream) {
+  uint64_t *s = stream->words, before = s[1];
+  s[2] ^= s[0];
+  s[3] ^= s[1];
+  s[1] ^= s[2];
+  s[0] ^= s[3];
+  s[2] ^= before << 17;
+  s[3] = s[3] << 45 | s[3] >> 19;
+}
+
+/* What math.randomseed(first, second) makes of it. */
+static struct mch_stream seeded(uint64_t first, uint64_t second) {
+  struct mch_stream stream = {{first, 0xff, second, 0}};
+  int i;
+  for (i = 0; i < 16; i++)
+    step(&stream);
+  return stream;
+}
+
+static int call_randomseed(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key);
+  lua_pushinteger(L, 3);
+  lua_pushinteger(L, 5);
+  lua_call(L, 2, 0);
+  return 0;
+}
+
+/* The state of math.random is the first upvalue of math.randomseed in every Lua 5.4 as it comes. It
+ * is trusted to be so if seeding has the effect there that it must have. */
+static struct mch_stream *find_stream(lua_State *L) {
+  struct mch_stream *stream, expected = seeded(3, 5), before;
+  int top = lua_gettop(L), is_known;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) != LUA_TFUNCTION ||
+      lua_getupvalue(L, -1, 1) == NULL || lua_type(L, -1) != LUA_TUSERDATA ||
+      lua_rawlen(L, -1) != sizeof *stream) {
+    lua_settop(L, top);
+    return NULL;
+  }
+  stream = lua_touserdata(L, -1);
+  memcpy(&before, stream, sizeof before);
+  lua_pushcfunction(L, call_randomseed);
+  is_known = lua_pcall(L, 0, 0, 0) == LUA_OK && memcmp(stream, &expected, sizeof expected) == 0;
+  memcpy(stream, &before, sizeof before);
+  if (is_known)
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &stream_key); /* it lasts as long as it is used */
+  lua_settop(L, top);
+  return is_known ? stream : NULL;
+}
+
+static lua_Unsigned own_seed(const struct call *call) {
+  return mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+}
+
+/* As math.randomseed would, but without a call, which takes longer than many an item does. */
+static int seed_directly(const struct call *call) {
+  lua_Unsigned own = own_seed(call);
+  if (call->task->stream == NULL)
+    return 0;
+  *call->task->stream = seeded(own, mix(own));
+  return 1;
+}
+
 static void seed_stream(lua_State *L, const struct call *call) {
-  lua_Unsigned seed = (lua_Unsigned)call->task->seed;
-  lua_Unsigned own = mix(seed ^ mix((lua_Unsigned)call->run->runid));
+  lua_Unsigned own = own_seed(call);
+  if (!call->task->stream_known) {
+    call->task->stream = find_stream(L);
+    call->task->stream_known = 1;
+  }
+  if (seed_directly(call))
+    return;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
     lua_pushinteger(L, (lua_Integer)own);
     lua_pushinteger(L, (lua_Integer)mix(own));
@@ -290,16 +358,9 @@ static int make_plain_error(lua_State *L) {
   return 1;
 }
 
-static void run_call(lua_State *L, struct call *call) {
-  int status;
-  lua_settop(L, 0);
-  call->kind = MCH_KIND_ERROR;
-  lua_pushcfunction(L, run_protected);
-  lua_pushlightuserdata(L, call);
-  status = lua_pcall(L, 1, LUA_MULTRET, 0);
-  if (status == LUA_OK && call->kind == MCH_KIND_OK)
-    return;
-  /* A table says all; anything else (memory, an error in the handler) is a message only. */
+/* The error on top is the answer. A table says all; anything else (memory, an error in the handler)
+ * is a message only. */
+static void answer_failure(lua_State *L, struct call *call) {
   lua_pushcfunction(L, make_plain_error);
   lua_insert(L, -2);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
@@ -307,6 +368,78 @@ static void run_call(lua_State *L, struct call *call) {
     return;
   }
   answer_error(L, call, call->kind);
+}
+
+static void run_call(lua_State *L, struct call *call) {
+  int status;
+  lua_settop(L, 0);
+  call->kind = MCH_KIND_ERROR;
+  lua_pushcfunction(L, run_protected);
+  lua_pushlightuserdata(L, call);
+  status = lua_pcall(L, 1, LUA_MULTRET, 0);
+  if (status != LUA_OK || call->kind != MCH_KIND_OK)
+    answer_failure(L, call);
+  lua_settop(L, 0);
+}
+
+/* What stays on the stack while the items of a batch are called one after the other: the values
+ * of each come behind it. */
+enum { HANDLER = 1, MAPPED = 2, ENCODE = 3, TASK = 4 };
+
+/* Called with the task, then the values of its item. */
+static int encode_item_results(lua_State *L) {
+  struct mch_ltask *task = lua_touserdata(L, 1);
+  lua_pushlightuserdata(L, task->call);
+  lua_replace(L, 1);
+  return encode_results(L);
+}
+
+static void set_up_stack(lua_State *L, struct mch_ltask *task) {
+  lua_settop(L, 0);
+  lua_pushcfunction(L, describe_error);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
+  lua_pushcfunction(L, encode_item_results);
+  lua_pushlightuserdata(L, task);
+}
+
+/* The values behind TASK are the answer. What has to be encoded takes ENCODE and TASK along. */
+static void answer_values(lua_State *L, struct call *call) {
+  int count = lua_gettop(L) - TASK;
+  if (count == 0 ? mch_items_put_none(call->answer)
+                 : count == 1 && mch_items_put(call->answer, L, TASK + 1))
+    return;
+  call->task->call = call;
+  call->kind = MCH_KIND_UNSENDABLE;
+  if (lua_pcall(L, count + 1, 0, 0) == LUA_OK)
+    call->kind = MCH_KIND_OK;
+}
+
+/* After the first item of a batch the others are called without the protection that making their
+ * arguments needs, if they are so plain that this cannot fail. Whether it was done. */
+static int run_plain_item(lua_State *L, struct call *call) {
+  struct mch_run *run = call->run;
+  uint64_t start = run->began;
+  if (run->first || call->task->mapped == LUA_NOREF || run->graph == NULL ||
+      !mch_items_is_safe(run->graph, run->length) || !seed_directly(call))
+    return 0;
+  if (lua_gettop(L) != TASK)
+    set_up_stack(L, call->task);
+  lua_pushvalue(L, MAPPED);
+  if (!mch_items_get(L, run->graph, run->length)) {
+    lua_settop(L, TASK);
+    return 0;
+  }
+  if (run->precise)
+    start = mch_now();
+  call->kind = lua_pcall(L, 1, LUA_MULTRET, HANDLER) == LUA_OK ? MCH_KIND_OK : MCH_KIND_ERROR;
+  run->ended = mch_now();
+  run->own_time = run->ended - start;
+  if (call->kind == MCH_KIND_OK)
+    answer_values(L, call);
+  if (call->kind != MCH_KIND_OK)
+    answer_failure(L, call);
+  lua_settop(L, lua_gettop(L) >= TASK && call->kind == MCH_KIND_OK ? TASK : 0);
+  return 1;
 }
 
 /* The thread on which tasks run: one for the life of the worker. */
@@ -337,8 +470,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
-  run_call(L, &call);
-  lua_settop(L, 0);
+  if (run->function == NULL || !run_plain_item(L, &call))
+    run_call(L, &call);
   if (call.called || call.kind != MCH_KIND_OK) {
     run->own_time = UINT64_MAX;
     run->ended = mch_now();

@@ -11,6 +11,13 @@
 #include "engine.h"
 #include "lwatch.h"
 
+struct call;
+
+/* The state of Lua's own math.random, xoshiro256**, where it is kept in this way. */
+struct mch_stream {
+  uint64_t words[4];
+};
+
 /* What a worker needs to run tasks; part of the pool object, inherited through the fork. */
 struct mch_ltask {
   lua_State *L;      /* the state's main thread, or any that lives as long */
@@ -19,10 +26,13 @@ struct mch_ltask {
   struct mch_output *output;
   int notes; /* registry references; LUA_NOREF: none */
   int init;
-  int mapped;   /* of the batch that runs: its function, rebuilt */
-  int makers;   /* in a worker: what makes closures of code that comes often (mch_decoder) */
-  int lent;     /* what the spans of the last answer need */
-  int payloads; /* engine "snapshot": table of { n = , function, arguments ... } by number */
+  int mapped;        /* of the batch that runs: its function, rebuilt */
+  int makers;        /* in a worker: what makes closures of code that comes often (mch_decoder) */
+  int lent;          /* what the spans of the last answer need */
+  int payloads;      /* engine "snapshot": table of { n = , function, arguments ... } by number */
+  struct call *call; /* the item that is called */
+  struct mch_stream *stream; /* the state of math.random, if it is as we know it */
+  int stream_known;          /* that was looked at */
   lua_Integer seed;
   int generational;            /* the collector was made so for the workers */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */

@@ -90,9 +90,7 @@ void mch_cargo_drop(struct mch_cargo *cargo) {
 }
 
 struct mch_cargo *mch_cargos_take(struct mch_cargos *spent) {
-  if (atomic_load_explicit(&spent->first, memory_order_relaxed) == NULL)
-    return NULL;
-  return atomic_exchange(&spent->first, NULL);
+  return mch_cargos_some(spent) ? atomic_exchange(&spent->first, NULL) : NULL;
 }
 
 void mch_cargo_free(struct mch_cargo *cargo) {

@@ -70,6 +70,11 @@ int mch_cargo_is_shared(const struct mch_cargo *cargo);
  * among the spent. */
 void mch_cargo_drop(struct mch_cargo *cargo);
 
+/* Whether there are spent ones. */
+static inline int mch_cargos_some(const struct mch_cargos *spent) {
+  return atomic_load_explicit(&spent->first, memory_order_relaxed) != NULL;
+}
+
 /* Take all spent ones, a list by `next`; each is the caller's to free. */
 struct mch_cargo *mch_cargos_take(struct mch_cargos *spent);
 void mch_cargo_free(struct mch_cargo *cargo);

@@ -96,20 +96,26 @@ static void append(struct mch_channel *channel, const void *bytes, size_t count)
   channel->out_put += count;
 }
 
+/* Write the header of the next frame to `bytes`. */
+static void store_header(struct mch_channel *channel, const struct mch_message_head *head,
+                         size_t length, unsigned flags, unsigned char *bytes) {
+  mch_store_u32(bytes, (uint32_t)length);
+  bytes[4] = head->type;
+  bytes[5] = (unsigned char)flags;
+  mch_store_u16(bytes + 6, head->attempt);
+  mch_store_u32(bytes + 8, channel->sequence_out++);
+  mch_store_u32(bytes + 12, head->ticket);
+  mch_store_u64(bytes + 16, head->runid);
+}
+
 static void begin_frame(struct framing *framing, int first) {
-  const struct mch_message_head *head = framing->head;
   unsigned char bytes[MCH_FRAME_HEADER + 8];
   int is_long = first && framing->left > MCH_FRAME_MAX;
   size_t length = framing->left + (is_long ? 8 : 0), more = length > MCH_FRAME_MAX;
   if (more)
     length = MCH_FRAME_MAX;
-  mch_store_u32(bytes, (uint32_t)length);
-  bytes[4] = head->type;
-  bytes[5] = (unsigned char)((more ? MCH_FRAME_MORE : 0) | (is_long ? MCH_FRAME_LONG : 0));
-  mch_store_u16(bytes + 6, head->attempt);
-  mch_store_u32(bytes + 8, framing->channel->sequence_out++);
-  mch_store_u32(bytes + 12, head->ticket);
-  mch_store_u64(bytes + 16, head->runid);
+  store_header(framing->channel, framing->head, length,
+               (more ? MCH_FRAME_MORE : 0) | (is_long ? MCH_FRAME_LONG : 0), bytes);
   mch_store_u64(bytes + MCH_FRAME_HEADER, framing->left);
   append(framing->channel, bytes, MCH_FRAME_HEADER + (is_long ? 8 : 0));
   framing->space = length - (is_long ? 8 : 0);
@@ -154,12 +160,19 @@ static void put_pieces(struct framing *framing, const struct mch_body *body, int
 
 /* All or nothing: with the room made first, appending cannot fail half-way. */
 static int make_room(struct mch_channel *channel, size_t copied, size_t frames, size_t segments) {
-  size_t headers = frames * MCH_FRAME_HEADER + 8;
+  size_t headers = frames * MCH_FRAME_HEADER + 8 + 1;
   int code = mch_buf_reserve(&channel->out, copied + headers);
   if (code == 0 && segments > 0)
     code = mch_buf_reserve(&channel->borrowed, (segments + frames) * sizeof(struct segment));
   channel->out.failed = channel->borrowed.failed = 0;
   return code;
+}
+
+/* There is room for it. */
+static void end_open_message(struct mch_channel *channel) {
+  if (channel->opened_out)
+    append(channel, "", 1);
+  channel->opened_out = 0;
 }
 
 static int put(struct mch_channel *channel, const struct mch_message_head *head, const void *first,
@@ -170,6 +183,7 @@ static int put(struct mch_channel *channel, const struct mch_message_head *head,
   if (make_room(channel, first_length + (borrowed ? 0 : body->length), length / MCH_FRAME_MAX + 2,
                 body->count + (size_t)borrowed * (body->count + 1)) != 0)
     return mch_error_set(error, MCH_NOMEM, "not enough memory for a message of %zu bytes", length);
+  end_open_message(channel);
   begin_frame(&framing, 1);
   put_piece(&framing, first, first_length, 0);
   put_pieces(&framing, body, borrowed);
@@ -199,6 +213,34 @@ int mch_channel_put_body(struct mch_channel *channel, const struct mch_message_h
     last_segment(channel)->cargo = cargo;
   }
   return code;
+}
+
+static void begin_open_message(struct mch_channel *channel, const struct mch_message_head *head) {
+  unsigned char bytes[MCH_FRAME_HEADER];
+  store_header(channel, head, 0, MCH_FRAME_OPEN, bytes);
+  append(channel, bytes, sizeof bytes);
+  channel->opened_out = 1;
+}
+
+static int is_calm(const struct mch_channel *channel) {
+  return channel->chaos == NULL || channel->chaos->rate == 0;
+}
+
+int mch_channel_put_record(struct mch_channel *channel, const struct mch_message_head *head,
+                           const void *record, size_t length, struct mch_error *error) {
+  unsigned char size = (unsigned char)length;
+  if (channel->opened_out && channel->ring_out != NULL && mch_channel_unsent(channel) == 0 &&
+      is_calm(channel) && mch_ring_write_record(channel->ring_out, record, length)) {
+    ring_bell(channel, &channel->ring_out->reader_sleeps);
+    return 0;
+  }
+  if (make_room(channel, 1 + length, 1, 0) != 0)
+    return mch_error_set(error, MCH_NOMEM, "not enough memory for a record of %zu bytes", length);
+  if (!channel->opened_out)
+    begin_open_message(channel, head);
+  append(channel, &size, 1);
+  append(channel, record, length);
+  return 0;
 }
 
 size_t mch_channel_unsent(const struct mch_channel *channel) {
@@ -358,6 +400,8 @@ struct target {
 static size_t wanted(const struct mch_channel *channel) {
   const struct mch_gathering *gathering = &channel->gathering;
   size_t unread = mch_buf_unread(&channel->in), whole;
+  if (channel->opened.open)
+    return FILL_ROOM;
   if (unread >= MCH_FRAME_HEADER ? gathering->open : gathering->frame_left > 0 || !gathering->open)
     return FILL_ROOM;
   if (gathering->open)
@@ -504,8 +548,11 @@ static int check_header(struct mch_channel *channel, const unsigned char *at,
                         struct mch_message_head *head, struct mch_error *error) {
   if (mch_load_u32(at) > MCH_FRAME_MAX)
     return broken(error, "a frame is too long");
-  if (!known_type(at[4]) || (at[5] & ~(MCH_FRAME_MORE | MCH_FRAME_LONG)) != 0)
+  if (!known_type(at[4]) || (at[5] & ~(MCH_FRAME_MORE | MCH_FRAME_LONG | MCH_FRAME_OPEN)) != 0)
     return broken(error, "a frame of an unknown type");
+  if ((at[4] == MCH_MESSAGE_ITEMS) != ((at[5] & MCH_FRAME_OPEN) != 0) ||
+      (at[4] == MCH_MESSAGE_ITEMS && (at[5] != MCH_FRAME_OPEN || mch_load_u32(at) != 0)))
+    return broken(error, "an open frame of another type");
   if (mch_load_u32(at + 8) != channel->sequence_in)
     return broken(error, "a frame is out of sequence");
   head->type = at[4];
@@ -613,6 +660,7 @@ static int begin_gathering(struct mch_channel *channel, const struct mch_message
 static void hand_out_long(struct mch_channel *channel, struct mch_message_in *message) {
   struct mch_gathering *gathering = &channel->gathering;
   message->head = gathering->head;
+  message->records = message->records_before = 0;
   message->lost = gathering->lost;
   message->body = gathering->bytes != NULL ? gathering->bytes : gathering->kept;
   message->length =
@@ -628,9 +676,47 @@ static void hand_out(struct mch_channel *channel, const struct mch_message_head 
   channel->sequence_in++;
   message->head = *head;
   message->lost = 0;
+  message->records = message->records_before = 0;
   message->body = at + MCH_FRAME_HEADER;
   message->length = mch_load_u32(at);
   channel->in_handed = MCH_FRAME_HEADER + message->length;
+}
+
+static void open_message(struct mch_channel *channel, const struct mch_message_head *head) {
+  channel->opened.open = 1;
+  channel->opened.head = *head;
+  channel->opened.handed = 0;
+  channel->sequence_in++;
+  mch_buf_consume(&channel->in, MCH_FRAME_HEADER);
+}
+
+/* Hand out the records of the open message that are whole: 1; 0: there are none, and the message
+ * has ended unless it is open still. */
+static int hand_out_records(struct mch_channel *channel, struct mch_message_in *message,
+                            struct mch_error *error) {
+  struct mch_opened *opened = &channel->opened;
+  const unsigned char *start = channel->in.data + channel->in.read, *at = start;
+  const unsigned char *end = channel->in.data + channel->in.length;
+  message->records = 0;
+  for (; at < end && *at != 0; at += 1 + *at) {
+    if (*at > MCH_RECORD_MAX)
+      return broken(error, "a record is too long");
+    if ((size_t)(end - at) <= *at)
+      break;
+    message->records++;
+  }
+  message->head = opened->head;
+  message->lost = 0;
+  message->records_before = opened->handed;
+  message->body = start;
+  message->length = (size_t)(at - start);
+  opened->handed += message->records;
+  if (at < end && *at == 0) {
+    opened->open = 0;
+    at++;
+  }
+  channel->in_handed = (size_t)(at - start);
+  return message->records > 0;
 }
 
 int mch_channel_next(struct mch_channel *channel, struct mch_message_in *message,
@@ -641,6 +727,11 @@ int mch_channel_next(struct mch_channel *channel, struct mch_message_in *message
   for (;;) {
     struct mch_message_head head;
     int code;
+    if (channel->opened.open) {
+      if ((code = hand_out_records(channel, message, error)) != 0 || channel->opened.open)
+        return code;
+      mch_channel_forget(channel);
+    }
     if (gathering->open && gathering->frame_left > 0) {
       gather(channel);
       if (gathering->frame_left > 0)
@@ -654,6 +745,10 @@ int mch_channel_next(struct mch_channel *channel, struct mch_message_in *message
       return 0;
     if ((code = check_header(channel, in->data + in->read, &head, error)) != 0)
       return code;
+    if (head.type == MCH_MESSAGE_ITEMS) {
+      open_message(channel, &head);
+      continue;
+    }
     if (!gathering->open && (in->data[in->read + 5] & MCH_FRAME_LONG) == 0) {
       if (mch_buf_unread(in) - MCH_FRAME_HEADER < mch_load_u32(in->data + in->read))
         return 0;

@@ -28,6 +28,8 @@ struct mch_message_in {
   const unsigned char *body;
   size_t length;
   int lost; /* it was long, and there was no memory for it: only the beginning is there */
+  /* An open one is handed out as it comes: so many of its records are here, so many were before. */
+  uint32_t records, records_before;
 };
 
 /* The beginning of a long message that is kept when there is no memory for all of it. */
@@ -45,6 +47,13 @@ struct mch_gathering {
   unsigned char kept[MCH_LOST_KEPT];
 };
 
+/* An open message, while it comes. */
+struct mch_opened {
+  int open;
+  struct mch_message_head head;
+  uint32_t handed; /* records so far */
+};
+
 struct mch_channel {
   int fd; /* -1: closed */
   struct mch_buf out;
@@ -53,6 +62,8 @@ struct mch_channel {
   size_t borrowed_bytes;      /* unsent */
   struct mch_buf in;
   struct mch_gathering gathering;
+  struct mch_opened opened;
+  int opened_out;    /* the last message that went out is open */
   size_t trusted;    /* for a message that says it is so long, room is made before its bytes come */
   void *long_handed; /* a long message was handed out: free it at the next call */
   size_t in_handed;  /* bytes of `in` handed out: consume them at the next call */
@@ -97,6 +108,12 @@ int mch_channel_put2(struct mch_channel *channel, const struct mch_message_head 
 int mch_channel_put_body(struct mch_channel *channel, const struct mch_message_head *head,
                          const void *first, size_t first_length, const struct mch_body *body,
                          struct mch_cargo *cargo, struct mch_error *error);
+
+/* Add a record, of 1 to MCH_RECORD_MAX bytes, to the open message of this head, which begins here
+ * if none is open; the next message that is put ends it. Through a ring it goes out at once, if it
+ * can; else it is queued. */
+int mch_channel_put_record(struct mch_channel *channel, const struct mch_message_head *head,
+                           const void *record, size_t length, struct mch_error *error);
 
 /* Send what is queued. `wait` = 0: as much as the descriptor takes now; else all, blocking.
  * 0 (also when some is left: see mch_channel_unsent), MCH_CLOSED or MCH_SYSTEM. */

@@ -41,15 +41,17 @@ struct mch_batch {
   uint32_t kept;            /* items that the pool's index still leads to this task for */
   uint32_t function_length; /* bytes of the function's graph */
   uint64_t index;           /* the caller's number of the first item */
-  /* The pool's: answers that were not taken, u32 length and graph each, from item `from` on. */
+  /* The pool's: answers that were not taken, from item `from` on, as records: u8 length (1 to
+   * MCH_RECORD_MAX) and a graph; MCH_ANSWER_LONG, u32 length and a graph; or MCH_ANSWER_APART. */
   struct mch_buf answers;
   uint32_t from;
   int lost;   /* there was no memory for an answer: it and those behind it are not there */
   int listed; /* in its group's list of results */
 };
 
-/* In the place of an answer's length: the item is a task of its own now. */
-#define MCH_ANSWER_APART UINT32_MAX
+/* In the place of an answer's length: a u32 has it; the item is a task of its own now. */
+#define MCH_ANSWER_LONG 255u
+#define MCH_ANSWER_APART 0u
 
 enum mch_task_state {
   MCH_TASK_QUEUED,    /* in the pool's queue */
@@ -124,9 +126,12 @@ struct mch_events {
   void (*finished)(void *ud, struct mch_task *task, struct mch_result *result);
   /* The task was submitted and provably never started: it goes back to the head of the queue. */
   void (*returned)(void *ud, struct mch_task *task);
-  /* The next item of a batch has this OK answer; or ended in another way (NULL: there was no memory
-   * for it). */
+  /* The next item of a batch has this OK answer; or ended in another way (see failed). */
   void (*answered)(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length);
+  /* The next `count` items have these OK answers: `length` bytes of records as in ITEMS. */
+  void (*answered_many)(void *ud, struct mch_task *batch, const unsigned char *records,
+                        size_t length, uint32_t count);
+  /* It ended in this way; NULL: there was no memory to say how. */
   void (*failed)(void *ud, struct mch_task *batch, struct mch_result *result);
   /* A batch is over, its items ran for so many nanoseconds. All are answered or split off. */
   void (*batch_over)(void *ud, struct mch_task *batch, uint64_t elapsed);
@@ -151,14 +156,18 @@ struct mch_codes {
 struct mch_run {
   const unsigned char *function; /* an item's: its batch's function; NULL: it is in `graph` */
   size_t function_length;
-  int first; /* of its batch */
+  int first;      /* of its batch */
+  int precise;    /* an item: see own_time */
+  uint64_t began; /* an item: when the one before was over */
   uint64_t runid;
   const char *name; /* not terminated */
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
   size_t length;
-  uint64_t own_time; /* set by the runner: nanoseconds that the task's own code took, at most */
-  uint64_t ended;    /* set by the runner: when it was over */
+  /* Set by the runner: nanoseconds that the task's own code took, at most. Of an item that may be
+   * all since `began`, which spares a look at the clock, unless it is to be precise. */
+  uint64_t own_time;
+  uint64_t ended; /* set by the runner: when it was over */
 };
 
 struct mch_runner {

@@ -404,11 +404,15 @@ static struct mch_task *begun(const struct child *child) {
   return NULL;
 }
 
-/* One more of the worker's tasks, or an item of one, is over. */
-static void count_one(struct child *child) {
+/* More of the worker's tasks, or items of one, are over. */
+static void count_ended(struct child *child, uint32_t count) {
   mch_buf_clear(&child->last_log);
-  child->tasks++;
+  child->tasks += count;
   child->pristine = 0;
+}
+
+static void count_one(struct child *child) {
+  count_ended(child, 1);
 }
 
 /* The words of this side about a result that came: whose it is, and that it was stopped (0: not).
@@ -583,6 +587,36 @@ static int item_result(struct child *child, const struct mch_message_in *message
   return 0;
 }
 
+/* An item that was stopped, but has an OK answer. */
+static void answer_stopped(struct child *child, struct mch_task *task, const unsigned char *graph,
+                           size_t length) {
+  fail_item(child, task, mch_result_new(MCH_KIND_OK, NULL, graph, length));
+}
+
+/* Answers of items in a row. An item that was stopped is the last of its batch. */
+static int items_result(struct child *child, const struct mch_message_in *message) {
+  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  const unsigned char *last = message->body;
+  uint32_t count = message->records, i;
+  if (task == NULL || task->ticket != message->head.ticket || task->batch == NULL ||
+      count > task->batch->count - task->batch->answered ||
+      message->head.runid + message->records_before != task->runid + task->batch->answered)
+    return -1;
+  if (task->stop != 0 && task->batch->answered + count == task->batch->count) {
+    for (i = --count; i > 0; i--)
+      last += 1 + *last;
+  } else
+    last += message->length;
+  if (count > 0) {
+    count_ended(child, count);
+    events(child)->answered_many(events(child)->ud, task, message->body,
+                                 (size_t)(last - message->body), count);
+  }
+  if (count < message->records)
+    answer_stopped(child, task, last + 1, *last);
+  return 0;
+}
+
 static int hello(const struct child *child, const struct mch_message_in *message) {
   const char *format = child->engine->config.runner.format;
   return message->length == 8 + strlen(format) &&
@@ -602,6 +636,8 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return task_result(child, message);
   case MCH_MESSAGE_ITEM:
     return item_result(child, message);
+  case MCH_MESSAGE_ITEMS:
+    return items_result(child, message);
   case MCH_MESSAGE_AHEAD:
     return piece_ahead(child, message);
   case MCH_MESSAGE_LOG:

@@ -37,9 +37,10 @@ struct piece {
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
-static const uint64_t rush = 10000u;      /* 10 us between two tasks */
-static const uint64_t held_for = 300000u; /* 0.3 ms: a task that waits for others to go with */
-static const uint64_t nap = 30000u;       /* 30 us, and what the kernel adds */
+static const uint64_t rush = 10000u;          /* 10 us between two tasks */
+static const uint64_t held_for = 300000u;     /* 0.3 ms: a task that waits for others to go with */
+static const uint64_t nap = 30000u;           /* 30 us, and what the kernel adds */
+static const uint64_t longest_nap = 1000000u; /* 1 ms */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
@@ -471,11 +472,11 @@ static void unlist(struct mch_task *task) {
   task->next = task->previous = NULL;
 }
 
-static void count_done(struct mch_pool *pool, struct mch_group *group) {
-  group->unfinished--;
-  group->finished++;
-  pool->unfinished--;
-  pool->harvest++;
+static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t count) {
+  group->unfinished -= count;
+  group->finished += count;
+  pool->unfinished -= count;
+  pool->harvest += count;
 }
 
 static void drop_ahead(struct mch_task *task) {
@@ -493,7 +494,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   if (task->result->kind != MCH_KIND_OK)
     drop_ahead(task);
   list(task);
-  count_done(pool, group);
+  count_done(pool, group, 1);
   count_failure(pool, task->result);
   if (group->abandoned) {
     take(pool, task);
@@ -511,37 +512,58 @@ static void free_if_over(struct mch_task *task) {
     mch_task_free(task);
 }
 
-/* Its next item is answered. The answers of an abandoned group are for nobody. */
-static void count_answered(struct mch_pool *pool, struct mch_task *task) {
+/* Its next items are answered. The answers of an abandoned group are for nobody. */
+static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count) {
   struct mch_batch *batch = task->batch;
-  count_done(pool, task->group);
+  uint32_t i;
+  count_done(pool, task->group, count);
   if (task->group->abandoned) {
-    index_remove(pool, task->runid + batch->answered);
-    batch->kept--;
-    batch->from++;
-    task->group->finished--;
+    for (i = 0; i < count; i++)
+      index_remove(pool, task->runid + batch->answered + i);
+    batch->kept -= count;
+    batch->from += count;
+    task->group->finished -= count;
   } else if (!batch->listed) {
     batch->listed = 1;
     list(task);
   }
-  batch->answered++;
+  batch->answered += count;
   raise_attention(pool);
 }
 
-static void answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+/* Keep records for the owner: a head and what is behind it. */
+static void keep_answers(struct mch_task *task, const unsigned char *head, size_t head_length,
+                         const unsigned char *records, size_t length) {
   struct mch_batch *batch = task->batch;
-  if (length >= MCH_ANSWER_APART)
+  if (task->group->abandoned || batch->lost)
+    return;
+  if (length > SIZE_MAX - head_length ||
+      mch_buf_reserve(&batch->answers, head_length + length) != 0) {
     batch->lost = 1;
-  if (!task->group->abandoned && !batch->lost) {
-    size_t before = batch->answers.length;
-    mch_buf_u32(&batch->answers, (uint32_t)length);
-    mch_buf_append(&batch->answers, graph, length);
-    if (batch->answers.failed != 0) {
-      batch->answers.length = before;
-      batch->lost = 1;
-    }
+    return;
   }
-  count_answered(ud, task);
+  mch_buf_append(&batch->answers, head, head_length);
+  mch_buf_append(&batch->answers, records, length);
+}
+
+static void answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+  unsigned char head[5] = {(unsigned char)length};
+  size_t head_length = 1;
+  if (length - 1 >= MCH_RECORD_MAX) {
+    head[0] = MCH_ANSWER_LONG;
+    mch_store_u32(head + 1, (uint32_t)length);
+    head_length = sizeof head;
+  }
+  if (length > UINT32_MAX)
+    task->batch->lost = 1;
+  keep_answers(task, head, head_length, graph, length);
+  count_answered(ud, task, 1);
+}
+
+static void answered_many(void *ud, struct mch_task *task, const unsigned char *records,
+                          size_t length, uint32_t count) {
+  keep_answers(task, NULL, 0, records, length);
+  count_answered(ud, task, count);
 }
 
 /* The next item leaves its batch, as a task of its own that has failed. */
@@ -552,15 +574,15 @@ static void failed(void *ud, struct mch_task *task, struct mch_result *result) {
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
   if (!task->group->abandoned && !batch->lost) {
-    mch_buf_u32(&batch->answers, MCH_ANSWER_APART);
-    if (batch->answers.failed != 0 || item == NULL || extra == NULL)
-      batch->lost = 1;
+    batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
+    if (!batch->lost)
+      mch_buf_u8(&batch->answers, MCH_ANSWER_APART);
   }
   if (task->group->abandoned || batch->lost) {
     mch_task_free(item);
     free(extra);
     mch_result_free(result);
-    count_answered(pool, task);
+    count_answered(pool, task, 1);
     return;
   }
   item->extra = extra;
@@ -757,8 +779,7 @@ static uint64_t deadline(struct mch_pool *pool) {
   return pool->held_until < due ? pool->held_until : due;
 }
 
-void mch_pool_pump(struct mch_pool *pool) {
-  pthread_mutex_lock(&pool->lock);
+static void pump_as_owner(struct mch_pool *pool) {
   lower_attention(pool);
   pump(pool, 1);
   all_taken(pool);
@@ -768,6 +789,11 @@ void mch_pool_pump(struct mch_pool *pool) {
     raise_attention(pool);
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
+}
+
+void mch_pool_pump(struct mch_pool *pool) {
+  pthread_mutex_lock(&pool->lock);
+  pump_as_owner(pool);
   pthread_mutex_unlock(&pool->lock);
 }
 
@@ -840,8 +866,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   pool->no_memory =
       mch_result_new(MCH_KIND_ERROR, "not enough memory for the task's result", NULL, 0);
   engine.events =
-      (struct mch_events){pool,  finished, returned,   answered,        failed,    batch_over,
-                          split, ahead,    log_record, unlock_for_host, lock_again};
+      (struct mch_events){pool,       finished, returned, answered,   answered_many,   failed,
+                          batch_over, split,    ahead,    log_record, unlock_for_host, lock_again};
   engine.codes = (struct mch_codes){pool, get_code};
   pool->engine = config->kind == MCH_ENGINE_INLINE ? mch_engine_inline_new(&engine, error)
                                                    : mch_engine_fork_new(&engine, error);
@@ -980,19 +1006,38 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
 
 enum attention { NO_WAIT, NAP, WAIT };
 
+/* How long to sleep without being woken when so many tasks or items of a group are waited for: half
+ * of the time that they take by the mean of those that ran; 0: too short a time, or not known. */
+static uint64_t nap_for(struct mch_pool *pool, const struct mch_group *group, size_t count) {
+  size_t missing = count > group->finished ? count - group->finished : 0;
+  uint64_t pace = group->items > 0 ? group->item_time / group->items : 0, time;
+  unsigned running = pool->engine->ops->running(pool->engine);
+  if (running == 0)
+    return 0;
+  time = missing > longest_nap / (pace + 1) * running ? longest_nap : missing * pace / running / 2;
+  return time < nap ? 0 : time < longest_nap ? time : longest_nap;
+}
+
 /* Set `attended` for a wait. NO_WAIT: the driver took what the caller waits for. NAP: results come
- * in crowds and the workers have enough to do, so that a short sleep brings many, and being woken
- * for each would slow all down. */
-static enum attention attend(struct mch_pool *pool, uint64_t *until) {
+ * in crowds and the workers have enough to do, so that a sleep, until `until` at the latest, brings
+ * many, and being woken for each would slow all down. */
+static enum attention attend(struct mch_pool *pool, const struct mch_waiting *waiting,
+                             uint64_t *until) {
   enum attention attention = WAIT;
   pthread_mutex_lock(&pool->lock);
-  if (pool->drives != pool->drives_seen)
+  if (pool->drives != pool->drives_seen || pool->pieces != NULL)
     attention = NO_WAIT;
   else {
+    uint64_t length = pool->harvest >= CROWD && pool->submitted >= CROWD ? nap : 0;
+    if (waiting->count > 1) /* a nap that brought nothing is the last one */
+      length = pool->harvest > 0 ? nap_for(pool, waiting->group, waiting->count) : 0;
     pool->attended = 1;
-    if (pool->harvest >= CROWD && pool->submitted >= CROWD)
+    if (length > 0) {
+      uint64_t end = mch_now() + length;
       attention = NAP;
-    else {
+      if (end < *until)
+        *until = end;
+    } else {
       uint64_t own = deadline(pool);
       if (own < *until)
         *until = own;
@@ -1030,23 +1075,49 @@ void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void
   pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud) {
+/* Sleep until a worker speaks, or as long as `attention` says. Whether a signal has something to
+ * say. */
+static int sleep_attended(struct mch_pool *pool, const struct mch_waiting *waiting,
+                          enum attention attention, uint64_t until) {
   struct mch_ready ready[8];
   sigset_t all, old;
-  enum attention attention = attend(pool, &until);
-  if (attention == NO_WAIT)
-    return;
+  int is_interrupted;
   if (attention == NAP) {
-    uint64_t end = mch_now() + nap;
-    mch_sleep_until(end < until ? end : until, interrupted, ud);
-    mch_pool_attend(pool, 0);
-    return;
+    mch_sleep_until(until, waiting->interrupted, waiting->ud);
+    return waiting->interrupted(waiting->ud);
   }
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  if (!interrupted(ud))
+  is_interrupted = waiting->interrupted(waiting->ud);
+  if (!is_interrupted)
     mch_poller_wait(pool->engine->poller, ready, 8, look_again(until), &old);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return is_interrupted;
+}
+
+/* Whether there is something that only the owner can do, outside of the pool. */
+static int needs_owner(struct mch_pool *pool) {
+  uint64_t now = mch_now();
+  return pool->records != NULL || pool->pieces != NULL ||
+         pool->engine->ops->short_of_workers(pool->engine, pool->queued) ||
+         mch_output_next(pool->output) <= now || mch_output_wants_owner(pool->output, now);
+}
+
+void mch_pool_wait(struct mch_pool *pool, const struct mch_waiting *waiting) {
+  int is_over;
+  do {
+    uint64_t until = waiting->until;
+    enum attention attention = attend(pool, waiting, &until);
+    is_over = (attention != NO_WAIT && sleep_attended(pool, waiting, attention, until)) ||
+              waiting->enough == NULL ||
+              (waiting->until != MCH_NEVER && mch_now() >= waiting->until);
+    if (!is_over) {
+      pthread_mutex_lock(&pool->lock);
+      pump_as_owner(pool);
+      is_over = needs_owner(pool);
+      pthread_mutex_unlock(&pool->lock);
+    }
+  } while (!is_over && !waiting->enough(waiting->ud));
   mch_pool_attend(pool, 0);
 }
 
@@ -1155,10 +1226,10 @@ static void take_answers(struct mch_pool *pool, struct mch_task *task,
   for (i = batch->from; i < batch->answered; i++)
     if (find(pool, task->runid + i) == task) {
       index_remove(pool, task->runid + i);
-      batch->kept--;
-      task->group->finished--;
       answers->taken++;
     }
+  batch->kept -= answers->taken;
+  task->group->finished -= answers->taken;
   batch->from = batch->answered;
   batch->listed = 0;
   unlist(task);

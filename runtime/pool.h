@@ -87,10 +87,25 @@ int mch_pool_short_of_workers(struct mch_pool *pool);
  * seconds of that, the tasks that wait fail with the reason. */
 void mch_pool_add_workers(struct mch_pool *pool);
 
-/* Wait until there may be something to pump, or `until` comes, or a signal. `interrupted` is asked
- * with all signals blocked, right before the wait: not 0 ends it at once, so that no signal is lost
- * between the look and the wait. On the owner's thread; the driver keeps away meanwhile. */
-void mch_pool_wait(struct mch_pool *pool, uint64_t until, int (*interrupted)(void *ud), void *ud);
+/* What a wait is for. */
+struct mch_waiting {
+  uint64_t until; /* MCH_NEVER: as long as it takes */
+  /* NULL: come back when there is something to pump. Else the wait pumps by itself, while nothing
+   * else is to be done, until this says yes. */
+  int (*enough)(void *ud);
+  /* Asked with all signals blocked, right before each sleep: not 0 ends the wait at once, so that
+   * no signal is lost between the look and the sleep. */
+  int (*interrupted)(void *ud);
+  void *ud;
+  /* If more than one finished task or item of a group is waited for: how many. The wait may then
+   * sleep through the first ones, for a part of the time that all will take. */
+  const struct mch_group *group;
+  size_t count;
+};
+
+/* Wait until there may be something to do for the caller, or until `until`, or a signal. On the
+ * owner's thread; the driver keeps away meanwhile: it need not be woken for each result. */
+void mch_pool_wait(struct mch_pool *pool, const struct mch_waiting *waiting);
 
 /* The owner is about to do what its next pump or wait depends on (0: no longer): the driver keeps
  * away, as it does from a wait. */
@@ -137,7 +152,7 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
 /* If what a group has next are answers of a batch, take them: 1. The first is that of the item with
  * the caller's number `index`. 0: none, or another task is next, or log records. */
 struct mch_answers {
-  struct mch_buf graphs; /* u32 length and graph each, or MCH_ANSWER_APART; the caller frees it */
+  struct mch_buf graphs; /* as struct mch_batch has them; the caller frees it */
   uint64_t index;
   uint32_t count; /* items: those that `graphs` has not are lost, for want of memory */
   uint32_t taken; /* of them, without those that are APART */

@@ -12,7 +12,8 @@
  *      |          (BATCH: a function and many items)      |
  *      |                                                  |  claim[ticket]: OFFERED -> TAKEN
  *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
- *      | <------ ITEM number: answer -------------------- |  each item of a batch
+ *      | <------ ITEM number: answer -------------------- |  each item of a batch,
+ *      | <------ ITEMS: answer, answer, ... ------------- |  or short ones in a row
  *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
@@ -34,6 +35,9 @@
  *    all but the last flagged MORE, nothing between them. The first is flagged LONG as well: its
  *    payload begins with the length of the message, u64. The sequence number counts frames per
  *    direction, from 0; a gap is a broken peer.
+ *  - ITEMS has no end when it begins: its only frame is flagged OPEN and has length 0. Behind it
+ *    come records, u8 length (1 to MCH_RECORD_MAX) and so many bytes, each as it is made and each
+ * to be used as it comes; a u8 0 ends it, when something else is to be said.
  *  - Numbers are little-endian and of fixed width.
  *  - The first frame of a worker is HELLO: version and the Lua format it speaks. A worker forked
  *    here cannot differ; one on another machine can, and is refused.
@@ -56,13 +60,15 @@
 #include "output.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 3u
+#define MCH_PROTOCOL_VERSION 4u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
 #define MCH_NAME_MAX 256u        /* bytes of a task's name */
 #define MCH_FRAME_MORE 1u
 #define MCH_FRAME_LONG 2u
+#define MCH_FRAME_OPEN 4u
+#define MCH_RECORD_MAX 254u /* bytes of one record of an open message */
 
 /* name, code, direction, payload.
  * Directions: D down (pool to worker), U up (worker to pool). */
@@ -79,7 +85,8 @@
   X(EXIT, 10, U, "u32 status")                                                                     \
   X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
-  X(AHEAD, 13, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
+  X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
+  X(AHEAD, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,

@@ -26,6 +26,21 @@ size_t mch_ring_write(struct mch_ring *ring, const void *bytes, size_t count) {
   return count;
 }
 
+int mch_ring_write_record(struct mch_ring *ring, const void *bytes, size_t length) {
+  uint32_t written = atomic_load_explicit(&ring->written, memory_order_relaxed);
+  uint32_t used = written - atomic_load_explicit(&ring->read, memory_order_acquire);
+  size_t at = (written + 1) & (MCH_RING_SIZE - 1), first;
+  if (used > MCH_RING_SIZE || MCH_RING_SIZE - used < length + 1)
+    return 0;
+  first = smaller(length, MCH_RING_SIZE - at);
+  ring->bytes[written & (MCH_RING_SIZE - 1)] = (unsigned char)length;
+  memcpy(ring->bytes + at, bytes, first);
+  if (first < length)
+    memcpy(ring->bytes, (const unsigned char *)bytes + first, length - first);
+  atomic_store_explicit(&ring->written, written + (uint32_t)length + 1, memory_order_release);
+  return 1;
+}
+
 size_t mch_ring_read(struct mch_ring *ring, void *bytes, size_t count) {
   uint32_t read = atomic_load_explicit(&ring->read, memory_order_relaxed);
   size_t at = read & (MCH_RING_SIZE - 1), waiting = mch_ring_waiting(ring), first;

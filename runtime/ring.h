@@ -26,6 +26,9 @@ struct mch_ring {
 /* Write at most `count` bytes; returns how many fitted. */
 size_t mch_ring_write(struct mch_ring *ring, const void *bytes, size_t count);
 
+/* Write a byte that says `length`, at most 255, and so many bytes, if all of it fits: 1; else 0. */
+int mch_ring_write_record(struct mch_ring *ring, const void *bytes, size_t length);
+
 /* Bytes to be read now. More than MCH_RING_SIZE: the other side broke it. */
 size_t mch_ring_waiting(const struct mch_ring *ring);
 

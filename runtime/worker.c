@@ -12,7 +12,6 @@
 #include "platform.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
-enum { SHORT_ANSWER = 256 }; /* encoding it took no time worth looking at the clock */
 
 /* -- saying ------------------------------------------------------------------------------- */
 
@@ -190,20 +189,36 @@ static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elaps
   send_answer(worker);
 }
 
+/* Answer with all facts, after a question where the streams are. */
 static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
-                        uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
+                        uint64_t elapsed, const struct mch_buf *graph) {
   unsigned char head[4 + MCH_FACTS_SIZE];
-  size_t length = 4 + 1;
-  mch_chaos_busy(&worker->chaos);
+  find_positions(worker);
   mch_store_u32(head, number);
-  head[4] = MCH_ITEM_OK;
-  if (kind != MCH_KIND_OK || !was_silent(worker, own_time)) {
-    find_positions(worker);
-    put_facts(worker, kind, elapsed, head + 4);
-    length = sizeof head;
-  }
-  put_answer(worker, MCH_MESSAGE_ITEM, head, length, graph);
+  put_facts(worker, kind, elapsed, head + 4);
+  put_answer(worker, MCH_MESSAGE_ITEM, head, sizeof head, graph);
   send_answer(worker);
+}
+
+/* The answer of an item that is OK and has written nothing. Whether that took no time worth a look
+ * at the clock. */
+static int answer_silent_item(struct mch_worker *worker, uint32_t number,
+                              const struct mch_buf *graph) {
+  struct mch_message_head head = {MCH_MESSAGE_ITEMS, worker->attempt, worker->ticket,
+                                  worker->runid};
+  unsigned char front[4 + 1];
+  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0) {
+    if (mch_channel_put_record(&worker->channel, &head, graph->data, graph->length, NULL) != 0)
+      die(EXIT_BROKEN);
+    if (mch_channel_unsent(&worker->channel) == 0)
+      return 1;
+  } else {
+    mch_store_u32(front, number);
+    front[4] = MCH_ITEM_OK;
+    put_answer(worker, MCH_MESSAGE_ITEM, front, sizeof front, graph);
+  }
+  send_answer(worker);
+  return 0;
 }
 
 /* Whether the task of `ticket` is ours now; it is not if the pool took it back. */
@@ -315,6 +330,9 @@ static int32_t claim_item(struct mch_worker *worker, uint64_t start) {
   return (int32_t)mch_items_next(word);
 }
 
+/* After an item that took so long that it may have written, so many are timed more precisely. */
+enum { PRECISE_ITEMS = 16 };
+
 /* Run one item and answer; returns when it ended. */
 static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t number,
                          uint64_t start, struct mch_run *run, struct mch_buf *graph) {
@@ -322,13 +340,18 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
+  run->began = start;
   worker->runner.calm(worker->runner.ud);
   enter(worker, ticket, graph);
   kind = worker->runner.run(worker->runner.ud, run, graph);
-  answer_item(worker, number, kind, run->ended - start, run->own_time, graph);
-  return kind == MCH_KIND_OK && graph->length < SHORT_ANSWER && worker->spans.length == 0
-             ? run->ended
-             : mch_now();
+  mch_chaos_busy(&worker->chaos);
+  if (kind == MCH_KIND_OK && was_silent(worker, run->own_time)) {
+    run->precise -= run->precise > 0;
+    return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
+  }
+  run->precise = PRECISE_ITEMS;
+  answer_item(worker, number, kind, run->ended - start, graph);
+  return mch_now();
 }
 
 /* Run the items of a batch as long as they are ours, and answer with a last word: what was not

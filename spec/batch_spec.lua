@@ -103,6 +103,55 @@ describe("items in batches", function()
     assert.are.same({ { n = 3, 1, nil, 3 }, { n = 0 }, { n = 1, 1 }, { n = 2, 1 } }, got)
   end)
 
+  it("hand over answers of all kinds in turns", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    local kinds = load [[
+      local i = ...
+      local kind = i % 7
+      if kind == 0 then return i, { i } end
+      if kind == 1 then return { i } end
+      if kind == 2 then return ("x"):rep(i % 600) end
+      if kind == 3 then return end
+      if kind == 4 then return nil end
+      return i]]
+    local n, seen = 3000, 0
+    local function check(i, ...)
+      if i == nil then return false end
+      seen = seen + 1
+      assert.are.equal(seen, i)
+      assert.are.same(table.pack(kinds(i)), table.pack(...))
+      return true
+    end
+    local iterate = mcore:imap(kinds, numbers(n))
+    while check(iterate()) do end
+    assert.are.equal(n, seen)
+    local values = mcore:map(kinds, numbers(n))
+    for i = 1, n do assert.are.same((kinds(i)), values[i]) end
+  end)
+
+  it("get the function as it was when the first of them was sent", function()
+    local mcore <close> = mantichora { nworkers = 2 }
+    local added, asked = 10, 0
+    local function add(x) return x + added end
+    for i, value in mcore:imap(add, function()
+      asked, added = asked + 1, added + 1
+      return asked <= 5000 and asked or nil
+    end) do
+      assert.are.equal(i + 11, value)
+    end
+    assert.are.same({ n = 2, 1 + added, 2 + added }, mcore:map(add, { 1, 2 }))
+  end)
+
+  it("fail with what they raised, as other tasks do", function()
+    local mcore <close> = mantichora { nworkers = 1, on_error = "return" }
+    local f = load "local i = ... if i == 150 then error('no', 2) elseif i == 151 then error() end return i"
+    local values = mcore:map(f, numbers(200))
+    assert.are.equal("no", values[150].value)
+    assert.is_nil(values[151].value)
+    assert.are.equal("error", values[151].kind)
+    assert.are.equal(152, values[152])
+  end)
+
   it("have run IDs and random streams as if each was run alone", function()
     local draw = load "return math.random(0)"
     local function own_id() return mantichora.runid() end

@@ -518,7 +518,8 @@ local batch_time = 0.02 -- seconds that the items of a batch shall take together
 
 -- Runs `f` for each item; its tasks are a group of their own. What comes back is kept by the number of
 -- its item: `values` has single values, `packed` (if asked for) what is more than one, or nil,
--- `failures` what failed. `ranges` (if asked for) says which run IDs items have.
+-- `failures` what failed. `ranges` (if asked for) says which run IDs items have. `patient`: the caller
+-- has no use for a part of it.
 local function new_mapping(self, f, source, options)
   local known = not core.is_callable(source) and math_tointeger(source.n or #source)
   local group = core.group(self, math.max(known or 0, 0))
@@ -560,8 +561,8 @@ local function new_mapping(self, f, source, options)
   end
 
   -- Queue a few items; false when there are no more.
-  local function feed_some(room)
-    local list, from, count, packed, taken = next_items(math.min(size, room))
+  local function feed_some()
+    local list, from, count, packed, taken = next_items(size)
     if not list then return false end
     local queued, runid = core.run_batch(self, group, f, list, from, count, packed, index + 1)
     if queued then note(queued, runid) end
@@ -576,8 +577,8 @@ local function new_mapping(self, f, source, options)
     while next_items do
       local room = math.min(nworkers * math.max(32, 3 * size) - ahead,
         turn + options.window * nworkers - index)
-      if room < 1 then break end
-      if not feed_some(room) then next_items = nil end
+      if room < size then break end -- whole batches only: a small one costs nearly as much
+      if not feed_some() then next_items = nil end
     end
   end
 
@@ -631,8 +632,8 @@ local function new_mapping(self, f, source, options)
     feed(turn)
     if some then return true end
     if ahead == 0 then return false end
-    core.wait(self, "one", nil, nil, group)
-    collect()
+    core.wait(self, options.patient and "many" or "one", math.min(ahead, size), nil, group)
+    while collect() do end
     return true
   end
 
@@ -670,7 +671,7 @@ function methods:map(f, list)
   check(self)
   check_map("map", f, list)
   local mapping = new_mapping(self, f, list, {
-    window = 2 ^ 40, most_in_batch = 4096, ranges = true, expected = list.n or #list,
+    window = 2 ^ 40, most_in_batch = 4096, ranges = true, patient = true, expected = list.n or #list,
   })
   local _ <close> = mapping.group
   while mapping.take(0) do end

@@ -206,6 +206,92 @@ static void test_closed(void) {
   CHECK(mch_channel_fill(&pair.b, 1, NULL) == 0);
 }
 
+/* -- records ------------------------------------------------------------------------------ */
+
+enum { OPENED = 40 }; /* open messages, and a whole one behind each second one */
+
+/* Of open message `i`: how many records it has, and how long each is. */
+static uint32_t records_of(uint32_t i) {
+  return 1 + i * 7 % 400;
+}
+static size_t record_length(uint32_t i, uint32_t number) {
+  return 1 + (i * 131 + number * 17) % MCH_RECORD_MAX;
+}
+
+static struct mch_message_head items_head(uint32_t i) {
+  struct mch_message_head head = {MCH_MESSAGE_ITEMS, (uint16_t)i, i * 3, i * 5000000007u};
+  return head;
+}
+
+static void put_records(struct mch_channel *channel, uint32_t i) {
+  unsigned char bytes[MCH_RECORD_MAX];
+  struct mch_message_head head = items_head(i);
+  uint32_t number;
+  for (number = 0; number < records_of(i); number++) {
+    memset(bytes, (int)(i + number) & 255, sizeof bytes);
+    CHECK(mch_channel_put_record(channel, &head, bytes, record_length(i, number), NULL) == 0);
+  }
+  head.type = MCH_MESSAGE_LOG;
+  CHECK(mch_channel_put(channel, &head, "between", i % 2 ? 7 : 0, NULL) == 0);
+}
+
+/* How far a reader of all these is. */
+struct progress {
+  uint32_t opened, number;
+};
+
+static void check_records(const struct mch_message_in *message, struct progress *progress) {
+  const unsigned char *at = message->body;
+  struct mch_message_head head = items_head(progress->opened);
+  uint32_t i, right = message->records_before == progress->number;
+  for (i = 0; i < message->records; i++) {
+    size_t length = *at++;
+    right &= length == record_length(progress->opened, progress->number) &&
+             at[0] == ((progress->opened + progress->number) & 255) && at[length - 1] == at[0];
+    at += length;
+    progress->number++;
+  }
+  right &= at == message->body + message->length && message->head.runid == head.runid &&
+           message->head.ticket == head.ticket && message->head.attempt == head.attempt;
+  CHECK(right && message->records > 0);
+}
+
+static void check_between(const struct mch_message_in *message, struct progress *progress) {
+  CHECK(progress->number == records_of(progress->opened) && message->records == 0);
+  CHECK(message->head.type == MCH_MESSAGE_LOG && message->length == (progress->opened % 2 ? 7 : 0));
+  progress->opened++;
+  progress->number = 0;
+}
+
+/* The same bytes in pieces of any size: each record is handed out once, when it is whole. */
+static void test_records(void) {
+  uint32_t random = 3, seed, i;
+  for (seed = 0; seed < 10; seed++) {
+    struct progress progress = {0, 0};
+    struct mch_message_in message;
+    struct pair pair;
+    size_t at, total;
+    open_pair(&pair);
+    for (i = 0; i < OPENED; i++)
+      put_records(&pair.a, i);
+    total = mch_channel_unsent(&pair.a);
+    for (at = 0; at < total;) {
+      size_t piece = 1 + next_random(&random) % (seed % 2 ? 300 : 60000);
+      ssize_t sent = send(pair.a.fd, pair.a.out.data + at, piece < total - at ? piece : total - at,
+                          MSG_DONTWAIT);
+      at += sent > 0 ? (size_t)sent : 0;
+      CHECK(mch_channel_fill(&pair.b, 0, NULL) >= 0);
+      while (mch_channel_next(&pair.b, &message, NULL) == 1)
+        if (message.head.type == MCH_MESSAGE_ITEMS)
+          check_records(&message, &progress);
+        else
+          check_between(&message, &progress);
+    }
+    CHECK(progress.opened == OPENED && progress.number == 0);
+    close_pair(&pair);
+  }
+}
+
 /* -- what breaks the rules ---------------------------------------------------------------- */
 
 struct frame {
@@ -254,7 +340,7 @@ static int read_frames(const struct frame *frames, size_t count, int *messages) 
 
 static void test_broken_frames(void) {
   static const struct frame good = {3, 6, 0, 0, 0, 9, "abc", 0};
-  enum { MORE = MCH_FRAME_MORE, LONG = MCH_FRAME_LONG | MCH_FRAME_MORE };
+  enum { MORE = MCH_FRAME_MORE, LONG = MCH_FRAME_LONG | MCH_FRAME_MORE, OPEN = MCH_FRAME_OPEN };
 #define GOOD                                                                                       \
   { 3, 6, 0, 0, 0, 9, "abc", 0 }
 #define LAST                                                                                       \
@@ -265,9 +351,15 @@ static void test_broken_frames(void) {
       {GOOD, {MCH_FRAME_MAX + 1, 6, 0, 1, 0, 9, "", 0}, LAST},
       {GOOD, {UINT32_MAX, 6, 0, 1, 0, 9, "", 0}, LAST},
       {GOOD, {0, 0, 0, 1, 0, 9, "", 0}, LAST},
-      {GOOD, {0, 14, 0, 1, 0, 9, "", 0}, LAST},
+      {GOOD, {0, 15, 0, 1, 0, 9, "", 0}, LAST},
+      {GOOD, {0, 13, 0, 1, 0, 9, "", 0}, LAST},           /* records that are not open */
+      {GOOD, {0, 13, OPEN | MORE, 1, 0, 9, "", 0}, LAST}, /* in more frames */
+      {GOOD, {1, 13, OPEN, 1, 0, 9, "", 0}, LAST},        /* of a length */
+      {GOOD, {0, 13, OPEN, 1, 0, 9, "\377", 0}, LAST},    /* a record that is too long */
+      {GOOD, {9, 6, LONG, 1, 0, 9, "a", 2}, {0, 13, OPEN, 2, 0, 9, "", 0}},
       {GOOD, {0, 255, 0, 1, 0, 9, "", 0}, LAST},
-      {GOOD, {0, 6, 4, 1, 0, 9, "", 0}, LAST},                          /* unknown flag */
+      {GOOD, {0, 6, OPEN, 1, 0, 9, "", 0}, LAST},                       /* others are not open */
+      {GOOD, {0, 6, 8, 1, 0, 9, "", 0}, LAST},                          /* unknown flag */
       {GOOD, {1, 6, MORE, 1, 0, 9, "a", 0}, LAST},                      /* no length */
       {GOOD, {9, 6, MCH_FRAME_LONG, 1, 0, 9, "a", 1}, LAST},            /* long in one frame */
       {GOOD, {7, 6, LONG, 1, 0, 9, "", 1}, LAST},                       /* no room for its length */
@@ -562,6 +654,7 @@ static void test_gives_memory_back(void) {
 int main(void) {
   test_through_a_small_socket();
   test_random_splits();
+  test_records();
   test_blocking();
   test_closed();
   test_broken_frames();

@@ -179,6 +179,11 @@ static int never(void *ud) {
   return 0;
 }
 
+/* Wait for one word of a worker. */
+static void wait_once(struct mch_pool *pool, uint64_t until) {
+  mch_pool_wait(pool, &(struct mch_waiting){until, NULL, never, NULL, NULL, 1});
+}
+
 static void turn(struct mch_pool *pool, uint64_t until) {
   struct mch_buf record = {0};
   mch_pool_pump(pool);
@@ -188,14 +193,14 @@ static void turn(struct mch_pool *pool, uint64_t until) {
     ;
   mch_buf_free(&record);
   if (until != 0)
-    mch_pool_wait(pool, until, never, NULL);
+    wait_once(pool, until);
 }
 
 static void end_pool(struct mch_pool *pool) {
   uint64_t patience = mch_now() + 5000000000u;
   mch_pool_quit(pool, 0);
   while (turn(pool, 0), !mch_pool_gone(pool) && mch_now() < patience)
-    mch_pool_wait(pool, patience, never, NULL);
+    wait_once(pool, patience);
   CHECK(mch_pool_gone(pool));
   mch_pool_free(pool);
 }
@@ -228,11 +233,71 @@ static int finish_all(struct mch_pool *pool, struct mch_group *group) {
       return 1;
     if (mch_now() > patience)
       return 0;
-    mch_pool_wait(pool, patience, never, NULL);
+    wait_once(pool, patience);
   }
 }
 
 /* -- the cases ---------------------------------------------------------------------------- */
+
+/* What a wait is asked by the pool. */
+struct asked {
+  struct mch_pool *pool;
+  struct mch_group *group;
+  unsigned enough, interrupted; /* so many times */
+  unsigned interrupt_at;        /* 0: never */
+};
+static int all_finished(void *ud) {
+  struct asked *asked = ud;
+  asked->enough++;
+  return mch_pool_unfinished(asked->pool, asked->group) == 0;
+}
+static int is_interrupted(void *ud) {
+  struct asked *asked = ud;
+  return ++asked->interrupted == asked->interrupt_at;
+}
+
+static void wait_for_all(struct asked *asked, uint64_t until) {
+  mch_pool_wait(asked->pool,
+                &(struct mch_waiting){until, all_finished, is_interrupted, asked, NULL, 1});
+}
+
+/* One wait pumps until enough is there, and comes back for what only the owner can do. */
+static void test_one_wait(int background) {
+  struct mch_pool *pool = new_pool(2, background);
+  struct mch_group group = {0};
+  struct asked asked = {pool, &group, 0, 0, 0};
+  struct mch_buf record = {0};
+  uint64_t patience = mch_now() + 20000000000u, start;
+  int i;
+  for (i = 0; i < 40; i++)
+    run(pool, &group, SLEEP, 1);
+  while (mch_pool_unfinished(pool, &group) > 0 && mch_now() < patience)
+    wait_for_all(&asked, patience);
+  CHECK(take_all(pool, &group) == 40 && asked.enough > 1);
+  /* A record, before its task has ended. */
+  run(pool, &group, RECORDS, 1);
+  while (!mch_pool_has_logs(pool) && mch_now() < patience)
+    wait_for_all(&asked, patience);
+  CHECK(mch_pool_take_log(pool, &record));
+  mch_buf_free(&record);
+  CHECK(finish_all(pool, &group) && take_all(pool, &group) == 1);
+  /* The time, and a signal; a replacement for a worker that died. */
+  run(pool, &group, SLEEP, 400);
+  start = mch_now();
+  wait_for_all(&asked, start + 30000000u);
+  CHECK(mch_now() >= start + 30000000u && mch_pool_unfinished(pool, &group) == 1);
+  asked.interrupted = 0;
+  asked.interrupt_at = 1;
+  wait_for_all(&asked, patience);
+  CHECK(asked.interrupted == 1 && mch_pool_unfinished(pool, &group) == 1);
+  asked.interrupt_at = 0;
+  run(pool, &group, DIE, 0);
+  while (!mch_pool_short_of_workers(pool) && mch_now() < patience)
+    wait_for_all(&asked, patience);
+  CHECK(mch_pool_short_of_workers(pool));
+  CHECK(finish_all(pool, &group) && take_all(pool, &group) == 2);
+  end_pool(pool);
+}
 
 /* Without a call of the owner tasks end, records and output come. */
 static void test_owner_is_away(void) {
@@ -497,6 +562,8 @@ static void test_threads(void) {
 int main(void) {
   uint32_t seed;
   int background;
+  test_one_wait(0);
+  test_one_wait(1);
   test_owner_is_away();
   test_many_records();
   test_stuck_output();

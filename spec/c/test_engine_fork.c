@@ -660,6 +660,157 @@ static void test_timeout_of_items(int is_other) {
   mch_task_free(task);
 }
 
+/* -- answers of items in a row ------------------------------------------------------------ */
+
+static struct {
+  uint32_t one, many, failed;
+  enum mch_kind kind;
+  unsigned char last; /* byte of the last record */
+} answers;
+
+static void on_answered(void *ud, struct mch_task *batch, const unsigned char *graph,
+                        size_t length) {
+  (void)ud;
+  answers.one++;
+  answers.last = graph[length - 1];
+  batch->batch->answered++;
+}
+static void on_answered_many(void *ud, struct mch_task *batch, const unsigned char *records,
+                             size_t length, uint32_t count) {
+  (void)ud;
+  answers.many += count;
+  answers.last = records[length - 1];
+  batch->batch->answered += count;
+}
+static void on_item_failed(void *ud, struct mch_task *batch, struct mch_result *result) {
+  (void)ud;
+  answers.failed++;
+  answers.kind = result->kind;
+  batch->batch->answered++;
+  mch_result_free(result);
+}
+static void on_over(void *ud, struct mch_task *batch, uint64_t elapsed) {
+  (void)ud, (void)batch, (void)elapsed;
+}
+static void drop_rest(void *ud, struct mch_task *batch, struct mch_task *rest) {
+  (void)ud, (void)batch;
+  mch_task_free(rest);
+}
+
+/* A worker that has taken a batch of `count` items and begun `begun_items` of them. */
+static struct engine_fork *begin_batch(struct peer *peer, struct mch_task **task, uint32_t count,
+                                       uint32_t begun_items) {
+  struct engine_fork *engine = new_engine(1);
+  unsigned char *items = calloc(count, 4);
+  memset(&answers, 0, sizeof answers);
+  *task = mch_batch_new(NULL, 0, items, 4 * (size_t)count, 0, count, 1);
+  (*task)->runid = 7;
+  free(items);
+  hire(engine, peer);
+  engine->config.events.answered = on_answered;
+  engine->config.events.answered_many = on_answered_many;
+  engine->config.events.failed = on_item_failed;
+  engine->config.events.split = drop_rest;
+  engine->config.events.batch_over = on_over;
+  CHECK(give(engine, *task) == 0);
+  atomic_store(&peer->child->shared->items, mch_items_word(1, count, begun_items));
+  CHECK(take(peer, 1));
+  return engine;
+}
+
+static void say_record(struct peer *peer, uint32_t ticket, uint64_t runid, const char *record) {
+  struct mch_message_head head = {MCH_MESSAGE_ITEMS, 0, ticket, runid};
+  CHECK(mch_channel_put_record(&peer->channel, &head, record, strlen(record), NULL) == 0);
+  CHECK(mch_channel_flush(&peer->channel, 1, NULL) == 0);
+}
+
+static void test_items(void) {
+  static const unsigned char single[] = {3, 0, 0, 0, MCH_ITEM_OK, 'x'};
+  struct mch_task *task;
+  struct peer peer;
+  struct engine_fork *engine = begin_batch(&peer, &task, 6, 6);
+  say_record(&peer, 1, 7, "a");
+  say_record(&peer, 1, 8, "bb");
+  pump_now(engine);
+  CHECK(answers.many == 2 && answers.last == 'b');
+  say_record(&peer, 1, 9, "c");
+  say(&peer, MCH_MESSAGE_ITEM, 1, 10, single, sizeof single);
+  say_record(&peer, 1, 11, "d");
+  pump_now(engine);
+  CHECK(answers.many == 4 && answers.one == 1 && answers.last == 'd');
+  CHECK(peer.child->tasks == 5);
+  say_record(&peer, 1, 12, "e");
+  pump_now(engine);
+  CHECK(answers.many == 5 && task->batch->answered == 6 && answers.failed == 0);
+  leave(&peer);
+  end_all(engine);
+  mch_task_free(task);
+}
+
+/* The item that was stopped is the last one, and fails whatever it answers. */
+static void test_stopped_item(void) {
+  struct mch_task *task;
+  struct peer peer;
+  struct engine_fork *engine = begin_batch(&peer, &task, 6, 3);
+  task->stop = MCH_KIND_CANCELLED;
+  engine->base.ops->stop(&engine->base, task);
+  CHECK(task->batch->count == 3 && task->stop == MCH_KIND_CANCELLED);
+  say_record(&peer, 1, 7, "a");
+  say_record(&peer, 1, 8, "b");
+  say_record(&peer, 1, 9, "c");
+  pump_now(engine);
+  CHECK(answers.many == 2 && answers.last == 'b');
+  CHECK(answers.failed == 1 && answers.kind == MCH_KIND_CANCELLED && task->stop == 0);
+  CHECK(peer.child->kill_at == MCH_NEVER);
+  leave(&peer);
+  end_all(engine);
+  mch_task_free(task);
+}
+
+/* A death loses the item that ran, whose answer has come in part. */
+static void test_death_between_records(void) {
+  struct mch_task *task;
+  struct peer peer;
+  struct engine_fork *engine = begin_batch(&peer, &task, 6, 3);
+  say_record(&peer, 1, 7, "a");
+  say_record(&peer, 1, 8, "b");
+  CHECK(mch_ring_write(peer.channel.ring_out, "\5part", 5) == 5);
+  kill(peer.child->pid, SIGKILL);
+  leave(&peer);
+  pump_to_end(engine);
+  CHECK(answers.many == 2 && answers.failed == 1 && answers.kind == MCH_KIND_KILLED);
+  CHECK(task->batch->count == 3);
+  end_all(engine);
+  mch_task_free(task);
+}
+
+/* What a worker may not say of items. */
+static void test_broken_items(void) {
+  int wrong;
+  for (wrong = 0; wrong < 4; wrong++) {
+    struct mch_task *task;
+    struct peer peer;
+    struct engine_fork *engine = begin_batch(&peer, &task, 2, 2);
+    if (wrong == 0)
+      say_record(&peer, 1, 8, "not the next one");
+    else if (wrong == 1)
+      say_record(&peer, 2, 7, "of no batch");
+    else if (wrong == 2)
+      say_record(&peer, 1 + MCH_CLAIMS, 7, "of another time");
+    else {
+      say_record(&peer, 1, 7, "a");
+      say_record(&peer, 1, 8, "b");
+      say_record(&peer, 1, 9, "one too many");
+    }
+    pump_to_end(engine);
+    CHECK(has_ended(engine) && answers.one == 0 && answers.many == 0);
+    CHECK(answers.failed == 1 && answers.kind == MCH_KIND_KILLED);
+    leave(&peer);
+    end_all(engine);
+    mch_task_free(task);
+  }
+}
+
 int main(void) {
   int how;
   CHECK(mch_platform_pipe(alive, NULL) == 0);
@@ -677,5 +828,9 @@ int main(void) {
   test_begun_when();
   test_timeout_of_items(0);
   test_timeout_of_items(1);
+  test_items();
+  test_stopped_item();
+  test_death_between_records();
+  test_broken_items();
   return check_report();
 }

@@ -49,6 +49,36 @@ static void test_bytes(void) {
   free(ring);
 }
 
+/* A record is there as a whole or not at all, also around the end. */
+static void test_records(void) {
+  struct mch_ring *ring = calloc(1, sizeof *ring);
+  unsigned char bytes[256], out = 0, in = 0, length;
+  uint32_t random = 5;
+  int step, right = 1;
+  ring->written = ring->read = UINT32_MAX - 3 * MCH_RING_SIZE;
+  for (step = 0; step < 200000; step++) {
+    size_t waiting = mch_ring_waiting(ring), i;
+    if (next_random(&random) % 5 < (step / 5000 % 2 ? 1 : 4)) {
+      size_t count = next_random(&random) % 256;
+      for (i = 0; i < count; i++)
+        bytes[i] = (unsigned char)(in + i);
+      if (mch_ring_write_record(ring, bytes, count)) {
+        right &= mch_ring_waiting(ring) == waiting + 1 + count;
+        in = (unsigned char)(in + count);
+      } else
+        right &= waiting + 1 + count > MCH_RING_SIZE && mch_ring_waiting(ring) == waiting;
+    } else if (mch_ring_read(ring, &length, 1) == 1) {
+      right &= mch_ring_read(ring, bytes, length) == length;
+      for (i = 0; i < length; i++)
+        right &= bytes[i] == out++;
+    }
+  }
+  CHECK(right);
+  ring->written = ring->read + MCH_RING_SIZE + 1; /* the other side broke it */
+  CHECK(mch_ring_write_record(ring, bytes, 1) == 0);
+  free(ring);
+}
+
 static void test_sleep_and_bell(void) {
   struct mch_ring *ring = calloc(1, sizeof *ring);
   char *full = calloc(1, MCH_RING_SIZE);
@@ -168,6 +198,64 @@ static void test_echo(int rounds, int ahead, uint32_t most) {
   free(bytes);
 }
 
+enum { RECORDS = 300000 };
+
+/* A worker that answers items, and says something else now and then. */
+static void *answer_items(void *argument) {
+  struct mch_channel *channel = argument;
+  unsigned char bytes[8];
+  uint32_t i, random = 4;
+  for (i = 0; i < RECORDS; i++) {
+    struct mch_message_head head = {MCH_MESSAGE_ITEMS, 0, 0, i};
+    mch_store_u64(bytes, i);
+    if (mch_channel_put_record(channel, &head, bytes, sizeof bytes, NULL) != 0)
+      return NULL;
+    head.type = MCH_MESSAGE_LOG;
+    if (i % 1000 == 7 && mch_channel_put(channel, &head, "log", 3, NULL) != 0)
+      return NULL;
+    if (mch_channel_flush(channel, 1, NULL) != 0)
+      return NULL;
+    if (i % 64 == 0)
+      linger(&random);
+  }
+  return NULL;
+}
+
+/* Each record is seen without another one behind it: none waits for a bell. */
+static void test_answers(void) {
+  struct pair pair;
+  struct mch_message_in message;
+  pthread_t worker;
+  uint32_t next = 0, logs = 0, i, right = 1, random = 8;
+  int alive = 1;
+  open_pair(&pair);
+  pthread_create(&worker, NULL, answer_items, &pair.b);
+  while (next < RECORDS && alive && right) {
+    int news = 0;
+    while (mch_channel_fill(&pair.a, 0, NULL) > 0)
+      while (mch_channel_next(&pair.a, &message, NULL) == 1) {
+        news = 1;
+        if (message.head.type == MCH_MESSAGE_LOG) {
+          right &= message.head.runid + 1 == next && message.records == 0;
+          logs++;
+          continue;
+        }
+        right &= message.head.runid + message.records_before == next &&
+                 message.length == 9 * (size_t)message.records;
+        for (i = 0; i < message.records; i++)
+          right &= mch_load_u64(message.body + 9 * i + 1) == next++;
+      }
+    if (next % 3 == 0)
+      linger(&random);
+    if (!news)
+      alive = wait_for_news(&pair.a);
+  }
+  CHECK(alive && right && next == RECORDS && logs == RECORDS / 1000);
+  mch_channel_close(&pair.a);
+  pthread_join(worker, NULL);
+  close_pair(&pair);
+}
+
 /* What a worker wrote before it died is read to its end. */
 static void test_last_words(void) {
   struct pair pair;
@@ -222,11 +310,13 @@ static void test_nobody_reads(void) {
 
 int main(void) {
   test_bytes();
+  test_records();
   test_sleep_and_bell();
   test_echo(20000, 1, 100);
   test_echo(20000, 50, 1000);
   test_echo(2000, 8, 100000);
   test_echo(40, 3, 3000000);
+  test_answers();
   test_last_words();
   test_broken();
   test_nobody_reads();

@@ -9,14 +9,26 @@
 
 enum { MOST_BYTES = 60000 }; /* what a socket takes without anybody reading */
 
+/* The records of an open message are whole, and nothing else is in it. */
+static void walk_records(const struct mch_message_in *message) {
+  size_t at = 0;
+  uint32_t i;
+  for (i = 0; i < message->records; i++)
+    at += 1 + (size_t)message->body[at];
+  if (message->records > 0 && at != message->length)
+    abort();
+}
+
 /* Read messages until no more come; returns 0 when the stream is broken. */
 static int read_messages(struct mch_channel *channel) {
   struct mch_message_in message;
   unsigned char last = 0;
   int status;
-  while ((status = mch_channel_next(channel, &message, NULL)) == 1)
+  while ((status = mch_channel_next(channel, &message, NULL)) == 1) {
     if (message.length > 0) /* its body can be read from end to end */
       last = (unsigned char)(last ^ message.body[0] ^ message.body[message.length - 1]);
+    walk_records(&message);
+  }
   return status == 0 && last <= 255;
 }
 

@@ -68,8 +68,8 @@ static int decode_ahead(lua_State *L) {
 
 static int read_bytecode(lua_State *L) {
   const struct mch_decoder *decoder = lua_touserdata(L, 1);
-  unsigned char wanted[3] = {1, 0, 1};
-  mch_bytecode_uses(L, decoder->bytes, decoder->len, wanted, decoder->bytes[0] % 4);
+  unsigned char wanted[256] = {1, 0, 1};
+  mch_bytecode_uses(L, decoder->bytes, decoder->len, wanted);
   return 0;
 }
 
