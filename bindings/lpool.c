@@ -34,7 +34,9 @@ struct lpool {
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
   int left;                   /* it is there for the next take() of a task of run() */
-  struct mch_task *held;      /* taken by calls in which a sink runs; linked by next */
+  struct mch_task *held;      /* taken by calls in which other code may run; linked by next */
+  unsigned decoding;          /* calls that rebuild a result: its bytes are to stay */
+  int in_bulk;                /* several results are handed over, one after the other */
   struct mch_answers answers; /* between being taken and being turned into values */
   struct mch_buf graph, spans, ids, record; /* while encoding; a log record */
   int lent;                                 /* likewise: registry reference to what `spans` need */
@@ -941,7 +943,8 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   uint64_t runid;
   int status;
   if (lpool->encoding)
-    luaL_error(L, "run was called from a __mantichora hook of a value that another run is sending");
+    luaL_error(
+        L, "run was called from a __mantichora hook or a finalizer while another run is sending");
   luaL_checkstack(L, 4, NULL);
   lua_pushcfunction(L, encode_task);
   lua_pushlightuserdata(L, lpool);
@@ -1224,6 +1227,21 @@ static int store_answers(lua_State *L) {
   return 0;
 }
 
+/* Finalizers may run wherever values are made. */
+static void check_not_in_bulk(lua_State *L, const struct lpool *lpool) {
+  if (lpool->in_bulk)
+    luaL_error(L, "the pool is handing over results: a finalizer cannot receive from it now");
+}
+
+/* Call what is below its arguments on top of the stack, which may set `in_bulk`. Returns as many
+ * values as are asked for, or raises. */
+static void call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results) {
+  int status = lua_pcall(L, arguments, results, 0);
+  lpool->in_bulk = 0;
+  if (status != LUA_OK)
+    lua_error(L);
+}
+
 /* Put the raw failure of an item into the list at `to`; pops the reason. */
 static void add_problem(lua_State *L, int to, uint64_t runid, uint64_t index) {
   lua_createtable(L, 0, 4);
@@ -1252,6 +1270,27 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
   luaL_error(L, "pool is closed");
 }
 
+/* hand_over(values, packed values or nil, problems, pool): all of lpool->answers. */
+static int hand_over_batch(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 4);
+  struct mch_answers *answers = &lpool->answers;
+  lpool->in_bulk = 1;
+  for (;;) {
+    lua_pushcfunction(L, store_answers);
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, 2);
+    lua_pushvalue(L, 4);
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+      break;
+    add_problem(L, 3, answers->runid - 1, answers->index - 1);
+  }
+  for (; answers->count > 0; answers->count--) {
+    lua_pushliteral(L, "not enough memory for the task's result");
+    add_problem(L, 3, answers->runid++, answers->index++);
+  }
+  return 0;
+}
+
 /* take_batch(pool, group, values, packed values or nil, problems): if answers of a batch are next,
  * keep them by the caller's numbers, and return how many items they were, without those that left
  * the batch. What cannot be had is put into the list of problems, as raw failures. Else nil. */
@@ -1260,6 +1299,7 @@ static int core_take_batch(lua_State *L) {
   struct mch_answers *answers = &lpool->answers;
   struct mch_group *group = group_arg(L, lpool, 2);
   lua_Integer count;
+  check_not_in_bulk(L, lpool);
   deliver_logs(L, lpool);
   if (lpool->pool == NULL)
     return luaL_error(L, "pool is closed");
@@ -1270,19 +1310,11 @@ static int core_take_batch(lua_State *L) {
     mch_output_flush(lpool->output);
   tell_sinks_of_batch(L, lpool);
   count = answers->taken;
-  for (;;) {
-    lua_pushcfunction(L, store_answers);
-    lua_pushvalue(L, 3);
-    lua_pushvalue(L, 4);
-    lua_pushlightuserdata(L, lpool);
-    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
-      break;
-    add_problem(L, 5, answers->runid - 1, answers->index - 1);
-  }
-  for (; answers->count > 0; answers->count--) {
-    lua_pushliteral(L, "not enough memory for the task's result");
-    add_problem(L, 5, answers->runid++, answers->index++);
-  }
+  lua_settop(L, 5);
+  lua_pushcfunction(L, hand_over_batch);
+  lua_insert(L, 3);
+  lua_pushlightuserdata(L, lpool);
+  call_in_bulk(L, lpool, 4, 0);
   mch_buf_free(&answers->graphs);
   lua_pushinteger(L, count);
   return 1;
@@ -1553,16 +1585,15 @@ static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group,
   return 1;
 }
 
-/* take_plain(pool, from, list, n, results): take tasks of run() in run order from run ID `from` on,
- * as long as they returned a plain value or none: to the end of the list, which has n, and by run
- * ID to the results. The new `from` and n. The task at which it ended is there for take(). */
-static int core_take_plain(lua_State *L) {
-  struct lpool *lpool = check_pool(L);
+/* What core_take_plain() does, with its arguments. Only while values are made the pool is in bulk:
+ * sinks and handlers of log records may receive from it. */
+static int take_plain(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
   uint64_t from = (uint64_t)luaL_checkinteger(L, 2);
   lua_Integer n = luaL_checkinteger(L, 4);
   while (!lpool->left && take_next(L, lpool, &lpool->group, &from)) {
     const struct mch_result *result = lpool->taken->result;
-    lpool->left = 1;
+    lpool->left = lpool->in_bulk = 1;
     if (result->kind == MCH_KIND_OK && mch_items_is_none(result->graph, result->length))
       lua_pushnil(L);
     else if (result->kind != MCH_KIND_OK || !mch_items_get(L, result->graph, result->length))
@@ -1570,11 +1601,24 @@ static int core_take_plain(lua_State *L) {
     lua_pushvalue(L, -1);
     lua_rawseti(L, 5, (lua_Integer)lpool->taken->runid);
     lua_rawseti(L, 3, ++n);
-    lpool->left = 0;
+    lpool->left = lpool->in_bulk = 0;
     drop_payload(L, lpool);
   }
   lua_pushinteger(L, (lua_Integer)from);
   lua_pushinteger(L, n);
+  return 2;
+}
+
+/* take_plain(pool, from, list, n, results): take tasks of run() in run order from run ID `from` on,
+ * as long as they returned a plain value or none: to the end of the list, which has n, and by run
+ * ID to the results. The new `from` and n. The task at which it ended is there for take(). */
+static int core_take_plain(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  check_not_in_bulk(L, lpool);
+  lua_settop(L, 5);
+  lua_pushcfunction(L, take_plain);
+  lua_insert(L, 1);
+  call_in_bulk(L, lpool, 5, 2);
   return 2;
 }
 
@@ -1587,6 +1631,7 @@ static int core_take(lua_State *L) {
   struct mch_group *group = group_arg(L, lpool, 3);
   struct mch_task *task;
   int status;
+  check_not_in_bulk(L, lpool);
   if (!(lpool->left && group == &lpool->group) &&
       !take_next(L, lpool, group, in_order ? &from : NULL))
     return 0;
@@ -1598,7 +1643,9 @@ static int core_take(lua_State *L) {
   lua_pushcfunction(L, failed ? make_failure : make_values);
   lua_pushlightuserdata(L, lpool);
   task = hold_taken(lpool);
+  lpool->decoding++;
   status = lua_pcall(L, 1, LUA_MULTRET, 0);
+  lpool->decoding--;
   take_held(L, lpool, task);
   if (status != LUA_OK) {
     push_undecodable(L, lpool->taken);
@@ -1688,8 +1735,12 @@ static int core_cancel_all(lua_State *L) {
   return 0;
 }
 
+/* quit(pool, kill): not from code that runs inside of another call, which needs the pool. */
 static int core_quit(lua_State *L) {
   struct lpool *lpool = check_pool(L);
+  if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
+    luaL_error(
+        L, "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now");
   mch_pool_quit(lpool->pool, lua_toboolean(L, 2));
   return 0;
 }

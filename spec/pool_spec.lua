@@ -614,3 +614,112 @@ describe("fork engine", function()
     assert.is_true(due == nil or due >= 0)
   end)
 end)
+
+it("a hook cannot close the pool that sends its value", function()
+  local mcore <close> = mantichora { nworkers = 1 }
+  local value = setmetatable({}, { __mantichora = function() mcore:close() end })
+  local fine, message = pcall(mcore.run, mcore, print, value)
+  assert.is_false(fine)
+  assert.truthy(message:find("a hook or finalizer cannot close it now", 1, true), message)
+  mcore:run(function() return "still there" end)
+  assert.are.equal("still there", mcore:returns()[1])
+end)
+
+describe("finalizers that run while values are sent or handed over", function()
+  -- Run `use` in a finalizer nearly whenever something is allocated, while `body` runs. What it raised.
+  local function amid_finalizers(use, body)
+    local messages, left = {}, 60
+    local function finalizer()
+      setmetatable({}, { __gc = function()
+        local fine, message = pcall(use)
+        if not fine then messages[message:gsub("^[^ ]*:%d+: ", "")] = true end
+        left = left - 1
+        if left > 0 then finalizer() end
+      end })
+    end
+    finalizer()
+    collectgarbage("incremental", 10, 1000, 10)
+    local fine, message = pcall(body)
+    left = 0
+    collectgarbage("incremental", 200, 100, 13)
+    assert(fine, message)
+    return messages
+  end
+
+  local function without_refusals(messages)
+    for _, refusal in ipairs {
+      "the pool is handing over results: a finalizer cannot receive from it now",
+      "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now",
+      "run was called from a __mantichora hook or a finalizer while another run is sending",
+    } do
+      messages[refusal] = nil
+    end
+    return messages
+  end
+
+  local makes = {
+    strings = function(i) return ("a string that takes some room, number %d"):format(i) end,
+    tables = function(i) return { ("a string that takes some room, number %d"):format(i) } end,
+  }
+  local function text_of(value) return type(value) == "table" and value[1] or value end
+
+  for kind, make in pairs(makes) do
+    it("take no results away: " .. kind, function()
+      local mcore <close> = mantichora { nworkers = 2 }
+      local counts = {}
+      local function count(value)
+        local text = text_of(value)
+        counts[text] = (counts[text] or 0) + 1
+      end
+      local messages = amid_finalizers(function()
+        local runid, value = mcore:receive_one(0)
+        if runid then count(value) end
+      end, function()
+        for _ = 1, 10 do
+          for i = 1, 100 do mcore:run(make, i) end
+          local results = mcore:returns()
+          for i = 1, results.n do count(results[i]) end
+        end
+        for _, value in ipairs((mcore:map(make, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }))) do count(value) end
+      end)
+      assert.are.same({}, without_refusals(messages))
+      for i = 1, 100 do assert.are.equal(i <= 10 and 11 or 10, counts[text_of(make(i))]) end
+    end)
+
+    it("map on the same pool or are refused: " .. kind, function()
+      local mcore <close> = mantichora { nworkers = 2 }
+      local list, depth = {}, 0
+      for i = 1, 2000 do list[i] = i end
+      local messages = amid_finalizers(function()
+        if depth > 0 then return end
+        depth = 1
+        local fine, message = pcall(function()
+          for i, value in ipairs((mcore:map(make, { 1, 2, 3 }))) do assert(text_of(value) == text_of(make(i))) end
+        end)
+        depth = 0
+        if not fine then error(message, 0) end
+      end, function()
+        for _ = 1, 5 do
+          local results = mcore:map(make, list)
+          for i = 1, #list do assert(text_of(results[i]) == text_of(make(i)), i) end
+        end
+      end)
+      assert.are.same({}, without_refusals(messages))
+    end)
+
+    it("close the pool or are refused: " .. kind, function()
+      for _ = 1, 20 do
+        local mcore <close> = mantichora { nworkers = 2 }
+        local messages = amid_finalizers(function() mcore:close() end, function()
+          local fine, message = pcall(function()
+            for i = 1, 50 do mcore:run(make, i) end
+            assert.are.equal(50, mcore:returns().n)
+          end)
+          assert(fine or message:find("pool is closed", 1, true), message)
+        end)
+        messages["pool is closed"] = nil
+        assert.are.same({}, without_refusals(messages))
+      end
+    end)
+  end
+end)
