@@ -578,39 +578,65 @@ static void test_any_order(void) {
   lua_close(b);
 }
 
+/* The locks of a sanitizer's allocator stay locked in a child that is forked while another thread
+ * allocates: there the workers of all threads are forked before any of them goes on. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { FORKS_IN_TURN = 1 };
+#else
+enum { FORKS_IN_TURN = 0 };
+#endif
+
+struct crowd {
+  pthread_mutex_t turn;
+  pthread_barrier_t started;
+};
+
+struct member {
+  struct crowd *crowd;
+  pthread_t thread;
+  int fine;
+};
+
 static void *frames(void *argument) {
-  lua_State *L = state();
+  struct member *member = argument;
   struct book book;
-  int *fine = argument;
+  lua_State *L;
+  if (FORKS_IN_TURN)
+    pthread_mutex_lock(&member->crowd->turn);
+  L = state();
   open_book(&book, L);
   mantichora_set_output_sink(L, note_output, &book);
   mantichora_set_progress_sink(L, note_progress, &book);
   run(L, new_pool);
+  if (FORKS_IN_TURN) {
+    run(L, "p:start()");
+    pthread_mutex_unlock(&member->crowd->turn);
+    pthread_barrier_wait(&member->crowd->started);
+  }
   run(L, "for i = 1, 8 do p:run(function() print(i) return i end) end");
-  *fine = poll_until(L, 8) == 8 && book.length == 8 * 4;
+  member->fine = poll_until(L, 8) == 8 && book.length == 8 * 4;
   lua_close(L);
   return NULL;
 }
 
-/* At the same time; but one after the other under the address sanitizer: its allocator's locks stay
- * locked in a child that is forked beside them. */
 static void test_threads(void) {
   enum { THREADS = 4 };
-#if defined(__SANITIZE_ADDRESS__)
-  const int at_once = 1;
-#else
-  const int at_once = THREADS;
-#endif
-  pthread_t threads[THREADS];
-  int fine[THREADS] = {0}, first, i;
-  for (first = 0; first < THREADS; first += at_once) {
-    for (i = first; i < first + at_once; i++)
-      CHECK(pthread_create(&threads[i], NULL, frames, &fine[i]) == 0);
-    for (i = first; i < first + at_once; i++) {
-      pthread_join(threads[i], NULL);
-      CHECK(fine[i]);
-    }
+  struct crowd crowd;
+  struct member members[THREADS];
+  int i;
+  pthread_mutex_init(&crowd.turn, NULL);
+  pthread_barrier_init(&crowd.started, NULL, THREADS);
+  for (i = 0; i < THREADS; i++) {
+    members[i].crowd = &crowd;
+    members[i].fine = 0;
+    CHECK(pthread_create(&members[i].thread, NULL, frames, &members[i]) == 0);
   }
+  for (i = 0; i < THREADS; i++) {
+    pthread_join(members[i].thread, NULL);
+    CHECK(members[i].fine);
+  }
+  pthread_barrier_destroy(&crowd.started);
+  pthread_mutex_destroy(&crowd.turn);
 }
 
 /* An allocator that gives `left` more blocks, for ever if that is negative. */
