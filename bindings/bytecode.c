@@ -416,25 +416,35 @@ int mch_bytecode_assigns(lua_State *L, const void *dump, size_t length) {
   return r.bad || r.assigns;
 }
 
-/* ---- makers ---- */
+/* ---- dumps ---- */
 
-/* Each is a local variable of the maker, which cannot have ever more of those. */
-enum { MOST_MADE_UPVALUES = 100 };
-
-/* What lua_dump() writes, as a string; the buffer must not be begun before. */
-struct dumping {
+struct dump {
   luaL_Buffer buffer;
   int begun;
 };
 
-static int add_piece(lua_State *L, const void *bytes, size_t count, void *ud) {
-  struct dumping *dumping = ud;
-  if (!dumping->begun)
-    luaL_buffinit(L, &dumping->buffer);
-  dumping->begun = 1;
-  luaL_addlstring(&dumping->buffer, bytes, count);
+/* The buffer may put something on the stack, so it begins when lua_dump() has found its function.
+ */
+static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
+  struct dump *dump = ud;
+  if (!dump->begun)
+    luaL_buffinit(L, &dump->buffer);
+  dump->begun = 1;
+  luaL_addlstring(&dump->buffer, bytes, count);
   return 0;
 }
+
+void mch_bytecode_push_dump(lua_State *L) {
+  struct dump dump;
+  dump.begun = 0;
+  lua_dump(L, write_dump, &dump, 1);
+  luaL_pushresult(&dump.buffer);
+}
+
+/* ---- makers ---- */
+
+/* Each is a local variable of the maker, which cannot have ever more of those. */
+enum { MOST_MADE_UPVALUES = 100 };
 
 /* Push the source of a maker of functions that do nothing but have n upvalues. */
 static void push_source(lua_State *L, int n) {
@@ -457,13 +467,10 @@ static void push_source(lua_State *L, int n) {
 
 /* Replace the source on top of the stack by its bytecode. */
 static void compile(lua_State *L) {
-  struct dumping dumping;
-  dumping.begun = 0;
   if (luaL_loadbufferx(L, lua_tostring(L, -1), lua_rawlen(L, -1), "=?", "t") != LUA_OK)
     lua_error(L);
   lua_replace(L, -2);
-  lua_dump(L, add_piece, &dumping, 1);
-  luaL_pushresult(&dumping.buffer);
+  mch_bytecode_push_dump(L);
   lua_replace(L, -2);
 }
 

@@ -24,6 +24,10 @@ void mch_bytecode_uses(lua_State *L, const void *dump, size_t length,
  * the format is not the known one. Raises on memory. */
 int mch_bytecode_assigns(lua_State *L, const void *dump, size_t length);
 
+/* Push what lua_dump() writes of the Lua function on top of the stack, without what is there for
+ * debugging only. Raises on memory. */
+void mch_bytecode_push_dump(lua_State *L);
+
 /* Push a function that returns a new closure of the dumped function each time it is called without
  * arguments, as loading it anew would, but for its upvalues: they are variables of its own, nil.
  * Loading allocates all of the code, this the closure and its variables only. Or push false, when

@@ -16,8 +16,8 @@
  *               REF names this object, so that the reader keeps only what it will need; the writer
  *               sets the bit in place when it meets the object again.
  *       80..9f  a string of 0..31 bytes (a0..bf with bit 20)
- *       c0..df  the others (e0..ff with bit 20). Bit 10 of tables: a metatable follows their
- * contents.
+ *       c0..df  the others (e0..ff with bit 20). Bit 10 of tables: a metatable follows
+ *               the contents.
  *
  *   table   := varint(array) varint(hash) item*array (key value)*hash [metatable]
  *   item    := value | SKIP varint(n)    n nils
@@ -38,8 +38,7 @@
  *   piece   := varint(k) varint(array) run* the next ones of table k, which will have so many
  *
  * Of a large table, whole pieces of numbers may go ahead while the writer goes on with the next
- * (ahead.h has their reader), so that both sides work at the same time. Tables are numbered 1, 2
- * ...
+ * (ahead.h has their reader), so that both sides work at the same time. Tables are numbered from 1.
  *
  * Nesting is as deep as memory allows: neither side recurses on the C stack (stack.h). */
 #ifndef MCH_GRAPH_H

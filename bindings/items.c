@@ -175,31 +175,12 @@ int mch_items_is_safe(const unsigned char *bytes, size_t length) {
 
 /* -- steady functions --------------------------------------------------------------------- */
 
-struct dump {
-  luaL_Buffer buffer;
-  int begun;
-};
-
-/* The buffer may put something on the stack, so it begins when lua_dump() has found its function.
- */
-static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
-  struct dump *dump = ud;
-  if (!dump->begun)
-    luaL_buffinit(L, &dump->buffer);
-  dump->begun = 1;
-  luaL_addlstring(&dump->buffer, bytes, count);
-  return 0;
-}
-
 /* Whether the Lua function on top, or one that it makes, assigns to its upvalues. */
 static int assigns(lua_State *L) {
   int function = lua_gettop(L), writes;
-  struct dump dump;
   size_t length;
   const char *bytes;
-  dump.begun = 0;
-  lua_dump(L, write_dump, &dump, 1);
-  luaL_pushresult(&dump.buffer);
+  mch_bytecode_push_dump(L);
   bytes = lua_tolstring(L, -1, &length);
   writes = mch_bytecode_assigns(L, bytes, length);
   lua_settop(L, function);

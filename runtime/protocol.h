@@ -35,9 +35,9 @@
  *    all but the last flagged MORE, nothing between them. The first is flagged LONG as well: its
  *    payload begins with the length of the message, u64. The sequence number counts frames per
  *    direction, from 0; a gap is a broken peer.
- *  - ITEMS has no end when it begins: its only frame is flagged OPEN and has length 0. Behind it
- *    come records, u8 length (1 to MCH_RECORD_MAX) and so many bytes, each as it is made and each
- * to be used as it comes; a u8 0 ends it, when something else is to be said.
+ *  - ITEMS has no end when it begins: its only frame is flagged OPEN and has length 0. Records come
+ *    behind it, u8 length (1 to MCH_RECORD_MAX) and so many bytes, each as it is made, to be used
+ *    as it comes; a u8 0 ends it, when something else is to be said.
  *  - Numbers are little-endian and of fixed width.
  *  - The first frame of a worker is HELLO: version and the Lua format it speaks. A worker forked
  *    here cannot differ; one on another machine can, and is refused.
