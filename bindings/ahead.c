@@ -25,15 +25,10 @@ _Noreturn static void malformed(struct piece *piece) {
 }
 
 static uint64_t take_varint(struct piece *piece) {
-  uint64_t value = 0;
-  unsigned shift;
-  for (shift = 0; shift < 64 && piece->at < piece->end; shift += 7) {
-    unsigned char byte = *piece->at++;
-    value |= (uint64_t)(byte & 0x7f) << shift;
-    if (byte < 0x80)
-      return value;
-  }
-  malformed(piece);
+  uint64_t value;
+  if (mch_plain_load_varint(&piece->at, piece->end, &value) != NULL)
+    malformed(piece);
+  return value;
 }
 
 static struct piece begin(lua_State *L, const unsigned char *bytes, size_t len) {

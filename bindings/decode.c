@@ -184,15 +184,11 @@ static inline const unsigned char *take(struct decoding *d, size_t count) {
 }
 
 static uint64_t long_varint(struct decoding *d) {
-  uint64_t value = 0;
-  unsigned shift;
-  for (shift = 0; shift < 64; shift += 7) {
-    unsigned char byte = *take(d, 1);
-    value |= (uint64_t)(byte & 0x7f) << shift;
-    if (byte < 0x80)
-      return value;
-  }
-  malformed(d, "number too long");
+  uint64_t value;
+  const char *wrong = mch_plain_load_varint(&d->at, d->end, &value);
+  if (wrong != NULL)
+    malformed(d, wrong);
+  return value;
 }
 
 static inline uint64_t take_varint(struct decoding *d) {

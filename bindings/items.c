@@ -46,15 +46,18 @@ static size_t store(unsigned char *to, lua_State *L, int index) {
   }
 }
 
-/* Write the message to `to`, where there is ROOM; its length, or 0. */
-static size_t write_message(unsigned char *to, lua_State *L, int index) {
-  size_t length = store(to + 2, L, index);
-  if (length == 0)
-    return 0;
+/* What is around a value of this length at to + 2; the length of the message. */
+static inline size_t enclose(unsigned char *to, size_t length) {
   to[0] = MCH_GRAPH_VERSION;
   to[1] = 1;
   to[2 + length] = MCH_TAG_END;
   return length + 3;
+}
+
+/* Write the message to `to`, where there is ROOM; its length, or 0. */
+static size_t write_message(unsigned char *to, lua_State *L, int index) {
+  size_t length = store(to + 2, L, index);
+  return length > 0 ? enclose(to, length) : 0;
 }
 
 /* Whoever tries again, where this says no, says so. */
@@ -87,12 +90,9 @@ size_t mch_items_put_integers(struct mch_buf *out, size_t full, lua_State *L, in
     i++;
     if (!lua_isinteger(L, -1))
       break;
-    length = mch_plain_store_integer(to + 6, lua_tointeger(L, -1));
-    mch_store_u32(to, (uint32_t)length + 3);
-    to[4] = MCH_GRAPH_VERSION;
-    to[5] = 1;
-    to[6 + length] = MCH_TAG_END;
-    out->length += 7 + length;
+    length = enclose(to + 4, mch_plain_store_integer(to + 6, lua_tointeger(L, -1)));
+    mch_store_u32(to, (uint32_t)length);
+    out->length += 4 + length;
   }
   lua_settop(L, top);
   return count;

@@ -744,6 +744,12 @@ static uint32_t intern_code(void *ud, const char *bytes, size_t length, const ch
   return id;
 }
 
+static void clear_message(struct lpool *lpool) {
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->spans);
+  mch_buf_clear(&lpool->ids);
+}
+
 /* Engine "snapshot": keep the function and its arguments for the worker that will be forked; the
  * task's bytes are their number. */
 static int keep_payload(lua_State *L, struct lpool *lpool) {
@@ -760,9 +766,7 @@ static int keep_payload(lua_State *L, struct lpool *lpool) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
   lua_insert(L, -2);
   lua_rawseti(L, -2, (lua_Integer)++lpool->payloads);
-  mch_buf_clear(&lpool->graph);
-  mch_buf_clear(&lpool->spans);
-  mch_buf_clear(&lpool->ids);
+  clear_message(lpool);
   mch_buf_u64(&lpool->graph, lpool->payloads);
   if (lpool->graph.failed != 0)
     luaL_error(L, "not enough memory for another task");
@@ -805,12 +809,6 @@ static void warn_of_size(lua_State *L, struct lpool *lpool, int count) {
     lua_pop(L, 4);
   }
   lua_warning(L, "; mantichora.explain shows all", 0);
-}
-
-static void clear_message(struct lpool *lpool) {
-  mch_buf_clear(&lpool->graph);
-  mch_buf_clear(&lpool->spans);
-  mch_buf_clear(&lpool->ids);
 }
 
 /* For a message to workers in `graph` and `ids`; the notes come to stand at index 1. */
@@ -1144,7 +1142,7 @@ static int core_run_batch(lua_State *L) {
                        (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
                        lpool->graph.length, batching.lgroup->function.length, (uint32_t)count,
                        (uint64_t)index);
-  if (lpool->graph.capacity > 1u << 20)
+  if (lpool->graph.capacity > CARGO_FROM)
     mch_buf_free(&lpool->graph);
   if (task == NULL)
     return luaL_error(L, "not enough memory for another task");
@@ -1173,18 +1171,25 @@ static void pack_values(lua_State *L, int first) {
   lua_setfield(L, first, "n");
 }
 
+/* Push the values of a graph that came from a worker; returns how many. `ahead`: stack index of the
+ * tables that came ahead of it, or 0. */
+static int decode_graph(lua_State *L, const unsigned char *graph, size_t length,
+                        enum mch_graph_kind kind, int ahead) {
+  struct mch_decoder decoder;
+  memset(&decoder, 0, sizeof decoder);
+  decoder.bytes = graph;
+  decoder.len = length;
+  decoder.ahead = ahead;
+  decoder.allow_code = 1;
+  decoder.kind = kind;
+  return mch_decode(L, &decoder);
+}
+
 /* Keep the answer of an item: a single value in the table at 1; where there are several, or a nil,
  * all of them, packed, in that at 2 if there is one. */
 static void store_answer(lua_State *L, const unsigned char *graph, size_t length,
                          lua_Integer index) {
-  struct mch_decoder decoder;
-  int top = lua_gettop(L), count;
-  memset(&decoder, 0, sizeof decoder);
-  decoder.bytes = graph;
-  decoder.len = length;
-  decoder.allow_code = 1;
-  decoder.kind = MCH_SEND_RESULT;
-  count = mch_decode(L, &decoder);
+  int top = lua_gettop(L), count = decode_graph(L, graph, length, MCH_SEND_RESULT, 0);
   if (lua_isnil(L, 2) || (count == 1 && !lua_isnil(L, top + 1))) {
     lua_settop(L, top + 1);
     lua_rawseti(L, 1, index);
@@ -1403,23 +1408,11 @@ static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
   lua_setfield(L, -2, name);
 }
 
-/* `ahead`: stack index of the tables that came ahead of it, or 0. */
-static int decode_graph(lua_State *L, const struct mch_result *result, enum mch_graph_kind kind,
-                        int ahead) {
-  struct mch_decoder decoder;
-  memset(&decoder, 0, sizeof decoder);
-  decoder.bytes = result->graph;
-  decoder.len = result->length;
-  decoder.ahead = ahead;
-  decoder.allow_code = 1;
-  decoder.kind = kind;
-  return mch_decode(L, &decoder);
-}
-
 /* The last record that a task logged before its worker died, into the failure on top. */
 static void set_last_log(lua_State *L, const struct mch_result *result) {
   int failure = lua_gettop(L);
-  if (decode_graph(L, result, MCH_SEND_RESULT, 0) == 1 && lua_istable(L, -1)) {
+  if (decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, 0) == 1 &&
+      lua_istable(L, -1)) {
     lua_pushliteral(L, "message");
     lua_rawget(L, -2);
     lua_setfield(L, failure, "last_log");
@@ -1440,7 +1433,7 @@ static void set_error(lua_State *L, const struct mch_result *result) {
     set_last_log(L, result);
     return;
   }
-  if (decode_graph(L, result, MCH_SEND_ERROR, 0) != 4)
+  if (decode_graph(L, result->graph, result->length, MCH_SEND_ERROR, 0) != 4)
     luaL_error(L, "a worker described an error in an unknown way");
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
@@ -1533,7 +1526,7 @@ static int make_values(lua_State *L) {
     return 1;
   if (task->ahead != NULL)
     ahead = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->ahead->anchor) == LUA_TTABLE;
-  return decode_graph(L, result, MCH_SEND_RESULT, ahead);
+  return decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, ahead);
 }
 
 /* An answer that cannot be turned into values here is an error of its task. */

@@ -72,6 +72,24 @@ static inline lua_Number mch_plain_float(uint64_t bits) {
   return (lua_Number)number;
 }
 
+/* Read a varint (graph.h) at *at, which moves behind it, and not past `end`. NULL, or what is wrong
+ * with it. */
+static inline const char *mch_plain_load_varint(const unsigned char **at, const unsigned char *end,
+                                                uint64_t *value) {
+  unsigned shift;
+  *value = 0;
+  for (shift = 0; shift < 64; shift += 7) {
+    unsigned char byte;
+    if (*at == end)
+      return "cut short";
+    byte = *(*at)++;
+    *value |= (uint64_t)(byte & 0x7f) << shift;
+    if (byte < 0x80)
+      return NULL;
+  }
+  return "number too long";
+}
+
 /* Bytes of each number in a run with this tag. */
 static inline size_t mch_plain_run_width(unsigned tag) {
   return tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);

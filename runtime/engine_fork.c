@@ -941,10 +941,10 @@ static uint64_t limit_of(const struct child *child, const struct mch_task *task)
 static uint64_t timeout_at(const struct child *child) {
   const struct engine_fork *engine = child->engine;
   const struct mch_task *task = begun(child);
-  uint64_t least = 0;
+  uint64_t limit = task != NULL ? limit_of(child, task) : MCH_NEVER, least = 0;
   uint32_t i;
-  if (task != NULL && task->stop == 0 && timeout_of(engine, task) != 0)
-    return limit_of(child, task);
+  if (limit != MCH_NEVER)
+    return limit;
   for (i = 0; i < MCH_CLAIMS; i++)
     if ((task = child->offered[i]) != NULL && timeout_of(engine, task) != 0 &&
         (least == 0 || timeout_of(engine, task) < least))

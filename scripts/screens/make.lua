@@ -83,11 +83,6 @@ local function open(columns, rows)
   return t
 end
 
-local function enter(t, text)
-  t:type("-l " .. shell.quote(text))
-  t:type("Enter")
-end
-
 local function wait_prompt(t, prompt)
   t:wait(function(lines) return lines[#lines] == prompt end, PATIENCE)
 end
@@ -114,7 +109,7 @@ end
 
 do
   local t <close> = open(96, 14)
-  enter(t, "mantichora scripts/examples/02_quick_start.lua")
+  t:enter("mantichora scripts/examples/02_quick_start.lua")
   picture(t, "quick-start", "The quick start in the middle: one task is done, three run", false, function(lines)
     return running(lines) == 3 and table.concat(lines, "\n"):find(" 100%.00%%")
   end)
@@ -139,11 +134,11 @@ mcore:run(count, "README.md")
 mcore:run(count, "REDME.md")
 print(table.concat(mcore:returns(), ", "))
 ]])
-  enter(t, ("cp README.md %s; cd %s; clear"):format(scratch.path, scratch.path))
+  t:enter(("cp README.md %s; cd %s; clear"):format(scratch.path, scratch.path))
   wait_prompt(t, "$")
-  enter(t, "cat lines.lua")
+  t:enter("cat lines.lua")
   t:wait(function(lines) return lines[#lines] == "$" and #lines > 10 end, PATIENCE)
-  enter(t, "mantichora lines.lua")
+  t:enter("mantichora lines.lua")
   picture(t, "error", "A script, and the report of the task that failed in it", false, function(lines)
     return lines[#lines] == "$" and table.concat(lines, "\n"):find("worker's stack traceback", 1, true)
   end)
@@ -151,7 +146,7 @@ end
 
 do
   local t <close> = open(96, 40)
-  enter(t, "mantichora")
+  t:enter("mantichora")
   wait_prompt(t, ">")
   for _, line in ipairs {
     'mantichora = require "mantichora"',
@@ -159,16 +154,16 @@ do
     "function work(n)", 'for _ in atpbar(n, "work " .. n) do mantichora.sleep(0.001) end',
     'logging.warning("%d is done", n)', "return n, n * n", "end",
   } do
-    enter(t, line)
+    t:enter(line)
   end
   wait_prompt(t, ">")
-  enter(t, "pool = mantichora { nworkers = 3 }")
-  enter(t, "for n = 1000, 6000, 1000 do pool:run(work, n) end")
+  t:enter("pool = mantichora { nworkers = 3 }")
+  t:enter("for n = 1000, 6000, 1000 do pool:run(work, n) end")
   t:wait(function(lines) return table.concat(lines, "\n"):find("2000 is done", 1, true) end, PATIENCE)
-  enter(t, "pool")
-  enter(t, "pool:receive_finished()")
+  t:enter("pool")
+  t:enter("pool:receive_finished()")
   t:wait(function(lines) return table.concat(lines, "\n"):find("{ { 0, 1000", 1, true) end, PATIENCE)
-  t:type("-l 'for runid, value in pool:as'")
+  t:text("for runid, value in pool:as")
   t:type("Tab")
   picture(t, "prompt", "The prompt while tasks run: their bars and log lines are above what is typed", true,
     function(lines) return lines[#lines]:find("pool:as_completed$") and running(lines) == 3 end)

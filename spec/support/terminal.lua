@@ -55,9 +55,19 @@ function terminal:status()
   return tonumber(read(self.folder .. "/status") or "")
 end
 
---- Type keys, as tmux names them: `t:type("C-c")`; text by `t:type("-l 'text'")`.
+--- Type keys, as tmux names them: `t:type("C-c")`.
 function terminal:type(keys)
   self:tmux("send-keys " .. keys)
+end
+
+--- Type text as it stands; and Enter behind it.
+function terminal:text(text)
+  self:type("-l " .. shell.quote(text))
+end
+
+function terminal:enter(text)
+  self:text(text)
+  self:type("Enter")
 end
 
 function terminal:resize(columns, rows)
