@@ -127,12 +127,36 @@ struct frame *mch_encode_open(struct encoding *e, enum frame_kind kind, int at) 
 
 /* ---- hooks ---- */
 
+static int end_pause(lua_State *L) {
+  lua_gc(L, LUA_GCRESTART);
+  return 0;
+}
+
+/* Objects are known by their addresses. A hook may drop some that were put, and another one that is
+ * made at such an address would be taken for it: so from the first hook to the end of the message,
+ * or to an error, nothing is collected. */
+static void pause_collector(struct encoding *e) {
+  lua_State *L = e->L;
+  if (!lua_isnil(L, e->slots + PAUSE) || !lua_gc(L, LUA_GCISRUNNING))
+    return;
+  luaL_checkstack(L, 4, NULL);
+  lua_createtable(L, 0, 0);
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, end_pause);
+  lua_setfield(L, -2, "__close");
+  lua_setmetatable(L, -2);
+  lua_replace(L, e->slots + PAUSE);
+  lua_toclose(L, e->slots + PAUSE);
+  lua_gc(L, LUA_GCSTOP);
+}
+
 /* Call the hook on top of the stack for the object at `at`; replaces it by the list of what it
  * returned. */
 static int call_hook(struct encoding *e, int at) {
   lua_State *L = e->L;
   int hook = lua_gettop(L), n, i;
   e->to->called = 1;
+  pause_collector(e);
   lua_pushvalue(L, at);
   if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
     const char *why = lua_tostring(L, -1);

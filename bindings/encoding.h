@@ -31,6 +31,7 @@ enum {
   LENT,       /* list of the strings that are lent */
   ENVS,       /* environment that is put in part -> true */
   KIND,       /* of the part that is explained */
+  PAUSE,      /* of the collector, once a hook was called */
   WANTS,
   MODULES = WANTS + MCH_WANTS_SLOTS,
   SLOTS = MODULES + MCH_MODULES_SLOTS - 1

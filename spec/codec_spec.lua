@@ -998,6 +998,37 @@ describe("__mantichora", function()
       "cannot rebuild argument 1: what its __mantichora returned gave nil")
   end)
 
+  it("may drop what was put and make other objects: these are not taken for those", function()
+    codec.state():run([[
+      for _ = 1, 300 do
+        local list, last = {}, 100
+        for i = 1, last do list[i] = { "old" } end
+        list[41] = setmetatable({}, { __mantichora = function()
+          for i = 1, 40 do list[i] = nil end
+          for i = 1, 1000 do local _ = { i, i } end -- the heap is small: the collector runs
+          for i = 42, last do list[i] = { i } end
+          return tostring, "rebuilt"
+        end })
+        local _, got = codec.decode({}, (codec.encode({}, print, list)))
+        assert(got[41] == "rebuilt")
+        for i = 42, last do assert(got[i][1] == i) end
+      end]])
+  end)
+
+  it("leaves the collector running, or stopped", function()
+    local hooked = setmetatable({}, { __mantichora = function() return tostring, 1 end })
+    local fails = setmetatable({}, { __mantichora = error })
+    send(hooked, { hooked })
+    assert.is_true(collectgarbage("isrunning"))
+    refusal({}, print, hooked, { fails })
+    assert.is_true(collectgarbage("isrunning"))
+    collectgarbage("stop")
+    send(hooked)
+    refusal({}, print, hooked, { fails })
+    assert.is_false(collectgarbage("isrunning"))
+    collectgarbage("restart")
+  end)
+
   it("that fails leaves out only the global it is in", function()
     local parent, worker = codec.state(), codec.state()
     local bytes = parent:run([[
