@@ -84,6 +84,10 @@ static int push_problem(lua_State *L, const struct lpool *lpool) {
   return 1;
 }
 
+static int is_open(const struct lpool *lpool) {
+  return lpool->pool != NULL && mch_mark_is_ours(&lpool->mark);
+}
+
 /* The pool at index 1, if it can be used here and now. */
 static struct lpool *check_pool(lua_State *L) {
   struct lpool *lpool = to_pool(L);
@@ -357,12 +361,36 @@ static int core_group(lua_State *L) {
   return 1;
 }
 
+/* Engine "snapshot": nobody will take the group's tasks, so their payloads go now. */
+static void drop_payloads(lua_State *L, const struct lpool *lpool, const struct mch_group *group) {
+  int payloads = lua_gettop(L) + 1;
+  if (lpool->task.payloads == LUA_NOREF)
+    return;
+  luaL_checkstack(L, 6, NULL);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_pushnil(L);
+  while (lua_next(L, payloads) != 0) {
+    int is_its;
+    lua_rawgeti(L, -1, 0);
+    is_its = lua_touserdata(L, -1) == group;
+    lua_pop(L, 2);
+    if (is_its) {
+      lua_pushvalue(L, -1);
+      lua_pushnil(L);
+      lua_rawset(L, payloads);
+    }
+  }
+  lua_pop(L, 1);
+}
+
 /* abandon(group): also when it is closed or collected. */
 static int core_abandon(lua_State *L) {
   struct lgroup *lgroup = luaL_checkudata(L, 1, GROUP);
   struct mch_group *group = lgroup->group;
   lgroup->group = NULL;
   forget_function(lgroup);
+  if (group != NULL && is_open(lgroup->lpool))
+    drop_payloads(L, lgroup->lpool, group);
   /* A pool that was closed has freed its tasks, and this process may not be its own. */
   if (group != NULL && lgroup->lpool->pool == NULL)
     free(group);
@@ -557,10 +585,6 @@ static uint64_t sooner(uint64_t a, uint64_t b) {
   return a < b ? a : b;
 }
 
-static int is_open(const struct lpool *lpool) {
-  return lpool->pool != NULL && mch_mark_is_ours(&lpool->mark);
-}
-
 /* Leave an open pool that this round has not seen yet on the stack and return it; NULL (and
  * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
  */
@@ -750,13 +774,13 @@ static void clear_message(struct lpool *lpool) {
   mch_buf_clear(&lpool->ids);
 }
 
-/* Engine "snapshot": keep the function and its arguments for the worker that will be forked; the
- * task's bytes are their number. */
+/* Engine "snapshot": keep the function and its arguments for the worker that will be forked, in a
+ * table that has their group at 0; the task's bytes are their number. */
 static int keep_payload(lua_State *L, struct lpool *lpool) {
   int count = lua_gettop(L) - 1, i;
   lpool->task.L = L;
   prepare_collector(L, lpool);
-  lua_createtable(L, count, 1);
+  lua_createtable(L, count, 2);
   lua_pushinteger(L, count);
   lua_setfield(L, -2, "n");
   for (i = 1; i <= count; i++) {
@@ -771,6 +795,15 @@ static int keep_payload(lua_State *L, struct lpool *lpool) {
   if (lpool->graph.failed != 0)
     luaL_error(L, "not enough memory for another task");
   return 0;
+}
+
+/* The last payload belongs to a task of this group. */
+static void set_group(lua_State *L, const struct lpool *lpool, struct mch_group *group) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_rawgeti(L, -1, (lua_Integer)lpool->payloads);
+  lua_pushlightuserdata(L, group);
+  lua_rawseti(L, -2, 0);
+  lua_pop(L, 2);
 }
 
 static size_t graph_size(const struct lpool *lpool) {
@@ -952,8 +985,10 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lpool->encoding = 0;
   if (status != LUA_OK)
     return raise_at_caller(L);
-  if (lpool->task.payloads != LUA_NOREF)
+  if (lpool->task.payloads != LUA_NOREF) {
+    set_group(L, lpool, group);
     mch_output_flush(lpool->output); /* a fork may follow */
+  }
   start_workers(L, lpool);
   task = new_task(lpool);
   if (task == NULL)
@@ -1371,8 +1406,10 @@ static void set_place(lua_State *L) {
 
 static void push_payload_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
-  lua_rawgeti(L, -1, (lua_Integer)mch_load_u64(task->body));
-  lua_rawgeti(L, -1, 1);
+  if (lua_rawgeti(L, -1, (lua_Integer)mch_load_u64(task->body)) == LUA_TTABLE)
+    lua_rawgeti(L, -1, 1);
+  else
+    lua_pushnil(L); /* a sink has just abandoned the task's group */
   lua_replace(L, -3);
   lua_pop(L, 1);
   if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1))

@@ -318,6 +318,24 @@ describe("snapshot engine", function()
       return #mcore:workers() == 0
     end)
   end)
+
+  it("keeps nothing of an imap that is left, or of a map that fails", function()
+    local mcore <close> = mantichora { nworkers = 1, engine = "snapshot" }
+    local items, alive = 0, setmetatable({}, { __mode = "k" })
+    local function next_item()
+      local item = { items }
+      items, alive[item] = items + 1, true
+      return item
+    end
+    for _ in mcore:imap(function(item) return item[1] end, next_item) do
+      if items > 4 then break end
+    end
+    pcall(mcore.map, mcore, error, { next_item(), next_item() })
+    collectgarbage()
+    assert.is_nil((next(alive)))
+    mcore:run(function(item) return item[1] end, { "more" })
+    assert.are.same({ n = 1, "more" }, mcore:returns())
+  end)
 end)
 
 describe("fork engine", function()
