@@ -88,16 +88,41 @@ static int is_open(const struct lpool *lpool) {
   return lpool->pool != NULL && mch_mark_is_ours(&lpool->mark);
 }
 
+/* Is this function on the way from the user's call to the core? */
+static int is_between(lua_State *L, lua_Debug *info) {
+  return lua_getinfo(L, "S", info) && strcmp(info->short_src, "mantichora/pool.lua") == 0;
+}
+
+/* Raise the error on top; if it is a sentence, with the place where the user's code calls us. */
+static int raise_at_caller(lua_State *L) {
+  lua_Debug info;
+  int level = 1;
+  if (lua_type(L, -1) != LUA_TSTRING)
+    return lua_error(L);
+  while (lua_getstack(L, level, &info) && is_between(L, &info))
+    level++;
+  luaL_where(L, level);
+  lua_insert(L, -2);
+  lua_concat(L, 2);
+  return lua_error(L);
+}
+
 /* The pool at index 1, if it can be used here and now. */
 static struct lpool *check_pool(lua_State *L) {
   struct lpool *lpool = to_pool(L);
   if (push_problem(L, lpool))
-    luaL_error(L, "%s", lua_tostring(L, -1));
+    raise_at_caller(L);
   return lpool;
 }
 
+static int raise_closed(lua_State *L) {
+  lua_pushliteral(L, "pool is closed");
+  return raise_at_caller(L);
+}
+
 static int raise_error(lua_State *L, const struct mch_error *error) {
-  return luaL_error(L, "%s", error->text);
+  lua_pushstring(L, error->text);
+  return raise_at_caller(L);
 }
 
 /* -- log records -------------------------------------------------------------------------- */
@@ -405,8 +430,10 @@ static struct mch_group *group_arg(lua_State *L, struct lpool *lpool, int index)
   if (lua_isnoneornil(L, index))
     return &lpool->group;
   lgroup = luaL_checkudata(L, index, GROUP);
-  if (lgroup->group == NULL)
-    luaL_error(L, "pool is closed");
+  if (lgroup->group == NULL) {
+    lua_pushliteral(L, "this iteration has ended: it was left, or an item has failed");
+    raise_at_caller(L);
+  }
   return lgroup->group;
 }
 
@@ -500,7 +527,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
     pump(L, lpool);
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
-      luaL_error(L, "pool is closed");
+      raise_closed(L);
     if (is_met(lpool, goal))
       return 1;
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
@@ -956,16 +983,6 @@ static void start_workers(lua_State *L, struct lpool *lpool) {
   lpool->started = 1;
 }
 
-/* Raise the error on top, with the place of the call if it is a sentence. */
-static int raise_at_caller(lua_State *L) {
-  if (lua_type(L, -1) == LUA_TSTRING) {
-    luaL_where(L, 1);
-    lua_insert(L, -2);
-    lua_concat(L, 2);
-  }
-  return lua_error(L);
-}
-
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
 static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
                     const struct run_options *options) {
@@ -1307,7 +1324,7 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
   if (lpool->pool != NULL)
     return;
   mch_buf_free(&lpool->answers.graphs);
-  luaL_error(L, "pool is closed");
+  raise_closed(L);
 }
 
 /* hand_over(values, packed values or nil, problems, pool): all of lpool->answers. */
@@ -1342,7 +1359,7 @@ static int core_take_batch(lua_State *L) {
   check_not_in_bulk(L, lpool);
   deliver_logs(L, lpool);
   if (lpool->pool == NULL)
-    return luaL_error(L, "pool is closed");
+    return raise_closed(L);
   mch_buf_free(&answers->graphs);
   if (!mch_pool_take_answers(lpool->pool, group, answers))
     return 0;
@@ -1503,12 +1520,26 @@ static struct mch_task *hold_taken(struct lpool *lpool) {
 static void take_held(lua_State *L, struct lpool *lpool, struct mch_task *task) {
   struct mch_task **at = &lpool->held;
   if (lpool->pool == NULL)
-    luaL_error(L, "pool is closed");
+    raise_closed(L);
   while (*at != task)
     at = &(*at)->next;
   *at = task->next;
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = task;
+}
+
+/* Which task it was, into the failure on top. */
+static void set_task(lua_State *L, const struct mch_task *task) {
+  set_integer(L, "runid", (lua_Integer)task->runid);
+  if (task->extra != NULL && task->extra->name_length > 0) {
+    lua_pushlstring(L, task->extra->name, task->extra->name_length);
+    lua_setfield(L, -2, "name");
+  }
+  if (task->extra != NULL && task->extra->index > 0)
+    set_integer(L, "index", (lua_Integer)task->extra->index);
+  if (task->result->pid != 0)
+    set_integer(L, "pid", task->result->pid);
+  set_number(L, "elapsed", task->result->elapsed);
 }
 
 /* Called with the pool: push the raw facts of the failure of the task that is held. */
@@ -1520,19 +1551,11 @@ static int make_failure(lua_State *L) {
   lua_newtable(L);
   lua_pushstring(L, kind_word(result->kind));
   lua_setfield(L, -2, "kind");
-  set_integer(L, "runid", (lua_Integer)task->runid);
-  if (task->extra != NULL && task->extra->name_length > 0) {
-    lua_pushlstring(L, task->extra->name, task->extra->name_length);
-    lua_setfield(L, -2, "name");
-  }
-  if (result->pid != 0)
-    set_integer(L, "pid", result->pid);
+  set_task(L, task);
   if (result->kind == MCH_KIND_KILLED && result->signal != 0)
     set_integer(L, "signal", result->signal);
   if (result->kind == MCH_KIND_EXITED)
     set_integer(L, "exitcode", result->exitcode);
-  if (task->extra != NULL && task->extra->index > 0)
-    set_integer(L, "index", (lua_Integer)task->extra->index);
   if (task->attempt > 0)
     set_integer(L, "attempts", task->attempt + 1);
   if (result->progress != NULL) {
@@ -1543,7 +1566,6 @@ static int make_failure(lua_State *L) {
     lua_pushboolean(L, 1);
     lua_setfield(L, -2, "perhaps_oom");
   }
-  set_number(L, "elapsed", result->elapsed);
   if (result->maxrss != 0)
     set_integer(L, "maxrss", (lua_Integer)result->maxrss);
   push_function_place(L, lpool, task);
@@ -1573,8 +1595,7 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   lua_setfield(L, -2, "reason");
   lua_pushliteral(L, "error");
   lua_setfield(L, -2, "kind");
-  set_integer(L, "runid", (lua_Integer)task->runid);
-  set_integer(L, "pid", task->result->pid);
+  set_task(L, task);
 }
 
 /* What the taken task wrote and showed is told before its values are handed over, and what came
@@ -1607,7 +1628,7 @@ static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group,
       return 0;
     deliver_logs(L, lpool); /* they come first */
     if (lpool->pool == NULL)
-      return luaL_error(L, "pool is closed");
+      return raise_closed(L);
   }
   if (mch_output_backlog(lpool->output) > 0)
     mch_output_flush(lpool->output);
@@ -1652,11 +1673,12 @@ static int core_take_plain(lua_State *L) {
   return 2;
 }
 
-/* take(pool, from or nil, group or nil): nil, or run ID, whether it failed, and its values or the
- * raw failure. In order of completion, or in run order from run ID `from`. */
+/* take(pool, from or nil, group or nil, copies or nil): nil, or run ID, whether it failed, and its
+ * values or the raw failure. In order of completion, or in run order from run ID `from`. What
+ * receives them makes so many copies of the values on the stack, one if it does not say. */
 static int core_take(lua_State *L) {
   struct lpool *lpool = check_pool(L);
-  int in_order = !lua_isnoneornil(L, 2), failed;
+  int in_order = !lua_isnoneornil(L, 2), copies = (int)luaL_optinteger(L, 4, 1), failed;
   uint64_t from = in_order ? (uint64_t)luaL_checkinteger(L, 2) : 0;
   struct mch_group *group = group_arg(L, lpool, 3);
   struct mch_task *task;
@@ -1677,6 +1699,11 @@ static int core_take(lua_State *L) {
   status = lua_pcall(L, 1, LUA_MULTRET, 0);
   lpool->decoding--;
   take_held(L, lpool, task);
+  if (status == LUA_OK && !lua_checkstack(L, copies * lua_gettop(L) + LUA_MINSTACK)) {
+    lua_settop(L, 2);
+    lua_pushliteral(L, "it returned more values than a call can hand over: put them into a table");
+    status = LUA_ERRRUN;
+  }
   if (status != LUA_OK) {
     push_undecodable(L, lpool->taken);
     lua_pushboolean(L, 1);

@@ -116,11 +116,60 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
         { "map takes a function and items: nil is given", mcore.map, nil, {} },
         { "map takes a list: function is given", mcore.map, square, function() end },
         { "imap takes a list or an iterator: nil is given", mcore.imap, square, nil },
+        { "map takes a list whose n is an integer: 2.5 is given", mcore.map, square, { n = 2.5 } },
+        { "imap takes a list whose n is an integer: x is given", mcore.imap, square, { n = "x" } },
       } do
         local fine, message = pcall(function() return (case[2](mcore, case[3], case[4])) end)
         assert.is_false(fine)
         assert.truthy(message:find(case[1], 1, true), message)
         assert.truthy(message:find("^spec/map_spec.lua"), message)
+      end
+      assert.are.same({ n = 0 }, mcore:map(square, { n = -1 }))
+    end)
+
+    it("says in the caller's line what stands against it", function()
+      local mcore <close> = new()
+      local function message_of(f)
+        local fine, message = pcall(f)
+        assert.is_false(fine)
+        return message
+      end
+      if engine ~= "snapshot" then -- which sends nothing there
+        local threads = { coroutine.create(print) }
+        assert.truthy(message_of(function() mcore:map(print, threads) end)
+          :find("^spec/map_spec.lua:%d+: cannot send argument 1: coroutine"))
+      end
+      local step, _, _, group = mcore:imap(square, (counter(1000)))
+      step()
+      do local _ <close> = group end
+      assert.truthy(message_of(function() while step() do end end)
+        :find("^spec/map_spec.lua:%d+: this iteration has ended"))
+      step = mcore:imap(square, (counter(1000)))
+      step()
+      mcore:close()
+      assert.truthy(message_of(function() while step() do end end)
+        :find("^spec/map_spec.lua:%d+: pool is closed"))
+    end)
+
+    it("has failures for items whose error cannot be rebuilt, and all other values", function()
+      local mcore <close> = new { on_error = "return" }
+      local function hook() return function() error("not here", 0) end end
+      local list = {}
+      for i = 1, 400 do list[i] = i end -- so many that they travel in batches
+      local function f(x)
+        if x % 50 == 0 then error(setmetatable({}, { __mantichora = hook })) end
+        return x
+      end
+      local results = mcore:map(f, list)
+      assert.are.equal(400, results.n)
+      for i = 1, 400 do
+        if i % 50 ~= 0 then
+          assert.are.equal(i, results[i])
+        else
+          assert.are.equal("error", results[i].kind)
+          assert.are.equal(i - 1, results[i].runid)
+          assert.truthy(results[i].message:find("cannot rebuild error value: .*not here"), results[i].message)
+        end
       end
     end)
   end)

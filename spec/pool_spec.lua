@@ -180,6 +180,25 @@ for _, engine in ipairs(engines) do
       local mcore <close> = new()
       assert.truthy(message_of(mcore.run, mcore, 5):find("function or callable table expected, got number", 1, true))
       assert.truthy(message_of(mcore.run, mcore):find("function or callable table expected, got no value", 1, true))
+      assert.truthy(message_of(function() mcore:run_multiple { print, 5 } end)
+        :find("^spec/pool_spec.lua:%d+: run_multiple takes a list of functions: at 2, number is given"))
+      assert.truthy(message_of(function() mcore:poll("5") end)
+        :find("^spec/pool_spec.lua:%d+: timeout must be a number of seconds: 5 is given"))
+    end)
+
+    it("hands over results beside one that has more values than fit", function()
+      local mcore <close> = new { on_error = "return" }
+      for _, packed in ipairs { false, true } do
+        mcore:run(function() return "before" end)
+        mcore:run_with({ name = "many" }, function() return table.unpack({}, 1, 600000) end)
+        mcore:run(function() return "behind" end)
+        local results = mcore:returns { packed = packed }
+        assert.are.equal(3, results.n)
+        assert.are.same(packed and { n = 1, "before" } or "before", results[1])
+        assert.are.equal("many", results[2].name)
+        assert.truthy(results[2].message:find("more values than a call can hand over", 1, true), results[2].message)
+        assert.are.same(packed and { n = 1, "behind" } or "behind", results[3])
+      end
     end)
 
     local sends = engine ~= "snapshot" and it or function() end -- which sends nothing there

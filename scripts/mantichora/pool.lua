@@ -89,9 +89,9 @@ function failure_meta:__tostring()
   if self.pool then parts[#parts + 1] = ("\n  in pool %q"):format(self.pool) end
   if self.pid then
     parts[#parts + 1] = ("\n  in worker %d, after %.3f s"):format(self.pid, self.elapsed or 0)
-  end
-  if self.maxrss then
-    parts[#parts + 1] = (", %.1f MiB at most"):format(self.maxrss / 2 ^ 20)
+    if self.maxrss then
+      parts[#parts + 1] = (", %.1f MiB at most"):format(self.maxrss / 2 ^ 20)
+    end
   end
   if self.attempts then parts[#parts + 1] = (", at attempt %d"):format(self.attempts) end
   if self.progress then parts[#parts + 1] = "\n  last progress: " .. self.progress end
@@ -303,6 +303,12 @@ local function check(self)
   if problem then error(problem, 3) end
 end
 
+local function check_timeout(timeout)
+  if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
+    error("timeout must be a number of seconds: " .. tostring(timeout) .. " is given", 3)
+  end
+end
+
 local function raises(self) return settings_of[self].on_error == "raise" end
 
 -- The next finished task: run ID, whether it failed, and its values or failure.
@@ -311,7 +317,9 @@ local function deliver(self, runid, failed, ...)
   return runid, failed, ...
 end
 
-local function take(self, from, group) return deliver(self, core.take(self, from, group)) end
+local function take(self, from, group, copies)
+  return deliver(self, core.take(self, from, group, copies))
+end
 
 -- Ways in which a received task can stand in a list.
 local forms = {}
@@ -334,6 +342,7 @@ end
 -- wished: the one of the lowest run ID, with the others and with what succeeded.
 local function receive_list(self, from, form)
   local list, n, failures, results = {}, 0, {}, {}
+  local copies = form ~= forms.first and 2 or 1
   local function add(runid, failed, ...)
     if runid == nil then return false end
     n = n + 1
@@ -345,7 +354,7 @@ local function receive_list(self, from, form)
   end
   repeat
     if form == forms.first then from, n = core.take_plain(self, from, list, n, results) end
-  until not add(take(self, from))
+  until not add(take(self, from, nil, copies))
   if failures[1] and raises(self) then raise_lowest(failures, results) end
   return list, n
 end
@@ -403,9 +412,7 @@ end
 -- @blocks until a task has ended, or for `timeout` seconds
 function methods:receive_one(timeout)
   check(self)
-  if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
-    error("timeout must be a number of seconds: " .. tostring(timeout) .. " is given", 2)
-  end
+  check_timeout(timeout)
   local in_time = core.wait(self, "one", nil, timeout)
   if not in_time then return nil, "timeout" end
   local function again(runid, ...)
@@ -470,7 +477,12 @@ function methods:run_multiple(functions)
     error("run_multiple takes a list of functions: " .. type(functions) .. " is given", 2)
   end
   local runids = {}
-  for i, f in ipairs(functions) do runids[i] = core.run(self, f) end
+  for i, f in ipairs(functions) do
+    if not core.is_callable(f) then
+      error(("run_multiple takes a list of functions: at %d, %s is given"):format(i, type(f)), 2)
+    end
+    runids[i] = core.run(self, f)
+  end
   return runids
 end
 
@@ -486,6 +498,10 @@ local function check_map(method, f, source)
   if type(source) ~= "table" and (method == "map" or source == nil or not core.is_callable(source)) then
     error(("%s takes a list%s: %s is given"):format(method, method == "map" and "" or " or an iterator",
       type(source)), 3)
+  end
+  local n = not core.is_callable(source) and source.n
+  if n and not (type(n) == "number" and math_tointeger(n)) then
+    error(("%s takes a list whose n is an integer: %s is given"):format(method, tostring(n)), 3)
   end
 end
 
@@ -671,7 +687,8 @@ function methods:map(f, list)
   check(self)
   check_map("map", f, list)
   local mapping = new_mapping(self, f, list, {
-    window = 2 ^ 40, most_in_batch = 4096, ranges = true, patient = true, expected = list.n or #list,
+    window = 2 ^ 40, most_in_batch = 4096, ranges = true, patient = true,
+    expected = math.max(list.n or #list, 0),
   })
   local _ <close> = mapping.group
   while mapping.take(0) do end
@@ -771,6 +788,7 @@ end
 -- @blocks for `timeout` seconds at most
 function methods:poll(timeout)
   check(self)
+  check_timeout(timeout)
   core.wait(self, "one", nil, timeout or 0)
   local _, finished = core.counts(self)
   return finished
