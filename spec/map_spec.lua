@@ -153,9 +153,10 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
 
     it("has failures for items whose error cannot be rebuilt, and all other values", function()
       local mcore <close> = new { on_error = "return" }
+      local error, setmetatable = error, setmetatable -- no globals, and many items: they travel in batches
       local function hook() return function() error("not here", 0) end end
       local list = {}
-      for i = 1, 400 do list[i] = i end -- so many that they travel in batches
+      for i = 1, 400 do list[i] = i end
       local function f(x)
         if x % 50 == 0 then error(setmetatable({}, { __mantichora = hook })) end
         return x
