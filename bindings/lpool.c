@@ -513,6 +513,15 @@ static int is_enough(void *ud) {
   return is_met(wait->lpool, wait->goal) || mch_cargos_some(&wait->lpool->spent);
 }
 
+/* Engine "inline": no other task can go on before the one that calls has returned. */
+static void check_not_inside(lua_State *L, const struct lpool *lpool) {
+  if (lpool->task.running == 0)
+    return;
+  lua_pushliteral(
+      L, "this pool cannot wait or be closed inside of a task that it runs (engine \"inline\")");
+  raise_at_caller(L);
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct wait wait = {
@@ -530,6 +539,8 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
       raise_closed(L);
     if (is_met(lpool, goal))
       return 1;
+    if (until == MCH_NEVER)
+      check_not_inside(L, lpool);
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
       return 0;
     mch_pool_wait(lpool->pool, &waiting);
@@ -1795,6 +1806,7 @@ static int core_cancel_all(lua_State *L) {
 /* quit(pool, kill): not from code that runs inside of another call, which needs the pool. */
 static int core_quit(lua_State *L) {
   struct lpool *lpool = check_pool(L);
+  check_not_inside(L, lpool);
   if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
     luaL_error(
         L, "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now");

@@ -466,6 +466,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       outer.worker->spent = 1;
     return call.kind;
   }
+  task->running++;
   task->context->running = 1;
   task->context->runid = run->runid;
   task->context->name = run->name;
@@ -476,6 +477,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
   }
+  task->running--;
   task->context->running = outer.running;
   task->context->runid = outer.runid;
   task->context->name = outer.name;

@@ -357,6 +357,38 @@ describe("snapshot engine", function()
   end)
 end)
 
+describe("inline engine", function()
+  it("raises where a task would wait for the pool that runs it, or end it", function()
+    local mcore <close> = mantichora { engine = "inline", on_error = "return" }
+    _G.spec_pool = mcore
+    for _, name in ipairs { "receive_one", "returns", "receive_all", "close" } do
+      mcore:run(function() return select(2, pcall(_G.spec_pool[name], _G.spec_pool)) end)
+    end
+    mcore:run(function() return select(2, pcall(_G.spec_pool.map, _G.spec_pool, tostring, { 1 })) end)
+    mcore:run(function() _G.spec_pool:terminate() end)
+    mcore:run(function() return "never" end)
+    local results = mcore:returns()
+    _G.spec_pool = nil
+    for i = 1, 5 do
+      assert.truthy(results[i]:find("cannot wait or be closed inside of a task that it runs", 1, true), results[i])
+    end
+    assert.are.equal("cancelled", results[6].kind)
+    assert.are.equal("cancelled", results[7].kind)
+    mcore:run(function() return "more" end)
+    assert.are.same({ n = 1, "more" }, mcore:returns())
+  end)
+
+  it("has no results of a task that was cancelled while it ran", function()
+    local mcore <close> = mantichora { engine = "inline", on_error = "return" }
+    _G.spec_pool = mcore
+    mcore:run(function() return _G.spec_pool:cancel(mantichora.runid()) end)
+    local _, failure = mcore:receive_one()
+    _G.spec_pool = nil
+    assert.are.equal("cancelled", failure.kind)
+    assert.are.equal("it was cancelled", failure.message)
+  end)
+end)
+
 describe("fork engine", function()
   it("runs tasks in other processes, at most so many at once", function()
     local own = process.pid()
