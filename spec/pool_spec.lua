@@ -485,8 +485,22 @@ describe("fork engine", function()
     assert.are.equal(before, process.threads())
     process.wait(function() return mcore:poll() == 50 end)
     assert.are.equal(50, mcore:returns().n)
-    local _ <close> = mantichora { nworkers = 1 }
+  end)
+
+  it("has a thread from its first task to its end, and none without one", function()
+    local before = process.threads()
+    do
+      local idle <close> = mantichora { nworkers = 2 }
+      idle:start()
+      assert.are.equal(2, #idle:workers())
+      assert.are.equal(before, process.threads())
+    end
+    assert.are.equal(before, process.threads())
+    local mcore <close> = mantichora { nworkers = 1 }
+    mcore:run(function() end)
     assert.are.equal(before + 1, process.threads())
+    mcore:close()
+    assert.are.equal(before, process.threads())
   end)
 
   it("replaces workers after so many tasks", function()
