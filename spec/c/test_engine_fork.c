@@ -4,6 +4,7 @@
 #include "../../runtime/engine_fork.c"
 
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "check.h"
 #include "pool.h"
