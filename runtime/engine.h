@@ -244,9 +244,9 @@ struct mch_engine_ops {
   int (*hungry)(struct mch_engine *engine);
   /* Whether workers are missing that add() would make now. */
   int (*short_of_workers)(struct mch_engine *engine, size_t queued);
-  /* Make them (owner only), the first ones as well. 0, or an error when there is not a single one
-   * after it. */
-  int (*add)(struct mch_engine *engine, struct mch_error *error);
+  /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when
+   * there is not a single one after it. */
+  int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
   /* Tasks that run now; and what workers() lists. */

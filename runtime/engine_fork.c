@@ -1301,10 +1301,10 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
 }
 
 /* Fork up to the number of workers. 0 when at least one lives. */
-static int fork_missing(struct engine_fork *engine, struct mch_error *error) {
+static int fork_missing(struct engine_fork *engine, size_t queued, struct mch_error *error) {
   int code = 0;
   while (code == 0 && engine->live < engine->config.nworkers)
-    code = fork_worker(engine, NULL, 1, error);
+    code = fork_worker(engine, NULL, queued == 0, error);
   engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
   return engine->live > 0 ? 0 : code;
 }
@@ -1326,10 +1326,10 @@ static int short_of_workers(struct mch_engine *base, size_t queued) {
          ((!engine->unlucky && !engine->config.snapshot) || queued > 0);
 }
 
-static int add(struct mch_engine *base, struct mch_error *error) {
+static int add(struct mch_engine *base, size_t queued, struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
   engine->unlucky = 0;
-  return engine->config.snapshot ? 0 : fork_missing(engine, error);
+  return engine->config.snapshot ? 0 : fork_missing(engine, queued, error);
 }
 
 /* A worker of its own for the task, forked now. */

@@ -763,7 +763,7 @@ static void fail_queued(struct mch_pool *pool, const char *why) {
 void mch_pool_add_workers(struct mch_pool *pool) {
   struct mch_error error;
   pthread_mutex_lock(&pool->lock);
-  if (pool->engine->ops->add(pool->engine, &error) == 0)
+  if (pool->engine->ops->add(pool->engine, pool->queued, &error) == 0)
     pool->workless_since = 0;
   else if (pool->workless_since == 0)
     pool->workless_since = mch_now();
@@ -959,7 +959,7 @@ static int start(struct mch_pool *pool, struct mch_error *error) {
 static void complete(struct mch_pool *pool) {
   struct mch_error error;
   if (!pool->started)
-    pool->engine->ops->add(pool->engine, &error);
+    pool->engine->ops->add(pool->engine, pool->queued, &error);
   pool->started = 1;
 }
 

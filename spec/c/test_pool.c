@@ -31,8 +31,9 @@ static int fake_start(struct mch_engine *base, struct mch_error *error) {
 }
 
 /* The first worker has the task by now. */
-static int fake_add(struct mch_engine *base, struct mch_error *error) {
+static int fake_add(struct mch_engine *base, size_t queued, struct mch_error *error) {
   struct fake_engine *engine = (struct fake_engine *)base;
+  (void)queued;
   (void)error;
   engine->completed++;
   CHECK(engine->started == 0 || engine->count > 0 || engine->submit_fails);
