@@ -983,15 +983,10 @@ static struct mch_task *new_task(struct lpool *lpool) {
   return task;
 }
 
-/* Start the workers if there are none. */
-static void start_workers(lua_State *L, struct lpool *lpool) {
-  struct mch_error error;
-  if (lpool->started)
-    return;
-  mch_output_flush(lpool->output); /* what was printed before the fork goes first */
-  if (mch_pool_start(lpool->pool, &error) != 0)
-    raise_error(L, &error);
-  lpool->started = 1;
+/* What was printed before the first run forks the workers goes first. */
+static void flush_before_fork(struct lpool *lpool) {
+  if (!lpool->started || lpool->task.payloads != LUA_NOREF)
+    mch_output_flush(lpool->output);
 }
 
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
@@ -1013,11 +1008,9 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lpool->encoding = 0;
   if (status != LUA_OK)
     return raise_at_caller(L);
-  if (lpool->task.payloads != LUA_NOREF) {
+  if (lpool->task.payloads != LUA_NOREF)
     set_group(L, lpool, group);
-    mch_output_flush(lpool->output); /* a fork may follow */
-  }
-  start_workers(L, lpool);
+  flush_before_fork(lpool);
   task = new_task(lpool);
   if (task == NULL)
     return luaL_error(L, "not enough memory for another task");
@@ -1031,6 +1024,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
     mch_task_free(task);
     return raise_error(L, &error);
   }
+  lpool->started = 1;
   lua_pushinteger(L, (lua_Integer)runid);
   return 1;
 }
@@ -1200,7 +1194,7 @@ static int core_run_batch(lua_State *L) {
     return 0;
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     return luaL_error(L, "not enough memory to send the task");
-  start_workers(L, lpool);
+  flush_before_fork(lpool);
   task = mch_batch_new((const uint32_t *)(const void *)lpool->ids.data,
                        (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
                        lpool->graph.length, batching.lgroup->function.length, (uint32_t)count,
@@ -1213,6 +1207,7 @@ static int core_run_batch(lua_State *L) {
     mch_task_free(task);
     return raise_error(L, &error);
   }
+  lpool->started = 1;
   lua_pushinteger(L, count);
   lua_pushinteger(L, (lua_Integer)runid);
   return 2;
