@@ -1041,12 +1041,21 @@ static int core_run(lua_State *L) {
   return run_task(L, lpool, 2, &lpool->group, NULL);
 }
 
+/* What is less than a nanosecond is one, for 0 is no limit; what is long is 30 years. */
+static uint64_t nanoseconds(lua_Number seconds) {
+  if (!(seconds > 0))
+    return 0;
+  if (seconds > 1e9)
+    return (uint64_t)1000000000 * 1000000000;
+  return seconds < 1e-9 ? 1 : (uint64_t)(seconds * 1e9);
+}
+
 /* run_with(pool, name or nil, timeout or nil, retries, priority, function, ...) */
 static int core_run_with(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct run_options options;
   options.name = luaL_optlstring(L, 2, "", &options.name_length);
-  options.timeout = (uint64_t)(luaL_optnumber(L, 3, 0) * 1e9);
+  options.timeout = nanoseconds(luaL_optnumber(L, 3, 0));
   options.retries = (unsigned)luaL_checkinteger(L, 4);
   options.priority = (int32_t)luaL_checkinteger(L, 5);
   check_callable(L, 6);
@@ -1956,7 +1965,7 @@ static uint64_t time_field(lua_State *L, const char *name) {
   lua_getfield(L, 1, name);
   seconds = lua_tonumber(L, -1);
   lua_pop(L, 1);
-  return seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
+  return nanoseconds(seconds);
 }
 
 /* Faults on purpose, as the environment wants them: see chaos.h. */

@@ -129,6 +129,21 @@ describe("a time-out", function()
     assert.are.equal("timeout", results[2].kind)
     assert.truthy(results[2].message:find("^it ran longer than allowed %(0%.%d+ s%)$"), results[2].message)
   end)
+
+  it("may be longer than anybody waits, and shorter than a nanosecond", function()
+    for _, long in ipairs { 18446744073, 1e300, math.huge } do -- the first: 2^64 ns, nearly
+      local mcore <close> = failing { nworkers = 2, timeout = long }
+      mcore:run(function() mantichora.sleep(0.1) return "in time" end)
+      local short <close> = failing { nworkers = 1, timeout = 0.05 }
+      short:run_with({ timeout = long }, function() mantichora.sleep(0.3) return "in time" end)
+      assert.are.same({ n = 1, "in time" }, mcore:returns())
+      assert.are.same({ n = 1, "in time" }, short:returns())
+    end
+    local mcore <close> = failing { nworkers = 1 }
+    mcore:run_with({ timeout = 1e-12 }, function() mantichora.sleep(60) end)
+    local _, failure = mcore:receive_one(10)
+    assert.are.equal("timeout", failure.kind)
+  end)
 end)
 
 describe("cancel", function()
