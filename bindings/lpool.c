@@ -1050,14 +1050,21 @@ static uint64_t nanoseconds(lua_Number seconds) {
   return seconds < 1e-9 ? 1 : (uint64_t)(seconds * 1e9);
 }
 
+/* The nearest number to this one from `least` to `most`. */
+static lua_Integer within(lua_Integer number, lua_Integer least, lua_Integer most) {
+  if (number < least)
+    return least;
+  return number > most ? most : number;
+}
+
 /* run_with(pool, name or nil, timeout or nil, retries, priority, function, ...) */
 static int core_run_with(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct run_options options;
   options.name = luaL_optlstring(L, 2, "", &options.name_length);
   options.timeout = nanoseconds(luaL_optnumber(L, 3, 0));
-  options.retries = (unsigned)luaL_checkinteger(L, 4);
-  options.priority = (int32_t)luaL_checkinteger(L, 5);
+  options.retries = (unsigned)within(luaL_checkinteger(L, 4), 0, INT32_MAX);
+  options.priority = (int32_t)within(luaL_checkinteger(L, 5), INT32_MIN, INT32_MAX);
   check_callable(L, 6);
   return run_task(L, lpool, 6, &lpool->group, &options);
 }

@@ -454,6 +454,21 @@ describe("fork engine", function()
     assert.are.same({ 0, 6, 1, 2, 3, 4, 5, 7 }, order)
   end)
 
+  it("takes priorities of any size", function()
+    local mcore <close> = mantichora { nworkers = 1 }
+    mcore:run(function() mantichora.sleep(0.1) end)
+    process.wait(function()
+      mcore:poll()
+      return mcore:workers()[1].runid == 0
+    end)
+    for _, priority in ipairs { math.mininteger, 0, 1, math.maxinteger, 1 << 32, -1 << 32 } do
+      mcore:run_with({ priority = priority, retries = 1 << 32 }, print)
+    end
+    local order = {}
+    for runid in mcore:as_completed() do order[#order + 1] = runid end
+    assert.are.same({ 0, 4, 5, 3, 2, 1, 6 }, order)
+  end)
+
   it("does not let short tasks wait behind a long one", function()
     local mcore <close> = mantichora { nworkers = 2 }
     local start = process.clock()
