@@ -209,13 +209,21 @@ static void release(struct handle *handle) {
 
 static void start(lua_State *L, struct handle *handle, const char *name, size_t length,
                   uint64_t total) {
+  const struct mch_context *context = mch_context_get(L);
   struct mch_bar_spec spec = {0};
   handle->out = mch_output_ref(mch_atpbar_output(L));
+  if (context->hides_bars)
+    return;
   spec.name = name;
   spec.name_length = length;
   spec.total = total;
   spec.loop = 1;
   spec.runid = -1;
+  if (context->running) { /* of a worker's bars the process above knows it */
+    spec.runid = (int64_t)context->runid;
+    spec.task = context->name;
+    spec.task_length = context->name_length;
+  }
   handle->bar = mch_output_bar_start(handle->out, &spec);
 }
 

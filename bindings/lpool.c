@@ -1917,7 +1917,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   lpool->task.memory = (size_t)integer_field(L, "limit_memory");
   if (lpool->task.memory > 0)
     config->engine.limit_memory = lpool->task.memory + MEMORY_SLACK;
-  config->engine.bars = flag_field(L, "progressbar");
+  config->engine.bars = flag_field(L, "progressbar") && !context->hides_bars;
+  lpool->task.hides_bars = !config->engine.bars;
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
   if (!config->background)
@@ -1974,7 +1975,7 @@ static int core_new(lua_State *L) {
   lua_rawset(L, -3);
   lua_pop(L, 1);
   lua_getfield(L, 1, "poolbar");
-  config.bar = lua_isstring(L, -1) ? lua_tostring(L, -1) : NULL;
+  config.bar = lua_isstring(L, -1) && !lpool->task.context->hides_bars ? lua_tostring(L, -1) : NULL;
   lpool->pool = mch_pool_new(&config, &error);
   lua_pop(L, 1);
   if (lpool->pool == NULL)

@@ -470,6 +470,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
+  task->context->hides_bars |= task->hides_bars;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
   if (call.called || call.kind != MCH_KIND_OK) {
@@ -480,6 +481,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
+  task->context->hides_bars = outer.hides_bars;
   return call.kind;
 }
 

@@ -35,6 +35,7 @@ struct mch_ltask {
   int stream_known;          /* that was looked at */
   lua_Integer seed;
   int generational;            /* the collector was made so for the workers */
+  int hides_bars;              /* bars of tasks are not shown */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */

@@ -270,6 +270,25 @@ describe("atpbar without a terminal", function()
     assert.is_true(math.abs(last.time - os.time()) < 60)
   end)
 
+  it("is not there for tasks of a pool without bars, nor for their pools", function()
+    for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+      local got = plain(([[
+        local mantichora = require "mantichora"
+        local mcore <close> = mantichora{ engine = %q, progressbar = false }
+        mcore:run(function()
+          for i in atpbar(2, "loop") do end
+          atpbar.bar{ name = "bar" }:add():close()
+          local inner <close> = mantichora{ nworkers = 1, poolbar = true }
+          inner:run(function() for i in atpbar(2, "inner") do end end)
+          inner:returns()
+        end)
+        mcore:returns()
+        for i in atpbar(2, "own") do end]]):format(engine))
+      assert.equal(0, got.status, got.err)
+      assert.same({ "own", "own" }, lines((got.err:gsub("[^\n]*: ", ""))), engine)
+    end
+  end)
+
   it("survives closed descriptors and readers that have gone", function()
     local code = [[
       for i in atpbar(2000, "x") do if i %% 100 == 0 then atpbar.flush() end end
@@ -344,6 +363,21 @@ describe("a renderer", function()
       "start\t2\tbar\t0\tnil\tnil\tfloat\tnil\tnil",
       "end\t2\tbar\t7\tnil\tfinished\tfloat\tnil\tnil",
     }, lines(got.out))
+  end)
+
+  it("is told whose bar it is, in every engine", function()
+    for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+      local got = plain(([[
+        local told = {}
+        atpbar.set_renderer(function(r) told[r.event] = ("%%s %%s %%s"):format(r.name, r.runid, r.task) end)
+        local mcore <close> = require "mantichora"{ engine = %q }
+        mcore:run(function() end)
+        mcore:run_with({ name = "T" }, function() for i in atpbar(3, "loop") do end end)
+        mcore:returns()
+        print(told.start, told["end"])]]):format(engine))
+      assert.equal("", got.err, engine)
+      assert.equal("loop 1 T\tloop 1 T\n", got.out, engine)
+    end
   end)
 
   it("raises into the loop, once, and is then set no more", function()

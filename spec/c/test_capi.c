@@ -111,6 +111,7 @@ static int count_entries(const char *path) {
 static void test_nothing(void) {
   lua_State *L = luaL_newstate();
   lua_atpanic(L, panic);
+  CHECK(strcmp(mantichora_error(L), "") == 0); /* before all else */
   CHECK(mantichora_poll(L, 0) == 0);
   CHECK(mantichora_poll(L, 10) == 0); /* nothing is outstanding: it does not wait */
   CHECK(strcmp(mantichora_error(L), "") == 0);
