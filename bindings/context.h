@@ -31,7 +31,7 @@ struct mch_context {
   const char *name; /* of the running task, not terminated */
   size_t name_length;
   int hides_bars; /* of the running task: its pool shows none */
-  int log_level; /* records below it are wanted by nobody (outermost process) */
+  int log_level;  /* records below it are wanted by nobody (outermost process) */
 
   int embedded; /* a program uses the C API: its collector is left alone */
   struct mch_sinks sinks;
