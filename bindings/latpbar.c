@@ -209,7 +209,7 @@ static void release(struct handle *handle) {
 
 static void start(lua_State *L, struct handle *handle, const char *name, size_t length,
                   uint64_t total) {
-  const struct mch_context *context = mch_context_get(L);
+  struct mch_context *context = mch_context_get(L);
   struct mch_bar_spec spec = {0};
   handle->out = mch_output_ref(mch_atpbar_output(L));
   if (context->hides_bars)
@@ -225,6 +225,8 @@ static void start(lua_State *L, struct handle *handle, const char *name, size_t 
     spec.task_length = context->name_length;
   }
   handle->bar = mch_output_bar_start(handle->out, &spec);
+  if (handle->bar != NULL && context->running && context->first_bar == 0)
+    context->first_bar = handle->bar->key;
 }
 
 /* --- loops --- */

@@ -471,6 +471,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->name = run->name;
   task->context->name_length = run->name_length;
   task->context->hides_bars |= task->hides_bars;
+  task->context->first_bar = 0;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
   if (call.called || call.kind != MCH_KIND_OK) {
@@ -481,7 +482,10 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
+  if (task->context->first_bar != 0)
+    mch_output_leave_bars(task->output, task->context->first_bar);
   task->context->hides_bars = outer.hides_bars;
+  task->context->first_bar = outer.first_bar;
   return call.kind;
 }
 

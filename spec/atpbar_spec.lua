@@ -380,6 +380,40 @@ describe("a renderer", function()
     end
   end)
 
+  it("is told before the result of the end of bars that a task has left open", function()
+    for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+      local got = plain(([[
+        local told = {}
+        atpbar.set_renderer(function(r)
+          if r.event == "end" then told[#told + 1] = ("%%s %%d %%s"):format(r.name, r.done, r.state) end
+        end)
+        local mcore <close> = require "mantichora"{ nworkers = 1, engine = %q, on_error = "return" }
+        local function finish(f)
+          mcore:run(f)
+          mcore:receive_one()
+          print(table.concat(told, ", ", 1, math.min(#told, 4)))
+        end
+        finish(function()
+          bar, step = atpbar.bar{ name = "bar", total = 5 }, atpbar(9, "loop")
+          bar:add(2)
+          for i = 1, 4 do step() end
+          local all <close> = atpbar.bar{ name = "closed", total = 3 }
+          all:add(3)
+        end)
+        finish(function() local left = atpbar.bar{ name = "left", total = 4 }:add() error("x") end)
+        finish(function() -- who still holds them may use and drop them
+          if step then bar:add():close() step() step = nil end
+          collectgarbage()
+          for i = 1, 99 do atpbar.bar{ name = "many" }:add(i) end
+        end)
+        print(#told)]]):format(engine))
+      assert.equal("", got.err, engine)
+      local first = "closed 3 finished, bar 2 broken, loop 3 broken"
+      local second = first .. ", left 1 broken"
+      assert.same({ first, second, second, "103" }, lines(got.out), engine)
+    end
+  end)
+
   it("raises into the loop, once, and is then set no more", function()
     local got = plain([[
       atpbar.set_renderer(function() error("no paint", 0) end)
