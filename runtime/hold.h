@@ -20,8 +20,9 @@
 enum { MCH_HOLD_STDOUT = 1, MCH_HOLD_STDERR = 2 };
 
 struct mch_hold {
-  int fd;      /* the file in memory, while held */
-  int streams; /* which are held; 0: none */
+  int fd;       /* the file in memory, while held */
+  int given[2]; /* its other descriptors, one for each stream: the host may close or reopen it */
+  int streams;  /* which are held; 0: none */
 };
 
 /* Keep other threads off these streams. Returns those that it got, without those that the host has
