@@ -275,7 +275,9 @@ describe("atpbar without a terminal", function()
       local got = plain(([[
         local mantichora = require "mantichora"
         local mcore <close> = mantichora{ engine = %q, progressbar = false }
+        local outer <close> = mantichora{ nworkers = 1 }
         mcore:run(function()
+          if not mantichora.is_worker() then outer:run(function() end) end
           for i in atpbar(2, "loop") do end
           atpbar.bar{ name = "bar" }:add():close()
           local inner <close> = mantichora{ nworkers = 1, poolbar = true }
@@ -283,9 +285,11 @@ describe("atpbar without a terminal", function()
           inner:returns()
         end)
         mcore:returns()
+        outer:run(function() for i in atpbar(2, "outer") do end end)
+        outer:returns()
         for i in atpbar(2, "own") do end]]):format(engine))
       assert.equal(0, got.status, got.err)
-      assert.same({ "own", "own" }, lines((got.err:gsub("[^\n]*: ", ""))), engine)
+      assert.same({ "outer", "outer", "own", "own" }, lines((got.err:gsub("[^\n]*: ", ""))), engine)
     end
   end)
 
