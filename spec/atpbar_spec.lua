@@ -276,8 +276,9 @@ describe("atpbar without a terminal", function()
         local mantichora = require "mantichora"
         local mcore <close> = mantichora{ engine = %q, progressbar = false }
         local outer <close> = mantichora{ nworkers = 1 }
+        if %q == "inline" then function start() outer:start() end end
         mcore:run(function()
-          if not mantichora.is_worker() then outer:run(function() end) end
+          if start then start() end -- forks workers of another pool in the middle
           for i in atpbar(2, "loop") do end
           atpbar.bar{ name = "bar" }:add():close()
           local inner <close> = mantichora{ nworkers = 1, poolbar = true }
@@ -287,7 +288,7 @@ describe("atpbar without a terminal", function()
         mcore:returns()
         outer:run(function() for i in atpbar(2, "outer") do end end)
         outer:returns()
-        for i in atpbar(2, "own") do end]]):format(engine))
+        for i in atpbar(2, "own") do end]]):format(engine, engine))
       assert.equal(0, got.status, got.err)
       assert.same({ "outer", "outer", "own", "own" }, lines((got.err:gsub("[^\n]*: ", ""))), engine)
     end
