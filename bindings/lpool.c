@@ -477,6 +477,8 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
       return 1;
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
       return 0;
+    if (until == MCH_NEVER && lpool->task.running) /* the engine "inline" runs one at a time */
+      luaL_error(L, "cannot wait for the pool inside of one of its own tasks");
     mch_pool_wait(lpool->pool, &waiting);
     obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks);
   }

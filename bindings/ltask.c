@@ -466,7 +466,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       outer.worker->spent = 1;
     return call.kind;
   }
-  task->context->running = 1;
+  task->running = task->context->running = 1;
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
@@ -478,6 +478,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
   }
+  task->running = 0;
   task->context->running = outer.running;
   task->context->runid = outer.runid;
   task->context->name = outer.name;

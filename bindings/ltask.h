@@ -36,6 +36,7 @@ struct mch_ltask {
   lua_Integer seed;
   int generational;            /* the collector was made so for the workers */
   int hides_bars;              /* bars of tasks are not shown */
+  int running;                 /* a task runs in this process */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */

@@ -35,9 +35,11 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
 
 static void finish(struct engine_inline *engine, struct mch_task *task, enum mch_kind kind,
                    const struct mch_buf *graph, uint64_t elapsed) {
+  /* One that was cancelled has no values, though it returned. */
+  int counts = graph != NULL && (task->stop == 0 || kind != MCH_KIND_OK);
   struct mch_result *result =
       mch_result_new(task->stop != 0 ? (enum mch_kind)task->stop : kind, NULL,
-                     graph != NULL ? graph->data : NULL, graph != NULL ? graph->length : 0);
+                     counts ? graph->data : NULL, counts ? graph->length : 0);
   if (result != NULL) {
     result->elapsed = elapsed;
     result->maxrss = mch_platform_maxrss();

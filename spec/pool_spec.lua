@@ -320,6 +320,69 @@ describe("snapshot engine", function()
   end)
 end)
 
+describe("inline engine", function()
+  -- In a process of its own: what fails here would wait for ever.
+  local function run(code)
+    local path = os.tmpname()
+    shell.write(path, [[
+      local mantichora = require "mantichora"
+      mcore = mantichora{ engine = "inline", on_error = "return" }
+      local logging = require "mantichora.logging"
+      local atpbar = require "mantichora.atpbar"
+      ]] .. code)
+    local got = shell.run(shell.interpreter .. " -W " .. path, { timeout = 20 })
+    os.remove(path)
+    assert.are.equal(0, got.status, got.err)
+    return got.out, got.err
+  end
+
+  local WAITS = { "returns", "receive_one", "receive_all", "terminate", "close" }
+
+  it("refuses to wait for the task in which it waits", function()
+    for _, method in ipairs(WAITS) do
+      local out = run(([[
+        mcore:run(function() return select(2, pcall(mcore.%s, mcore)) end)
+        mcore:run(function() return select(2, pcall(mcore.map, mcore, tostring, { 1, 2 })) end)
+        mcore:run(function() return select(2, mcore:receive_one(0.01)) end)
+        for i = 1, 3 do print(select(2, mcore:receive_one())) end
+        mcore:close()]]):format(method))
+      local refused = "[^\n]*cannot wait for the pool inside of one of its own tasks\n"
+      if method == "terminate" then
+        assert.truthy(out:find("cancelled.*cancelled.*cancelled"), out)
+      else
+        assert.truthy(out:find("^" .. refused:rep(2)), method .. ": " .. out)
+      end
+    end
+  end)
+
+  it("does so in log handlers and renderers that the task calls", function()
+    for _, method in ipairs(WAITS) do
+      local out, err = run(([[
+        local function wait() mcore:%s() end
+        logging.add_handler(wait)
+        mcore:run(function() logging.error("x") return 1 end)
+        print(pcall(mcore.receive_one, mcore))
+        logging.remove_handler(wait)
+        atpbar.set_renderer(wait)
+        mcore:run(function() return select(2, pcall(function() for i in atpbar(2) do end end)) end)
+        print(select(2, mcore:receive_one()))]]):format(method))
+      local _, count = (out .. err):gsub("cannot wait for the pool inside", "")
+      assert.is_true(count == (method == "terminate" and 1 or 2), method .. ": " .. out .. err)
+    end
+  end)
+
+  it("ends tasks that cancel themselves as cancelled", function()
+    local out = run([[
+      mcore:run(function() return mcore:cancel(0) end)
+      mcore:run(function() mcore:cancel(1) error("anything") end)
+      for i = 1, 2 do
+        local _, failure = mcore:receive_one()
+        print(failure.kind, failure.runid)
+      end]])
+    assert.are.equal("cancelled\t0\ncancelled\t1\n", out)
+  end)
+end)
+
 describe("fork engine", function()
   it("runs tasks in other processes, at most so many at once", function()
     local own = process.pid()
