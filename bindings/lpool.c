@@ -914,15 +914,10 @@ static struct mch_task *new_task(struct lpool *lpool) {
   return task;
 }
 
-/* Start the workers if there are none. */
-static void start_workers(lua_State *L, struct lpool *lpool) {
-  struct mch_error error;
-  if (lpool->started)
-    return;
-  mch_output_flush(lpool->output); /* what was printed before the fork goes first */
-  if (mch_pool_start(lpool->pool, &error) != 0)
-    raise_error(L, &error);
-  lpool->started = 1;
+/* What was printed before the first run forks the workers goes first. */
+static void flush_before_fork(struct lpool *lpool) {
+  if (!lpool->started || lpool->task.payloads != LUA_NOREF)
+    mch_output_flush(lpool->output);
 }
 
 /* Raise the error on top, with the place of the call if it is a sentence. */
@@ -954,9 +949,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lpool->encoding = 0;
   if (status != LUA_OK)
     return raise_at_caller(L);
-  if (lpool->task.payloads != LUA_NOREF)
-    mch_output_flush(lpool->output); /* a fork may follow */
-  start_workers(L, lpool);
+  flush_before_fork(lpool);
   task = new_task(lpool);
   if (task == NULL)
     return luaL_error(L, "not enough memory for another task");
@@ -970,6 +963,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
     mch_task_free(task);
     return raise_error(L, &error);
   }
+  lpool->started = 1;
   lua_pushinteger(L, (lua_Integer)runid);
   return 1;
 }
@@ -1139,7 +1133,7 @@ static int core_run_batch(lua_State *L) {
     return 0;
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     return luaL_error(L, "not enough memory to send the task");
-  start_workers(L, lpool);
+  flush_before_fork(lpool);
   task = mch_batch_new((const uint32_t *)(const void *)lpool->ids.data,
                        (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
                        lpool->graph.length, batching.lgroup->function.length, (uint32_t)count,
@@ -1152,6 +1146,7 @@ static int core_run_batch(lua_State *L) {
     mch_task_free(task);
     return raise_error(L, &error);
   }
+  lpool->started = 1;
   lua_pushinteger(L, count);
   lua_pushinteger(L, (lua_Integer)runid);
   return 2;

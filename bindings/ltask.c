@@ -604,8 +604,21 @@ static void calm(void *ud) {
     lua_gc(task->thread, LUA_GCCOLLECT);
 }
 
+/* The user's `init`, or the host's hook that drops its handles. */
+static int eager(void *ud) {
+  const struct mch_ltask *task = ud;
+  return task->init != LUA_NOREF || task->context->child_hook != NULL;
+}
+
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
-  struct mch_runner runner = {task, begin, run, code, interrupt, calm, "Lua 5.4 graph 1"};
+  struct mch_runner runner = {.ud = task,
+                              .eager = eager,
+                              .begin = begin,
+                              .run = run,
+                              .code = code,
+                              .interrupt = interrupt,
+                              .calm = calm,
+                              .format = "Lua 5.4 graph 1"};
   return runner;
 }
 

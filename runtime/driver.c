@@ -2,8 +2,9 @@
  *
  * Its three rests: PARKED, on the condition, while there is nothing to do or the owner attends;
  * NEAR, a short sleep, when the owner has just left and may come back at once (a loop of
- * receive_one would else wake it each time), when it queues tasks without a rest (it pumps as it
- * does so), or when tasks end in crowds; POLLING, in poll(), until a worker speaks. */
+ * receive_one would else wake it each time; it begins with one for this reason), when it queues
+ * tasks without a rest (it pumps as it does so), or when tasks end in crowds; POLLING, in poll(),
+ * until a worker speaks. */
 #include "driver.h"
 
 #include <errno.h>
@@ -11,12 +12,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "engine.h"
 #include "platform.h"
 
+static const uint64_t first_rest = 1000000u;      /* 1 ms: a short-lived pool needs no look */
 static const uint64_t near_rest = 500000u;        /* 0.5 ms */
 static const uint64_t unwatched_rest = 20000000u; /* where no descriptor tells */
 
@@ -28,10 +29,9 @@ struct mch_driver {
   pthread_cond_t changed;
   enum rest rest;
   uint64_t until; /* POLLING: when it will come back by itself */
-  int wake[2];    /* a pipe to end POLLING with */
+  int wake[2];    /* a pipe to end POLLING and NEAR with */
   int woken;      /* a byte is in it */
   int near;       /* the next rest is NEAR */
-  int up;         /* the thread has come to its loop */
   int stop;
 };
 
@@ -50,14 +50,17 @@ static void rest_parked(struct mch_driver *driver) {
   driver->near = 1;
 }
 
+static void come_from_near(struct mch_driver *driver, uint64_t rest) {
+  mch_platform_await(&driver->wake[0], 1, mch_now() + rest, NULL);
+  pthread_mutex_lock(driver->driven.lock);
+  driver->rest = AWAKE;
+}
+
 static void rest_near(struct mch_driver *driver) {
-  struct timespec moment = {0, (long)near_rest};
   driver->rest = NEAR;
   driver->near = 0;
   pthread_mutex_unlock(driver->driven.lock);
-  nanosleep(&moment, NULL);
-  pthread_mutex_lock(driver->driven.lock);
-  driver->rest = AWAKE;
+  come_from_near(driver, near_rest);
 }
 
 static void rest_polling(struct mch_driver *driver) {
@@ -78,9 +81,8 @@ static void rest_polling(struct mch_driver *driver) {
 static void *drive(void *argument) {
   struct mch_driver *driver = argument;
   const struct mch_driven *driven = &driver->driven;
-  pthread_mutex_lock(driven->lock);
-  driver->up = 1;
-  pthread_cond_broadcast(&driver->changed);
+  mch_fork_let_go(); /* it is born */
+  come_from_near(driver, first_rest);
   while (!driver->stop) {
     if (driven->attended(driven->ud) || !driven->busy(driven->ud))
       rest_parked(driver);
@@ -103,46 +105,36 @@ static void *drive(void *argument) {
   return NULL;
 }
 
-static int start_thread(struct mch_driver *driver, struct mch_error *error) {
+/* A thread that is being born holds locks of the C library (or of a sanitizer) that a fork would
+ * copy: nobody forks before it has come to its function. */
+static int start_thread(struct mch_driver *driver) {
   sigset_t all, old;
   int code;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old); /* the thread inherits it: it takes no signals */
+  mch_fork_hold_off();
   code = pthread_create(&driver->thread, NULL, drive, driver);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
-  if (code == 0)
-    return 0;
-  errno = code;
-  return mch_error_system(error, "cannot start the helper thread (background=false needs none)");
+  if (code != 0)
+    mch_fork_let_go();
+  return code;
 }
 
-/* A thread that is being born holds locks of the C library (or of a sanitizer) that a fork would
- * copy: let nobody go on to fork before it has come to its first rest. */
-static void wait_until_up(struct mch_driver *driver) {
-  pthread_mutex_lock(driver->driven.lock);
-  while (!driver->up)
-    pthread_cond_wait(&driver->changed, driver->driven.lock);
-  pthread_mutex_unlock(driver->driven.lock);
-}
-
-struct mch_driver *mch_driver_new(const struct mch_driven *driven, struct mch_error *error) {
+struct mch_driver *mch_driver_new(const struct mch_driven *driven) {
   struct mch_driver *driver = calloc(1, sizeof *driver);
-  if (driver == NULL) {
-    mch_error_set(error, MCH_NOMEM, "not enough memory for the helper thread");
+  if (driver == NULL)
     return NULL;
-  }
   driver->driven = *driven;
-  if (mch_platform_pipe(driver->wake, error) != 0) {
+  driver->rest = NEAR;
+  if (mch_platform_pipe(driver->wake, NULL) != 0) {
     free(driver);
     return NULL;
   }
   mch_platform_nonblocking(driver->wake[0]);
   mch_platform_nonblocking(driver->wake[1]);
   pthread_cond_init(&driver->changed, NULL);
-  if (start_thread(driver, error) == 0) {
-    wait_until_up(driver);
+  if (start_thread(driver) == 0)
     return driver;
-  }
   pthread_cond_destroy(&driver->changed);
   close(driver->wake[0]);
   close(driver->wake[1]);
@@ -163,12 +155,18 @@ void mch_driver_notice(struct mch_driver *driver) {
     wake(driver);
 }
 
-void mch_driver_free(struct mch_driver *driver) {
+/* It is woken when the lock is free, which is what it wants first. */
+void mch_driver_stop(struct mch_driver *driver) {
   pthread_mutex_lock(driver->driven.lock);
   driver->stop = 1;
-  pthread_cond_signal(&driver->changed);
-  wake(driver);
+  if (driver->rest != PARKED)
+    wake(driver);
   pthread_mutex_unlock(driver->driven.lock);
+  pthread_cond_signal(&driver->changed);
+}
+
+void mch_driver_free(struct mch_driver *driver) {
+  mch_driver_stop(driver);
   pthread_join(driver->thread, NULL);
   pthread_cond_destroy(&driver->changed);
   close(driver->wake[0]);

@@ -24,11 +24,16 @@ struct mch_driven {
 
 struct mch_driver;
 
-/* Start the thread. NULL with `error` filled when there is none to be had. */
-struct mch_driver *mch_driver_new(const struct mch_driven *driven, struct mch_error *error);
+/* Start the thread, without waiting for it: it has its first look some time after. No fork happens
+ * in this process until it has begun. NULL: there is none to be had. May be called under the lock.
+ */
+struct mch_driver *mch_driver_new(const struct mch_driven *driven);
 
 /* Things have changed (under the lock): there may be something to do, sooner than it thinks. */
 void mch_driver_notice(struct mch_driver *driver);
+
+/* Have it end, without waiting for that. Not under the lock. */
+void mch_driver_stop(struct mch_driver *driver);
 
 /* End and join it. Not under the lock. */
 void mch_driver_free(struct mch_driver *driver);

@@ -172,6 +172,9 @@ struct mch_run {
 
 struct mch_runner {
   void *ud;
+  /* In the pool's process, before a fork: whether the new worker shall set itself up at once, since
+   * more than its tasks depends on it; else it may do so when the first one has come. */
+  int (*eager)(void *ud);
   /* Once in a new worker, before its first task. It never returns an error: it keeps it for the
    * task that comes. */
   void (*begin)(void *ud, struct mch_worker *worker);
@@ -219,7 +222,7 @@ struct mch_worker_info {
 
 struct mch_engine;
 struct mch_engine_ops {
-  /* The first workers (owner only). 0, or an error when there is not a single one. */
+  /* The first worker (owner only). 0, or an error when there is none. */
   int (*start)(struct mch_engine *engine, struct mch_error *error);
   /* Take over a task. 0, or MCH_FULL: ask again after the next pump. */
   int (*submit)(struct mch_engine *engine, struct mch_task *task, int owner,
@@ -241,8 +244,9 @@ struct mch_engine_ops {
   int (*hungry)(struct mch_engine *engine);
   /* Whether workers are missing that add() would make now. */
   int (*short_of_workers)(struct mch_engine *engine, size_t queued);
-  /* Make them (owner only). 0, or an error when there is not a single one after it. */
-  int (*add)(struct mch_engine *engine, struct mch_error *error);
+  /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when
+   * there is not a single one after it. */
+  int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
   /* Tasks that run now; and what workers() lists. */

@@ -28,7 +28,7 @@
 #include "worker.h"
 
 enum {
-  READ_ROOM = 64 * 1024,          /* bytes of task output taken at once */
+  READ_ROOM = 32 * 1024,          /* bytes of task output taken at once, on the stack */
   MOST_HEARD = 64,                /* workers that ended whose pipes are still read */
   AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
   AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
@@ -38,10 +38,11 @@ enum {
   LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
 };
 
-static const uint64_t leave_grace = 500000000u;    /* an idle worker that was asked to leave */
-static const uint64_t end_grace = 200000000u;      /* between end of stream and end of process */
-static const uint64_t fork_retry = 100000000u;     /* after a failed fork */
-static const uint64_t passing_check = 1000000u;    /* a worker passes over what was taken back */
+static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked to leave */
+static const uint64_t unasked_rest = 20000000u; /* a worker without a task sets itself up later */
+static const uint64_t end_grace = 200000000u;   /* between end of stream and end of process */
+static const uint64_t fork_retry = 100000000u;  /* after a failed fork */
+static const uint64_t passing_check = 1000000u; /* a worker passes over what was taken back */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
 
 enum worker_state { LIVE, LEAVING, ENDED };
@@ -93,7 +94,7 @@ struct child {
   uint64_t kill_at;      /* SIGKILL is due; MCH_NEVER: not */
   int killed;            /* we sent SIGKILL */
   int pristine;          /* it never took a task */
-  uint64_t oom_kills;    /* of the kernel, when it was forked */
+  int patient;           /* it sets itself up when it is asked for something */
 };
 
 struct engine_fork {
@@ -107,23 +108,67 @@ struct engine_fork {
   uint64_t pumped;     /* when pump() last looked */
   int passing;         /* a task waits only for tickets that a worker has yet to pass over */
   int log_level;
-  int timeouts;       /* some task has one */
-  uint64_t oom_kills; /* of the kernel, when workers were last forked */
+  int timeouts; /* some task has one */
   struct mch_chaos chaos;
   uint64_t forks; /* so far */
-  unsigned char room[READ_ROOM];
 };
 
-/* A fork copies locks as they stand. Held for reading by threads of ours at work, for writing
- * around fork(). One per process because fork() is. */
-static pthread_rwlock_t fork_lock = PTHREAD_RWLOCK_INITIALIZER;
+/* A fork copies locks as they stand: it waits until no thread of ours is at work or being born, and
+ * none begins before it is over. Not a lock for reading and writing, which only the thread that
+ * took it may let go: the maker of a thread takes it for the new one. One per process because
+ * fork() is. */
+struct gate {
+  pthread_mutex_t lock; /* held around fork() */
+  pthread_cond_t changed;
+  unsigned inside; /* threads that hold forks off */
+  unsigned forks;  /* that wait: they go first */
+};
+#define OPEN_GATE                                                                                  \
+  { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0 }
+static struct gate gate = OPEN_GATE;
+static pthread_once_t gate_is_known = PTHREAD_ONCE_INIT;
+
+/* In a new process, which has none of the threads that the fork found inside: one of the host's
+ * comes by here as well, and may have pools of its own. */
+static void open_copied_gate(void) {
+  gate = (struct gate)OPEN_GATE;
+}
+
+static void know_gate(void) {
+  pthread_atfork(NULL, NULL, open_copied_gate);
+}
+
+static void lock_gate(void) {
+  pthread_once(&gate_is_known, know_gate);
+  pthread_mutex_lock(&gate.lock);
+}
 
 void mch_fork_hold_off(void) {
-  pthread_rwlock_rdlock(&fork_lock);
+  lock_gate();
+  while (gate.forks > 0)
+    pthread_cond_wait(&gate.changed, &gate.lock);
+  gate.inside++;
+  pthread_mutex_unlock(&gate.lock);
 }
 
 void mch_fork_let_go(void) {
-  pthread_rwlock_unlock(&fork_lock);
+  lock_gate();
+  if (--gate.inside == 0)
+    pthread_cond_broadcast(&gate.changed);
+  pthread_mutex_unlock(&gate.lock);
+}
+
+static void close_gate(void) {
+  lock_gate();
+  gate.forks++;
+  while (gate.inside > 0)
+    pthread_cond_wait(&gate.changed, &gate.lock);
+}
+
+static void open_gate(void) {
+  if (--gate.forks == 0)
+    pthread_cond_broadcast(&gate.changed);
+  pthread_mutex_unlock(&gate.lock);
 }
 
 /* -- bars --------------------------------------------------------------------------------- */
@@ -271,7 +316,7 @@ static void stop_bars(struct child *child, enum mch_bar_end how) {
 static size_t read_stream(struct child *child, int which) {
   struct stream *stream = &child->streams[which];
   struct mch_shared *shared = child->shared;
-  unsigned char *room = child->engine->room;
+  unsigned char room[READ_ROOM];
   size_t count = READ_ROOM;
   ssize_t got;
   if (stream->fd < 0)
@@ -714,6 +759,7 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
                                    const struct mch_ending *ending, int had_begun,
                                    const char *progress) {
   uint64_t since = atomic_load(&child->shared->running_since);
+  uint64_t oom_count = atomic_load(&child->shared->oom_count);
   enum mch_kind kind = MCH_KIND_KILLED;
   struct mch_result *result;
   if (victim->stop != 0)
@@ -733,7 +779,7 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   if (progress != NULL)
     result->progress = strdup(progress);
   result->perhaps_oom = kind == MCH_KIND_KILLED && ending->signal == SIGKILL && !child->killed &&
-                        mch_platform_oom_kills() != child->oom_kills;
+                        oom_count != 0 && mch_platform_oom_count() > oom_count;
   return result;
 }
 
@@ -1087,32 +1133,43 @@ static void child_set_stdio(const struct plumbing *plumbing) {
   setvbuf(stderr, NULL, _IONBF, 0);
 }
 
+/* Most workers of a pool that lives for moments only are never asked for anything: until there is a
+ * message or some time has passed no more is set up. All signals are blocked so long; and nobody
+ * waits for the ends of other workers' streams that this one has yet to close. */
+static void child_wait_to_be_asked(int socket) {
+  mch_platform_await(&socket, 1, mch_now() + unasked_rest, NULL);
+  if (mch_platform_stream_ended(socket))
+    _exit(0);
+}
+
 /* The child's way from the fork to its task loop. What is undone here, in this order, and why:
  *  1. group: of its own, so that a terminal's Ctrl-C and Ctrl-Z reach the parent only, and so that
  *     it can be killed together with what it starts;
- *  2. handlers: a worker must not run the host's (print its summary, reset its terminal);
- *  3. the pool's descriptors: else this process keeps other workers' streams open;
- *  4. lifeline: from here on it does not outlive the parent;
+ *  2. lifeline: from here on it does not outlive the parent;
+ *  3. handlers: a worker must not run the host's (print its summary, reset its terminal);
+ *  4. the pool's descriptors: else this process keeps other workers' streams open;
  *  5. stdio: stdin empty, stdout and stderr into the pipes; nothing buffered of the parent's;
  *  6. signal mask: empty;
  *  7. the outer worker's descriptors, when this is a worker's worker;
- *  8. locks: those of ours that the fork caught.
+ *  8. the gate, should the C library not know what is to be done with it.
  * Random state, pools, os.exit and finalizers are Lua's: the runner's `begin` sees to them. */
-static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
-                       struct mch_shared *shared, const struct mch_task *only)
-    __attribute__((noreturn));
-static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
-                       struct mch_shared *shared, const struct mch_task *only) {
+static void child_main(const struct child *self, struct plumbing *plumbing,
+                       const struct mch_task *only) __attribute__((noreturn));
+static void child_main(const struct child *self, struct plumbing *plumbing,
+                       const struct mch_task *only) {
+  struct engine_fork *engine = self->engine;
   struct mch_worker *worker;
   setpgid(0, 0);
-  child_reset_signals();
-  child_close_pools(engine);
-  close(plumbing->sockets[0]);
-  close(plumbing->out[0]);
-  close(plumbing->err[0]);
   close(plumbing->life[1]);
   if (mch_platform_lifeline(plumbing->life[0]) != 0)
     _exit(71);
+  close(plumbing->sockets[0]);
+  if (self->patient)
+    child_wait_to_be_asked(plumbing->sockets[1]);
+  child_reset_signals();
+  child_close_pools(engine);
+  close(plumbing->out[0]);
+  close(plumbing->err[0]);
   mch_platform_limit(engine->config.limit_memory, engine->config.limit_cpu,
                      engine->config.limit_files);
   mch_platform_purge_stdio();
@@ -1120,13 +1177,13 @@ static void child_main(struct engine_fork *engine, struct plumbing *plumbing,
   child_set_mask_empty();
   if (engine->config.self != NULL)
     mch_worker_disown(engine->config.self);
-  fork_lock = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
+  open_copied_gate();
   worker = calloc(1, sizeof *worker);
   if (worker == NULL)
     _exit(71);
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
-  mch_channel_use_rings(&worker->channel, &shared->down, &shared->up);
-  worker->shared = shared;
+  mch_channel_use_rings(&worker->channel, &self->shared->down, &self->shared->up);
+  worker->shared = self->shared;
   worker->only = only;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
@@ -1196,7 +1253,8 @@ static pid_t fork_now(struct engine_fork *engine) {
 
 /* The one function that forks. Signals are blocked around it, so that no handler of the host runs
  * in the child before it is reset; locks of ours are free in the child. */
-static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct mch_error *error) {
+static int fork_worker(struct engine_fork *engine, struct mch_task *only, int patient,
+                       struct mch_error *error) {
   struct plumbing plumbing;
   struct child *child = calloc(1, sizeof *child);
   sigset_t all, old;
@@ -1216,19 +1274,20 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
   child->engine = engine;
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
-  child->oom_kills = engine->oom_kills;
+  child->patient = patient && !engine->config.runner.eager(engine->config.runner.ud);
   atomic_store(&child->shared->log_threshold, engine->log_level);
+  atomic_store(&child->shared->down.reader_sleeps, 1); /* who is patient wants a bell */
   if (only != NULL)
     book(child, only);
   mch_platform_flush_streams();
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  pthread_rwlock_wrlock(&fork_lock);
+  close_gate();
   engine->forks++;
   child->pid = fork_now(engine);
   if (child->pid == 0)
-    child_main(engine, &plumbing, child->shared, only);
-  pthread_rwlock_unlock(&fork_lock);
+    child_main(child, &plumbing, only);
+  open_gate();
   if (child->pid < 0) {
     code = mch_error_system(error, "cannot start a worker");
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -1242,11 +1301,10 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, struct
 }
 
 /* Fork up to the number of workers. 0 when at least one lives. */
-static int fork_missing(struct engine_fork *engine, struct mch_error *error) {
+static int fork_missing(struct engine_fork *engine, size_t queued, struct mch_error *error) {
   int code = 0;
-  engine->oom_kills = mch_platform_oom_kills();
   while (code == 0 && engine->live < engine->config.nworkers)
-    code = fork_worker(engine, NULL, error);
+    code = fork_worker(engine, NULL, queued == 0, error);
   engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
   return engine->live > 0 ? 0 : code;
 }
@@ -1256,7 +1314,7 @@ static int start(struct mch_engine *base, struct mch_error *error) {
   engine->quitting = 0;
   engine->started = 1;
   engine->unlucky = 0;
-  return engine->config.snapshot ? 0 : fork_missing(engine, error);
+  return engine->config.snapshot || engine->live > 0 ? 0 : fork_worker(engine, NULL, 0, error);
 }
 
 /* Workers that ended are replaced; after one that did not live to its first task only for a task.
@@ -1268,10 +1326,10 @@ static int short_of_workers(struct mch_engine *base, size_t queued) {
          ((!engine->unlucky && !engine->config.snapshot) || queued > 0);
 }
 
-static int add(struct mch_engine *base, struct mch_error *error) {
+static int add(struct mch_engine *base, size_t queued, struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
   engine->unlucky = 0;
-  return engine->config.snapshot ? 0 : fork_missing(engine, error);
+  return engine->config.snapshot ? 0 : fork_missing(engine, queued, error);
 }
 
 /* A worker of its own for the task, forked now. */
@@ -1280,8 +1338,7 @@ static int submit_snapshot(struct engine_fork *engine, struct mch_task *task, in
   int code;
   if (!owner || engine->live >= engine->config.nworkers || mch_now() < engine->fork_again)
     return MCH_FULL;
-  engine->oom_kills = mch_platform_oom_kills();
-  code = fork_worker(engine, task, error);
+  code = fork_worker(engine, task, 0, error);
   engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
   return code != 0 && engine->live > 0 ? MCH_FULL : code;
 }
@@ -1499,11 +1556,14 @@ static void recall(struct mch_engine *base, int32_t priority) {
   }
 }
 
+/* One that was never asked for anything has nothing to finish: the end of its stream will do. */
 static void send_quit(struct child *child) {
   struct mch_message_head head = {MCH_MESSAGE_QUIT, 0, 0, 0};
   if (child->state != LIVE)
     return;
-  if (mch_channel_put(&child->channel, &head, NULL, 0, NULL) != 0) {
+  if (child->patient && child->last_ticket == 0)
+    mch_platform_end_stream(child->channel.fd);
+  else if (mch_channel_put(&child->channel, &head, NULL, 0, NULL) != 0) {
     kill_now(child);
     return;
   }
@@ -1700,9 +1760,10 @@ static void quit(struct mch_engine *base, int kill) {
   for (child = engine->children; child != NULL; child = child->next)
     if (kill)
       kill_now(child);
-    else
+    else {
       send_quit(child);
-  flush_all(base);
+      flush(child);
+    }
 }
 
 static int gone(struct mch_engine *base) {

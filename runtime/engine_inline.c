@@ -143,6 +143,11 @@ static int hungry(struct mch_engine *base) {
   return 0;
 }
 
+static int add(struct mch_engine *base, size_t queued, struct mch_error *error) {
+  (void)queued;
+  return start(base, error);
+}
+
 static int short_of_workers(struct mch_engine *base, size_t queued) {
   (void)base;
   (void)queued;
@@ -187,7 +192,7 @@ static void free_engine(struct mch_engine *base) {
 
 static const struct mch_engine_ops ops = {start,  submit,   stop,       reclaim, shorten,
                                           recall, flush,    pump,       hungry,  short_of_workers,
-                                          start,  deadline, running,    workers, log_threshold,
+                                          add,    deadline, running,    workers, log_threshold,
                                           quit,   gone,     free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,

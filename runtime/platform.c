@@ -38,11 +38,17 @@ uint64_t mch_now(void) {
 
 /* -- descriptors -------------------------------------------------------------------------- */
 
-/* Move a fresh descriptor out of 0..2, where the C library and exec'd programs expect stdio. */
+/* Move a fresh descriptor out of 0..2, where the C library and exec'd programs expect stdio. On
+ * Linux it was made to close on exec. */
 static int lift(int *fd) {
   int lifted;
+#if defined(__linux__)
+  if (*fd > 2)
+    return 0;
+#else
   if (*fd > 2)
     return fcntl(*fd, F_SETFD, FD_CLOEXEC);
+#endif
   lifted = fcntl(*fd, F_DUPFD_CLOEXEC, 3);
   if (lifted < 0)
     return -1;
@@ -86,6 +92,15 @@ int mch_platform_socketpair(int fds[2], struct mch_error *error) {
   setsockopt(fds[1], SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
   return lift_both(fds, "cannot make a socket pair", error);
+}
+
+void mch_platform_end_stream(int socket) {
+  shutdown(socket, SHUT_WR);
+}
+
+int mch_platform_stream_ended(int socket) {
+  char byte;
+  return recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 int mch_platform_nonblocking(int fd) {
@@ -204,19 +219,23 @@ int mch_platform_has_children(void) {
   return waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0;
 }
 
-uint64_t mch_platform_oom_kills(void) {
-  unsigned long long count = 0;
+/* Read at once: the kernel counts it all anew for each piece. */
+uint64_t mch_platform_oom_count(void) {
 #if defined(__linux__)
-  char line[128];
-  FILE *file = fopen("/proc/vmstat", "re");
-  if (file == NULL)
+  char text[8192];
+  const char *line;
+  ssize_t got;
+  int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
     return 0;
-  while (fgets(line, sizeof line, file) != NULL)
-    if (sscanf(line, "oom_kill %llu", &count) == 1)
-      break;
-  fclose(file);
+  got = read(fd, text, sizeof text - 1);
+  close(fd);
+  text[got > 0 ? got : 0] = '\0';
+  line = strstr(text, "\noom_kill ");
+  if (line != NULL)
+    return 1 + strtoull(line + sizeof "\noom_kill", NULL, 10);
 #endif
-  return count;
+  return 0;
 }
 
 #if defined(RLIMIT_AS)

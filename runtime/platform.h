@@ -30,6 +30,12 @@ int mch_platform_nonblocking(int fd);
 void *mch_platform_share(size_t bytes);
 void mch_platform_unshare(void *memory, size_t bytes);
 
+/* Say no more on a stream socket: the other side will find its end. */
+void mch_platform_end_stream(int socket);
+
+/* Whether there is nothing more to be read than its end. */
+int mch_platform_stream_ended(int socket);
+
 /* Have the system use its largest pages for what is not yet used of these bytes, where that is
  * worth it. */
 void mch_platform_use_large_pages(void *memory, size_t bytes);
@@ -57,9 +63,9 @@ int mch_platform_ended(pid_t pid, int watch, int group, struct mch_ending *endin
 /* Whether this process has children, ended or not. */
 int mch_platform_has_children(void);
 
-/* How many processes the kernel has killed for want of memory, as far as it tells; for comparing.
- */
-uint64_t mch_platform_oom_kills(void);
+/* A number that grows with each process that the kernel kills for want of memory; 0: it is not
+ * known. */
+uint64_t mch_platform_oom_count(void);
 
 /* Limit this process: address space to its present size plus `memory` bytes, processor time to
  * `cpu` seconds (SIGXCPU), descriptors to `files`. 0: not limited. */

@@ -56,7 +56,8 @@ struct mch_pool {
   pthread_mutex_t lock;
   struct mch_engine *engine;
   struct mch_output *output;
-  struct mch_driver *driver; /* NULL: background = false */
+  int background;            /* whether a thread is wanted while there are tasks */
+  struct mch_driver *driver; /* NULL: none, or not yet */
   struct level *levels;      /* by falling priority; those in use have tasks */
   size_t level_count, level_room;
   size_t queued;
@@ -762,7 +763,7 @@ static void fail_queued(struct mch_pool *pool, const char *why) {
 void mch_pool_add_workers(struct mch_pool *pool) {
   struct mch_error error;
   pthread_mutex_lock(&pool->lock);
-  if (pool->engine->ops->add(pool->engine, &error) == 0)
+  if (pool->engine->ops->add(pool->engine, pool->queued, &error) == 0)
     pool->workless_since = 0;
   else if (pool->workless_since == 0)
     pool->workless_since = mch_now();
@@ -834,12 +835,19 @@ static uint64_t drive_deadline(void *ud) {
   return deadline(ud);
 }
 
-static int start_driver(struct mch_pool *pool, struct mch_error *error) {
+/* Without a thread to be had, the pool moves on inside its own calls only, until there is one. */
+static void start_driver(struct mch_pool *pool) {
   struct mch_driven driven = {
       pool,           &pool->lock, drive_pump,     drive_output,
       drive_attended, drive_busy,  drive_deadline, mch_poller_fd(pool->engine->poller)};
-  pool->driver = mch_driver_new(&driven, error);
-  return pool->driver != NULL ? 0 : MCH_SYSTEM;
+  if (pool->background && pool->driver == NULL)
+    pool->driver = mch_driver_new(&driven);
+}
+
+static void end_driver(struct mch_pool *pool) {
+  if (pool->driver != NULL)
+    mch_driver_free(pool->driver);
+  pool->driver = NULL;
 }
 
 /* -- making ------------------------------------------------------------------------------- */
@@ -859,6 +867,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   if (pool == NULL)
     return NULL;
   init_lock(&pool->lock);
+  pool->background = config->background;
   pool->held_until = MCH_NEVER;
   pool->attention[0] = pool->attention[1] = -1;
   pool->output = engine.output;
@@ -874,8 +883,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   if (config->bar != NULL)
     pool->bar_name = strdup(config->bar);
   if (pool->no_memory == NULL || pool->engine == NULL || level_of(pool, 0) == NULL ||
-      (config->bar != NULL && pool->bar_name == NULL) ||
-      (config->background && start_driver(pool, error) != 0)) {
+      (config->bar != NULL && pool->bar_name == NULL)) {
     mch_pool_free(pool);
     return NULL;
   }
@@ -908,8 +916,7 @@ static void forget(struct mch_pool *pool, struct mch_task *task, uint64_t runid)
 }
 
 void mch_pool_free(struct mch_pool *pool) {
-  if (pool->driver != NULL)
-    mch_driver_free(pool->driver);
+  end_driver(pool);
   while (pool->base < pool->next_runid) {
     struct mch_task *task = pool->index[pool->index_start];
     if (task != NULL)
@@ -943,17 +950,24 @@ void mch_pool_free(struct mch_pool *pool) {
   free(pool);
 }
 
+/* Have a worker. */
 static int start(struct mch_pool *pool, struct mch_error *error) {
-  int code = pool->started ? 0 : pool->engine->ops->start(pool->engine, error);
-  if (code == 0)
-    pool->started = 1;
-  return code;
+  return pool->started ? 0 : pool->engine->ops->start(pool->engine, error);
+}
+
+/* Have the others, too. While none can be had of them it is tried again when the pool is pumped. */
+static void complete(struct mch_pool *pool) {
+  struct mch_error error;
+  if (!pool->started)
+    pool->engine->ops->add(pool->engine, pool->queued, &error);
+  pool->started = 1;
 }
 
 int mch_pool_start(struct mch_pool *pool, struct mch_error *error) {
   int code;
   pthread_mutex_lock(&pool->lock);
-  code = start(pool, error);
+  if ((code = start(pool, error)) == 0)
+    complete(pool);
   pthread_mutex_unlock(&pool->lock);
   return code;
 }
@@ -969,10 +983,14 @@ static int in_rush(struct mch_pool *pool) {
   return 1;
 }
 
+/* The first worker has its task before the others are forked, and begins with it so long; the
+ * helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   uint32_t count = mch_task_count(task), i;
   int code, urgent;
+  if (!pool->started)
+    end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
       (index_reserve(pool, count) != 0 || !level_of(pool, task->priority)))
@@ -997,6 +1015,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
       pump(pool, 1);
     else
       raise_attention(pool); /* a pump is due */
+    complete(pool);
+    start_driver(pool);
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }
@@ -1598,6 +1618,8 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->engine->ops->quit(pool->engine, kill);
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
+  if (pool->driver != NULL)
+    mch_driver_stop(pool->driver); /* its end passes while those of the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {

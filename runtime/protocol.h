@@ -17,10 +17,9 @@
  *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
- *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, and the
- *      |                                                  |  worker passes over its frame in
- * silence | ------- QUIT ----------------------------------> |  leaves when what came before is
- * done
+ *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, the
+ *      |                                                  |  worker passes over its frame
+ *      | ------- QUIT ----------------------------------> |  leaves when that before is done
  *
  * Rules
  *  - One ordered stream per worker and direction. What a task says comes before its RESULT, so a
@@ -39,6 +38,7 @@
  *    behind it, u8 length (1 to MCH_RECORD_MAX) and so many bytes, each as it is made, to be used
  *    as it comes; a u8 0 ends it, when something else is to be said.
  *  - Numbers are little-endian and of fixed width.
+ *  - A worker that was never asked for anything may be sent away by the end of the stream alone.
  *  - The first frame of a worker is HELLO: version and the Lua format it speaks. A worker forked
  *    here cannot differ; one on another machine can, and is refused.
  *
@@ -155,6 +155,7 @@ struct mch_shared {
   _Atomic int32_t log_threshold;       /* pool: records below this level need not be sent */
   _Atomic uint32_t reading[2];         /* pool: odd while it takes bytes from that pipe */
   _Atomic uint64_t consumed[2];        /* pool: bytes taken from stdout's and stderr's pipe */
+  _Atomic uint64_t oom_count;          /* worker: mch_platform_oom_count() before its first task */
   struct mch_bar_slot bars[MCH_BARS];  /* worker: what bars count */
   struct mch_ring down, up; /* the two streams, while both processes are on one machine */
 };

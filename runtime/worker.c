@@ -51,12 +51,13 @@ static void say(struct mch_worker *worker, enum mch_message type, const void *fi
   flush(worker);
 }
 
-static void say_hello(struct mch_worker *worker) {
+/* It goes with what is said next: nobody waits for it. */
+static void put_hello(struct mch_worker *worker) {
   unsigned char fixed[8];
   const char *format = worker->runner.format;
   mch_store_u32(fixed, MCH_PROTOCOL_VERSION);
   mch_store_u32(fixed + 4, (uint32_t)worker->pid);
-  say(worker, MCH_MESSAGE_HELLO, fixed, sizeof fixed, format, strlen(format));
+  put(worker, MCH_MESSAGE_HELLO, fixed, sizeof fixed, format, strlen(format));
 }
 
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length) {
@@ -507,7 +508,8 @@ void mch_worker_main(struct mch_worker *worker) {
   worker->channel.chaos = &worker->chaos;
   listen(worker);
   mch_chaos_idle(&worker->chaos);
-  say_hello(worker);
+  put_hello(worker);
+  atomic_store(&worker->shared->oom_count, mch_platform_oom_count());
   worker->runner.begin(worker->runner.ud, worker);
   if (worker->only != NULL)
     run_only(worker, &graph);

@@ -548,8 +548,22 @@ describe("fork engine", function()
     assert.are.equal(before, process.threads())
     process.wait(function() return mcore:poll() == 50 end)
     assert.are.equal(50, mcore:returns().n)
-    local _ <close> = mantichora { nworkers = 1 }
+  end)
+
+  it("has a thread from its first task to its end, and none without one", function()
+    local before = process.threads()
+    do
+      local idle <close> = mantichora { nworkers = 2 }
+      idle:start()
+      assert.are.equal(2, #idle:workers())
+      assert.are.equal(before, process.threads())
+    end
+    assert.are.equal(before, process.threads())
+    local mcore <close> = mantichora { nworkers = 1 }
+    mcore:run(function() end)
     assert.are.equal(before + 1, process.threads())
+    mcore:close()
+    assert.are.equal(before, process.threads())
   end)
 
   it("replaces workers after so many tasks", function()
@@ -560,6 +574,56 @@ describe("fork engine", function()
     assert.are_not.equal(pids[3], pids[4])
     assert.are.equal(pids[4], pids[6])
     assert.are_not.equal(pids[6], pids[7])
+  end)
+
+  it("replaces workers that a signal ends before they were asked for anything", function()
+    for _, signal in ipairs { "TERM", "KILL", "INT" } do
+      local mcore <close> = mantichora { nworkers = 3 }
+      local fresh = {}
+      mcore:start()
+      for _, worker in ipairs(mcore:workers()) do
+        fresh[worker.pid] = true
+        os.execute(("kill -%s %d"):format(signal, worker.pid))
+      end
+      process.wait(function()
+        mcore:poll()
+        for _, worker in ipairs(mcore:workers()) do
+          if fresh[worker.pid] then return false end
+        end
+        return true
+      end)
+      for i = 1, 6 do mcore:run(function() return i end) end
+      assert.are.same({ 1, 2, 3, 4, 5, 6, n = 6 }, mcore:returns())
+    end
+  end)
+
+  it("asks workers that have waited for long, for a moment or not at all", function()
+    for _, seconds in ipairs { 0, 0.001, 0.05 } do
+      local mcore <close> = mantichora { nworkers = 4 }
+      mcore:run(process.pid)
+      mantichora.sleep(seconds)
+      local meet = os.tmpname() -- each waits for the others: so each has a worker of its own
+      for _ = 1, 3 do
+        mcore:run(function()
+          local file <close> = io.open(meet, "a")
+          file:write(process.pid(), "\n")
+          file:close()
+          process.wait(function()
+            local count = 0
+            for _ in io.lines(meet) do count = count + 1 end
+            return count == 3
+          end)
+          return process.pid()
+        end)
+      end
+      local pids, different = mcore:returns(), {}
+      for i = 2, 4 do different[pids[i]] = true end
+      os.remove(meet)
+      assert.are.equal(pids.n, 4)
+      local count = 0
+      for _ in pairs(different) do count = count + 1 end
+      assert.are.equal(3, count)
+    end
   end)
 
   it("leaves no process, thread or descriptor behind", function()

@@ -22,11 +22,24 @@ return bench.main {
         return seconds
       end
     end,
+    -- What our process costs to fork, and a pool's bare bones in it.
+    forks_here = function(size)
+      local limits = bench.limits()
+      require "mantichora"
+      return function() return limits.forks(size) end
+    end,
+    bones = function(size)
+      local limits = bench.limits()
+      require "mantichora"
+      return function() return limits.bare_pool(size) end
+    end,
   },
   programs = function(size)
     return {
       { "ours", bench.ours("pool", size), times = 5 },
       { "forks", bench.limit("forks", size), times = 5 },
+      { "forks_here", bench.peer("forks_here", size), times = 5 },
+      { "bones", bench.peer("bones", size), times = 5 },
       { "pool", bench.python("pool_cycle", size) },
       { "futures", bench.python("futures_cycle", size) },
     }
@@ -38,6 +51,13 @@ return bench.main {
       { work = work, unit = "ms", ours = ours, against = ("C, %d times fork, exit, wait"):format(size),
         theirs = function(f) return f.forks end, target = { "<=", 3 },
         label = "a pool of 4: make, use, close", side = "limit" },
+      { work = work, unit = "ms", ours = ours, against = "C in the same process: the same",
+        theirs = function(f) return f.forks_here end },
+      { work = "... its bare bones: forks, descriptors, a thread, an answer", unit = "ms",
+        ours = function(f) return f.bones end, against = ("C, %d times fork, exit, wait"):format(size),
+        theirs = function(f) return f.forks end },
+      { work = work, unit = "ms", ours = ours, against = "its bare bones in C",
+        theirs = function(f) return f.bones end },
       { work = work, unit = "ms", ours = ours, against = "mp.Pool",
         theirs = function(f) return f.pool end, label = "a pool of 4: make, use, close", side = "Python" },
       { work = work, unit = "ms", ours = ours, against = "ProcessPoolExecutor",

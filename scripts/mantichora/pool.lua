@@ -228,7 +228,8 @@ end
 -- (seconds over its life), `files` (open descriptors)
 -- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational
 -- before the first fork, so that workers share its pages, and back at `close`. `"keep"`: it is not touched.
--- @field background false: no helper thread; the pool moves on only inside of calls. Default true.
+-- @field background true: from the first `run` to `close` a helper thread of this process moves the pool on
+-- between calls (where the system has no thread left, only calls do). false: no thread. Default true.
 -- @field capture_warn bytes: a task whose message is larger is told through `warn`, once for each
 -- function. Default 8 MiB; 0: never.
 -- @field name string, shown in messages

@@ -54,6 +54,11 @@ static void nap_and_exit(void) {
   _exit(0);
 }
 
+static int patient(void *ud) {
+  (void)ud;
+  return 0;
+}
+
 static void begin(void *ud, struct mch_worker *worker) {
   (void)ud;
   this_worker = worker;
@@ -165,8 +170,8 @@ static struct mch_pool *new_pool(unsigned nworkers, int background) {
   config.engine.nworkers = nworkers;
   config.engine.grace = 300000000u;
   config.engine.output = mch_output_new(&sink, NULL);
-  config.engine.runner =
-      (struct mch_runner){NULL, begin, run_task, code, interrupt, calm, "test of the driver"};
+  config.engine.runner = (struct mch_runner){NULL, patient,   begin, run_task,
+                                             code, interrupt, calm,  "test of the driver"};
   pool = mch_pool_new(&config, &error);
   mch_output_unref(config.engine.output);
   if (pool == NULL)

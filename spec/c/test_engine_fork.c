@@ -4,6 +4,7 @@
 #include "../../runtime/engine_fork.c"
 
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "check.h"
 #include "pool.h"
@@ -560,6 +561,11 @@ static void test_late_output(void) {
 static void nothing(void *ud) {
   (void)ud;
 }
+static int patient(void *ud) {
+  (void)ud;
+  return 0;
+}
+
 static void begin_nothing(void *ud, struct mch_worker *worker) {
   (void)ud, (void)worker;
 }
@@ -576,8 +582,8 @@ static void no_bytecode(void *ud, uint32_t id, const unsigned char *bytes, size_
 static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
-  engine->config.runner =
-      (struct mch_runner){NULL, begin_nothing, run_nothing, no_bytecode, nothing, nothing, "test"};
+  engine->config.runner = (struct mch_runner){NULL,        patient, begin_nothing, run_nothing,
+                                              no_bytecode, nothing, nothing,       "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);
@@ -811,6 +817,22 @@ static void test_broken_items(void) {
   }
 }
 
+/* A fork of the host's, while a thread of ours is at work: the new process can fork workers. */
+static void test_foreign_fork(void) {
+  pid_t pid;
+  int status = -1;
+  mch_fork_hold_off();
+  pid = fork();
+  if (pid == 0) {
+    alarm(10);
+    close_gate();
+    open_gate();
+    _exit(0);
+  }
+  mch_fork_let_go();
+  CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(void) {
   int how;
   CHECK(mch_platform_pipe(alive, NULL) == 0);
@@ -832,5 +854,6 @@ int main(void) {
   test_stopped_item();
   test_death_between_records();
   test_broken_items();
+  test_foreign_fork();
   return check_report();
 }

@@ -1,19 +1,40 @@
-/* What the benchmarks need in Lua, and Lua has not: a clock, an iterator in C, what is allocated.
+/* What the benchmarks need in Lua, and Lua has not: a clock, an iterator in C, what is allocated,
+ * what it costs to fork this very process.
  *
  * A module for Lua 5.4, compiled by scripts/bench/support/programs.lua. */
+#include <fcntl.h>
 #include <malloc.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <lauxlib.h>
 #include <lua.h>
 
-/* clock(): seconds, monotonic. */
-static int lua_clock(lua_State *L) {
+static double now(void) {
   struct timespec time;
 
   clock_gettime(CLOCK_MONOTONIC, &time);
-  lua_pushnumber(L, (lua_Number)time.tv_sec + (lua_Number)time.tv_nsec * 1e-9);
+  return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* clock(): seconds, monotonic. */
+static int lua_clock(lua_State *L) {
+  lua_pushnumber(L, now());
   return 1;
+}
+
+static pid_t fork_or_fail(lua_State *L) {
+  pid_t pid = fork();
+
+  if (pid < 0)
+    luaL_error(L, "cannot fork");
+  return pid;
 }
 
 /* The cheapest step that an iterator in C can have: one more, until the end. */
@@ -45,9 +66,120 @@ static int trim(lua_State *L) {
   return 0;
 }
 
+/* forks(n): seconds that it takes to fork this process n times, and all of them to exit and to be
+ * waited for. */
+static int forks(lua_State *L) {
+  int n = (int)luaL_checkinteger(L, 1);
+  double start = now();
+
+  for (int i = 0; i < n; i++)
+    if (fork_or_fail(L) == 0)
+      _exit(0);
+  for (int i = 0; i < n; i++)
+    wait(NULL);
+  lua_pushnumber(L, now() - start);
+  return 1;
+}
+
+enum {
+  MOST = 16,
+  PAIRS = 4
+}; /* a socket pair, and pipes for stdout, stderr and the parent's end */
+
+struct worker {
+  pid_t pid;
+  int watch;
+  int fds[PAIRS][2]; /* [0] is the parent's */
+};
+
+static void *wait_for_a_byte(void *argument) {
+  char byte;
+
+  if (read(*(int *)argument, &byte, 1) < 0)
+    abort();
+  return NULL;
+}
+
+static void open_worker(lua_State *L, struct worker *worker) {
+  int i, failed = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, worker->fds[0]);
+
+  for (i = 1; i < PAIRS; i++)
+    failed |= pipe2(worker->fds[i], O_CLOEXEC);
+  if (failed)
+    luaL_error(L, "no descriptors for a worker");
+}
+
+/* Echo bytes until the parent has gone. */
+static void echo(const struct worker *workers, int self) {
+  int end = workers[self].fds[0][1];
+  char byte;
+
+  for (int i = 0; i <= self; i++)
+    close(workers[i].fds[0][0]);
+  while (read(end, &byte, 1) == 1 && write(end, &byte, 1) == 1)
+    ;
+  _exit(0);
+}
+
+static void watch_worker(int poller, struct worker *worker) {
+  struct epoll_event event = {.events = EPOLLIN};
+
+  worker->watch = (int)syscall(SYS_pidfd_open, worker->pid, 0);
+  epoll_ctl(poller, EPOLL_CTL_ADD, worker->watch, &event);
+  for (int i = 0; i < PAIRS; i++) {
+    close(worker->fds[i][1]);
+    if (i < PAIRS - 1)
+      epoll_ctl(poller, EPOLL_CTL_ADD, worker->fds[i][0], &event);
+  }
+}
+
+static void close_worker(struct worker *worker) {
+  waitpid(worker->pid, NULL, 0);
+  close(worker->watch);
+  for (int i = 1; i < PAIRS; i++)
+    close(worker->fds[i][0]);
+}
+
+/* bare_pool(n): seconds that it takes to make n forks of this process with the descriptors that a
+ * pool needs for each, and a thread; to have an answer of one byte from the first; and to end all
+ * that. What a pool does besides comes on top. */
+static int bare_pool(lua_State *L) {
+  struct worker workers[MOST];
+  int n = (int)luaL_checkinteger(L, 1), poller, wake[2];
+  double start = now();
+  pthread_t thread;
+  char byte = 0;
+
+  luaL_argcheck(L, n >= 1 && n <= MOST, 1, "1 to 16 workers");
+  poller = epoll_create1(EPOLL_CLOEXEC);
+  for (int i = 0; i < n; i++) {
+    open_worker(L, &workers[i]);
+    workers[i].pid = fork_or_fail(L);
+    if (workers[i].pid == 0)
+      echo(workers, i);
+    watch_worker(poller, &workers[i]);
+  }
+  if (pipe2(wake, O_CLOEXEC) != 0 || pthread_create(&thread, NULL, wait_for_a_byte, wake) != 0)
+    return luaL_error(L, "no thread");
+  if (write(workers[0].fds[0][0], &byte, 1) != 1 || read(workers[0].fds[0][0], &byte, 1) != 1 ||
+      write(wake[1], &byte, 1) != 1)
+    return luaL_error(L, "no answer");
+  for (int i = 0; i < n; i++)
+    close(workers[i].fds[0][0]);
+  for (int i = 0; i < n; i++)
+    close_worker(&workers[i]);
+  pthread_join(thread, NULL);
+  close(wake[0]);
+  close(wake[1]);
+  close(poller);
+  lua_pushnumber(L, now() - start);
+  return 1;
+}
+
 int luaopen_lua_limits(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"clock", lua_clock}, {"range", range}, {"trim", trim}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"bare_pool", bare_pool}, {"clock", lua_clock},
+                                       {"forks", forks},         {"range", range},
+                                       {"trim", trim},           {NULL, NULL}};
 
   luaL_newlib(L, functions);
   return 1;
