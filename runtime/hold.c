@@ -54,6 +54,12 @@ int mch_hold_lock(int streams, int wait) {
   return locked;
 }
 
+int mch_hold_same_file(int a, int b) {
+  struct stat first, second;
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
 void mch_hold_flush_stdout(void) {
   if (fileno(stdout) >= 0)
     fflush(stdout);
@@ -116,16 +122,11 @@ void mch_hold_begin(struct mch_hold *hold, int streams) {
     close(hold->fd);
 }
 
-static int same_file(int a, int b) {
-  struct stat first, second;
-  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
 /* The host has neither closed nor reopened it since: freopen() keeps the number. */
 static int holds(const struct mch_hold *hold, int bit) {
   int given = hold->given[index_of(bit)];
-  return (hold->streams & bit) && stream_of(bit)->_fileno == given && same_file(given, hold->fd);
+  return (hold->streams & bit) && stream_of(bit)->_fileno == given &&
+         mch_hold_same_file(given, hold->fd);
 }
 
 static void flush_held(const struct mch_hold *hold) {

@@ -30,6 +30,9 @@ struct mch_hold {
 int mch_hold_lock(int streams, int wait);
 void mch_hold_unlock(int streams);
 
+/* Whether two descriptors are open on the same file. */
+int mch_hold_same_file(int a, int b);
+
 /* Flush the host's stdout. Lua thread only. */
 void mch_hold_flush_stdout(void);
 
