@@ -17,7 +17,6 @@
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
-#include "sinks.h"
 
 #define TYPE "mantichora pool"
 
@@ -1263,7 +1262,7 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
   if (!mch_output_wants_owner(lpool->output, 0))
     return;
   memset(&lpool->answers, 0, sizeof lpool->answers);
-  mch_sinks_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_atpbar_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
   mch_buf_free(&lpool->answers.graphs);
   lpool->answers = answers;
   if (lpool->pool != NULL)
@@ -1546,7 +1545,7 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
     return;
   hold_taken(lpool);
   if (tell)
-    mch_sinks_tell(L, lpool->output);
+    mch_atpbar_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->ahead))
     store_pieces(L, lpool, 1);
   take_held(L, lpool, task);

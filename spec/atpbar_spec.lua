@@ -419,6 +419,46 @@ describe("a renderer", function()
     end
   end)
 
+  -- Whichever thread takes the task's last messages in, and when.
+  it("is told of the end of a bar before its task's result", function()
+    for _, engine in ipairs{ "fork", "snapshot" } do
+      local got = plain(([[
+        local ends, late = 0, 0
+        local function count(r) if r.event == "end" then ends = ends + 1 end end
+        atpbar.set_renderer(count)
+        local mcore <close> = require "mantichora"{ nworkers = 1, engine = %q }
+        local function task() for i in atpbar(3, "loop") do end end
+        for i = 1, 600 do
+          mcore:run(task)
+          while #mcore:receive_finished() == 0 do end
+          if ends < i then late = late + 1 ends = i end
+        end
+        ends = 0
+        mcore:map(task, { 1, 2, 3, 4, 5, 6, 7, 8 })
+        print(late, ends)]]):format(engine))
+      assert.equal("0\t8\n", got.out, engine .. got.err)
+    end
+  end)
+
+  it("that raises when a result is handed over keeps nobody from it", function()
+    local got = plain([[
+      local calls, errors, results = 0, 0, 0
+      local mcore <close> = require "mantichora"{ nworkers = 1 }
+      for i = 1, 300 do
+        atpbar.set_renderer(function(r) if r.event == "end" then error("no paint", 0) end end)
+        mcore:run(function() for i in atpbar(3, "loop") do end end)
+        local received
+        repeat
+          local fine, list = pcall(mcore.receive_finished, mcore)
+          if fine then received = #list > 0 else errors = errors + 1 assert(list == "no paint", list) end
+        until received
+        results = results + 1
+        if not pcall(mcore.poll, mcore, 0) then errors = errors + 1 end
+      end
+      print(results, errors)]])
+    assert.equal("300\t300\n", got.out, got.err)
+  end)
+
   it("raises into the loop, once, and is then set no more", function()
     local got = plain([[
       atpbar.set_renderer(function() error("no paint", 0) end)
