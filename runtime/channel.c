@@ -17,6 +17,7 @@
 
 enum {
   FILL_ROOM = 64 * 1024,           /* bytes asked of the kernel at once: many small frames */
+  LEAST_ROOM = 4 * 1024,           /* bytes of memory for them */
   SPIN_NANOSECONDS = 20000,        /* looking for bytes before sleeping */
   SHORT_WAIT_NANOSECONDS = 100000, /* after such a sleep it is worth it */
   RING_SLICE = MCH_RING_SIZE / 4,  /* moved at once: the other side works meanwhile */
@@ -395,21 +396,29 @@ struct target {
   size_t room;
 };
 
+/* For what has come: a channel of small messages needs little. */
+static size_t some_room(const struct mch_channel *channel) {
+  size_t waiting = channel->ring_in != NULL ? mch_ring_waiting(channel->ring_in) : FILL_ROOM;
+  if (waiting < LEAST_ROOM)
+    return LEAST_ROOM;
+  return waiting < FILL_ROOM ? waiting : FILL_ROOM;
+}
+
 /* What the frame at the front of `in` lacks, and more if it is a short one; of a long message only
  * the next header, for what follows is read to its place. */
 static size_t wanted(const struct mch_channel *channel) {
   const struct mch_gathering *gathering = &channel->gathering;
   size_t unread = mch_buf_unread(&channel->in), whole;
   if (channel->opened.open)
-    return FILL_ROOM;
+    return some_room(channel);
   if (unread >= MCH_FRAME_HEADER ? gathering->open : gathering->frame_left > 0 || !gathering->open)
-    return FILL_ROOM;
+    return some_room(channel);
   if (gathering->open)
     return MCH_FRAME_HEADER - unread;
   whole = MCH_FRAME_HEADER + (size_t)mch_load_u32(channel->in.data + channel->in.read);
   if (whole > MCH_FRAME_HEADER + MCH_FRAME_MAX || whole <= unread + FILL_ROOM ||
       (channel->in.data[channel->in.read + 5] & MCH_FRAME_LONG))
-    return FILL_ROOM;
+    return some_room(channel);
   return whole - unread;
 }
 
@@ -475,22 +484,10 @@ static void wait_for_bell(struct mch_channel *channel) {
   channel->spin = mch_now() - start < SHORT_WAIT_NANOSECONDS;
 }
 
-static ssize_t fill_from_ring(struct mch_channel *channel, const struct target *target, int wait,
-                              struct mch_error *error) {
-  struct mch_ring *ring = channel->ring_in;
-  for (;;) {
-    size_t count = target->room < RING_SLICE ? target->room : RING_SLICE, got;
-    if (mch_ring_waiting(ring) > MCH_RING_SIZE)
-      return mch_error_set(error, MCH_PROTOCOL, "the other side broke the ring");
-    if (mch_chaos_io(channel->chaos, &count, 0) != 0)
-      continue;
-    got = mch_ring_read(ring, target->to, count);
-    if (got > 0) {
-      filled(channel, target, got);
-      if (mch_ring_has_room(ring))
-        ring_bell(channel, &ring->writer_sleeps);
-      return (ssize_t)got;
-    }
+/* Whether the ring has bytes. Asked before memory is made ready for them: a channel that says
+ * nothing takes none. */
+static int ring_has_bytes(struct mch_channel *channel, int wait) {
+  while (mch_ring_waiting(channel->ring_in) == 0) {
     if (channel->fd_ended || channel->fd < 0) {
       channel->ended = 1;
       return 0;
@@ -499,6 +496,23 @@ static ssize_t fill_from_ring(struct mch_channel *channel, const struct target *
       return 0;
     wait_for_bell(channel);
   }
+  return 1;
+}
+
+static ssize_t fill_from_ring(struct mch_channel *channel, const struct target *target,
+                              struct mch_error *error) {
+  struct mch_ring *ring = channel->ring_in;
+  size_t count, got;
+  if (mch_ring_waiting(ring) > MCH_RING_SIZE)
+    return mch_error_set(error, MCH_PROTOCOL, "the other side broke the ring");
+  do
+    count = target->room < RING_SLICE ? target->room : RING_SLICE;
+  while (mch_chaos_io(channel->chaos, &count, 0) != 0);
+  got = mch_ring_read(ring, target->to, count);
+  filled(channel, target, got);
+  if (mch_ring_has_room(ring))
+    ring_bell(channel, &ring->writer_sleeps);
+  return (ssize_t)got;
 }
 
 ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error *error) {
@@ -507,11 +521,13 @@ ssize_t mch_channel_fill(struct mch_channel *channel, int wait, struct mch_error
   mch_channel_forget(channel);
   if (channel->ended || (channel->fd < 0 && channel->ring_in == NULL))
     return 0;
+  if (channel->ring_in != NULL && !ring_has_bytes(channel, wait))
+    return 0;
   target = find_target(channel);
   if (target.room == 0)
     return mch_error_set(error, MCH_NOMEM, "not enough memory to read a message");
   if (channel->ring_in != NULL)
-    return fill_from_ring(channel, &target, wait, error);
+    return fill_from_ring(channel, &target, error);
   do
     got = receive_some(channel, &target, wait);
   while (got < 0 && errno == EINTR);
