@@ -52,8 +52,17 @@ static struct mch_context *embed(lua_State *L) {
   return context;
 }
 
+static int call_embed(lua_State *L) {
+  embed(L);
+  return 0;
+}
+
+/* Where there is no context either nothing has failed yet, or there was no memory for one. */
 const char *mantichora_error(lua_State *L) {
-  const struct mch_context *context = lua_checkstack(L, 1) ? mch_context_find(L) : NULL;
+  const struct mch_context *context = NULL;
+  if (lua_checkstack(L, 1) && (context = mch_context_find(L)) == NULL &&
+      protect(L, call_embed, NULL) == 0)
+    context = mch_context_find(L);
   return context != NULL ? context->message : "not enough memory";
 }
 

@@ -30,6 +30,7 @@ struct mch_context *mch_context_get(lua_State *L) {
 void mch_context_become_worker(struct mch_context *context, struct mch_worker *worker) {
   context->worker = worker;
   context->running = 0;
+  context->hides_bars = 0;
   context->child_hook = NULL;
   memset(&context->sinks, 0, sizeof context->sinks);
   mch_context_drop_poller(context);

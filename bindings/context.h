@@ -30,7 +30,9 @@ struct mch_context {
   uint64_t runid;
   const char *name; /* of the running task, not terminated */
   size_t name_length;
-  int log_level; /* records below it are wanted by nobody (outermost process) */
+  int hides_bars;     /* of the running task: its pool shows none */
+  uint64_t first_bar; /* key of the first that it has begun; 0: none */
+  int log_level;      /* records below it are wanted by nobody (outermost process) */
 
   int embedded; /* a program uses the C API: its collector is left alone */
   struct mch_sinks sinks;

@@ -36,7 +36,7 @@ static const char *const bar_type = "mantichora.atpbar.bar";
 static const char *const output_type = "mantichora.output";
 
 /* Registry keys: their addresses. */
-static const char output_key = 0, renderer_key = 0;
+static const char output_key = 0, renderer_key = 0, complaint_key = 0;
 
 /* --- the output of the state --- */
 
@@ -153,10 +153,42 @@ static void render(lua_State *L, struct mch_output *out) {
   lua_pop(L, 1);
 }
 
+static int call_render(lua_State *L) {
+  render(L, lua_touserdata(L, 1));
+  return 0;
+}
+
+void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
+  if (!mch_output_wants_owner(out, 0) || !lua_checkstack(L, 4))
+    return;
+  lua_pushcfunction(L, call_render);
+  lua_pushlightuserdata(L, out);
+  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
+    return;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key) == LUA_TBOOLEAN) {
+    lua_pushvalue(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key); /* needs no memory: the key is there */
+  }
+  lua_pop(L, 2);
+}
+
+/* Raise what the renderer has raised when its error could not go on. */
+static void complain(lua_State *L) {
+  luaL_checkstack(L, 2, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key);
+  if (lua_toboolean(L, -1)) {
+    lua_pushboolean(L, 0);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key);
+    lua_error(L);
+  }
+  lua_pop(L, 1);
+}
+
 void mch_atpbar_pump(lua_State *L) {
   struct mch_output *out = mch_atpbar_output(L);
   mch_output_pump(out, mch_output_now(out), 1);
   render(L, out);
+  complain(L);
 }
 
 /* --- bars --- */
@@ -209,14 +241,24 @@ static void release(struct handle *handle) {
 
 static void start(lua_State *L, struct handle *handle, const char *name, size_t length,
                   uint64_t total) {
+  struct mch_context *context = mch_context_get(L);
   struct mch_bar_spec spec = {0};
   handle->out = mch_output_ref(mch_atpbar_output(L));
+  if (context->hides_bars)
+    return;
   spec.name = name;
   spec.name_length = length;
   spec.total = total;
   spec.loop = 1;
   spec.runid = -1;
+  if (context->running) { /* of a worker's bars the process above knows it */
+    spec.runid = (int64_t)context->runid;
+    spec.task = context->name;
+    spec.task_length = context->name_length;
+  }
   handle->bar = mch_output_bar_start(handle->out, &spec);
+  if (handle->bar != NULL && context->running && context->first_bar == 0)
+    context->first_bar = handle->bar->key;
 }
 
 /* --- loops --- */
@@ -771,6 +813,7 @@ static int atpbar_flush(lua_State *L) {
   struct mch_output *out = mch_atpbar_output(L);
   mch_output_draw(out);
   render(L, out);
+  complain(L);
   return 0;
 }
 
@@ -801,6 +844,8 @@ static int atpbar_set_renderer(lua_State *L) {
   lua_settop(L, 1);
   if (!lua_isnil(L, 1))
     luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_pushboolean(L, 0);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
   mch_atpbar_choose_mode(L);
   return 0;

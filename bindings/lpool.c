@@ -17,7 +17,6 @@
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
-#include "sinks.h"
 
 #define TYPE "mantichora pool"
 
@@ -513,15 +512,6 @@ static int is_enough(void *ud) {
   return is_met(wait->lpool, wait->goal) || mch_cargos_some(&wait->lpool->spent);
 }
 
-/* Engine "inline": no other task can go on before the one that calls has returned. */
-static void check_not_inside(lua_State *L, const struct lpool *lpool) {
-  if (lpool->task.running == 0)
-    return;
-  lua_pushliteral(
-      L, "this pool cannot wait or be closed inside of a task that it runs (engine \"inline\")");
-  raise_at_caller(L);
-}
-
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct wait wait = {
@@ -539,10 +529,10 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
       raise_closed(L);
     if (is_met(lpool, goal))
       return 1;
-    if (until == MCH_NEVER)
-      check_not_inside(L, lpool);
     if (until != MCH_NEVER && (until == 0 || mch_now() >= until))
       return 0;
+    if (until == MCH_NEVER && lpool->task.running) /* the engine "inline" runs one at a time */
+      luaL_error(L, "cannot wait for the pool inside of one of its own tasks");
     mch_pool_wait(lpool->pool, &waiting);
     obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks);
   }
@@ -1340,7 +1330,7 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
   if (!mch_output_wants_owner(lpool->output, 0))
     return;
   memset(&lpool->answers, 0, sizeof lpool->answers);
-  mch_sinks_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_atpbar_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
   mch_buf_free(&lpool->answers.graphs);
   lpool->answers = answers;
   if (lpool->pool != NULL)
@@ -1629,7 +1619,7 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
     return;
   hold_taken(lpool);
   if (tell)
-    mch_sinks_tell(L, lpool->output);
+    mch_atpbar_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->ahead))
     store_pieces(L, lpool, 1);
   take_held(L, lpool, task);
@@ -1817,7 +1807,8 @@ static int core_cancel_all(lua_State *L) {
 /* quit(pool, kill): not from code that runs inside of another call, which needs the pool. */
 static int core_quit(lua_State *L) {
   struct lpool *lpool = check_pool(L);
-  check_not_inside(L, lpool);
+  if (lpool->task.running) /* engine "inline": the pump that runs it is the pool's */
+    luaL_error(L, "cannot close the pool inside of one of its own tasks");
   if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
     luaL_error(
         L, "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now");
@@ -2004,7 +1995,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   lpool->task.memory = (size_t)integer_field(L, "limit_memory");
   if (lpool->task.memory > 0)
     config->engine.limit_memory = lpool->task.memory + MEMORY_SLACK;
-  config->engine.bars = flag_field(L, "progressbar");
+  config->engine.bars = flag_field(L, "progressbar") && !context->hides_bars;
+  lpool->task.hides_bars = !config->engine.bars;
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
   if (!config->background)
@@ -2061,7 +2053,7 @@ static int core_new(lua_State *L) {
   lua_rawset(L, -3);
   lua_pop(L, 1);
   lua_getfield(L, 1, "poolbar");
-  config.bar = lua_isstring(L, -1) ? lua_tostring(L, -1) : NULL;
+  config.bar = lua_isstring(L, -1) && !lpool->task.context->hides_bars ? lua_tostring(L, -1) : NULL;
   lpool->pool = mch_pool_new(&config, &error);
   lua_pop(L, 1);
   if (lpool->pool == NULL)

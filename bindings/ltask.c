@@ -466,22 +466,27 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       outer.worker->spent = 1;
     return call.kind;
   }
-  task->running++;
-  task->context->running = 1;
+  task->running = task->context->running = 1;
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
+  task->context->hides_bars |= task->hides_bars;
+  task->context->first_bar = 0;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
   if (call.called || call.kind != MCH_KIND_OK) {
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
   }
-  task->running--;
+  task->running = 0;
   task->context->running = outer.running;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
+  if (task->context->first_bar != 0)
+    mch_output_leave_bars(task->output, task->context->first_bar);
+  task->context->hides_bars = outer.hides_bars;
+  task->context->first_bar = outer.first_bar;
   return call.kind;
 }
 

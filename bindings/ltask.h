@@ -33,9 +33,10 @@ struct mch_ltask {
   struct call *call; /* the item that is called */
   struct mch_stream *stream; /* the state of math.random, if it is as we know it */
   int stream_known;          /* that was looked at */
-  unsigned running;          /* tasks, one in another, that run in this process */
   lua_Integer seed;
   int generational;            /* the collector was made so for the workers */
+  int hides_bars;              /* bars of tasks are not shown */
+  int running;                 /* a task runs in this process */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */

@@ -169,10 +169,3 @@ void mch_sinks_output(lua_State *L, struct mch_output *out) {
   }
   mch_buf_free(&line);
 }
-
-void mch_sinks_tell(lua_State *L, struct mch_output *out) {
-  if (!mch_output_wants_owner(out, 0))
-    return;
-  mch_sinks_output(L, out);
-  mch_sinks_progress(L, out);
-}

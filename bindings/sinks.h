@@ -16,9 +16,6 @@ int mch_sinks_log(lua_State *L, int index);
 /* Tell the progress sink all that is due. 0: there is no such sink. */
 int mch_sinks_progress(lua_State *L, struct mch_output *out);
 
-/* Both, if there is something at once: before a result is handed over. Raises nothing. */
-void mch_sinks_tell(lua_State *L, struct mch_output *out);
-
 /* Tell the output sink all lines that have come, if there is such a sink. */
 void mch_sinks_output(lua_State *L, struct mch_output *out);
 

@@ -33,13 +33,13 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
   return 0;
 }
 
-/* A task that was stopped while it ran has no results, though it may have returned some. */
 static void finish(struct engine_inline *engine, struct mch_task *task, enum mch_kind kind,
                    const struct mch_buf *graph, uint64_t elapsed) {
-  int has_graph = graph != NULL && (task->stop == 0 || kind != MCH_KIND_OK);
+  /* One that was cancelled has no values, though it returned. */
+  int counts = graph != NULL && (task->stop == 0 || kind != MCH_KIND_OK);
   struct mch_result *result =
       mch_result_new(task->stop != 0 ? (enum mch_kind)task->stop : kind, NULL,
-                     has_graph ? graph->data : NULL, has_graph ? graph->length : 0);
+                     counts ? graph->data : NULL, counts ? graph->length : 0);
   if (result != NULL) {
     result->elapsed = elapsed;
     result->maxrss = mch_platform_maxrss();

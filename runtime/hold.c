@@ -5,6 +5,7 @@
 #include "hold.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #if defined(__GLIBC__)
@@ -53,6 +54,12 @@ int mch_hold_lock(int streams, int wait) {
   return locked;
 }
 
+int mch_hold_same_file(int a, int b) {
+  struct stat first, second;
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
 void mch_hold_flush_stdout(void) {
   if (fileno(stdout) >= 0)
     fflush(stdout);
@@ -66,10 +73,14 @@ int mch_hold_pending_stdout(void) {
   return __fpending(stdout) > 0;
 }
 
-/* A descriptor above the standard ones, which may be closed. */
+/* Another descriptor of it above the standard ones, which may be closed. */
+static int duplicate(int fd) {
+  return fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1) : -1;
+}
+
 static int new_file(void) {
   int fd = memfd_create("mantichora-held", MFD_CLOEXEC);
-  int high = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1) : -1;
+  int high = duplicate(fd);
   if (fd >= 0)
     close(fd);
   if (high >= 0)
@@ -84,27 +95,38 @@ static void make_line_buffered(FILE *stream) {
     setvbuf(stream, NULL, _IOLBF, 0);
 }
 
+static size_t index_of(int bit) {
+  return bit == MCH_HOLD_STDERR;
+}
+
+static void hold_one(struct mch_hold *hold, int bit) {
+  FILE *stream = stream_of(bit);
+  int fd;
+  /* Not a stream that is held for another Lua state, or has been reopened. */
+  if (stream->_fileno != descriptor_of(bit) || (fd = duplicate(hold->fd)) < 0)
+    return;
+  make_line_buffered(stream);
+  stream->_fileno = hold->given[index_of(bit)] = fd;
+  hold->streams |= bit;
+}
+
 void mch_hold_begin(struct mch_hold *hold, int streams) {
   int bit;
   if (hold->streams != 0 || streams == 0)
     return;
   hold->fd = new_file();
-  for (bit = 1; bit <= BOTH && hold->fd >= 0; bit <<= 1) {
-    FILE *stream = stream_of(bit);
-    /* Not a stream that is held for another Lua state, or has been reopened. */
-    if (!(streams & bit) || stream->_fileno != descriptor_of(bit))
-      continue;
-    make_line_buffered(stream);
-    stream->_fileno = hold->fd;
-    hold->streams |= bit;
-  }
+  for (bit = 1; bit <= BOTH && hold->fd >= 0; bit <<= 1)
+    if (streams & bit)
+      hold_one(hold, bit);
   if (hold->fd >= 0 && hold->streams == 0)
     close(hold->fd);
 }
 
-/* The host has neither closed nor reopened it since. */
+/* The host has neither closed nor reopened it since: freopen() keeps the number. */
 static int holds(const struct mch_hold *hold, int bit) {
-  return (hold->streams & bit) && stream_of(bit)->_fileno == hold->fd;
+  int given = hold->given[index_of(bit)];
+  return (hold->streams & bit) && stream_of(bit)->_fileno == given &&
+         mch_hold_same_file(given, hold->fd);
 }
 
 static void flush_held(const struct mch_hold *hold) {
@@ -154,9 +176,12 @@ void mch_hold_end(struct mch_hold *hold) {
   if (hold->streams == 0)
     return;
   flush_held(hold);
-  for (bit = 1; bit <= BOTH; bit <<= 1)
-    if (holds(hold, bit))
-      stream_of(bit)->_fileno = descriptor_of(bit);
+  for (bit = 1; bit <= BOTH; bit <<= 1) {
+    if (!holds(hold, bit))
+      continue;
+    stream_of(bit)->_fileno = descriptor_of(bit);
+    close(hold->given[index_of(bit)]);
+  }
   hold->streams = 0;
   close(hold->fd);
 }

@@ -20,14 +20,18 @@
 enum { MCH_HOLD_STDOUT = 1, MCH_HOLD_STDERR = 2 };
 
 struct mch_hold {
-  int fd;      /* the file in memory, while held */
-  int streams; /* which are held; 0: none */
+  int fd;       /* the file in memory, while held */
+  int given[2]; /* its other descriptors, one for each stream: the host may close or reopen it */
+  int streams;  /* which are held; 0: none */
 };
 
 /* Keep other threads off these streams. Returns those that it got, without those that the host has
  * closed; -1: one of them is busy just now (never with `wait`). */
 int mch_hold_lock(int streams, int wait);
 void mch_hold_unlock(int streams);
+
+/* Whether two descriptors are open on the same file. */
+int mch_hold_same_file(int a, int b);
 
 /* Flush the host's stdout. Lua thread only. */
 void mch_hold_flush_stdout(void);

@@ -251,6 +251,16 @@ static void ended(struct mch_output *out, int loop) {
     hasten(out, 0);
 }
 
+static void end_bar(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
+                    enum mch_bar_end how) {
+  int loop = bar->loop;
+  mch_progress_end(&out->progress, bar, done, total, how, mch_output_now(out));
+  if (out->child)
+    end_upstream(out, bar, how);
+  else
+    ended(out, loop);
+}
+
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                         enum mch_bar_end how) {
   int loop = 0;
@@ -260,13 +270,32 @@ void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t do
     mch_progress_release(&out->progress, bar);
   } else {
     loop = bar->loop;
-    mch_progress_end(&out->progress, bar, done, total, how, mch_output_now(out));
-    if (out->child)
-      end_upstream(out, bar, how);
-    else
-      ended(out, loop);
+    end_bar(out, bar, done, total, how);
   }
   quit(out, loop);
+}
+
+/* Its object lives on, and is of no use. */
+static void leave_bar(struct mch_output *out, struct mch_bar *bar) {
+  struct mch_bar *heir = mch_progress_leave(&out->progress, bar);
+  int whole;
+  if (heir == NULL)
+    return;
+  mch_progress_sample(heir);
+  whole = heir->total == MCH_BAR_UNKNOWN || heir->done >= heir->total;
+  end_bar(out, heir, MCH_BAR_UNKNOWN, 0, whole ? MCH_BAR_FINISHED : MCH_BAR_BROKEN);
+}
+
+void mch_output_leave_bars(struct mch_output *out, uint64_t first) {
+  struct mch_bar *bar, *next;
+  if (!enter(out))
+    return;
+  for (bar = out->progress.running.first; bar != NULL; bar = next) {
+    next = bar->next;
+    if (bar->loop && bar->key >= first)
+      leave_bar(out, bar);
+  }
+  quit(out, 1);
 }
 
 /* --- pumping --- */

@@ -93,6 +93,10 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                         enum mch_bar_end how);
 
+/* By the Lua thread: a task of this process has ended, whose first bar had this key. Its bars that
+ * nobody has ended end here. Who holds one may go on, without effect, and must end it. */
+void mch_output_leave_bars(struct mch_output *out, uint64_t first);
+
 /* Count. If bar->ticking, call mch_output_tick() as well. One thread at a time. */
 static inline void mch_bar_set(struct mch_bar *bar, uint64_t done) {
   atomic_store_explicit(&bar->slot->done, done, memory_order_relaxed);

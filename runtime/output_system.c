@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -61,15 +60,9 @@ int mch_output_real(const struct mch_output *out) {
   return out->config.write == NULL;
 }
 
-static int same_file(int a, int b) {
-  struct stat first, second;
-  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
 /* The same file, or the terminal of our session by two names (/dev/tty): there is only one. */
 static int same_place(void) {
-  return same_file(STDOUT_FILENO, STDERR_FILENO) ||
+  return mch_hold_same_file(STDOUT_FILENO, STDERR_FILENO) ||
          (tcgetsid(STDOUT_FILENO) > 0 && tcgetsid(STDERR_FILENO) > 0);
 }
 

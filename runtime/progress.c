@@ -146,18 +146,33 @@ static void drop_all(struct mch_bar_list *list) {
   }
 }
 
+static void disown(struct mch_progress *progress, struct mch_bar *bar) {
+  take(&progress->running, bar);
+  bar->slot = &bar->own;
+  bar->tasks = NULL;
+  bar->upstream = NULL;
+  bar->ticking = 0;
+  bar->foreign = 1;
+  append(&progress->foreign, bar);
+}
+
 void mch_progress_disown(struct mch_progress *progress) {
   drop_all(&progress->ended);
-  while (progress->running.first != NULL) {
-    struct mch_bar *bar = progress->running.first;
-    take(&progress->running, bar);
-    bar->slot = &bar->own;
-    bar->tasks = NULL;
-    bar->upstream = NULL;
-    bar->ticking = 0;
-    bar->foreign = 1;
-    append(&progress->foreign, bar);
-  }
+  while (progress->running.first != NULL)
+    disown(progress, progress->running.first);
+}
+
+struct mch_bar *mch_progress_leave(struct mch_progress *progress, struct mch_bar *bar) {
+  size_t size = sizeof *bar + bar->name_length + bar->task_length;
+  struct mch_bar *heir = malloc(size);
+  if (heir == NULL)
+    return NULL;
+  memcpy(heir, bar, size);
+  if (bar->slot == &bar->own)
+    heir->slot = &heir->own;
+  disown(progress, bar);
+  append(&progress->running, heir);
+  return heir;
 }
 
 void mch_progress_release(struct mch_progress *progress, struct mch_bar *bar) {

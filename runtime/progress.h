@@ -86,7 +86,7 @@ struct mch_bar {
   unsigned char ticking;   /* who stores into it must call mch_output_tick() too */
   unsigned char loop;      /* as in its spec */
   unsigned char of_tasks;  /* it counts tasks */
-  unsigned char foreign;   /* inherited through a fork: belongs to nobody here */
+  unsigned char foreign;   /* inherited through a fork, or left: counts no more */
   size_t name_length, task_length;
   char text[]; /* name, then task */
 };
@@ -99,7 +99,7 @@ struct mch_bar_list {
 struct mch_progress {
   struct mch_bar_list running; /* in order of arrival */
   struct mch_bar_list ended;   /* in order of finishing, until shown */
-  struct mch_bar_list foreign; /* inherited */
+  struct mch_bar_list foreign; /* inherited, or left */
   uint64_t last_key;
 };
 
@@ -123,7 +123,11 @@ void mch_progress_drop(struct mch_progress *progress, struct mch_bar *bar);
  * and end it, but they count no more. */
 void mch_progress_disown(struct mch_progress *progress);
 
-/* Free a bar that was inherited. */
+/* Who holds a running bar has left it: it may be stored into and ended, but counts no more. Returns
+ * what takes its place among the running ones. NULL: no memory, all is as it was. */
+struct mch_bar *mch_progress_leave(struct mch_progress *progress, struct mch_bar *bar);
+
+/* Free a bar that was inherited or left. */
 void mch_progress_release(struct mch_progress *progress, struct mch_bar *bar);
 
 /* Free all bars. */

@@ -270,6 +270,30 @@ describe("atpbar without a terminal", function()
     assert.is_true(math.abs(last.time - os.time()) < 60)
   end)
 
+  it("is not there for tasks of a pool without bars, nor for their pools", function()
+    for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+      local got = plain(([[
+        local mantichora = require "mantichora"
+        local mcore <close> = mantichora{ engine = %q, progressbar = false }
+        local outer <close> = mantichora{ nworkers = 1 }
+        if %q == "inline" then function start() outer:start() end end
+        mcore:run(function()
+          if start then start() end -- forks workers of another pool in the middle
+          for i in atpbar(2, "loop") do end
+          atpbar.bar{ name = "bar" }:add():close()
+          local inner <close> = mantichora{ nworkers = 1, poolbar = true }
+          inner:run(function() for i in atpbar(2, "inner") do end end)
+          inner:returns()
+        end)
+        mcore:returns()
+        outer:run(function() for i in atpbar(2, "outer") do end end)
+        outer:returns()
+        for i in atpbar(2, "own") do end]]):format(engine, engine))
+      assert.equal(0, got.status, got.err)
+      assert.same({ "outer", "outer", "own", "own" }, lines((got.err:gsub("[^\n]*: ", ""))), engine)
+    end
+  end)
+
   it("survives closed descriptors and readers that have gone", function()
     local code = [[
       for i in atpbar(2000, "x") do if i %% 100 == 0 then atpbar.flush() end end
@@ -344,6 +368,95 @@ describe("a renderer", function()
       "start\t2\tbar\t0\tnil\tnil\tfloat\tnil\tnil",
       "end\t2\tbar\t7\tnil\tfinished\tfloat\tnil\tnil",
     }, lines(got.out))
+  end)
+
+  it("is told whose bar it is, in every engine", function()
+    for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+      local got = plain(([[
+        local told = {}
+        atpbar.set_renderer(function(r) told[r.event] = ("%%s %%s %%s"):format(r.name, r.runid, r.task) end)
+        local mcore <close> = require "mantichora"{ engine = %q }
+        mcore:run(function() end)
+        mcore:run_with({ name = "T" }, function() for i in atpbar(3, "loop") do end end)
+        mcore:returns()
+        print(told.start, told["end"])]]):format(engine))
+      assert.equal("", got.err, engine)
+      assert.equal("loop 1 T\tloop 1 T\n", got.out, engine)
+    end
+  end)
+
+  it("is told before the result of the end of bars that a task has left open", function()
+    for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+      local got = plain(([[
+        local told = {}
+        atpbar.set_renderer(function(r)
+          if r.event == "end" then told[#told + 1] = ("%%s %%d %%s"):format(r.name, r.done, r.state) end
+        end)
+        local mcore <close> = require "mantichora"{ nworkers = 1, engine = %q, on_error = "return" }
+        local function finish(f)
+          mcore:run(f)
+          mcore:receive_one()
+          print(table.concat(told, ", ", 1, math.min(#told, 4)))
+        end
+        finish(function()
+          bar, step = atpbar.bar{ name = "bar", total = 5 }, atpbar(9, "loop")
+          bar:add(2)
+          for i = 1, 4 do step() end
+          local all <close> = atpbar.bar{ name = "closed", total = 3 }
+          all:add(3)
+        end)
+        finish(function() local left = atpbar.bar{ name = "left", total = 4 }:add() error("x") end)
+        finish(function() -- who still holds them may use and drop them
+          if step then bar:add():close() step() step = nil end
+          collectgarbage()
+          for i = 1, 99 do atpbar.bar{ name = "many" }:add(i) end
+        end)
+        print(#told)]]):format(engine))
+      assert.equal("", got.err, engine)
+      local first = "closed 3 finished, bar 2 broken, loop 3 broken"
+      local second = first .. ", left 1 broken"
+      assert.same({ first, second, second, "103" }, lines(got.out), engine)
+    end
+  end)
+
+  -- Whichever thread takes the task's last messages in, and when.
+  it("is told of the end of a bar before its task's result", function()
+    for _, engine in ipairs{ "fork", "snapshot" } do
+      local got = plain(([[
+        local ends, late = 0, 0
+        local function count(r) if r.event == "end" then ends = ends + 1 end end
+        atpbar.set_renderer(count)
+        local mcore <close> = require "mantichora"{ nworkers = 1, engine = %q }
+        local function task() for i in atpbar(3, "loop") do end end
+        for i = 1, 600 do
+          mcore:run(task)
+          while #mcore:receive_finished() == 0 do end
+          if ends < i then late = late + 1 ends = i end
+        end
+        ends = 0
+        mcore:map(task, { 1, 2, 3, 4, 5, 6, 7, 8 })
+        print(late, ends)]]):format(engine))
+      assert.equal("0\t8\n", got.out, engine .. got.err)
+    end
+  end)
+
+  it("that raises when a result is handed over keeps nobody from it", function()
+    local got = plain([[
+      local calls, errors, results = 0, 0, 0
+      local mcore <close> = require "mantichora"{ nworkers = 1 }
+      for i = 1, 300 do
+        atpbar.set_renderer(function(r) if r.event == "end" then error("no paint", 0) end end)
+        mcore:run(function() for i in atpbar(3, "loop") do end end)
+        local received
+        repeat
+          local fine, list = pcall(mcore.receive_finished, mcore)
+          if fine then received = #list > 0 else errors = errors + 1 assert(list == "no paint", list) end
+        until received
+        results = results + 1
+        if not pcall(mcore.poll, mcore, 0) then errors = errors + 1 end
+      end
+      print(results, errors)]])
+    assert.equal("300\t300\n", got.out, got.err)
   end)
 
   it("raises into the loop, once, and is then set no more", function()

@@ -40,6 +40,10 @@ if not found or type(report) ~= "table" then
   }
 end
 
+-- A program that embeds Lua may leave these out; standard error is there all the same.
+local io, os = io or {}, os or {}
+local stderr = io.stderr or { write = function() end, flush = function() end }
+
 local DEFAULT_FORMAT = "%(levelname)s:%(name)s:%(message)s"
 local DEFAULT_DATEFMT = "%Y-%m-%d %H:%M:%S"
 
@@ -134,7 +138,7 @@ end
 
 -- The level of a program that sets none: the user's wish, from outside, or WARNING.
 local function default_level()
-  local wish = os.getenv("MANTICHORA_LOG_LEVEL")
+  local wish = os.getenv and os.getenv("MANTICHORA_LOG_LEVEL")
   if not wish or wish == "" then return LEVELS.WARNING end
   local number, message = level_number(wish)
   if number then return number end
@@ -151,7 +155,7 @@ local FIELDS = {
 }
 
 local function field_value(record, field, datefmt)
-  if field == "asctime" then
+  if field == "asctime" and os.date then
     local seconds = math.floor(record.created)
     if datefmt then return os.date(datefmt, seconds) end
     local milliseconds = math.floor((record.created - seconds) * 1000)
@@ -215,7 +219,7 @@ local default_formatter = make_formatter(assert(parse_format(DEFAULT_FORMAT)))
 
 local function write_to(stream)
   -- What may share a screen with progress bars is written by those who draw them.
-  if stream == io.stderr or stream == io.stdout then
+  if stream == stderr or stream == io.stdout then
     return function(line) report.write_line(line, stream) end
   end
   return function(line)
@@ -243,7 +247,7 @@ local function stream_handler(stream, formatter)
   return function(record) write(formatter(record)) end
 end
 
-local to_stderr = stream_handler(io.stderr, default_formatter)
+local to_stderr = stream_handler(stderr, default_formatter)
 
 -- LuaLogging's names of our levels, and the other way round.
 local function lualogging_level(number)
@@ -567,7 +571,7 @@ local function make_basic_formatter(options)
   if format ~= nil and type(format) ~= "string" then
     return nil, ("format must be a string: %s is given"):format(type(format))
   end
-  if datefmt ~= nil and not (type(datefmt) == "string" and pcall(os.date, datefmt, 0)) then
+  if datefmt ~= nil and not (type(datefmt) == "string" and (not os.date or pcall(os.date, datefmt, 0))) then
     return nil, "datefmt must be a format of os.date"
   end
   local parts, message = parse_format(format or DEFAULT_FORMAT)
@@ -581,10 +585,11 @@ local function make_basic_handler(options)
   if options.logger ~= nil then return logger_handler(options.logger, options.format and formatter) end
   local stream = options.stream
   if options.filename ~= nil then
+    if not io.open then return nil, "filename cannot be used: there is no io library here" end
     stream, message = io.open(tostring(options.filename), "a")
     if not stream then return nil, message end
   end
-  return stream_handler(stream == nil and io.stderr or stream, formatter)
+  return stream_handler(stream == nil and stderr or stream, formatter)
 end
 
 --- Say where the root logger writes and what. Called again, it replaces what it set before.

@@ -111,6 +111,7 @@ static int count_entries(const char *path) {
 static void test_nothing(void) {
   lua_State *L = luaL_newstate();
   lua_atpanic(L, panic);
+  CHECK(strcmp(mantichora_error(L), "") == 0); /* before all else */
   CHECK(mantichora_poll(L, 0) == 0);
   CHECK(mantichora_poll(L, 10) == 0); /* nothing is outstanding: it does not wait */
   CHECK(strcmp(mantichora_error(L), "") == 0);
@@ -325,6 +326,37 @@ static void test_log_sink(void) {
   CHECK(mantichora_set_log_sink(L, NULL, NULL) == 0);
   run(L, "logging.error('own')");
   CHECK(number(L, "lines") == 1);
+  lua_close(L);
+}
+
+/* A program that gives its scripts neither files nor the system. */
+static void test_few_libraries(void) {
+  static const luaL_Reg libraries[] = {
+      {"_G", luaopen_base},       {"package", luaopen_package}, {"table", luaopen_table},
+      {"string", luaopen_string}, {"math", luaopen_math},       {NULL, NULL},
+  };
+  lua_State *L = luaL_newstate();
+  const luaL_Reg *library;
+  struct book book;
+  lua_atpanic(L, panic);
+  open_book(&book, L);
+  for (library = libraries; library->name != NULL; library++)
+    luaL_requiref(L, library->name, library->func, 1);
+  luaL_requiref(L, "mantichora", luaopen_mantichora, 0);
+  lua_settop(L, 0);
+  run(L, prelude);
+  CHECK(mantichora_set_output_sink(L, note_output, &book) == 0);
+  run(L, "logging.basic_config { format = '%(asctime)s %(name)s %(message)s', datefmt = '%H' }");
+  run(L, new_pool);
+  run(L, "p:run(function() print('out') logging.warning('of %s', 'a task') return 7 end)");
+  CHECK(poll_until(L, 1) == 1);
+  run(L, "got = p:returns()[1] logging.error('own')");
+  run(L, "fine, message = pcall(logging.basic_config, { filename = 'x' })"
+         "assert(not fine and message:find('no io library'))");
+  CHECK(number(L, "got") == 7);
+  CHECK(strstr(book.text, "1:out\n") != NULL);
+  CHECK(strstr(book.text, "2:- root of a task\n") != NULL);
+  CHECK(strstr(book.text, "2:- root own\n") != NULL);
   lua_close(L);
 }
 
@@ -730,6 +762,7 @@ int main(void) {
   test_interrupt();
   test_raising_renderer();
   test_log_sink();
+  test_few_libraries();
   test_progress_sink();
   test_output_sink("true");
   test_output_sink("false");
