@@ -43,8 +43,10 @@ static bool is_progress_mode(const char *text) {
 }
 
 static bool is_log_level(const char *text) {
-  static const char *const levels[] = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", NULL};
-  return is_one_of(text, levels);
+  static const char *const levels[] = {"DEBUG",    "INFO", "WARNING", "ERROR",
+                                       "CRITICAL", "WARN", "FATAL",   NULL};
+  size_t digits = strspn(text, "0123456789");
+  return is_one_of(text, levels) || (digits > 0 && digits < 7 && text[digits] == '\0');
 }
 
 struct setting {
@@ -58,7 +60,7 @@ static const struct setting settings[] = {
     {"--workers", "MANTICHORA_WORKERS", is_worker_count, "a number above 0, or auto"},
     {"--progress", "MANTICHORA_PROGRESS", is_progress_mode, "auto, bar, text, json, off or eta"},
     {"--log-level", "MANTICHORA_LOG_LEVEL", is_log_level,
-     "DEBUG, INFO, WARNING, ERROR or CRITICAL"},
+     "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number"},
     {NULL, NULL, NULL, NULL},
 };
 

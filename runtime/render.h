@@ -34,6 +34,10 @@ struct mch_report {
 /* 0 to 100; an empty bar is complete. Of an unknown total: -1. */
 double mch_render_percent(uint64_t done, uint64_t total);
 
+/* Things done in a second, or in a minute or an hour if they are few, in eight cells: "1234.5/s",
+ * " 12.3M/s", " 4.2/min". */
+void mch_render_rate(char *text, size_t size, const struct mch_report *report);
+
 /* The original's line, or with times: elapsed, remaining, and things done per second. */
 enum mch_tty_style { MCH_TTY_PLAIN, MCH_TTY_ETA };
 

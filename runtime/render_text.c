@@ -16,16 +16,17 @@ static void put_name(struct mch_buf *to, const struct mch_report *report) {
   mch_buf_u8(to, '\n');
 }
 
+/* Without a total: count and rate. */
 void mch_render_text(struct mch_buf *to, const struct mch_report *report, const struct tm *when) {
-  char text[128];
-  double percent = mch_render_percent(report->done, report->total);
+  char text[128], rate[32];
   size_t length = strftime(text, sizeof text, "%m/%d %H:%M", when);
-  if (percent < 0)
-    snprintf(text + length, sizeof text - length, " : %8" PRIu64 " / %8s (%6s%%): ", report->done,
-             "?", "?");
+  mch_render_rate(rate, sizeof rate, report);
+  if (report->total == MCH_BAR_UNKNOWN)
+    snprintf(text + length, sizeof text - length, " : %8" PRIu64 " (%s): ", report->done, rate);
   else
     snprintf(text + length, sizeof text - length,
-             " : %8" PRIu64 " / %8" PRIu64 " (%6.2f%%): ", report->done, report->total, percent);
+             " : %8" PRIu64 " / %8" PRIu64 " (%6.2f%%): ", report->done, report->total,
+             mch_render_percent(report->done, report->total));
   mch_buf_append(to, text, strlen(text));
   put_name(to, report);
 }

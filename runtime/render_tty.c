@@ -109,9 +109,7 @@ static void put_clocks(char elapsed[CLOCK_MOST], char rest[CLOCK_MOST],
   put_clock(rest, remaining(report));
 }
 
-/* Things done in a second, or in a minute or an hour if they are few, in eight cells: "1234.5/s",
- * " 12.3M/s", " 4.2/min". */
-static void put_rate(char *text, size_t size, const struct mch_report *report) {
+void mch_render_rate(char *text, size_t size, const struct mch_report *report) {
   static const char units[] = "kMGTPE";
   double seconds = (double)report->elapsed_ns / 1e9;
   double value = seconds > 0 ? (double)report->done / seconds : 0;
@@ -232,7 +230,7 @@ static void put_counts(struct mch_buf *to, const struct mch_tty_layout *layout,
   put_count(to, report->done, layout->digits);
   put(to, known || layout->times == 2 ? " / " : "   ");
   if (!known && layout->times < 2)
-    put_rate(rate, sizeof rate, report);
+    mch_render_rate(rate, sizeof rate, report);
   if (known)
     put_count(to, report->total, layout->digits);
   else
@@ -245,7 +243,7 @@ static void put_times(struct mch_buf *to, const struct mch_tty_layout *layout,
                       const struct mch_report *report) {
   char elapsed[CLOCK_MOST], rest[CLOCK_MOST], rate[32];
   put_clocks(elapsed, rest, report);
-  put_rate(rate, sizeof rate, report);
+  mch_render_rate(rate, sizeof rate, report);
   put(to, " ");
   if (layout->times == 2) {
     put_right(to, elapsed, layout->clock);

@@ -229,7 +229,7 @@ describe("host", function()
     ["--workers"] = "'--workers' needs argument",
     ["--progress fast"] = "'--progress' must be auto, bar, text, json, off or eta: 'fast' is given",
     ["--log-level LOUD"] =
-      "'--log-level' must be DEBUG, INFO, WARNING, ERROR or CRITICAL: 'LOUD' is given",
+      "'--log-level' must be DEBUG, INFO, WARNING, ERROR, CRITICAL or a number: 'LOUD' is given",
   } do
     it("refuses " .. line, function()
       local got = shell.run(shell.host .. " " .. line)

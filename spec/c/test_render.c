@@ -325,9 +325,10 @@ static void plain_lines(struct mch_buf *to) {
   SAME(to, "03/04 09:17 :     1173 /     7685 ( 15.26%): na me\n");
   report.total = MCH_BAR_UNKNOWN;
   report.how = MCH_BAR_TIMEOUT;
+  report.elapsed_ns = 500000000;
   mch_buf_clear(to);
   mch_render_text(to, &report, &when);
-  SAME(to, "03/04 09:17 :     1173 /        ? (     ?%): na me (timeout)\n");
+  SAME(to, "03/04 09:17 :     1173 (2346.0/s): na me (timeout)\n");
 }
 
 static void json(struct mch_buf *to) {
