@@ -167,11 +167,14 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
 /* -- forking ------------------------------------------------------------------------------ */
 
 /* With a large heap, enter generational collection: workers' collections then leave what they
- * inherited alone, so that its pages stay shared. */
+ * inherited alone, so that its pages stay shared. Enter it anew if this state has it already: its
+ * next major collection, due when the heap has doubled since the last one, else comes in each of the
+ * workers. */
 static void prepare_collector(lua_State *L, struct lpool *lpool) {
 #if LUA_VERSION_RELEASE_NUM >= 50404
   if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
-    lpool->former_gc = lua_gc(L, LUA_GCGEN, 0, 0);
+    lpool->former_gc = lua_gc(L, LUA_GCINC, 0, 0, 0);
+    lua_gc(L, LUA_GCGEN, 0, 0);
     lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
     lpool->task.generational = 1;
   }
@@ -2023,7 +2026,8 @@ static int core_new(lua_State *L) {
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
   lpool->task.notes = lpool->task.init = lpool->task.mapped = lpool->task.makers = LUA_NOREF;
-  lpool->task.payloads = lpool->task.lent = lpool->lent = lpool->warned = LUA_NOREF;
+  lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
+  lpool->lent = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = main_thread(L);

@@ -446,9 +446,30 @@ static int run_plain_item(lua_State *L, struct call *call) {
 static lua_State *task_thread(struct mch_ltask *task) {
   if (task->thread == NULL) {
     task->thread = lua_newthread(task->L);
-    luaL_ref(task->L, LUA_REGISTRYINDEX);
+    task->anchor = luaL_ref(task->L, LUA_REGISTRYINDEX);
   }
   return task->thread;
+}
+
+/* Run the user's init, once; what it raises is kept for the first task. */
+static void run_init(lua_State *L, struct mch_ltask *task) {
+  if (task->init == LUA_NOREF || task->prepared)
+    return;
+  task->prepared = 1;
+  lua_pushcfunction(L, describe_error);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
+  if (lua_pcall(L, 0, 0, -2) != LUA_OK) {
+    push_plain_error(L);
+    task->broken = 1;
+    task->complaint = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_settop(L, 0);
+}
+
+/* There is no other worker in which init could be tried again. */
+static void forget_complaint(lua_State *L, struct mch_ltask *task) {
+  luaL_unref(L, LUA_REGISTRYINDEX, task->complaint);
+  task->broken = task->prepared = 0;
 }
 
 static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) {
@@ -456,14 +477,17 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   struct mch_context outer = *task->context;
   struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
+  run_init(L, task);
   if (task->broken) {
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
     lua_settop(L, 0);
     lua_rawgeti(L, LUA_REGISTRYINDEX, task->complaint);
     answer_error(L, &call, MCH_KIND_ERROR);
-    if (outer.worker != NULL)
+    if (task->watching) /* not an inline pool's in a worker */
       outer.worker->spent = 1;
+    else
+      forget_complaint(L, task);
     return call.kind;
   }
   task->running = task->context->running = 1;
@@ -553,20 +577,6 @@ static int set_up_worker(lua_State *L) {
   return 0;
 }
 
-/* Run the user's init; what it raises is kept for the first task. */
-static void run_init(lua_State *L, struct mch_ltask *task) {
-  if (task->init == LUA_NOREF)
-    return;
-  lua_pushcfunction(L, describe_error);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
-  if (lua_pcall(L, 0, 0, -2) != LUA_OK) {
-    push_plain_error(L);
-    task->broken = 1;
-    task->complaint = luaL_ref(L, LUA_REGISTRYINDEX);
-  }
-  lua_settop(L, 0);
-}
-
 static void begin(void *ud, struct mch_worker *worker) {
   struct mch_ltask *task = ud;
   struct mch_upstream upstream = mch_worker_upstream(worker);
@@ -651,6 +661,7 @@ void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->init);
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
   luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
-  task->notes = task->init = task->payloads = task->lent = LUA_NOREF;
+  luaL_unref(L, LUA_REGISTRYINDEX, task->anchor);
+  task->notes = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

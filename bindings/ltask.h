@@ -22,6 +22,7 @@ struct mch_stream {
 struct mch_ltask {
   lua_State *L;      /* the state's main thread, or any that lives as long */
   lua_State *thread; /* where tasks run; made when first needed */
+  int anchor;        /* registry reference to it */
   struct mch_context *context;
   struct mch_output *output;
   int notes; /* registry references; LUA_NOREF: none */
@@ -41,6 +42,7 @@ struct mch_ltask {
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */
   struct mch_dictionary codes; /* what the pool told by CODE */
+  int prepared;                /* init has run */
   int broken;                  /* init raised: `complaint` is the answer to the first task */
   int complaint;               /* registry reference to { message, traceback, has value, value } */
 };
