@@ -168,8 +168,8 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
 
 /* With a large heap, enter generational collection: workers' collections then leave what they
  * inherited alone, so that its pages stay shared. Enter it anew if this state has it already: its
- * next major collection, due when the heap has doubled since the last one, else comes in each of the
- * workers. */
+ * next major collection, due when the heap has doubled since the last one, else comes in each of
+ * the workers. */
 static void prepare_collector(lua_State *L, struct lpool *lpool) {
 #if LUA_VERSION_RELEASE_NUM >= 50404
   if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
