@@ -22,11 +22,13 @@
 /* --- our own options: each sets the variable that the module reads ------------------------------
  */
 
-static bool is_worker_count(const char *text) {
+static bool is_number(const char *text) {
   size_t digits = strspn(text, "0123456789");
-  if (strcmp(text, "auto") == 0)
-    return true;
-  return digits > 0 && digits < 7 && text[digits] == '\0' && atol(text) > 0;
+  return digits > 0 && digits < 7 && text[digits] == '\0';
+}
+
+static bool is_worker_count(const char *text) {
+  return strcmp(text, "auto") == 0 || (is_number(text) && atol(text) > 0);
 }
 
 static bool is_one_of(const char *text, const char *const *words) {
@@ -45,8 +47,7 @@ static bool is_progress_mode(const char *text) {
 static bool is_log_level(const char *text) {
   static const char *const levels[] = {"DEBUG",    "INFO", "WARNING", "ERROR",
                                        "CRITICAL", "WARN", "FATAL",   NULL};
-  size_t digits = strspn(text, "0123456789");
-  return is_one_of(text, levels) || (digits > 0 && digits < 7 && text[digits] == '\0');
+  return is_one_of(text, levels) || is_number(text);
 }
 
 struct setting {

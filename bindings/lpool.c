@@ -114,14 +114,17 @@ static struct lpool *check_pool(lua_State *L) {
   return lpool;
 }
 
-static int raise_closed(lua_State *L) {
-  lua_pushliteral(L, "pool is closed");
+static int raise_sentence(lua_State *L, const char *sentence) {
+  lua_pushstring(L, sentence);
   return raise_at_caller(L);
 }
 
+static int raise_closed(lua_State *L) {
+  return raise_sentence(L, "pool is closed");
+}
+
 static int raise_error(lua_State *L, const struct mch_error *error) {
-  lua_pushstring(L, error->text);
-  return raise_at_caller(L);
+  return raise_sentence(L, error->text);
 }
 
 /* -- log records -------------------------------------------------------------------------- */
@@ -432,10 +435,8 @@ static struct mch_group *group_arg(lua_State *L, struct lpool *lpool, int index)
   if (lua_isnoneornil(L, index))
     return &lpool->group;
   lgroup = luaL_checkudata(L, index, GROUP);
-  if (lgroup->group == NULL) {
-    lua_pushliteral(L, "this iteration has ended: it was left, or an item has failed");
-    raise_at_caller(L);
-  }
+  if (lgroup->group == NULL)
+    raise_sentence(L, "this iteration has ended: it was left, or an item has failed");
   return lgroup->group;
 }
 

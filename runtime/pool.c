@@ -840,8 +840,7 @@ static void start_driver(struct mch_pool *pool) {
   struct mch_driven driven = {
       pool,           &pool->lock, drive_pump,     drive_output,
       drive_attended, drive_busy,  drive_deadline, mch_poller_fd(pool->engine->poller)};
-  if (pool->background && pool->driver == NULL)
-    pool->driver = mch_driver_new(&driven);
+  pool->driver = mch_driver_new(&driven);
 }
 
 static void end_driver(struct mch_pool *pool) {
@@ -1016,7 +1015,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     else
       raise_attention(pool); /* a pump is due */
     complete(pool);
-    start_driver(pool);
+    if (pool->background && pool->driver == NULL)
+      start_driver(pool);
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }

@@ -20,10 +20,10 @@ static void put_name(struct mch_buf *to, const struct mch_report *report) {
 void mch_render_text(struct mch_buf *to, const struct mch_report *report, const struct tm *when) {
   char text[128], rate[32];
   size_t length = strftime(text, sizeof text, "%m/%d %H:%M", when);
-  mch_render_rate(rate, sizeof rate, report);
-  if (report->total == MCH_BAR_UNKNOWN)
+  if (report->total == MCH_BAR_UNKNOWN) {
+    mch_render_rate(rate, sizeof rate, report);
     snprintf(text + length, sizeof text - length, " : %8" PRIu64 " (%s): ", report->done, rate);
-  else
+  } else
     snprintf(text + length, sizeof text - length,
              " : %8" PRIu64 " / %8" PRIu64 " (%6.2f%%): ", report->done, report->total,
              mch_render_percent(report->done, report->total));

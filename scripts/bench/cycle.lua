@@ -5,6 +5,14 @@ local bench = require "support.bench"
 
 local function answer() return 42 end
 
+local function in_our_process(limit)
+  return function(size)
+    local limits = bench.limits()
+    require "mantichora"
+    return function() return limits[limit](size) end
+  end
+end
+
 return bench.main {
   name = "cycle", size = 4, rounds = 20,
   ours = {
@@ -23,16 +31,8 @@ return bench.main {
       end
     end,
     -- What our process costs to fork, and a pool's bare bones in it.
-    forks_here = function(size)
-      local limits = bench.limits()
-      require "mantichora"
-      return function() return limits.forks(size) end
-    end,
-    bones = function(size)
-      local limits = bench.limits()
-      require "mantichora"
-      return function() return limits.bare_pool(size) end
-    end,
+    forks_here = in_our_process "forks",
+    bones = in_our_process "bare_pool",
   },
   programs = function(size)
     return {

@@ -539,13 +539,15 @@ local batch_time = 0.02 -- seconds that the items of a batch shall take together
 -- has no use for a part of it.
 local function new_mapping(self, f, source, options)
   local known = not core.is_callable(source) and math_tointeger(source.n or #source)
-  local group = core.group(self, math.max(known or 0, 0))
+  local expected = math.max(known or 0, 0)
+  local group = core.group(self, expected)
   local next_items = items_of(source, 1)
   local nworkers = settings_of[self].nworkers
   local size, ahead, index = 1, 0, 0
   local index_of = {} -- by run ID, of tasks that travel alone
   local mapping = {
-    group = group, values = core.list(options.expected or 0), packed = options.packed and {} or nil, failures = {},
+    group = group, values = core.list(options.patient and expected or 0), packed = options.packed and {} or nil,
+    failures = {},
     ranges = options.ranges and {} or nil, fed = 0,
   }
 
@@ -689,7 +691,6 @@ function methods:map(f, list)
   check_map("map", f, list)
   local mapping = new_mapping(self, f, list, {
     window = 2 ^ 40, most_in_batch = 4096, ranges = true, patient = true,
-    expected = math.max(list.n or #list, 0),
   })
   local _ <close> = mapping.group
   while mapping.take(0) do end

@@ -1,25 +1,10 @@
-/* fork, exit and wait of some children at once: what a pool costs at least to make and to end.
+/* What it takes a small program to fork: forks.h.
  *
  *     forks CHILDREN */
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "serve.h"
+#include "forks.h"
 
 static double measure(void *with) {
-  int children = *(int *)with;
-  double start = now();
-
-  for (int i = 0; i < children; i++) {
-    pid_t pid = fork();
-
-    must(pid >= 0, "fork");
-    if (pid == 0)
-      _exit(0);
-  }
-  for (int i = 0; i < children; i++)
-    must(wait(NULL) > 0, "wait");
-  return now() - start;
+  return fork_exit_wait(*(int *)with);
 }
 
 int main(int argc, char **argv) {

@@ -5,36 +5,19 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <lauxlib.h>
 #include <lua.h>
 
-static double now(void) {
-  struct timespec time;
-
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
+#include "forks.h"
 
 /* clock(): seconds, monotonic. */
 static int lua_clock(lua_State *L) {
   lua_pushnumber(L, now());
   return 1;
-}
-
-static pid_t fork_or_fail(lua_State *L) {
-  pid_t pid = fork();
-
-  if (pid < 0)
-    luaL_error(L, "cannot fork");
-  return pid;
 }
 
 /* The cheapest step that an iterator in C can have: one more, until the end. */
@@ -66,25 +49,15 @@ static int trim(lua_State *L) {
   return 0;
 }
 
-/* forks(n): seconds that it takes to fork this process n times, and all of them to exit and to be
- * waited for. */
+/* forks(n): seconds that it takes this process to fork n children that exit, and to wait for them.
+ */
 static int forks(lua_State *L) {
-  int n = (int)luaL_checkinteger(L, 1);
-  double start = now();
-
-  for (int i = 0; i < n; i++)
-    if (fork_or_fail(L) == 0)
-      _exit(0);
-  for (int i = 0; i < n; i++)
-    wait(NULL);
-  lua_pushnumber(L, now() - start);
+  lua_pushnumber(L, fork_exit_wait((int)luaL_checkinteger(L, 1)));
   return 1;
 }
 
-enum {
-  MOST = 16,
-  PAIRS = 4
-}; /* a socket pair, and pipes for stdout, stderr and the parent's end */
+/* A socket pair, and pipes for stdout, stderr and the parent's end. */
+enum { MOST = 16, PAIRS = 4 };
 
 struct worker {
   pid_t pid;
@@ -95,18 +68,14 @@ struct worker {
 static void *wait_for_a_byte(void *argument) {
   char byte;
 
-  if (read(*(int *)argument, &byte, 1) < 0)
-    abort();
+  must(read(*(int *)argument, &byte, 1) >= 0, "read");
   return NULL;
 }
 
-static void open_worker(lua_State *L, struct worker *worker) {
-  int i, failed = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, worker->fds[0]);
-
-  for (i = 1; i < PAIRS; i++)
-    failed |= pipe2(worker->fds[i], O_CLOEXEC);
-  if (failed)
-    luaL_error(L, "no descriptors for a worker");
+static void open_worker(struct worker *worker) {
+  must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, worker->fds[0]) == 0, "socketpair");
+  for (int i = 1; i < PAIRS; i++)
+    must(pipe2(worker->fds[i], O_CLOEXEC) == 0, "pipe2");
 }
 
 /* Echo bytes until the parent has gone. */
@@ -153,17 +122,17 @@ static int bare_pool(lua_State *L) {
   luaL_argcheck(L, n >= 1 && n <= MOST, 1, "1 to 16 workers");
   poller = epoll_create1(EPOLL_CLOEXEC);
   for (int i = 0; i < n; i++) {
-    open_worker(L, &workers[i]);
-    workers[i].pid = fork_or_fail(L);
+    open_worker(&workers[i]);
+    workers[i].pid = fork_one();
     if (workers[i].pid == 0)
       echo(workers, i);
     watch_worker(poller, &workers[i]);
   }
-  if (pipe2(wake, O_CLOEXEC) != 0 || pthread_create(&thread, NULL, wait_for_a_byte, wake) != 0)
-    return luaL_error(L, "no thread");
-  if (write(workers[0].fds[0][0], &byte, 1) != 1 || read(workers[0].fds[0][0], &byte, 1) != 1 ||
-      write(wake[1], &byte, 1) != 1)
-    return luaL_error(L, "no answer");
+  must(pipe2(wake, O_CLOEXEC) == 0, "pipe2");
+  must(pthread_create(&thread, NULL, wait_for_a_byte, wake) == 0, "pthread_create");
+  must(write(workers[0].fds[0][0], &byte, 1) == 1, "write");
+  must(read(workers[0].fds[0][0], &byte, 1) == 1, "read");
+  must(write(wake[1], &byte, 1) == 1, "write");
   for (int i = 0; i < n; i++)
     close(workers[i].fds[0][0]);
   for (int i = 0; i < n; i++)

@@ -15,7 +15,7 @@ local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 local compile = [[
 set -e
 mkdir -p %s
-for source in %s/limits/serve.h %s; do
+for source in %s/limits/*.h %s; do
   [ %s -nt "$source" ] || stale=yes
 done
 [ -n "${stale:-}" ] || exit 0
@@ -38,7 +38,7 @@ function programs.limit(name)
   return result
 end
 
---- The module of limits/lua_limits.c: `clock`, `range`, `trim`.
+--- The module of limits/lua_limits.c: `bare_pool`, `clock`, `forks`, `range`, `trim`.
 function programs.lua_limits()
   local result = compiled .. "/lua_limits.so"
   build(folder .. "/limits/lua_limits.c", result,
