@@ -533,8 +533,6 @@ void mch_encode_step(struct encoding *e, struct mch_path *path, const struct fra
   default:
     if (frame->next == SIZE_MAX)
       mch_path_step(path, ".(metatable)");
-    else if (frame->indexed)
-      mch_path_index(path, (lua_Integer)part);
     else
       mch_path_key(path, e->L, at + 1);
   }

@@ -236,13 +236,24 @@ static inline int add_number(lua_State *L, struct run *run, int at) {
     value = (uint64_t)lua_tointegerx(L, at, NULL);
     run->bits |= value >> 63 ? ~value : value;
   } else {
-    lua_Number number = lua_tonumberx(L, at, NULL);
+    lua_Number number;
+    if (lua_type(L, at) != LUA_TNUMBER)
+      return 0;
+    number = lua_tonumberx(L, at, NULL);
     if (!has_fraction(number) && lua_isinteger(L, at))
       return 0;
     value = mch_plain_float_bits(number);
   }
   run->values[run->count++] = value;
   return 1;
+}
+
+/* Begin a run with the number at this stack index. */
+static void begin_run(struct run *run, lua_State *L, int at) {
+  run->integers = lua_isinteger(L, at);
+  run->count = 0;
+  run->bits = 0;
+  add_number(L, run, at);
 }
 
 static int run_tag(const struct run *run) {
@@ -299,69 +310,66 @@ static void put_run(struct encoding *e, const struct run *run) {
   }
 }
 
-/* Collect numbers of one kind from the items at frame->next on. */
-static void collect(lua_State *L, int table, const struct frame *frame, struct run *run) {
-  enum { BLOCK = 32 }; /* read ahead so many, once there were some */
-  int top = lua_gettop(L), block, i, read;
+/* Put the number on top of the stack, which is the next item, and the items behind it that are
+ * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them.
+ * Each key is looked at: that the walk gives the items first, or in their order, is not promised.
+ */
+static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
+  lua_State *L = e->L;
+  struct run run;
+  size_t next = frame->next, array = frame->array;
+  int more;
+  begin_run(&run, L, table + 2);
   do {
-    size_t left = frame->array - frame->next + 1 - run->count;
-    block = run->count < RUN_LEAST ? RUN_LEAST : BLOCK;
-    if ((size_t)block > left)
-      block = (int)left;
-    if ((size_t)block > RUN_MOST - run->count)
-      block = (int)(RUN_MOST - run->count);
-    for (read = 0; read < block; read++)
-      if (lua_rawgeti(L, table, (lua_Integer)(frame->next + run->count) + read) != LUA_TNUMBER)
-        break;
-    for (i = 1; i <= read && add_number(L, run, top + i); i++)
-      ;
-    lua_settop(L, top);
-  } while (i > block && block > 0);
+    lua_settop(L, table + 1);
+    next++;
+    more = lua_next(L, table);
+  } while (more && run.count < RUN_MOST && next <= array && lua_isinteger(L, table + 1) &&
+           (uint64_t)lua_tointegerx(L, table + 1, NULL) == next && add_number(L, &run, table + 2));
+  frame->next = next;
+  put_run(e, &run);
+  return more;
 }
 
-/* Put the number on top of the stack, which is the item frame->next, and those of its kind behind
- * it. Returns how many. */
-static size_t put_numbers_from(struct encoding *e, struct frame *frame, int table) {
-  struct run run;
-  run.integers = lua_isinteger(e->L, -1);
-  run.count = 0;
-  run.bits = 0;
-  collect(e->L, table, frame, &run);
-  put_run(e, &run);
-  frame->next += run.count;
-  return run.count;
+static int is_item(lua_State *L, const struct frame *frame) {
+  return lua_isinteger(L, -2) && (uint64_t)lua_tointeger(L, -2) == frame->next &&
+         frame->next <= frame->array;
 }
 
 enum { PIECE_RUNS = 16, AHEAD_FROM = 4 * PIECE_RUNS * RUN_MOST };
 
-/* Make a piece of the next numbers of the table on top of the stack, behind what the message has so
- * far. 0: they are not as many as a piece has. */
-static int put_piece(struct encoding *e, struct frame *frame) {
-  int table = lua_gettop(e->L), i;
+/* Make a piece of the next numbers of the table, behind what the message has so far; the entry at
+ * which the walk is stands on top of the stack. 0: they are not as many as a piece has. */
+static int put_piece(struct encoding *e, struct frame *frame, int table, int *more) {
+  int i;
   put_varint(e, e->ahead + 1);
   put_varint(e, frame->array);
   for (i = 0; i < PIECE_RUNS; i++) {
-    int is_run = frame->next <= frame->array &&
-                 lua_rawgeti(e->L, table, (lua_Integer)frame->next) == LUA_TNUMBER &&
-                 put_numbers_from(e, frame, table) == RUN_MOST;
-    lua_settop(e->L, table);
-    if (!is_run)
+    size_t before = frame->next;
+    if (!*more || lua_type(e->L, table + 2) != LUA_TNUMBER || !is_item(e->L, frame))
+      return 0;
+    *more = walk_numbers(e, frame, table);
+    if (frame->next - before != RUN_MOST)
       return 0;
   }
   return 1;
 }
 
-/* Send the numbers at the front of the table on top of the stack ahead of the message, as many as
- * fill pieces. */
+/* Send the numbers with which the walk through the table on top of the stack begins ahead of the
+ * message, as many as fill pieces. */
 static void send_ahead(struct encoding *e, struct frame *frame) {
   size_t before = position(e), sent = frame->next;
-  while (put_piece(e, frame) &&
+  int table = lua_gettop(e->L), more;
+  lua_pushnil(e->L);
+  more = lua_next(e->L, table);
+  while (put_piece(e, frame, table, &more) &&
          e->to->send_ahead(e->to->ud, at_position(e, before), position(e) - before)) {
     sent = frame->next;
     e->out->length = e->out->read + before;
   }
   frame->next = sent;
   e->out->length = e->out->read + before;
+  lua_settop(e->L, table);
 }
 
 /* ---- heads ---- */
@@ -402,24 +410,6 @@ static void put_small_table(struct encoding *e, struct frame *frame, int n, unsi
   put_varint(e, (uint64_t)(n - items));
 }
 
-static int probe_next(lua_State *L) {
-  return lua_next(L, 1) ? 2 : 0;
-}
-
-/* Are the items 1..n of the table on top of the stack in its array part? Then they can be read by
- * index, which is faster, and lua_next() from n gives all the others, since it begins with the
- * array part. n is a border, so the key n + 1 is not there; lua_next() takes an absent key only if
- * it lies within the array part, and raises otherwise. (No means: cannot be told.) */
-static int is_array(lua_State *L, size_t n) {
-  int top = lua_gettop(L), known;
-  lua_pushcfunction(L, probe_next);
-  lua_pushvalue(L, top);
-  lua_pushinteger(L, (lua_Integer)n + 1);
-  known = lua_pcall(L, 2, 0, 0) == LUA_OK;
-  lua_settop(L, top);
-  return known;
-}
-
 /* A varint that is not known yet takes PADDED bytes. */
 enum { PADDED = 6 };
 
@@ -430,15 +420,14 @@ static void put_padded(unsigned char *to, uint64_t value) {
   to[i] = (unsigned char)(value & 0x7f);
 }
 
-/* A large table is walked; its border tells how many items to expect, the number of pairs turns out
- * at the end. */
+/* A large table is walked. Its border tells how many items to expect, which is a guess and no more:
+ * what the walk gives in another order goes as pairs. Their number turns out at the end. */
 static void put_large_table(struct encoding *e, struct frame *frame, unsigned metatable) {
-  enum { WORTH_PROBING = 64 };
-  frame->array = (size_t)lua_rawlen(e->L, -1);
-  frame->indexed = frame->array >= WORTH_PROBING && frame->array < LUA_MAXINTEGER &&
-                   is_array(e->L, frame->array);
+  const size_t most = SIZE_MAX / 2 - 1; /* below what `next` means at the end of a frame */
+  lua_Unsigned border = lua_rawlen(e->L, -1);
+  frame->array = border < most ? (size_t)border : most;
   frame->next = 1;
-  if (frame->indexed && frame->array >= AHEAD_FROM && e->to->send_ahead != NULL)
+  if (frame->array >= AHEAD_FROM && e->to->send_ahead != NULL)
     send_ahead(e, frame);
   if (frame->next > 1) {
     put_u8(e, MCH_TAG_AHEAD | metatable);
@@ -451,7 +440,10 @@ static void put_large_table(struct encoding *e, struct frame *frame, unsigned me
   frame->count_at = position(e);
   put_padded(room(e, PADDED), 0);
   e->out->length += PADDED;
-  lua_pushnil(e->L);
+  if (frame->next > 1)
+    lua_pushinteger(e->L, (lua_Integer)frame->next - 1); /* where the walk goes on */
+  else
+    lua_pushnil(e->L);
 }
 
 /* Put a table that has no name and no hook. Whoever opened a frame made room on the stack. */
@@ -581,53 +573,6 @@ static void skip_items(struct encoding *e, struct frame *frame, size_t to) {
   }
 }
 
-/* Put the items of an array by their index. Above the table is the item at hand. */
-static int continue_indexed(struct encoding *e, struct frame *frame) {
-  lua_State *L = e->L;
-  int table = frame_at(e, frame);
-  while (frame->next <= frame->array) {
-    int status;
-    lua_settop(L, table);
-    if (lua_rawgeti(L, table, (lua_Integer)frame->next) != LUA_TNUMBER) {
-      frame->next++;
-      status = mch_encode_put(e, table + 1);
-      if (status != DONE)
-        return status;
-      continue;
-    }
-    put_numbers_from(e, frame, table);
-  }
-  frame->indexed = 0;
-  lua_settop(L, table);
-  lua_pushinteger(L, (lua_Integer)frame->array);
-  return DONE;
-}
-
-static int is_item(lua_State *L, const struct frame *frame) {
-  return lua_isinteger(L, -2) && (uint64_t)lua_tointeger(L, -2) == frame->next &&
-         frame->next <= frame->array;
-}
-
-/* Put the number on top of the stack, which is the next item, and the items behind it that are
- * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them. */
-static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
-  lua_State *L = e->L;
-  struct run run;
-  int more;
-  run.integers = lua_isinteger(L, -1);
-  run.count = 0;
-  run.bits = 0;
-  do {
-    add_number(L, &run, -1);
-    frame->next++;
-    lua_pop(L, 1);
-    more = lua_next(L, table);
-  } while (more && run.count < RUN_MOST && lua_type(L, -1) == LUA_TNUMBER &&
-           lua_isinteger(L, -1) == run.integers && is_item(L, frame));
-  put_run(e, &run);
-  return more;
-}
-
 /* The entry on top of the stack: an item in its turn, an item after some that are missing, or a
  * pair. */
 static int put_entry(struct encoding *e, struct frame *frame) {
@@ -663,11 +608,6 @@ int mch_encode_walk(struct encoding *e, struct frame *frame) {
   int table = frame_at(e, frame), status = DONE, more;
   if (frame->next == SIZE_MAX)
     return DONE;
-  if (frame->indexed) {
-    status = continue_indexed(e, frame);
-    if (status != DONE)
-      return status;
-  }
   if (frame->in_value) {
     frame->in_value = 0;
     lua_settop(L, table + 2);

@@ -58,9 +58,8 @@ struct frame {
   unsigned char has_metatable; /* still to be put, after the contents */
   unsigned char in_value;      /* WALK, SPREAD: the key is put, its value is next */
   unsigned char values_only;   /* SMALL: a record */
-  unsigned char indexed; /* WALK: items are read by their index; lua_next() comes after them */
-  signed char type;      /* RECORD: of the value at hand, see encode_table.c */
-  size_t place;          /* of the value; its working values are above it */
+  signed char type;            /* RECORD: of the value at hand, see encode_table.c */
+  size_t place;                /* of the value; its working values are above it */
   size_t next;
   size_t count; /* WALK: pairs put; others: parts */
   union {
