@@ -1048,9 +1048,10 @@ static void reach_frame(struct decoding *d, const struct frame *frame) {
     mch_stack_reach(&d->stack, frame->place);
 }
 
-static void read_values(struct decoding *d, uint64_t n) {
+/* Read so many values, and if these are all of them, what follows them. */
+static void read_values(struct decoding *d, uint64_t n, int are_all) {
   lua_pushnil(d->L);
-  open_frame(d, ROOT, n);
+  open_frame(d, ROOT, n)->has_sets = !are_all;
   for (;;) {
     if (!continue_frame(d, innermost(d)))
       continue; /* a new frame is innermost */
@@ -1066,14 +1067,18 @@ static void read_values(struct decoding *d, uint64_t n) {
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
+  int are_all;
   begin(d, L);
   if (*take(d, 1) != MCH_GRAPH_VERSION)
     malformed(d, "unknown version");
   n = take_varint(d);
   if (n > left(d) || n > INT_MAX)
     malformed(d, "too many values");
-  read_values(d, n);
-  if (d->at != d->end)
+  are_all = d->from->most == 0 || n <= (uint64_t)d->from->most;
+  if (!are_all)
+    n = (uint64_t)d->from->most;
+  read_values(d, n, are_all);
+  if (are_all && d->at != d->end)
     malformed(d, "more than one message");
   make_sets(d, 0);
   mch_heap_release(L, d->slots + HEAP);

@@ -178,6 +178,7 @@ struct mch_decoder {
   void *ud;
   int makers; /* stack index of a table of the caller's that keeps, by these ids, what makes
                  closures of code that comes often; or 0 */
+  int most;   /* so many values are wanted, and what follows them is not looked at; 0: all */
 };
 
 /* Push the values of a message and return how many. Sets the globals that came along, raw. Raises a

@@ -1239,17 +1239,24 @@ static void pack_values(lua_State *L, int first) {
   lua_setfield(L, first, "n");
 }
 
-/* Push the values of a graph that came from a worker; returns how many. `ahead`: stack index of the
- * tables that came ahead of it, or 0. */
-static int decode_graph(lua_State *L, const unsigned char *graph, size_t length,
-                        enum mch_graph_kind kind, int ahead) {
+/* For a graph that came from a worker. */
+static struct mch_decoder new_decoder(const unsigned char *graph, size_t length,
+                                      enum mch_graph_kind kind) {
   struct mch_decoder decoder;
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = graph;
   decoder.len = length;
-  decoder.ahead = ahead;
   decoder.allow_code = 1;
   decoder.kind = kind;
+  return decoder;
+}
+
+/* Push the values of a graph that came from a worker; returns how many. `ahead`: stack index of the
+ * tables that came ahead of it, or 0. */
+static int decode_graph(lua_State *L, const unsigned char *graph, size_t length,
+                        enum mch_graph_kind kind, int ahead) {
+  struct mch_decoder decoder = new_decoder(graph, length, kind);
+  decoder.ahead = ahead;
   return mch_decode(L, &decoder);
 }
 
@@ -1478,11 +1485,18 @@ static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
   lua_setfield(L, -2, name);
 }
 
-/* The last record that a task logged before its worker died, into the failure on top. */
+/* Called with the answer of a worker that died: push the last record that its task logged. */
+static int decode_last_log(lua_State *L) {
+  const struct mch_result *result = lua_touserdata(L, 1);
+  return decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, 0);
+}
+
+/* Its message goes into the failure on top; where it cannot be had, the failure is told without. */
 static void set_last_log(lua_State *L, const struct mch_result *result) {
   int failure = lua_gettop(L);
-  if (decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, 0) == 1 &&
-      lua_istable(L, -1)) {
+  lua_pushcfunction(L, decode_last_log);
+  lua_pushlightuserdata(L, (void *)result);
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_istable(L, -1)) {
     lua_pushliteral(L, "message");
     lua_rawget(L, -2);
     lua_setfield(L, failure, "last_log");
@@ -1490,7 +1504,38 @@ static void set_last_log(lua_State *L, const struct mch_result *result) {
   lua_settop(L, failure);
 }
 
-/* What a worker said of an error: message, traceback, has value, value; into the table on top. */
+/* What a worker says of an error: message, traceback, has value, value. */
+enum { ERROR_PARTS = 4, PARTS_WITHOUT_VALUE = 3 };
+
+/* Called with the answer, and how many of those are wanted: push them. */
+static int decode_error(lua_State *L) {
+  const struct mch_result *result = lua_touserdata(L, 1);
+  struct mch_decoder decoder = new_decoder(result->graph, result->length, MCH_SEND_ERROR);
+  int wanted = (int)lua_tointeger(L, 2);
+  decoder.most = wanted;
+  if (mch_decode(L, &decoder) != wanted)
+    return luaL_error(L, "a worker described an error in an unknown way");
+  return wanted;
+}
+
+/* Push what was said of an error. An error value that cannot be
+ * rebuilt here must not take along what else is known of the error: then it is nil. */
+static void push_error(lua_State *L, const struct mch_result *result) {
+  int top = lua_gettop(L);
+  lua_pushcfunction(L, decode_error);
+  lua_pushlightuserdata(L, (void *)result);
+  lua_pushinteger(L, ERROR_PARTS);
+  if (lua_pcall(L, 2, ERROR_PARTS, 0) == LUA_OK)
+    return;
+  lua_settop(L, top);
+  lua_pushcfunction(L, decode_error);
+  lua_pushlightuserdata(L, (void *)result);
+  lua_pushinteger(L, PARTS_WITHOUT_VALUE);
+  lua_call(L, 2, PARTS_WITHOUT_VALUE);
+  lua_pushnil(L);
+}
+
+/* What a worker said of an error, into the failure on top. */
 static void set_error(lua_State *L, const struct mch_result *result) {
   int failure = lua_gettop(L);
   if (result->text != NULL) {
@@ -1503,8 +1548,7 @@ static void set_error(lua_State *L, const struct mch_result *result) {
     set_last_log(L, result);
     return;
   }
-  if (decode_graph(L, result->graph, result->length, MCH_SEND_ERROR, 0) != 4)
-    luaL_error(L, "a worker described an error in an unknown way");
+  push_error(L, result);
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
   lua_pushvalue(L, failure + 2);
