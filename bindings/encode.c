@@ -350,6 +350,7 @@ static void push_mark(struct encoding *e, int global) {
   mark->ids = e->to->code_ids != NULL ? mch_buf_unread(e->to->code_ids) : 0;
   mark->queued = e->wants.queued;
   mark->done = e->wants.done;
+  mark->followed = e->wants.met;
   mark->hook = e->hook;
   mark->objects = e->objects;
   mark->shapes = e->shapes;
@@ -374,7 +375,7 @@ static int leave_out(struct encoding *e) {
   if (e->to->code_ids != NULL)
     e->to->code_ids->length = e->to->code_ids->read + mark->ids;
   mch_identity_cut(&e->met, mark->met);
-  mch_wants_cut(&e->wants, mark->queued, mark->done);
+  mch_wants_cut(&e->wants, mark->queued, mark->done, mark->followed);
   e->keys.count = mark->keys;
   e->hook = mark->hook;
   e->objects = mark->objects;
@@ -435,7 +436,7 @@ static int continue_sets(struct encoding *e, struct frame *frame) {
     if (status != DONE)
       return status;
   }
-  mch_wants_cut(&e->wants, frame->from, e->wants.done);
+  mch_wants_cut(&e->wants, frame->from, e->wants.done, e->wants.met);
   return put_tag(e, MCH_TAG_END);
 }
 

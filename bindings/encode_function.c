@@ -132,15 +132,9 @@ static int use_table(struct encoding *e, int slot, int part) {
 
 /* Push what the function on top of the stack does with its environments. */
 static void read_uses(struct encoding *e, const struct mch_buf *dump) {
-  lua_State *L = e->L;
-  int function = lua_gettop(L), n;
-  unsigned char wanted[256] = {0};
-  const char *name;
-  for (n = 0; n < 255 && (name = lua_getupvalue(L, function, n + 1)) != NULL; n++) {
-    lua_pop(L, 1);
-    wanted[n] = strcmp(name, "_ENV") == 0 || name[0] == '('; /* stripped: it may be one */
-  }
-  mch_bytecode_uses(L, dump->data, dump->length, wanted);
+  unsigned char wanted[256];
+  mch_globals_wanted(e->L, lua_gettop(e->L), wanted);
+  mch_bytecode_uses(e->L, dump->data, dump->length, wanted);
 }
 
 /* The same, remembered in the table at `known` by this key. */
@@ -323,8 +317,10 @@ int mch_encode_function(struct encoding *e, int at) {
     return mch_encode_name(e, at, object, 0) ? DONE : mch_encode_refuse(e, "C function");
   code.id = cached_id(e, at);
   code.met = code.id != 0;
-  if (!code.met && put_name_or_find_code(e, at, object, &code))
+  if (!code.met && put_name_or_find_code(e, at, object, &code)) {
+    mch_wants_follow(&e->wants, at);
     return DONE;
+  }
   frame = mch_encode_open(e, FUNCTION, at);
   frame->met = e->met.entries.count;
   frame->count = count_upvalues(L);

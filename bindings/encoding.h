@@ -97,7 +97,7 @@ enum { RECENT_SHAPES = 32 };
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
   int global; /* it may be left out */
-  size_t frame, position, spans, lent, met, keys, ids, queued, done, hook;
+  size_t frame, position, spans, lent, met, keys, ids, queued, done, followed, hook;
   uint64_t objects, shapes, codes;
 };
 

@@ -5,7 +5,9 @@
 #include "graph.h"
 
 #include <lauxlib.h>
+#include <string.h>
 
+#include "bytecode.h"
 #include "globals.h"
 #include "modules.h"
 
@@ -53,18 +55,22 @@ void mch_notes_take(lua_State *L) {
   lua_rawseti(L, notes, MCH_NOTES_CODES);
   lua_newtable(L);
   lua_rawseti(L, notes, MCH_NOTES_USES);
+  new_weak(L, "k");
+  lua_rawseti(L, notes, MCH_NOTES_NAMES);
 }
 
-/* Is the global whose name is at this index what it was at the first fork and all since? */
-static int is_as_noted(lua_State *L, int name, int values, int present) {
-  int top = lua_gettop(L), same;
+/* Push the global whose name is at this index. Is it what it was at the first fork and all since?
+ */
+static int push_as_noted(lua_State *L, int name, int values, int present) {
+  int top = lua_gettop(L) + 1, same;
   lua_pushglobaltable(L);
   lua_pushvalue(L, name);
   lua_rawget(L, -2);
+  lua_replace(L, top);
   lua_pushvalue(L, name);
   lua_rawget(L, values);
-  same = !lua_isnil(L, -1) && lua_rawequal(L, -1, -2);
-  if (!same && lua_isnil(L, -1) && lua_isnil(L, -2)) {
+  same = !lua_isnil(L, -1) && lua_rawequal(L, -1, top);
+  if (!same && lua_isnil(L, -1) && lua_isnil(L, top)) {
     lua_pushvalue(L, name);
     same = lua_rawget(L, present) == LUA_TNIL; /* nil then and now */
   }
@@ -87,9 +93,9 @@ static void mark_names(lua_State *L, int names, int values, int present) {
   lua_Integer i, n = (lua_Integer)lua_rawlen(L, names);
   for (i = 1; i <= n; i++) {
     lua_rawgeti(L, names, i);
-    if (!is_as_noted(L, lua_gettop(L), values, present))
-      mark_changed(L, lua_gettop(L), values, present);
-    lua_pop(L, 1);
+    if (!push_as_noted(L, lua_gettop(L), values, present))
+      mark_changed(L, lua_gettop(L) - 1, values, present);
+    lua_pop(L, 2);
   }
 }
 
@@ -184,13 +190,13 @@ int mch_globals_fall_back(lua_State *L, int env) {
 
 /* ---- what a message needs ---- */
 
-enum { QUEUE, DONE, DONE_LIST, VALUES, PRESENT };
+enum { QUEUE, DONE, DONE_LIST, VALUES, PRESENT, FOLLOWED };
 
 void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int notes) {
   wants->L = L;
   wants->slot = slot;
   wants->notes = notes;
-  wants->queued = wants->done = 0;
+  wants->queued = wants->done = wants->met = wants->followed = 0;
   wants->has_globals = 0;
 }
 
@@ -211,7 +217,27 @@ static void queue(struct mch_wants *wants) {
   lua_rawseti(wants->L, to, i + 1);
 }
 
-/* Queue the global whose name is on top of the stack, if workers do not have it as it is. */
+/* Is the value on top a function in Lua? It is to be followed, unless it was met before. Pops it.
+ */
+static void meet_function(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  int function = lua_gettop(L), met;
+  if (lua_type(L, function) == LUA_TFUNCTION && !lua_iscfunction(L, function)) {
+    met = use_table(wants, FOLLOWED);
+    lua_pushvalue(L, function);
+    if (lua_rawget(L, met) == LUA_TNIL) {
+      lua_pushvalue(L, function);
+      lua_rawseti(L, met, (lua_Integer)++wants->met);
+      lua_pushvalue(L, function);
+      lua_pushboolean(L, 1);
+      lua_rawset(L, met);
+    }
+  }
+  lua_settop(L, function - 1);
+}
+
+/* Queue the global whose name is on top of the stack, if workers do not have it as it is. If they
+ * do, and it is a function, its own names count. */
 static void want_global(struct mch_wants *wants) {
   lua_State *L = wants->L;
   if (wants->notes == 0)
@@ -223,33 +249,122 @@ static void want_global(struct mch_wants *wants) {
     lua_rawgeti(L, wants->notes, MCH_NOTES_PRESENT);
     lua_replace(L, wants->slot + PRESENT);
   }
-  if (is_as_noted(L, lua_gettop(L), wants->slot + VALUES, wants->slot + PRESENT))
+  if (push_as_noted(L, lua_gettop(L), wants->slot + VALUES, wants->slot + PRESENT)) {
+    meet_function(wants);
     return;
+  }
   lua_pushglobaltable(L);
+  lua_replace(L, -2);
   lua_pushvalue(L, -2);
   queue(wants);
 }
 
-void mch_wants_names(struct mch_wants *wants, int env, int names, int is_whole) {
+/* How an environment goes: as far as it is named, as a whole, or not at all since the receiver has
+ * it. */
+enum way { IN_PART, AS_A_WHOLE, NOT_SENT };
+
+/* Queue those of the names that an environment going this way has to bring along, and the globals
+ * behind it. */
+static void want_names(struct mch_wants *wants, int env, int names, enum way way) {
   lua_State *L = wants->L;
   lua_Integer i;
   int custom = !is_globals(L, env), found = -1;
-  if (!custom && wants->notes == 0)
-    return;
   for (i = 1; lua_rawgeti(L, names, i) == LUA_TSTRING; i++) {
     int name = lua_gettop(L);
     if (custom)
       found = mch_globals_find(L, env, name);
     if (found < 0) {
       want_global(wants);
-    } else if (found > 0 && !is_whole) {
+    } else if (found > 0 && way == IN_PART) {
       lua_pushvalue(L, env);
       lua_pushvalue(L, name);
       queue(wants);
+    } else if (found > 0 && way == NOT_SENT) {
+      meet_function(wants);
     }
     lua_settop(L, name - 1);
   }
   lua_pop(L, 1);
+}
+
+void mch_globals_wanted(lua_State *L, int function, unsigned char wanted[256]) {
+  const char *name;
+  int n;
+  memset(wanted, 0, 256);
+  for (n = 0; n < 255 && (name = lua_getupvalue(L, function, n + 1)) != NULL; n++) {
+    lua_pop(L, 1);
+    wanted[n] = strcmp(name, "_ENV") == 0 || name[0] == '('; /* stripped: it may be one */
+  }
+}
+
+/* Push what the function on top of the stack does with its environments; remembered in the notes.
+ */
+static void push_function_uses(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  int function = lua_gettop(L), known = function + 1;
+  const char *dump;
+  size_t length;
+  unsigned char wanted[256];
+  lua_rawgeti(L, wants->notes, MCH_NOTES_NAMES);
+  lua_pushvalue(L, function);
+  if (lua_rawget(L, known) == LUA_TNIL) {
+    mch_globals_wanted(L, function, wanted);
+    lua_pushvalue(L, function);
+    mch_bytecode_push_dump(L);
+    dump = lua_tolstring(L, -1, &length);
+    mch_bytecode_uses(L, dump, length, wanted);
+    lua_pushvalue(L, function);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, known);
+  }
+  lua_replace(L, known);
+  lua_settop(L, known);
+}
+
+/* The same for the function on top of the stack as for one that is sent, but for its code and its
+ * upvalues, which the receiver has. */
+static void follow(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  int function = lua_gettop(L), uses = function + 1, value = function + 2, i;
+  const char *name;
+  push_function_uses(wants);
+  for (i = 1; (name = lua_getupvalue(L, function, i)) != NULL; i++) {
+    if (lua_isfunction(L, value))
+      meet_function(wants);
+    else if (lua_istable(L, value) && lua_istable(L, uses) &&
+             (strcmp(name, "_ENV") == 0 || is_globals(L, value)) &&
+             lua_rawgeti(L, uses, i) == LUA_TTABLE)
+      want_names(wants, value, value + 1, NOT_SENT);
+    lua_settop(L, uses);
+  }
+  lua_settop(L, function);
+}
+
+static void follow_all(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  if (wants->followed == wants->met)
+    return;
+  luaL_checkstack(L, 24, NULL);
+  while (wants->followed < wants->met) {
+    lua_rawgeti(L, wants->slot + FOLLOWED, (lua_Integer)++wants->followed);
+    follow(wants);
+    lua_pop(L, 1);
+  }
+}
+
+void mch_wants_follow(struct mch_wants *wants, int function) {
+  if (wants->notes == 0)
+    return;
+  lua_pushvalue(wants->L, function);
+  meet_function(wants);
+  follow_all(wants);
+}
+
+void mch_wants_names(struct mch_wants *wants, int env, int names, int is_whole) {
+  if (wants->notes == 0 && is_globals(wants->L, env))
+    return;
+  want_names(wants, env, names, is_whole ? AS_A_WHOLE : IN_PART);
+  follow_all(wants);
 }
 
 void mch_wants_all(struct mch_wants *wants, int env) {
@@ -301,9 +416,15 @@ void mch_wants_sent(struct mch_wants *wants, int name) {
   mark_changed(wants->L, name, wants->slot + VALUES, wants->slot + PRESENT);
 }
 
-void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done) {
+void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done, size_t met) {
   lua_State *L = wants->L;
   wants->queued = queued;
+  for (; wants->met > met; wants->met--) {
+    lua_rawgeti(L, wants->slot + FOLLOWED, (lua_Integer)wants->met);
+    lua_pushnil(L);
+    lua_rawset(L, wants->slot + FOLLOWED);
+  }
+  wants->followed = wants->met;
   while (wants->done > done) {
     lua_Integer i = (lua_Integer)--wants->done * 2;
     int top = lua_gettop(L);

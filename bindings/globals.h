@@ -8,15 +8,18 @@
 #include <lua.h>
 #include <stddef.h>
 
-/* Stack slots from `slot` on: queue of targets and names, what is done, the notes' parts. */
-enum { MCH_WANTS_SLOTS = 5 };
+/* Stack slots from `slot` on: queue of targets and names, what is done, the notes' parts, functions
+ * that were followed. */
+enum { MCH_WANTS_SLOTS = 6 };
 
 struct mch_wants {
   lua_State *L;
   int slot;
-  int notes;       /* stack index, or 0: globals do not travel */
-  size_t queued;   /* entries in the queue */
-  size_t done;     /* entries in the list of what is done */
+  int notes;     /* stack index, or 0: globals do not travel */
+  size_t queued; /* entries in the queue */
+  size_t done;   /* entries in the list of what is done */
+  size_t met;    /* functions that are followed: they are not sent, but what they name is wanted */
+  size_t followed; /* of these, so many are done with */
   int has_globals; /* the parts of the notes are in their slots */
 };
 
@@ -25,6 +28,11 @@ void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int notes);
 /* Queue the names in the list at stack index `names` (of mch_bytecode_uses()) that the environment
  * at stack index `env` has to bring along; globals among them only, if it is put as a whole. */
 void mch_wants_names(struct mch_wants *wants, int env, int names, int is_whole);
+
+/* The function at this stack index is called there without being sent, since the receiver has it:
+ * queue the globals that it names, and so on with the functions that these are, or that it has as
+ * upvalues. C functions name none. */
+void mch_wants_follow(struct mch_wants *wants, int function);
 
 /* Queue all fields of the table at this stack index, and its metatable. */
 void mch_wants_all(struct mch_wants *wants, int env);
@@ -37,13 +45,16 @@ int mch_wants_take(struct mch_wants *wants, size_t i);
  * since the worker that gets it differs from the others. */
 void mch_wants_sent(struct mch_wants *wants, int name);
 
-/* Go back to an earlier state: only so many queued, and done. */
-void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done);
+/* Go back to an earlier state: only so many queued, done, and functions met. */
+void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done, size_t met);
 
 /* Push the field of an environment by the name at a stack index: found raw in it, or along the
  * __index tables of its metatables. 0 (pushes nothing): it is not there. -1 (pushes nothing): it
  * may be a global, since the chain ends in _G, or in a function, which may not be called. */
 int mch_globals_find(lua_State *L, int env, int name);
+
+/* For mch_bytecode_uses(): which upvalues of the function at this index may be environments. */
+void mch_globals_wanted(lua_State *L, int function, unsigned char wanted[256]);
 
 /* Does the chain of this environment end in _G, or in a function? */
 int mch_globals_fall_back(lua_State *L, int env);

@@ -18,7 +18,8 @@ enum mch_notes_part {
   MCH_NOTES_PRESENT,    /* global -> true if it was not nil, false if workers differ in it */
   MCH_NOTES_CODES,      /* weak: function -> id of its bytecode */
   MCH_NOTES_USES,       /* id of bytecode -> what mch_bytecode_uses() says */
-  MCH_NOTES_PARTS = MCH_NOTES_USES
+  MCH_NOTES_NAMES,      /* weak: function that is not sent -> what mch_bytecode_uses() says */
+  MCH_NOTES_PARTS = MCH_NOTES_NAMES
 };
 
 /* Note the fields of all modules that are loaded now, in a notes table. */

@@ -1,6 +1,7 @@
 -- What crosses between processes, seen by users of pools: each sentence holds with every engine.
 
 local mantichora = require "mantichora"
+local shell = require "spec.support.shell"
 
 local ENGINES = { "fork", "snapshot", "inline" }
 
@@ -73,4 +74,83 @@ describe("an error value that cannot be rebuilt in the parent", function()
       end
     end)
   end
+end)
+
+describe("a global that functions name which are not sent", function()
+  -- A script of its own for each, since it is about globals.
+  local function prints(expected, script)
+    local got = shell.run(shell.interpreter .. " -", { stdin = [[
+      local mantichora = require "mantichora"
+      local pool <close> = mantichora { nworkers = 1 }
+      local function result(f, ...)
+        pool:run(f, ...)
+        return pool:returns()[1]
+      end
+    ]] .. script })
+    assert.are.equal("", got.err)
+    assert.are.equal(expected .. "\n", got.out)
+  end
+
+  it("is as it was assigned last", function()
+    prints("9 nil 6 7", [[
+      LIMIT = 6
+      function lower() return LIMIT end
+      pool:start()
+      local function f() return lower() end
+      LIMIT = 9
+      local first = result(f)
+      LIMIT = nil
+      local second = tostring(result(f))
+      LIMIT = 6
+      local third = result(f)
+      LIMIT = 7
+      print(table.concat({ first, second, third, pool:map(f, { 1 })[1] }, " "))]])
+  end)
+
+  it("is so through functions of functions, recursion and upvalues", function()
+    prints("9 9 9 9 nine", [[
+      function a() return b() end
+      function b() return c() end
+      function c() return LIMIT end
+      function even(n) if n == 0 then return LIMIT end return odd(n - 1) end
+      function odd(n) return even(n - 1) end
+      local function helper() return (function() return LIMIT end)() end
+      function through_upvalue() return helper() end
+      local env = setmetatable({ own = function() return LIMIT end }, { __index = _G })
+      sandboxed = load("return LIMIT", "=s", "t", env)
+      pool:start()
+      LIMIT = 9
+      local list = { result(function() return a() end), result(function() return even(8) end),
+        result(function() return through_upvalue() end), result(function() return sandboxed() end) }
+      function c() return NAME end
+      NAME = "nine"
+      list[5] = result(function() return a() end)
+      print(table.concat(list, " "))]])
+  end)
+
+  it("is so with a function that goes by name", function()
+    local folder = shell.folder()
+    shell.write(folder .. "/values_job.lua", "return { run = function() return LIMIT end }")
+    prints("6 9 9", ("package.path = %q .. package.path\n"):format(folder .. "/?.lua;") .. [[
+      local job = require "values_job"
+      LIMIT = 6
+      local list = { result(job.run) }
+      LIMIT = 9
+      list[2] = result(job.run)
+      local run = job.run
+      list[3] = result(function() return run() end)
+      print(table.concat(list, " "))]])
+    shell.remove(folder)
+  end)
+
+  it("is so after another one that names it could not be sent", function()
+    prints("was 9", [[
+      function lower() return LIMIT end
+      function stuck() return "was" end
+      pool:start()
+      LIMIT = 9
+      local thread = coroutine.create(print)
+      function stuck() return lower(), thread end
+      print(result(function() return stuck() .. " " .. lower() end))]])
+  end)
 end)
