@@ -57,6 +57,8 @@ void mch_notes_take(lua_State *L) {
   lua_rawseti(L, notes, MCH_NOTES_USES);
   new_weak(L, "k");
   lua_rawseti(L, notes, MCH_NOTES_NAMES);
+  new_weak(L, "k");
+  lua_rawseti(L, notes, MCH_NOTES_CALM);
 }
 
 /* Push the global whose name is at this index. Is it what it was at the first fork and all since?
@@ -190,13 +192,14 @@ int mch_globals_fall_back(lua_State *L, int env) {
 
 /* ---- what a message needs ---- */
 
-enum { QUEUE, DONE, DONE_LIST, VALUES, PRESENT, FOLLOWED };
+enum { QUEUE, DONE, DONE_LIST, VALUES, PRESENT, FOLLOWED, LED_TO };
 
 void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int notes) {
   wants->L = L;
   wants->slot = slot;
   wants->notes = notes;
-  wants->queued = wants->done = wants->met = wants->followed = 0;
+  wants->queued = wants->done = wants->met = wants->followed = wants->names = 0;
+  wants->calm = 0;
   wants->has_globals = 0;
 }
 
@@ -217,12 +220,62 @@ static void queue(struct mch_wants *wants) {
   lua_rawseti(wants->L, to, i + 1);
 }
 
+/* The parts of the notes that tell about globals come to their slots. */
+static void use_globals(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  if (wants->has_globals)
+    return;
+  wants->has_globals = 1;
+  lua_rawgeti(L, wants->notes, MCH_NOTES_GLOBALS);
+  lua_replace(L, wants->slot + VALUES);
+  lua_rawgeti(L, wants->notes, MCH_NOTES_PRESENT);
+  lua_replace(L, wants->slot + PRESENT);
+}
+
+/* The walk that follows functions now has met the name on top of the stack. */
+static void lead_to(struct mch_wants *wants) {
+  int list = use_table(wants, LED_TO);
+  lua_pushvalue(wants->L, -1);
+  lua_rawseti(wants->L, list, (lua_Integer)++wants->names);
+}
+
+/* Are all names in the list on top of the stack what they were at the fork? Then so is what they
+ * lead to. The walk at hand leads to them as well. */
+static int are_as_noted(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  int list = lua_gettop(L), same = 1;
+  lua_Integer i;
+  for (i = 1; same && lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
+    same = push_as_noted(L, list + 1, wants->slot + VALUES, wants->slot + PRESENT);
+    lua_settop(L, list + 1);
+    if (same && wants->calm)
+      lead_to(wants);
+    lua_settop(L, list);
+  }
+  lua_settop(L, list);
+  return same;
+}
+
+/* Does the function at this index lead to names only that are known, and to nothing that changed?
+ */
+static int is_calm(struct mch_wants *wants, int function) {
+  lua_State *L = wants->L;
+  int calm;
+  use_globals(wants);
+  lua_rawgeti(L, wants->notes, MCH_NOTES_CALM);
+  lua_pushvalue(L, function);
+  calm = lua_rawget(L, -2) == LUA_TTABLE && are_as_noted(wants);
+  lua_settop(L, function);
+  return calm;
+}
+
 /* Is the value on top a function in Lua? It is to be followed, unless it was met before. Pops it.
  */
 static void meet_function(struct mch_wants *wants) {
   lua_State *L = wants->L;
   int function = lua_gettop(L), met;
-  if (lua_type(L, function) == LUA_TFUNCTION && !lua_iscfunction(L, function)) {
+  if (lua_type(L, function) == LUA_TFUNCTION && !lua_iscfunction(L, function) &&
+      !is_calm(wants, function)) {
     met = use_table(wants, FOLLOWED);
     lua_pushvalue(L, function);
     if (lua_rawget(L, met) == LUA_TNIL) {
@@ -242,17 +295,17 @@ static void want_global(struct mch_wants *wants) {
   lua_State *L = wants->L;
   if (wants->notes == 0)
     return;
-  if (!wants->has_globals) {
-    wants->has_globals = 1;
-    lua_rawgeti(L, wants->notes, MCH_NOTES_GLOBALS);
-    lua_replace(L, wants->slot + VALUES);
-    lua_rawgeti(L, wants->notes, MCH_NOTES_PRESENT);
-    lua_replace(L, wants->slot + PRESENT);
-  }
+  use_globals(wants);
   if (push_as_noted(L, lua_gettop(L), wants->slot + VALUES, wants->slot + PRESENT)) {
+    if (wants->calm) {
+      lua_pushvalue(L, -2);
+      lead_to(wants);
+      lua_pop(L, 1);
+    }
     meet_function(wants);
     return;
   }
+  wants->calm = 0;
   lua_pushglobaltable(L);
   lua_replace(L, -2);
   lua_pushvalue(L, -2);
@@ -329,27 +382,56 @@ static void follow(struct mch_wants *wants) {
   const char *name;
   push_function_uses(wants);
   for (i = 1; (name = lua_getupvalue(L, function, i)) != NULL; i++) {
-    if (lua_isfunction(L, value))
+    if (lua_isfunction(L, value)) {
+      wants->calm = 0; /* the variable may be assigned to */
       meet_function(wants);
-    else if (lua_istable(L, value) && lua_istable(L, uses) &&
-             (strcmp(name, "_ENV") == 0 || is_globals(L, value)) &&
-             lua_rawgeti(L, uses, i) == LUA_TTABLE)
+    } else if (lua_istable(L, value) && lua_istable(L, uses) &&
+               (strcmp(name, "_ENV") == 0 || is_globals(L, value)) &&
+               lua_rawgeti(L, uses, i) == LUA_TTABLE) {
+      wants->calm &= is_globals(L, value);
       want_names(wants, value, value + 1, NOT_SENT);
+    }
     lua_settop(L, uses);
   }
   lua_settop(L, function);
 }
 
+/* Those that were followed from number `first` on led to the names at hand, all of which are as
+ * they were, and to nothing else: the next time the names are all there is to look at. */
+static void note_calm(struct mch_wants *wants, size_t first) {
+  lua_State *L = wants->L;
+  int calm = lua_gettop(L) + 1;
+  lua_rawgeti(L, wants->notes, MCH_NOTES_CALM);
+  for (; first <= wants->followed; first++) {
+    lua_rawgeti(L, wants->slot + FOLLOWED, (lua_Integer)first);
+    lua_pushvalue(L, wants->slot + LED_TO);
+    if (lua_isnil(L, -1)) {
+      lua_newtable(L);
+      lua_replace(L, -2);
+    }
+    lua_rawset(L, calm);
+  }
+  lua_settop(L, calm - 1);
+}
+
 static void follow_all(struct mch_wants *wants) {
   lua_State *L = wants->L;
+  size_t first = wants->followed + 1;
   if (wants->followed == wants->met)
     return;
   luaL_checkstack(L, 24, NULL);
+  lua_pushnil(L);
+  lua_replace(L, wants->slot + LED_TO);
+  wants->names = 0;
+  wants->calm = first == 1; /* else what this one leads to may have been met before */
   while (wants->followed < wants->met) {
     lua_rawgeti(L, wants->slot + FOLLOWED, (lua_Integer)++wants->followed);
     follow(wants);
     lua_pop(L, 1);
   }
+  if (wants->calm)
+    note_calm(wants, first);
+  wants->calm = 0;
 }
 
 void mch_wants_follow(struct mch_wants *wants, int function) {

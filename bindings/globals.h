@@ -9,8 +9,8 @@
 #include <stddef.h>
 
 /* Stack slots from `slot` on: queue of targets and names, what is done, the notes' parts, functions
- * that were followed. */
-enum { MCH_WANTS_SLOTS = 6 };
+ * that were followed, and names that these led to. */
+enum { MCH_WANTS_SLOTS = 7 };
 
 struct mch_wants {
   lua_State *L;
@@ -20,6 +20,8 @@ struct mch_wants {
   size_t done;   /* entries in the list of what is done */
   size_t met;    /* functions that are followed: they are not sent, but what they name is wanted */
   size_t followed; /* of these, so many are done with */
+  size_t names;    /* that were met since the first of those that are followed now */
+  int calm;        /* nothing was met since that may be different the next time */
   int has_globals; /* the parts of the notes are in their slots */
 };
 

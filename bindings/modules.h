@@ -19,7 +19,8 @@ enum mch_notes_part {
   MCH_NOTES_CODES,      /* weak: function -> id of its bytecode */
   MCH_NOTES_USES,       /* id of bytecode -> what mch_bytecode_uses() says */
   MCH_NOTES_NAMES,      /* weak: function that is not sent -> what mch_bytecode_uses() says */
-  MCH_NOTES_PARTS = MCH_NOTES_NAMES
+  MCH_NOTES_CALM,       /* weak: such a function -> list of all names that it leads to */
+  MCH_NOTES_PARTS = MCH_NOTES_CALM
 };
 
 /* Note the fields of all modules that are loaded now, in a notes table. */

@@ -128,6 +128,26 @@ describe("a global that functions name which are not sent", function()
       print(table.concat(list, " "))]])
   end)
 
+  it("is so when nothing had changed for some tasks", function()
+    prints("nil nil 1 2 2 3 nil", [[
+      function a() return b() end
+      function b() return c() end
+      function c() return LIMIT end
+      local list = {}
+      local function note() list[#list + 1] = tostring(result(function() return a() end)) end
+      note() note()
+      LIMIT = 1
+      note()
+      LIMIT = 2
+      note() note()
+      function c() return OTHER end
+      OTHER = 3
+      note()
+      OTHER = nil
+      note()
+      print(table.concat(list, " "))]])
+  end)
+
   it("is so with a function that goes by name", function()
     local folder = shell.folder()
     shell.write(folder .. "/values_job.lua", "return { run = function() return LIMIT end }")
