@@ -176,6 +176,16 @@ static int call_hook(struct encoding *e, int at) {
   return DONE;
 }
 
+/* A hook may return an object with a hook, as the nodes of a list do. One that makes another such
+ * object each time would go on for ever. (When that is explained, others are not tried any more.)
+ */
+enum { MOST_HOOKS = 10000 };
+
+static int is_endless(struct encoding *e) {
+  e->endless |= e->hooks == MOST_HOOKS;
+  return e->endless;
+}
+
 /* If the object at `at` has a hook, push the list of what it returned: OPENED. DONE: it has none.
  * The hook is called once for each object, and what it returned lives as long as the message. */
 static int push_hooked(struct encoding *e, int at) {
@@ -199,6 +209,9 @@ static int push_hooked(struct encoding *e, int at) {
     return OPENED;
   }
   lua_pop(L, 1);
+  if (is_endless(e))
+    return mch_encode_refuse(e, "what its __mantichora returned leads to another object that has "
+                                "one, and so on without an end");
   if (call_hook(e, at) != DONE)
     return REFUSED;
   lua_pushvalue(L, at);
@@ -213,6 +226,7 @@ int mch_encode_hooked(struct encoding *e, int at, const void *object) {
   int status = push_hooked(e, at);
   if (status != OPENED)
     return status;
+  e->hooks++;
   frame = mch_encode_open(e, HOOK, -1);
   lua_rawgeti(L, -1, 0);
   frame->count = (size_t)lua_tointeger(L, -1);
@@ -352,6 +366,7 @@ static void push_mark(struct encoding *e, int global) {
   mark->done = e->wants.done;
   mark->followed = e->wants.met;
   mark->hook = e->hook;
+  mark->hooks = e->hooks;
   mark->objects = e->objects;
   mark->shapes = e->shapes;
   mark->codes = e->codes;
@@ -378,6 +393,8 @@ static int leave_out(struct encoding *e) {
   mch_wants_cut(&e->wants, mark->queued, mark->done, mark->followed);
   e->keys.count = mark->keys;
   e->hook = mark->hook;
+  e->hooks = mark->hooks;
+  e->endless = 0;
   e->objects = mark->objects;
   e->shapes = mark->shapes;
   e->codes = mark->codes;
@@ -503,6 +520,7 @@ static void close_frame(struct encoding *e, const struct frame *frame) {
     mch_explain_close(e, frame);
   if (frame->kind == HOOK) {
     e->hook = frame->outer;
+    e->hooks--;
     e->noted[0] = NULL;
   }
   e->frames.count--;
@@ -584,7 +602,8 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
   e->marks = (struct mch_array){NULL, 0, 0, NULL};
-  e->hook = 0;
+  e->hook = e->hooks = 0;
+  e->endless = 0;
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = e->modules.filtered = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS,

@@ -97,7 +97,7 @@ enum { RECENT_SHAPES = 32 };
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
   int global; /* it may be left out */
-  size_t frame, position, spans, lent, met, keys, ids, queued, done, followed, hook;
+  size_t frame, position, spans, lent, met, keys, ids, queued, done, followed, hook, hooks;
   uint64_t objects, shapes, codes;
 };
 
@@ -128,6 +128,8 @@ struct encoding {
   struct shape recent[RECENT_SHAPES]; /* if there are shapes at all */
   struct mch_wants wants;
   size_t hook;            /* one more than the number of the innermost HOOK frame; 0: none */
+  size_t hooks;           /* HOOK frames that are open */
+  int endless;            /* they were too many */
   const void *noted[2];   /* uses and environment whose names were queued last */
   struct mch_array marks; /* struct mark */
   struct mch_modules modules;

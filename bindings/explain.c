@@ -74,11 +74,14 @@ int mch_explain_part(struct encoding *e, int at, enum role role) {
   size_t level = e->frames.count - 1, start = position(e), before = size_so_far(e);
   uint64_t number = e->objects;
   int status, kind = e->slots + KIND, top;
+  int is_field = innermost(e)->kind == SPREAD; /* of an environment that has gone before */
   mch_path_begin(&step);
   if (innermost(e)->kind == ROOT)
     mch_path_root(&step, e->to->kind, (int)innermost(e)->next - 1);
   else
     mch_encode_step(e, &step, innermost(e));
+  if (is_field)
+    mch_path_set(&step, 0, NULL);
   push_kind(L, at);
   lua_replace(L, kind);
   status = mch_encode_as(e, at, role);
@@ -98,7 +101,8 @@ int mch_explain_part(struct encoding *e, int at, enum role role) {
     lua_pushnil(L);
   else
     lua_pushinteger(L, (lua_Integer)(size_so_far(e) - before));
-  lua_call(L, 9, 0);
+  lua_pushboolean(L, is_field);
+  lua_call(L, 10, 0);
   lua_settop(L, top);
   return status == OPENED ? OPENED : DONE;
 }

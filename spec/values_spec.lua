@@ -174,3 +174,133 @@ describe("a global that functions name which are not sent", function()
       print(result(function() return stuck() .. " " .. lower() end))]])
   end)
 end)
+
+describe("explain", function()
+  local function environments()
+    local list = {}
+    local function add(env, source)
+      list[#list + 1] = { env, load(source or "return _G", "=s", "t", env) }
+      return env
+    end
+    local own = add {}
+    own._G = own
+    local named = add({ x = 1, long = ("x"):rep(1000) }, "return _G, x, long")
+    named._G, named._ENV = named, named
+    local chained = add(setmetatable({}, { __index = _G }), "return _G, print, _ENV")
+    chained._G = chained
+    add({ g = _G, _G = _G }, "return g, _G")
+    local nested = add({}, "return me")
+    nested.me = { nested }
+    local both = add({}, "return f, g")
+    both.f, both.g = load("return f, g", "=f", "t", both), load("return _ENV", "=g", "t", both)
+    local ring, other = add {}, {}
+    setmetatable(ring, { __index = setmetatable(other, { __index = ring }) })
+    ring._G, other._G = other, ring
+    local meta = add {}
+    meta._G = setmetatable(meta, meta)
+    local indexed = add({}, "return _G, absent")
+    indexed._G = setmetatable(indexed, { __index = indexed })
+    return list
+  end
+
+  it("tells of sandboxes whatever they hold", function()
+    for _, case in ipairs(environments()) do
+      local env, f = case[1], case[2]
+      for _, arguments in ipairs { {}, { env }, { f, env } } do
+        local report = mantichora.explain(f, table.unpack(arguments))
+        assert.are.same({}, report.refused)
+        assert.truthy(tostring(report):find("upvalue '_ENV': table", 1, true))
+      end
+      assert.truthy(mantichora.explain(print, env, f).size > 0)
+    end
+    local env = {}
+    env._G = env
+    assert.are.equal("_ENV._G", mantichora.explain(load("return _G", "=s", "t", env)).parts[2].path)
+  end)
+
+  it("names the path to what a sandbox holds and cannot go", function()
+    local env = { thread = coroutine.create(print) }
+    env._G = env
+    local report = mantichora.explain(load("return _G", "=s", "t", env))
+    assert.are.equal("_ENV.thread", report.refused[1].path)
+    assert.are.equal(1, #report.refused)
+  end)
+
+  it("takes memory by the size of what it tells of, however deep that is nested", function()
+    local deep = {}
+    for _ = 1, 30000 do deep = { deep, next = { 1 } } end
+    local report = mantichora.explain(print, deep)
+    assert.is_true(#tostring(report) < 100000)
+    assert.is_true(#report:largest(5) > 0)
+    local at, most = report.parts, 0
+    while at[1] do
+      for _, part in ipairs(at) do most = math.max(most, #part.path) end
+      at = (at[2] and #at[2].parts > #at[1].parts and at[2] or at[1]).parts
+    end
+    assert.is_true(most < 400)
+  end)
+end)
+
+describe("a __mantichora that returns a new such object each time", function()
+  local END = "what its __mantichora returned leads to another object that has one, and so on without an end"
+  local one, two = {}, {}
+  function one.__mantichora() return print, setmetatable({}, one) end
+  function two.__mantichora() return print, { setmetatable({}, two), setmetatable({}, two) } end
+  local kinds = { one, two }
+
+  it("is refused, with the path", function()
+    local pool <close> = mantichora { nworkers = 1 }
+    for _, kind in ipairs(kinds) do
+      local fine, message = pcall(pool.run, pool, print, { x = setmetatable({}, kind) })
+      assert.is_false(fine)
+      assert.truthy(message:find("cannot send argument 1[...]", 1, true))
+      assert.truthy(message:find(".(__mantichora)", 1, true))
+      assert.are.equal(END, message:sub(-#END))
+    end
+    pool:run(tostring, 5)
+    assert.are.equal("5", pool:returns()[1])
+  end)
+
+  it("is told by explain", function()
+    for _, kind in ipairs(kinds) do
+      local report = mantichora.explain(print, { x = setmetatable({}, kind) })
+      assert.are.equal("argument 1.x.(__mantichora)", report.refused[1].path:match("^argument 1%.x%.%(__mantichora%)"))
+      assert.are.equal(END, report.refused[1].detail)
+      assert.is_true(#tostring(report) < 1000000)
+    end
+  end)
+
+  each_engine("fails a task that returns it, and no other", function(new)
+    local pool <close> = new { on_error = "return" }
+    for i, kind in ipairs(kinds) do
+      pool:run(function() return { i, setmetatable({}, kind) } end)
+      pool:run(function() return i end)
+    end
+    pool:run(function() error(setmetatable({}, { __mantichora = one.__mantichora, __tostring = function()
+      return "oops"
+    end })) end)
+    local list = pool:returns()
+    for i = 1, #kinds do
+      assert.are.equal("unsendable", list[2 * i - 1].kind)
+      assert.are.equal(END, list[2 * i - 1].message:sub(-#END))
+      assert.are.equal(i, list[2 * i])
+    end
+    assert.are.equal("error", list[5].kind)
+    assert.are.equal("oops", list[5].message)
+  end)
+
+  it("is something else than a long list of such objects", function()
+    local node = {}
+    local function rebuild(value, rest) return setmetatable({ value = value, rest = rest }, node) end
+    function node.__mantichora(self) return rebuild, self.value, self.rest end
+    local list
+    for i = 1, 5000 do list = rebuild(i, list) end
+    local pool <close> = mantichora { nworkers = 1 }
+    pool:run(function(at)
+      local sum = 0
+      while at do sum, at = sum + at.value, at.rest end
+      return sum
+    end, list)
+    assert.are.equal(5000 * 5001 // 2, pool:returns()[1])
+  end)
+end)

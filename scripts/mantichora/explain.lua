@@ -24,9 +24,19 @@
 -- other
 
 local LISTED = 12 -- parts of one whole that are shown
+local DEEP = 60 -- wholes in wholes that are shown
+local PATH = 160 -- bytes of a path before it is cut
 local LONG = 256 -- bytes of a scalar in a table that is worth telling
 
 local parts, refused, open, by_number, names = {}, {}, {}, {}, {}
+
+-- A path keeps its beginning and its end: the keys of deeply nested values would fill the memory.
+local function cut(path)
+  if #path <= PATH then return path end
+  local shown = path:gsub("%[%.%.%.%]", "")
+  local first, last = shown:sub(1, PATH // 4), shown:sub(-PATH // 2)
+  return (first:gsub("[%.%[][^%.%[]*$", "") .. "[...]" .. (last:match("[%.%[].*$") or last))
+end
 
 -- The words before and after the keys of deeper steps: "upvalue 'conn'" .socket " of function <img.lua:12>".
 local function place(part, parent, step, tail)
@@ -34,19 +44,21 @@ local function place(part, parent, step, tail)
   if tail then -- the step begins words of its own
     part.head, part.tail = step, tail
     if parent and parent.path ~= "the function" then part.tail = tail .. " in " .. parent.path end
+    if #part.tail > 2 * PATH then part.tail = part.tail:sub(1, PATH) .. " [...]" end
   else
-    part.head, part.tail = parent.head .. step, parent.tail
+    part.head, part.tail = cut(parent.head .. step), parent.tail
   end
   part.path = part.head .. part.tail
 end
 
 local tell = {}
 
-function tell.part(level, step, tail, kind, how, detail, number, size)
+function tell.part(level, step, tail, kind, how, detail, number, size, is_field)
   local parent = open[level]
   local is_object = kind == "table" or kind == "userdata" or kind:find("function", 1, true) or how == "refused"
   if how == "shared" then detail = by_number[number] end
-  if parent and parent.kind == "table" and not is_object and (size or 0) < LONG then return end
+  if (is_field or parent and parent.kind == "table") and not is_object and (size or 0) < LONG then return end
+  if is_field and (how == "shared" or how == "globals") then return end -- most of them were told already
   local part = { kind = kind, how = how, detail = detail, size = size, parts = {} }
   place(part, parent, step, tail)
   if how ~= "shared" and is_object then by_number[number] = part.path end
@@ -86,6 +98,10 @@ local SAID = {
 local function show(lines, part, indent)
   lines[#lines + 1] = ("%s%s: %s, %s"):format(indent, part.step, part.kind, SAID[part.how](part))
   for i, inner in ipairs(part.parts) do
+    if #indent >= 2 * DEEP then
+      lines[#lines + 1] = indent .. "  ... and what is in it"
+      break
+    end
     if i > LISTED then
       lines[#lines + 1] = ("%s  ... and %d more"):format(indent, #part.parts - LISTED)
       break
@@ -107,17 +123,23 @@ function Report:__tostring()
 end
 
 function Report:largest(n)
-  local all = {}
-  local function collect(list)
-    for _, part in ipairs(list) do
+  local all, lists = {}, { self.parts }
+  while lists[1] do -- not by recursion: parts may be nested deeply
+    for _, part in ipairs(table.remove(lists)) do
       local inside = 0
       for _, inner in ipairs(part.parts) do inside = inside + inner.size end
       -- A part stands for itself when most of it is its own, or when it has too many parts to tell.
-      if inside * 2 < part.size or #part.parts > LISTED then all[#all + 1] = part else collect(part.parts) end
+      if inside * 2 < part.size or #part.parts > LISTED then
+        all[#all + 1] = part
+      else
+        lists[#lists + 1] = part.parts
+      end
     end
   end
-  collect(self.parts)
-  table.sort(all, function(a, b) return a.size > b.size end)
+  table.sort(all, function(a, b)
+    if a.size ~= b.size then return a.size > b.size end
+    return a.path < b.path
+  end)
   return table.move(all, 1, math.min(n or 3, #all), 1, {})
 end
 
