@@ -1504,7 +1504,7 @@ static void set_last_log(lua_State *L, const struct mch_result *result) {
   lua_settop(L, failure);
 }
 
-/* What a worker says of an error: message, traceback, has value, value. */
+/* What a worker says of an error: message, traceback, the value shown as text or false, value. */
 enum { ERROR_PARTS = 4, PARTS_WITHOUT_VALUE = 3 };
 
 /* Called with the answer, and how many of those are wanted: push them. */
@@ -1553,6 +1553,10 @@ static void set_error(lua_State *L, const struct mch_result *result) {
   lua_setfield(L, failure, "reason");
   lua_pushvalue(L, failure + 2);
   lua_setfield(L, failure, "traceback");
+  if (lua_type(L, failure + 3) == LUA_TSTRING) {
+    lua_pushvalue(L, failure + 3);
+    lua_setfield(L, failure, "shown");
+  }
   lua_pushvalue(L, failure + 4);
   lua_setfield(L, failure, "value");
   lua_settop(L, failure);

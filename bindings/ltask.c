@@ -10,6 +10,7 @@
 #include "items.h"
 #include "output.h"
 #include "platform.h"
+#include "shown.h"
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
@@ -42,7 +43,8 @@ static void push_text(lua_State *L, int index) {
   lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, index));
 }
 
-/* The message handler: from an error value to a table { message, traceback, true, value }. */
+/* The message handler: from an error value to a table { message, traceback, shown, value }. A table
+ * whose message would be an address is shown, too; else `shown` is false. */
 static int describe_error(lua_State *L) {
   lua_settop(L, 1);
   lua_createtable(L, 4, 0);
@@ -50,7 +52,10 @@ static int describe_error(lua_State *L) {
   lua_rawseti(L, 2, 1);
   luaL_traceback(L, L, NULL, 1);
   lua_rawseti(L, 2, 2);
-  lua_pushboolean(L, 1);
+  if (mch_shown_is_mute(L, 1))
+    mch_shown_push(L, 1);
+  else
+    lua_pushboolean(L, 0);
   lua_rawseti(L, 2, 3);
   lua_pushvalue(L, 1);
   lua_rawseti(L, 2, 4);
@@ -93,8 +98,7 @@ static int encode_error(lua_State *L) {
   for (i = 1; i <= 4; i++)
     lua_rawgeti(L, 2, i);
   if (!with_value) {
-    lua_pop(L, 2);
-    lua_pushboolean(L, 0);
+    lua_pop(L, 1);
     lua_pushnil(L);
   }
   encode_answer(L, call, &encoder, lua_gettop(L) - 3, 4);

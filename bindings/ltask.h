@@ -44,7 +44,7 @@ struct mch_ltask {
   struct mch_dictionary codes; /* what the pool told by CODE */
   int prepared;                /* init has run */
   int broken;                  /* init raised: `complaint` is the answer to the first task */
-  int complaint;               /* registry reference to { message, traceback, has value, value } */
+  int complaint;               /* registry reference to { message, traceback, shown, value } */
 };
 
 /* The runner of a pool whose `task` this is. */

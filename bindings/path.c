@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "plain.h"
+
 #define SHOWN 40 /* longest key shown in full */
 
 void mch_path_begin(struct mch_path *path) {
@@ -59,7 +61,7 @@ void mch_path_index(struct mch_path *path, lua_Integer index) {
 }
 
 void mch_path_key(struct mch_path *path, lua_State *L, int key) {
-  char step[64];
+  char step[MCH_PLAIN_FLOAT_TEXT + 2], number[MCH_PLAIN_FLOAT_TEXT];
   switch (lua_type(L, key)) {
   case LUA_TSTRING: {
     size_t length;
@@ -72,7 +74,8 @@ void mch_path_key(struct mch_path *path, lua_State *L, int key) {
       mch_path_index(path, lua_tointeger(L, key));
       return;
     }
-    snprintf(step, sizeof step, "[" LUA_NUMBER_FMT "]", lua_tonumber(L, key));
+    mch_plain_print_float(number, lua_tonumber(L, key));
+    snprintf(step, sizeof step, "[%s]", number);
     break;
   case LUA_TBOOLEAN:
     snprintf(step, sizeof step, "[%s]", lua_toboolean(L, key) ? "true" : "false");

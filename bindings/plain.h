@@ -7,6 +7,7 @@
 #include <lua.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "graph.h"
@@ -70,6 +71,17 @@ static inline lua_Number mch_plain_float(uint64_t bits) {
   double number;
   memcpy(&number, &bits, sizeof number);
   return (lua_Number)number;
+}
+
+enum { MCH_PLAIN_FLOAT_TEXT = 64 };
+
+/* Write a float as text, with a point whatever the locale has. */
+static inline void mch_plain_print_float(char to[MCH_PLAIN_FLOAT_TEXT], lua_Number number) {
+  char *comma;
+  snprintf(to, MCH_PLAIN_FLOAT_TEXT, LUA_NUMBER_FMT, number);
+  comma = strchr(to, ',');
+  if (comma != NULL)
+    *comma = '.';
 }
 
 /* Read a varint (graph.h) at *at, which moves behind it, and not past `end`. NULL, or what is wrong

@@ -304,3 +304,51 @@ describe("a __mantichora that returns a new such object each time", function()
     assert.are.equal(5000 * 5001 // 2, pool:returns()[1])
   end)
 end)
+
+describe("the report of an error value that is a table", function()
+  local function first_line(failure) return tostring(failure):match("^[^\n]*: error: ([^\n]*)") end
+  local cycle = { 1 }
+  cycle.self = cycle
+  local mute = setmetatable({ 7 }, { __name = "MyError", __index = error, __pairs = error, __len = error,
+    __eq = error, __lt = error, __concat = error })
+  local many, wide = {}, {}
+  for i = 1, 50000 do many[i], wide["k" .. i] = i, ("text"):rep(1000) end
+
+  local cases = {
+    { { code = 3 }, "{ code = 3 }" },
+    { {}, "{}" },
+    { { 1, "two", { x = 3.0 }, why = "disk\nfull\"", [-1] = 0.5, [true] = false, ["a b"] = 1 << 62 },
+      '{ 1, "two", { x = 3.0 }, [-1] = 0.5, ["a b"] = 4611686018427387904, why = "disk\\nfull\\"", [true] = false }' },
+    { { f = print, co = setmetatable({}, { __name = "Box" }) }, "{ co = Box {}, f = <C function> }" },
+    { { a = { b = { c = { d = { e = 1 } } } } }, "{ a = { b = { c = { d = {...} } } } }" },
+    { cycle, "{ 1, self = { 1, self = { 1, self = { 1, self = {...} } } } }" },
+    { mute, "MyError { 7 }" },
+    { setmetatable({ code = 3 }, { __tostring = function() return "by itself" end }), "by itself" },
+    { many, "{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ... and 49980 more }" },
+  }
+
+  each_engine("shows it", function(new)
+    local pool <close> = new { on_error = "return" }
+    for _, case in ipairs(cases) do
+      pool:run(error, case[1])
+      local _, failure = pool:receive_one()
+      assert.are.equal(case[2], first_line(failure))
+      assert.are.equal("table", type(failure.value))
+    end
+    pool:run(error, wide)
+    local _, failure = pool:receive_one()
+    assert.is_true(#tostring(failure) < 2000)
+    assert.truthy(first_line(failure):find('^{ k%d+ = "texttext'))
+    local mapped = pool:map(function(x) error { item = x } end, { 1, 2, 3 })
+    assert.are.equal("{ item = 2 }", first_line(mapped[2]))
+  end)
+
+  each_engine("shows it even if it cannot be sent", function(new)
+    local pool <close> = new { on_error = "return" }
+    pool:run(function() error { code = 3, thread = coroutine.create(print) } end)
+    local _, failure = pool:receive_one()
+    assert.are.equal("{ code = 3, thread = <coroutine> }", first_line(failure))
+    assert.is_nil(failure.value)
+    assert.truthy(failure.message:find("^table: "))
+  end)
+end)

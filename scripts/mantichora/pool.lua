@@ -61,7 +61,9 @@ local wordings = {
 -- @field runid the task's run ID
 -- @field name what `run_with` called it
 -- @field message what happened, a string
--- @field value the original error value, if it could be sent
+-- @field value the original error value, if it could be sent and rebuilt
+-- @field shown what was in an error value that is a table without a `__tostring`, as a short text; the
+-- report has it in the place of the message
 -- @field traceback the worker's, a string
 -- @field place where the function is defined, as `<file:line>`
 -- @field pid the worker's process ID
@@ -85,7 +87,7 @@ function failure_meta:__tostring()
   if self.name then details[#details + 1] = ("%q"):format(self.name) end
   if self.place then details[#details + 1] = "function " .. self.place end
   if details[1] then parts[#parts + 1] = " (" .. table.concat(details, ", ") .. ")" end
-  parts[#parts + 1] = (": %s: %s"):format(self.kind, tostring(self.message))
+  parts[#parts + 1] = (": %s: %s"):format(self.kind, self.shown or tostring(self.message))
   if self.pool then parts[#parts + 1] = ("\n  in pool %q"):format(self.pool) end
   if self.pid then
     parts[#parts + 1] = ("\n  in worker %d, after %.3f s"):format(self.pid, self.elapsed or 0)
