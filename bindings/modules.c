@@ -12,6 +12,41 @@ static void push_loaded(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
 }
 
+/* ---- the iterator of ipairs ---- */
+
+/* What it is called: no field has this name. */
+static const char iterator_name[] = "ipairs()";
+
+/* Its key in the registry is the address of this. */
+static const char iterator_key = 0;
+
+/* Push what the standard ipairs returns first, or nil. It is looked for once: a program may give
+ * the name to another function later, and one in Lua is not called here. */
+static void push_iterator(lua_State *L) {
+  int top = lua_gettop(L);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &iterator_key) != LUA_TNIL)
+    return;
+  push_loaded(L);
+  lua_pushliteral(L, LUA_GNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "ipairs");
+    lua_rawget(L, -2);
+    if (lua_iscfunction(L, -1)) {
+      lua_newtable(L);
+      if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_iscfunction(L, -1)) {
+        lua_pushvalue(L, -1);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, &iterator_key);
+        lua_replace(L, top + 1);
+      }
+    }
+  }
+  lua_settop(L, top + 1);
+}
+
+static int is_iterator_name(lua_State *L, int field) {
+  return lua_type(L, field) == LUA_TSTRING && strcmp(lua_tostring(L, field), iterator_name) == 0;
+}
+
 /* Should an object that has a name already take this one? Shorter names first, `_G` last: any order
  * that does not depend on the order of the tables would do. */
 static int is_better(const char *module, const char *field, const char *old_module,
@@ -126,6 +161,16 @@ static void note_module(lua_State *L, const struct noting *n, int module) {
   }
 }
 
+static void note_iterator(lua_State *L, const struct noting *n) {
+  int top = lua_gettop(L);
+  lua_pushliteral(L, LUA_GNAME);
+  lua_pushstring(L, iterator_name);
+  push_iterator(L);
+  if (!lua_isnil(L, -1))
+    name_object(L, n, top + 1, top + 2);
+  lua_settop(L, top);
+}
+
 static lua_Integer stamp(lua_State *L, int loaded) {
   uint64_t sum = 0;
   lua_pushnil(L);
@@ -148,6 +193,8 @@ static void note_modules(lua_State *L, int notes, int late) {
   n.field_of = top + 2;
   lua_rawgeti(L, notes, MCH_NOTES_MODULE);
   lua_rawgeti(L, notes, MCH_NOTES_FIELD);
+  if (!late)
+    note_iterator(L, &n);
   lua_rawgeti(L, notes, MCH_NOTES_LOADED);
   push_loaded(L);
   lua_pushnil(L);
@@ -261,22 +308,20 @@ static int push_module(lua_State *L, struct mch_modules *modules, int object) {
   return 0;
 }
 
-/* A class has metamethods among its fields. */
+/* A class has an __index, which its instances share. */
 static int is_class(lua_State *L, int object) {
-  lua_pushnil(L);
-  while (lua_next(L, object)) {
-    lua_pop(L, 1);
-    if (lua_type(L, -1) == LUA_TSTRING && strncmp(lua_tostring(L, -1), "__", 2) == 0) {
-      lua_pop(L, 1);
-      return 1;
-    }
-  }
-  return 0;
+  int is;
+  lua_pushliteral(L, "__index");
+  is = lua_rawget(L, object) != LUA_TNIL;
+  lua_pop(L, 1);
+  return is;
 }
 
 /* Is loaded[module][field] still this object? The names are the two values on top. */
 static int is_current(lua_State *L, const struct mch_modules *modules, int object) {
   int top = lua_gettop(L), same = 0;
+  if (is_iterator_name(L, top))
+    return 1;
   lua_pushvalue(L, top - 1);
   if (lua_rawget(L, modules->loaded) == LUA_TTABLE && !lua_isnil(L, top)) {
     lua_pushvalue(L, top);
@@ -379,6 +424,12 @@ static int is_noted(lua_State *L, int notes, int module, int field) {
 int mch_modules_resolve(lua_State *L, int notes, int module, int field, int *loaded) {
   int top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
+  if (is_iterator_name(L, field)) {
+    push_iterator(L);
+    if (lua_isfunction(L, -1))
+      return 1;
+    lua_pop(L, 1);
+  }
   if (!push_module_value(L, module, loaded)) {
     lua_copy(L, -1, top + 1);
     lua_settop(L, top + 1);

@@ -352,3 +352,43 @@ describe("the report of an error value that is a table", function()
     assert.truthy(failure.message:find("^table: "))
   end)
 end)
+
+describe("what goes by name", function()
+  each_engine("is the iterator of ipairs, too, in both directions", function(new)
+    local pool <close> = new()
+    local iterate, list, start = ipairs { 10, 20, 30 }
+    pool:run(function(f, s, c)
+      local sum = 0
+      for _, value in f, s, c do sum = sum + value end
+      return sum, rawequal(f, (ipairs {})), f
+    end, iterate, list, start)
+    assert.are.same({ 0, 60, true, iterate, n = 4 }, pool:receive_all()[1])
+  end)
+
+  it("is it even when ipairs was given to another function since", function()
+    local got = shell.run(shell.interpreter .. " -", { stdin = [[
+      local mantichora = require "mantichora"
+      local pool <close> = mantichora { nworkers = 1 }
+      local iterate = ipairs {}
+      pool:start()
+      function ipairs() error("not the iterator's") end
+      pool:run(function(f) return f({ "one" }, 0) end, iterate)
+      print(select(2, pool:receive_one()))
+    ]] })
+    assert.are.equal("1\tone\n", got.out)
+    assert.are.equal("", got.err)
+  end)
+
+  it("is a table of a module that is a class, and no other", function()
+    local module = { settings = { __version = 1, level = 1 }, Class = { __index = {} } }
+    package.loaded["values_module"] = module
+    local pool <close> = mantichora { nworkers = 1 }
+    pool:start()
+    module.settings.level = 2
+    pool:run(function(settings, class)
+      return settings.level, class == package.loaded["values_module"].Class
+    end, module.settings, module.Class)
+    assert.are.same({ 0, 2, true, n = 3 }, pool:receive_all()[1])
+    package.loaded["values_module"] = nil
+  end)
+end)
