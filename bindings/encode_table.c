@@ -227,33 +227,26 @@ static inline int has_fraction(lua_Number number) {
   return number > -exact && number < exact && (lua_Number)(int64_t)number != number;
 }
 
-/* Add the number at this stack index, if it is of the run's kind: whether it was. */
-static inline int add_number(lua_State *L, struct run *run, int at) {
+/* Whether the value at this index is an integer: then it is added to a run of integers. */
+static inline int add_integer(lua_State *L, struct run *run, int at) {
   uint64_t value;
-  if (run->integers) {
-    if (!lua_isinteger(L, at))
-      return 0;
-    value = (uint64_t)lua_tointegerx(L, at, NULL);
-    run->bits |= value >> 63 ? ~value : value;
-  } else {
-    lua_Number number;
-    if (lua_type(L, at) != LUA_TNUMBER)
-      return 0;
-    number = lua_tonumberx(L, at, NULL);
-    if (!has_fraction(number) && lua_isinteger(L, at))
-      return 0;
-    value = mch_plain_float_bits(number);
-  }
+  if (!lua_isinteger(L, at))
+    return 0;
+  value = (uint64_t)lua_tointegerx(L, at, NULL);
+  run->bits |= value >> 63 ? ~value : value;
   run->values[run->count++] = value;
   return 1;
 }
 
-/* Begin a run with the number at this stack index. */
-static void begin_run(struct run *run, lua_State *L, int at) {
-  run->integers = lua_isinteger(L, at);
-  run->count = 0;
-  run->bits = 0;
-  add_number(L, run, at);
+static inline int add_float(lua_State *L, struct run *run, int at) {
+  lua_Number number;
+  if (lua_type(L, at) != LUA_TNUMBER)
+    return 0;
+  number = lua_tonumberx(L, at, NULL);
+  if (!has_fraction(number) && lua_isinteger(L, at))
+    return 0;
+  run->values[run->count++] = mch_plain_float_bits(number);
+  return 1;
 }
 
 static int run_tag(const struct run *run) {
@@ -310,23 +303,36 @@ static void put_run(struct encoding *e, const struct run *run) {
   }
 }
 
+/* Go on to the next entry of the table: is it the item `next`? Each key is looked at: that the walk
+ * gives the items first, or in their order, is not promised. */
+static inline int next_is_item(lua_State *L, int table, size_t next, int *more) {
+  lua_settop(L, table + 1);
+  *more = lua_next(L, table);
+  return *more && lua_isinteger(L, table + 1) &&
+         (uint64_t)lua_tointegerx(L, table + 1, NULL) == next;
+}
+
 /* Put the number on top of the stack, which is the next item, and the items behind it that are
- * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them.
- * Each key is looked at: that the walk gives the items first, or in their order, is not promised.
- */
+ * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them. */
 static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
   lua_State *L = e->L;
   struct run run;
-  size_t next = frame->next, array = frame->array;
-  int more;
-  begin_run(&run, L, table + 2);
-  do {
-    lua_settop(L, table + 1);
-    next++;
-    more = lua_next(L, table);
-  } while (more && run.count < RUN_MOST && next <= array && lua_isinteger(L, table + 1) &&
-           (uint64_t)lua_tointegerx(L, table + 1, NULL) == next && add_number(L, &run, table + 2));
-  frame->next = next;
+  size_t most = frame->array - frame->next + 1, next = frame->next;
+  int more = 1;
+  if (most > RUN_MOST)
+    most = RUN_MOST;
+  run.count = 0;
+  run.bits = 0;
+  run.integers = lua_isinteger(L, table + 2);
+  if (run.integers)
+    while (add_integer(L, &run, table + 2) && next_is_item(L, table, ++next, &more) &&
+           run.count < most)
+      ;
+  else
+    while (add_float(L, &run, table + 2) && next_is_item(L, table, ++next, &more) &&
+           run.count < most)
+      ;
+  frame->next += run.count;
   put_run(e, &run);
   return more;
 }
