@@ -1525,14 +1525,16 @@ static void push_error(lua_State *L, const struct mch_result *result) {
   lua_pushcfunction(L, decode_error);
   lua_pushlightuserdata(L, (void *)result);
   lua_pushinteger(L, ERROR_PARTS);
-  if (lua_pcall(L, 2, ERROR_PARTS, 0) == LUA_OK)
+  if (lua_pcall(L, 2, ERROR_PARTS, 0) == LUA_OK) {
+    lua_pushnil(L);
     return;
-  lua_settop(L, top);
+  }
   lua_pushcfunction(L, decode_error);
   lua_pushlightuserdata(L, (void *)result);
   lua_pushinteger(L, PARTS_WITHOUT_VALUE);
   lua_call(L, 2, PARTS_WITHOUT_VALUE);
   lua_pushnil(L);
+  lua_rotate(L, top + 1, -1);
 }
 
 /* What a worker said of an error, into the failure on top. */
@@ -1559,6 +1561,10 @@ static void set_error(lua_State *L, const struct mch_result *result) {
   }
   lua_pushvalue(L, failure + 4);
   lua_setfield(L, failure, "value");
+  if (lua_type(L, failure + 5) == LUA_TSTRING) {
+    lua_pushvalue(L, failure + 5);
+    lua_setfield(L, failure, "lost");
+  }
   lua_settop(L, failure);
 }
 

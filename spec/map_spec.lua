@@ -155,10 +155,11 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       local mcore <close> = new { on_error = "return" }
       local error, setmetatable = error, setmetatable -- no globals, and many items: they travel in batches
       local function hook() return function() error("not here", 0) end end
+      local function describe_it() return "it failed" end
       local list = {}
       for i = 1, 400 do list[i] = i end
       local function f(x)
-        if x % 50 == 0 then error(setmetatable({}, { __mantichora = hook })) end
+        if x % 50 == 0 then error(setmetatable({}, { __mantichora = hook, __tostring = describe_it })) end
         return x
       end
       local results = mcore:map(f, list)
@@ -169,7 +170,9 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
         else
           assert.are.equal("error", results[i].kind)
           assert.are.equal(i - 1, results[i].runid)
-          assert.truthy(results[i].message:find("cannot rebuild error value: .*not here"), results[i].message)
+          assert.are.equal("it failed", results[i].message)
+          assert.is_nil(results[i].value)
+          assert.truthy(tostring(results[i]):find("cannot rebuild error value: .*not here"))
         end
       end
     end)

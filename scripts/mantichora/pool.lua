@@ -62,6 +62,7 @@ local wordings = {
 -- @field name what `run_with` called it
 -- @field message what happened, a string
 -- @field value the original error value, if it could be sent and rebuilt
+-- @field lost why an error value that was sent could not be rebuilt
 -- @field shown what was in an error value that is a table without a `__tostring`, as a short text; the
 -- report has it in the place of the message
 -- @field traceback the worker's, a string
@@ -88,6 +89,7 @@ function failure_meta:__tostring()
   if self.place then details[#details + 1] = "function " .. self.place end
   if details[1] then parts[#parts + 1] = " (" .. table.concat(details, ", ") .. ")" end
   parts[#parts + 1] = (": %s: %s"):format(self.kind, self.shown or tostring(self.message))
+  if self.lost then parts[#parts + 1] = "\n  its error value is not here: " .. self.lost end
   if self.pool then parts[#parts + 1] = ("\n  in pool %q"):format(self.pool) end
   if self.pid then
     parts[#parts + 1] = ("\n  in worker %d, after %.3f s"):format(self.pid, self.elapsed or 0)
