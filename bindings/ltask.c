@@ -32,27 +32,29 @@ static int to_string(lua_State *L) {
   return 1;
 }
 
-/* Push the text of the value at `index`, whatever its __tostring does. */
-static void push_text(lua_State *L, int index) {
+/* Push the text of the value at `index`, whatever its __tostring does: 0, if that failed. */
+static int push_text(lua_State *L, int index) {
   index = lua_absindex(L, index);
   lua_pushcfunction(L, to_string);
   lua_pushvalue(L, index);
   if (lua_pcall(L, 1, 1, 0) == LUA_OK)
-    return;
+    return 1;
   lua_pop(L, 1);
   lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, index));
+  return 0;
 }
 
 /* The message handler: from an error value to a table { message, traceback, shown, value }. A table
  * whose message would be an address is shown, too; else `shown` is false. */
 static int describe_error(lua_State *L) {
+  int says_itself;
   lua_settop(L, 1);
   lua_createtable(L, 4, 0);
-  push_text(L, 1);
+  says_itself = push_text(L, 1) && !mch_shown_is_mute(L, 1);
   lua_rawseti(L, 2, 1);
   luaL_traceback(L, L, NULL, 1);
   lua_rawseti(L, 2, 2);
-  if (mch_shown_is_mute(L, 1))
+  if (lua_istable(L, 1) && !says_itself)
     mch_shown_push(L, 1);
   else
     lua_pushboolean(L, 0);

@@ -324,6 +324,8 @@ describe("the report of an error value that is a table", function()
     { cycle, "{ 1, self = { 1, self = { 1, self = { 1, self = {...} } } } }" },
     { mute, "MyError { 7 }" },
     { setmetatable({ code = 3 }, { __tostring = function() return "by itself" end }), "by itself" },
+    { setmetatable({ code = 4 }, { __tostring = function() error("no words") end }), "{ code = 4 }" },
+    { setmetatable({ code = 5 }, { __tostring = function() return {} end }), "{ code = 5 }" },
     { many, "{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ... and 49980 more }" },
   }
 

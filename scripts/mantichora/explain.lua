@@ -82,7 +82,7 @@ local function show_size(size)
   local unit = "KiB"
   size = size / 1024
   if size >= 1024 then size, unit = size / 1024, "MiB" end
-  return ("%.1f %s"):format(size, unit)
+  return (("%.1f %s"):format(size, unit):gsub(",", ".")) -- whatever the locale has
 end
 
 local SAID = {
