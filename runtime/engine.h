@@ -22,6 +22,7 @@
 #include "protocol.h"
 
 struct mch_group;
+struct mch_level;
 struct mch_worker;
 
 /* What few tasks have. */
@@ -65,6 +66,7 @@ struct mch_task {
   struct mch_task_extra *extra; /* NULL: nothing special */
   struct mch_result *result;    /* when DONE */
   struct mch_batch *batch;      /* NULL: one task */
+  struct mch_level *level;      /* of the pool's queue, until DONE; NULL: it was never there */
   uint64_t runid;
   int32_t priority;
   uint16_t attempt;        /* from 0 */
