@@ -95,6 +95,9 @@ struct child {
   int killed;            /* we sent SIGKILL */
   int pristine;          /* it never took a task */
   int patient;           /* it sets itself up when it is asked for something */
+  int eager;             /* what it does before its first task is the host's, and may take long */
+  uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
+  int barren;            /* it did so for too long */
 };
 
 struct engine_fork {
@@ -423,11 +426,16 @@ static enum mch_claim claim_of(const struct child *child, uint32_t ticket) {
   return (enum mch_claim)(atomic_load(&child->shared->claims[ticket % MCH_CLAIMS]) & 3);
 }
 
+/* See to it that a task which has not begun never does. 0: it has begun. */
+static int withdraw(struct child *child, const struct mch_task *task) {
+  uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
+  return atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
+                                        (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED);
+}
+
 /* Take back a task that has not begun. 1 if it is ours again. */
 static int take_back(struct child *child, struct mch_task *task) {
-  uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
-  if (!atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
-                                      (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED))
+  if (!withdraw(child, task))
     return 0;
   settle(child, task);
   child->offers--;
@@ -843,7 +851,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   else if (victim != NULL)
     finish(child, victim, obituary(child, victim, ending, had_begun, progress));
   free(progress);
-  engine->unlucky = pristine && !had_begun;
+  engine->unlucky = child->barren || (pristine && !had_begun);
   give_back_all(child);
 }
 
@@ -982,12 +990,26 @@ static uint64_t limit_of(const struct child *child, const struct mch_task *task)
                                          : atomic_load(&child->shared->running_since) + timeout;
 }
 
+/* When the pool's time for what comes before the first task is over: the earliest time, while it
+ * has not begun. MCH_NEVER: it may take any time, or is over. */
+static uint64_t init_limit(struct child *child) {
+  uint64_t timeout = child->engine->config.timeout, now = mch_now(), since;
+  if (!child->eager || timeout == 0 || child->state != LIVE)
+    return MCH_NEVER;
+  since = atomic_load(&child->shared->preparing_since);
+  if (since == MCH_NEVER)
+    return MCH_NEVER;
+  if (child->prepares == 0 && since != 0)
+    child->prepares = since < now ? since : now;
+  return (child->prepares != 0 ? child->prepares : now) + timeout;
+}
+
 /* When to look at the worker's time-outs: when what it has begun will have run too long; for tasks
  * that have not begun the earliest time at which that may be. MCH_NEVER: no need. */
-static uint64_t timeout_at(const struct child *child) {
+static uint64_t timeout_at(struct child *child) {
   const struct engine_fork *engine = child->engine;
   const struct mch_task *task = begun(child);
-  uint64_t limit = task != NULL ? limit_of(child, task) : MCH_NEVER, least = 0;
+  uint64_t limit = task != NULL ? limit_of(child, task) : init_limit(child), least = 0;
   uint32_t i;
   if (limit != MCH_NEVER)
     return limit;
@@ -996,24 +1018,6 @@ static uint64_t timeout_at(const struct child *child) {
         (least == 0 || timeout_of(engine, task) < least))
       least = timeout_of(engine, task);
   return least == 0 ? MCH_NEVER : mch_now() + least;
-}
-
-/* Of a batch no other item begins from here on, so that the one that is stopped is the one that
- * runs too long. */
-static void check_time(struct child *child, uint64_t now) {
-  struct mch_task *task;
-  if (child->kill_at <= now)
-    kill_now(child);
-  if (!child->engine->timeouts || child->outstanding == 0 || (task = begun(child)) == NULL ||
-      limit_of(child, task) > now)
-    return;
-  if (task->batch != NULL) {
-    shorten_batch(child, task, 0, 0);
-    if (limit_of(child, task) > now)
-      return;
-  }
-  task->stop = MCH_KIND_TIMEOUT;
-  stop(&child->engine->base, task);
 }
 
 /* The ticket after the last one; 0 means none, so it is left out when the count wraps. */
@@ -1274,7 +1278,8 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
   child->engine = engine;
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
-  child->patient = patient && !engine->config.runner.eager(engine->config.runner.ud);
+  child->eager = engine->config.runner.eager(engine->config.runner.ud);
+  child->patient = patient && !child->eager;
   atomic_store(&child->shared->log_threshold, engine->log_level);
   atomic_store(&child->shared->down.reader_sleeps, 1); /* who is patient wants a bell */
   if (only != NULL)
@@ -1583,6 +1588,60 @@ static void retire(struct engine_fork *engine, struct child *child) {
 static void flush(struct child *child) {
   if (child->state != ENDED && mch_channel_unsent(&child->channel) > 0)
     mch_channel_flush(&child->channel, 0, NULL); /* its end is seen when reading */
+}
+
+/* Its `init` takes too long. The task that waits for it ends by that, the others are for other
+ * workers; this one is stopped like a task, and leaves. They are taken back from the last to the
+ * first: when the first is among them the worker has none, and begins none. */
+static void end_init(struct child *child, uint64_t now) {
+  struct mch_task *task = first_offered(child);
+  struct mch_result *result;
+  uint32_t ticket;
+  for (ticket = child->last_ticket; ticket != task->ticket; ticket--) {
+    struct mch_task *other = child->offered[ticket % MCH_CLAIMS];
+    if (other != NULL && other->ticket == ticket && take_back(child, other))
+      give_back(child, other);
+  }
+  if (!withdraw(child, task))
+    return; /* it is over this moment */
+  atomic_store(&child->shared->stop, task->ticket);
+  kill(child->pid, MCH_STOP_SIGNAL);
+  child->barren = 1;
+  result = mch_result_new(MCH_KIND_TIMEOUT, "init", NULL, 0);
+  if (result != NULL)
+    result->elapsed = now - child->prepares;
+  if (task->batch != NULL) {
+    fail_item(child, task, result);
+    return_rest(child, task);
+    finish_batch(child, task, 0);
+  } else
+    finish(child, task, result);
+  send_quit(child);
+  flush(child);
+}
+
+/* Of a batch no other item begins from here on, so that the one that is stopped is the one that
+ * runs too long. */
+static void check_time(struct child *child, uint64_t now) {
+  struct mch_task *task;
+  if (child->kill_at <= now)
+    kill_now(child);
+  if (!child->engine->timeouts || child->outstanding == 0)
+    return;
+  if ((task = begun(child)) == NULL) {
+    if (init_limit(child) <= now)
+      end_init(child, now);
+    return;
+  }
+  if (limit_of(child, task) > now)
+    return;
+  if (task->batch != NULL) {
+    shorten_batch(child, task, 0, 0);
+    if (limit_of(child, task) > now)
+      return;
+  }
+  task->stop = MCH_KIND_TIMEOUT;
+  stop(&child->engine->base, task);
 }
 
 /* A stream that has ended stays "ready" for ever: do not watch it any longer. */

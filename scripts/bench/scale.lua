@@ -63,7 +63,7 @@ return bench.main {
       { "many", "few", "tasks of %d workers", math.max(1, size * 2.5 // 100) },
     } do
       rows[i] = {
-        work = case[3]:format(math.tointeger(case[4])), unit = "s a thousand", target = { "<=", i < 4 and 3 or 2 },
+        work = case[3]:format(math.tointeger(case[4])), unit = "s", target = { "<=", i < 4 and 3 or 2 },
         against = case[2] == "one" and "one priority" or "a fifth of them",
         ours = function(f) return f[case[1]] end, theirs = function(f) return f[case[2]] end,
       }
