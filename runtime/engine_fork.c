@@ -28,14 +28,14 @@
 #include "worker.h"
 
 enum {
-  READ_ROOM = 32 * 1024,          /* bytes of task output taken at once, on the stack */
-  MOST_HEARD = 64,                /* workers that ended whose pipes are still read */
-  AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
-  AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
-  LITTLE_AHEAD = MCH_CLAIMS / 4,  /* a worker with fewer tasks wants more soon */
-  LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
-  UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
-  LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
+  READ_ROOM = 32 * 1024,            /* bytes of task output taken at once, on the stack */
+  MOST_HEARD = 64,                  /* workers that ended whose pipes are still read */
+  AT_ONCE = 4 * 1024 * 1024,        /* bytes of messages taken from one worker, then others come */
+  AHEAD_BYTES = 256 * 1024,         /* payload sent ahead to one worker */
+  LITTLE_AHEAD = MCH_CLAIMS / 4,    /* a worker with fewer tasks wants more soon */
+  LONGEST_LAST_LOG = 64 * 1024,     /* a longer log record is not kept for the report */
+  UNSENT_LIMIT = 1024 * 1024,       /* a channel with more queued gets nothing new */
+  LONGEST_LINE = 1024 * 1024 * 1024 /* a longer one is passed on in pieces */
 };
 
 static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked to leave */
@@ -62,6 +62,7 @@ struct stream {
   int fd; /* -1: at its end */
   uint64_t consumed;
   struct mch_buf raw; /* read, not yet passed on: at most the beginning of a line between pumps */
+  size_t searched;    /* so many of its unread bytes are known to be no newline */
 };
 
 /* The pool's side of a worker. */
@@ -360,17 +361,30 @@ static void complete_line(struct mch_output *output, int stream, const unsigned 
   mch_buf_free(&line);
 }
 
+/* How many of the first `count` unread bytes are whole lines. However often a line grows, each of
+ * its bytes is looked at once. */
+static size_t whole_lines(struct stream *stream, size_t count) {
+  const unsigned char *start = stream->raw.data + stream->raw.read;
+  size_t whole = count;
+  while (whole > stream->searched && start[whole - 1] != '\n')
+    whole--;
+  if (whole > stream->searched)
+    return whole;
+  if (count > stream->searched)
+    stream->searched = count;
+  return 0;
+}
+
 /* Pass on the whole lines among the first `count` unread bytes; with `complete` also a rest
  * without a newline, which gets one. */
 static void pass_lines(struct child *child, int which, size_t count, int complete) {
-  struct mch_buf *raw = &child->streams[which].raw;
+  struct stream *stream = &child->streams[which];
   struct mch_output *output = child->engine->config.output;
-  const unsigned char *start = raw->data + raw->read;
-  size_t whole = count;
+  const unsigned char *start = stream->raw.data + stream->raw.read;
+  size_t whole;
   if (count == 0)
     return;
-  while (whole > 0 && start[whole - 1] != '\n')
-    whole--;
+  whole = whole_lines(stream, count);
   if (whole == 0 && !complete && count >= LONGEST_LINE)
     whole = count;
   if (whole > 0)
@@ -379,7 +393,9 @@ static void pass_lines(struct child *child, int which, size_t count, int complet
     complete_line(output, which + 1, start + whole, count - whole);
     whole = count;
   }
-  mch_buf_consume(raw, whole);
+  if (whole > 0)
+    stream->searched = complete ? 0 : count - whole;
+  mch_buf_consume(&stream->raw, whole);
 }
 
 static void pass_ready_lines(struct child *child) {

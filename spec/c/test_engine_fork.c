@@ -3,6 +3,7 @@
  * single children. */
 #include "../../runtime/engine_fork.c"
 
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -518,6 +519,32 @@ static void test_positions(void) {
 }
 
 /* Programs that have a worker's pipes are heard after its end, but not of ever more workers. */
+/* The part of a line that was searched for its end is not read again: nobody may, meanwhile. */
+static void test_long_line(void) {
+  enum { STEP = 32 * 1024, STEPS = 256, PAGE = 64 * 1024 };
+  struct stream stream = {0};
+  unsigned char *from, bytes[STEP];
+  size_t i, before;
+  memset(bytes, 'x', sizeof bytes);
+  CHECK(mch_buf_reserve(&stream.raw, (STEPS + 4) * STEP) == 0);
+  from = stream.raw.data + (PAGE - (uintptr_t)stream.raw.data % PAGE);
+  for (i = 0; i < STEPS; i++) {
+    size_t end = stream.raw.data + stream.searched > from
+                     ? (size_t)(stream.raw.data + stream.searched - from) / PAGE * PAGE
+                     : 0;
+    mch_buf_append(&stream.raw, bytes, sizeof bytes);
+    CHECK(mprotect(from, end, PROT_NONE) == 0);
+    before = stream.searched;
+    CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == 0);
+    CHECK(mprotect(from, end, PROT_READ | PROT_WRITE) == 0);
+    CHECK(stream.searched == before + STEP);
+  }
+  CHECK(whole_lines(&stream, STEP) == 0 && stream.searched == STEPS * STEP);
+  mch_buf_append(&stream.raw, "y\nz", 3);
+  CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == STEPS * STEP + 2);
+  mch_buf_free(&stream.raw);
+}
+
 static void test_late_output(void) {
   struct engine_fork *engine = new_engine(1);
   struct peer peers[MOST_HEARD + 2];
@@ -846,6 +873,7 @@ int main(void) {
   test_no_memory();
   test_steal();
   test_positions();
+  test_long_line();
   test_late_output();
   test_begun_when();
   test_timeout_of_items(0);
