@@ -73,6 +73,7 @@ struct mch_task {
   uint8_t state;           /* enum mch_task_state */
   uint8_t stop;            /* 0, or the enum mch_kind that it must end with */
   uint32_t ticket;         /* the engine's */
+  void *holder;            /* the engine's: who has it; NULL: nobody */
   uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */

@@ -65,10 +65,20 @@ struct stream {
   size_t searched;    /* so many of its unread bytes are known to be no newline */
 };
 
+/* Lists in which a worker can be, so that only those are looked at with whom there is something to
+ * do: by load, one that may have room (open) or has none (shut); one that may have something to
+ * say; one that something is to be sent to. */
+enum membership { LOAD, AWAKE, UNSENT, MEMBERSHIPS };
+struct link {
+  struct child *next, *previous;
+  struct child **list; /* NULL: in none */
+};
+
 /* The pool's side of a worker. */
 struct child {
   struct engine_fork *engine;
   struct child *next;
+  struct link links[MEMBERSHIPS];
   enum worker_state state;
   pid_t pid;
   int watch;    /* readable when it ends; -1: none */
@@ -105,12 +115,23 @@ struct engine_fork {
   struct mch_engine base;
   struct mch_engine_config config;
   struct child *children;
-  unsigned live; /* children that are LIVE */
+  unsigned live;  /* children that are LIVE */
+  unsigned ended; /* that are ENDED */
+  /* The LIVE ones by tasks that are with them: those that may have room, and those that have none
+   * until something happens to them. None is above `most`, none that is open below `least`. */
+  struct child *open[MCH_CLAIMS + 1], *shut[MCH_CLAIMS + 1];
+  unsigned least, most;
+  struct child *passing;      /* of those in shut[0], who have yet to pass over tickets */
+  struct child *awake;        /* to be visited by the next pump */
+  struct child *unsent;       /* to be flushed */
+  const struct child *hungry; /* where to look on for one that wants more soon; NULL: begin */
+  size_t batches;             /* with all of them */
+  uint64_t look;              /* when time has something to do with any of them, at the earliest */
   int started, quitting;
-  uint64_t fork_again; /* after a failed fork, not before */
-  int unlucky;         /* a worker died before its first task: fork only for a task */
-  uint64_t pumped;     /* when pump() last looked */
-  int passing;         /* a task waits only for tickets that a worker has yet to pass over */
+  uint64_t fork_again;   /* after a failed fork, not before */
+  int unlucky;           /* a worker died before its first task: fork only for a task */
+  uint64_t pumped;       /* when pump() last looked */
+  int waits_for_tickets; /* a task waits only for tickets that a worker has yet to pass over */
   int log_level;
   int timeouts; /* some task has one */
   struct mch_chaos chaos;
@@ -173,6 +194,65 @@ static void open_gate(void) {
   if (--gate.forks == 0)
     pthread_cond_broadcast(&gate.changed);
   pthread_mutex_unlock(&gate.lock);
+}
+
+/* -- lists of workers --------------------------------------------------------------------- */
+
+static void take_out(struct child *child, enum membership kind) {
+  struct link *link = &child->links[kind];
+  if (link->list == NULL)
+    return;
+  if (link->next != NULL)
+    link->next->links[kind].previous = link->previous;
+  if (link->previous != NULL)
+    link->previous->links[kind].next = link->next;
+  else
+    *link->list = link->next;
+  link->list = NULL;
+}
+
+/* Be the first of this list, and in no other of its kind. */
+static void put_into(struct child *child, enum membership kind, struct child **list) {
+  struct link *link = &child->links[kind];
+  take_out(child, kind);
+  link->next = *list;
+  link->previous = NULL;
+  link->list = list;
+  if (link->next != NULL)
+    link->next->links[kind].previous = child;
+  *list = child;
+}
+
+/* Something has happened to a worker: it may have room, and is looked at by the next pump. */
+static void wake(struct child *child) {
+  struct engine_fork *engine = child->engine;
+  if (child->links[AWAKE].list == NULL)
+    put_into(child, AWAKE, &engine->awake);
+  if (child->state != LIVE) {
+    take_out(child, LOAD);
+    return;
+  }
+  if (child->links[LOAD].list != &engine->open[child->outstanding])
+    put_into(child, LOAD, &engine->open[child->outstanding]);
+  if (child->outstanding < engine->least)
+    engine->least = child->outstanding;
+  if (child->outstanding > engine->most)
+    engine->most = child->outstanding;
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+/* At this time it is to be looked whether a worker's is up. */
+static void look_at(struct engine_fork *engine, uint64_t when) {
+  if (when < engine->look)
+    engine->look = when;
+}
+
+static void kill_later(struct child *child, uint64_t when) {
+  child->kill_at = when;
+  look_at(child->engine, when);
 }
 
 /* -- bars --------------------------------------------------------------------------------- */
@@ -436,6 +516,9 @@ static void settle(struct child *child, struct mch_task *task) {
   child->offered[task->ticket % MCH_CLAIMS] = NULL;
   child->outstanding--;
   child->ahead_bytes -= task->length;
+  child->engine->batches -= task->batch != NULL;
+  task->holder = NULL;
+  wake(child);
 }
 
 static enum mch_claim claim_of(const struct child *child, uint32_t ticket) {
@@ -768,8 +851,10 @@ static void drain(struct child *child) {
   } while (filled > 0 && got >= 0 && taken < AT_ONCE);
   if (filled < 0 || got < 0)
     kill_now(child); /* nothing that it says can be trusted any more */
-  if (child->channel.ended && child->stream_ended == 0)
+  if (child->channel.ended && child->stream_ended == 0) {
     child->stream_ended = mch_now();
+    look_at(child->engine, child->stream_ended + end_grace);
+  }
   pass_ready_lines(child);
 }
 
@@ -860,6 +945,8 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   if (child->state == LIVE)
     engine->live--;
   child->state = ENDED;
+  engine->ended++;
+  take_out(child, LOAD);
   if (!had_begun && pristine)
     victim = first_offered(child);
   if (victim != NULL && victim->batch != NULL)
@@ -909,6 +996,9 @@ static void close_process(struct child *child) {
 static void close_child(struct child *child) {
   struct engine_fork *engine = child->engine;
   int which;
+  for (which = 0; which < MEMBERSHIPS; which++)
+    take_out(child, (enum membership)which);
+  engine->hungry = NULL;
   close_process(child);
   for (which = 0; which < 2; which++) {
     if (child->streams[which].fd >= 0) {
@@ -933,7 +1023,7 @@ static int is_heard(const struct child *child) {
 static void remove_ended(struct engine_fork *engine) {
   struct child **at = &engine->children;
   unsigned heard = 0;
-  while (*at != NULL) {
+  while (engine->ended > 0 && *at != NULL) {
     struct child *child = *at;
     if (child->state == ENDED && !engine->quitting && is_heard(child) && heard++ < MOST_HEARD)
       close_process(child);
@@ -941,6 +1031,7 @@ static void remove_ended(struct engine_fork *engine) {
       *at = child->next;
       pass_last_lines(child);
       close_child(child);
+      engine->ended--;
       continue;
     }
     at = &child->next;
@@ -949,17 +1040,9 @@ static void remove_ended(struct engine_fork *engine) {
 
 /* -- stopping ----------------------------------------------------------------------------- */
 
-static struct child *holder(const struct engine_fork *engine, const struct mch_task *task) {
-  struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    if (child->offered[task->ticket % MCH_CLAIMS] == task)
-      return child;
-  return NULL;
-}
-
 static void stop(struct mch_engine *base, struct mch_task *task) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  struct child *child = holder(engine, task);
+  struct child *child = task->holder;
   if (child == NULL)
     return;
   if (task->batch != NULL) {
@@ -975,11 +1058,12 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
   }
   atomic_store(&child->shared->stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
-  child->kill_at = mch_now() + engine->config.grace;
+  kill_later(child, mch_now() + engine->config.grace);
 }
 
 static int reclaim(struct mch_engine *base, struct mch_task *batch) {
-  struct child *child = holder((struct engine_fork *)base, batch);
+  struct child *child = batch->holder;
+  (void)base;
   if (child == NULL || !take_back(child, batch))
     return 0;
   give_back(child, batch);
@@ -987,7 +1071,8 @@ static int reclaim(struct mch_engine *base, struct mch_task *batch) {
 }
 
 static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
-  struct child *child = holder((struct engine_fork *)base, batch);
+  struct child *child = batch->holder;
+  (void)base;
   if (child != NULL)
     shorten_batch(child, batch, number, 0);
 }
@@ -1051,8 +1136,12 @@ static void book(struct child *child, struct mch_task *task) {
   child->outstanding++;
   child->offers++;
   child->ahead_bytes += task->length;
+  child->engine->batches += task->batch != NULL;
+  task->holder = child;
   if (task->extra != NULL && task->extra->timeout != 0)
     child->engine->timeouts = 1;
+  if (timeout_of(child->engine, task) != 0)
+    look_at(child->engine, sooner(mch_now() + timeout_of(child->engine, task), init_limit(child)));
 }
 
 /* -- forking ------------------------------------------------------------------------------ */
@@ -1248,6 +1337,9 @@ static int adopt(struct child *child, struct plumbing *plumbing) {
   child->next = engine->children;
   engine->children = child;
   engine->live++;
+  wake(child);
+  if (child->watch < 0)
+    look_at(engine, mch_now() + unwatched_check);
   return deaf ? -1 : 0;
 }
 
@@ -1259,6 +1351,7 @@ static int disown(struct child *child, struct mch_task *only, struct mch_error *
   kill_now(child);
   child->state = LEAVING;
   child->engine->live--;
+  wake(child);
   return code;
 }
 
@@ -1448,9 +1541,11 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
                                                     &graph, task->cargo, error)
                              : mch_channel_put2(&child->channel, &head, front, front_length,
                                                 graph.bytes, graph.length, error);
+  put_into(child, UNSENT, &child->engine->unsent);
   if (code != 0)
     return code;
   book(child, task);
+  wake(child);
   return 0;
 }
 
@@ -1476,24 +1571,29 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
           mch_channel_unsent(&child->channel) < UNSENT_LIMIT);
 }
 
-/* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
-static struct child *choose(const struct engine_fork *engine) {
-  struct child *child, *best = NULL;
-  for (child = engine->children; child != NULL; child = child->next)
-    if (has_room(engine, child) && (child->kill_at == MCH_NEVER || child->outstanding == 0) &&
-        (best == NULL || child->outstanding < best->outstanding))
-      best = child;
-  return best;
+/* It has no room now; what changes that wakes it. But nothing comes from one with nothing to do,
+ * which is full for a moment after much was taken back from it: it is looked at again soon. */
+static void shut(struct engine_fork *engine, struct child *child) {
+  int passes = child->state == LIVE && child->outstanding == 0 && !has_ticket(child);
+  put_into(child, LOAD, passes ? &engine->passing : &engine->shut[child->outstanding]);
 }
 
-/* A worker with nothing to do is full for a moment after much was taken back from it: nothing comes
- * from it when that moment is over, so it is looked at again soon. */
-static int is_passing(const struct engine_fork *engine) {
-  const struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    if (child->state == LIVE && child->outstanding == 0 && !has_ticket(child))
-      return 1;
-  return 0;
+static void open_passing(struct engine_fork *engine) {
+  while (engine->passing != NULL)
+    wake(engine->passing);
+}
+
+/* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
+static struct child *choose(struct engine_fork *engine) {
+  for (; engine->least <= engine->most; engine->least++) {
+    struct child *child;
+    while ((child = engine->open[engine->least]) != NULL) {
+      if (has_room(engine, child) && (child->kill_at == MCH_NEVER || child->outstanding == 0))
+        return child;
+      shut(engine, child);
+    }
+  }
+  return NULL;
 }
 
 static int submit(struct mch_engine *base, struct mch_task *task, int owner,
@@ -1504,7 +1604,7 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
     return submit_snapshot(engine, task, owner, error);
   child = choose(engine);
   if (child == NULL) {
-    engine->passing = is_passing(engine);
+    engine->waits_for_tickets = engine->passing != NULL;
     return MCH_FULL;
   }
   engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
@@ -1516,7 +1616,7 @@ static void split_running(struct engine_fork *engine) {
   struct child *child, *holds = NULL;
   struct mch_task *longest = NULL;
   uint32_t most = 0;
-  for (child = engine->children; child != NULL; child = child->next) {
+  for (child = engine->children; child != NULL && engine->batches > 0; child = child->next) {
     struct mch_task *task = begun(child);
     uint64_t word = atomic_load(&child->shared->items);
     if (task == NULL || task->batch == NULL || mch_items_ticket(word) != task->ticket ||
@@ -1530,21 +1630,31 @@ static void split_running(struct engine_fork *engine) {
     shorten_batch(holds, longest, 0, 1);
 }
 
+static int has_idle(struct engine_fork *engine) {
+  while (engine->open[0] != NULL && !has_room(engine, engine->open[0]))
+    shut(engine, engine->open[0]);
+  return engine->open[0] != NULL;
+}
+
+/* One that has more than it runs; or NULL. */
+static struct child *find_busiest(struct engine_fork *engine) {
+  for (; engine->most > 1; engine->most--) {
+    if (engine->open[engine->most] != NULL)
+      return engine->open[engine->most];
+    if (engine->shut[engine->most] != NULL)
+      return engine->shut[engine->most];
+  }
+  return NULL;
+}
+
 /* Move half of what waits at the busiest worker to the queue when another has nothing to do. */
 static void steal(struct engine_fork *engine, size_t queued) {
-  struct child *child, *idle = NULL, *busiest = NULL;
+  struct child *busiest;
   uint32_t ticket;
   unsigned share;
-  if (queued > 0)
+  if (queued > 0 || !has_idle(engine))
     return;
-  for (child = engine->children; child != NULL; child = child->next) {
-    if (child->outstanding == 0 && has_room(engine, child))
-      idle = child;
-    if (child->outstanding > 1 && (busiest == NULL || child->outstanding > busiest->outstanding))
-      busiest = child;
-  }
-  if (idle == NULL)
-    return;
+  busiest = find_busiest(engine);
   if (busiest == NULL) {
     split_running(engine);
     return;
@@ -1590,7 +1700,9 @@ static void send_quit(struct child *child) {
   }
   child->state = LEAVING;
   child->engine->live--;
-  child->kill_at = mch_now() + leave_grace;
+  put_into(child, UNSENT, &child->engine->unsent);
+  kill_later(child, mch_now() + leave_grace);
+  wake(child);
 }
 
 /* A worker that did its share leaves once nothing is with it. */
@@ -1604,6 +1716,8 @@ static void retire(struct engine_fork *engine, struct child *child) {
 static void flush(struct child *child) {
   if (child->state != ENDED && mch_channel_unsent(&child->channel) > 0)
     mch_channel_flush(&child->channel, 0, NULL); /* its end is seen when reading */
+  if (child->state == ENDED || mch_channel_unsent(&child->channel) == 0)
+    take_out(child, UNSENT);
 }
 
 /* Its `init` takes too long. The task that waits for it ends by that, the others are for other
@@ -1674,8 +1788,10 @@ static void collect_ready(struct engine_fork *engine) {
   int count = mch_poller_wait(engine->base.poller, ready, 64, 0, NULL), i;
   for (i = 0; i < count; i++) {
     struct source *source = ready[i].ud;
-    if (source != NULL && (ready[i].events & MCH_READABLE) && !mch_chaos_strikes(&engine->chaos))
-      source->child->ready |= source->bit;
+    if (source == NULL || !(ready[i].events & MCH_READABLE) || mch_chaos_strikes(&engine->chaos))
+      continue;
+    source->child->ready |= source->bit;
+    wake(source->child);
   }
 }
 
@@ -1701,28 +1817,62 @@ static void stir(struct engine_fork *engine) {
     steal(engine, 0);
 }
 
+/* Do all that there is to do with this worker now. */
+static void visit(struct engine_fork *engine, struct child *child, uint64_t now) {
+  if ((child->ready & (CHANNEL | STDOUT | STDERR)) || mch_channel_waiting(&child->channel))
+    drain(child);
+  mch_chaos_pause(&engine->chaos);
+  unwatch_ended(child);
+  check_end(child, now);
+  child->ready = 0;
+  if (child->state != ENDED) {
+    check_time(child, now);
+    retire(engine, child);
+  }
+}
+
+/* When time has something to do with this worker. */
+static uint64_t due_at(struct child *child, uint64_t now) {
+  uint64_t due = child->kill_at;
+  if (child->state == ENDED)
+    return MCH_NEVER;
+  if (child->stream_ended != 0 && !child->killed)
+    due = sooner(due, child->stream_ended + end_grace);
+  if (child->watch < 0)
+    due = sooner(due, now + unwatched_check);
+  if (child->engine->timeouts && child->outstanding > 0)
+    due = sooner(due, timeout_at(child));
+  return due;
+}
+
+/* Time is up for one of them at least, or may be. */
+static void visit_all(struct engine_fork *engine, uint64_t now) {
+  struct child *child;
+  engine->look = MCH_NEVER;
+  for (child = engine->children; child != NULL; child = child->next) {
+    visit(engine, child, now);
+    look_at(engine, due_at(child, now));
+  }
+}
+
 static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  struct child *child;
+  struct child *child, *next;
   uint64_t now;
   (void)owner;
   if (engine->chaos.rate != 0)
     stir(engine);
   collect_ready(engine);
   engine->pumped = now = mch_now();
-  engine->passing = 0;
-  for (child = engine->children; child != NULL; child = child->next) {
-    if ((child->ready & (CHANNEL | STDOUT | STDERR)) || mch_channel_waiting(&child->channel))
-      drain(child);
-    mch_chaos_pause(&engine->chaos);
-    unwatch_ended(child);
-    check_end(child, now);
-    child->ready = 0;
-    if (child->state != ENDED) {
-      check_time(child, now);
-      retire(engine, child);
+  engine->waits_for_tickets = 0;
+  open_passing(engine);
+  if (engine->look <= now)
+    visit_all(engine, now);
+  else
+    for (child = engine->awake; child != NULL; child = next) {
+      next = child->links[AWAKE].next;
+      visit(engine, child, now);
     }
-  }
   remove_ended(engine);
   steal(engine, queued);
 }
@@ -1730,50 +1880,49 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
 /* After the pool has submitted what it could. */
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  struct child *child;
-  for (child = engine->children; child != NULL; child = child->next) {
+  struct child *child, *next;
+  for (child = engine->unsent; child != NULL; child = next) {
+    next = child->links[UNSENT].next;
     mch_chaos_pause(&engine->chaos);
     flush(child);
   }
 }
 
+/* Only a few are asked at each time, one after the other. */
 static int hungry(struct mch_engine *base) {
-  const struct engine_fork *engine = (const struct engine_fork *)base;
-  const struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
+  enum { ASKED = 8 };
+  struct engine_fork *engine = (struct engine_fork *)base;
+  int i;
+  for (i = 0; i < ASKED; i++) {
+    const struct child *child = engine->hungry != NULL ? engine->hungry : engine->children;
+    if (child == NULL)
+      return 0;
+    engine->hungry = child->next;
     if (child->state == LIVE &&
         child->last_ticket - atomic_load_explicit(&child->shared->passed, memory_order_relaxed) <
             LITTLE_AHEAD)
       return 1;
+  }
   return 0;
 }
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
+/* Those that have nothing to say are told to ring from now on. */
 static uint64_t deadline(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  uint64_t soonest = MCH_NEVER;
-  struct child *child;
-  for (child = engine->children; child != NULL; child = child->next) {
-    if (child->state == ENDED)
-      continue;
-    soonest = sooner(soonest, child->kill_at);
-    if (mch_channel_stays_awake(&child->channel))
+  uint64_t soonest = engine->look;
+  struct child *child, *next;
+  for (child = engine->awake; child != NULL; child = next) {
+    next = child->links[AWAKE].next;
+    if (child->state != ENDED && mch_channel_stays_awake(&child->channel))
       soonest = 0;
-    if (child->stream_ended != 0 && !child->killed)
-      soonest = sooner(soonest, child->stream_ended + end_grace);
-    if (child->watch < 0)
-      soonest = sooner(soonest, mch_now() + unwatched_check);
-    if (engine->timeouts && child->outstanding > 0)
-      soonest = sooner(soonest, timeout_at(child));
+    else
+      take_out(child, AWAKE);
   }
   /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
   if (engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
       engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
-  if (engine->passing)
+  if (engine->waits_for_tickets)
     soonest = sooner(soonest, mch_now() + passing_check);
   return soonest;
 }
@@ -1870,6 +2019,7 @@ struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
     return NULL;
   }
   engine->base.ops = &ops;
+  engine->look = MCH_NEVER;
   engine->base.poller = mch_poller_new(error);
   if (engine->base.poller == NULL) {
     free(engine);
