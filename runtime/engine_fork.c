@@ -88,6 +88,7 @@ struct child {
   struct source sources[4];
   unsigned ready;
   struct mch_shared *shared;
+  int unforked;                         /* those that are forked from now on do not have `shared` */
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
   unsigned outstanding; /* tasks in `offered` */
@@ -1221,7 +1222,8 @@ static void child_close_pools(struct engine_fork *engine) {
       close(child->streams[1].fd);
     if (child->watch >= 0)
       close(child->watch);
-    mch_platform_unshare(child->shared, sizeof *child->shared);
+    if (!child->unforked)
+      mch_platform_unshare(child->shared, sizeof *child->shared);
     child->shared = NULL;
   }
   if (mch_poller_fd(engine->base.poller) >= 0)
@@ -1334,6 +1336,7 @@ static int adopt(struct child *child, struct plumbing *plumbing) {
     close(child->watch);
     child->watch = -1; /* looked at from time to time instead */
   }
+  child->unforked = mch_platform_keep_from_forks(child->shared, sizeof *child->shared);
   child->next = engine->children;
   engine->children = child;
   engine->live++;
