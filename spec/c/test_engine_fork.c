@@ -697,6 +697,95 @@ static void test_timeout_of_items(int is_other) {
   mch_task_free(task);
 }
 
+/* -- many workers ------------------------------------------------------------------------- */
+
+static size_t length_of(struct child *first, enum membership kind) {
+  size_t count = 0;
+  for (; first != NULL; first = first->links[kind].next)
+    count++;
+  return count;
+}
+
+/* The load of the worker that is to be chosen, by looking at all. */
+static unsigned least_load(const struct engine_fork *engine) {
+  const struct child *child;
+  unsigned least = UINT32_MAX;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (has_room(engine, child) && child->outstanding < least)
+      least = child->outstanding;
+  return least;
+}
+
+/* The next task of this worker, which is begun and answered; 0: it has none. */
+static int work(struct peer *peer) {
+  struct mch_message_in message;
+  int type;
+  while ((type = hear(peer, &message)) != 0) {
+    uint32_t ticket = message.head.ticket;
+    uint64_t runid = message.head.runid;
+    int taken;
+    if (type != MCH_MESSAGE_TASK)
+      continue;
+    taken = take(peer, ticket);
+    if (taken)
+      answer(peer, ticket, runid, 0, 0);
+    atomic_store(&peer->child->shared->passed, ticket);
+    if (taken)
+      return 1;
+  }
+  return 0;
+}
+
+/* Whatever happens, the least loaded one is chosen; and those that say nothing are left alone. */
+static void test_many_workers(uint32_t random) {
+  enum { PEERS = 6, STEPS = 400 };
+  struct engine_fork *engine = new_engine(PEERS);
+  static struct mch_task *tasks[STEPS];
+  struct peer peers[PEERS];
+  size_t i, made = 0, idle = 0, back = 0, over = 0;
+  for (i = 0; i < PEERS; i++)
+    hire(engine, &peers[i]);
+  for (i = 0; i < STEPS; i++) {
+    random = random * 1664525u + 1013904223u;
+    if ((random >> 8) % 3 == 0) {
+      work(&peers[(random >> 16) % PEERS]);
+      pump_now(engine);
+    } else if ((random >> 8) % 29 == 1) {
+      recall(&engine->base, 1);
+    } else {
+      unsigned least = least_load(engine);
+      struct mch_task *task = tasks[made++] = new_task(i, 0);
+      CHECK((give(engine, task) == 0) == (least != UINT32_MAX));
+      CHECK(task->holder != NULL && ((struct child *)task->holder)->outstanding == least + 1);
+    }
+    over += told.finished_count;
+    for (; told.returned_count > 0; back++)
+      CHECK(told.returned[--told.returned_count]->holder == NULL);
+    forget();
+  }
+  for (i = 0; i < PEERS; i++)
+    for (idle = 0; idle < 2; idle++)
+      while (work(&peers[i]) != 0 || (pump_now(engine), engine->awake != NULL)) {
+        engine->base.ops->deadline(&engine->base);
+        over += told.finished_count;
+        back += told.returned_count;
+        forget();
+      }
+  CHECK(made == over + back);
+  CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
+  CHECK(engine->awake == NULL && engine->unsent == NULL && engine->batches == 0);
+  CHECK(length_of(engine->open[0], LOAD) + length_of(engine->passing, LOAD) == PEERS);
+  give(engine, tasks[0]);
+  pump_now(engine);
+  CHECK(length_of(engine->awake, AWAKE) == 1);
+  CHECK(engine->awake == tasks[0]->holder);
+  for (i = 0; i < PEERS; i++)
+    leave(&peers[i]);
+  end_all(engine);
+  for (i = 0; i < made; i++)
+    mch_task_free(tasks[i]);
+}
+
 /* -- answers of items in a row ------------------------------------------------------------ */
 
 static struct {
@@ -865,6 +954,7 @@ static void test_foreign_fork(void) {
 }
 
 int main(void) {
+  uint32_t random;
   int how;
   CHECK(mch_platform_pipe(alive, NULL) == 0);
   test_a_task();
@@ -882,6 +972,8 @@ int main(void) {
   test_begun_when();
   test_timeout_of_items(0);
   test_timeout_of_items(1);
+  for (random = 1; random <= 20; random++)
+    test_many_workers(random);
   test_items();
   test_stopped_item();
   test_death_between_records();
