@@ -127,6 +127,7 @@ struct engine_fork {
   struct child *unsent;       /* to be flushed */
   const struct child *hungry; /* where to look on for one that wants more soon; NULL: begin */
   size_t batches;             /* with all of them */
+  int32_t lowest;             /* priority of what is with them and has not begun, or below it */
   uint64_t look;              /* when time has something to do with any of them, at the earliest */
   int started, quitting;
   uint64_t fork_again;   /* after a failed fork, not before */
@@ -1139,6 +1140,8 @@ static void book(struct child *child, struct mch_task *task) {
   child->ahead_bytes += task->length;
   child->engine->batches += task->batch != NULL;
   task->holder = child;
+  if (task->priority < child->engine->lowest)
+    child->engine->lowest = task->priority;
   if (task->extra != NULL && task->extra->timeout != 0)
     child->engine->timeouts = 1;
   if (timeout_of(child->engine, task) != 0)
@@ -1675,19 +1678,37 @@ static void steal(struct engine_fork *engine, size_t queued) {
   }
 }
 
+/* Take back what this worker has not begun and is less urgent, unless that is all it has. The
+ * lowest priority of what stays. */
+static int32_t recall_from(struct child *child, int32_t priority) {
+  uint32_t i, left = child->outstanding;
+  int32_t lowest = INT32_MAX;
+  for (i = 0; i < MCH_CLAIMS && left > 0; i++) {
+    uint32_t ticket = child->last_ticket - i;
+    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+    if (task == NULL || task->ticket != ticket)
+      continue;
+    left--;
+    if (task->priority < priority && child->outstanding > 1 && take_back(child, task))
+      give_back(child, task);
+    else if (task->priority < lowest && claim_of(child, ticket) == MCH_CLAIM_OFFERED)
+      lowest = task->priority;
+  }
+  return lowest;
+}
+
 static void recall(struct mch_engine *base, int32_t priority) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next) {
-    uint32_t i;
-    for (i = 0; i < MCH_CLAIMS && child->outstanding > 1; i++) {
-      uint32_t ticket = child->last_ticket - i;
-      struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
-      if (task != NULL && task->ticket == ticket && task->priority < priority &&
-          take_back(child, task))
-        give_back(child, task);
+  int32_t lowest = INT32_MAX;
+  if (engine->lowest >= priority)
+    return;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->outstanding > 0) {
+      int32_t stays = recall_from(child, priority);
+      lowest = stays < lowest ? stays : lowest;
     }
-  }
+  engine->lowest = lowest;
 }
 
 /* One that was never asked for anything has nothing to finish: the end of its stream will do. */
@@ -2023,6 +2044,7 @@ struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
   }
   engine->base.ops = &ops;
   engine->look = MCH_NEVER;
+  engine->lowest = INT32_MAX;
   engine->base.poller = mch_poller_new(error);
   if (engine->base.poller == NULL) {
     free(engine);

@@ -274,13 +274,19 @@ static void begin_bar(struct mch_pool *pool) {
   pool->bar = mch_output_bar_start(pool->output, &spec);
 }
 
-static void update_bar(struct mch_pool *pool) {
+/* What is known without asking the workers. */
+static void count_bar(struct mch_pool *pool) {
   if (pool->bar == NULL)
     return;
-  atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
-                        memory_order_relaxed);
   mch_bar_set_total(pool->bar, pool->accepted + pool->coming);
   mch_bar_set(pool->bar, pool->accepted - pool->unfinished);
+}
+
+static void update_bar(struct mch_pool *pool) {
+  if (pool->bar != NULL)
+    atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
+                          memory_order_relaxed);
+  count_bar(pool);
 }
 
 static void end_bar(struct mch_pool *pool, enum mch_bar_end how) {
@@ -300,7 +306,7 @@ static void count_in(struct mch_pool *pool, struct mch_group *group, uint32_t co
   pool->accepted += count;
   if (pool->bar_name != NULL && pool->accepted == count)
     begin_bar(pool);
-  update_bar(pool);
+  count_bar(pool);
 }
 
 static void count_failure(struct mch_pool *pool, const struct mch_result *result) {

@@ -1,6 +1,6 @@
 -- What a pool costs as its numbers grow: the same tasks with one priority and with as many as there are
--- tasks, before and after those were used; and tasks by 100 and by 500 workers. CPU seconds of the parent
--- for priorities, seconds of all processes for workers, both for each thousand of tasks.
+-- tasks, and after those were used; and tasks by 100 and by 500 workers. CPU time of the parent for each
+-- thousand of tasks.
 
 package.path = (arg[0]:match("^.*/") or "./") .. "?.lua;" .. package.path
 local bench = require "support.bench"
@@ -27,17 +27,21 @@ local function priorities(priority, before)
   end
 end
 
--- A pool's whole life; `share`: of `size` so many workers.
-local function workers(share)
+-- Tasks by so many workers (of 20000 tasks: 100 or 500): `each` all at once, then one after the other.
+local function workers(share, each)
   return function(size)
-    local mantichora = require "mantichora"
+    local count = math.max(1, size * share // 20000)
+    local mcore = require "mantichora" { nworkers = count }
+    mcore:start()
     return function()
-      local start, count = os.clock(), math.max(1, size * share // 100)
-      local mcore <close> = mantichora { nworkers = count }
-      for _ = 1, count * 20 do mcore:run(empty) end
+      local start = os.clock()
+      for _ = 1, size do
+        mcore:run(empty)
+        if each == 1 then mcore:receive_one() end
+      end
       mcore:returns()
-      return (os.clock() - start) * 1000 / (count * 20)
-    end
+      return (os.clock() - start) * 1000 / size
+    end, function() mcore:close() end
   end
 end
 
@@ -45,26 +49,29 @@ return bench.main {
   name = "scale", size = 20000, quick = 200, rounds = 3,
   ours = {
     one = priorities(zero), after = priorities(zero, rising), rising = priorities(rising),
-    falling = priorities(falling), few = workers(0.5), many = workers(2.5),
+    falling = priorities(falling), few = workers(100), many = workers(500), few_alone = workers(100, 1),
+    many_alone = workers(500, 1),
   },
   programs = function(size)
     local list = {}
-    for i, name in ipairs { "one", "after", "rising", "falling", "few", "many" } do
+    for i, name in ipairs {
+      "one", "after", "rising", "falling", "few", "many", "few_alone", "many_alone",
+    } do
       list[i] = { name, bench.ours(name, size) }
     end
     return list
   end,
   rows = function(size)
-    local rows = {}
+    local rows, many = {}, math.max(1, size * 500 // 20000)
     for i, case in ipairs {
-      { "after", "one", "%d tasks after as many priorities", size },
-      { "rising", "one", "%d tasks, each more urgent", size },
-      { "falling", "one", "%d tasks, each less urgent", size },
-      { "many", "few", "tasks of %d workers", math.max(1, size * 2.5 // 100) },
+      { "after", "one", ("%d tasks after as many priorities"):format(size), "one priority", 2 },
+      { "rising", "one", ("%d tasks, each more urgent"):format(size), "one priority", 4 },
+      { "falling", "one", ("%d tasks, each less urgent"):format(size), "one priority", 4 },
+      { "many", "few", ("tasks of %d workers"):format(many), "a fifth of them", 2 },
+      { "many_alone", "few_alone", "the same, one after the other", "a fifth of them", 2 },
     } do
       rows[i] = {
-        work = case[3]:format(math.tointeger(case[4])), unit = "s", target = { "<=", i < 4 and 3 or 2 },
-        against = case[2] == "one" and "one priority" or "a fifth of them",
+        work = case[3], unit = "ms", against = case[4], target = { "<=", case[5] },
         ours = function(f) return f[case[1]] end, theirs = function(f) return f[case[2]] end,
       }
     end
