@@ -370,12 +370,9 @@ describe("init", function()
   end)
 
   it("that hangs in one worker holds back no task of another", function()
-    local path, hangs = os.tmpname(), false
+    local path = os.tmpname()
     local mcore <close> = failing { nworkers = 2, timeout = 1, init = function()
-      local file <close> = io.open(path, "a")
-      file:write("x")
-      file:flush()
-      while file:seek("end") == 1 or hangs do hangs = true end
+      if os.remove(path) then while true do end end -- one of them can
     end }
     for i = 1, 20 do mcore:run(function() return i end) end
     local results, late = mcore:returns(), 0
@@ -385,8 +382,8 @@ describe("init", function()
         assert.are.equal("timeout", results[i].kind)
       end
     end
-    assert.are.equal(1, late)
-    os.remove(path)
+    assert.is_true(late <= 1, late)
+    assert.is_nil(io.open(path))
   end)
 end)
 
