@@ -22,6 +22,7 @@
 #include "protocol.h"
 
 struct mch_group;
+struct mch_level;
 struct mch_worker;
 
 /* What few tasks have. */
@@ -65,12 +66,14 @@ struct mch_task {
   struct mch_task_extra *extra; /* NULL: nothing special */
   struct mch_result *result;    /* when DONE */
   struct mch_batch *batch;      /* NULL: one task */
+  struct mch_level *level;      /* of the pool's queue, until DONE; NULL: it was never there */
   uint64_t runid;
   int32_t priority;
   uint16_t attempt;        /* from 0 */
   uint8_t state;           /* enum mch_task_state */
   uint8_t stop;            /* 0, or the enum mch_kind that it must end with */
   uint32_t ticket;         /* the engine's */
+  void *holder;            /* the engine's: who has it; NULL: nobody */
   uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */

@@ -28,14 +28,14 @@
 #include "worker.h"
 
 enum {
-  READ_ROOM = 32 * 1024,          /* bytes of task output taken at once, on the stack */
-  MOST_HEARD = 64,                /* workers that ended whose pipes are still read */
-  AT_ONCE = 4 * 1024 * 1024,      /* bytes of messages taken from one worker, then others come */
-  AHEAD_BYTES = 256 * 1024,       /* payload sent ahead to one worker */
-  LITTLE_AHEAD = MCH_CLAIMS / 4,  /* a worker with fewer tasks wants more soon */
-  LONGEST_LAST_LOG = 64 * 1024,   /* a longer log record is not kept for the report */
-  UNSENT_LIMIT = 1024 * 1024,     /* a channel with more queued gets nothing new */
-  LONGEST_LINE = 64 * 1024 * 1024 /* a longer one is passed on in pieces */
+  READ_ROOM = 32 * 1024,            /* bytes of task output taken at once, on the stack */
+  MOST_HEARD = 64,                  /* workers that ended whose pipes are still read */
+  AT_ONCE = 4 * 1024 * 1024,        /* bytes of messages taken from one worker, then others come */
+  AHEAD_BYTES = 256 * 1024,         /* payload sent ahead to one worker */
+  LITTLE_AHEAD = MCH_CLAIMS / 4,    /* a worker with fewer tasks wants more soon */
+  LONGEST_LAST_LOG = 64 * 1024,     /* a longer log record is not kept for the report */
+  UNSENT_LIMIT = 1024 * 1024,       /* a channel with more queued gets nothing new */
+  LONGEST_LINE = 1024 * 1024 * 1024 /* a longer one is passed on in pieces */
 };
 
 static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked to leave */
@@ -62,12 +62,23 @@ struct stream {
   int fd; /* -1: at its end */
   uint64_t consumed;
   struct mch_buf raw; /* read, not yet passed on: at most the beginning of a line between pumps */
+  size_t searched;    /* so many of its unread bytes are known to be no newline */
+};
+
+/* Lists in which a worker can be, so that only those are looked at with whom there is something to
+ * do: by load, one that may have room (open) or has none (shut); one that may have something to
+ * say; one that something is to be sent to. */
+enum membership { LOAD, AWAKE, UNSENT, MEMBERSHIPS };
+struct link {
+  struct child *next, *previous;
+  struct child **list; /* NULL: in none */
 };
 
 /* The pool's side of a worker. */
 struct child {
   struct engine_fork *engine;
   struct child *next;
+  struct link links[MEMBERSHIPS];
   enum worker_state state;
   pid_t pid;
   int watch;    /* readable when it ends; -1: none */
@@ -77,6 +88,7 @@ struct child {
   struct source sources[4];
   unsigned ready;
   struct mch_shared *shared;
+  int unforked;                         /* those that are forked from now on do not have `shared` */
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
   unsigned outstanding; /* tasks in `offered` */
@@ -95,18 +107,33 @@ struct child {
   int killed;            /* we sent SIGKILL */
   int pristine;          /* it never took a task */
   int patient;           /* it sets itself up when it is asked for something */
+  int eager;             /* what it does before its first task is the host's, and may take long */
+  uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
+  int barren;            /* it did so for too long */
 };
 
 struct engine_fork {
   struct mch_engine base;
   struct mch_engine_config config;
   struct child *children;
-  unsigned live; /* children that are LIVE */
+  unsigned live;  /* children that are LIVE */
+  unsigned ended; /* that are ENDED */
+  /* The LIVE ones by tasks that are with them: those that may have room, and those that have none
+   * until something happens to them. None is above `most`, none that is open below `least`. */
+  struct child *open[MCH_CLAIMS + 1], *shut[MCH_CLAIMS + 1];
+  unsigned least, most;
+  struct child *passing;      /* of those in shut[0], who have yet to pass over tickets */
+  struct child *awake;        /* to be visited by the next pump */
+  struct child *unsent;       /* to be flushed */
+  const struct child *hungry; /* where to look on for one that wants more soon; NULL: begin */
+  size_t batches;             /* with all of them */
+  int32_t lowest;             /* priority of what is with them and has not begun, or below it */
+  uint64_t look;              /* when time has something to do with any of them, at the earliest */
   int started, quitting;
-  uint64_t fork_again; /* after a failed fork, not before */
-  int unlucky;         /* a worker died before its first task: fork only for a task */
-  uint64_t pumped;     /* when pump() last looked */
-  int passing;         /* a task waits only for tickets that a worker has yet to pass over */
+  uint64_t fork_again;   /* after a failed fork, not before */
+  int unlucky;           /* a worker died before its first task: fork only for a task */
+  uint64_t pumped;       /* when pump() last looked */
+  int waits_for_tickets; /* a task waits only for tickets that a worker has yet to pass over */
   int log_level;
   int timeouts; /* some task has one */
   struct mch_chaos chaos;
@@ -169,6 +196,65 @@ static void open_gate(void) {
   if (--gate.forks == 0)
     pthread_cond_broadcast(&gate.changed);
   pthread_mutex_unlock(&gate.lock);
+}
+
+/* -- lists of workers --------------------------------------------------------------------- */
+
+static void take_out(struct child *child, enum membership kind) {
+  struct link *link = &child->links[kind];
+  if (link->list == NULL)
+    return;
+  if (link->next != NULL)
+    link->next->links[kind].previous = link->previous;
+  if (link->previous != NULL)
+    link->previous->links[kind].next = link->next;
+  else
+    *link->list = link->next;
+  link->list = NULL;
+}
+
+/* Be the first of this list, and in no other of its kind. */
+static void put_into(struct child *child, enum membership kind, struct child **list) {
+  struct link *link = &child->links[kind];
+  take_out(child, kind);
+  link->next = *list;
+  link->previous = NULL;
+  link->list = list;
+  if (link->next != NULL)
+    link->next->links[kind].previous = child;
+  *list = child;
+}
+
+/* Something has happened to a worker: it may have room, and is looked at by the next pump. */
+static void wake(struct child *child) {
+  struct engine_fork *engine = child->engine;
+  if (child->links[AWAKE].list == NULL)
+    put_into(child, AWAKE, &engine->awake);
+  if (child->state != LIVE) {
+    take_out(child, LOAD);
+    return;
+  }
+  if (child->links[LOAD].list != &engine->open[child->outstanding])
+    put_into(child, LOAD, &engine->open[child->outstanding]);
+  if (child->outstanding < engine->least)
+    engine->least = child->outstanding;
+  if (child->outstanding > engine->most)
+    engine->most = child->outstanding;
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+/* At this time it is to be looked whether a worker's is up. */
+static void look_at(struct engine_fork *engine, uint64_t when) {
+  if (when < engine->look)
+    engine->look = when;
+}
+
+static void kill_later(struct child *child, uint64_t when) {
+  child->kill_at = when;
+  look_at(child->engine, when);
 }
 
 /* -- bars --------------------------------------------------------------------------------- */
@@ -357,17 +443,30 @@ static void complete_line(struct mch_output *output, int stream, const unsigned 
   mch_buf_free(&line);
 }
 
+/* How many of the first `count` unread bytes are whole lines. However often a line grows, each of
+ * its bytes is looked at once. */
+static size_t whole_lines(struct stream *stream, size_t count) {
+  const unsigned char *start = stream->raw.data + stream->raw.read;
+  size_t whole = count;
+  while (whole > stream->searched && start[whole - 1] != '\n')
+    whole--;
+  if (whole > stream->searched)
+    return whole;
+  if (count > stream->searched)
+    stream->searched = count;
+  return 0;
+}
+
 /* Pass on the whole lines among the first `count` unread bytes; with `complete` also a rest
  * without a newline, which gets one. */
 static void pass_lines(struct child *child, int which, size_t count, int complete) {
-  struct mch_buf *raw = &child->streams[which].raw;
+  struct stream *stream = &child->streams[which];
   struct mch_output *output = child->engine->config.output;
-  const unsigned char *start = raw->data + raw->read;
-  size_t whole = count;
+  const unsigned char *start = stream->raw.data + stream->raw.read;
+  size_t whole;
   if (count == 0)
     return;
-  while (whole > 0 && start[whole - 1] != '\n')
-    whole--;
+  whole = whole_lines(stream, count);
   if (whole == 0 && !complete && count >= LONGEST_LINE)
     whole = count;
   if (whole > 0)
@@ -376,7 +475,9 @@ static void pass_lines(struct child *child, int which, size_t count, int complet
     complete_line(output, which + 1, start + whole, count - whole);
     whole = count;
   }
-  mch_buf_consume(raw, whole);
+  if (whole > 0)
+    stream->searched = complete ? 0 : count - whole;
+  mch_buf_consume(&stream->raw, whole);
 }
 
 static void pass_ready_lines(struct child *child) {
@@ -417,17 +518,25 @@ static void settle(struct child *child, struct mch_task *task) {
   child->offered[task->ticket % MCH_CLAIMS] = NULL;
   child->outstanding--;
   child->ahead_bytes -= task->length;
+  child->engine->batches -= task->batch != NULL;
+  task->holder = NULL;
+  wake(child);
 }
 
 static enum mch_claim claim_of(const struct child *child, uint32_t ticket) {
   return (enum mch_claim)(atomic_load(&child->shared->claims[ticket % MCH_CLAIMS]) & 3);
 }
 
+/* See to it that a task which has not begun never does. 0: it has begun. */
+static int withdraw(struct child *child, const struct mch_task *task) {
+  uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
+  return atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
+                                        (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED);
+}
+
 /* Take back a task that has not begun. 1 if it is ours again. */
 static int take_back(struct child *child, struct mch_task *task) {
-  uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
-  if (!atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
-                                      (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED))
+  if (!withdraw(child, task))
     return 0;
   settle(child, task);
   child->offers--;
@@ -744,8 +853,10 @@ static void drain(struct child *child) {
   } while (filled > 0 && got >= 0 && taken < AT_ONCE);
   if (filled < 0 || got < 0)
     kill_now(child); /* nothing that it says can be trusted any more */
-  if (child->channel.ended && child->stream_ended == 0)
+  if (child->channel.ended && child->stream_ended == 0) {
     child->stream_ended = mch_now();
+    look_at(child->engine, child->stream_ended + end_grace);
+  }
   pass_ready_lines(child);
 }
 
@@ -836,6 +947,8 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   if (child->state == LIVE)
     engine->live--;
   child->state = ENDED;
+  engine->ended++;
+  take_out(child, LOAD);
   if (!had_begun && pristine)
     victim = first_offered(child);
   if (victim != NULL && victim->batch != NULL)
@@ -843,7 +956,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   else if (victim != NULL)
     finish(child, victim, obituary(child, victim, ending, had_begun, progress));
   free(progress);
-  engine->unlucky = pristine && !had_begun;
+  engine->unlucky = child->barren || (pristine && !had_begun);
   give_back_all(child);
 }
 
@@ -885,6 +998,9 @@ static void close_process(struct child *child) {
 static void close_child(struct child *child) {
   struct engine_fork *engine = child->engine;
   int which;
+  for (which = 0; which < MEMBERSHIPS; which++)
+    take_out(child, (enum membership)which);
+  engine->hungry = NULL;
   close_process(child);
   for (which = 0; which < 2; which++) {
     if (child->streams[which].fd >= 0) {
@@ -909,7 +1025,7 @@ static int is_heard(const struct child *child) {
 static void remove_ended(struct engine_fork *engine) {
   struct child **at = &engine->children;
   unsigned heard = 0;
-  while (*at != NULL) {
+  while (engine->ended > 0 && *at != NULL) {
     struct child *child = *at;
     if (child->state == ENDED && !engine->quitting && is_heard(child) && heard++ < MOST_HEARD)
       close_process(child);
@@ -917,6 +1033,7 @@ static void remove_ended(struct engine_fork *engine) {
       *at = child->next;
       pass_last_lines(child);
       close_child(child);
+      engine->ended--;
       continue;
     }
     at = &child->next;
@@ -925,17 +1042,9 @@ static void remove_ended(struct engine_fork *engine) {
 
 /* -- stopping ----------------------------------------------------------------------------- */
 
-static struct child *holder(const struct engine_fork *engine, const struct mch_task *task) {
-  struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    if (child->offered[task->ticket % MCH_CLAIMS] == task)
-      return child;
-  return NULL;
-}
-
 static void stop(struct mch_engine *base, struct mch_task *task) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  struct child *child = holder(engine, task);
+  struct child *child = task->holder;
   if (child == NULL)
     return;
   if (task->batch != NULL) {
@@ -951,11 +1060,12 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
   }
   atomic_store(&child->shared->stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
-  child->kill_at = mch_now() + engine->config.grace;
+  kill_later(child, mch_now() + engine->config.grace);
 }
 
 static int reclaim(struct mch_engine *base, struct mch_task *batch) {
-  struct child *child = holder((struct engine_fork *)base, batch);
+  struct child *child = batch->holder;
+  (void)base;
   if (child == NULL || !take_back(child, batch))
     return 0;
   give_back(child, batch);
@@ -963,7 +1073,8 @@ static int reclaim(struct mch_engine *base, struct mch_task *batch) {
 }
 
 static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
-  struct child *child = holder((struct engine_fork *)base, batch);
+  struct child *child = batch->holder;
+  (void)base;
   if (child != NULL)
     shorten_batch(child, batch, number, 0);
 }
@@ -982,12 +1093,26 @@ static uint64_t limit_of(const struct child *child, const struct mch_task *task)
                                          : atomic_load(&child->shared->running_since) + timeout;
 }
 
+/* When the pool's time for what comes before the first task is over: the earliest time, while it
+ * has not begun. MCH_NEVER: it may take any time, or is over. */
+static uint64_t init_limit(struct child *child) {
+  uint64_t timeout = child->engine->config.timeout, now = mch_now(), since;
+  if (!child->eager || timeout == 0 || child->state != LIVE)
+    return MCH_NEVER;
+  since = atomic_load(&child->shared->preparing_since);
+  if (since == MCH_NEVER)
+    return MCH_NEVER;
+  if (child->prepares == 0 && since != 0)
+    child->prepares = since < now ? since : now;
+  return (child->prepares != 0 ? child->prepares : now) + timeout;
+}
+
 /* When to look at the worker's time-outs: when what it has begun will have run too long; for tasks
  * that have not begun the earliest time at which that may be. MCH_NEVER: no need. */
-static uint64_t timeout_at(const struct child *child) {
+static uint64_t timeout_at(struct child *child) {
   const struct engine_fork *engine = child->engine;
   const struct mch_task *task = begun(child);
-  uint64_t limit = task != NULL ? limit_of(child, task) : MCH_NEVER, least = 0;
+  uint64_t limit = task != NULL ? limit_of(child, task) : init_limit(child), least = 0;
   uint32_t i;
   if (limit != MCH_NEVER)
     return limit;
@@ -996,24 +1121,6 @@ static uint64_t timeout_at(const struct child *child) {
         (least == 0 || timeout_of(engine, task) < least))
       least = timeout_of(engine, task);
   return least == 0 ? MCH_NEVER : mch_now() + least;
-}
-
-/* Of a batch no other item begins from here on, so that the one that is stopped is the one that
- * runs too long. */
-static void check_time(struct child *child, uint64_t now) {
-  struct mch_task *task;
-  if (child->kill_at <= now)
-    kill_now(child);
-  if (!child->engine->timeouts || child->outstanding == 0 || (task = begun(child)) == NULL ||
-      limit_of(child, task) > now)
-    return;
-  if (task->batch != NULL) {
-    shorten_batch(child, task, 0, 0);
-    if (limit_of(child, task) > now)
-      return;
-  }
-  task->stop = MCH_KIND_TIMEOUT;
-  stop(&child->engine->base, task);
 }
 
 /* The ticket after the last one; 0 means none, so it is left out when the count wraps. */
@@ -1031,8 +1138,14 @@ static void book(struct child *child, struct mch_task *task) {
   child->outstanding++;
   child->offers++;
   child->ahead_bytes += task->length;
+  child->engine->batches += task->batch != NULL;
+  task->holder = child;
+  if (task->priority < child->engine->lowest)
+    child->engine->lowest = task->priority;
   if (task->extra != NULL && task->extra->timeout != 0)
     child->engine->timeouts = 1;
+  if (timeout_of(child->engine, task) != 0)
+    look_at(child->engine, sooner(mch_now() + timeout_of(child->engine, task), init_limit(child)));
 }
 
 /* -- forking ------------------------------------------------------------------------------ */
@@ -1112,7 +1225,8 @@ static void child_close_pools(struct engine_fork *engine) {
       close(child->streams[1].fd);
     if (child->watch >= 0)
       close(child->watch);
-    mch_platform_unshare(child->shared, sizeof *child->shared);
+    if (!child->unforked)
+      mch_platform_unshare(child->shared, sizeof *child->shared);
     child->shared = NULL;
   }
   if (mch_poller_fd(engine->base.poller) >= 0)
@@ -1225,9 +1339,13 @@ static int adopt(struct child *child, struct plumbing *plumbing) {
     close(child->watch);
     child->watch = -1; /* looked at from time to time instead */
   }
+  child->unforked = mch_platform_keep_from_forks(child->shared, sizeof *child->shared);
   child->next = engine->children;
   engine->children = child;
   engine->live++;
+  wake(child);
+  if (child->watch < 0)
+    look_at(engine, mch_now() + unwatched_check);
   return deaf ? -1 : 0;
 }
 
@@ -1239,6 +1357,7 @@ static int disown(struct child *child, struct mch_task *only, struct mch_error *
   kill_now(child);
   child->state = LEAVING;
   child->engine->live--;
+  wake(child);
   return code;
 }
 
@@ -1274,7 +1393,8 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
   child->engine = engine;
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
-  child->patient = patient && !engine->config.runner.eager(engine->config.runner.ud);
+  child->eager = engine->config.runner.eager(engine->config.runner.ud);
+  child->patient = patient && !child->eager;
   atomic_store(&child->shared->log_threshold, engine->log_level);
   atomic_store(&child->shared->down.reader_sleeps, 1); /* who is patient wants a bell */
   if (only != NULL)
@@ -1427,9 +1547,11 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
                                                     &graph, task->cargo, error)
                              : mch_channel_put2(&child->channel, &head, front, front_length,
                                                 graph.bytes, graph.length, error);
+  put_into(child, UNSENT, &child->engine->unsent);
   if (code != 0)
     return code;
   book(child, task);
+  wake(child);
   return 0;
 }
 
@@ -1455,24 +1577,29 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
           mch_channel_unsent(&child->channel) < UNSENT_LIMIT);
 }
 
-/* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
-static struct child *choose(const struct engine_fork *engine) {
-  struct child *child, *best = NULL;
-  for (child = engine->children; child != NULL; child = child->next)
-    if (has_room(engine, child) && (child->kill_at == MCH_NEVER || child->outstanding == 0) &&
-        (best == NULL || child->outstanding < best->outstanding))
-      best = child;
-  return best;
+/* It has no room now; what changes that wakes it. But nothing comes from one with nothing to do,
+ * which is full for a moment after much was taken back from it: it is looked at again soon. */
+static void shut(struct engine_fork *engine, struct child *child) {
+  int passes = child->state == LIVE && child->outstanding == 0 && !has_ticket(child);
+  put_into(child, LOAD, passes ? &engine->passing : &engine->shut[child->outstanding]);
 }
 
-/* A worker with nothing to do is full for a moment after much was taken back from it: nothing comes
- * from it when that moment is over, so it is looked at again soon. */
-static int is_passing(const struct engine_fork *engine) {
-  const struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    if (child->state == LIVE && child->outstanding == 0 && !has_ticket(child))
-      return 1;
-  return 0;
+static void open_passing(struct engine_fork *engine) {
+  while (engine->passing != NULL)
+    wake(engine->passing);
+}
+
+/* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
+static struct child *choose(struct engine_fork *engine) {
+  for (; engine->least <= engine->most; engine->least++) {
+    struct child *child;
+    while ((child = engine->open[engine->least]) != NULL) {
+      if (has_room(engine, child) && (child->kill_at == MCH_NEVER || child->outstanding == 0))
+        return child;
+      shut(engine, child);
+    }
+  }
+  return NULL;
 }
 
 static int submit(struct mch_engine *base, struct mch_task *task, int owner,
@@ -1483,7 +1610,7 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
     return submit_snapshot(engine, task, owner, error);
   child = choose(engine);
   if (child == NULL) {
-    engine->passing = is_passing(engine);
+    engine->waits_for_tickets = engine->passing != NULL;
     return MCH_FULL;
   }
   engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
@@ -1495,7 +1622,7 @@ static void split_running(struct engine_fork *engine) {
   struct child *child, *holds = NULL;
   struct mch_task *longest = NULL;
   uint32_t most = 0;
-  for (child = engine->children; child != NULL; child = child->next) {
+  for (child = engine->children; child != NULL && engine->batches > 0; child = child->next) {
     struct mch_task *task = begun(child);
     uint64_t word = atomic_load(&child->shared->items);
     if (task == NULL || task->batch == NULL || mch_items_ticket(word) != task->ticket ||
@@ -1509,21 +1636,31 @@ static void split_running(struct engine_fork *engine) {
     shorten_batch(holds, longest, 0, 1);
 }
 
+static int has_idle(struct engine_fork *engine) {
+  while (engine->open[0] != NULL && !has_room(engine, engine->open[0]))
+    shut(engine, engine->open[0]);
+  return engine->open[0] != NULL;
+}
+
+/* One that has more than it runs; or NULL. */
+static struct child *find_busiest(struct engine_fork *engine) {
+  for (; engine->most > 1; engine->most--) {
+    if (engine->open[engine->most] != NULL)
+      return engine->open[engine->most];
+    if (engine->shut[engine->most] != NULL)
+      return engine->shut[engine->most];
+  }
+  return NULL;
+}
+
 /* Move half of what waits at the busiest worker to the queue when another has nothing to do. */
 static void steal(struct engine_fork *engine, size_t queued) {
-  struct child *child, *idle = NULL, *busiest = NULL;
+  struct child *busiest;
   uint32_t ticket;
   unsigned share;
-  if (queued > 0)
+  if (queued > 0 || !has_idle(engine))
     return;
-  for (child = engine->children; child != NULL; child = child->next) {
-    if (child->outstanding == 0 && has_room(engine, child))
-      idle = child;
-    if (child->outstanding > 1 && (busiest == NULL || child->outstanding > busiest->outstanding))
-      busiest = child;
-  }
-  if (idle == NULL)
-    return;
+  busiest = find_busiest(engine);
   if (busiest == NULL) {
     split_running(engine);
     return;
@@ -1541,19 +1678,37 @@ static void steal(struct engine_fork *engine, size_t queued) {
   }
 }
 
+/* Take back what this worker has not begun and is less urgent, unless that is all it has. The
+ * lowest priority of what stays. */
+static int32_t recall_from(struct child *child, int32_t priority) {
+  uint32_t i, left = child->outstanding;
+  int32_t lowest = INT32_MAX;
+  for (i = 0; i < MCH_CLAIMS && left > 0; i++) {
+    uint32_t ticket = child->last_ticket - i;
+    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+    if (task == NULL || task->ticket != ticket)
+      continue;
+    left--;
+    if (task->priority < priority && child->outstanding > 1 && take_back(child, task))
+      give_back(child, task);
+    else if (task->priority < lowest && claim_of(child, ticket) == MCH_CLAIM_OFFERED)
+      lowest = task->priority;
+  }
+  return lowest;
+}
+
 static void recall(struct mch_engine *base, int32_t priority) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next) {
-    uint32_t i;
-    for (i = 0; i < MCH_CLAIMS && child->outstanding > 1; i++) {
-      uint32_t ticket = child->last_ticket - i;
-      struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
-      if (task != NULL && task->ticket == ticket && task->priority < priority &&
-          take_back(child, task))
-        give_back(child, task);
+  int32_t lowest = INT32_MAX;
+  if (engine->lowest >= priority)
+    return;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->outstanding > 0) {
+      int32_t stays = recall_from(child, priority);
+      lowest = stays < lowest ? stays : lowest;
     }
-  }
+  engine->lowest = lowest;
 }
 
 /* One that was never asked for anything has nothing to finish: the end of its stream will do. */
@@ -1569,7 +1724,9 @@ static void send_quit(struct child *child) {
   }
   child->state = LEAVING;
   child->engine->live--;
-  child->kill_at = mch_now() + leave_grace;
+  put_into(child, UNSENT, &child->engine->unsent);
+  kill_later(child, mch_now() + leave_grace);
+  wake(child);
 }
 
 /* A worker that did its share leaves once nothing is with it. */
@@ -1583,6 +1740,62 @@ static void retire(struct engine_fork *engine, struct child *child) {
 static void flush(struct child *child) {
   if (child->state != ENDED && mch_channel_unsent(&child->channel) > 0)
     mch_channel_flush(&child->channel, 0, NULL); /* its end is seen when reading */
+  if (child->state == ENDED || mch_channel_unsent(&child->channel) == 0)
+    take_out(child, UNSENT);
+}
+
+/* Its `init` takes too long. The task that waits for it ends by that, the others are for other
+ * workers; this one is stopped like a task, and leaves. They are taken back from the last to the
+ * first: when the first is among them the worker has none, and begins none. */
+static void end_init(struct child *child, uint64_t now) {
+  struct mch_task *task = first_offered(child);
+  struct mch_result *result;
+  uint32_t ticket;
+  for (ticket = child->last_ticket; ticket != task->ticket; ticket--) {
+    struct mch_task *other = child->offered[ticket % MCH_CLAIMS];
+    if (other != NULL && other->ticket == ticket && take_back(child, other))
+      give_back(child, other);
+  }
+  if (!withdraw(child, task))
+    return; /* it is over this moment */
+  atomic_store(&child->shared->stop, task->ticket);
+  kill(child->pid, MCH_STOP_SIGNAL);
+  child->barren = 1;
+  result = mch_result_new(MCH_KIND_TIMEOUT, "init", NULL, 0);
+  if (result != NULL)
+    result->elapsed = now - child->prepares;
+  if (task->batch != NULL) {
+    fail_item(child, task, result);
+    return_rest(child, task);
+    finish_batch(child, task, 0);
+  } else
+    finish(child, task, result);
+  send_quit(child);
+  flush(child);
+}
+
+/* Of a batch no other item begins from here on, so that the one that is stopped is the one that
+ * runs too long. */
+static void check_time(struct child *child, uint64_t now) {
+  struct mch_task *task;
+  if (child->kill_at <= now)
+    kill_now(child);
+  if (!child->engine->timeouts || child->outstanding == 0)
+    return;
+  if ((task = begun(child)) == NULL) {
+    if (init_limit(child) <= now)
+      end_init(child, now);
+    return;
+  }
+  if (limit_of(child, task) > now)
+    return;
+  if (task->batch != NULL) {
+    shorten_batch(child, task, 0, 0);
+    if (limit_of(child, task) > now)
+      return;
+  }
+  task->stop = MCH_KIND_TIMEOUT;
+  stop(&child->engine->base, task);
 }
 
 /* A stream that has ended stays "ready" for ever: do not watch it any longer. */
@@ -1599,8 +1812,10 @@ static void collect_ready(struct engine_fork *engine) {
   int count = mch_poller_wait(engine->base.poller, ready, 64, 0, NULL), i;
   for (i = 0; i < count; i++) {
     struct source *source = ready[i].ud;
-    if (source != NULL && (ready[i].events & MCH_READABLE) && !mch_chaos_strikes(&engine->chaos))
-      source->child->ready |= source->bit;
+    if (source == NULL || !(ready[i].events & MCH_READABLE) || mch_chaos_strikes(&engine->chaos))
+      continue;
+    source->child->ready |= source->bit;
+    wake(source->child);
   }
 }
 
@@ -1626,28 +1841,62 @@ static void stir(struct engine_fork *engine) {
     steal(engine, 0);
 }
 
+/* Do all that there is to do with this worker now. */
+static void visit(struct engine_fork *engine, struct child *child, uint64_t now) {
+  if ((child->ready & (CHANNEL | STDOUT | STDERR)) || mch_channel_waiting(&child->channel))
+    drain(child);
+  mch_chaos_pause(&engine->chaos);
+  unwatch_ended(child);
+  check_end(child, now);
+  child->ready = 0;
+  if (child->state != ENDED) {
+    check_time(child, now);
+    retire(engine, child);
+  }
+}
+
+/* When time has something to do with this worker. */
+static uint64_t due_at(struct child *child, uint64_t now) {
+  uint64_t due = child->kill_at;
+  if (child->state == ENDED)
+    return MCH_NEVER;
+  if (child->stream_ended != 0 && !child->killed)
+    due = sooner(due, child->stream_ended + end_grace);
+  if (child->watch < 0)
+    due = sooner(due, now + unwatched_check);
+  if (child->engine->timeouts && child->outstanding > 0)
+    due = sooner(due, timeout_at(child));
+  return due;
+}
+
+/* Time is up for one of them at least, or may be. */
+static void visit_all(struct engine_fork *engine, uint64_t now) {
+  struct child *child;
+  engine->look = MCH_NEVER;
+  for (child = engine->children; child != NULL; child = child->next) {
+    visit(engine, child, now);
+    look_at(engine, due_at(child, now));
+  }
+}
+
 static void pump(struct mch_engine *base, int owner, size_t queued) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  struct child *child;
+  struct child *child, *next;
   uint64_t now;
   (void)owner;
   if (engine->chaos.rate != 0)
     stir(engine);
   collect_ready(engine);
   engine->pumped = now = mch_now();
-  engine->passing = 0;
-  for (child = engine->children; child != NULL; child = child->next) {
-    if ((child->ready & (CHANNEL | STDOUT | STDERR)) || mch_channel_waiting(&child->channel))
-      drain(child);
-    mch_chaos_pause(&engine->chaos);
-    unwatch_ended(child);
-    check_end(child, now);
-    child->ready = 0;
-    if (child->state != ENDED) {
-      check_time(child, now);
-      retire(engine, child);
+  engine->waits_for_tickets = 0;
+  open_passing(engine);
+  if (engine->look <= now)
+    visit_all(engine, now);
+  else
+    for (child = engine->awake; child != NULL; child = next) {
+      next = child->links[AWAKE].next;
+      visit(engine, child, now);
     }
-  }
   remove_ended(engine);
   steal(engine, queued);
 }
@@ -1655,50 +1904,49 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
 /* After the pool has submitted what it could. */
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  struct child *child;
-  for (child = engine->children; child != NULL; child = child->next) {
+  struct child *child, *next;
+  for (child = engine->unsent; child != NULL; child = next) {
+    next = child->links[UNSENT].next;
     mch_chaos_pause(&engine->chaos);
     flush(child);
   }
 }
 
+/* Only a few are asked at each time, one after the other. */
 static int hungry(struct mch_engine *base) {
-  const struct engine_fork *engine = (const struct engine_fork *)base;
-  const struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
+  enum { ASKED = 8 };
+  struct engine_fork *engine = (struct engine_fork *)base;
+  int i;
+  for (i = 0; i < ASKED; i++) {
+    const struct child *child = engine->hungry != NULL ? engine->hungry : engine->children;
+    if (child == NULL)
+      return 0;
+    engine->hungry = child->next;
     if (child->state == LIVE &&
         child->last_ticket - atomic_load_explicit(&child->shared->passed, memory_order_relaxed) <
             LITTLE_AHEAD)
       return 1;
+  }
   return 0;
 }
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
+/* Those that have nothing to say are told to ring from now on. */
 static uint64_t deadline(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  uint64_t soonest = MCH_NEVER;
-  struct child *child;
-  for (child = engine->children; child != NULL; child = child->next) {
-    if (child->state == ENDED)
-      continue;
-    soonest = sooner(soonest, child->kill_at);
-    if (mch_channel_stays_awake(&child->channel))
+  uint64_t soonest = engine->look;
+  struct child *child, *next;
+  for (child = engine->awake; child != NULL; child = next) {
+    next = child->links[AWAKE].next;
+    if (child->state != ENDED && mch_channel_stays_awake(&child->channel))
       soonest = 0;
-    if (child->stream_ended != 0 && !child->killed)
-      soonest = sooner(soonest, child->stream_ended + end_grace);
-    if (child->watch < 0)
-      soonest = sooner(soonest, mch_now() + unwatched_check);
-    if (engine->timeouts && child->outstanding > 0)
-      soonest = sooner(soonest, timeout_at(child));
+    else
+      take_out(child, AWAKE);
   }
   /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
   if (engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
       engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
-  if (engine->passing)
+  if (engine->waits_for_tickets)
     soonest = sooner(soonest, mch_now() + passing_check);
   return soonest;
 }
@@ -1795,6 +2043,8 @@ struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,
     return NULL;
   }
   engine->base.ops = &ops;
+  engine->look = MCH_NEVER;
+  engine->lowest = INT32_MAX;
   engine->base.poller = mch_poller_new(error);
   if (engine->base.poller == NULL) {
     free(engine);

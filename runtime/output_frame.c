@@ -219,18 +219,8 @@ static void keep_ticking(struct mch_output *out, uint64_t now) {
     mch_ticker_start(&out->ticker);
 }
 
-/* Draw now. A frame that the terminal does not take is dropped: nothing has changed then, and the
- * lines in it wait for the next one. */
-void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thread) {
+static void draw(struct mch_output *out, uint64_t now, int on_lua_thread) {
   unsigned columns, rows;
-  int locked;
-  if (out->paused)
-    return;
-  see_who_owns_the_screen(out);
-  locked = lock_host(out, on_lua_thread);
-  if (locked < 0)
-    return;
-  out->drawn_ns = now;
   mch_output_size(out, &columns, &rows);
   take_host(out, columns, on_lua_thread);
   collect(out, now, columns, rows);
@@ -239,6 +229,22 @@ void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thre
     if (length == 0 || mch_sink_offer(&out->sinks[1], out->frame.data, length) == 0)
       committed(out);
   }
+}
+
+/* Draw now. A frame that the terminal does not take is dropped: nothing has changed then, and the
+ * lines in it wait for the next one. While it has yet to take the one before, none is made, which
+ * would cost as much as all lines that wait are long. */
+void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thread) {
+  int locked;
+  if (out->paused)
+    return;
+  see_who_owns_the_screen(out);
+  locked = lock_host(out, on_lua_thread);
+  if (locked < 0)
+    return;
+  out->drawn_ns = now;
+  if (mch_sink_push(&out->sinks[1]) == 0)
+    draw(out, now, on_lua_thread);
   mch_hold_unlock(locked);
   keep_ticking(out, now);
 }

@@ -118,6 +118,16 @@ void mch_platform_unshare(void *memory, size_t bytes) {
     munmap(memory, bytes);
 }
 
+int mch_platform_keep_from_forks(void *memory, size_t bytes) {
+#if defined(MADV_DONTFORK)
+  return madvise(memory, bytes, MADV_DONTFORK) == 0;
+#else
+  (void)memory;
+  (void)bytes;
+  return 0;
+#endif
+}
+
 /* Smaller blocks are not worth the call, and may lie among others in a heap that a fork shares. */
 enum { LARGE_PAGES_FROM = 4 * 1024 * 1024 };
 

@@ -30,6 +30,9 @@ int mch_platform_nonblocking(int fd);
 void *mch_platform_share(size_t bytes);
 void mch_platform_unshare(void *memory, size_t bytes);
 
+/* From now on processes that are forked do not get it: 1. 0: they do. */
+int mch_platform_keep_from_forks(void *memory, size_t bytes);
+
 /* Say no more on a stream socket: the other side will find its end. */
 void mch_platform_end_stream(int socket);
 

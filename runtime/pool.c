@@ -12,13 +12,7 @@
 #include "codes.h"
 #include "driver.h"
 #include "platform.h"
-
-/* Tasks of one priority that wait, in order. */
-struct level {
-  int32_t priority;
-  struct mch_task *first, *last; /* by rising run ID */
-  size_t submitted;              /* of this priority with the engine */
-};
+#include "queue.h"
 
 /* A log record on its way to Lua. */
 struct record {
@@ -58,9 +52,7 @@ struct mch_pool {
   struct mch_output *output;
   int background;            /* whether a thread is wanted while there are tasks */
   struct mch_driver *driver; /* NULL: none, or not yet */
-  struct level *levels;      /* by falling priority; those in use have tasks */
-  size_t level_count, level_room;
-  size_t queued;
+  struct mch_queue queue;
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -264,105 +256,9 @@ static void index_remove(struct mch_pool *pool, uint64_t runid) {
     pool->index_start = 0;
 }
 
-/* -- queue -------------------------------------------------------------------------------- */
-
-/* Where `priority` stands among the levels, or would. */
-static size_t level_at(const struct mch_pool *pool, int32_t priority) {
-  size_t low = 0, high = pool->level_count;
-  while (low < high) {
-    size_t middle = (low + high) / 2;
-    if (pool->levels[middle].priority > priority)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
-/* The level of `priority`, made if need be; NULL: no memory. A level stays once it is there, so
- * that a task which comes back always finds its own. */
-static struct level *level_of(struct mch_pool *pool, int32_t priority) {
-  size_t at = level_at(pool, priority);
-  if (at < pool->level_count && pool->levels[at].priority == priority)
-    return &pool->levels[at];
-  if (pool->level_count == pool->level_room) {
-    size_t room = pool->level_room == 0 ? 4 : pool->level_room * 2;
-    struct level *levels = realloc(pool->levels, room * sizeof *levels);
-    if (levels == NULL)
-      return NULL;
-    pool->levels = levels;
-    pool->level_room = room;
-  }
-  memmove(&pool->levels[at + 1], &pool->levels[at],
-          (pool->level_count - at) * sizeof *pool->levels);
-  pool->level_count++;
-  pool->levels[at].priority = priority;
-  pool->levels[at].first = pool->levels[at].last = NULL;
-  pool->levels[at].submitted = 0;
-  return &pool->levels[at];
-}
-
-/* New ones go to the end; what comes back finds its place soon from the head. */
-static void enqueue(struct mch_pool *pool, struct mch_task *task) {
-  struct level *level = level_of(pool, task->priority);
-  struct mch_task *next = NULL;
-  if (level->last != NULL && level->last->runid > task->runid)
-    for (next = level->first; next->runid < task->runid;)
-      next = next->next;
-  task->state = MCH_TASK_QUEUED;
-  task->next = next;
-  task->previous = next != NULL ? next->previous : level->last;
-  if (task->next != NULL)
-    task->next->previous = task;
-  else
-    level->last = task;
-  if (task->previous != NULL)
-    task->previous->next = task;
-  else
-    level->first = task;
-  pool->queued++;
-}
-
-static void dequeue(struct mch_pool *pool, struct mch_task *task) {
-  struct level *level = level_of(pool, task->priority);
-  if (task->previous != NULL)
-    task->previous->next = task->next;
-  else
-    level->first = task->next;
-  if (task->next != NULL)
-    task->next->previous = task->previous;
-  else
-    level->last = task->previous;
-  task->next = task->previous = NULL;
-  pool->queued--;
-}
-
-static struct mch_task *queue_head(const struct mch_pool *pool) {
-  size_t i;
-  if (pool->queued == 0)
-    return NULL;
-  for (i = 0; i < pool->level_count; i++)
-    if (pool->levels[i].first != NULL)
-      return pool->levels[i].first;
-  return NULL;
-}
-
-/* Whether a new task of this priority is to overtake some that the engine has. */
-static int overtakes(const struct mch_pool *pool, int32_t priority) {
-  const struct mch_task *head = queue_head(pool);
-  size_t i;
-  if (head != NULL && head->priority >= priority)
-    return 0;
-  for (i = pool->level_count; i > 0 && pool->levels[i - 1].priority < priority; i--)
-    if (pool->levels[i - 1].submitted > 0)
-      return 1;
-  return 0;
-}
-
-static void count_submitted(struct mch_pool *pool, const struct mch_task *task, int step) {
-  struct level *level = level_of(pool, task->priority);
+static void count_submitted(struct mch_pool *pool, struct mch_task *task, int step) {
   pool->submitted += (size_t)step;
-  level->submitted += (size_t)step;
+  mch_queue_send(&pool->queue, task, step > 0);
 }
 
 /* -- the bar for all tasks ---------------------------------------------------------------- */
@@ -378,13 +274,19 @@ static void begin_bar(struct mch_pool *pool) {
   pool->bar = mch_output_bar_start(pool->output, &spec);
 }
 
-static void update_bar(struct mch_pool *pool) {
+/* What is known without asking the workers. */
+static void count_bar(struct mch_pool *pool) {
   if (pool->bar == NULL)
     return;
-  atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
-                        memory_order_relaxed);
   mch_bar_set_total(pool->bar, pool->accepted + pool->coming);
   mch_bar_set(pool->bar, pool->accepted - pool->unfinished);
+}
+
+static void update_bar(struct mch_pool *pool) {
+  if (pool->bar != NULL)
+    atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
+                          memory_order_relaxed);
+  count_bar(pool);
 }
 
 static void end_bar(struct mch_pool *pool, enum mch_bar_end how) {
@@ -404,7 +306,7 @@ static void count_in(struct mch_pool *pool, struct mch_group *group, uint32_t co
   pool->accepted += count;
   if (pool->bar_name != NULL && pool->accepted == count)
     begin_bar(pool);
-  update_bar(pool);
+  count_bar(pool);
 }
 
 static void count_failure(struct mch_pool *pool, const struct mch_result *result) {
@@ -489,6 +391,7 @@ static void drop_ahead(struct mch_task *task) {
 static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
   struct mch_group *group = task->group;
   task->state = MCH_TASK_DONE;
+  mch_queue_leave(&pool->queue, task);
   mch_cargo_drop(task->cargo);
   task->cargo = NULL;
   task->result = result != NULL ? result : pool->no_memory;
@@ -596,9 +499,10 @@ static void failed(void *ud, struct mch_task *task, struct mch_result *result) {
   set_done(pool, item, result);
 }
 
-static void close_batch(struct mch_task *task) {
+static void close_batch(struct mch_pool *pool, struct mch_task *task) {
   struct mch_group *group = task->group;
   task->state = MCH_TASK_DONE;
+  mch_queue_leave(&pool->queue, task);
   group->batches--;
   free_if_over(task);
   free_if_idle(group);
@@ -610,7 +514,7 @@ static void batch_over(void *ud, struct mch_task *task, uint64_t elapsed) {
   count_submitted(pool, task, -1);
   group->item_time += elapsed;
   group->items += elapsed > 0 ? task->batch->count : 0;
-  close_batch(task);
+  close_batch(pool, task);
 }
 
 /* End all items of a batch that is with nobody. */
@@ -618,7 +522,7 @@ static void end_batch(struct mch_pool *pool, struct mch_task *task, enum mch_kin
                       const char *why) {
   while (task->batch->answered < task->batch->count)
     failed(pool, task, mch_result_new(kind, why, NULL, 0));
-  close_batch(task);
+  close_batch(pool, task);
 }
 
 /* From now on the items that were split off belong to the task `rest`. */
@@ -626,6 +530,7 @@ static void adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task 
   uint32_t i;
   for (i = 0; i < rest->batch->count; i++)
     *slot(pool, rest->runid + i) = rest;
+  mch_queue_enter_with(rest, task);
   task->batch->kept -= rest->batch->count;
   rest->group->batches++;
 }
@@ -636,7 +541,7 @@ static void split(void *ud, struct mch_task *task, struct mch_task *rest) {
   if (rest->group->abandoned)
     end_batch(pool, rest, MCH_KIND_CANCELLED, NULL);
   else
-    enqueue(pool, rest);
+    mch_queue_add(&pool->queue, rest);
 }
 
 /* A task that is with nobody ends. */
@@ -656,7 +561,7 @@ static void finished(void *ud, struct mch_task *task, struct mch_result *result)
     mch_result_free(result);
     drop_ahead(task);
     task->attempt++;
-    enqueue(pool, task);
+    mch_queue_add(&pool->queue, task);
     return;
   }
   set_done(pool, task, result);
@@ -668,7 +573,7 @@ static void returned(void *ud, struct mch_task *task) {
   if (task->stop != 0)
     end_task(pool, task, (enum mch_kind)task->stop, NULL);
   else
-    enqueue(pool, task);
+    mch_queue_add(&pool->queue, task);
 }
 
 /* What is lost for want of memory is missed when the result is rebuilt. */
@@ -723,11 +628,11 @@ static void dispatch(struct mch_pool *pool, int owner) {
   struct mch_task *task;
   struct mch_error error;
   pool->held_until = MCH_NEVER;
-  while ((task = queue_head(pool)) != NULL) {
+  while ((task = mch_queue_head(&pool->queue)) != NULL) {
     int code = ops->submit(pool->engine, task, owner, &error);
     if (code == MCH_FULL)
       break;
-    dequeue(pool, task);
+    mch_queue_remove(&pool->queue, task);
     if (code == 0) {
       task->state = MCH_TASK_SUBMITTED;
       count_submitted(pool, task, 1);
@@ -738,7 +643,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
 }
 
 static void pump(struct mch_pool *pool, int owner) {
-  pool->engine->ops->pump(pool->engine, owner, pool->queued);
+  pool->engine->ops->pump(pool->engine, owner, pool->queue.count);
   dispatch(pool, owner);
   update_bar(pool);
 }
@@ -746,7 +651,7 @@ static void pump(struct mch_pool *pool, int owner) {
 int mch_pool_short_of_workers(struct mch_pool *pool) {
   int is_short;
   pthread_mutex_lock(&pool->lock);
-  is_short = pool->engine->ops->short_of_workers(pool->engine, pool->queued);
+  is_short = pool->engine->ops->short_of_workers(pool->engine, pool->queue.count);
   pthread_mutex_unlock(&pool->lock);
   return is_short;
 }
@@ -754,8 +659,8 @@ int mch_pool_short_of_workers(struct mch_pool *pool) {
 /* No worker can be had: what waits for one ends. */
 static void fail_queued(struct mch_pool *pool, const char *why) {
   struct mch_task *task;
-  while ((task = queue_head(pool)) != NULL) {
-    dequeue(pool, task);
+  while ((task = mch_queue_head(&pool->queue)) != NULL) {
+    mch_queue_remove(&pool->queue, task);
     end_task(pool, task, MCH_KIND_ERROR, why);
   }
 }
@@ -763,7 +668,7 @@ static void fail_queued(struct mch_pool *pool, const char *why) {
 void mch_pool_add_workers(struct mch_pool *pool) {
   struct mch_error error;
   pthread_mutex_lock(&pool->lock);
-  if (pool->engine->ops->add(pool->engine, pool->queued, &error) == 0)
+  if (pool->engine->ops->add(pool->engine, pool->queue.count, &error) == 0)
     pool->workless_since = 0;
   else if (pool->workless_since == 0)
     pool->workless_since = mch_now();
@@ -809,7 +714,7 @@ static int drive_pump(void *ud) {
     return 1; /* first somebody has to read that; workers wait */
   pool->drives++;
   pump(pool, 0);
-  if (pool->engine->ops->short_of_workers(pool->engine, pool->queued) ||
+  if (pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
       mch_output_wants_owner(pool->output, mch_now()))
     raise_attention(pool);
   return owner_runs || pool->harvest - before >= CROWD / 4;
@@ -828,7 +733,7 @@ static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
   if (pool->record_bytes >= MOST_RECORD_BYTES)
     return 0; /* only the owner can take this away */
-  return pool->submitted > 0 || pool->queued > 0 || mch_output_next(pool->output) != MCH_NEVER;
+  return pool->submitted > 0 || pool->queue.count > 0 || mch_output_next(pool->output) != MCH_NEVER;
 }
 
 static uint64_t drive_deadline(void *ud) {
@@ -881,7 +786,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                                    : mch_engine_fork_new(&engine, error);
   if (config->bar != NULL)
     pool->bar_name = strdup(config->bar);
-  if (pool->no_memory == NULL || pool->engine == NULL || level_of(pool, 0) == NULL ||
+  if (pool->no_memory == NULL || pool->engine == NULL ||
       (config->bar != NULL && pool->bar_name == NULL)) {
     mch_pool_free(pool);
     return NULL;
@@ -942,7 +847,7 @@ void mch_pool_free(struct mch_pool *pool) {
   }
   mch_dictionary_free(&pool->dictionary);
   mch_result_free(pool->no_memory);
-  free(pool->levels);
+  mch_queue_free(&pool->queue);
   free(pool->index);
   mch_output_unref(pool->output);
   pthread_mutex_destroy(&pool->lock);
@@ -958,7 +863,7 @@ static int start(struct mch_pool *pool, struct mch_error *error) {
 static void complete(struct mch_pool *pool) {
   struct mch_error error;
   if (!pool->started)
-    pool->engine->ops->add(pool->engine, pool->queued, &error);
+    pool->engine->ops->add(pool->engine, pool->queue.count, &error);
   pool->started = 1;
 }
 
@@ -992,7 +897,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
-      (index_reserve(pool, count) != 0 || !level_of(pool, task->priority)))
+      (index_reserve(pool, count) != 0 || mch_queue_enter(&pool->queue, task) != 0))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
     *runid = task->runid = pool->next_runid;
@@ -1003,13 +908,13 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     group->batches += task->batch != NULL;
     pool->unfinished += count;
     count_in(pool, group, count);
-    urgent = overtakes(pool, task->priority);
-    enqueue(pool, task);
+    urgent = mch_queue_overtakes(&pool->queue, task->priority);
+    mch_queue_add(&pool->queue, task);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
-    if (urgent || (pool->queued == 1 && !in_rush(pool)))
+    if (urgent || (pool->queue.count == 1 && !in_rush(pool)))
       dispatch(pool, 1);
-    else if (pool->queued >= FEED && pool->queued % FEED_STEP == 0 &&
+    else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
              pool->engine->ops->hungry(pool->engine))
       pump(pool, 1);
     else
@@ -1119,7 +1024,7 @@ static int sleep_attended(struct mch_pool *pool, const struct mch_waiting *waiti
 static int needs_owner(struct mch_pool *pool) {
   uint64_t now = mch_now();
   return pool->records != NULL || pool->pieces != NULL ||
-         pool->engine->ops->short_of_workers(pool->engine, pool->queued) ||
+         pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
          mch_output_next(pool->output) <= now || mch_output_wants_owner(pool->output, now);
 }
 
@@ -1396,7 +1301,7 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
 /* -- stopping ----------------------------------------------------------------------------- */
 
 static void end_queued(struct mch_pool *pool, struct mch_task *task) {
-  dequeue(pool, task);
+  mch_queue_remove(&pool->queue, task);
   end_task(pool, task, MCH_KIND_CANCELLED, NULL);
 }
 
@@ -1435,7 +1340,7 @@ static int cut_item(struct mch_pool *pool, struct mch_task *task, uint32_t numbe
     mch_task_free(after);
     return 0;
   }
-  dequeue(pool, task);
+  mch_queue_remove(&pool->queue, task);
   if (after != NULL) {
     task->batch->count = number + 1;
     split(pool, task, after);
@@ -1444,7 +1349,7 @@ static int cut_item(struct mch_pool *pool, struct mch_task *task, uint32_t numbe
     single->batch->count = single->batch->kept = 1;
     task->batch->count = number;
     adopt(pool, task, single);
-    enqueue(pool, task);
+    mch_queue_add(&pool->queue, task);
   }
   end_task(pool, single != NULL ? single : task, MCH_KIND_CANCELLED, NULL);
   return 1;
@@ -1476,7 +1381,7 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
     pool->engine->ops->stop(pool->engine, task);
     return task->state == MCH_TASK_DONE ? 1 : 2;
   }
-  dequeue(pool, task);
+  mch_queue_remove(&pool->queue, task);
   set_done(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
   return 1;
 }
@@ -1549,7 +1454,7 @@ static int make_attention(struct mch_pool *pool, struct mch_error *error) {
     return code;
   mch_platform_nonblocking(pool->attention[0]);
   mch_platform_nonblocking(pool->attention[1]);
-  if (pool->queued > 0 || pool->records != NULL || pool->drives != pool->drives_seen)
+  if (pool->queue.count > 0 || pool->records != NULL || pool->drives != pool->drives_seen)
     raise_attention(pool);
   return 0;
 }

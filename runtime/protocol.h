@@ -151,13 +151,14 @@ struct mch_shared {
   _Atomic uint64_t items;              /* of the batch that runs: see mch_items_word() */
   _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
   _Atomic uint64_t running_since;      /* worker: mch_now() before a task or item is begun */
-  _Atomic uint32_t stop;               /* pool: ticket of the task that shall stop; 0: none */
-  _Atomic int32_t log_threshold;       /* pool: records below this level need not be sent */
-  _Atomic uint32_t reading[2];         /* pool: odd while it takes bytes from that pipe */
-  _Atomic uint64_t consumed[2];        /* pool: bytes taken from stdout's and stderr's pipe */
-  _Atomic uint64_t oom_count;          /* worker: mch_platform_oom_count() before its first task */
-  struct mch_bar_slot bars[MCH_BARS];  /* worker: what bars count */
-  struct mch_ring down, up; /* the two streams, while both processes are on one machine */
+  _Atomic uint64_t preparing_since;   /* worker: mch_now() before `init`; MCH_NEVER: that is over */
+  _Atomic uint32_t stop;              /* pool: ticket of the task that shall stop; 0: none */
+  _Atomic int32_t log_threshold;      /* pool: records below this level need not be sent */
+  _Atomic uint32_t reading[2];        /* pool: odd while it takes bytes from that pipe */
+  _Atomic uint64_t consumed[2];       /* pool: bytes taken from stdout's and stderr's pipe */
+  _Atomic uint64_t oom_count;         /* worker: mch_platform_oom_count() before its first task */
+  struct mch_bar_slot bars[MCH_BARS]; /* worker: what bars count */
+  struct mch_ring down, up;           /* the two streams, while both processes are on one machine */
 };
 
 #endif

@@ -458,7 +458,9 @@ static void on_stop_signal(int number) {
   struct mch_worker *worker = signalled_worker;
   int saved = errno;
   (void)number;
-  if (worker != NULL && worker->ticket != 0 && atomic_load(&worker->shared->stop) == worker->ticket)
+  if (worker != NULL &&
+      (worker->preparing ||
+       (worker->ticket != 0 && atomic_load(&worker->shared->stop) == worker->ticket)))
     worker->runner.interrupt(worker->runner.ud);
   errno = saved;
 }
@@ -500,6 +502,19 @@ static void on_exit_called(int status, void *ud) {
     mch_worker_leave(worker, status);
 }
 
+/* What is to be done before the first task. When that took too long the pool has stopped it; then
+ * this worker only leaves, and like a stopped task it takes along what it started. */
+static void prepare(struct mch_worker *worker) {
+  struct mch_shared *shared = worker->shared;
+  worker->preparing = 1;
+  atomic_store(&shared->preparing_since, mch_now());
+  worker->runner.begin(worker->runner.ud, worker);
+  worker->preparing = 0;
+  atomic_store(&shared->preparing_since, MCH_NEVER);
+  if (atomic_load(&shared->stop) != 0 && mch_platform_has_children())
+    kill(0, SIGKILL);
+}
+
 void mch_worker_main(struct mch_worker *worker) {
   struct mch_buf graph;
   memset(&graph, 0, sizeof graph);
@@ -510,7 +525,7 @@ void mch_worker_main(struct mch_worker *worker) {
   mch_chaos_idle(&worker->chaos);
   put_hello(worker);
   atomic_store(&worker->shared->oom_count, mch_platform_oom_count());
-  worker->runner.begin(worker->runner.ud, worker);
+  prepare(worker);
   if (worker->only != NULL)
     run_only(worker, &graph);
   for (;;) {

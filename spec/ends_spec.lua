@@ -301,6 +301,90 @@ describe("init", function()
       os.remove(path)
     end
   end)
+
+  -- Each way of not coming to an end, with whether clean-up of it runs.
+  local endless = {
+    { "in Lua", function(note)
+      local _ <close> = setmetatable({}, { __close = function() note("c") end })
+      while true do end
+    end, true },
+    { "in C", function() string.find(("a"):rep(40), ("a?"):rep(40) .. ("a"):rep(40)) end },
+    { "behind pcall", function() while true do pcall(function() while true do end end) end end },
+    { "in another program", function() os.execute("sleep 100") end },
+  }
+
+  for _, engine in ipairs { "fork", "snapshot" } do
+    for _, case in ipairs(endless) do
+      it(("that does not end %s has the pool's timeout, with engine %s"):format(case[1], engine), function()
+        local path = os.tmpname()
+        local function note(what)
+          local file <close> = io.open(path, "a")
+          file:write(what)
+        end
+        do
+          local mcore <close> = failing { engine = engine, nworkers = 2, timeout = 0.1, init = function()
+            note("i")
+            case[2](note)
+          end }
+          for _ = 1, 3 do mcore:run_with({ timeout = 60, retries = 2 }, function() return "never" end) end
+          local results = mcore:returns()
+          for i = 1, 3 do
+            assert.are.equal("timeout", results[i].kind)
+            assert.truthy(results[i].message:find("^init ran longer than allowed %(0%.%d+ s%)$"), results[i].message)
+            assert.is_nil(results[i].attempts)
+          end
+          results = mcore:map(function() return "never" end, { 1, 2, 3 })
+          for i = 1, 3 do assert.are.equal("timeout", results[i].kind) end
+        end
+        local file <close> = assert(io.open(path))
+        local _, begun = file:read("a"):gsub("i", "")
+        file:seek("set")
+        local _, cleaned = file:read("a"):gsub("c", "")
+        assert.is_true(begun >= 6 and begun <= 8, begun)
+        if case[3] then assert.is_true(cleaned >= 6, cleaned) else assert.are.equal(0, cleaned) end
+        os.remove(path)
+      end)
+    end
+  end
+
+  it("that takes long counts for the task that comes later, and for none that is stopped", function()
+    local mcore <close> = failing { nworkers = 1, timeout = 0.1, init = function() while true do end end }
+    mcore:start()
+    mantichora.sleep(0.2)
+    mcore:run(function() return "never" end)
+    assert.are.equal("timeout", mcore:returns()[1].kind)
+    for _ = 1, 2 do mcore:run(function() return "never" end) end
+    assert.are.equal("queued", mcore:cancel(1))
+    mcore:terminate()
+    for _, failure in ipairs(mcore:returns()) do assert.are.equal("cancelled", failure.kind) end
+  end)
+
+  it("has no time-out of a task", function()
+    for _, timeout in ipairs { false, 60 } do
+      local mcore <close> = failing { nworkers = 1, timeout = timeout or nil, init = function()
+        os.execute("sleep 1.2")
+      end }
+      for _ = 1, 3 do mcore:run_with({ timeout = 1 }, function() return "done" end) end
+      assert.are.same({ "done", "done", "done", n = 3 }, mcore:returns())
+    end
+  end)
+
+  it("that hangs in one worker holds back no task of another", function()
+    local path = os.tmpname()
+    local mcore <close> = failing { nworkers = 2, timeout = 1, init = function()
+      if os.remove(path) then while true do end end -- one of them can
+    end }
+    for i = 1, 20 do mcore:run(function() return i end) end
+    local results, late = mcore:returns(), 0
+    for i = 1, 20 do
+      if results[i] ~= i then
+        late = late + 1
+        assert.are.equal("timeout", results[i].kind)
+      end
+    end
+    assert.is_true(late <= 1, late)
+    assert.is_nil(io.open(path))
+  end)
 end)
 
 describe("a report", function()

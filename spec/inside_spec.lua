@@ -46,7 +46,8 @@ do
   mcore:run(masks, "/proc/self/status")
   local worker, host = mcore:returns()[1], masks("/proc/self/status")
   say("blocked", worker.SigBlk)
-  say("ignored", worker.SigIgn == host.SigIgn & ~(1 << 16) and "like the host's" or worker.SigIgn)
+  local ours = (1 << 31) - 1 -- those above belong to the C library, which takes them when a thread is made
+  say("ignored", worker.SigIgn & ours == host.SigIgn & ours & ~(1 << 16) and "like the host's" or worker.SigIgn)
   local caught = 0
   for number = 1, 31 do -- some above belong to the C library
     if worker.SigCgt & 1 << number - 1 ~= 0 then caught = caught + 1 end

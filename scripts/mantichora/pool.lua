@@ -47,7 +47,10 @@ local wordings = {
     return killed_by(failure) .. (failure.perhaps_oom and ", perhaps because memory was short" or "")
       .. (reason and " " .. reason or "")
   end,
-  timeout = function(failure) return ("it ran longer than allowed (%.2f s)"):format(failure.elapsed) end,
+  timeout = function(failure, reason) -- what the task said comes with a traceback
+    local what = reason == "init" and not failure.traceback and reason or "it"
+    return ("%s ran longer than allowed (%.2f s)"):format(what, failure.elapsed)
+  end,
   cancelled = function() return "it was cancelled" end,
 }
 
@@ -223,11 +226,12 @@ end
 -- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
 -- failed. Default false.
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
--- @field timeout seconds that each task may run; default: any time
+-- @field timeout seconds that each task may run, and `init`; default: any time
 -- @field max_tasks_per_worker a worker is replaced after so many tasks; default: never
 -- @field seed integer from which the random streams of the tasks are derived; default: unforeseeable
 -- @field init function, run once in each new worker before its first task. It goes along by the fork,
--- so it may have any upvalues.
+-- so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task
+-- that waits for it fails by that, and the others go to other workers.
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
 -- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational

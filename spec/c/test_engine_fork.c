@@ -3,6 +3,7 @@
  * single children. */
 #include "../../runtime/engine_fork.c"
 
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -518,6 +519,32 @@ static void test_positions(void) {
 }
 
 /* Programs that have a worker's pipes are heard after its end, but not of ever more workers. */
+/* The part of a line that was searched for its end is not read again: nobody may, meanwhile. */
+static void test_long_line(void) {
+  enum { STEP = 32 * 1024, STEPS = 256, PAGE = 64 * 1024 };
+  struct stream stream = {0};
+  unsigned char *from, bytes[STEP];
+  size_t i, before;
+  memset(bytes, 'x', sizeof bytes);
+  CHECK(mch_buf_reserve(&stream.raw, (STEPS + 4) * STEP) == 0);
+  from = stream.raw.data + (PAGE - (uintptr_t)stream.raw.data % PAGE);
+  for (i = 0; i < STEPS; i++) {
+    size_t end = stream.raw.data + stream.searched > from
+                     ? (size_t)(stream.raw.data + stream.searched - from) / PAGE * PAGE
+                     : 0;
+    mch_buf_append(&stream.raw, bytes, sizeof bytes);
+    CHECK(mprotect(from, end, PROT_NONE) == 0);
+    before = stream.searched;
+    CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == 0);
+    CHECK(mprotect(from, end, PROT_READ | PROT_WRITE) == 0);
+    CHECK(stream.searched == before + STEP);
+  }
+  CHECK(whole_lines(&stream, STEP) == 0 && stream.searched == STEPS * STEP);
+  mch_buf_append(&stream.raw, "y\nz", 3);
+  CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == STEPS * STEP + 2);
+  mch_buf_free(&stream.raw);
+}
+
 static void test_late_output(void) {
   struct engine_fork *engine = new_engine(1);
   struct peer peers[MOST_HEARD + 2];
@@ -534,6 +561,7 @@ static void test_late_output(void) {
   for (child = engine->children; child != NULL; child = child->next)
     count++;
   CHECK(count == MOST_HEARD && engine->live == 0);
+  visit_all(engine, mch_now()); /* as when a time is up that was theirs */
   CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
   i = MOST_HEARD + 1;
   CHECK(write(peers[i].out[0], "late\n", 5) == 5);
@@ -651,8 +679,11 @@ static void test_timeout_of_items(int is_other) {
   atomic_store(&peer.child->shared->running_since, since);
   CHECK(take(&peer, 1));
   atomic_fetch_add(&peer.child->shared->items, 1);
-  due = engine->base.ops->deadline(&engine->base);
+  due = timeout_at(peer.child);
   CHECK(due == since + engine->config.timeout);
+  CHECK(engine->base.ops->deadline(&engine->base) <= mch_now() + engine->config.timeout);
+  visit_all(engine, mch_now());
+  CHECK(engine->base.ops->deadline(&engine->base) == due);
   check_time(peer.child, due - 1);
   CHECK(task->stop == 0 && task->batch->count == 3);
   begun_meanwhile = is_other ? due - 5 : 0;
@@ -664,6 +695,95 @@ static void test_timeout_of_items(int is_other) {
   end_all(engine);
   mch_task_free(cut_off);
   mch_task_free(task);
+}
+
+/* -- many workers ------------------------------------------------------------------------- */
+
+static size_t length_of(struct child *first, enum membership kind) {
+  size_t count = 0;
+  for (; first != NULL; first = first->links[kind].next)
+    count++;
+  return count;
+}
+
+/* The load of the worker that is to be chosen, by looking at all. */
+static unsigned least_load(const struct engine_fork *engine) {
+  const struct child *child;
+  unsigned least = UINT32_MAX;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (has_room(engine, child) && child->outstanding < least)
+      least = child->outstanding;
+  return least;
+}
+
+/* The next task of this worker, which is begun and answered; 0: it has none. */
+static int work(struct peer *peer) {
+  struct mch_message_in message;
+  int type;
+  while ((type = hear(peer, &message)) != 0) {
+    uint32_t ticket = message.head.ticket;
+    uint64_t runid = message.head.runid;
+    int taken;
+    if (type != MCH_MESSAGE_TASK)
+      continue;
+    taken = take(peer, ticket);
+    if (taken)
+      answer(peer, ticket, runid, 0, 0);
+    atomic_store(&peer->child->shared->passed, ticket);
+    if (taken)
+      return 1;
+  }
+  return 0;
+}
+
+/* Whatever happens, the least loaded one is chosen; and those that say nothing are left alone. */
+static void test_many_workers(uint32_t random) {
+  enum { PEERS = 6, STEPS = 400 };
+  struct engine_fork *engine = new_engine(PEERS);
+  static struct mch_task *tasks[STEPS];
+  struct peer peers[PEERS];
+  size_t i, made = 0, idle = 0, back = 0, over = 0;
+  for (i = 0; i < PEERS; i++)
+    hire(engine, &peers[i]);
+  for (i = 0; i < STEPS; i++) {
+    random = random * 1664525u + 1013904223u;
+    if ((random >> 8) % 3 == 0) {
+      work(&peers[(random >> 16) % PEERS]);
+      pump_now(engine);
+    } else if ((random >> 8) % 29 == 1) {
+      recall(&engine->base, 1);
+    } else {
+      unsigned least = least_load(engine);
+      struct mch_task *task = tasks[made++] = new_task(i, 0);
+      CHECK((give(engine, task) == 0) == (least != UINT32_MAX));
+      CHECK(task->holder != NULL && ((struct child *)task->holder)->outstanding == least + 1);
+    }
+    over += told.finished_count;
+    for (; told.returned_count > 0; back++)
+      CHECK(told.returned[--told.returned_count]->holder == NULL);
+    forget();
+  }
+  for (i = 0; i < PEERS; i++)
+    for (idle = 0; idle < 2; idle++)
+      while (work(&peers[i]) != 0 || (pump_now(engine), engine->awake != NULL)) {
+        engine->base.ops->deadline(&engine->base);
+        over += told.finished_count;
+        back += told.returned_count;
+        forget();
+      }
+  CHECK(made == over + back);
+  CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
+  CHECK(engine->awake == NULL && engine->unsent == NULL && engine->batches == 0);
+  CHECK(length_of(engine->open[0], LOAD) + length_of(engine->passing, LOAD) == PEERS);
+  give(engine, tasks[0]);
+  pump_now(engine);
+  CHECK(length_of(engine->awake, AWAKE) == 1);
+  CHECK(engine->awake == tasks[0]->holder);
+  for (i = 0; i < PEERS; i++)
+    leave(&peers[i]);
+  end_all(engine);
+  for (i = 0; i < made; i++)
+    mch_task_free(tasks[i]);
 }
 
 /* -- answers of items in a row ------------------------------------------------------------ */
@@ -834,6 +954,7 @@ static void test_foreign_fork(void) {
 }
 
 int main(void) {
+  uint32_t random;
   int how;
   CHECK(mch_platform_pipe(alive, NULL) == 0);
   test_a_task();
@@ -846,10 +967,13 @@ int main(void) {
   test_no_memory();
   test_steal();
   test_positions();
+  test_long_line();
   test_late_output();
   test_begun_when();
   test_timeout_of_items(0);
   test_timeout_of_items(1);
+  for (random = 1; random <= 20; random++)
+    test_many_workers(random);
   test_items();
   test_stopped_item();
   test_death_between_records();

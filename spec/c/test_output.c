@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "buf.h"
+#include "output_state.h"
 
 static int failures;
 
@@ -229,6 +230,33 @@ static void a_full_terminal(void) {
   pump(&rig);
   EXPECT(2, BEGIN "\r\033[1A" ERASE "line\n" BAR5 "\n" END);
   CHECK(mch_output_backlog(rig.out) == 0);
+  end(&rig, bar, 10, 10);
+  tear_down(&rig);
+}
+
+/* What waits is not put into frames again and again while the terminal has yet to take one. */
+static void a_slow_terminal(void) {
+  static char line[100000];
+  struct rig rig;
+  struct mch_bar *bar;
+  set_up(&rig, MCH_FILES_TERMINAL | MCH_FILES_SAME, MCH_PROGRESS_BAR);
+  bar = start(&rig, "one", 10);
+  rig.room = 12;
+  rig.now += 100 * MS;
+  pump(&rig);
+  rig.room = 0;
+  memset(line, 'x', sizeof line);
+  line[sizeof line - 1] = '\n';
+  mch_output_lines(rig.out, 1, line, sizeof line);
+  mch_buf_clear(&rig.out->frame);
+  rig.now += 100 * MS;
+  pump(&rig);
+  CHECK(mch_buf_unread(&rig.out->frame) == 0 && rig.out->frame.capacity < sizeof line);
+  CHECK(mch_output_backlog(rig.out) > sizeof line);
+  rig.room = SIZE_MAX;
+  rig.now += 100 * MS;
+  pump(&rig);
+  CHECK(mch_buf_unread(&rig.out->frame) > sizeof line && mch_output_backlog(rig.out) == 0);
   end(&rig, bar, 10, 10);
   tear_down(&rig);
 }
@@ -693,6 +721,7 @@ int main(void) {
   order_of_bars();
   more_than_the_screen_has();
   a_full_terminal();
+  a_slow_terminal();
   a_closed_terminal();
   output_elsewhere();
   leaving_the_screen();

@@ -264,7 +264,7 @@ static void test_order(void) {
   }
   CHECK(i == 5);
   CHECK(take_one(pool, &other, NULL) == 5);
-  CHECK(pool->base == 6 && pool->queued == 0 && pool->submitted == 0);
+  CHECK(pool->base == 6 && pool->queue.count == 0 && pool->submitted == 0);
   free_pool(pool);
 }
 
@@ -351,7 +351,7 @@ static void test_retries(void) {
   CHECK(mch_pool_cancel(pool, 3) == 2);
   fake_finish(0, MCH_KIND_KILLED);
   CHECK(take_one(pool, &group, &kind) == 3 && kind == MCH_KIND_CANCELLED);
-  CHECK(pool->submitted == 0 && pool->queued == 0);
+  CHECK(pool->submitted == 0 && pool->queue.count == 0);
   free_pool(pool);
 }
 
@@ -570,7 +570,7 @@ static void test_storm(uint32_t seed) {
   for (i = 0; i < COUNT && taken[i] == 1; i++)
     ;
   CHECK(i == COUNT);
-  CHECK(pool->queued == 0 && pool->submitted == 0 && pool->base == pool->next_runid);
+  CHECK(pool->queue.count == 0 && pool->submitted == 0 && pool->base == pool->next_runid);
   CHECK(groups[0].unfinished + groups[1].unfinished + groups[0].finished + groups[1].finished == 0);
   CHECK(pool->index_room <= 2 * COUNT);
   free_pool(pool);
