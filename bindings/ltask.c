@@ -477,6 +477,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   struct mch_context outer = *task->context;
   struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
+  int stops = mch_lwatch_stops(L);
   run_init(L, task);
   if (task->broken) {
     run->own_time = UINT64_MAX;
@@ -502,6 +503,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
   }
+  if (!task->watching && call.kind != MCH_KIND_OK) /* an inline pool's, in a task that is stopped */
+    mch_lwatch_caught(task->L, stops);
   task->running = 0;
   task->context->running = outer.running;
   task->context->runid = outer.runid;
@@ -586,6 +589,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   task->thread = NULL;
   L = task_thread(task);
   mch_lwatch_install(&task->watch, L, L, task->memory);
+  task->context->watch = &task->watch;
   task->watching = 1;
   lua_pushcfunction(L, set_up_worker);
   lua_pushlightuserdata(L, task);
@@ -600,6 +604,12 @@ static void interrupt(void *ud) {
   struct mch_ltask *task = ud;
   if (task->watching)
     mch_lwatch_interrupt(&task->watch);
+}
+
+static void insist(void *ud) {
+  struct mch_ltask *task = ud;
+  if (task->watching)
+    mch_lwatch_insist(&task->watch);
 }
 
 static void calm(void *ud) {
@@ -627,6 +637,7 @@ struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
                               .run = run,
                               .code = code,
                               .interrupt = interrupt,
+                              .insist = insist,
                               .calm = calm,
                               .format = "Lua 5.4 graph 1"};
   return runner;

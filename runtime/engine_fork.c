@@ -92,6 +92,7 @@ struct child {
   int exit_said, exit_status;
   uint64_t stream_ended; /* when its stream ended before its process did; 0: not */
   uint64_t kill_at;      /* SIGKILL is due; MCH_NEVER: not */
+  uint64_t insist_at;    /* the task that shall stop is told once more; MCH_NEVER: not */
   int killed;            /* we sent SIGKILL */
   int pristine;          /* it never took a task */
   int patient;           /* it sets itself up when it is asked for something */
@@ -952,6 +953,16 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
   atomic_store(&child->shared->stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   child->kill_at = mch_now() + engine->config.grace;
+  child->insist_at = child->kill_at - engine->config.grace / 5 * 2;
+}
+
+/* What has met the error of the stop and runs on meets it once more before it is killed: it may
+ * have been caught by code that knows nothing of it. A task that has ended by now is not meant. */
+static void insist(struct child *child) {
+  child->insist_at = MCH_NEVER;
+  atomic_store(&child->shared->insist, atomic_load(&child->shared->stop));
+  if (!child->killed && !mch_platform_has_ended(child->watch))
+    kill(child->pid, MCH_STOP_SIGNAL);
 }
 
 static int reclaim(struct mch_engine *base, struct mch_task *batch) {
@@ -1004,6 +1015,8 @@ static void check_time(struct child *child, uint64_t now) {
   struct mch_task *task;
   if (child->kill_at <= now)
     kill_now(child);
+  else if (child->insist_at <= now)
+    insist(child);
   if (!child->engine->timeouts || child->outstanding == 0 || (task = begun(child)) == NULL ||
       limit_of(child, task) > now)
     return;
@@ -1272,7 +1285,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
     return code;
   }
   child->engine = engine;
-  child->kill_at = MCH_NEVER;
+  child->kill_at = child->insist_at = MCH_NEVER;
   child->pristine = 1;
   child->patient = patient && !engine->config.runner.eager(engine->config.runner.ud);
   atomic_store(&child->shared->log_threshold, engine->log_level);
@@ -1684,7 +1697,7 @@ static uint64_t deadline(struct mch_engine *base) {
   for (child = engine->children; child != NULL; child = child->next) {
     if (child->state == ENDED)
       continue;
-    soonest = sooner(soonest, child->kill_at);
+    soonest = sooner(sooner(soonest, child->kill_at), child->insist_at);
     if (mch_channel_stays_awake(&child->channel))
       soonest = 0;
     if (child->stream_ended != 0 && !child->killed)
