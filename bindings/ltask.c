@@ -472,12 +472,34 @@ static void forget_complaint(lua_State *L, struct mch_ltask *task) {
   task->broken = task->prepared = 0;
 }
 
+static int note_protected(lua_State *L) {
+  struct mch_ltask *task = lua_touserdata(L, 1);
+  mch_tidy_note(task->thread, &task->tidy);
+  return 0;
+}
+
+/* What a worker's `init` has left holds for all its tasks; in this process, what its own code has.
+ * Without memory for that, tasks find what others have left. */
+static void note_settings(lua_State *L, struct mch_ltask *task) {
+  if (!task->watching)
+    mch_tidy_forget(L, &task->tidy);
+  if (task->tidy.noted)
+    return;
+  lua_pushcfunction(L, note_protected);
+  lua_pushlightuserdata(L, task);
+  lua_pcall(L, 1, 0, 0);
+  lua_settop(L, 0);
+}
+
+/* A task of so many nanoseconds is worth a thorough look at what it has left. */
+enum { LONG = 5000 };
+
 static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) {
   struct mch_ltask *task = ud;
   struct mch_context outer = *task->context;
   struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
-  int stops = mch_lwatch_stops(L);
+  int stops = task->watching ? 0 : mch_lwatch_stops(L);
   run_init(L, task);
   if (task->broken) {
     run->own_time = UINT64_MAX;
@@ -491,6 +513,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       forget_complaint(L, task);
     return call.kind;
   }
+  note_settings(L, task);
   task->running = task->context->running = 1;
   task->context->runid = run->runid;
   task->context->name = run->name;
@@ -499,6 +522,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->first_bar = 0;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
+  mch_tidy_restore(L, &task->tidy,
+                   !task->watching || call.kind != MCH_KIND_OK || run->own_time > LONG);
   if (call.called || call.kind != MCH_KIND_OK) {
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
@@ -575,6 +600,7 @@ static int set_up_worker(lua_State *L) {
   lua_newtable(L);
   task->makers = luaL_ref(L, LUA_REGISTRYINDEX);
   replace_exit(L, task->notes);
+  mch_tidy_watch(L, &task->tidy, task->notes);
   if (task->generational)
     collect_often(L);
   return 0;
@@ -617,6 +643,8 @@ static void calm(void *ud) {
   if (!task->watching)
     return;
   mch_lwatch_calm(&task->watch);
+  if (task->tidy.hook != NULL)
+    mch_tidy_restore_hook(task->thread, &task->tidy);
   luaL_unref(task->thread, LUA_REGISTRYINDEX, task->lent);
   task->lent = LUA_NOREF;
   /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
@@ -673,6 +701,7 @@ void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
   luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
   luaL_unref(L, LUA_REGISTRYINDEX, task->anchor);
+  mch_tidy_forget(L, &task->tidy);
   task->notes = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

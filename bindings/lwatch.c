@@ -227,6 +227,10 @@ void mch_lwatch_calm(struct mch_lwatch *watch) {
       calm(&watch->threads[i]);
 }
 
+int mch_lwatch_is_stopping(lua_State *L) {
+  return lua_gethook(L) == stop_hook;
+}
+
 int mch_lwatch_stops(lua_State *L) {
   const struct mch_lwatch *watch = watch_of(L);
   return watch != NULL ? watch->raised : 0;

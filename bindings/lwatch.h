@@ -14,7 +14,7 @@
 struct mch_thread {
   lua_State *L;
   sig_atomic_t met; /* the last request to stop whose error it has met; 0: none */
-  int under; /* it was resuming another one that met it, and has had no event since */
+  int under;        /* it was resuming another one that met it, and has had no event since */
 };
 
 struct mch_lwatch {
@@ -46,6 +46,9 @@ void mch_lwatch_insist(struct mch_lwatch *watch);
 void mch_lwatch_calm(struct mch_lwatch *watch);
 
 /* The following may be called in any process; where no task can be stopped they do nothing. */
+
+/* Whether this thread has the hook of a stop. */
+int mch_lwatch_is_stopping(lua_State *L);
 
 /* As lua_pcall(), but where it has caught the error of a stop, this is raised again as soon as Lua
  * code of L goes on: at the latest when the C function that calls this has returned to it. */
