@@ -595,10 +595,36 @@ static void collect_often(lua_State *L) {
 #endif
 }
 
+/* Append the values of the table at `from` to the list at `to`. */
+static void keep_values(lua_State *L, int from, int to) {
+  lua_Integer n = (lua_Integer)lua_rawlen(L, to);
+  lua_pushnil(L);
+  while (lua_next(L, from) != 0)
+    if (lua_istable(L, -1) || lua_isuserdata(L, -1))
+      lua_rawseti(L, to, ++n);
+    else
+      lua_pop(L, 1);
+}
+
+/* What tasks take out of the globals, or out of the loaded modules, stays alive here: its finalizer
+ * is the parent's to run. */
+static void keep_inherited(lua_State *L) {
+  int list;
+  lua_newtable(L);
+  list = lua_gettop(L);
+  lua_pushglobaltable(L);
+  keep_values(L, list + 1, list);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  keep_values(L, list + 2, list);
+  lua_settop(L, list);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
   lua_newtable(L);
   task->makers = luaL_ref(L, LUA_REGISTRYINDEX);
+  keep_inherited(L);
   replace_exit(L, task->notes);
   mch_tidy_watch(L, &task->tidy, task->notes);
   if (task->generational)

@@ -146,3 +146,68 @@ describe("a worker of a worker", function()
     assert.are.same(results[1], results[3])
   end)
 end)
+
+-- A program that says in which process an object was finalized or closed; its lines.
+local function lines_of(text)
+  local path = shell.folder() .. "/inherited.lua"
+  local file <close> = assert(io.open(path, "w"))
+  file:write([[
+    local mantichora = require "mantichora"
+    local main = mantichora.is_worker
+    local function told(what)
+      local function tell() io.stderr:write(main() and "worker " or "parent ", what, "\n") end
+      return setmetatable({}, { __gc = tell, __close = tell })
+    end
+    ]], text)
+  file:close()
+  local got = shell.run(("%s %s 2>&1"):format(shell.interpreter, path), { timeout = 30 })
+  return got.out
+end
+
+describe("what the parent has", function()
+  it("is finalized by the parent, also when a task drops it", function()
+    assert.are.equal("parent module\nparent global\n", lines_of [[
+      global = told "global"
+      package.loaded.thing = told "module"
+      local pool <close> = mantichora { nworkers = 1 }
+      pool:run(function()
+        global, package.loaded.thing = nil, nil
+        collectgarbage()
+        collectgarbage()
+      end)
+      pool:returns()
+      pool:close()]])
+  end)
+
+  for _, engine in ipairs { "fork", "snapshot" } do
+    it("is left alone by os.exit in a task of engine " .. engine, function()
+      assert.are.equal("exited 3\nparent variable\nparent global\n", lines_of(([[
+        global = told "global"
+        local variable <close> = told "variable"
+        getmetatable(variable).__gc = nil
+        local pool <close> = mantichora { nworkers = 1, engine = %q, on_error = "return" }
+        pool:run(function() os.exit(3, true) end)
+        local _, failure = pool:receive_one()
+        io.stderr:write(failure.kind, " ", failure.exitcode, "\n")
+        pool:close()]]):format(engine)))
+    end)
+  end
+end)
+
+describe("a pipe to a program that the parent has opened", function()
+  it("is let go of in init, so that the parent can close it", function()
+    assert.are.equal("nil No child processes\nnil No child processes\nclosed true\n", lines_of [[
+      io.stdout:setvbuf("no")
+      local pipe = io.popen("cat > /dev/null", "w")
+      pipe:write("written\n")
+      local pool <close> = mantichora { nworkers = 2, init = function()
+        local ok, why = pipe:close()
+        closed = tostring(ok) .. " " .. why
+      end }
+      for _ = 1, 2 do pool:run(function() mantichora.sleep(0.05) return closed end) end
+      local results = pool:returns()
+      print(results[1])
+      print(results[2])
+      print("closed " .. tostring(pipe:close()))]])
+  end)
+end)

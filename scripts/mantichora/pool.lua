@@ -835,8 +835,9 @@ function methods:timeout()
   return core.due(self)
 end
 
---- Cancel a task. A queued one never starts. In a running one an error is raised, so that it can
--- clean up; if it has not ended half a second later, its worker's process group is killed.
+--- Cancel a task. A queued one never starts. In a running one an error is raised, once in each of its
+-- coroutines and once more after 0.3 s, so that it can clean up; if it has not ended half a second after the
+-- call, its worker's process group is killed.
 -- Either way it ends as `cancelled`, and is received as such.
 -- @function cancel
 -- @tparam integer runid its run ID
