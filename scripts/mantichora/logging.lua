@@ -38,7 +38,6 @@ if not found or type(report) ~= "table" then
       stream:flush()
     end,
     on_log = function() end,
-    stops = function() return 0 end,
   }
 end
 
@@ -85,18 +84,20 @@ end
 
 -- pcall for what users have given us. The error that stops a task goes on its way, as does that of Ctrl-C:
 -- else a loop that logs could be stopped only between its calls. Whatever the error has become on its way up,
--- `stops` tells whether there was one.
+-- their count tells whether there was one.
+local stops_so_far = report.stops or function() return 0 end
+
 local function settle(stops, fine, ...)
   if fine then return true, ... end
   local err = ...
-  if report.stops() ~= stops or type(err) == "string" and err:find("interrupted!", 1, true) then
+  if stops_so_far() ~= stops or type(err) == "string" and err:find("interrupted!", 1, true) then
     error(err, 0)
   end
   return false, err
 end
 
 local function try(f, ...)
-  return settle(report.stops(), pcall(f, ...))
+  return settle(stops_so_far(), pcall(f, ...))
 end
 
 -- Any value as a string: __tostring may raise, or return something else.

@@ -583,7 +583,7 @@ static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
   engine->config.runner = (struct mch_runner){
-      NULL, patient, begin_nothing, run_nothing, no_bytecode, nothing, nothing, NULL, "test"};
+      NULL, patient, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);
