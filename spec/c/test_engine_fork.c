@@ -111,7 +111,7 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   struct child *child = calloc(1, sizeof *child);
   child->shared = mch_platform_share(sizeof *child->shared);
   child->engine = engine;
-  child->kill_at = MCH_NEVER;
+  child->kill_at = child->insist_at = MCH_NEVER;
   child->pristine = 1;
   CHECK(make_plumbing(&plumbing, NULL) == 0);
   memset(peer, 0, sizeof *peer);
@@ -418,6 +418,11 @@ static void test_stop(void) {
   CHECK(!take(&peer, 2)); /* provably never starts */
   engine->base.ops->stop(&engine->base, tasks[0]);
   CHECK(atomic_load(&peer.child->shared->stop) == 1 && peer.child->kill_at != MCH_NEVER);
+  CHECK(peer.child->insist_at < peer.child->kill_at);
+  check_time(peer.child, peer.child->insist_at - 1);
+  CHECK(atomic_load(&peer.child->shared->insist) == 0);
+  check_time(peer.child, peer.child->insist_at);
+  CHECK(atomic_load(&peer.child->shared->insist) == 1 && peer.child->insist_at == MCH_NEVER);
   answer(&peer, 1, 0, 0, 0);
   pump_now(engine);
   CHECK(told.finished_count == 2 && told.results[1]->kind == MCH_KIND_CANCELLED);
