@@ -13,7 +13,7 @@
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
-static const char randomseed_key = 0, random_key = 0, stream_key = 0;
+static const char randomseed_key = 0, random_key = 0, stream_key = 0, exit_key = 0;
 
 /* One run, on its way through the protected call. */
 struct call {
@@ -212,6 +212,55 @@ static const char *find_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_ltask *)ud)->codes, id, length);
 }
 
+static int worker_exit(lua_State *L) {
+  struct mch_context *context = mch_context_get(L);
+  int status;
+  if (lua_isboolean(L, 1))
+    status = lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE;
+  else
+    status = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
+  mch_worker_leave(context->worker, status);
+}
+
+/* Put ours in the place of os.exit where the function at `at`, or one that it holds, has kept that
+ * in a local variable. What is inherited comes here; what is sent names it. `seen`: a table. */
+enum { DEEP = 100 };
+static void exchange_exit(lua_State *L, int at, int seen, int depth) {
+  int i;
+  lua_pushvalue(L, at);
+  if (lua_rawget(L, seen) != LUA_TNIL || depth == 0 || !lua_checkstack(L, 8)) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pop(L, 1);
+  lua_pushvalue(L, at);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, seen);
+  for (i = 1; lua_getupvalue(L, at, i) != NULL; i++) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &exit_key);
+    if (lua_rawequal(L, -1, -2) && !lua_isnil(L, -1)) {
+      lua_pushcfunction(L, worker_exit);
+      lua_setupvalue(L, at, i);
+      lua_pop(L, 2);
+      continue;
+    }
+    lua_pop(L, 1);
+    if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1))
+      exchange_exit(L, lua_gettop(L), seen, depth - 1);
+    lua_pop(L, 1);
+  }
+}
+
+/* The same for the values from `first` on that are functions. */
+static void exchange_exits(lua_State *L, int first) {
+  int last = lua_gettop(L);
+  lua_newtable(L);
+  for (; first <= last; first++)
+    if (lua_isfunction(L, first) && !lua_iscfunction(L, first))
+      exchange_exit(L, first, last + 1, DEEP);
+  lua_settop(L, last);
+}
+
 /* The same out of the memory that was inherited: the task's bytes are the number of its payload. */
 static int unpack_payload(lua_State *L, const struct call *call) {
   lua_Integer count, i;
@@ -227,6 +276,8 @@ static int unpack_payload(lua_State *L, const struct call *call) {
   for (i = 1; i <= count; i++)
     lua_rawgeti(L, payload, i);
   lua_remove(L, payload);
+  if (call->task->watching)
+    exchange_exits(L, payload);
   return (int)count;
 }
 
@@ -549,22 +600,18 @@ static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t lengt
 
 /* -- a worker begins ---------------------------------------------------------------------- */
 
-static int worker_exit(lua_State *L) {
-  struct mch_context *context = mch_context_get(L);
-  int status;
-  if (lua_isboolean(L, 1))
-    status = lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE;
-  else
-    status = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
-  mch_worker_leave(context->worker, status);
-}
-
 /* os.exit would close the state, with the parent's objects in it, and run the host's handlers. */
 static void replace_exit(lua_State *L, int notes) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushliteral(L, LUA_OSLIBNAME);
   if (lua_rawget(L, -2) == LUA_TTABLE) {
     lua_pushliteral(L, "exit");
+    lua_pushvalue(L, -1);
+    lua_rawget(L, -3);
+    if (lua_tocfunction(L, -1) == worker_exit) /* in a worker of a worker */
+      lua_pop(L, 1);
+    else
+      lua_rawsetp(L, LUA_REGISTRYINDEX, &exit_key);
     lua_pushcfunction(L, worker_exit);
     lua_rawset(L, -3);
     lua_rawgeti(L, LUA_REGISTRYINDEX, notes);
@@ -627,6 +674,9 @@ static int set_up_worker(lua_State *L) {
   keep_inherited(L);
   replace_exit(L, task->notes);
   mch_tidy_watch(L, &task->tidy, task->notes);
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
+    exchange_exits(L, lua_gettop(L));
+  lua_pop(L, 1);
   if (task->generational)
     collect_often(L);
   return 0;

@@ -181,14 +181,18 @@ describe("what the parent has", function()
 
   for _, engine in ipairs { "fork", "snapshot" } do
     it("is left alone by os.exit in a task of engine " .. engine, function()
-      assert.are.equal("exited 3\nparent variable\nparent global\n", lines_of(([[
+      assert.are.equal("exited 3\nexited 4\nparent variable\nparent global\n", lines_of(([[
         global = told "global"
         local variable <close> = told "variable"
         getmetatable(variable).__gc = nil
         local pool <close> = mantichora { nworkers = 1, engine = %q, on_error = "return" }
+        local exit = os.exit
+        local function leave() exit(4, true) end
         pool:run(function() os.exit(3, true) end)
-        local _, failure = pool:receive_one()
-        io.stderr:write(failure.kind, " ", failure.exitcode, "\n")
+        pool:run(function() leave() end)
+        for _, failure in ipairs(pool:returns()) do
+          io.stderr:write(failure.kind, " ", failure.exitcode, "\n")
+        end
         pool:close()]]):format(engine)))
     end)
   end
