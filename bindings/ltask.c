@@ -222,9 +222,11 @@ static int worker_exit(lua_State *L) {
   mch_worker_leave(context->worker, status);
 }
 
+/* Functions that hold functions are followed so far. */
+enum { DEEP = 100 };
+
 /* Put ours in the place of os.exit where the function at `at`, or one that it holds, has kept that
  * in a local variable. What is inherited comes here; what is sent names it. `seen`: a table. */
-enum { DEEP = 100 };
 static void exchange_exit(lua_State *L, int at, int seen, int depth) {
   int i;
   lua_pushvalue(L, at);
