@@ -12,6 +12,7 @@
 #include "context.h"
 #include "latpbar.h"
 #include "lpool.h"
+#include "lwatch.h"
 #include "output.h"
 
 static int to_text(lua_State *L) {
@@ -36,7 +37,7 @@ static int protect(lua_State *L, lua_CFunction f, void *what) {
   lua_pushcfunction(L, to_text);
   lua_pushcfunction(L, f);
   lua_pushlightuserdata(L, what);
-  status = lua_pcall(L, 1, 0, -3);
+  status = mch_lwatch_pcall(L, 1, 0, -3);
   if (status != LUA_OK) {
     keep_message(L, lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an unknown error");
     lua_pop(L, 1);

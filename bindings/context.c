@@ -29,6 +29,7 @@ struct mch_context *mch_context_get(lua_State *L) {
 
 void mch_context_become_worker(struct mch_context *context, struct mch_worker *worker) {
   context->worker = worker;
+  context->watch = NULL;
   context->running = 0;
   context->hides_bars = 0;
   context->child_hook = NULL;

@@ -11,6 +11,7 @@
 #include "mantichora.h"
 #include "platform.h"
 
+struct mch_lwatch;
 struct mch_worker;
 
 /* What a program in C wants to be told. */
@@ -26,6 +27,7 @@ struct mch_sinks {
 
 struct mch_context {
   struct mch_worker *worker; /* the worker that this process is; NULL in the outermost */
+  struct mch_lwatch *watch;  /* over the tasks of that worker; NULL: it runs none yet */
   int running;               /* a task runs: the fields below are valid */
   uint64_t runid;
   const char *name; /* of the running task, not terminated */

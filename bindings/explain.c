@@ -7,6 +7,7 @@
 
 #include "embedded.h"
 #include "encoding.h"
+#include "lwatch.h"
 
 /* ---- telling the parts ---- */
 
@@ -173,8 +174,11 @@ void mch_explain(lua_State *L, int notes, int first, int n) {
   lua_settop(L, top + 1);
 }
 
+/* A hook that fails is a line of the report, unless its task was stopped in it. */
 int mch_explain_call(lua_State *L) {
+  int stops = mch_lwatch_stops(L);
   luaL_checkany(L, 1);
   mch_explain(L, 0, 1, lua_gettop(L));
+  mch_lwatch_caught(L, stops);
   return 1;
 }

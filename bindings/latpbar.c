@@ -12,6 +12,7 @@
 #include <lauxlib.h>
 
 #include "context.h"
+#include "lwatch.h"
 #include "mantichora.h"
 #include "output.h"
 #include "sinks.h"
@@ -134,6 +135,7 @@ static void forget_renderer(lua_State *L) {
 /* Tell sinks, or the script's renderer, all that is new. */
 static void render(lua_State *L, struct mch_output *out) {
   struct mch_report report;
+  int stops;
   mch_sinks_output(L, out);
   if (mch_sinks_progress(L, out))
     return;
@@ -145,8 +147,10 @@ static void render(lua_State *L, struct mch_output *out) {
   while (mch_output_report(out, mch_output_now(out), &report)) {
     lua_pushvalue(L, -1);
     push_report(L, &report);
+    stops = mch_lwatch_stops(L);
     if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-      forget_renderer(L);
+      if (mch_lwatch_stops(L) == stops)
+        forget_renderer(L);
       lua_error(L);
     }
   }
@@ -159,12 +163,17 @@ static int call_render(lua_State *L) {
 }
 
 void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
+  int stops = mch_lwatch_stops(L);
   if (!mch_output_wants_owner(out, 0) || !lua_checkstack(L, 4))
     return;
   lua_pushcfunction(L, call_render);
   lua_pushlightuserdata(L, out);
   if (lua_pcall(L, 1, 0, 0) == LUA_OK)
     return;
+  if (mch_lwatch_caught(L, stops)) {
+    lua_pop(L, 1);
+    return;
+  }
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key) == LUA_TBOOLEAN) {
     lua_pushvalue(L, -2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key); /* needs no memory: the key is there */

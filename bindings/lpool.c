@@ -14,6 +14,7 @@
 #include "large.h"
 #include "latpbar.h"
 #include "ltask.h"
+#include "lwatch.h"
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
@@ -151,6 +152,7 @@ static int hand_over(lua_State *L) {
 
 /* Give all records that have come to their handlers. What a handler raises is told through warn. */
 static void deliver_logs(lua_State *L, struct lpool *lpool) {
+  int stops;
   luaL_checkstack(L, 8, NULL);
   while (lpool->pool != NULL && mch_pool_take_log(lpool->pool, &lpool->record)) {
     if (lpool->record.failed != 0)
@@ -158,12 +160,16 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
     lua_pushcfunction(L, hand_over);
     lua_pushlightuserdata(L, lpool->record.data);
     lua_pushinteger(L, (lua_Integer)lpool->record.length);
-    if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+    stops = mch_lwatch_stops(L);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+      continue;
+    if (!mch_lwatch_caught(L, stops)) {
       const char *message = luaL_tolstring(L, -1, NULL);
       lua_warning(L, "mantichora: a log record was not handled: ", 1);
       lua_warning(L, message, 0);
-      lua_pop(L, 2);
+      lua_pop(L, 1);
     }
+    lua_pop(L, 1);
   }
 }
 
@@ -217,7 +223,7 @@ static void prepare_fork(lua_State *L, struct lpool *lpool) {
   luaL_checkstack(L, 4, NULL);
   lua_pushcfunction(L, update_notes);
   lua_pushlightuserdata(L, lpool);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+  if (mch_lwatch_pcall(L, 1, 0, 0) != LUA_OK)
     lua_pop(L, 1);
 }
 
@@ -284,7 +290,7 @@ static void store_pieces(lua_State *L, struct lpool *lpool, int most) {
     lua_pushcfunction(L, store_piece);
     lua_pushlightuserdata(L, lpool);
     mch_large_begin(L, &large);
-    status = lua_pcall(L, 1, 0, 0);
+    status = mch_lwatch_pcall(L, 1, 0, 0);
     mch_large_end(L, &large);
     if (status != LUA_OK) {
       lua_pop(L, 1);
@@ -337,10 +343,12 @@ static int no_operation(lua_State *L) {
 }
 
 /* Let a new hook of L fire: it may raise. One on the main thread does not see a coroutine's calls:
- * then the error that it means is raised here. */
+ * then the error that it means is raised here. The error of a stop is raised too, but not where the
+ * wait is for the end of a pool (`is_ending`). */
 static void obey_hooks(lua_State *L, struct mch_output *output, struct hooks *own_hooks,
-                       struct hooks *main_hooks) {
+                       struct hooks *main_hooks, int is_ending) {
   lua_State *main = main_thread(L);
+  mch_lwatch_check(L, !is_ending);
   if (!same_hooks(hooks_of(L), *own_hooks)) {
     mch_output_detach(output);
     lua_pushcfunction(L, no_operation);
@@ -538,7 +546,8 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
     if (until == MCH_NEVER && lpool->task.running) /* the engine "inline" runs one at a time */
       luaL_error(L, "cannot wait for the pool inside of one of its own tasks");
     mch_pool_wait(lpool->pool, &waiting);
-    obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks);
+    obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks,
+               goal->condition == UNTIL_BELOW || goal->condition == UNTIL_GONE);
   }
 }
 
@@ -605,7 +614,7 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
     if (now >= until)
       return;
     mch_sleep_until(next < until ? next : until, interrupted, &look);
-    obey_hooks(L, output, &own, &of_main);
+    obey_hooks(L, output, &own, &of_main, 0);
   }
 }
 
@@ -751,7 +760,7 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
       mch_wait(poller, due, interrupted, &look);
     else
       mch_sleep_until(due, interrupted, &look);
-    obey_hooks(L, output, &own, &of_main);
+    obey_hooks(L, output, &own, &of_main, 0);
   }
 }
 
@@ -768,7 +777,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
     pump_all(L, poller);
     mch_atpbar_pump(L);
     readable = mch_await_until(fds, 2, mch_lpool_due(L), interrupted, &look);
-    obey_hooks(L, output, &own, &of_main);
+    obey_hooks(L, output, &own, &of_main, 0);
   }
   return readable;
 }
@@ -1360,7 +1369,7 @@ static int hand_over_batch(lua_State *L) {
     lua_pushvalue(L, 1);
     lua_pushvalue(L, 2);
     lua_pushvalue(L, 4);
-    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+    if (mch_lwatch_pcall(L, 3, 0, 0) == LUA_OK)
       break;
     add_problem(L, 3, answers->runid - 1, answers->index - 1);
   }
@@ -1766,7 +1775,7 @@ static int core_take(lua_State *L) {
   lua_pushlightuserdata(L, lpool);
   task = hold_taken(lpool);
   lpool->decoding++;
-  status = lua_pcall(L, 1, LUA_MULTRET, 0);
+  status = mch_lwatch_pcall(L, 1, LUA_MULTRET, 0);
   lpool->decoding--;
   take_held(L, lpool, task);
   if (status == LUA_OK && !lua_checkstack(L, copies * lua_gettop(L) + LUA_MINSTACK)) {
@@ -1960,6 +1969,14 @@ static int core_is_worker(lua_State *L) {
 /* embedded(): whether a program uses the C API on this state. */
 static int core_embedded(lua_State *L) {
   lua_pushboolean(L, mch_context_get(L)->embedded);
+  return 1;
+}
+
+/* undisturbed(f): a function that calls f. The error of a stop is raised after it, not in it. */
+static int core_undisturbed(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushcclosure(L, mch_lwatch_undisturbed, 1);
   return 1;
 }
 
@@ -2169,6 +2186,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"is_worker", core_is_worker},
                                   {"runid", core_runid},
                                   {"embedded", core_embedded},
+                                  {"undisturbed", core_undisturbed},
                                   {NULL, NULL}};
   luaL_newlib(L, core);
   if (luaL_newmetatable(L, TYPE)) {

@@ -13,6 +13,7 @@
 #include "graph.h"
 #include "latpbar.h"
 #include "lpool.h"
+#include "lwatch.h"
 #include "output.h"
 #include "sinks.h"
 #include "worker.h"
@@ -126,6 +127,12 @@ static int on_log(lua_State *L) {
   return 0;
 }
 
+/* stops(): how often the error of a stop was raised in tasks of this worker. */
+static int stops(lua_State *L) {
+  lua_pushinteger(L, mch_lwatch_stops(L));
+  return 1;
+}
+
 /* time(): seconds since the epoch, with a fraction. */
 static int wall_time(lua_State *L) {
   struct timespec now;
@@ -144,6 +151,7 @@ int luaopen_mantichora_report(lua_State *L) {
                                        {"write_line", write_line},
                                        {"sink", sink},
                                        {"on_log", on_log},
+                                       {"stops", stops},
                                        {"time", wall_time},
                                        {NULL, NULL}};
   struct mch_buf *graph;

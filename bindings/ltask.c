@@ -14,7 +14,7 @@
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
-static const char randomseed_key = 0, random_key = 0, stream_key = 0;
+static const char randomseed_key = 0, random_key = 0, stream_key = 0, exit_key = 0;
 
 /* One run, on its way through the protected call. */
 struct call {
@@ -218,6 +218,57 @@ static const char *find_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_ltask *)ud)->codes, id, length);
 }
 
+static int worker_exit(lua_State *L) {
+  struct mch_context *context = mch_context_get(L);
+  int status;
+  if (lua_isboolean(L, 1))
+    status = lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE;
+  else
+    status = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
+  mch_worker_leave(context->worker, status);
+}
+
+/* Functions that hold functions are followed so far. */
+enum { DEEP = 100 };
+
+/* Put ours in the place of os.exit where the function at `at`, or one that it holds, has kept that
+ * in a local variable. What is inherited comes here; what is sent names it. `seen`: a table. */
+static void exchange_exit(lua_State *L, int at, int seen, int depth) {
+  int i;
+  lua_pushvalue(L, at);
+  if (lua_rawget(L, seen) != LUA_TNIL || depth == 0 || !lua_checkstack(L, 8)) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pop(L, 1);
+  lua_pushvalue(L, at);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, seen);
+  for (i = 1; lua_getupvalue(L, at, i) != NULL; i++) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &exit_key);
+    if (lua_rawequal(L, -1, -2) && !lua_isnil(L, -1)) {
+      lua_pushcfunction(L, worker_exit);
+      lua_setupvalue(L, at, i);
+      lua_pop(L, 2);
+      continue;
+    }
+    lua_pop(L, 1);
+    if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1))
+      exchange_exit(L, lua_gettop(L), seen, depth - 1);
+    lua_pop(L, 1);
+  }
+}
+
+/* The same for the values from `first` on that are functions. */
+static void exchange_exits(lua_State *L, int first) {
+  int last = lua_gettop(L);
+  lua_newtable(L);
+  for (; first <= last; first++)
+    if (lua_isfunction(L, first) && !lua_iscfunction(L, first))
+      exchange_exit(L, first, last + 1, DEEP);
+  lua_settop(L, last);
+}
+
 /* The same out of the memory that was inherited: the task's bytes are the number of its payload. */
 static int unpack_payload(lua_State *L, const struct call *call) {
   lua_Integer count, i;
@@ -233,6 +284,8 @@ static int unpack_payload(lua_State *L, const struct call *call) {
   for (i = 1; i <= count; i++)
     lua_rawgeti(L, payload, i);
   lua_remove(L, payload);
+  if (call->task->watching)
+    exchange_exits(L, payload);
   return (int)count;
 }
 
@@ -478,11 +531,34 @@ static void forget_complaint(lua_State *L, struct mch_ltask *task) {
   task->broken = task->prepared = 0;
 }
 
+static int note_protected(lua_State *L) {
+  struct mch_ltask *task = lua_touserdata(L, 1);
+  mch_tidy_note(task->thread, &task->tidy);
+  return 0;
+}
+
+/* What a worker's `init` has left holds for all its tasks; in this process, what its own code has.
+ * Without memory for that, tasks find what others have left. */
+static void note_settings(lua_State *L, struct mch_ltask *task) {
+  if (!task->watching)
+    mch_tidy_forget(L, &task->tidy);
+  if (task->tidy.noted)
+    return;
+  lua_pushcfunction(L, note_protected);
+  lua_pushlightuserdata(L, task);
+  lua_pcall(L, 1, 0, 0);
+  lua_settop(L, 0);
+}
+
+/* A task of so many nanoseconds is worth a thorough look at what it has left. */
+enum { LONG = 5000 };
+
 static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) {
   struct mch_ltask *task = ud;
   struct mch_context outer = *task->context;
   struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
+  int stops = task->watching ? 0 : mch_lwatch_stops(L);
   run_init(L, task);
   if (task->broken) {
     run->own_time = UINT64_MAX;
@@ -496,6 +572,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       forget_complaint(L, task);
     return call.kind;
   }
+  note_settings(L, task);
   task->running = task->context->running = 1;
   task->context->runid = run->runid;
   task->context->name = run->name;
@@ -504,10 +581,14 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->first_bar = 0;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
+  mch_tidy_restore(L, &task->tidy,
+                   !task->watching || call.kind != MCH_KIND_OK || run->own_time > LONG);
   if (call.called || call.kind != MCH_KIND_OK) {
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
   }
+  if (!task->watching && call.kind != MCH_KIND_OK) /* an inline pool's, in a task that is stopped */
+    mch_lwatch_caught(task->L, stops);
   task->running = 0;
   task->context->running = outer.running;
   task->context->runid = outer.runid;
@@ -527,22 +608,18 @@ static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t lengt
 
 /* -- a worker begins ---------------------------------------------------------------------- */
 
-static int worker_exit(lua_State *L) {
-  struct mch_context *context = mch_context_get(L);
-  int status;
-  if (lua_isboolean(L, 1))
-    status = lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE;
-  else
-    status = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
-  mch_worker_leave(context->worker, status);
-}
-
 /* os.exit would close the state, with the parent's objects in it, and run the host's handlers. */
 static void replace_exit(lua_State *L, int notes) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushliteral(L, LUA_OSLIBNAME);
   if (lua_rawget(L, -2) == LUA_TTABLE) {
     lua_pushliteral(L, "exit");
+    lua_pushvalue(L, -1);
+    lua_rawget(L, -3);
+    if (lua_tocfunction(L, -1) == worker_exit) /* in a worker of a worker */
+      lua_pop(L, 1);
+    else
+      lua_rawsetp(L, LUA_REGISTRYINDEX, &exit_key);
     lua_pushcfunction(L, worker_exit);
     lua_rawset(L, -3);
     lua_rawgeti(L, LUA_REGISTRYINDEX, notes);
@@ -573,11 +650,41 @@ static void collect_often(lua_State *L) {
 #endif
 }
 
+/* Append the values of the table at `from` to the list at `to`. */
+static void keep_values(lua_State *L, int from, int to) {
+  lua_Integer n = (lua_Integer)lua_rawlen(L, to);
+  lua_pushnil(L);
+  while (lua_next(L, from) != 0)
+    if (lua_istable(L, -1) || lua_isuserdata(L, -1))
+      lua_rawseti(L, to, ++n);
+    else
+      lua_pop(L, 1);
+}
+
+/* What tasks take out of the globals, or out of the loaded modules, stays alive here: its finalizer
+ * is the parent's to run. */
+static void keep_inherited(lua_State *L) {
+  int list;
+  lua_newtable(L);
+  list = lua_gettop(L);
+  lua_pushglobaltable(L);
+  keep_values(L, list + 1, list);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  keep_values(L, list + 2, list);
+  lua_settop(L, list);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
   lua_newtable(L);
   task->makers = luaL_ref(L, LUA_REGISTRYINDEX);
+  keep_inherited(L);
   replace_exit(L, task->notes);
+  mch_tidy_watch(L, &task->tidy, task->notes);
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
+    exchange_exits(L, lua_gettop(L));
+  lua_pop(L, 1);
   if (task->generational)
     collect_often(L);
   return 0;
@@ -592,6 +699,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   task->thread = NULL;
   L = task_thread(task);
   mch_lwatch_install(&task->watch, L, L, task->memory);
+  task->context->watch = &task->watch;
   task->watching = 1;
   lua_pushcfunction(L, set_up_worker);
   lua_pushlightuserdata(L, task);
@@ -608,11 +716,19 @@ static void interrupt(void *ud) {
     mch_lwatch_interrupt(&task->watch);
 }
 
+static void insist(void *ud) {
+  struct mch_ltask *task = ud;
+  if (task->watching)
+    mch_lwatch_insist(&task->watch);
+}
+
 static void calm(void *ud) {
   struct mch_ltask *task = ud;
   if (!task->watching)
     return;
   mch_lwatch_calm(&task->watch);
+  if (task->tidy.hook != NULL)
+    mch_tidy_restore_hook(task->thread, &task->tidy);
   luaL_unref(task->thread, LUA_REGISTRYINDEX, task->lent);
   task->lent = LUA_NOREF;
   /* Under a limit the next task starts with room: buffers of C code get none by collecting. */
@@ -633,6 +749,7 @@ struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
                               .run = run,
                               .code = code,
                               .interrupt = interrupt,
+                              .insist = insist,
                               .calm = calm,
                               .format = "Lua 5.4 graph 1"};
   return runner;
@@ -668,6 +785,7 @@ void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
   luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
   luaL_unref(L, LUA_REGISTRYINDEX, task->anchor);
+  mch_tidy_forget(L, &task->tidy);
   task->notes = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

@@ -10,6 +10,7 @@
 #include "context.h"
 #include "engine.h"
 #include "lwatch.h"
+#include "tidy.h"
 
 struct call;
 
@@ -41,6 +42,7 @@ struct mch_ltask {
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */
+  struct mch_tidy tidy;        /* what each task finds, whatever the one before has done */
   struct mch_dictionary codes; /* what the pool told by CODE */
   int prepared;                /* init has run */
   int broken;                  /* init raised: `complaint` is the answer to the first task */

@@ -6,6 +6,7 @@
 
 #include "buf.h"
 #include "context.h"
+#include "lwatch.h"
 #include "output.h"
 
 /* Call `f` with `what` in protected mode; an error that leaves a sink is told through warn. */
@@ -14,7 +15,7 @@ static void tell(lua_State *L, lua_CFunction f, void *what, int *told) {
   lua_pushcfunction(L, f);
   lua_pushlightuserdata(L, what);
   *told = 1;
-  status = lua_pcall(L, 1, 0, 0);
+  status = mch_lwatch_pcall(L, 1, 0, 0);
   *told = 0;
   if (status == LUA_OK)
     return;

@@ -104,6 +104,7 @@ struct child {
   int exit_said, exit_status;
   uint64_t stream_ended; /* when its stream ended before its process did; 0: not */
   uint64_t kill_at;      /* SIGKILL is due; MCH_NEVER: not */
+  uint64_t insist_at;    /* the task that shall stop is told once more; MCH_NEVER: not */
   int killed;            /* we sent SIGKILL */
   int pristine;          /* it never took a task */
   int patient;           /* it sets itself up when it is asked for something */
@@ -1061,6 +1062,17 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
   atomic_store(&child->shared->stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   kill_later(child, mch_now() + engine->config.grace);
+  child->insist_at = child->kill_at - engine->config.grace / 5 * 2;
+  look_at(engine, child->insist_at);
+}
+
+/* What has met the error of the stop and runs on meets it once more before it is killed: it may
+ * have been caught by code that knows nothing of it. A task that has ended by now is not meant. */
+static void insist(struct child *child) {
+  child->insist_at = MCH_NEVER;
+  atomic_store(&child->shared->insist, atomic_load(&child->shared->stop));
+  if (!child->killed && !mch_platform_has_ended(child->watch))
+    kill(child->pid, MCH_STOP_SIGNAL);
 }
 
 static int reclaim(struct mch_engine *base, struct mch_task *batch) {
@@ -1391,7 +1403,7 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
     return code;
   }
   child->engine = engine;
-  child->kill_at = MCH_NEVER;
+  child->kill_at = child->insist_at = MCH_NEVER;
   child->pristine = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
   child->patient = patient && !child->eager;
@@ -1780,6 +1792,8 @@ static void check_time(struct child *child, uint64_t now) {
   struct mch_task *task;
   if (child->kill_at <= now)
     kill_now(child);
+  else if (child->insist_at <= now)
+    insist(child);
   if (!child->engine->timeouts || child->outstanding == 0)
     return;
   if ((task = begun(child)) == NULL) {
@@ -1857,7 +1871,7 @@ static void visit(struct engine_fork *engine, struct child *child, uint64_t now)
 
 /* When time has something to do with this worker. */
 static uint64_t due_at(struct child *child, uint64_t now) {
-  uint64_t due = child->kill_at;
+  uint64_t due = sooner(child->kill_at, child->insist_at);
   if (child->state == ENDED)
     return MCH_NEVER;
   if (child->stream_ended != 0 && !child->killed)

@@ -153,6 +153,7 @@ struct mch_shared {
   _Atomic uint64_t running_since;      /* worker: mch_now() before a task or item is begun */
   _Atomic uint64_t preparing_since;   /* worker: mch_now() before `init`; MCH_NEVER: that is over */
   _Atomic uint32_t stop;              /* pool: ticket of the task that shall stop; 0: none */
+  _Atomic uint32_t insist;            /* pool: likewise, when it is told once more */
   _Atomic int32_t log_threshold;      /* pool: records below this level need not be sent */
   _Atomic uint32_t reading[2];        /* pool: odd while it takes bytes from that pipe */
   _Atomic uint64_t consumed[2];       /* pool: bytes taken from stdout's and stderr's pipe */

@@ -252,12 +252,22 @@ static void say_since(struct mch_worker *worker, uint64_t start) {
   atomic_store_explicit(&worker->shared->running_since, start, memory_order_release);
 }
 
+/* Pass on what the pool wants of the task or item that runs, or of `init`. For signal handlers too.
+ */
+static void heed(struct mch_worker *worker) {
+  uint32_t stop = atomic_load(&worker->shared->stop);
+  if (!worker->preparing && (worker->ticket == 0 || stop != worker->ticket))
+    return;
+  worker->runner.interrupt(worker->runner.ud);
+  if (stop != 0 && atomic_load(&worker->shared->insist) == stop && worker->runner.insist != NULL)
+    worker->runner.insist(worker->runner.ud);
+}
+
 /* The task or item of this ticket runs from here on: the signal handler interrupts it, and a stop
  * that came before is seen here. */
 static void enter(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
   worker->ticket = ticket;
-  if (atomic_load(&worker->shared->stop) == ticket)
-    worker->runner.interrupt(worker->runner.ud);
+  heed(worker);
   clear_answer(worker, graph);
 }
 
@@ -458,10 +468,8 @@ static void on_stop_signal(int number) {
   struct mch_worker *worker = signalled_worker;
   int saved = errno;
   (void)number;
-  if (worker != NULL &&
-      (worker->preparing ||
-       (worker->ticket != 0 && atomic_load(&worker->shared->stop) == worker->ticket)))
-    worker->runner.interrupt(worker->runner.ud);
+  if (worker != NULL)
+    heed(worker);
   errno = saved;
 }
 

@@ -13,7 +13,7 @@
 -- part this file is a logging module for one process.
 --
 -- A log call never raises, whatever it is given and whatever a handler does; what goes wrong is
--- told through `warn`. (Only `interrupted!`, the error of Ctrl-C, passes through.)
+-- told through `warn`. (Only the error of Ctrl-C, `interrupted!`, and that of a task that is stopped pass through.)
 --
 -- Levels are the names `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` and `"CRITICAL"`, or numbers: these
 -- are 10 to 50, and stand in the module under their names, `logging.INFO`.
@@ -25,6 +25,7 @@ local logging = {}
 
 -- The C part: where we are, and the way to the parent. See the stand-in below for what it offers.
 local found, report = pcall(require, "mantichora.report")
+if not found and type(report) == "string" and report:find("task stopped", 1, true) then error(report, 0) end
 if not found or type(report) ~= "table" then
   report = {
     in_worker = function() return false end,
@@ -81,15 +82,33 @@ local function tell(...)
   warn("mantichora.logging: ", ...)
 end
 
+-- pcall for what users have given us. The error that stops a task goes on its way, as does that of Ctrl-C:
+-- else a loop that logs could be stopped only between its calls. Whatever the error has become on its way up,
+-- their count tells whether there was one.
+local stops_so_far = report.stops or function() return 0 end
+
+local function settle(stops, fine, ...)
+  if fine then return true, ... end
+  local err = ...
+  if stops_so_far() ~= stops or type(err) == "string" and err:find("interrupted!", 1, true) then
+    error(err, 0)
+  end
+  return false, err
+end
+
+local function try(f, ...)
+  return settle(stops_so_far(), pcall(f, ...))
+end
+
 -- Any value as a string: __tostring may raise, or return something else.
 local function to_string(value)
-  local fine, text = pcall(tostring, value)
+  local fine, text = try(tostring, value)
   return fine and text or ("(%s that cannot be shown)"):format(type(value))
 end
 
 -- Call in protected mode and tell what went wrong, except for Ctrl-C, which goes on its way.
 local function guarded(what, f, ...)
-  local fine, err = pcall(f, ...)
+  local fine, err = try(f, ...)
   if fine then return end
   local text = to_string(err)
   if text:find("interrupted!", 1, true) then error(err, 0) end
@@ -170,7 +189,7 @@ end
 local function format_field(record, part, datefmt)
   local value = field_value(record, part.field, datefmt)
   if value == nil then value = "-" end
-  local fine, text = pcall(string.format, part.conversion, value)
+  local fine, text = try(string.format, part.conversion, value)
   if fine then return text end
   return ("%" .. part.flags .. "s"):format(to_string(value))
 end
@@ -193,7 +212,7 @@ local function parse_format(format)
       if letter == "i" or letter == "u" then letter = "d" end
       local plain = flags:match("^%-?%d?%d?") -- what %s accepts
       parts[#parts + 1] = { field = field, conversion = "%" .. flags .. letter, flags = plain }
-      if not pcall(string.format, "%" .. flags .. letter, letter == "s" and "" or 0) then
+      if not try(string.format, "%" .. flags .. letter, letter == "s" and "" or 0) then
         return nil, ("format: '%s' cannot be used"):format(format:sub(percent, after - 1))
       end
     end
@@ -230,7 +249,7 @@ local function write_to(stream)
 end
 
 local function has_write(stream)
-  local fine, method = pcall(function() return stream.write end)
+  local fine, method = try(function() return stream.write end)
   return fine and method ~= nil
 end
 
@@ -360,7 +379,7 @@ end
 local function make_message(format, ...)
   local count = select("#", ...)
   if count == 0 then return to_string(format) end
-  local fine, message = pcall(string.format, format, ...)
+  local fine, message = try(string.format, format, ...)
   if fine then return message end
   tell("bad format in a log call: ", to_string(message))
   local parts = table.pack(format, ...)
@@ -571,7 +590,7 @@ local function make_basic_formatter(options)
   if format ~= nil and type(format) ~= "string" then
     return nil, ("format must be a string: %s is given"):format(type(format))
   end
-  if datefmt ~= nil and not (type(datefmt) == "string" and (not os.date or pcall(os.date, datefmt, 0))) then
+  if datefmt ~= nil and not (type(datefmt) == "string" and (not os.date or try(os.date, datefmt, 0))) then
     return nil, "datefmt must be a format of os.date"
   end
   local parts, message = parse_format(format or DEFAULT_FORMAT)

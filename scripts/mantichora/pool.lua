@@ -843,8 +843,9 @@ function methods:timeout()
   return core.due(self)
 end
 
---- Cancel a task. A queued one never starts. In a running one an error is raised, so that it can
--- clean up; if it has not ended half a second later, its worker's process group is killed.
+--- Cancel a task. A queued one never starts. In a running one an error is raised, once in each of its
+-- coroutines and once more after 0.3 s, so that it can clean up; if it has not ended half a second after the
+-- call, its worker's process group is killed.
 -- Either way it ends as `cancelled`, and is received as such.
 -- @function cancel
 -- @tparam integer runid its run ID
@@ -857,22 +858,27 @@ function methods:cancel(runid)
   return core.cancel(self, number)
 end
 
+-- What ends a pool of a task that is stopped is not cut short by that: its workers would be left.
+local end_tasks = core.undisturbed(function(self)
+  local _, _, _, _, next_runid = core.counts(self)
+  core.cancel_all(self, next_runid)
+  core.wait(self, "below", next_runid)
+end)
+
 --- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable.
 -- @function terminate
 -- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
   check(self)
-  local _, _, _, _, next_runid = core.counts(self)
-  core.cancel_all(self, next_runid)
-  core.wait(self, "below", next_runid)
+  end_tasks(self)
 end
 
 -- End the workers and free everything.
-local function finish(self)
+local finish = core.undisturbed(function(self)
   core.quit(self)
   core.wait(self, "gone")
   core.free(self)
-end
+end)
 
 -- Drop what was not received; failures that nobody will see are told.
 local function drop_results(self)
@@ -905,12 +911,12 @@ meta.__index = methods
 meta.__name = "mantichora pool"
 
 -- Leaving the scope: terminate() and close().
-function meta.__close(self)
+meta.__close = core.undisturbed(function(self)
   if core.problem(self) then return end
   self:terminate()
   drop_results(self)
   finish(self)
-end
+end)
 
 function meta.__tostring(self)
   if core.is_closed(self) then return "mantichora: closed" end

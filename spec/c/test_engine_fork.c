@@ -112,7 +112,7 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   struct child *child = calloc(1, sizeof *child);
   child->shared = mch_platform_share(sizeof *child->shared);
   child->engine = engine;
-  child->kill_at = MCH_NEVER;
+  child->kill_at = child->insist_at = MCH_NEVER;
   child->pristine = 1;
   CHECK(make_plumbing(&plumbing, NULL) == 0);
   memset(peer, 0, sizeof *peer);
@@ -419,6 +419,11 @@ static void test_stop(void) {
   CHECK(!take(&peer, 2)); /* provably never starts */
   engine->base.ops->stop(&engine->base, tasks[0]);
   CHECK(atomic_load(&peer.child->shared->stop) == 1 && peer.child->kill_at != MCH_NEVER);
+  CHECK(peer.child->insist_at < peer.child->kill_at);
+  check_time(peer.child, peer.child->insist_at - 1);
+  CHECK(atomic_load(&peer.child->shared->insist) == 0);
+  check_time(peer.child, peer.child->insist_at);
+  CHECK(atomic_load(&peer.child->shared->insist) == 1 && peer.child->insist_at == MCH_NEVER);
   answer(&peer, 1, 0, 0, 0);
   pump_now(engine);
   CHECK(told.finished_count == 2 && told.results[1]->kind == MCH_KIND_CANCELLED);
@@ -610,8 +615,8 @@ static void no_bytecode(void *ud, uint32_t id, const unsigned char *bytes, size_
 static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
-  engine->config.runner = (struct mch_runner){NULL,        patient, begin_nothing, run_nothing,
-                                              no_bytecode, nothing, nothing,       "test"};
+  engine->config.runner = (struct mch_runner){
+      NULL, patient, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);
