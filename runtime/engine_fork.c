@@ -1423,6 +1423,8 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
   if (child->pid < 0) {
     code = mch_error_system(error, "cannot start a worker");
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (only != NULL)
+      only->holder = NULL;
     close_plumbing(&plumbing);
     mch_platform_unshare(child->shared, sizeof *child->shared);
     free(child);
