@@ -14,6 +14,7 @@
 #include "large.h"
 #include "latpbar.h"
 #include "ltask.h"
+#include "notices.h"
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
@@ -35,6 +36,7 @@ struct lpool {
   int left;                   /* it is there for the next take() of a task of run() */
   struct mch_task *held;      /* taken by calls in which other code may run; linked by next */
   unsigned decoding;          /* calls that rebuild a result: its bytes are to stay */
+  unsigned handing;           /* calls that hand over what they have taken: the pool is to stay */
   int in_bulk;                /* several results are handed over, one after the other */
   struct mch_answers answers; /* between being taken and being turned into values */
   struct mch_buf graph, spans, ids, record; /* while encoding; a log record */
@@ -65,10 +67,6 @@ enum {
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
 
-static struct lpool *to_pool(lua_State *L) {
-  return luaL_checkudata(L, 1, TYPE);
-}
-
 /* Push why the pool cannot be used here and now; 0: nothing stands against it. */
 static int push_problem(lua_State *L, const struct lpool *lpool) {
   if (!mch_mark_is_ours(&lpool->mark))
@@ -92,18 +90,117 @@ static int is_between(lua_State *L, lua_Debug *info) {
   return lua_getinfo(L, "S", info) && strcmp(info->short_src, "mantichora/pool.lua") == 0;
 }
 
+/* The level of the user's code that called us: the first that is not our own, and has lines. */
+static int user_level(lua_State *L, lua_Debug *info) {
+  int level = 1;
+  while (lua_getstack(L, level, info) &&
+         (is_between(L, info) || !lua_getinfo(L, "l", info) || info->currentline < 0))
+    level++;
+  return level;
+}
+
 /* Raise the error on top; if it is a sentence, with the place where the user's code calls us. */
 static int raise_at_caller(lua_State *L) {
   lua_Debug info;
-  int level = 1;
   if (lua_type(L, -1) != LUA_TSTRING)
     return lua_error(L);
-  while (lua_getstack(L, level, &info) && is_between(L, &info))
-    level++;
-  luaL_where(L, level);
+  luaL_checkstack(L, 4, NULL);
+  luaL_where(L, user_level(L, &info));
   lua_insert(L, -2);
   lua_concat(L, 2);
   return lua_error(L);
+}
+
+/* The name that the table on top has for the function at `function`; or NULL. */
+static const char *name_in(lua_State *L, int function) {
+  const char *name = NULL;
+  lua_pushnil(L);
+  while (name == NULL && lua_next(L, -2) != 0) {
+    if (lua_rawequal(L, -1, function) && lua_type(L, -2) == LUA_TSTRING)
+      name = lua_tostring(L, -2); /* a key of that table: it stays */
+    lua_pop(L, 1);
+  }
+  return name;
+}
+
+/* The name of the function on top, which is popped, among the methods of pools, or (then *is_method
+ * is 0) the functions of the module; or NULL. */
+static const char *name_of(lua_State *L, int *is_method) {
+  const char *name = NULL;
+  int function = lua_gettop(L);
+  luaL_getmetatable(L, TYPE);
+  if (lua_getfield(L, -1, "__index") == LUA_TTABLE)
+    name = name_in(L, function);
+  *is_method = name != NULL;
+  lua_settop(L, function);
+  if (name == NULL && lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) == LUA_TTABLE &&
+      lua_getfield(L, -1, "mantichora") == LUA_TTABLE)
+    name = name_in(L, function);
+  lua_settop(L, function - 1);
+  return name;
+}
+
+/* Raise that argument `number` of the function that the user has called is wrong, which counts a
+ * method's pool as the first one: `what` says how. */
+static int raise_argument(lua_State *L, int number, const char *what) {
+  lua_Debug info;
+  const char *name = "?";
+  int level = 0, is_method = 0;
+  luaL_checkstack(L, 8, NULL);
+  while (lua_getstack(L, level + 1, &info) && is_between(L, &info))
+    level++;
+  if (lua_getstack(L, level, &info)) {
+    lua_getinfo(L, "nf", &info);
+    name = name_of(L, &is_method);
+    if (name == NULL)
+      name = info.name != NULL ? info.name : "?";
+    if (is_method && strcmp(info.namewhat, "method") == 0)
+      number--;
+  }
+  if (is_method && number == 0)
+    lua_pushfstring(L, "calling '%s' on bad self (%s)", name, what);
+  else
+    lua_pushfstring(L, "bad argument #%d to '%s' (%s)", number, name, what);
+  return raise_at_caller(L);
+}
+
+/* Push the name of the type of what stands at `index`, as Lua's own messages have it. */
+static const char *push_typename(lua_State *L, int index) {
+  luaL_checkstack(L, 4, NULL);
+  if (luaL_getmetafield(L, index, "__name") == LUA_TSTRING)
+    return lua_tostring(L, -1);
+  return lua_pushstring(L, luaL_typename(L, index));
+}
+
+/* The same for a value of a wrong type. */
+static int raise_type(lua_State *L, int number, int index, const char *expected) {
+  const char *got = push_typename(L, index);
+  return raise_argument(L, number, lua_pushfstring(L, "%s expected, got %s", expected, got));
+}
+
+/* typename(value) */
+static int core_typename(lua_State *L) {
+  push_typename(L, 1);
+  return 1;
+}
+
+/* raise(message): with the place where the user's code calls us. */
+static int core_raise(lua_State *L) {
+  lua_settop(L, 1);
+  return raise_at_caller(L);
+}
+
+/* argument(number, what): raise that this argument of the caller's is wrong. */
+static int core_argument(lua_State *L) {
+  return raise_argument(L, (int)luaL_checkinteger(L, 1), luaL_checkstring(L, 2));
+}
+
+/* The pool at index 1. Methods are called by users, with anything. */
+static struct lpool *to_pool(lua_State *L) {
+  struct lpool *lpool = luaL_testudata(L, 1, TYPE);
+  if (lpool == NULL)
+    raise_type(L, 1, 1, TYPE);
+  return lpool;
 }
 
 /* The pool at index 1, if it can be used here and now. */
@@ -442,7 +539,15 @@ static struct mch_group *group_arg(lua_State *L, struct lpool *lpool, int index)
 
 /* -- waiting for something ---------------------------------------------------------------- */
 
-enum condition { UNTIL_ONE, UNTIL_MANY, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
+enum condition {
+  UNTIL_ONE,
+  UNTIL_MANY,
+  UNTIL_ALL,
+  UNTIL_IDLE,
+  UNTIL_BELOW,
+  UNTIL_GONE,
+  UNTIL_TIME
+};
 
 /* What a wait is for. */
 struct goal {
@@ -461,8 +566,11 @@ static int is_met(const struct lpool *lpool, const struct goal *goal) {
            mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_ALL:
     return mch_pool_unfinished(pool, goal->group) == 0;
+  case UNTIL_IDLE:
+    return mch_pool_unfinished(pool, NULL) == 0;
   case UNTIL_BELOW:
-    return mch_pool_unfinished_below(pool, goal->limit) == 0;
+    return mch_pool_unfinished(pool, NULL) == 0 ||
+           mch_pool_unfinished_below(pool, goal->limit) == 0;
   case UNTIL_GONE:
     return mch_pool_gone(pool);
   case UNTIL_TIME:
@@ -556,7 +664,8 @@ static uint64_t deadline_arg(lua_State *L, int index) {
 /* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil):
  * whether the condition was met in time. */
 static int core_wait(lua_State *L) {
-  static const char *const names[] = {"one", "many", "all", "below", "gone", "time", NULL};
+  static const char *const names[] = {"one",  "many", "all", "idle",
+                                      "below", "gone", "time", NULL};
   struct lpool *lpool = check_pool(L);
   struct goal goal;
   goal.condition = (enum condition)luaL_checkoption(L, 2, NULL, names);
@@ -734,6 +843,7 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main, NULL};
   struct mch_error error;
+  mch_notices_tell(L);
   luaL_checkstack(L, 8, NULL);
   for (;;) {
     struct mch_poller *poller = gathering(L, &error);
@@ -760,6 +870,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main, woken};
   int readable = 0;
+  mch_notices_tell(L);
   luaL_checkstack(L, 8, NULL);
   while (!readable && !woken()) {
     struct mch_error error;
@@ -983,16 +1094,45 @@ static void flush_before_fork(struct lpool *lpool) {
     mch_output_flush(lpool->output);
 }
 
+/* Engine "snapshot": the payloads that were kept since there were `kept` of them are for no task. */
+static void forget_payloads(lua_State *L, struct lpool *lpool, uint64_t kept) {
+  if (lpool->task.payloads == LUA_NOREF)
+    return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  for (; lpool->payloads > kept; lpool->payloads--) {
+    lua_pushnil(L);
+    lua_rawseti(L, -2, (lua_Integer)lpool->payloads);
+  }
+  lua_pop(L, 1);
+}
+
+/* A task of what encode_task() has made. */
+static struct mch_task *make_task(lua_State *L, struct lpool *lpool, struct mch_group *group) {
+  struct mch_task *task;
+  if (lpool->task.payloads != LUA_NOREF)
+    set_group(L, lpool, group);
+  task = new_task(lpool);
+  if (task == NULL)
+    luaL_error(L, "not enough memory for another task");
+  if (lpool->graph.capacity > CARGO_FROM)
+    mch_buf_free(&lpool->graph);
+  return task;
+}
+
+static void check_not_encoding(lua_State *L, const struct lpool *lpool) {
+  if (lpool->encoding)
+    luaL_error(
+        L, "run was called from a __mantichora hook or a finalizer while another run is sending");
+}
+
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
 static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
                     const struct run_options *options) {
   struct mch_task *task;
   struct mch_error error;
-  uint64_t runid;
+  uint64_t runid, kept = lpool->payloads;
   int status;
-  if (lpool->encoding)
-    luaL_error(
-        L, "run was called from a __mantichora hook or a finalizer while another run is sending");
+  check_not_encoding(L, lpool);
   luaL_checkstack(L, 4, NULL);
   lua_pushcfunction(L, encode_task);
   lua_pushlightuserdata(L, lpool);
@@ -1002,20 +1142,15 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lpool->encoding = 0;
   if (status != LUA_OK)
     return raise_at_caller(L);
-  if (lpool->task.payloads != LUA_NOREF)
-    set_group(L, lpool, group);
   flush_before_fork(lpool);
-  task = new_task(lpool);
-  if (task == NULL)
-    return luaL_error(L, "not enough memory for another task");
-  if (lpool->graph.capacity > CARGO_FROM)
-    mch_buf_free(&lpool->graph);
+  task = make_task(L, lpool, group);
   if (options != NULL && add_extra(task, options) != 0) {
     mch_task_free(task);
     return luaL_error(L, "not enough memory for another task");
   }
   if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
     mch_task_free(task);
+    forget_payloads(L, lpool, kept);
     return raise_error(L, &error);
   }
   lpool->started = 1;
@@ -1023,15 +1158,18 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   return 1;
 }
 
-static void check_callable(lua_State *L, int index) {
+/* What stands at `index` here is that argument of the method. */
+static void check_callable(lua_State *L, int index, int argument) {
   if (!is_callable(L, index))
-    luaL_typeerror(L, index, "function or callable table");
+    raise_type(L, argument, index, "function or callable table");
 }
 
 /* run(pool, function, ...): the run ID. */
 static int core_run(lua_State *L) {
-  struct lpool *lpool = check_pool(L);
-  check_callable(L, 2);
+  struct lpool *lpool;
+  mch_notices_tell(L);
+  lpool = check_pool(L);
+  check_callable(L, 2, 2);
   return run_task(L, lpool, 2, &lpool->group, NULL);
 }
 
@@ -1059,8 +1197,97 @@ static int core_run_with(lua_State *L) {
   options.timeout = nanoseconds(luaL_optnumber(L, 3, 0));
   options.retries = (unsigned)within(luaL_checkinteger(L, 4), 0, INT32_MAX);
   options.priority = (int32_t)within(luaL_checkinteger(L, 5), INT32_MIN, INT32_MAX);
-  check_callable(L, 6);
+  check_callable(L, 6, 3);
   return run_task(L, lpool, 6, &lpool->group, &options);
+}
+
+/* -- many at once, or none ----------------------------------------------------------------- */
+
+#define TASKS "mantichora tasks"
+
+/* Tasks that were made and not accepted yet, in a userdata. */
+struct tasks {
+  size_t count;
+  struct mch_task *tasks[];
+};
+
+static int tasks_gc(lua_State *L) {
+  struct tasks *tasks = luaL_checkudata(L, 1, TASKS);
+  size_t i;
+  for (i = 0; i < tasks->count; i++)
+    if (tasks->tasks[i] != NULL)
+      mch_task_free(tasks->tasks[i]);
+  tasks->count = 0;
+  return 0;
+}
+
+/* Push room for so many. */
+static struct tasks *new_tasks(lua_State *L, size_t count) {
+  struct tasks *tasks =
+      lua_newuserdatauv(L, sizeof *tasks + count * sizeof(struct mch_task *), 0);
+  tasks->count = 0;
+  luaL_setmetatable(L, TASKS);
+  return tasks;
+}
+
+/* encode_many(pool, list, tasks): make a task of each function of the list. */
+static int encode_many(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  struct tasks *tasks = lua_touserdata(L, 3);
+  lua_Integer count = (lua_Integer)lua_rawlen(L, 2), i;
+  for (i = 1; i <= count; i++) {
+    lua_pushcfunction(L, encode_task);
+    lua_pushvalue(L, 1);
+    lua_rawgeti(L, 2, i);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+      if (lua_type(L, -1) == LUA_TSTRING)
+        lua_pushfstring(L, "function %I: %s", (LUAI_UACINT)i, lua_tostring(L, -1));
+      return lua_error(L);
+    }
+    tasks->tasks[tasks->count] = make_task(L, lpool, &lpool->group);
+    tasks->count++;
+  }
+  return 0;
+}
+
+/* run_many(pool, list of functions): queue all of them, or none; the list of their run IDs. */
+static int core_run_many(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct tasks *tasks;
+  struct mch_error error;
+  uint64_t kept = lpool->payloads, runid;
+  size_t i;
+  luaL_checktype(L, 2, LUA_TTABLE);
+  check_not_encoding(L, lpool);
+  lua_settop(L, 2);
+  lua_createtable(L, (int)lua_rawlen(L, 2), 0);
+  tasks = new_tasks(L, lua_rawlen(L, 2));
+  lua_pushcfunction(L, encode_many);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushvalue(L, 2);
+  lua_pushvalue(L, 4);
+  lpool->encoding = 1;
+  i = lua_pcall(L, 3, 0, 0) == LUA_OK;
+  lpool->encoding = 0;
+  if (!i) {
+    forget_payloads(L, lpool, kept);
+    return raise_at_caller(L);
+  }
+  flush_before_fork(lpool);
+  if (tasks->count > 0 && mch_pool_reserve(lpool->pool, tasks->count, &error) != 0) {
+    forget_payloads(L, lpool, kept);
+    return raise_error(L, &error);
+  }
+  for (i = 0; i < tasks->count; i++) {
+    if (mch_pool_run(lpool->pool, tasks->tasks[i], &lpool->group, &runid, &error) != 0)
+      return raise_error(L, &error); /* it has all that it needs */
+    tasks->tasks[i] = NULL;
+    lpool->started = 1;
+    lua_pushinteger(L, (lua_Integer)runid);
+    lua_rawseti(L, 3, (lua_Integer)i + 1);
+  }
+  lua_settop(L, 3);
+  return 1;
 }
 
 /* run_in(pool, group, function, ...): the run ID. */
@@ -1334,7 +1561,9 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
   if (!mch_output_wants_owner(lpool->output, 0))
     return;
   memset(&lpool->answers, 0, sizeof lpool->answers);
+  lpool->handing++;
   mch_atpbar_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  lpool->handing--;
   mch_buf_free(&lpool->answers.graphs);
   lpool->answers = answers;
   if (lpool->pool != NULL)
@@ -1733,8 +1962,9 @@ static int core_take(lua_State *L) {
 
 /* -- the rest ----------------------------------------------------------------------------- */
 
-/* problem(pool): why it cannot be used here and now, or nil. */
+/* problem(pool): why it cannot be used here and now, or nil. A method begins with it. */
 static int core_problem(lua_State *L) {
+  mch_notices_tell(L);
   return push_problem(L, to_pool(L));
 }
 
@@ -1808,15 +2038,78 @@ static int core_cancel_all(lua_State *L) {
   return 0;
 }
 
-/* quit(pool, kill): not from code that runs inside of another call, which needs the pool. */
+/* Why the pool cannot be closed now: code that runs inside of another call, which needs it, wants
+ * to. NULL: it can. */
+static const char *why_busy(const struct lpool *lpool) {
+  if (lpool->task.running) /* engine "inline": the pump that runs it is the pool's */
+    return "cannot close the pool inside of one of its own tasks";
+  if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
+    return "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now";
+  if (lpool->handing > 0 || lpool->held != NULL)
+    return "the pool is handing over results: close it when that call has returned";
+  return NULL;
+}
+
+static void check_not_busy(lua_State *L, const struct lpool *lpool) {
+  const char *why = why_busy(lpool);
+  if (why != NULL)
+    raise_sentence(L, why);
+}
+
+/* check_not_busy(pool): raises where it cannot be closed. */
+static int core_check_not_busy(lua_State *L) {
+  check_not_busy(L, check_pool(L));
+  return 0;
+}
+
 static int core_quit(lua_State *L) {
   struct lpool *lpool = check_pool(L);
-  if (lpool->task.running) /* engine "inline": the pump that runs it is the pool's */
-    luaL_error(L, "cannot close the pool inside of one of its own tasks");
-  if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
-    luaL_error(
-        L, "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now");
-  mch_pool_quit(lpool->pool, lua_toboolean(L, 2));
+  check_not_busy(L, lpool);
+  mch_pool_quit(lpool->pool, 0);
+  return 0;
+}
+
+/* hand_over(pool, function, ...): what the function returns, while which the pool cannot be closed,
+ * so that nothing that was received gets lost. */
+static int core_hand_over(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  int status;
+  lua_remove(L, 1);
+  lpool->handing++;
+  status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  lpool->handing--;
+  if (status != LUA_OK)
+    return lua_error(L);
+  return lua_gettop(L);
+}
+
+/* failed(pool, from): how many tasks of run() from that run ID on have failed, other than by being
+ * cancelled, and were received by nobody. */
+static int core_failed(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  uint64_t from = (uint64_t)luaL_optinteger(L, 2, 0);
+  lua_Integer count = (lua_Integer)mch_pool_failed(lpool->pool, &lpool->group, from);
+  if (lpool->left && lpool->taken->runid >= from) {
+    enum mch_kind kind = lpool->taken->result->kind;
+    count += kind != MCH_KIND_OK && kind != MCH_KIND_CANCELLED;
+  }
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* drop(pool, all): the results of run() that nobody received; failures stay, unless `all` is set. */
+static int core_drop(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  int all = lua_toboolean(L, 2);
+  enum mch_kind kind = lpool->left ? lpool->taken->result->kind : MCH_KIND_OK;
+  if (lpool->left && (all || kind == MCH_KIND_OK || kind == MCH_KIND_CANCELLED)) {
+    mch_pool_discard(lpool->pool, lpool->taken);
+    lpool->taken = NULL;
+    lpool->left = 0;
+  }
+  mch_pool_drop(lpool->pool, &lpool->group, all);
+  if (mch_output_backlog(lpool->output) > 0)
+    mch_output_flush(lpool->output);
   return 0;
 }
 
@@ -1889,16 +2182,19 @@ static int core_seed(lua_State *L) {
 /* sleep(seconds) */
 static int core_sleep(lua_State *L) {
   uint64_t until = deadline_arg(L, 1);
+  mch_notices_tell(L);
   mch_lpool_sleep(L, until == 0 ? mch_now() : until);
   return 0;
 }
 
 static int core_cpu_count(lua_State *L) {
+  mch_notices_tell(L);
   lua_pushinteger(L, (lua_Integer)mch_platform_cpu_count());
   return 1;
 }
 
 static int core_is_worker(lua_State *L) {
+  mch_notices_tell(L);
   lua_pushboolean(L, mch_context_get(L)->worker != NULL);
   return 1;
 }
@@ -1922,16 +2218,9 @@ static int never(void *ud) {
   return 0;
 }
 
-/* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
-static int pool_gc(lua_State *L) {
-  struct lpool *lpool = to_pool(L);
+/* Kill the workers and free everything, whatever state the pool is in. Raises nothing. */
+static void end_now(lua_State *L, struct lpool *lpool) {
   uint64_t patience = mch_now() + 5000000000u;
-  if (lpool->pool == NULL) {
-    mch_mark_free(&lpool->mark);
-    return 0;
-  }
-  if (!mch_mark_is_ours(&lpool->mark))
-    return 0;
   lpool->task.L = L;
   mch_pool_quit(lpool->pool, 1);
   while (!mch_pool_gone(lpool->pool) && mch_now() < patience) {
@@ -1939,11 +2228,86 @@ static int pool_gc(lua_State *L) {
     if (!mch_pool_gone(lpool->pool))
       mch_pool_wait(lpool->pool, &(struct mch_waiting){patience, NULL, never, NULL, NULL, 1});
   }
-  if (lpool->started)
-    lua_warning(
-        L, "mantichora: a pool was collected that nobody had closed; its workers were ended", 0);
   free_pool(L, lpool);
+}
+
+/* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
+static int pool_gc(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  if (lpool->pool == NULL) {
+    mch_mark_free(&lpool->mark);
+    return 0;
+  }
+  if (!mch_mark_is_ours(&lpool->mark))
+    return 0;
+  if (lpool->started)
+    mch_notices_collected(L, mch_pool_unfinished(lpool->pool, NULL),
+                          mch_pool_failed(lpool->pool, &lpool->group, 0));
+  end_now(L, lpool);
   return 0;
+}
+
+/* Whether the state closes, when a <close> variable's method runs: there is no function then whose
+ * variable it could be. (Before Lua 5.4.3 the call of os.exit is still there.) */
+static int is_state_closing(lua_State *L) {
+  lua_Debug info;
+  int is_exit = 0;
+  if (L != main_thread(L))
+    return 0;
+  if (!lua_getstack(L, 1, &info))
+    return 1;
+  luaL_checkstack(L, 4, NULL);
+  lua_getinfo(L, "f", &info);
+  if (lua_iscfunction(L, -1) &&
+      lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) == LUA_TTABLE) {
+    if (lua_getfield(L, -1, "os") == LUA_TTABLE) {
+      lua_getfield(L, -1, "exit");
+      is_exit = lua_rawequal(L, -1, 3);
+    }
+  }
+  lua_settop(L, 2);
+  return is_exit;
+}
+
+/* __close(pool, error): calls what pool.lua wants (the upvalue) as leave(pool, error, state closes),
+ * and sees to it that the pool is closed even if that was interrupted. */
+static int leave(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  int closing;
+  lua_settop(L, 2);
+  if (!is_open(lpool))
+    return 0;
+  check_not_busy(L, lpool);
+  closing = is_state_closing(L);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_pushvalue(L, 1);
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, closing);
+  if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+    return 0;
+  if (is_open(lpool) && why_busy(lpool) == NULL)
+    end_now(L, lpool);
+  return lua_error(L);
+}
+
+/* leaving(function): a __close method that is safe from interruptions. */
+static int core_leaving(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushcclosure(L, leave, 1);
+  return 1;
+}
+
+/* unfinished(pool): how many tasks and items have not ended. */
+static int core_unfinished(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)mch_pool_unfinished(check_pool(L)->pool, NULL));
+  return 1;
+}
+
+/* logging(): the module, loaded at the first call. */
+static int core_logging(lua_State *L) {
+  mch_notices_push_logging(L);
+  return 1;
 }
 
 static int64_t integer_field(lua_State *L, const char *name) {
@@ -2022,6 +2386,7 @@ static int core_new(lua_State *L) {
   struct mch_poller *poller;
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
+  mch_notices_tell(L);
   output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
@@ -2098,6 +2463,17 @@ int mch_lpool_open(lua_State *L) {
                                   {"cancel_all", core_cancel_all},
                                   {"quit", core_quit},
                                   {"free", core_free},
+                                  {"check_not_busy", core_check_not_busy},
+                                  {"hand_over", core_hand_over},
+                                  {"failed", core_failed},
+                                  {"drop", core_drop},
+                                  {"leaving", core_leaving},
+                                  {"logging", core_logging},
+                                  {"argument", core_argument},
+                                  {"raise", core_raise},
+                                  {"typename", core_typename},
+                                  {"unfinished", core_unfinished},
+                                  {"run_many", core_run_many},
                                   {"group", core_group},
                                   {"abandon", core_abandon},
                                   {"run_in", core_run_in},
@@ -2116,7 +2492,13 @@ int mch_lpool_open(lua_State *L) {
                                   {"runid", core_runid},
                                   {"embedded", core_embedded},
                                   {NULL, NULL}};
+  mch_notices_open(L);
   luaL_newlib(L, core);
+  if (luaL_newmetatable(L, TASKS)) {
+    lua_pushcfunction(L, tasks_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_pop(L, 1);
   if (luaL_newmetatable(L, TYPE)) {
     lua_pushcfunction(L, pool_gc);
     lua_setfield(L, -2, "__gc");
