@@ -2042,7 +2042,9 @@ static int core_cancel_all(lua_State *L) {
  * to. NULL: it can. */
 static const char *why_busy(const struct lpool *lpool) {
   if (lpool->task.running) /* engine "inline": the pump that runs it is the pool's */
-    return "cannot close the pool inside of one of its own tasks";
+    return mch_pool_unfinished(lpool->pool, &lpool->group) > 0
+               ? "cannot wait for the pool inside of one of its own tasks"
+               : "cannot close the pool inside of one of its own tasks";
   if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
     return "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now";
   if (lpool->handing > 0 || lpool->held != NULL)

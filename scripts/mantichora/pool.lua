@@ -339,7 +339,7 @@ end
 
 local function check_timeout(timeout)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
-    core.argument(2, "timeout must be a number of seconds: " .. shown(timeout) .. " is given")
+    core.argument(2, "timeout must be a number of seconds: " .. tostring(timeout) .. " is given")
   end
 end
 
@@ -518,12 +518,12 @@ end
 function methods:run_multiple(functions)
   check(self)
   if type(functions) ~= "table" then
-    core.argument(2, "list of functions expected, got " .. core.typename(functions))
+    core.argument(2, "run_multiple takes a list of functions: " .. core.typename(functions) .. " is given")
   end
   local list = {}
   for i, f in ipairs(functions) do
     if not core.is_callable(f) then
-      core.argument(2, ("list of functions expected: at %d, %s is given"):format(i, core.typename(f)))
+      core.argument(2, ("run_multiple takes a list of functions: at %d, %s is given"):format(i, core.typename(f)))
     end
     list[i] = f
   end
@@ -538,15 +538,15 @@ local of_imap = { name = "imap", options = imap_options }
 
 local function check_map(method, f, source)
   if f == nil or not core.is_callable(f) then
-    core.argument(2, "function or callable table expected, got " .. core.typename(f))
+    core.argument(2, ("%s takes a function and items: %s is given"):format(method, core.typename(f)))
   end
   if type(source) ~= "table" and (method == "map" or source == nil or not core.is_callable(source)) then
-    core.argument(3, ("list%s expected, got %s"):format(method == "map" and "" or " or iterator",
-      core.typename(source)))
+    core.argument(3, ("%s takes a list%s: %s is given"):format(method,
+      method == "map" and "" or " or an iterator", core.typename(source)))
   end
   local n = not core.is_callable(source) and source.n
   if n and not (type(n) == "number" and math_tointeger(n)) then
-    core.argument(3, ("list whose n is an integer expected: n is %s"):format(shown(n)))
+    core.argument(3, ("%s takes a list whose n is an integer: %s is given"):format(method, tostring(n)))
   end
 end
 
@@ -889,7 +889,7 @@ end
 function methods:cancel(runid)
   check(self)
   local number = type(runid) == "number" and math_tointeger(runid)
-  if not number then core.argument(2, "run ID expected: " .. shown(runid) .. " is given") end
+  if not number then core.argument(2, "cancel takes a run ID: " .. tostring(runid) .. " is given") end
   return core.cancel(self, number)
 end
 
@@ -1078,7 +1078,7 @@ end
 -- @blocks for so long
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
-    core.argument(1, "number of seconds expected: " .. shown(duration) .. " is given")
+    core.argument(1, "sleep takes a number of seconds: " .. tostring(duration) .. " is given")
   end
   core.sleep(duration)
 end
