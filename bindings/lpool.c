@@ -90,25 +90,27 @@ static int is_between(lua_State *L, lua_Debug *info) {
   return lua_getinfo(L, "S", info) && strcmp(info->short_src, "mantichora/pool.lua") == 0;
 }
 
-/* The level of the user's code that called us: the first that is not our own, and has lines. */
-static int user_level(lua_State *L, lua_Debug *info) {
+/* The level of what called us: the first that is not our own. */
+static int caller_level(lua_State *L) {
+  lua_Debug info;
   int level = 1;
-  while (lua_getstack(L, level, info) &&
-         (is_between(L, info) || !lua_getinfo(L, "l", info) || info->currentline < 0))
+  while (lua_getstack(L, level, &info) && is_between(L, &info))
     level++;
   return level;
 }
 
-/* Raise the error on top; if it is a sentence, with the place where the user's code calls us. */
-static int raise_at_caller(lua_State *L) {
-  lua_Debug info;
-  if (lua_type(L, -1) != LUA_TSTRING)
-    return lua_error(L);
+/* Raise the sentence on top with the place where that level is. */
+static int raise_at(lua_State *L, int level) {
   luaL_checkstack(L, 4, NULL);
-  luaL_where(L, user_level(L, &info));
+  luaL_where(L, level);
   lua_insert(L, -2);
   lua_concat(L, 2);
   return lua_error(L);
+}
+
+/* Raise the error on top; if it is a sentence, with the place where the user's code calls us. */
+static int raise_at_caller(lua_State *L) {
+  return lua_type(L, -1) == LUA_TSTRING ? raise_at(L, caller_level(L)) : lua_error(L);
 }
 
 /* The name that the table on top has for the function at `function`; or NULL. */
@@ -141,27 +143,29 @@ static const char *name_of(lua_State *L, int *is_method) {
 }
 
 /* Raise that argument `number` of the function that the user has called is wrong, which counts a
- * method's pool as the first one: `what` says how. */
+ * method's pool as the first one: `what` says how. The place is the user's, also through a pcall. */
 static int raise_argument(lua_State *L, int number, const char *what) {
   lua_Debug info;
-  const char *name = "?";
-  int level = 0, is_method = 0;
+  const char *name = NULL;
+  int level = caller_level(L), is_method = 0;
   luaL_checkstack(L, 8, NULL);
-  while (lua_getstack(L, level + 1, &info) && is_between(L, &info))
-    level++;
-  if (lua_getstack(L, level, &info)) {
+  if (lua_getstack(L, level - 1, &info)) {
     lua_getinfo(L, "nf", &info);
     name = name_of(L, &is_method);
     if (name == NULL)
-      name = info.name != NULL ? info.name : "?";
+      name = info.name;
     if (is_method && strcmp(info.namewhat, "method") == 0)
       number--;
   }
+  if (name == NULL)
+    name = "?";
   if (is_method && number == 0)
     lua_pushfstring(L, "calling '%s' on bad self (%s)", name, what);
   else
     lua_pushfstring(L, "bad argument #%d to '%s' (%s)", number, name, what);
-  return raise_at_caller(L);
+  while (lua_getstack(L, level, &info) && lua_getinfo(L, "l", &info) && info.currentline < 0)
+    level++;
+  return raise_at(L, level);
 }
 
 /* Push the name of the type of what stands at `index`, as Lua's own messages have it. */

@@ -512,7 +512,7 @@ end
 --- Queue several functions without arguments.
 -- @function run_multiple
 -- @tparam table functions list of them
--- @treturn table list of their run IDs
+-- @treturn table list of their run IDs. All are queued, or none.
 -- @raise as `run`, with the place in the list of what cannot be sent; then none is queued
 -- @blocks as `run`
 function methods:run_multiple(functions)
@@ -893,7 +893,8 @@ function methods:cancel(runid)
   return core.cancel(self, number)
 end
 
---- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable.
+--- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable. On a closed pool
+-- it does nothing.
 -- @function terminate
 -- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
