@@ -230,7 +230,8 @@ static void raise_interrupted(lua_State *L, lua_Debug *activation) {
 }
 
 /* Of Lua a signal handler may call lua_sethook (and look at what it has set). A Ctrl-C that comes
- * while the hook of the last one still waits, for Lua does not come round to it, ends the process. */
+ * while the hook of the last one still waits, for Lua does not come round to it, ends the process.
+ */
 static void on_sigint(int signal_number) {
   int events = LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT;
   if (lua_gethook(running) == raise_interrupted) {

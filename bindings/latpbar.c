@@ -13,6 +13,7 @@
 
 #include "context.h"
 #include "mantichora.h"
+#include "notices.h"
 #include "output.h"
 #include "sinks.h"
 
@@ -526,15 +527,15 @@ an error, it stays at the last complete iteration.
 @raise something that is neither
 */
 static int atpbar_call(lua_State *L) {
+  mch_notices_tell(L);
   lua_remove(L, 1); /* the module itself */
   lua_settop(L, 2);
+  if (!is_list(L, 1) &&
+      lua_type(L, 1) != LUA_TNUMBER) /* a `for` without the call has other names */
+    return luaL_error(L, "bad argument #1 to 'atpbar' (count or list expected, got %s)",
+                      luaL_typename(L, 1));
   check_name(L, 2);
-  if (lua_type(L, 1) == LUA_TNUMBER)
-    return loop_over_count(L);
-  if (is_list(L, 1))
-    return loop_over_list(L);
-  return luaL_argerror(L, 1,
-                       lua_pushfstring(L, "count or list expected, got %s", luaL_typename(L, 1)));
+  return lua_type(L, 1) == LUA_TNUMBER ? loop_over_count(L) : loop_over_list(L);
 }
 
 /* The iterator inside stands at first .. first + 3: function, state, control, closing value. */

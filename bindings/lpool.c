@@ -113,12 +113,14 @@ static int raise_at_caller(lua_State *L) {
   return lua_type(L, -1) == LUA_TSTRING ? raise_at(L, caller_level(L)) : lua_error(L);
 }
 
-/* The name that the table on top has for the function at `function`; or NULL. */
+/* The name that the table on top has for the function at `function`, of several the first by the
+ * alphabet; or NULL. */
 static const char *name_in(lua_State *L, int function) {
   const char *name = NULL;
   lua_pushnil(L);
-  while (name == NULL && lua_next(L, -2) != 0) {
-    if (lua_rawequal(L, -1, function) && lua_type(L, -2) == LUA_TSTRING)
+  while (lua_next(L, -2) != 0) {
+    if (lua_rawequal(L, -1, function) && lua_type(L, -2) == LUA_TSTRING &&
+        (name == NULL || strcmp(lua_tostring(L, -2), name) < 0))
       name = lua_tostring(L, -2); /* a key of that table: it stays */
     lua_pop(L, 1);
   }
@@ -143,7 +145,8 @@ static const char *name_of(lua_State *L, int *is_method) {
 }
 
 /* Raise that argument `number` of the function that the user has called is wrong, which counts a
- * method's pool as the first one: `what` says how. The place is the user's, also through a pcall. */
+ * method's pool as the first one: `what` says how. The place is the user's, also through a pcall.
+ */
 static int raise_argument(lua_State *L, int number, const char *what) {
   lua_Debug info;
   const char *name = NULL;
@@ -668,8 +671,7 @@ static uint64_t deadline_arg(lua_State *L, int index) {
 /* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil):
  * whether the condition was met in time. */
 static int core_wait(lua_State *L) {
-  static const char *const names[] = {"one",  "many", "all", "idle",
-                                      "below", "gone", "time", NULL};
+  static const char *const names[] = {"one", "many", "all", "idle", "below", "gone", "time", NULL};
   struct lpool *lpool = check_pool(L);
   struct goal goal;
   goal.condition = (enum condition)luaL_checkoption(L, 2, NULL, names);
@@ -1098,7 +1100,8 @@ static void flush_before_fork(struct lpool *lpool) {
     mch_output_flush(lpool->output);
 }
 
-/* Engine "snapshot": the payloads that were kept since there were `kept` of them are for no task. */
+/* Engine "snapshot": the payloads that were kept since there were `kept` of them are for no task.
+ */
 static void forget_payloads(lua_State *L, struct lpool *lpool, uint64_t kept) {
   if (lpool->task.payloads == LUA_NOREF)
     return;
@@ -1227,8 +1230,7 @@ static int tasks_gc(lua_State *L) {
 
 /* Push room for so many. */
 static struct tasks *new_tasks(lua_State *L, size_t count) {
-  struct tasks *tasks =
-      lua_newuserdatauv(L, sizeof *tasks + count * sizeof(struct mch_task *), 0);
+  struct tasks *tasks = lua_newuserdatauv(L, sizeof *tasks + count * sizeof(struct mch_task *), 0);
   tasks->count = 0;
   luaL_setmetatable(L, TASKS);
   return tasks;
@@ -2103,7 +2105,8 @@ static int core_failed(lua_State *L) {
   return 1;
 }
 
-/* drop(pool, all): the results of run() that nobody received; failures stay, unless `all` is set. */
+/* drop(pool, all): the results of run() that nobody received; failures stay, unless `all` is set.
+ */
 static int core_drop(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   int all = lua_toboolean(L, 2);
@@ -2275,8 +2278,8 @@ static int is_state_closing(lua_State *L) {
   return is_exit;
 }
 
-/* __close(pool, error): calls what pool.lua wants (the upvalue) as leave(pool, error, state closes),
- * and sees to it that the pool is closed even if that was interrupted. */
+/* __close(pool, error): calls what pool.lua wants (the upvalue) as leave(pool, error, state
+ * closes), and sees to it that the pool is closed even if that was interrupted. */
 static int leave(lua_State *L) {
   struct lpool *lpool = to_pool(L);
   int closing;

@@ -77,8 +77,8 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error);
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error);
 
-/* See to it that the next `count` tasks of priority 0 are accepted: all that mch_pool_run() may lack
- * is had before. 0 or a code. */
+/* See to it that the next `count` tasks of priority 0 are accepted: all that mch_pool_run() may
+ * lack is had before. 0 or a code. */
 int mch_pool_reserve(struct mch_pool *pool, size_t count, struct mch_error *error);
 
 /* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
@@ -153,8 +153,8 @@ struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group 
                                         uint64_t *from);
 void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
 
-/* How many finished tasks of a group that nobody took have failed, cancelled ones not counted: those
- * with run IDs from `from` on. */
+/* How many finished tasks of a group that nobody took have failed, cancelled ones not counted:
+ * those with run IDs from `from` on. */
 size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uint64_t from);
 /* Drop what a group has finished; unless `all` is set, the failures that are counted above stay. */
 void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all);

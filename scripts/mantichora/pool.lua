@@ -113,7 +113,8 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Options
 
--- Edit distance, for "did you mean". Where one name begins or ends with the other, that is near.
+-- For "did you mean": how far two names are apart, and their edit distance. Names that begin alike, and one
+-- that ends with the other, are near.
 local function distance(a, b)
   local row = {}
   for j = 0, #b do row[j] = j end
@@ -127,7 +128,7 @@ local function distance(a, b)
   end
   local short, long = a, b
   if #short > #long then short, long = long, short end
-  if #short > 2 and (long:sub(1, #short) == short or long:sub(-#short) == short) then
+  if #short > 2 and (long:sub(1, 3) == short:sub(1, 3) or long:sub(-#short) == short) then
     return math.min(row[#b], 2), row[#b]
   end
   return row[#b], row[#b]
@@ -195,6 +196,8 @@ local function check_nworkers(name, value)
   return number
 end
 
+local options_of = {} -- by what takes them: filled in below
+
 local limit_options = {
   memory = integer_from(1, "a positive number of bytes"),
   cpu = integer_from(1, "a positive whole number of seconds"),
@@ -207,8 +210,9 @@ local function check_limits(name, value)
   for key, limit in pairs(value) do
     local check_limit = limit_options[key]
     if not check_limit then
-      return nil, ("unknown option 'limits.%s' (did you mean 'limits.%s'?)"):format(tostring(key),
-        nearest(key, limit_options))
+      local hint = options_of.pool[key] and "it is an option of the pool: " .. key
+        or ("did you mean 'limits.%s'?"):format((nearest(key, limit_options)))
+      return nil, ("unknown option 'limits.%s' (%s)"):format(tostring(key), hint)
     end
     local good, message = check_limit("limits." .. key, limit)
     if message then return nil, message end
@@ -260,6 +264,8 @@ local pool_options = {
   name = of_type("string", "a string"),
 }
 
+options_of.pool = pool_options
+
 local run_options = {
   name = of_type("string", "a string"),
   timeout = seconds,
@@ -277,7 +283,7 @@ local function unknown_option(name, known, elsewhere)
     local its_best, its_least = nearest(name, other.options)
     if other.options[name] then
       hint = ("it is an option of %s"):format(other.name)
-    elseif its_least < least and its_least <= #tostring(name) // 3 then
+    elseif its_least < least and its_least <= 3 and its_least < #tostring(name) then
       hint, least = ("did you mean '%s'? That is an option of %s"):format(its_best, other.name), its_least
     end
   end
