@@ -7,6 +7,7 @@
 
 #include "embedded.h"
 #include "encoding.h"
+#include "notices.h"
 
 /* ---- telling the parts ---- */
 
@@ -171,6 +172,7 @@ void mch_explain(lua_State *L, int notes, int first, int n) {
 
 int mch_explain_call(lua_State *L) {
   luaL_checkany(L, 1);
+  mch_notices_tell(L);
   mch_explain(L, 0, 1, lua_gettop(L));
   return 1;
 }

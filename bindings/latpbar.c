@@ -592,6 +592,7 @@ known.
 static int atpbar_pairs(lua_State *L) {
   struct namer namer = {{0}, 0};
   struct loop *loop;
+  mch_notices_tell(L);
   lua_settop(L, 2);
   check_name(L, 2);
   if (luaL_getmetafield(L, 1, "__pairs") == LUA_TNIL) {
@@ -631,6 +632,7 @@ static int atpbar_wrap(lua_State *L) {
   struct namer namer = {{0}, 0};
   struct loop *loop;
   uint64_t total = check_total(L, 1);
+  mch_notices_tell(L);
   check_name(L, 2);
   if (lua_isnoneornil(L, 3))
     return luaL_argerror(L, 3,
@@ -700,6 +702,7 @@ static int atpbar_bar(lua_State *L) {
   size_t length = 0;
   const char *name = "";
   uint64_t total;
+  mch_notices_tell(L);
   lua_settop(L, 1);
   check_options(L);
   total = option_total(L);
@@ -812,6 +815,7 @@ Draw and write all that there is, at once.
 */
 static int atpbar_flush(lua_State *L) {
   struct mch_output *out = mch_atpbar_output(L);
+  mch_notices_tell(L);
   mch_output_draw(out);
   render(L, out);
   complain(L);

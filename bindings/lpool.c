@@ -2216,6 +2216,7 @@ static int core_embedded(lua_State *L) {
 
 static int core_runid(lua_State *L) {
   const struct mch_context *context = mch_context_get(L);
+  mch_notices_tell(L);
   if (!context->running)
     return 0;
   lua_pushinteger(L, (lua_Integer)context->runid);

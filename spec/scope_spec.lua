@@ -328,13 +328,19 @@ describe("a pool that is collected", function()
   local sentence = "1 pool was collected that nobody had closed: 2 tasks had not ended, 1 failure was received "
     .. "by nobody\n"
 
-  for _, call in ipairs { "mantichora.sleep(0)", "mantichora.cpu_count()", "mantichora():close()",
+  for _, call in ipairs { "mantichora.runid()", "mantichora.explain(print)", "require('mantichora.atpbar').flush()",
+    "mantichora.sleep(0)", "mantichora.cpu_count()", "mantichora():close()",
     "mantichora.is_worker()", "local p <close> = mantichora() p:run(print)" } do
     it("is told of at the next call: " .. call, function()
       local got = run(forgotten .. call .. [[ io.stderr:write("called\n")]])
       assert.are.equal("collected\nWARNING:mantichora:" .. sentence .. "called\n", got.err)
     end)
   end
+
+  it("comes before a record that is logged next", function()
+    local got = run(forgotten .. 'logging.warning("mine")')
+    assert.are.equal("collected\nWARNING:mantichora:" .. sentence .. "WARNING:root:mine\n", got.err)
+  end)
 
   it("goes to handlers, once", function()
     local got = run([[
@@ -429,6 +435,26 @@ describe("Ctrl-C", function()
       end))
       print(kept)]])
     assert.truthy(got.out:find("^false\t[^\n]*interrupted!\nmantichora: closed\n$"), got.out .. got.err)
+    assert.are.equal("", got.err)
+  end)
+
+  it("a second time, while the tasks are stopped, closes the pool at once", function()
+    local real = shell.interpreter
+    shell.interpreter = real:gsub("%S+$", "") .. shell.host
+    finally(function() shell.interpreter = real end)
+    local got = run(interrupting .. [[
+      local kept
+      local function deaf() string.rep("a", 60):find(string.rep("a?", 60) .. string.rep("a", 60) .. "b") end
+      print(pcall(function()
+        local mcore <close> = mantichora { nworkers = 2, init = function()
+          os.execute("(sleep 0.3; kill -INT " .. PARENT .. "; sleep 0.2; kill -INT " .. PARENT .. ") >&- 2>&- &")
+        end }
+        kept = mcore
+        mcore:run(deaf)
+      end))
+      print(kept)
+      print(pcall(mantichora.sleep, 0.1))]])
+    assert.truthy(got.out:find("^false\t[^\n]*interrupted!\nmantichora: closed\n"), got.out .. got.err)
     assert.are.equal("", got.err)
   end)
 

@@ -387,6 +387,7 @@ end
 
 local function log(logger, number, ...)
   if not is_wanted(logger, number) then return end
+  if report.notices then report.notices() end -- they come first
   local record = {
     name = logger.name,
     levelno = number,
