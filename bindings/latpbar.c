@@ -159,18 +159,38 @@ static int call_render(lua_State *L) {
   return 0;
 }
 
-void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
-  if (!mch_output_wants_owner(out, 0) || !lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, call_render);
-  lua_pushlightuserdata(L, out);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
-    return;
+/* The error on top, which is popped, is to be raised by the next mch_atpbar_pump(), if no other one
+ * waits for that. */
+static void keep_complaint(lua_State *L) {
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key) == LUA_TBOOLEAN) {
     lua_pushvalue(L, -2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key); /* needs no memory: the key is there */
   }
   lua_pop(L, 2);
+}
+
+void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
+  if (!mch_output_wants_owner(out, 0) || !lua_checkstack(L, 4))
+    return;
+  lua_pushcfunction(L, call_render);
+  lua_pushlightuserdata(L, out);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    keep_complaint(L);
+}
+
+void mch_atpbar_pump_quietly(lua_State *L) {
+  struct mch_output *out = mch_atpbar_output(L);
+  const char *text;
+  mch_output_pump(out, mch_output_now(out), 1);
+  luaL_checkstack(L, 4, NULL);
+  lua_pushcfunction(L, call_render);
+  lua_pushlightuserdata(L, out);
+  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
+    return;
+  text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  if (strstr(text, "interrupted!") != NULL) /* Ctrl-C */
+    lua_error(L);
+  keep_complaint(L);
 }
 
 /* Raise what the renderer has raised when its error could not go on. */

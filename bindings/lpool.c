@@ -264,6 +264,10 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
     lua_pushinteger(L, (lua_Integer)lpool->record.length);
     if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
       const char *message = luaL_tolstring(L, -1, NULL);
+      if (strstr(message, "interrupted!") != NULL) { /* Ctrl-C came in the handler */
+        lua_pop(L, 1);
+        lua_error(L);
+      }
       lua_warning(L, "mantichora: a log record was not handled: ", 1);
       lua_warning(L, message, 0);
       lua_pop(L, 2);
@@ -631,6 +635,12 @@ static int is_enough(void *ud) {
   return is_met(wait->lpool, wait->goal) || mch_cargos_some(&wait->lpool->spent);
 }
 
+/* A wait of terminate(), close() and the end of a scope. */
+static int is_end(const struct goal *goal) {
+  return goal->condition == UNTIL_IDLE || goal->condition == UNTIL_BELOW ||
+         goal->condition == UNTIL_GONE;
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct wait wait = {
@@ -643,7 +653,10 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
     return 1;
   for (;;) {
     pump(L, lpool);
-    mch_atpbar_pump(L);
+    if (is_end(goal))
+      mch_atpbar_pump_quietly(L);
+    else
+      mch_atpbar_pump(L);
     if (lpool->pool == NULL)
       raise_closed(L);
     if (is_met(lpool, goal))

@@ -217,6 +217,29 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
     end)
   end)
 
+  describe("a renderer that raises, engine " .. engine, function()
+    local function drawing() for _ in require("mantichora.atpbar")(3, "bar") do end end
+
+    it("spoils neither close nor the end of a scope", function()
+      local atpbar = require "mantichora.atpbar"
+      for _, way in ipairs { "scope", "error", "close" } do
+        local lines, fine, problem = heard(function()
+          local mcore <close> = new { on_error = "return" }
+          mcore:run(error, "x")
+          mcore:poll(20)
+          atpbar.set_renderer(function() error("renderer", 0) end)
+          mcore:run(drawing)
+          if way == "error" then error("mine", 0) end
+          if way == "close" then mcore:close() end
+        end)
+        assert.are.equal(1, #lines, way)
+        assert.are.same(way == "error" and { false, "mine" } or { true }, { fine, problem })
+        pcall(atpbar.flush)
+      end
+      atpbar.set_renderer()
+    end)
+  end)
+
   describe("while results are handed over, engine " .. engine, function()
     -- A task that returns an object which runs `code` when it is rebuilt here.
     local function odd(code)
