@@ -975,35 +975,41 @@ static size_t graph_size(const struct lpool *lpool) {
 
 /* A message of this size is worth a warning, once for each function: it often takes along what
  * nobody meant to send. Called with the notes at index 1, the function at 2 and its arguments
- * behind it. */
-static void warn_of_size(lua_State *L, struct lpool *lpool, int count) {
-  size_t i, parts;
+ * behind it. Pushes the sentence, to be logged when the message is done; 0: none. */
+static int push_warning(lua_State *L, struct lpool *lpool, int count) {
+  luaL_Buffer sentence;
+  lua_Integer i, parts;
+  int largest;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->warned);
   lua_pushvalue(L, 2);
   if (lua_rawget(L, -2) != LUA_TNIL)
-    return;
+    return 0;
   lua_pushvalue(L, 2);
   lua_pushboolean(L, 1);
   lua_rawset(L, -4);
   mch_explain(L, 1, 2, count);
-  lua_pushfstring(L, "mantichora: %d MiB go with this task, above all",
-                  (int)(graph_size(lpool) >> 20));
-  lua_warning(L, lua_tostring(L, -1), 1);
-  lua_getfield(L, -2, "largest");
-  lua_pushvalue(L, -3);
+  lua_getfield(L, -1, "largest");
+  lua_pushvalue(L, -2);
   lua_pushinteger(L, 3);
   lua_call(L, 2, 1);
-  parts = lua_rawlen(L, -1);
+  largest = lua_gettop(L);
+  parts = (lua_Integer)lua_rawlen(L, largest);
+  luaL_buffinit(L, &sentence);
+  lua_pushfstring(L, "%d MiB go with a task, above all", (int)(graph_size(lpool) >> 20));
+  luaL_addvalue(&sentence);
   for (i = 1; i <= parts; i++) {
-    lua_rawgeti(L, -1, (lua_Integer)i);
+    lua_rawgeti(L, largest, i);
     lua_getfield(L, -1, "path");
     lua_getfield(L, -2, "size");
     lua_pushfstring(L, "%s %s (%d KiB)", i == 1 ? "" : ",", lua_tostring(L, -2),
                     (int)(lua_tointeger(L, -1) >> 10));
-    lua_warning(L, lua_tostring(L, -1), 1);
-    lua_pop(L, 4);
+    lua_insert(L, -4);
+    lua_pop(L, 3);
+    luaL_addvalue(&sentence);
   }
-  lua_warning(L, "; mantichora.explain shows all", 0);
+  luaL_addstring(&sentence, "; mantichora.explain shows all");
+  luaL_pushresult(&sentence);
+  return 1;
 }
 
 /* For a message to workers in `graph` and `ids`; the notes come to stand at index 1. */
@@ -1025,7 +1031,8 @@ static void begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder
   clear_message(lpool);
 }
 
-/* Called with the pool, then the function and its arguments. */
+/* Called with the pool, then the function and its arguments. Returns what is to be logged of that,
+ * if anything. */
 static int encode_task(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   struct mch_encoder encoder;
@@ -1041,7 +1048,7 @@ static int encode_task(lua_State *L) {
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
   if (lpool->capture_warn > 0 && graph_size(lpool) > lpool->capture_warn)
-    warn_of_size(L, lpool, count);
+    return push_warning(L, lpool, count);
   return 0;
 }
 
@@ -1158,7 +1165,7 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lua_pushlightuserdata(L, lpool);
   lua_rotate(L, first, 2);
   lpool->encoding = 1;
-  status = lua_pcall(L, lua_gettop(L) - first, 0, 0);
+  status = lua_pcall(L, lua_gettop(L) - first, 1, 0);
   lpool->encoding = 0;
   if (status != LUA_OK)
     return raise_at_caller(L);
@@ -1174,6 +1181,8 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
     return raise_error(L, &error);
   }
   lpool->started = 1;
+  if (lua_isstring(L, -1))
+    mch_notices_warn(L, lua_tostring(L, -1));
   lua_pushinteger(L, (lua_Integer)runid);
   return 1;
 }
@@ -1249,7 +1258,7 @@ static struct tasks *new_tasks(lua_State *L, size_t count) {
   return tasks;
 }
 
-/* encode_many(pool, list, tasks): make a task of each function of the list. */
+/* encode_many(pool, list, tasks, warnings): make a task of each function of the list. */
 static int encode_many(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   struct tasks *tasks = lua_touserdata(L, 3);
@@ -1258,11 +1267,14 @@ static int encode_many(lua_State *L) {
     lua_pushcfunction(L, encode_task);
     lua_pushvalue(L, 1);
     lua_rawgeti(L, 2, i);
-    if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+    if (lua_pcall(L, 2, 1, 0) != LUA_OK) {
       if (lua_type(L, -1) == LUA_TSTRING)
         lua_pushfstring(L, "function %I: %s", (LUAI_UACINT)i, lua_tostring(L, -1));
       return lua_error(L);
     }
+    if (lua_isstring(L, -1))
+      lua_rawseti(L, 4, (lua_Integer)lua_rawlen(L, 4) + 1);
+    lua_settop(L, 4);
     tasks->tasks[tasks->count] = make_task(L, lpool, &lpool->group);
     tasks->count++;
   }
@@ -1281,12 +1293,14 @@ static int core_run_many(lua_State *L) {
   lua_settop(L, 2);
   lua_createtable(L, (int)lua_rawlen(L, 2), 0);
   tasks = new_tasks(L, lua_rawlen(L, 2));
+  lua_newtable(L);
   lua_pushcfunction(L, encode_many);
   lua_pushlightuserdata(L, lpool);
   lua_pushvalue(L, 2);
   lua_pushvalue(L, 4);
+  lua_pushvalue(L, 5);
   lpool->encoding = 1;
-  i = lua_pcall(L, 3, 0, 0) == LUA_OK;
+  i = lua_pcall(L, 4, 0, 0) == LUA_OK;
   lpool->encoding = 0;
   if (!i) {
     forget_payloads(L, lpool, kept);
@@ -1304,6 +1318,11 @@ static int core_run_many(lua_State *L) {
     lpool->started = 1;
     lua_pushinteger(L, (lua_Integer)runid);
     lua_rawseti(L, 3, (lua_Integer)i + 1);
+  }
+  for (i = 1; i <= lua_rawlen(L, 5); i++) {
+    lua_rawgeti(L, 5, (lua_Integer)i);
+    mch_notices_warn(L, lua_tostring(L, -1));
+    lua_pop(L, 1);
   }
   lua_settop(L, 3);
   return 1;

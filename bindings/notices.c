@@ -51,11 +51,8 @@ static int take_sentence(lua_State *L, char *sentence) {
   return 1;
 }
 
-void mch_notices_tell(lua_State *L) {
-  char sentence[ROOM];
+void mch_notices_warn(lua_State *L, const char *sentence) {
   int top = lua_gettop(L);
-  if (!take_sentence(L, sentence))
-    return;
   luaL_checkstack(L, 6, NULL);
   mch_notices_push_logging(L);
   lua_getfield(L, -1, "get");
@@ -66,6 +63,12 @@ void mch_notices_tell(lua_State *L) {
   lua_pushstring(L, sentence);
   lua_call(L, 2, 0);
   lua_settop(L, top);
+}
+
+void mch_notices_tell(lua_State *L) {
+  char sentence[ROOM];
+  if (take_sentence(L, sentence))
+    mch_notices_warn(L, sentence);
 }
 
 /* Whether the logger `mantichora` lets warnings pass. */

@@ -243,8 +243,8 @@ end
 -- before the first fork, so that workers share its pages, and back at `close`. `"keep"`: it is not touched.
 -- @field background true: from the first `run` to `close` a helper thread of this process moves the pool on
 -- between calls (where the system has no thread left, only calls do). false: no thread. Default true.
--- @field capture_warn bytes: a task whose message is larger is told through `warn`, once for each
--- function. Default 8 MiB; 0: never.
+-- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
+-- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
 -- @field name string, shown in messages
 
 local pool_options = {
