@@ -33,7 +33,7 @@ struct lpool {
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
-  int left;                   /* it is there for the next take() of a task of run() */
+  struct mch_task *left;      /* was taken for the next take() of a task of run() */
   struct mch_task *held;      /* taken by calls in which other code may run; linked by next */
   unsigned decoding;          /* calls that rebuild a result: its bytes are to stay */
   unsigned handing;           /* calls that hand over what they have taken: the pool is to stay */
@@ -1687,12 +1687,12 @@ static int core_is_callable(lua_State *L) {
 /* -- receiving ---------------------------------------------------------------------------- */
 
 /* Engine "snapshot": the payload of a task that is over is dropped. */
-static void drop_payload(lua_State *L, struct lpool *lpool) {
+static void drop_payload(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
   if (lpool->task.payloads == LUA_NOREF)
     return;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
   lua_pushnil(L);
-  lua_rawseti(L, -2, (lua_Integer)mch_load_u64(lpool->taken->body));
+  lua_rawseti(L, -2, (lua_Integer)mch_load_u64(task->body));
   lua_pop(L, 1);
 }
 
@@ -1901,7 +1901,6 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
 static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group, uint64_t *from) {
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
-  lpool->left = 0;
   for (;;) {
     lpool->taken = from != NULL ? mch_pool_take_in_order(lpool->pool, group, from)
                                 : mch_pool_take(lpool->pool, group);
@@ -1925,18 +1924,23 @@ static int take_plain(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   uint64_t from = (uint64_t)luaL_checkinteger(L, 2);
   lua_Integer n = luaL_checkinteger(L, 4);
-  while (!lpool->left && take_next(L, lpool, &lpool->group, &from)) {
-    const struct mch_result *result = lpool->taken->result;
-    lpool->left = lpool->in_bulk = 1;
+  while (lpool->left == NULL && take_next(L, lpool, &lpool->group, &from)) {
+    struct mch_task *task = lpool->taken;
+    const struct mch_result *result = task->result;
+    lpool->left = task; /* nobody else's: a finalizer may map or receive now */
+    lpool->taken = NULL;
+    lpool->in_bulk = 1;
     if (result->kind == MCH_KIND_OK && mch_items_is_none(result->graph, result->length))
       lua_pushnil(L);
     else if (result->kind != MCH_KIND_OK || !mch_items_get(L, result->graph, result->length))
       break;
     lua_pushvalue(L, -1);
-    lua_rawseti(L, 5, (lua_Integer)lpool->taken->runid);
+    lua_rawseti(L, 5, (lua_Integer)task->runid);
     lua_rawseti(L, 3, ++n);
-    lpool->left = lpool->in_bulk = 0;
-    drop_payload(L, lpool);
+    lpool->left = NULL;
+    lpool->in_bulk = 0;
+    drop_payload(L, lpool, task);
+    mch_pool_discard(lpool->pool, task);
   }
   lua_pushinteger(L, (lua_Integer)from);
   lua_pushinteger(L, n);
@@ -1967,10 +1971,12 @@ static int core_take(lua_State *L) {
   struct mch_task *task;
   int status;
   check_not_in_bulk(L, lpool);
-  if (!(lpool->left && group == &lpool->group) &&
-      !take_next(L, lpool, group, in_order ? &from : NULL))
+  if (lpool->left != NULL && group == &lpool->group) {
+    mch_pool_discard(lpool->pool, lpool->taken);
+    lpool->taken = lpool->left;
+    lpool->left = NULL;
+  } else if (!take_next(L, lpool, group, in_order ? &from : NULL))
     return 0;
-  lpool->left = 0;
   failed = lpool->taken->result->kind != MCH_KIND_OK;
   lua_settop(L, 0);
   lua_pushinteger(L, (lua_Integer)lpool->taken->runid);
@@ -1992,7 +1998,7 @@ static int core_take(lua_State *L) {
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
   }
-  drop_payload(L, lpool);
+  drop_payload(L, lpool, lpool->taken);
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
   return lua_gettop(L);
@@ -2129,8 +2135,8 @@ static int core_failed(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   uint64_t from = (uint64_t)luaL_optinteger(L, 2, 0);
   lua_Integer count = (lua_Integer)mch_pool_failed(lpool->pool, &lpool->group, from);
-  if (lpool->left && lpool->taken->runid >= from) {
-    enum mch_kind kind = lpool->taken->result->kind;
+  if (lpool->left != NULL && lpool->left->runid >= from) {
+    enum mch_kind kind = lpool->left->result->kind;
     count += kind != MCH_KIND_OK && kind != MCH_KIND_CANCELLED;
   }
   lua_pushinteger(L, count);
@@ -2142,11 +2148,10 @@ static int core_failed(lua_State *L) {
 static int core_drop(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   int all = lua_toboolean(L, 2);
-  enum mch_kind kind = lpool->left ? lpool->taken->result->kind : MCH_KIND_OK;
-  if (lpool->left && (all || kind == MCH_KIND_OK || kind == MCH_KIND_CANCELLED)) {
-    mch_pool_discard(lpool->pool, lpool->taken);
-    lpool->taken = NULL;
-    lpool->left = 0;
+  enum mch_kind kind = lpool->left != NULL ? lpool->left->result->kind : MCH_KIND_OK;
+  if (lpool->left != NULL && (all || kind == MCH_KIND_OK || kind == MCH_KIND_CANCELLED)) {
+    mch_pool_discard(lpool->pool, lpool->left);
+    lpool->left = NULL;
   }
   mch_pool_drop(lpool->pool, &lpool->group, all);
   if (mch_output_backlog(lpool->output) > 0)
@@ -2160,7 +2165,8 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   if (pool == NULL)
     return;
   mch_pool_discard(pool, lpool->taken);
-  lpool->taken = NULL;
+  mch_pool_discard(pool, lpool->left);
+  lpool->taken = lpool->left = NULL;
   while (lpool->held != NULL) {
     struct mch_task *next = lpool->held->next;
     mch_pool_discard(pool, lpool->held);

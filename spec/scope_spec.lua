@@ -291,6 +291,23 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       end)
     end
 
+    it("loses nothing where a hook maps and receives meanwhile", function()
+      local mcore <close> = new()
+      local seen, inside = {}, 0
+      for i = 1, 8 do mcore:run(function() return i % 2 == 0 and { i } or i end) end
+      mcore:poll(20)
+      debug.sethook(function()
+        inside = inside + 1
+        if inside % 7 == 0 then mcore:map(tostring, { {} }) end
+      end, "", 3)
+      local fine, results = pcall(mcore.returns, mcore)
+      debug.sethook()
+      assert.is_true(fine, tostring(results))
+      for i, value in ipairs(results) do seen[i] = type(value) == "table" and value[1] or value end
+      assert.are.same({ 1, 2, 3, 4, 5, 6, 7, 8 }, seen)
+      assert.is_true(inside > 7)
+    end)
+
     it("fails only the task whose rebuild function raises", function()
       if engine == "inline" then return end -- nothing is rebuilt
       local mcore <close> = new()
