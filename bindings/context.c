@@ -33,6 +33,7 @@ void mch_context_become_worker(struct mch_context *context, struct mch_worker *w
   context->running = 0;
   context->hides_bars = 0;
   context->child_hook = NULL;
+  memset(&context->collected, 0, sizeof context->collected);
   memset(&context->sinks, 0, sizeof context->sinks);
   mch_context_drop_poller(context);
 }

@@ -6,6 +6,7 @@
 #define MCH_CONTEXT_H
 
 #include <lua.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "mantichora.h"
@@ -25,6 +26,12 @@ struct mch_sinks {
   int told; /* a progress or output sink runs */
 };
 
+/* Pools that were collected unclosed, and were not told of yet. */
+struct mch_collected {
+  int process; /* that noted it */
+  size_t pools, tasks, failures;
+};
+
 struct mch_context {
   struct mch_worker *worker; /* the worker that this process is; NULL in the outermost */
   struct mch_lwatch *watch;  /* over the tasks of that worker; NULL: it runs none yet */
@@ -42,7 +49,8 @@ struct mch_context {
   void *child_hook_ud;
   struct mch_poller *poller; /* hears all open pools; NULL: nobody waits for all */
   struct mch_mark poller_mark;
-  uint64_t round;    /* count of the times that all pools were looked at */
+  uint64_t round; /* count of the times that all pools were looked at */
+  struct mch_collected collected;
   char message[256]; /* of the last failure of the C API */
 };
 

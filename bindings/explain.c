@@ -8,6 +8,7 @@
 #include "embedded.h"
 #include "encoding.h"
 #include "lwatch.h"
+#include "notices.h"
 
 /* ---- telling the parts ---- */
 
@@ -178,6 +179,7 @@ void mch_explain(lua_State *L, int notes, int first, int n) {
 int mch_explain_call(lua_State *L) {
   int stops = mch_lwatch_stops(L);
   luaL_checkany(L, 1);
+  mch_notices_tell(L);
   mch_explain(L, 0, 1, lua_gettop(L));
   mch_lwatch_caught(L, stops);
   return 1;

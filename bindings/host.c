@@ -229,12 +229,16 @@ static void raise_interrupted(lua_State *L, lua_Debug *activation) {
   luaL_error(L, "interrupted!");
 }
 
-/* lua_sethook is the one function of Lua that a signal handler may call. A second Ctrl-C, when Lua
- * does not come round to the hook, ends the process. */
+/* Of Lua a signal handler may call lua_sethook (and look at what it has set). A Ctrl-C that comes
+ * while the hook of the last one still waits, for Lua does not come round to it, ends the process.
+ */
 static void on_sigint(int signal_number) {
   int events = LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT;
-  signal(signal_number, SIG_DFL);
-  lua_sethook(running, raise_interrupted, events, 1);
+  if (lua_gethook(running) == raise_interrupted) {
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+  } else
+    lua_sethook(running, raise_interrupted, events, 1);
 }
 
 /* The message handler: errors become strings with a traceback; those that know how to become a

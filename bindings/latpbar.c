@@ -14,6 +14,7 @@
 #include "context.h"
 #include "lwatch.h"
 #include "mantichora.h"
+#include "notices.h"
 #include "output.h"
 #include "sinks.h"
 
@@ -162,6 +163,16 @@ static int call_render(lua_State *L) {
   return 0;
 }
 
+/* The error on top, which is popped, is to be raised by the next mch_atpbar_pump(), if no other one
+ * waits for that. */
+static void keep_complaint(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key) == LUA_TBOOLEAN) {
+    lua_pushvalue(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key); /* needs no memory: the key is there */
+  }
+  lua_pop(L, 2);
+}
+
 void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
   int stops = mch_lwatch_stops(L);
   if (!mch_output_wants_owner(out, 0) || !lua_checkstack(L, 4))
@@ -170,15 +181,29 @@ void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
   lua_pushlightuserdata(L, out);
   if (lua_pcall(L, 1, 0, 0) == LUA_OK)
     return;
-  if (mch_lwatch_caught(L, stops)) {
+  if (mch_lwatch_caught(L, stops))
     lua_pop(L, 1);
+  else
+    keep_complaint(L);
+}
+
+void mch_atpbar_pump_quietly(lua_State *L) {
+  struct mch_output *out = mch_atpbar_output(L);
+  int stops = mch_lwatch_stops(L);
+  const char *text;
+  mch_output_pump(out, mch_output_now(out), 1);
+  luaL_checkstack(L, 4, NULL);
+  lua_pushcfunction(L, call_render);
+  lua_pushlightuserdata(L, out);
+  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
     return;
-  }
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key) == LUA_TBOOLEAN) {
-    lua_pushvalue(L, -2);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key); /* needs no memory: the key is there */
-  }
-  lua_pop(L, 2);
+  text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  if (strstr(text, "interrupted!") != NULL) /* Ctrl-C */
+    lua_error(L);
+  if (mch_lwatch_caught(L, stops))
+    lua_pop(L, 1);
+  else
+    keep_complaint(L);
 }
 
 /* Raise what the renderer has raised when its error could not go on. */
@@ -535,15 +560,15 @@ an error, it stays at the last complete iteration.
 @raise something that is neither
 */
 static int atpbar_call(lua_State *L) {
+  mch_notices_tell(L);
   lua_remove(L, 1); /* the module itself */
   lua_settop(L, 2);
+  if (!is_list(L, 1) &&
+      lua_type(L, 1) != LUA_TNUMBER) /* a `for` without the call has other names */
+    return luaL_error(L, "bad argument #1 to 'atpbar' (count or list expected, got %s)",
+                      luaL_typename(L, 1));
   check_name(L, 2);
-  if (lua_type(L, 1) == LUA_TNUMBER)
-    return loop_over_count(L);
-  if (is_list(L, 1))
-    return loop_over_list(L);
-  return luaL_argerror(L, 1,
-                       lua_pushfstring(L, "count or list expected, got %s", luaL_typename(L, 1)));
+  return lua_type(L, 1) == LUA_TNUMBER ? loop_over_count(L) : loop_over_list(L);
 }
 
 /* The iterator inside stands at first .. first + 3: function, state, control, closing value. */
@@ -600,6 +625,7 @@ known.
 static int atpbar_pairs(lua_State *L) {
   struct namer namer = {{0}, 0};
   struct loop *loop;
+  mch_notices_tell(L);
   lua_settop(L, 2);
   check_name(L, 2);
   if (luaL_getmetafield(L, 1, "__pairs") == LUA_TNIL) {
@@ -639,6 +665,7 @@ static int atpbar_wrap(lua_State *L) {
   struct namer namer = {{0}, 0};
   struct loop *loop;
   uint64_t total = check_total(L, 1);
+  mch_notices_tell(L);
   check_name(L, 2);
   if (lua_isnoneornil(L, 3))
     return luaL_argerror(L, 3,
@@ -708,6 +735,7 @@ static int atpbar_bar(lua_State *L) {
   size_t length = 0;
   const char *name = "";
   uint64_t total;
+  mch_notices_tell(L);
   lua_settop(L, 1);
   check_options(L);
   total = option_total(L);
@@ -820,6 +848,7 @@ Draw and write all that there is, at once.
 */
 static int atpbar_flush(lua_State *L) {
   struct mch_output *out = mch_atpbar_output(L);
+  mch_notices_tell(L);
   mch_output_draw(out);
   render(L, out);
   complain(L);

@@ -18,6 +18,10 @@ struct mch_output *mch_atpbar_output(lua_State *L);
  * Raises what the renderer raises, which is then set no more: call it where that may happen. */
 void mch_atpbar_pump(lua_State *L);
 
+/* The same where a pool ends: raises nothing but "interrupted!"; what else the renderer raises is
+ * raised by the next mch_atpbar_pump(). */
+void mch_atpbar_pump_quietly(lua_State *L);
+
 /* Tell sinks and renderer what is there at once: before a result is handed over. Raises nothing:
  * what the renderer raises is raised by the next mch_atpbar_pump(). */
 void mch_atpbar_tell(lua_State *L, struct mch_output *out);

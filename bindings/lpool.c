@@ -15,6 +15,7 @@
 #include "latpbar.h"
 #include "ltask.h"
 #include "lwatch.h"
+#include "notices.h"
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
@@ -33,9 +34,10 @@ struct lpool {
   struct mch_ltask task;  /* for the workers */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
-  int left;                   /* it is there for the next take() of a task of run() */
+  struct mch_task *left;      /* was taken for the next take() of a task of run() */
   struct mch_task *held;      /* taken by calls in which other code may run; linked by next */
   unsigned decoding;          /* calls that rebuild a result: its bytes are to stay */
+  unsigned handing;           /* calls that hand over what they have taken: the pool is to stay */
   int in_bulk;                /* several results are handed over, one after the other */
   struct mch_answers answers; /* between being taken and being turned into values */
   struct mch_buf graph, spans, ids, record; /* while encoding; a log record */
@@ -66,10 +68,6 @@ enum {
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
 
-static struct lpool *to_pool(lua_State *L) {
-  return luaL_checkudata(L, 1, TYPE);
-}
-
 /* Push why the pool cannot be used here and now; 0: nothing stands against it. */
 static int push_problem(lua_State *L, const struct lpool *lpool) {
   if (!mch_mark_is_ours(&lpool->mark))
@@ -93,18 +91,124 @@ static int is_between(lua_State *L, lua_Debug *info) {
   return lua_getinfo(L, "S", info) && strcmp(info->short_src, "mantichora/pool.lua") == 0;
 }
 
-/* Raise the error on top; if it is a sentence, with the place where the user's code calls us. */
-static int raise_at_caller(lua_State *L) {
+/* The level of what called us: the first that is not our own. */
+static int caller_level(lua_State *L) {
   lua_Debug info;
   int level = 1;
-  if (lua_type(L, -1) != LUA_TSTRING)
-    return lua_error(L);
   while (lua_getstack(L, level, &info) && is_between(L, &info))
     level++;
+  return level;
+}
+
+/* Raise the sentence on top with the place where that level is. */
+static int raise_at(lua_State *L, int level) {
+  luaL_checkstack(L, 4, NULL);
   luaL_where(L, level);
   lua_insert(L, -2);
   lua_concat(L, 2);
   return lua_error(L);
+}
+
+/* Raise the error on top; if it is a sentence, with the place where the user's code calls us. */
+static int raise_at_caller(lua_State *L) {
+  return lua_type(L, -1) == LUA_TSTRING ? raise_at(L, caller_level(L)) : lua_error(L);
+}
+
+/* The name that the table on top has for the function at `function`, of several the first by the
+ * alphabet; or NULL. */
+static const char *name_in(lua_State *L, int function) {
+  const char *name = NULL;
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    if (lua_rawequal(L, -1, function) && lua_type(L, -2) == LUA_TSTRING &&
+        (name == NULL || strcmp(lua_tostring(L, -2), name) < 0))
+      name = lua_tostring(L, -2); /* a key of that table: it stays */
+    lua_pop(L, 1);
+  }
+  return name;
+}
+
+/* The name of the function on top, which is popped, among the methods of pools, or (then *is_method
+ * is 0) the functions of the module; or NULL. */
+static const char *name_of(lua_State *L, int *is_method) {
+  const char *name = NULL;
+  int function = lua_gettop(L);
+  luaL_getmetatable(L, TYPE);
+  if (lua_getfield(L, -1, "__index") == LUA_TTABLE)
+    name = name_in(L, function);
+  *is_method = name != NULL;
+  lua_settop(L, function);
+  if (name == NULL && lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) == LUA_TTABLE &&
+      lua_getfield(L, -1, "mantichora") == LUA_TTABLE)
+    name = name_in(L, function);
+  lua_settop(L, function - 1);
+  return name;
+}
+
+/* Raise that argument `number` of the function that the user has called is wrong, which counts a
+ * method's pool as the first one: `what` says how. The place is the user's, also through a pcall.
+ */
+static int raise_argument(lua_State *L, int number, const char *what) {
+  lua_Debug info;
+  const char *name = NULL;
+  int level = caller_level(L), is_method = 0;
+  luaL_checkstack(L, 8, NULL);
+  if (lua_getstack(L, level - 1, &info)) {
+    lua_getinfo(L, "nf", &info);
+    name = name_of(L, &is_method);
+    if (name == NULL)
+      name = info.name;
+    if (is_method && strcmp(info.namewhat, "method") == 0)
+      number--;
+  }
+  if (name == NULL)
+    name = "?";
+  if (is_method && number == 0)
+    lua_pushfstring(L, "calling '%s' on bad self (%s)", name, what);
+  else
+    lua_pushfstring(L, "bad argument #%d to '%s' (%s)", number, name, what);
+  while (lua_getstack(L, level, &info) && lua_getinfo(L, "l", &info) && info.currentline < 0)
+    level++;
+  return raise_at(L, level);
+}
+
+/* Push the name of the type of what stands at `index`, as Lua's own messages have it. */
+static const char *push_typename(lua_State *L, int index) {
+  luaL_checkstack(L, 4, NULL);
+  if (luaL_getmetafield(L, index, "__name") == LUA_TSTRING)
+    return lua_tostring(L, -1);
+  return lua_pushstring(L, luaL_typename(L, index));
+}
+
+/* The same for a value of a wrong type. */
+static int raise_type(lua_State *L, int number, int index, const char *expected) {
+  const char *got = push_typename(L, index);
+  return raise_argument(L, number, lua_pushfstring(L, "%s expected, got %s", expected, got));
+}
+
+/* typename(value) */
+static int core_typename(lua_State *L) {
+  push_typename(L, 1);
+  return 1;
+}
+
+/* raise(message): with the place where the user's code calls us. */
+static int core_raise(lua_State *L) {
+  lua_settop(L, 1);
+  return raise_at_caller(L);
+}
+
+/* argument(number, what): raise that this argument of the caller's is wrong. */
+static int core_argument(lua_State *L) {
+  return raise_argument(L, (int)luaL_checkinteger(L, 1), luaL_checkstring(L, 2));
+}
+
+/* The pool at index 1. Methods are called by users, with anything. */
+static struct lpool *to_pool(lua_State *L) {
+  struct lpool *lpool = luaL_testudata(L, 1, TYPE);
+  if (lpool == NULL)
+    raise_type(L, 1, 1, TYPE);
+  return lpool;
 }
 
 /* The pool at index 1, if it can be used here and now. */
@@ -165,6 +269,10 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
       continue;
     if (!mch_lwatch_caught(L, stops)) {
       const char *message = luaL_tolstring(L, -1, NULL);
+      if (strstr(message, "interrupted!") != NULL) { /* Ctrl-C came in the handler */
+        lua_pop(L, 1);
+        lua_error(L);
+      }
       lua_warning(L, "mantichora: a log record was not handled: ", 1);
       lua_warning(L, message, 0);
       lua_pop(L, 1);
@@ -450,7 +558,15 @@ static struct mch_group *group_arg(lua_State *L, struct lpool *lpool, int index)
 
 /* -- waiting for something ---------------------------------------------------------------- */
 
-enum condition { UNTIL_ONE, UNTIL_MANY, UNTIL_ALL, UNTIL_BELOW, UNTIL_GONE, UNTIL_TIME };
+enum condition {
+  UNTIL_ONE,
+  UNTIL_MANY,
+  UNTIL_ALL,
+  UNTIL_IDLE,
+  UNTIL_BELOW,
+  UNTIL_GONE,
+  UNTIL_TIME
+};
 
 /* What a wait is for. */
 struct goal {
@@ -469,8 +585,11 @@ static int is_met(const struct lpool *lpool, const struct goal *goal) {
            mch_pool_unfinished(pool, goal->group) == 0;
   case UNTIL_ALL:
     return mch_pool_unfinished(pool, goal->group) == 0;
+  case UNTIL_IDLE:
+    return mch_pool_unfinished(pool, NULL) == 0;
   case UNTIL_BELOW:
-    return mch_pool_unfinished_below(pool, goal->limit) == 0;
+    return mch_pool_unfinished(pool, NULL) == 0 ||
+           mch_pool_unfinished_below(pool, goal->limit) == 0;
   case UNTIL_GONE:
     return mch_pool_gone(pool);
   case UNTIL_TIME:
@@ -524,6 +643,12 @@ static int is_enough(void *ud) {
   return is_met(wait->lpool, wait->goal) || mch_cargos_some(&wait->lpool->spent);
 }
 
+/* A wait of terminate(), close() and the end of a scope. */
+static int is_end(const struct goal *goal) {
+  return goal->condition == UNTIL_IDLE || goal->condition == UNTIL_BELOW ||
+         goal->condition == UNTIL_GONE;
+}
+
 /* Pump, hand over log records and wait until the condition is met (1) or `until` comes (0). */
 static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct wait wait = {
@@ -536,7 +661,10 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
     return 1;
   for (;;) {
     pump(L, lpool);
-    mch_atpbar_pump(L);
+    if (is_end(goal))
+      mch_atpbar_pump_quietly(L);
+    else
+      mch_atpbar_pump(L);
     if (lpool->pool == NULL)
       raise_closed(L);
     if (is_met(lpool, goal))
@@ -565,7 +693,7 @@ static uint64_t deadline_arg(lua_State *L, int index) {
 /* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil):
  * whether the condition was met in time. */
 static int core_wait(lua_State *L) {
-  static const char *const names[] = {"one", "many", "all", "below", "gone", "time", NULL};
+  static const char *const names[] = {"one", "many", "all", "idle", "below", "gone", "time", NULL};
   struct lpool *lpool = check_pool(L);
   struct goal goal;
   goal.condition = (enum condition)luaL_checkoption(L, 2, NULL, names);
@@ -743,6 +871,7 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main, NULL};
   struct mch_error error;
+  mch_notices_tell(L);
   luaL_checkstack(L, 8, NULL);
   for (;;) {
     struct mch_poller *poller = gathering(L, &error);
@@ -769,6 +898,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main, woken};
   int readable = 0;
+  mch_notices_tell(L);
   luaL_checkstack(L, 8, NULL);
   while (!readable && !woken()) {
     struct mch_error error;
@@ -854,35 +984,41 @@ static size_t graph_size(const struct lpool *lpool) {
 
 /* A message of this size is worth a warning, once for each function: it often takes along what
  * nobody meant to send. Called with the notes at index 1, the function at 2 and its arguments
- * behind it. */
-static void warn_of_size(lua_State *L, struct lpool *lpool, int count) {
-  size_t i, parts;
+ * behind it. Pushes the sentence, to be logged when the message is done; 0: none. */
+static int push_warning(lua_State *L, struct lpool *lpool, int count) {
+  luaL_Buffer sentence;
+  lua_Integer i, parts;
+  int largest;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->warned);
   lua_pushvalue(L, 2);
   if (lua_rawget(L, -2) != LUA_TNIL)
-    return;
+    return 0;
   lua_pushvalue(L, 2);
   lua_pushboolean(L, 1);
   lua_rawset(L, -4);
   mch_explain(L, 1, 2, count);
-  lua_pushfstring(L, "mantichora: %d MiB go with this task, above all",
-                  (int)(graph_size(lpool) >> 20));
-  lua_warning(L, lua_tostring(L, -1), 1);
-  lua_getfield(L, -2, "largest");
-  lua_pushvalue(L, -3);
+  lua_getfield(L, -1, "largest");
+  lua_pushvalue(L, -2);
   lua_pushinteger(L, 3);
   lua_call(L, 2, 1);
-  parts = lua_rawlen(L, -1);
+  largest = lua_gettop(L);
+  parts = (lua_Integer)lua_rawlen(L, largest);
+  luaL_buffinit(L, &sentence);
+  lua_pushfstring(L, "%d MiB go with a task, above all", (int)(graph_size(lpool) >> 20));
+  luaL_addvalue(&sentence);
   for (i = 1; i <= parts; i++) {
-    lua_rawgeti(L, -1, (lua_Integer)i);
+    lua_rawgeti(L, largest, i);
     lua_getfield(L, -1, "path");
     lua_getfield(L, -2, "size");
     lua_pushfstring(L, "%s %s (%d KiB)", i == 1 ? "" : ",", lua_tostring(L, -2),
                     (int)(lua_tointeger(L, -1) >> 10));
-    lua_warning(L, lua_tostring(L, -1), 1);
-    lua_pop(L, 4);
+    lua_insert(L, -4);
+    lua_pop(L, 3);
+    luaL_addvalue(&sentence);
   }
-  lua_warning(L, "; mantichora.explain shows all", 0);
+  luaL_addstring(&sentence, "; mantichora.explain shows all");
+  luaL_pushresult(&sentence);
+  return 1;
 }
 
 /* For a message to workers in `graph` and `ids`; the notes come to stand at index 1. */
@@ -904,7 +1040,8 @@ static void begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder
   clear_message(lpool);
 }
 
-/* Called with the pool, then the function and its arguments. */
+/* Called with the pool, then the function and its arguments. Returns what is to be logged of that,
+ * if anything. */
 static int encode_task(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   struct mch_encoder encoder;
@@ -920,7 +1057,7 @@ static int encode_task(lua_State *L) {
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
   if (lpool->capture_warn > 0 && graph_size(lpool) > lpool->capture_warn)
-    warn_of_size(L, lpool, count);
+    return push_warning(L, lpool, count);
   return 0;
 }
 
@@ -992,55 +1129,85 @@ static void flush_before_fork(struct lpool *lpool) {
     mch_output_flush(lpool->output);
 }
 
+/* Engine "snapshot": the payloads that were kept since there were `kept` of them are for no task.
+ */
+static void forget_payloads(lua_State *L, struct lpool *lpool, uint64_t kept) {
+  if (lpool->task.payloads == LUA_NOREF)
+    return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  for (; lpool->payloads > kept; lpool->payloads--) {
+    lua_pushnil(L);
+    lua_rawseti(L, -2, (lua_Integer)lpool->payloads);
+  }
+  lua_pop(L, 1);
+}
+
+/* A task of what encode_task() has made. */
+static struct mch_task *make_task(lua_State *L, struct lpool *lpool, struct mch_group *group) {
+  struct mch_task *task;
+  if (lpool->task.payloads != LUA_NOREF)
+    set_group(L, lpool, group);
+  task = new_task(lpool);
+  if (task == NULL)
+    luaL_error(L, "not enough memory for another task");
+  if (lpool->graph.capacity > CARGO_FROM)
+    mch_buf_free(&lpool->graph);
+  return task;
+}
+
+static void check_not_encoding(lua_State *L, const struct lpool *lpool) {
+  if (lpool->encoding)
+    luaL_error(
+        L, "run was called from a __mantichora hook or a finalizer while another run is sending");
+}
+
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
 static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
                     const struct run_options *options) {
   struct mch_task *task;
   struct mch_error error;
-  uint64_t runid;
+  uint64_t runid, kept = lpool->payloads;
   int status;
-  if (lpool->encoding)
-    luaL_error(
-        L, "run was called from a __mantichora hook or a finalizer while another run is sending");
+  check_not_encoding(L, lpool);
   luaL_checkstack(L, 4, NULL);
   lua_pushcfunction(L, encode_task);
   lua_pushlightuserdata(L, lpool);
   lua_rotate(L, first, 2);
   lpool->encoding = 1;
-  status = lua_pcall(L, lua_gettop(L) - first, 0, 0);
+  status = lua_pcall(L, lua_gettop(L) - first, 1, 0);
   lpool->encoding = 0;
   if (status != LUA_OK)
     return raise_at_caller(L);
-  if (lpool->task.payloads != LUA_NOREF)
-    set_group(L, lpool, group);
   flush_before_fork(lpool);
-  task = new_task(lpool);
-  if (task == NULL)
-    return luaL_error(L, "not enough memory for another task");
-  if (lpool->graph.capacity > CARGO_FROM)
-    mch_buf_free(&lpool->graph);
+  task = make_task(L, lpool, group);
   if (options != NULL && add_extra(task, options) != 0) {
     mch_task_free(task);
     return luaL_error(L, "not enough memory for another task");
   }
   if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
     mch_task_free(task);
+    forget_payloads(L, lpool, kept);
     return raise_error(L, &error);
   }
   lpool->started = 1;
+  if (lua_isstring(L, -1))
+    mch_notices_warn(L, lua_tostring(L, -1));
   lua_pushinteger(L, (lua_Integer)runid);
   return 1;
 }
 
-static void check_callable(lua_State *L, int index) {
+/* What stands at `index` here is that argument of the method. */
+static void check_callable(lua_State *L, int index, int argument) {
   if (!is_callable(L, index))
-    luaL_typeerror(L, index, "function or callable table");
+    raise_type(L, argument, index, "function or callable table");
 }
 
 /* run(pool, function, ...): the run ID. */
 static int core_run(lua_State *L) {
-  struct lpool *lpool = check_pool(L);
-  check_callable(L, 2);
+  struct lpool *lpool;
+  mch_notices_tell(L);
+  lpool = check_pool(L);
+  check_callable(L, 2, 2);
   return run_task(L, lpool, 2, &lpool->group, NULL);
 }
 
@@ -1068,8 +1235,106 @@ static int core_run_with(lua_State *L) {
   options.timeout = nanoseconds(luaL_optnumber(L, 3, 0));
   options.retries = (unsigned)within(luaL_checkinteger(L, 4), 0, INT32_MAX);
   options.priority = (int32_t)within(luaL_checkinteger(L, 5), INT32_MIN, INT32_MAX);
-  check_callable(L, 6);
+  check_callable(L, 6, 3);
   return run_task(L, lpool, 6, &lpool->group, &options);
+}
+
+/* -- many at once, or none ----------------------------------------------------------------- */
+
+#define TASKS "mantichora tasks"
+
+/* Tasks that were made and not accepted yet, in a userdata. */
+struct tasks {
+  size_t count;
+  struct mch_task *tasks[];
+};
+
+static int tasks_gc(lua_State *L) {
+  struct tasks *tasks = luaL_checkudata(L, 1, TASKS);
+  size_t i;
+  for (i = 0; i < tasks->count; i++)
+    if (tasks->tasks[i] != NULL)
+      mch_task_free(tasks->tasks[i]);
+  tasks->count = 0;
+  return 0;
+}
+
+/* Push room for so many. */
+static struct tasks *new_tasks(lua_State *L, size_t count) {
+  struct tasks *tasks = lua_newuserdatauv(L, sizeof *tasks + count * sizeof(struct mch_task *), 0);
+  tasks->count = 0;
+  luaL_setmetatable(L, TASKS);
+  return tasks;
+}
+
+/* encode_many(pool, list, tasks, warnings): make a task of each function of the list. */
+static int encode_many(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  struct tasks *tasks = lua_touserdata(L, 3);
+  lua_Integer count = (lua_Integer)lua_rawlen(L, 2), i;
+  for (i = 1; i <= count; i++) {
+    lua_pushcfunction(L, encode_task);
+    lua_pushvalue(L, 1);
+    lua_rawgeti(L, 2, i);
+    if (lua_pcall(L, 2, 1, 0) != LUA_OK) {
+      if (lua_type(L, -1) == LUA_TSTRING)
+        lua_pushfstring(L, "function %I: %s", (LUAI_UACINT)i, lua_tostring(L, -1));
+      return lua_error(L);
+    }
+    if (lua_isstring(L, -1))
+      lua_rawseti(L, 4, (lua_Integer)lua_rawlen(L, 4) + 1);
+    lua_settop(L, 4);
+    tasks->tasks[tasks->count] = make_task(L, lpool, &lpool->group);
+    tasks->count++;
+  }
+  return 0;
+}
+
+/* run_many(pool, list of functions): queue all of them, or none; the list of their run IDs. */
+static int core_run_many(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct tasks *tasks;
+  struct mch_error error;
+  uint64_t kept = lpool->payloads, runid;
+  size_t i;
+  luaL_checktype(L, 2, LUA_TTABLE);
+  check_not_encoding(L, lpool);
+  lua_settop(L, 2);
+  lua_createtable(L, (int)lua_rawlen(L, 2), 0);
+  tasks = new_tasks(L, lua_rawlen(L, 2));
+  lua_newtable(L);
+  lua_pushcfunction(L, encode_many);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushvalue(L, 2);
+  lua_pushvalue(L, 4);
+  lua_pushvalue(L, 5);
+  lpool->encoding = 1;
+  i = lua_pcall(L, 4, 0, 0) == LUA_OK;
+  lpool->encoding = 0;
+  if (!i) {
+    forget_payloads(L, lpool, kept);
+    return raise_at_caller(L);
+  }
+  flush_before_fork(lpool);
+  if (tasks->count > 0 && mch_pool_reserve(lpool->pool, tasks->tasks, tasks->count, &error) != 0) {
+    forget_payloads(L, lpool, kept);
+    return raise_error(L, &error);
+  }
+  for (i = 0; i < tasks->count; i++) {
+    if (mch_pool_run(lpool->pool, tasks->tasks[i], &lpool->group, &runid, &error) != 0)
+      return raise_error(L, &error); /* it has all that it needs */
+    tasks->tasks[i] = NULL;
+    lpool->started = 1;
+    lua_pushinteger(L, (lua_Integer)runid);
+    lua_rawseti(L, 3, (lua_Integer)i + 1);
+  }
+  for (i = 1; i <= lua_rawlen(L, 5); i++) {
+    lua_rawgeti(L, 5, (lua_Integer)i);
+    mch_notices_warn(L, lua_tostring(L, -1));
+    lua_pop(L, 1);
+  }
+  lua_settop(L, 3);
+  return 1;
 }
 
 /* run_in(pool, group, function, ...): the run ID. */
@@ -1350,7 +1615,9 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
   if (!mch_output_wants_owner(lpool->output, 0))
     return;
   memset(&lpool->answers, 0, sizeof lpool->answers);
+  lpool->handing++;
   mch_atpbar_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  lpool->handing--;
   mch_buf_free(&lpool->answers.graphs);
   lpool->answers = answers;
   if (lpool->pool != NULL)
@@ -1436,12 +1703,12 @@ static int core_is_callable(lua_State *L) {
 /* -- receiving ---------------------------------------------------------------------------- */
 
 /* Engine "snapshot": the payload of a task that is over is dropped. */
-static void drop_payload(lua_State *L, struct lpool *lpool) {
+static void drop_payload(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
   if (lpool->task.payloads == LUA_NOREF)
     return;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
   lua_pushnil(L);
-  lua_rawseti(L, -2, (lua_Integer)mch_load_u64(lpool->taken->body));
+  lua_rawseti(L, -2, (lua_Integer)mch_load_u64(task->body));
   lua_pop(L, 1);
 }
 
@@ -1697,7 +1964,6 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
 static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group, uint64_t *from) {
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
-  lpool->left = 0;
   for (;;) {
     lpool->taken = from != NULL ? mch_pool_take_in_order(lpool->pool, group, from)
                                 : mch_pool_take(lpool->pool, group);
@@ -1721,18 +1987,23 @@ static int take_plain(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   uint64_t from = (uint64_t)luaL_checkinteger(L, 2);
   lua_Integer n = luaL_checkinteger(L, 4);
-  while (!lpool->left && take_next(L, lpool, &lpool->group, &from)) {
-    const struct mch_result *result = lpool->taken->result;
-    lpool->left = lpool->in_bulk = 1;
+  while (lpool->left == NULL && take_next(L, lpool, &lpool->group, &from)) {
+    struct mch_task *task = lpool->taken;
+    const struct mch_result *result = task->result;
+    lpool->left = task; /* nobody else's: a finalizer may map or receive now */
+    lpool->taken = NULL;
+    lpool->in_bulk = 1;
     if (result->kind == MCH_KIND_OK && mch_items_is_none(result->graph, result->length))
       lua_pushnil(L);
     else if (result->kind != MCH_KIND_OK || !mch_items_get(L, result->graph, result->length))
       break;
     lua_pushvalue(L, -1);
-    lua_rawseti(L, 5, (lua_Integer)lpool->taken->runid);
+    lua_rawseti(L, 5, (lua_Integer)task->runid);
     lua_rawseti(L, 3, ++n);
-    lpool->left = lpool->in_bulk = 0;
-    drop_payload(L, lpool);
+    lpool->left = NULL;
+    lpool->in_bulk = 0;
+    drop_payload(L, lpool, task);
+    mch_pool_discard(lpool->pool, task);
   }
   lua_pushinteger(L, (lua_Integer)from);
   lua_pushinteger(L, n);
@@ -1763,10 +2034,12 @@ static int core_take(lua_State *L) {
   struct mch_task *task;
   int status;
   check_not_in_bulk(L, lpool);
-  if (!(lpool->left && group == &lpool->group) &&
-      !take_next(L, lpool, group, in_order ? &from : NULL))
+  if (lpool->left != NULL && group == &lpool->group) {
+    mch_pool_discard(lpool->pool, lpool->taken);
+    lpool->taken = lpool->left;
+    lpool->left = NULL;
+  } else if (!take_next(L, lpool, group, in_order ? &from : NULL))
     return 0;
-  lpool->left = 0;
   failed = lpool->taken->result->kind != MCH_KIND_OK;
   lua_settop(L, 0);
   lua_pushinteger(L, (lua_Integer)lpool->taken->runid);
@@ -1788,7 +2061,7 @@ static int core_take(lua_State *L) {
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
   }
-  drop_payload(L, lpool);
+  drop_payload(L, lpool, lpool->taken);
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
   return lua_gettop(L);
@@ -1796,8 +2069,9 @@ static int core_take(lua_State *L) {
 
 /* -- the rest ----------------------------------------------------------------------------- */
 
-/* problem(pool): why it cannot be used here and now, or nil. */
+/* problem(pool): why it cannot be used here and now, or nil. A method begins with it. */
 static int core_problem(lua_State *L) {
+  mch_notices_tell(L);
   return push_problem(L, to_pool(L));
 }
 
@@ -1871,15 +2145,80 @@ static int core_cancel_all(lua_State *L) {
   return 0;
 }
 
-/* quit(pool, kill): not from code that runs inside of another call, which needs the pool. */
+/* Why the pool cannot be closed now: code that runs inside of another call, which needs it, wants
+ * to. NULL: it can. */
+static const char *why_busy(const struct lpool *lpool) {
+  if (lpool->task.running) /* engine "inline": the pump that runs it is the pool's */
+    return mch_pool_unfinished(lpool->pool, &lpool->group) > 0
+               ? "cannot wait for the pool inside of one of its own tasks"
+               : "cannot close the pool inside of one of its own tasks";
+  if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
+    return "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now";
+  if (lpool->handing > 0 || lpool->held != NULL)
+    return "the pool is handing over results: close it when that call has returned";
+  return NULL;
+}
+
+static void check_not_busy(lua_State *L, const struct lpool *lpool) {
+  const char *why = why_busy(lpool);
+  if (why != NULL)
+    raise_sentence(L, why);
+}
+
+/* check_not_busy(pool): raises where it cannot be closed. */
+static int core_check_not_busy(lua_State *L) {
+  check_not_busy(L, check_pool(L));
+  return 0;
+}
+
 static int core_quit(lua_State *L) {
   struct lpool *lpool = check_pool(L);
-  if (lpool->task.running) /* engine "inline": the pump that runs it is the pool's */
-    luaL_error(L, "cannot close the pool inside of one of its own tasks");
-  if (lpool->encoding || lpool->in_bulk || lpool->decoding > 0)
-    luaL_error(
-        L, "the pool is sending or rebuilding a value: a hook or finalizer cannot close it now");
-  mch_pool_quit(lpool->pool, lua_toboolean(L, 2));
+  check_not_busy(L, lpool);
+  mch_pool_quit(lpool->pool, 0);
+  return 0;
+}
+
+/* hand_over(pool, function, ...): what the function returns, while which the pool cannot be closed,
+ * so that nothing that was received gets lost. */
+static int core_hand_over(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  int status;
+  lua_remove(L, 1);
+  lpool->handing++;
+  status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  lpool->handing--;
+  if (status != LUA_OK)
+    return lua_error(L);
+  return lua_gettop(L);
+}
+
+/* failed(pool, from): how many tasks of run() from that run ID on have failed, other than by being
+ * cancelled, and were received by nobody. */
+static int core_failed(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  uint64_t from = (uint64_t)luaL_optinteger(L, 2, 0);
+  lua_Integer count = (lua_Integer)mch_pool_failed(lpool->pool, &lpool->group, from);
+  if (lpool->left != NULL && lpool->left->runid >= from) {
+    enum mch_kind kind = lpool->left->result->kind;
+    count += kind != MCH_KIND_OK && kind != MCH_KIND_CANCELLED;
+  }
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* drop(pool, all): the results of run() that nobody received; failures stay, unless `all` is set.
+ */
+static int core_drop(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  int all = lua_toboolean(L, 2);
+  enum mch_kind kind = lpool->left != NULL ? lpool->left->result->kind : MCH_KIND_OK;
+  if (lpool->left != NULL && (all || kind == MCH_KIND_OK || kind == MCH_KIND_CANCELLED)) {
+    mch_pool_discard(lpool->pool, lpool->left);
+    lpool->left = NULL;
+  }
+  mch_pool_drop(lpool->pool, &lpool->group, all);
+  if (mch_output_backlog(lpool->output) > 0)
+    mch_output_flush(lpool->output);
   return 0;
 }
 
@@ -1889,7 +2228,8 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   if (pool == NULL)
     return;
   mch_pool_discard(pool, lpool->taken);
-  lpool->taken = NULL;
+  mch_pool_discard(pool, lpool->left);
+  lpool->taken = lpool->left = NULL;
   while (lpool->held != NULL) {
     struct mch_task *next = lpool->held->next;
     mch_pool_discard(pool, lpool->held);
@@ -1952,16 +2292,19 @@ static int core_seed(lua_State *L) {
 /* sleep(seconds) */
 static int core_sleep(lua_State *L) {
   uint64_t until = deadline_arg(L, 1);
+  mch_notices_tell(L);
   mch_lpool_sleep(L, until == 0 ? mch_now() : until);
   return 0;
 }
 
 static int core_cpu_count(lua_State *L) {
+  mch_notices_tell(L);
   lua_pushinteger(L, (lua_Integer)mch_platform_cpu_count());
   return 1;
 }
 
 static int core_is_worker(lua_State *L) {
+  mch_notices_tell(L);
   lua_pushboolean(L, mch_context_get(L)->worker != NULL);
   return 1;
 }
@@ -1982,6 +2325,7 @@ static int core_undisturbed(lua_State *L) {
 
 static int core_runid(lua_State *L) {
   const struct mch_context *context = mch_context_get(L);
+  mch_notices_tell(L);
   if (!context->running)
     return 0;
   lua_pushinteger(L, (lua_Integer)context->runid);
@@ -1993,16 +2337,9 @@ static int never(void *ud) {
   return 0;
 }
 
-/* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
-static int pool_gc(lua_State *L) {
-  struct lpool *lpool = to_pool(L);
+/* Kill the workers and free everything, whatever state the pool is in. Raises nothing. */
+static void end_now(lua_State *L, struct lpool *lpool) {
   uint64_t patience = mch_now() + 5000000000u;
-  if (lpool->pool == NULL) {
-    mch_mark_free(&lpool->mark);
-    return 0;
-  }
-  if (!mch_mark_is_ours(&lpool->mark))
-    return 0;
   lpool->task.L = L;
   mch_pool_quit(lpool->pool, 1);
   while (!mch_pool_gone(lpool->pool) && mch_now() < patience) {
@@ -2010,11 +2347,86 @@ static int pool_gc(lua_State *L) {
     if (!mch_pool_gone(lpool->pool))
       mch_pool_wait(lpool->pool, &(struct mch_waiting){patience, NULL, never, NULL, NULL, 1});
   }
-  if (lpool->started)
-    lua_warning(
-        L, "mantichora: a pool was collected that nobody had closed; its workers were ended", 0);
   free_pool(L, lpool);
+}
+
+/* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
+static int pool_gc(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  if (lpool->pool == NULL) {
+    mch_mark_free(&lpool->mark);
+    return 0;
+  }
+  if (!mch_mark_is_ours(&lpool->mark))
+    return 0;
+  if (lpool->started)
+    mch_notices_collected(L, mch_pool_unfinished(lpool->pool, NULL),
+                          mch_pool_failed(lpool->pool, &lpool->group, 0));
+  end_now(L, lpool);
   return 0;
+}
+
+/* Whether the state closes, when a <close> variable's method runs: there is no function then whose
+ * variable it could be. (Before Lua 5.4.3 the call of os.exit is still there.) */
+static int is_state_closing(lua_State *L) {
+  lua_Debug info;
+  int is_exit = 0;
+  if (L != main_thread(L))
+    return 0;
+  if (!lua_getstack(L, 1, &info))
+    return 1;
+  luaL_checkstack(L, 4, NULL);
+  lua_getinfo(L, "f", &info);
+  if (lua_iscfunction(L, -1) &&
+      lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) == LUA_TTABLE) {
+    if (lua_getfield(L, -1, "os") == LUA_TTABLE) {
+      lua_getfield(L, -1, "exit");
+      is_exit = lua_rawequal(L, -1, 3);
+    }
+  }
+  lua_settop(L, 2);
+  return is_exit;
+}
+
+/* __close(pool, error): calls what pool.lua wants (the upvalue) as leave(pool, error, state
+ * closes), and sees to it that the pool is closed even if that was interrupted. */
+static int leave(lua_State *L) {
+  struct lpool *lpool = to_pool(L);
+  int closing;
+  lua_settop(L, 2);
+  if (!is_open(lpool))
+    return 0;
+  check_not_busy(L, lpool);
+  closing = is_state_closing(L);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_pushvalue(L, 1);
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, closing);
+  if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+    return 0;
+  if (is_open(lpool) && why_busy(lpool) == NULL)
+    end_now(L, lpool);
+  return lua_error(L);
+}
+
+/* leaving(function): a __close method that is safe from interruptions. */
+static int core_leaving(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushcclosure(L, leave, 1);
+  return 1;
+}
+
+/* unfinished(pool): how many tasks and items have not ended. */
+static int core_unfinished(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)mch_pool_unfinished(check_pool(L)->pool, NULL));
+  return 1;
+}
+
+/* logging(): the module, loaded at the first call. */
+static int core_logging(lua_State *L) {
+  mch_notices_push_logging(L);
+  return 1;
 }
 
 static int64_t integer_field(lua_State *L, const char *name) {
@@ -2093,6 +2505,7 @@ static int core_new(lua_State *L) {
   struct mch_poller *poller;
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
+  mch_notices_tell(L);
   output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
@@ -2169,6 +2582,17 @@ int mch_lpool_open(lua_State *L) {
                                   {"cancel_all", core_cancel_all},
                                   {"quit", core_quit},
                                   {"free", core_free},
+                                  {"check_not_busy", core_check_not_busy},
+                                  {"hand_over", core_hand_over},
+                                  {"failed", core_failed},
+                                  {"drop", core_drop},
+                                  {"leaving", core_leaving},
+                                  {"logging", core_logging},
+                                  {"argument", core_argument},
+                                  {"raise", core_raise},
+                                  {"typename", core_typename},
+                                  {"unfinished", core_unfinished},
+                                  {"run_many", core_run_many},
                                   {"group", core_group},
                                   {"abandon", core_abandon},
                                   {"run_in", core_run_in},
@@ -2188,7 +2612,13 @@ int mch_lpool_open(lua_State *L) {
                                   {"embedded", core_embedded},
                                   {"undisturbed", core_undisturbed},
                                   {NULL, NULL}};
+  mch_notices_open(L);
   luaL_newlib(L, core);
+  if (luaL_newmetatable(L, TASKS)) {
+    lua_pushcfunction(L, tasks_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_pop(L, 1);
   if (luaL_newmetatable(L, TYPE)) {
     lua_pushcfunction(L, pool_gc);
     lua_setfield(L, -2, "__gc");

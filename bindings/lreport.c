@@ -14,6 +14,7 @@
 #include "latpbar.h"
 #include "lpool.h"
 #include "lwatch.h"
+#include "notices.h"
 #include "output.h"
 #include "sinks.h"
 #include "worker.h"
@@ -119,6 +120,12 @@ static int sink(lua_State *L) {
   return 1;
 }
 
+/* notices(): log what finalizers have noted. */
+static int notices(lua_State *L) {
+  mch_notices_tell(L);
+  return 0;
+}
+
 /* on_log(function): it gets each record that comes from a worker. */
 static int on_log(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
@@ -150,6 +157,7 @@ int luaopen_mantichora_report(lua_State *L) {
                                        {"set_log_threshold", set_log_threshold},
                                        {"write_line", write_line},
                                        {"sink", sink},
+                                       {"notices", notices},
                                        {"on_log", on_log},
                                        {"stops", stops},
                                        {"time", wall_time},

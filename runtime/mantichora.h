@@ -33,7 +33,9 @@
  *     stack of `L` is left as it was.
  *   - Memory. What a function takes or gives stays its owner's: strings that sinks get are valid
  *     until the sink returns, `ud` is never looked at. All that the library keeps for a state goes
- *     with lua_close(). States may be closed in any order.
+ *     with lua_close(), which kills the workers of pools that nobody has closed, and says so in one
+ *     line on stderr where the logger `mantichora` lets warnings pass. States may be closed in any
+ *     order.
  *   - A pool made with background = false starts no thread. No pool takes a signal handler away.
  *   - In a state on which one of these functions has been called, pools that a script makes later
  *     leave the garbage collector's mode alone (the option gc = "keep") unless it says gc = "auto".

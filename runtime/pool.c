@@ -876,6 +876,27 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error) {
   return code;
 }
 
+int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t count,
+                     struct mch_error *error) {
+  size_t entered = 0;
+  int code;
+  if (!pool->started)
+    end_driver(pool); /* as in mch_pool_run() */
+  pthread_mutex_lock(&pool->lock);
+  if ((code = start(pool, error)) == 0) {
+    if (index_reserve(pool, count) == 0)
+      while (entered < count && mch_queue_enter(&pool->queue, tasks[entered]) == 0)
+        entered++;
+    if (entered < count) {
+      while (entered > 0)
+        mch_queue_leave(&pool->queue, tasks[--entered]);
+      code = mch_error_set(error, MCH_NOMEM, "not enough memory for so many tasks");
+    }
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return code;
+}
+
 /* Whether the owner queues one task after the other: then they are held to go many at once. The
  * helper thread sees to it that none waits long if the owner goes away. */
 static int in_rush(struct mch_pool *pool) {
@@ -897,7 +918,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
-      (index_reserve(pool, count) != 0 || mch_queue_enter(&pool->queue, task) != 0))
+      (index_reserve(pool, count) != 0 ||
+       (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
     *runid = task->runid = pool->next_runid;
@@ -1222,6 +1244,34 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task) {
   mch_task_free(task);
 }
 
+static int has_failed(const struct mch_task *task) {
+  return task->batch == NULL && task->result->kind != MCH_KIND_OK &&
+         task->result->kind != MCH_KIND_CANCELLED;
+}
+
+size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uint64_t from) {
+  const struct mch_task *task;
+  size_t count = 0;
+  pthread_mutex_lock(&pool->lock);
+  for (task = group->first; task != NULL; task = task->next)
+    count += has_failed(task) && task->runid >= from;
+  pthread_mutex_unlock(&pool->lock);
+  return count;
+}
+
+void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all) {
+  struct mch_task *task, *next;
+  pthread_mutex_lock(&pool->lock);
+  for (task = group->first; task != NULL; task = next) {
+    next = task->next;
+    if (!all && has_failed(task))
+      continue;
+    take(pool, task);
+    mch_pool_discard(pool, task);
+  }
+  unlock_taken(pool);
+}
+
 struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming) {
   struct mch_group *group = calloc(1, sizeof *group);
   if (group == NULL)
@@ -1268,7 +1318,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group) {
   size_t count;
   pthread_mutex_lock(&pool->lock);
-  count = group->unfinished;
+  count = group != NULL ? group->unfinished : pool->unfinished;
   pthread_mutex_unlock(&pool->lock);
   return count;
 }

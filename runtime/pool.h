@@ -77,6 +77,11 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error);
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error);
 
+/* See to it that these tasks are accepted, in this order and next: all that mch_pool_run() may lack
+ * is had before. 0 or a code. */
+int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t count,
+                     struct mch_error *error);
+
 /* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
 void mch_pool_pump(struct mch_pool *pool);
 
@@ -149,6 +154,12 @@ struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group 
                                         uint64_t *from);
 void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
 
+/* How many finished tasks of a group that nobody took have failed, cancelled ones not counted:
+ * those with run IDs from `from` on. */
+size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uint64_t from);
+/* Drop what a group has finished; unless `all` is set, the failures that are counted above stay. */
+void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all);
+
 /* If what a group has next are answers of a batch, take them: 1. The first is that of the item with
  * the caller's number `index`. 0: none, or another task is next, or log records. */
 struct mch_answers {
@@ -164,7 +175,7 @@ int mch_pool_take_answers(struct mch_pool *pool, struct mch_group *group,
 /* The mean run time of the items of a group's batches, in nanoseconds; 0: not known yet. */
 uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 
-/* Counts of a group, and of the whole pool. */
+/* Counts of a group, and of the whole pool (`unfinished` also where `group` is NULL). */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
 size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
 struct mch_pool_counts {

@@ -220,8 +220,29 @@ describe("explain", function()
     assert.truthy(text:find("argument 1: .*CANNOT BE SENT: coroutine %(thread%)"), text)
   end)
 
+  it("is behind a warning whose handler runs tasks, and for run_multiple", function()
+    local got = shell.run(shell.interpreter .. [[ -e '
+      local mantichora = require "mantichora"
+      local logging = require "mantichora.logging"
+      local mcore <close> = mantichora{ nworkers = 1, capture_warn = 100000 }
+      local big = ("x"):rep(200000)
+      logging.get("mantichora"):add_handler(function(record)
+        print(record.levelname, record.message)
+        mcore:run(function() return "from the handler" end)
+      end)
+      print(mcore:run(function() return #big end))
+      local runids = mcore:run_multiple { function() return #big + 1 end, function() return 2 end }
+      print(runids[1], runids[2])
+      print(table.unpack(mcore:returns()))']])
+    assert.are.equal("", got.err)
+    local lines = {}
+    for line in got.out:gmatch("[^\n]+") do lines[#lines + 1] = line:gsub("MiB.*", "MiB") end
+    assert.are.same({ "WARNING\t0 MiB", "0", "WARNING\t0 MiB", "2\t3",
+      "200000\tfrom the handler\t200001\t2\tfrom the handler" }, lines)
+  end)
+
   it("is behind a warning of large sends, once for each function", function()
-    local got = shell.run(shell.interpreter .. [[ -W -e '
+    local got = shell.run(shell.interpreter .. [[ -e '
       local mantichora = require "mantichora"
       local mcore <close> = mantichora{ nworkers = 1, capture_warn = 100000 }
       local big = ("x"):rep(200000)
@@ -229,7 +250,7 @@ describe("explain", function()
       for i = 1, 3 do mcore:run(f) end
       mcore:run(function() end)
       mcore:returns()']])
-    local _, count = got.err:gsub("Lua warning", "")
+    local _, count = got.err:gsub("WARNING:mantichora:0 MiB go with a task", "")
     assert.are.equal(1, count, got.err)
     assert.truthy(got.err:find("upvalue 'big' of function <(command line):5> (195 KiB)", 1, true), got.err)
   end)

@@ -32,7 +32,9 @@ return bench.main {
         mcore:poll(0.2) -- what is sent ahead has gone
         local before = settled()
         for i = 1, size do mcore:run(closure(i, 1)) end
-        return (settled() - before) / size
+        local each = (settled() - before) / size
+        mcore:terminate()
+        return each
       end
     end,
   },

@@ -155,6 +155,11 @@ local function check_level(level, depth)
   return number
 end
 
+-- Raise at the user's call that an argument is wrong; for functions that the user calls.
+local function bad_argument(number, name, problem, depth)
+  error(("bad argument #%d to '%s' (%s)"):format(number, name, problem), depth or 3)
+end
+
 -- The level of a program that sets none: the user's wish, from outside, or WARNING.
 local function default_level()
   local wish = os.getenv and os.getenv("MANTICHORA_LOG_LEVEL")
@@ -306,6 +311,13 @@ function Logger:__mantichora()
   return logging.get, self.name
 end
 
+-- A method that was called with a dot has something else in the logger's place.
+local function check_self(self, name)
+  if getmetatable(self) ~= Logger then
+    bad_argument(1, name, ("%s expected, got %s"):format(Logger.__name, self == nil and "no value" or type(self)), 4)
+  end
+end
+
 local function new_logger(name, parent)
   return setmetatable({ name = name, parent = parent, handlers = {}, propagate = true }, Logger)
 end
@@ -394,6 +406,7 @@ end
 
 local function log(logger, number, ...)
   if not is_wanted(logger, number) then return end
+  if report.notices then report.notices() end -- they come first
   local record = {
     name = logger.name,
     levelno = number,
@@ -416,6 +429,7 @@ end
 -- @param level name or number
 -- @param ... the message, as it is; or a format and its arguments, as for `string.format`
 function Logger:log(level, ...)
+  check_self(self, "log")
   local number, message = level_number(level)
   if not number then
     tell(message)
@@ -425,7 +439,10 @@ function Logger:log(level, ...)
 end
 
 for name, number in pairs(LEVELS) do
-  Logger[name:lower()] = function(self, ...) log(self, number, ...) end
+  Logger[name:lower()] = function(self, ...)
+    check_self(self, name:lower())
+    log(self, number, ...)
+  end
   logging[name:lower()] = function(...) log(root, number, ...) end
 end
 
@@ -435,6 +452,7 @@ end
 -- @param level name or number; nil: that of the logger above
 -- @raise an unknown level, with the nearest right name
 function Logger:set_level(level)
+  check_self(self, "set_level")
   self.level = level ~= nil and check_level(level, 2) or nil
   if self == root and not self.level then self.level = default_level() end
   tell_workers()
@@ -444,6 +462,7 @@ end
 -- @function get_effective_level
 -- @treturn integer
 function Logger:get_effective_level()
+  check_self(self, "get_effective_level")
   local logger = self
   while not logger.level do logger = logger.parent end
   return logger.level
@@ -455,6 +474,7 @@ end
 -- @treturn boolean
 -- @raise an unknown level
 function Logger:is_enabled_for(level)
+  check_self(self, "is_enabled_for")
   return is_wanted(self, check_level(level, 2))
 end
 
@@ -468,8 +488,9 @@ end
 -- @return the handler
 -- @raise a handler that cannot be called, an unknown level
 function Logger:add_handler(handler, level)
+  check_self(self, "add_handler")
   if not is_callable(handler) then
-    error(("handler must be a function: %s is given"):format(type(handler)), 2)
+    bad_argument(1, "add_handler", ("handler must be a function: %s is given"):format(type(handler)))
   end
   table.insert(self.handlers, { handler = handler, level = level and check_level(level, 2) or 0 })
   return handler
@@ -480,6 +501,7 @@ end
 -- @tparam function handler
 -- @treturn boolean whether it was there
 function Logger:remove_handler(handler)
+  check_self(self, "remove_handler")
   for i, entry in ipairs(self.handlers) do
     if rawequal(entry.handler, handler) then
       table.remove(self.handlers, i)
@@ -521,7 +543,7 @@ end
 -- @raise a name that is not a string
 function logging.get(name)
   if name ~= nil and type(name) ~= "string" then
-    error(("name must be a string: %s is given"):format(type(name)), 2)
+    bad_argument(1, "get", ("name must be a string: %s is given"):format(type(name)))
   end
   return get_logger(name)
 end
@@ -551,7 +573,7 @@ end
 -- @raise a handler that cannot be called, an unknown level
 function logging.add_handler(handler, level)
   if not is_callable(handler) then
-    error(("handler must be a function: %s is given"):format(type(handler)), 2)
+    bad_argument(1, "add_handler", ("handler must be a function: %s is given"):format(type(handler)))
   end
   return root:add_handler(handler, level and check_level(level, 2))
 end
@@ -569,9 +591,6 @@ local OPTIONS = {
 }
 
 local function check_options(options)
-  if type(options) ~= "table" then
-    return ("options must be a table: %s is given"):format(type(options))
-  end
   for name in pairs(options) do
     if not OPTIONS[name] then
       local text = to_string(name)
@@ -628,6 +647,9 @@ end
 -- @raise an unknown option or one of the wrong type, a file that cannot be opened
 function logging.basic_config(options)
   options = options == nil and {} or options
+  if type(options) ~= "table" then
+    bad_argument(1, "basic_config", ("options must be a table: %s is given"):format(type(options)))
+  end
   local problem = check_options(options)
   if problem then error(problem, 2) end
   local handler, message = make_basic_handler(options)

@@ -120,7 +120,8 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Options
 
--- Edit distance, for "did you mean".
+-- For "did you mean": how far two names are apart, and their edit distance. Names that begin alike, and one
+-- that ends with the other, are near.
 local function distance(a, b)
   local row = {}
   for j = 0, #b do row[j] = j end
@@ -132,21 +133,30 @@ local function distance(a, b)
       diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
     end
   end
-  return row[#b]
+  local short, long = a, b
+  if #short > #long then short, long = long, short end
+  if #short > 2 and (long:sub(1, 3) == short:sub(1, 3) or long:sub(-#short) == short) then
+    return math.min(row[#b], 2), row[#b]
+  end
+  return row[#b], row[#b]
 end
 
+-- The known name that looks most like this one, and how far it is away.
 local function nearest(name, known)
-  local best, least
+  local best, least, more
   for candidate in pairs(known) do
-    local d = distance(tostring(name), candidate)
-    if not least or d < least or d == least and candidate < best then best, least = candidate, d end
+    local d, whole = distance(tostring(name):lower(), candidate)
+    if not least or d < least or d == least and (whole < more or whole == more and candidate < best) then
+      best, least, more = candidate, d, whole
+    end
   end
-  return best
+  return best, least
 end
+
+local function shown(value) return type(value) == "string" and ("%q"):format(value) or tostring(value) end
 
 local function complain(name, expected, value)
-  return ("option '%s' must be %s: %s is given"):format(name, expected,
-    type(value) == "string" and ("%q"):format(value) or tostring(value))
+  return ("option '%s' must be %s: %s is given"):format(name, expected, shown(value))
 end
 
 -- Each check returns the value to use, or nil and a message.
@@ -193,6 +203,8 @@ local function check_nworkers(name, value)
   return number
 end
 
+local options_of = {} -- by what takes them: filled in below
+
 local limit_options = {
   memory = integer_from(1, "a positive number of bytes"),
   cpu = integer_from(1, "a positive whole number of seconds"),
@@ -205,8 +217,9 @@ local function check_limits(name, value)
   for key, limit in pairs(value) do
     local check_limit = limit_options[key]
     if not check_limit then
-      return nil, ("unknown option 'limits.%s' (did you mean 'limits.%s'?)"):format(tostring(key),
-        nearest(key, limit_options))
+      local hint = options_of.pool[key] and "it is an option of the pool: " .. key
+        or ("did you mean 'limits.%s'?"):format((nearest(key, limit_options)))
+      return nil, ("unknown option 'limits.%s' (%s)"):format(tostring(key), hint)
     end
     local good, message = check_limit("limits." .. key, limit)
     if message then return nil, message end
@@ -238,8 +251,8 @@ end
 -- before the first fork, so that workers share its pages, and back at `close`. `"keep"`: it is not touched.
 -- @field background true: from the first `run` to `close` a helper thread of this process moves the pool on
 -- between calls (where the system has no thread left, only calls do). false: no thread. Default true.
--- @field capture_warn bytes: a task whose message is larger is told through `warn`, once for each
--- function. Default 8 MiB; 0: never.
+-- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
+-- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
 -- @field name string, shown in messages
 
 local pool_options = {
@@ -259,6 +272,8 @@ local pool_options = {
   name = of_type("string", "a string"),
 }
 
+options_of.pool = pool_options
+
 local run_options = {
   name = of_type("string", "a string"),
   timeout = seconds,
@@ -268,25 +283,43 @@ local run_options = {
 
 local returns_options = { packed = of_type("boolean", "true or false") }
 
--- A checked copy of `options`; an error at `level` names what is wrong.
-local function check_options(options, known, level)
+-- What to say of an option that is not known: whose it is, or what looks most like it.
+local function unknown_option(name, known, elsewhere)
+  local best, least = nearest(name, known)
+  local hint = ("did you mean '%s'?"):format(best)
+  for _, other in ipairs(elsewhere or {}) do
+    local its_best, its_least = nearest(name, other.options)
+    if other.options[name] then
+      hint = ("it is an option of %s"):format(other.name)
+    elseif its_least < least and its_least <= 3 and its_least < #tostring(name) then
+      hint, least = ("did you mean '%s'? That is an option of %s"):format(its_best, other.name), its_least
+    end
+  end
+  return ("unknown option '%s' (%s)"):format(tostring(name), hint)
+end
+
+-- A checked copy of `options`, which is argument `number`; an error at the user's call names what is wrong.
+-- `elsewhere` tells of the options of other functions.
+local function check_options(options, known, number, elsewhere)
   local checked = {}
   if options == nil then return checked end
   if type(options) ~= "table" then
-    error("options must be a table: " .. type(options) .. " is given", level + 1)
+    core.argument(number, "options must be a table: " .. core.typename(options) .. " is given")
   end
   for name, value in pairs(options) do
     local check = known[name]
-    if not check then
-      error(("unknown option '%s' (did you mean '%s'?)"):format(tostring(name), nearest(name, known)),
-        level + 1)
-    end
+    if not check then core.raise(unknown_option(name, known, elsewhere)) end
     local good, message = check(name, value)
-    if message then error(message, level + 1) end
+    if message then core.raise(message) end
     checked[name] = good
   end
   return checked
 end
+
+local of_run_with = { name = "run_with", options = run_options }
+local of_returns = { name = "returns", options = returns_options }
+local of_pool = { name = "the pool", options = pool_options }
+local of_limits = { name = "the pool's limits", options = limit_options }
 
 -- ---------------------------------------------------------------------------------------------
 -- Receiving
@@ -295,10 +328,16 @@ local settings_of = setmetatable({}, { __mode = "k" })
 
 --- A pool of workers, made by `mantichora(options)`.
 --
--- Keep it in a `<close>` variable: leaving the scope, also by an error, ends as `terminate` and then
--- `close` would. A pool that is collected without having been closed kills its workers and says so through
--- `warn`. It belongs to the process that made it; in any other one its methods raise. After
--- `close` they raise `pool is closed`.
+-- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
+-- pool: a task is not lost because nobody asked for its value. If tasks failed and nobody received their
+-- failures, it raises the one that `returns` would raise (with `on_error = "return"` they are logged as by
+-- `close`); of what was accepted before a `terminate` they are logged, and what was cancelled does not count.
+-- Leaving it by an error ends as `terminate` and then `close` would, and so does Ctrl-C while it waits. To
+-- leave early without waiting, call `terminate`.
+--
+-- A pool that is collected without having been closed kills its workers; the next call of the library logs
+-- that, at WARNING of the logger `mantichora`, with how many tasks had not ended. It belongs to the process
+-- that made it; in any other one its methods raise. After `close` they raise `pool is closed`.
 --
 -- What waits can be interrupted by Ctrl-C, as the host handles it: `lua` and `mantichora` raise
 -- `interrupted!`. The tasks go on then.
@@ -309,12 +348,12 @@ local methods = {}
 -- Raise at the caller of a method what stands against using the pool here.
 local function check(self)
   local problem = core.problem(self)
-  if problem then error(problem, 3) end
+  if problem then core.raise(problem) end
 end
 
 local function check_timeout(timeout)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
-    error("timeout must be a number of seconds: " .. tostring(timeout) .. " is given", 3)
+    core.argument(2, "timeout must be a number of seconds: " .. tostring(timeout) .. " is given")
   end
 end
 
@@ -339,17 +378,20 @@ function forms.packed(_, failed, ...)
 end
 function forms.entry(runid, _, ...) return { runid, n = 1 + select("#", ...), ... } end
 
--- Raise the failure of the lowest run ID, with the others and with what succeeded.
-local function raise_lowest(failures, results)
+-- The failure of the lowest run ID, with the others and with what succeeded.
+local function failures_as_one(failures, results)
   sort(failures, function(a, b) return a.runid < b.runid end)
   local first = failures[1]
   first.failures, first.results = failures, results
-  error(first, 0)
+  return first
 end
 
--- Receive everything finished into a list. Failures are gathered, and raised at the end if so
--- wished: the one of the lowest run ID, with the others and with what succeeded.
-local function receive_list(self, from, form)
+local function raise_lowest(failures, results)
+  error(failures_as_one(failures, results), 0)
+end
+
+-- Take everything finished, in `form`: the list, its length, the failures, and what succeeded by run ID.
+local function take_list(self, from, form)
   local list, n, failures, results = {}, 0, {}, {}
   local copies = form ~= forms.first and 2 or 1
   local function add(runid, failed, ...)
@@ -364,6 +406,13 @@ local function receive_list(self, from, form)
   repeat
     if form == forms.first then from, n = core.take_plain(self, from, list, n, results) end
   until not add(take(self, from, nil, copies))
+  return list, n, failures, results
+end
+
+-- Receive everything finished into a list. Failures are gathered, and raised at the end if so
+-- wished: the one of the lowest run ID, with the others and with what succeeded.
+local function receive_list(self, from, form)
+  local list, n, failures, results = core.hand_over(self, take_list, self, from, form)
   if failures[1] and raises(self) then raise_lowest(failures, results) end
   return list, n
 end
@@ -378,7 +427,7 @@ end
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
-  local packed = check_options(options, returns_options, 2).packed
+  local packed = check_options(options, returns_options, 2, { of_pool, of_run_with }).packed
   core.wait(self, "all")
   local list, n = receive_list(self, 0, packed and forms.packed or forms.first)
   list.n = n
@@ -469,48 +518,49 @@ methods.run = core.run
 -- @blocks as `run`
 function methods:run_with(options, ...)
   check(self)
-  local o = check_options(options, run_options, 2)
-  if select("#", ...) == 0 then error("a function is missing: run_with(options, f, ...)", 2) end
-  return core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
+  local o = check_options(options, run_options, 2, { of_limits, of_pool, of_returns })
+  local runid = core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
+  return runid
 end
 
 --- Queue several functions without arguments.
 -- @function run_multiple
 -- @tparam table functions list of them
--- @treturn table list of their run IDs
--- @raise as `run`; those before have been queued
+-- @treturn table list of their run IDs. All are queued, or none.
+-- @raise as `run`, with the place in the list of what cannot be sent; then none is queued
 -- @blocks as `run`
 function methods:run_multiple(functions)
   check(self)
   if type(functions) ~= "table" then
-    error("run_multiple takes a list of functions: " .. type(functions) .. " is given", 2)
+    core.argument(2, "run_multiple takes a list of functions: " .. core.typename(functions) .. " is given")
   end
-  local runids = {}
+  local list = {}
   for i, f in ipairs(functions) do
     if not core.is_callable(f) then
-      error(("run_multiple takes a list of functions: at %d, %s is given"):format(i, type(f)), 2)
+      core.argument(2, ("run_multiple takes a list of functions: at %d, %s is given"):format(i, core.typename(f)))
     end
-    runids[i] = core.run(self, f)
+    list[i] = f
   end
-  return runids
+  return (core.run_many(self, list))
 end
 
 -- ---------------------------------------------------------------------------------------------
 -- Mapping
 
 local imap_options = { ordered = of_type("boolean", "true or false") }
+local of_imap = { name = "imap", options = imap_options }
 
 local function check_map(method, f, source)
   if f == nil or not core.is_callable(f) then
-    error(("%s takes a function and items: %s is given"):format(method, type(f)), 3)
+    core.argument(2, ("%s takes a function and items: %s is given"):format(method, core.typename(f)))
   end
   if type(source) ~= "table" and (method == "map" or source == nil or not core.is_callable(source)) then
-    error(("%s takes a list%s: %s is given"):format(method, method == "map" and "" or " or an iterator",
-      type(source)), 3)
+    core.argument(3, ("%s takes a list%s: %s is given"):format(method,
+      method == "map" and "" or " or an iterator", core.typename(source)))
   end
   local n = not core.is_callable(source) and source.n
   if n and not (type(n) == "number" and math_tointeger(n)) then
-    error(("%s takes a list whose n is an integer: %s is given"):format(method, tostring(n)), 3)
+    core.argument(3, ("%s takes a list whose n is an integer: %s is given"):format(method, tostring(n)))
   end
 end
 
@@ -771,7 +821,7 @@ end
 function methods:imap(f, source, options)
   check(self)
   check_map("imap", f, source)
-  local ordered = check_options(options, imap_options, 2).ordered ~= false
+  local ordered = check_options(options, imap_options, 4, { of_pool, of_run_with }).ordered ~= false
   local mapping = new_mapping(self, f, source, {
     window = 192, most_in_batch = 64, packed = true, raises = raises(self),
   })
@@ -854,54 +904,81 @@ end
 function methods:cancel(runid)
   check(self)
   local number = type(runid) == "number" and math_tointeger(runid)
-  if not number then error("cancel takes a run ID: " .. tostring(runid) .. " is given", 2) end
+  if not number then core.argument(2, "cancel takes a run ID: " .. tostring(runid) .. " is given") end
   return core.cancel(self, number)
 end
 
 -- What ends a pool of a task that is stopped is not cut short by that: its workers would be left.
-local end_tasks = core.undisturbed(function(self)
-  local _, _, _, _, next_runid = core.counts(self)
+local end_tasks = core.undisturbed(function(self, next_runid)
   core.cancel_all(self, next_runid)
   core.wait(self, "below", next_runid)
 end)
 
---- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable.
+--- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable. On a closed pool
+-- it does nothing.
 -- @function terminate
 -- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
+  if core.is_closed(self) then return end
   check(self)
-  end_tasks(self)
+  local _, _, _, _, next_runid = core.counts(self)
+  settings_of[self].stopped_below = next_runid
+  end_tasks(self, next_runid)
+end
+
+-- The first line of a report, and what its message says, in one line.
+local function in_one_line(failure)
+  local head = tostring(failure):match("^(.-)\n  in ") or tostring(failure)
+  return (head:gsub("\nworker's .*", ""):gsub("%s*[\r\n]+%s*", " "))
+end
+
+local function logger() return core.logging().get("mantichora") end
+
+local function in_pool(self)
+  local name = settings_of[self].name
+  return name and ("pool %q: "):format(name) or ""
+end
+
+local function log_failures(self, count, first)
+  logger():error("%s%s: %s", in_pool(self), count == 1 and "1 task failed and nobody received its failure"
+    or ("%d tasks failed and nobody received their failures; the first"):format(count), in_one_line(first))
+end
+
+-- Drop what was not received; failures that nobody will see are told.
+local function drop_results(self)
+  core.drop(self)
+  local count = core.failed(self)
+  if count == 0 then return end
+  local _, _, first = take(self, 0)
+  core.drop(self, true)
+  log_failures(self, count, first)
 end
 
 -- End the workers and free everything.
 local finish = core.undisturbed(function(self)
+  drop_results(self)
+  if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
   core.free(self)
 end)
 
--- Drop what was not received; failures that nobody will see are told.
-local function drop_results(self)
-  local function drop(runid, failed, failure)
-    if runid == nil then return false end
-    if failed and failure.kind ~= "cancelled" then
-      warn("mantichora: dropped a failure: ", tostring(failure))
-    end
-    return true
-  end
-  while drop(take(self)) do end
-end
-
 --- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
--- A failure that is dropped is told through `warn`. `pool["end"](pool)` is the same.
+-- Failures that nobody received are logged: one line at level ERROR of the logger `mantichora`, with their
+-- number and the first one. `pool["end"](pool)` is the same.
 -- @function close
+-- @raise nothing but `interrupted!`; the pool is still open then
 -- @blocks until the last task has ended
 function methods:close()
   if core.is_closed(self) then return end
   check(self)
-  core.wait(self, "all")
-  drop_results(self)
-  finish(self)
+  core.check_not_busy(self)
+  local fine, problem = pcall(function()
+    core.wait(self, "idle")
+    finish(self)
+  end)
+  -- A handler may have closed it meanwhile.
+  if not fine and not core.is_closed(self) then error(problem, 0) end
 end
 
 methods["end"] = methods.close
@@ -910,12 +987,50 @@ local meta = core.metatable
 meta.__index = methods
 meta.__name = "mantichora pool"
 
--- Leaving the scope: terminate() and close().
-meta.__close = core.undisturbed(function(self)
-  if core.problem(self) then return end
-  self:terminate()
-  drop_results(self)
+-- terminate() and close().
+local stop = core.undisturbed(function(self)
+  methods.terminate(self)
   finish(self)
+end)
+
+-- Of what nobody received: the failure to raise, if there is one. Cancelled tasks do not count, nor what
+-- was accepted before a terminate().
+local function unreceived_failure(self)
+  local from = settings_of[self].stopped_below
+  if not raises(self) or core.failed(self, from) == 0 then return nil end
+  local _, _, failures, results = core.hand_over(self, take_list, self, 0, forms.first)
+  local counted, rest = {}, {}
+  for _, failure in ipairs(failures) do
+    if failure.kind ~= "cancelled" then
+      local list = failure.runid >= from and counted or rest
+      list[#list + 1] = failure
+    end
+  end
+  return failures_as_one(counted, results), rest
+end
+
+-- What was accepted is waited for, and what was not received is told: the failure to raise, or nil.
+local function leave_in_order(self)
+  core.wait(self, "idle")
+  local failure, rest = unreceived_failure(self)
+  if rest and rest[1] then log_failures(self, #rest, failures_as_one(rest)) end
+  if not core.is_closed(self) then finish(self) end
+  return failure
+end
+
+-- Leaving the scope. Whatever is raised here, core.leaving() has the pool closed.
+meta.__close = core.leaving(function(self, problem, state_closes)
+  if state_closes then
+    local unfinished = core.unfinished(self)
+    if unfinished > 0 then
+      logger():warning("%sthe state closes: %s had not ended and %s cancelled", in_pool(self),
+        unfinished == 1 and "1 task" or unfinished .. " tasks", unfinished == 1 and "is" or "are")
+    end
+  end
+  if problem ~= nil or state_closes then return stop(self) end
+  local fine, failure = pcall(leave_in_order, self)
+  if not fine and not core.is_closed(self) then stop(self) end
+  if failure ~= nil then error(failure, 0) end
 end)
 
 function meta.__tostring(self)
@@ -942,7 +1057,7 @@ end
 
 -- Called from the functions that the user calls, not by a tail call.
 local function make(options)
-  local o = check_options(options, pool_options, 3)
+  local o = check_options(options, pool_options, 1, { of_limits, of_run_with, of_returns, of_imap })
   local on = function(value) return value == nil or value end
   local nworkers, limits = o.nworkers or default_nworkers(), o.limits or {}
   local pool = core.new {
@@ -962,7 +1077,7 @@ local function make(options)
     capture_warn = o.capture_warn or 8 << 20,
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
-  settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers }
+  settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0 }
   return pool
 end
 
@@ -984,7 +1099,7 @@ end
 -- @blocks for so long
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
-    error("sleep takes a number of seconds: " .. tostring(duration) .. " is given", 2)
+    core.argument(1, "sleep takes a number of seconds: " .. tostring(duration) .. " is given")
   end
   core.sleep(duration)
 end

@@ -363,7 +363,8 @@ static void *wait_for_interrupts(void *argument) {
                      "pool:run(mantichora.sleep, 30)\n"
                      "interrupted(pool.returns, pool)\n"
                      "interrupted(coroutine.wrap(function() pool:receive_one() end))\n"
-                     "interrupted(mantichora.sleep, 30)\n");
+                     "interrupted(mantichora.sleep, 30)\n"
+                     "pool:terminate()\n");
   came_back = now();
   return NULL;
 }

@@ -1,0 +1,29 @@
+/* Runs in: both.
+ *
+ * What a finalizer has to say and cannot say at once, since it runs in the middle of anything: that
+ * pools were collected which nobody had closed. The next call of the library logs it; a state that
+ * closes before says it on stderr. */
+#ifndef MCH_NOTICES_H
+#define MCH_NOTICES_H
+
+#include <lua.h>
+#include <stddef.h>
+
+/* Once in a state, before anything that makes notices: its finalizer then runs after theirs. */
+void mch_notices_open(lua_State *L);
+
+/* A pool was collected: so many of its tasks had not ended, and so many failures nobody received.
+ * Raises nothing. */
+void mch_notices_collected(lua_State *L, size_t tasks, size_t failures);
+
+/* Log what was noted in this process, if anything. Called where a call of the library begins: code
+ * of the user (handlers) runs. May raise "interrupted!". */
+void mch_notices_tell(lua_State *L);
+
+/* Log that sentence at WARNING of the logger `mantichora`; likewise. */
+void mch_notices_warn(lua_State *L, const char *sentence);
+
+/* Push the module mantichora.logging, loading it where that has not been done. */
+void mch_notices_push_logging(lua_State *L);
+
+#endif
