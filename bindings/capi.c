@@ -13,9 +13,10 @@
 #include "latpbar.h"
 #include "lpool.h"
 #include "output.h"
+#include "text.h"
 
 static int to_text(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
+  mch_text_push(L, 1);
   return 1;
 }
 

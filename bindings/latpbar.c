@@ -15,6 +15,7 @@
 #include "mantichora.h"
 #include "output.h"
 #include "sinks.h"
+#include "text.h"
 
 /***
 Progress bars, for loops and by hand, in tasks and outside.
@@ -413,7 +414,8 @@ static void add_value(lua_State *L, struct namer *namer) {
     add_quoted(L, namer, -1);
     break;
   case LUA_TNUMBER:
-    add_string(namer, lua_tostring(L, -1));
+    add_string(namer, mch_text_push(L, -1));
+    lua_pop(L, 1);
     break;
   case LUA_TBOOLEAN:
     add_string(namer, lua_toboolean(L, -1) ? "true" : "false");

@@ -10,6 +10,7 @@
 #include "items.h"
 #include "output.h"
 #include "platform.h"
+#include "text.h"
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
@@ -27,7 +28,7 @@ struct call {
 /* -- errors ------------------------------------------------------------------------------- */
 
 static int to_string(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
+  mch_text_push(L, 1);
   return 1;
 }
 

@@ -38,14 +38,20 @@ int luaopen_mantichora_logging(lua_State *L) {
   return open_embedded(L, "mantichora.logging");
 }
 
-/* The Lua half of the pool, given its C half. */
-static void push_module(lua_State *L) {
-  const struct mch_embedded *part = mch_embedded_find("mantichora.pool");
+/* Push the embedded part of this name as a function. */
+static void push_part(lua_State *L, const char *name) {
+  const struct mch_embedded *part = mch_embedded_find(name);
   if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
     lua_error(L);
+}
+
+/* The Lua half of the pool, given its C half and what map and imap are made of. */
+static void push_module(lua_State *L) {
+  push_part(L, "mantichora.pool");
   lua_pushliteral(L, "mantichora");
   mch_lpool_open(L);
-  lua_call(L, 2, 1);
+  push_part(L, "mantichora.map");
+  lua_call(L, 3, 1);
 }
 
 int luaopen_mantichora(lua_State *L) {

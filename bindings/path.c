@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../runtime/decimal.h"
+
 #define SHOWN 40 /* longest key shown in full */
 
 void mch_path_begin(struct mch_path *path) {
@@ -73,6 +75,7 @@ void mch_path_key(struct mch_path *path, lua_State *L, int key) {
       return;
     }
     snprintf(step, sizeof step, "[" LUA_NUMBER_FMT "]", lua_tonumber(L, key));
+    mch_decimal_point(step);
     break;
   case LUA_TBOOLEAN:
     snprintf(step, sizeof step, "[%s]", lua_toboolean(L, key) ? "true" : "false");

@@ -76,6 +76,7 @@ struct mch_task {
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
   struct mch_cargo *ahead; /* held by it and by the pieces that came; the owner's anchor is what
                               they became. NULL: none came */
+  size_t ahead_bytes;      /* of the pieces that came */
   unsigned char body[];    /* ids, then the graph unless it is cargo */
 };
 

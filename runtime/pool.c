@@ -483,6 +483,7 @@ static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t 
 static void drop_ahead(struct mch_task *task) {
   mch_cargo_drop(task->ahead);
   task->ahead = NULL;
+  task->ahead_bytes = 0;
 }
 
 /* The one way into DONE for one task. */
@@ -681,6 +682,7 @@ static void ahead(void *ud, struct mch_task *task, const unsigned char *bytes, s
   if (task->ahead == NULL || (piece = malloc(sizeof *piece + length)) == NULL)
     return;
   mch_cargo_hold(task->ahead);
+  task->ahead_bytes += length;
   piece->head = (struct mch_piece){task->ahead, piece->bytes, length};
   piece->next = NULL;
   memcpy(piece->bytes, bytes, length);

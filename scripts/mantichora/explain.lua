@@ -70,7 +70,8 @@ local function show_size(size)
   local unit = "KiB"
   size = size / 1024
   if size >= 1024 then size, unit = size / 1024, "MiB" end
-  return ("%.1f %s"):format(size, unit)
+  local tenths = (size * 10 + 0.5) // 1 | 0 -- a format's fraction would follow the locale
+  return ("%d.%d %s"):format(tenths // 10, tenths % 10, unit)
 end
 
 local SAID = {

@@ -84,6 +84,7 @@ end
 -- Any value as a string: __tostring may raise, or return something else.
 local function to_string(value)
   local fine, text = pcall(tostring, value)
+  if type(value) == "number" then text = text:gsub("[^%w+-]+", ".") end -- in every locale
   return fine and text or ("(%s that cannot be shown)"):format(type(value))
 end
 
@@ -171,6 +172,7 @@ local function format_field(record, part, datefmt)
   local value = field_value(record, part.field, datefmt)
   if value == nil then value = "-" end
   local fine, text = pcall(string.format, part.conversion, value)
+  if fine and part.fraction then return (text:gsub("[^%w+ -]+", ".")) end -- in every locale
   if fine then return text end
   return ("%" .. part.flags .. "s"):format(to_string(value))
 end
@@ -192,7 +194,9 @@ local function parse_format(format)
     else
       if letter == "i" or letter == "u" then letter = "d" end
       local plain = flags:match("^%-?%d?%d?") -- what %s accepts
-      parts[#parts + 1] = { field = field, conversion = "%" .. flags .. letter, flags = plain }
+      parts[#parts + 1] = {
+        field = field, conversion = "%" .. flags .. letter, flags = plain, fraction = ("eEfgG"):find(letter, 1, true),
+      }
       if not pcall(string.format, "%" .. flags .. letter, letter == "s" and "" or 0) then
         return nil, ("format: '%s' cannot be used"):format(format:sub(percent, after - 1))
       end
