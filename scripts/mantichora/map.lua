@@ -144,7 +144,7 @@ function Mapping:room()
   local room = nworkers * larger(32, 3 * self.size) - self.ahead
   if not window then return room end
   local waiting = self.index - self.given
-  if self.seen < nworkers then window = first_items end
+  if self.seen < nworkers then window = smaller(first_items, window) end
   room = smaller(room, window * nworkers - waiting)
   local left = most_bytes - self.weight - self.item_weight - self.ahead * self.result_estimate
   room = smaller(room, left // (self.result_estimate + self.item_estimate + 1))
@@ -177,7 +177,7 @@ function Mapping:refuse(problem)
 end
 
 function Mapping:send_one(list, from, packed)
-  local item, options, runid, bytes = list[from], self.options, nil, nil
+  local item, options, runid, bytes = list[from], self.options
   if packed then
     runid, bytes = core.run_in(self.pool, self.group, options, self.f, unpack(item, 1, item.n))
   else

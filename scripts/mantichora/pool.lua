@@ -506,7 +506,8 @@ for name, check_option in pairs(map_options) do imap_options[name] = check_optio
 local map = load_map(core, {
   take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
   keeps = function(pool) return not raises(pool) end,
-  nworkers = function(pool) return settings_of[pool].nworkers end,
+  -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
+  nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
   new_failure = function(pool, raw) return new_failure(raw, settings_of[pool].name) end,
 })
 
@@ -583,7 +584,7 @@ function methods:imap(f, source, options, ...)
   check_not_triple(source, options, ...)
   local checked = check_options(options, imap_options, 2)
   local iterator, group = map.iterate(self, f, source, for_mapping(checked, {
-    window = 192, most_in_batch = 64, ordered = checked.ordered ~= false,
+    window = settings_of[self].inline and 1 or 192, most_in_batch = 64, ordered = checked.ordered ~= false,
   }))
   return iterator, nil, nil, group
 end
@@ -765,7 +766,8 @@ local function make(options)
     capture_warn = o.capture_warn or 8 << 20,
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
-  settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers }
+  settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers,
+    inline = o.engine == "inline" }
   return pool
 end
 
