@@ -383,7 +383,8 @@ static void forget_function(struct lgroup *lgroup) {
   mch_buf_free(&lgroup->ids);
 }
 
-/* group(pool, coming): so many tasks will be run in it; 0: not known. */
+/* group(pool, coming, most): so many tasks will be run in it; 0: not known. While results of more
+ * than `most` bytes wait no further one starts; 0: no such bound. */
 static int core_group(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
@@ -392,7 +393,8 @@ static int core_group(lua_State *L) {
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, GROUP);
-  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0));
+  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0),
+                                 (size_t)luaL_optinteger(L, 3, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
   return 1;
@@ -571,6 +573,22 @@ static int core_wait(lua_State *L) {
   goal.group = group_arg(L, lpool, 5);
   lua_pushboolean(L, wait_for(L, lpool, &goal, deadline_arg(L, 4)));
   return 1;
+}
+
+/* keep(pool, group, bytes): of results that the caller keeps until they are handed over. */
+static int core_keep(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  mch_pool_keep(lpool->pool, group, (size_t)luaL_checkinteger(L, 3));
+  return 0;
+}
+
+/* want(pool, group, wanted): whether the caller waits for anything of the group. */
+static int core_want(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  mch_pool_want(lpool->pool, group, lua_toboolean(L, 3));
+  return 0;
 }
 
 /* The first pool of this state that is open, or NULL. */
@@ -1476,14 +1494,14 @@ static int hand_over_batch(lua_State *L) {
 /* take_batch(pool, group, values, packed values or nil, problems, items or nil, weights or nil): if
  * answers of a batch are next, keep them by the caller's numbers, and return how many items they
  * were, without those that left the batch; the numbers of the first and the last; the bytes of the
- * large ones, which stand in `weights`, and of the largest. Their items leave `items`. What cannot
- * be had is put into the list of problems, as raw failures. Else nil. */
+ * large ones, which stand in `weights`, of the largest, and of all. Their items leave `items`. What
+ * cannot be had is put into the list of problems, as raw failures. Else nil. */
 static int core_take_batch(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_answers *answers = &lpool->answers;
   struct mch_group *group = group_arg(L, lpool, 2);
   struct weighing weighing = {lpool, 0, 0};
-  lua_Integer count, first, last;
+  lua_Integer count, first, last, bytes;
   check_not_in_bulk(L, lpool);
   deliver_logs(L, lpool);
   if (lpool->pool == NULL)
@@ -1497,6 +1515,7 @@ static int core_take_batch(lua_State *L) {
   count = answers->taken;
   first = (lua_Integer)answers->index;
   last = first + answers->count - 1;
+  bytes = (lua_Integer)answers->graphs.length;
   lua_settop(L, 7);
   lua_pushcfunction(L, hand_over_batch);
   lua_insert(L, 3);
@@ -1508,7 +1527,8 @@ static int core_take_batch(lua_State *L) {
   lua_pushinteger(L, last);
   lua_pushinteger(L, (lua_Integer)weighing.heavy);
   lua_pushinteger(L, (lua_Integer)weighing.largest);
-  return 5;
+  lua_pushinteger(L, bytes);
+  return 6;
 }
 
 /* weight(pool): bytes of the result that take() has just handed over. */
@@ -2287,6 +2307,8 @@ int mch_lpool_open(lua_State *L) {
                                   {"take_batch", core_take_batch},
                                   {"pace", core_pace},
                                   {"weight", core_weight},
+                                  {"keep", core_keep},
+                                  {"want", core_want},
                                   {"glance", core_glance},
                                   {"fixed", core_fixed},
                                   {"text", core_text},

@@ -9,6 +9,8 @@ local move = table.move
 
 local batch_time <const> = 0.02 -- seconds that the items of a batch shall take together
 local most_bytes <const> = 60 << 20 -- of items and results that wait: 64 MiB with what is on its way
+local most_kept <const> = 40 << 20 -- of results: if they suddenly turn out large, no further task starts
+local told_step <const> = 256 << 10 -- the pool is told of so many bytes more or less
 local heavy <const> = 1024 -- bytes: what is smaller is not worth counting
 local batch_bytes <const> = 1 << 20 -- results of a batch shall not be more together
 local first_items <const> = 4 -- for each worker, until it is known how large their results are
@@ -95,7 +97,7 @@ local function new_mapping(pool, f, source, options)
   local expected = larger(known or 0, 0)
   local mapping = setmetatable({
     pool = pool, f = f, options = options, nworkers = tools.nworkers(pool),
-    group = core.group(pool, expected), size = 1,
+    group = core.group(pool, expected, options.window and most_kept or 0), size = 1, told = 0,
     values = core.list(options.window and 0 or expected), failures = {},
     packed = options.window and {} or nil,
     index = 0, -- items that were queued
@@ -230,10 +232,21 @@ function Mapping:drop_item(at)
   end
 end
 
+-- So many more bytes of results wait here.
+function Mapping:add_weight(bytes, taken)
+  self.weight = self.weight + bytes
+  local more = self.weight - self.told
+  if taken >= told_step or more > told_step or more < -told_step then
+    self.told = self.weight
+    core.keep(self.pool, self.group, self.weight)
+  end
+end
+
 function Mapping:weigh(at, bytes)
   self.result_estimate = larger(bytes, self.result_estimate * 15 // 16)
   if bytes >= heavy and self.packed then
-    self.weights[at], self.weight = bytes, self.weight + bytes
+    self.weights[at] = bytes
+    self:add_weight(bytes, bytes)
   end
 end
 
@@ -264,9 +277,9 @@ function Mapping:keep(runid, failed, ...)
   return true
 end
 
-function Mapping:keep_batch(taken, first, last, bytes, largest)
+function Mapping:keep_batch(taken, first, last, bytes, largest, all)
   self.ahead, self.seen = self.ahead - taken, self.seen + taken
-  self.weight = self.weight + bytes
+  if bytes > 0 or all >= told_step then self:add_weight(bytes, all) end
   self.result_estimate = larger(largest, self.result_estimate * 15 // 16)
   if self.item_weight > 0 then
     for at = first, last do self:drop_item(at) end
@@ -281,10 +294,10 @@ end
 
 -- Keep something that has ended; false when there is nothing now.
 function Mapping:collect_one()
-  local taken, first, last, bytes, largest = core.take_batch(self.pool, self.group, self.values, self.packed,
+  local taken, first, last, bytes, largest, all = core.take_batch(self.pool, self.group, self.values, self.packed,
     self.problems, self.items, self.packed and self.weights)
   if not taken then return self:keep(tools.take(self.pool, self.group)) end
-  self:keep_batch(taken, first, last, bytes, largest)
+  self:keep_batch(taken, first, last, bytes, largest, all)
   return true
 end
 
@@ -301,7 +314,9 @@ function Mapping:advance()
   if self:feed() or some then return true end
   if self.ahead == 0 then return false end
   local patient = not self.options.window
+  if self.weight > 0 then core.want(self.pool, self.group, true) end
   core.wait(self.pool, patient and "many" or "one", smaller(self.ahead, self.size), nil, self.group)
+  if self.weight > 0 then core.want(self.pool, self.group, false) end
   self:collect()
   if not self.is_iterator then self:feed() end -- before the caller is busy with what has come
   return true
@@ -336,7 +351,7 @@ function Mapping:give(at)
   local failure, packed, value = self.failures[at], self.packed[at], self.values[at]
   local weight = self.weights[at]
   self.failures[at], self.packed[at], self.values[at], self.weights[at] = nil, nil, nil, nil
-  if weight then self.weight = self.weight - weight end
+  if weight then self:add_weight(-weight, 0) end
   self.given = self.given + 1
   if failure and not tools.keeps(self.pool) then
     core.abandon(self.group)
