@@ -913,5 +913,9 @@ int luaopen_mantichora_atpbar(lua_State *L) {
   lua_pushcfunction(L, atpbar_call);
   lua_setfield(L, -2, "__call");
   lua_setmetatable(L, -2);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "mantichora.atpbar");
+  lua_pop(L, 1);
   return 1;
 }

@@ -143,9 +143,14 @@ static int hand_over(lua_State *L) {
   decoder.kind = MCH_SEND_RESULT;
   mch_context_push_log_handler(L);
   if (lua_isnil(L, -1)) { /* logging was never used here: a worker's records call for it */
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "mantichora.logging");
-    lua_call(L, 1, 0);
+    if (lua_getglobal(L, "require") == LUA_TFUNCTION) {
+      lua_pushliteral(L, "mantichora.logging");
+      lua_call(L, 1, 0);
+    } else {
+      lua_pop(L, 1);
+      luaL_requiref(L, "mantichora.logging", luaopen_mantichora_logging, 0);
+      lua_pop(L, 1);
+    }
     mch_context_push_log_handler(L);
   }
   if (mch_decode(L, &decoder) != 1)

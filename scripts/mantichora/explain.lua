@@ -119,7 +119,8 @@ function Report:largest(n)
   end
   collect(self.parts)
   table.sort(all, function(a, b) return a.size > b.size end)
-  return table.move(all, 1, math.min(n or 3, #all), 1, {})
+  n = n or 3
+  return table.move(all, 1, n < #all and n or #all, 1, {})
 end
 
 local function report(size)
