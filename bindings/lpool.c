@@ -1990,8 +1990,9 @@ static int core_workers(lua_State *L) {
   size_t count = mch_pool_workers(lpool->pool, infos, MOST_WORKERS), i;
   lua_createtable(L, (int)count, 0);
   for (i = 0; i < count; i++) {
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
     set_integer(L, "pid", infos[i].pid);
+    set_integer(L, "slot", infos[i].slot);
     set_integer(L, "tasks", (lua_Integer)infos[i].tasks);
     set_integer(L, "maxrss", (lua_Integer)infos[i].maxrss);
     if (infos[i].busy)

@@ -616,8 +616,9 @@ end
 
 --- The workers that live now.
 -- @function workers
--- @treturn table list of tables with `pid`, `runid` (of the task that runs; nil: none), `tasks` (how
--- many it has done), `maxrss` (bytes that it used at most)
+-- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement has its
+-- slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
+-- used at most); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
