@@ -1554,7 +1554,7 @@ static int core_glance(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
   struct lgroup *lgroup = lua_touserdata(L, 2);
-  int begins = lua_toboolean(L, 3);
+  int begins = lua_toboolean(L, 3), there, hungry;
   uint64_t now = mch_now();
   if (!begins && now - lgroup->glanced >= SLOW)
     lgroup->slow = SLOW_STEPS;
@@ -1568,8 +1568,9 @@ static int core_glance(lua_State *L) {
     now = mch_now();
   }
   lgroup->glanced = now;
-  lua_pushboolean(L, mch_pool_finished(lpool->pool, group) > 0);
-  lua_pushboolean(L, lgroup->slow > 0 || mch_pool_unfinished(lpool->pool, group) < lpool->nworkers);
+  mch_pool_look(lpool->pool, group, lpool->nworkers, &there, &hungry);
+  lua_pushboolean(L, there);
+  lua_pushboolean(L, lgroup->slow > 0 || hungry);
   return 2;
 }
 

@@ -1477,6 +1477,14 @@ size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group) {
   return count;
 }
 
+void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
+                   int *hungry) {
+  pthread_mutex_lock(&pool->lock);
+  *there = group->finished > 0;
+  *hungry = group->unfinished < few;
+  pthread_mutex_unlock(&pool->lock);
+}
+
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts) {
   pthread_mutex_lock(&pool->lock);
   counts->running = pool->engine->ops->running(pool->engine);

@@ -72,11 +72,13 @@ local function iterator(ask)
   end
   return function(mapping, most)
     if asking then error("the iterator of an imap cannot ask for the values that it leads to", 0) end
-    local there, urgent = core.glance(mapping.pool, mapping.group, true)
-    while #gathered < most and not mapping.ended and not there do
+    local pool, group, glance = mapping.pool, mapping.group, core.glance
+    local there, urgent = glance(pool, group, true)
+    for _ = #gathered + 1, most do
+      if there or mapping.ended then break end
       asking = true
       note(mapping, pcall(ask))
-      there, urgent = core.glance(mapping.pool, mapping.group)
+      there, urgent = glance(pool, group)
       if urgent then break end
     end
     mapping.there = there
@@ -348,17 +350,24 @@ end
 
 -- Give what the mapping has for the item at `at`, which it keeps no longer.
 function Mapping:give(at)
-  local failure, packed, value = self.failures[at], self.packed[at], self.values[at]
-  local weight = self.weights[at]
-  self.failures[at], self.packed[at], self.values[at], self.weights[at] = nil, nil, nil, nil
-  if weight then self:add_weight(-weight, 0) end
+  local value, weight = self.values[at], self.weight > 0 and self.weights[at]
   self.given = self.given + 1
+  if weight then
+    self.weights[at] = nil
+    self:add_weight(-weight, 0)
+  end
+  if value ~= nil then
+    self.values[at] = nil
+    return at, value
+  end
+  local failure, packed = self.failures[at], self.packed[at]
+  self.failures[at], self.packed[at] = nil, nil
   if failure and not tools.keeps(self.pool) then
     core.abandon(self.group)
     error(failure, 0)
   end
   if packed then return at, unpack(packed, 1, packed.n) end
-  return at, failure or value
+  return at, failure
 end
 
 function Mapping:has(at)
