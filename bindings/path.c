@@ -61,7 +61,7 @@ void mch_path_index(struct mch_path *path, lua_Integer index) {
 }
 
 void mch_path_key(struct mch_path *path, lua_State *L, int key) {
-  char step[64];
+  char step[64], number[48];
   switch (lua_type(L, key)) {
   case LUA_TSTRING: {
     size_t length;
@@ -74,8 +74,9 @@ void mch_path_key(struct mch_path *path, lua_State *L, int key) {
       mch_path_index(path, lua_tointeger(L, key));
       return;
     }
-    snprintf(step, sizeof step, "[" LUA_NUMBER_FMT "]", lua_tonumber(L, key));
-    mch_decimal_point(step);
+    snprintf(number, sizeof number, LUA_NUMBER_FMT, lua_tonumber(L, key));
+    mch_decimal_point(number);
+    snprintf(step, sizeof step, "[%s]", number);
     break;
   case LUA_TBOOLEAN:
     snprintf(step, sizeof step, "[%s]", lua_toboolean(L, key) ? "true" : "false");
