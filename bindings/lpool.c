@@ -383,6 +383,12 @@ struct lgroup {
   unsigned slow;                /* so many more of its steps are taken for slow */
 };
 
+enum {
+  LATE = 1000000,  /* nanoseconds: after so long it is looked again whether something has ended */
+  SLOW = 5000000,  /* nanoseconds that a slow step of an iterator takes */
+  SLOW_STEPS = 500 /* after one, and at first, so many are taken for slow */
+};
+
 static void forget_function(struct lgroup *lgroup) {
   mch_buf_free(&lgroup->function);
   mch_buf_free(&lgroup->ids);
@@ -395,6 +401,7 @@ static int core_group(lua_State *L) {
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
   memset(lgroup, 0, sizeof *lgroup);
   lgroup->lpool = lpool;
+  lgroup->slow = SLOW_STEPS;
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, GROUP);
@@ -1542,25 +1549,21 @@ static int core_weight(lua_State *L) {
   return 1;
 }
 
-enum {
-  SLOW = 1000000, /* nanoseconds that a slow step of an iterator takes */
-  SLOW_STEPS = 64 /* after one so many are taken for slow */
-};
-
 /* glance(pool, group, begin): called before an iterator is asked for the first of several items,
- * and after each of them. Whether something of the group has ended; and whether what was had from
- * the iterator is to be queued at once, since it may be slow, or workers have nothing to do. */
+ * and after each of them. Whether something of the group has ended; whether what was had from the
+ * iterator is to be queued at once, since it may be slow, or workers have nothing to do; and the
+ * seconds that a slow step took. */
 static int core_glance(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
   struct lgroup *lgroup = lua_touserdata(L, 2);
   int begins = lua_toboolean(L, 3), there, hungry;
-  uint64_t now = mch_now();
-  if (!begins && now - lgroup->glanced >= SLOW)
+  uint64_t now = mch_now(), step = begins ? 0 : now - lgroup->glanced;
+  if (step >= SLOW)
     lgroup->slow = SLOW_STEPS;
   else if (!begins && lgroup->slow > 0)
     lgroup->slow--;
-  if (now - lpool->pumped >= SLOW) {
+  if (now - lpool->pumped >= LATE) {
     pump(L, lpool);
     if (lpool->pool == NULL)
       return raise_closed(L);
@@ -1571,7 +1574,10 @@ static int core_glance(lua_State *L) {
   mch_pool_look(lpool->pool, group, lpool->nworkers, &there, &hungry);
   lua_pushboolean(L, there);
   lua_pushboolean(L, lgroup->slow > 0 || hungry);
-  return 2;
+  if (step < SLOW)
+    return 2;
+  lua_pushnumber(L, (lua_Number)step / 1e9);
+  return 3;
 }
 
 /* list(n): a table with room for so many items. */

@@ -181,7 +181,8 @@ uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 /* Counts of a group, and of the whole pool. */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
 size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
-/* Both at once, of a group: whether something has finished, and whether fewer than `few` have not. */
+/* Both at once, of a group: whether something has finished, and whether fewer than `few` have not.
+ */
 void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
                    int *hungry);
 struct mch_pool_counts {

@@ -10,6 +10,7 @@ local move = table.move
 local batch_time <const> = 0.02 -- seconds that the items of a batch shall take together
 local most_bytes <const> = 60 << 20 -- of items and results that wait: 64 MiB with what is on its way
 local most_kept <const> = 40 << 20 -- of results: if they suddenly turn out large, no further task starts
+local longest_pause <const> = 0.02 -- seconds
 local told_step <const> = 256 << 10 -- the pool is told of so many bytes more or less
 local heavy <const> = 1024 -- bytes: what is smaller is not worth counting
 local batch_bytes <const> = 1 << 20 -- results of a batch shall not be more together
@@ -74,13 +75,16 @@ local function iterator(ask)
     if asking then error("the iterator of an imap cannot ask for the values that it leads to", 0) end
     local pool, group, glance = mapping.pool, mapping.group, core.glance
     local there, urgent = glance(pool, group, true)
+    local pause
     for _ = #gathered + 1, most do
       if there or mapping.ended then break end
       asking = true
       note(mapping, pcall(ask))
-      there, urgent = glance(pool, group)
+      there, urgent, pause = glance(pool, group)
       if urgent then break end
     end
+    -- Nobody foresaw it: what had gathered was kept back for one step, and is not to be for another one.
+    mapping.pause = pause and #gathered > 1 and smaller(pause / 10, longest_pause)
     mapping.there = there
     if there and not urgent and mapping.ahead >= mapping.nworkers * mapping.size then return nil end
     return give()
@@ -220,6 +224,12 @@ function Mapping:feed()
     local list, from, count, packed = self.fetch(self, smaller(size, room))
     if not list then break end
     self:send(list, from, count, packed)
+    if self.pause then
+      local pause = self.pause
+      self.pause = nil
+      core.wait(self.pool, "all", nil, pause, self.group)
+      return true
+    end
   until self.there or self.refused
   return self.there
 end
