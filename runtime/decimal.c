@@ -17,11 +17,12 @@ void mch_decimal_point(char *text) {
   char *to = text;
   int in_point = 0;
   for (; *text != '\0'; text++) {
-    if (is_ours(*text))
+    int ours = is_ours(*text);
+    if (ours)
       *to++ = *text;
     else if (!in_point)
       *to++ = '.'; /* of several bytes the first */
-    in_point = !is_ours(*text);
+    in_point = !ours;
   }
   *to = '\0';
 }
