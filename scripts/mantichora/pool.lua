@@ -15,8 +15,8 @@
 
 local _, core, load_map = ...
 
-local error, ipairs, next, pairs, select, setmetatable, tostring, type =
-  error, ipairs, next, pairs, select, setmetatable, tostring, type
+local error, ipairs, next, pairs, select, setmetatable, tonumber, tostring, type =
+  error, ipairs, next, pairs, select, setmetatable, tonumber, tostring, type
 local pack, sort = table.pack, table.sort
 local fixed, to_text, tointeger = core.fixed, core.text, core.tointeger
 
@@ -741,7 +741,7 @@ local mantichora = {}
 -- What the host's --workers asks for.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and check_nworkers("nworkers", text == "auto" and text or tointeger(text))
+  local number = text and check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
   return number or 4
 end
 
