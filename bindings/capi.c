@@ -14,9 +14,10 @@
 #include "lpool.h"
 #include "lwatch.h"
 #include "output.h"
+#include "text.h"
 
 static int to_text(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
+  mch_text_push(L, 1);
   return 1;
 }
 

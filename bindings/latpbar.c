@@ -17,6 +17,7 @@
 #include "notices.h"
 #include "output.h"
 #include "sinks.h"
+#include "text.h"
 
 /***
 Progress bars, for loops and by hand, in tasks and outside.
@@ -447,7 +448,8 @@ static void add_value(lua_State *L, struct namer *namer) {
     add_quoted(L, namer, -1);
     break;
   case LUA_TNUMBER:
-    add_string(namer, lua_tostring(L, -1));
+    add_string(namer, mch_text_push(L, -1));
+    lua_pop(L, 1);
     break;
   case LUA_TBOOLEAN:
     add_string(namer, lua_toboolean(L, -1) ? "true" : "false");
@@ -949,5 +951,9 @@ int luaopen_mantichora_atpbar(lua_State *L) {
   lua_pushcfunction(L, atpbar_call);
   lua_setfield(L, -2, "__call");
   lua_setmetatable(L, -2);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "mantichora.atpbar");
+  lua_pop(L, 1);
   return 1;
 }

@@ -9,6 +9,7 @@
 
 #include "ahead.h"
 #include "context.h"
+#include "decimal.h"
 #include "graph.h"
 #include "items.h"
 #include "large.h"
@@ -19,6 +20,7 @@
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
+#include "text.h"
 
 #define TYPE "mantichora pool"
 
@@ -52,12 +54,14 @@ struct lpool {
   int started;          /* has had workers */
   uint64_t pumped;      /* when the owner last pumped */
   size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
+  uint64_t weight;      /* bytes of the last result that was taken */
   int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
   int former_gc;        /* the mode to go back to; 0: none */
   uint64_t round;       /* of the state, when this pool was last looked at */
   int gathered;         /* the state's poller hears it */
   int called;           /* and has named it */
+  unsigned nworkers;    /* at most */
 };
 
 enum {
@@ -88,7 +92,8 @@ static int is_open(const struct lpool *lpool) {
 
 /* Is this function on the way from the user's call to the core? */
 static int is_between(lua_State *L, lua_Debug *info) {
-  return lua_getinfo(L, "S", info) && strcmp(info->short_src, "mantichora/pool.lua") == 0;
+  return lua_getinfo(L, "S", info) && (strcmp(info->short_src, "mantichora/pool.lua") == 0 ||
+                                       strcmp(info->short_src, "mantichora/map.lua") == 0);
 }
 
 /* The level of what called us: the first that is not our own. */
@@ -243,9 +248,14 @@ static int hand_over(lua_State *L) {
   decoder.kind = MCH_SEND_RESULT;
   mch_context_push_log_handler(L);
   if (lua_isnil(L, -1)) { /* logging was never used here: a worker's records call for it */
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "mantichora.logging");
-    lua_call(L, 1, 0);
+    if (lua_getglobal(L, "require") == LUA_TFUNCTION) {
+      lua_pushliteral(L, "mantichora.logging");
+      lua_call(L, 1, 0);
+    } else {
+      lua_pop(L, 1);
+      luaL_requiref(L, "mantichora.logging", luaopen_mantichora_logging, 0);
+      lua_pop(L, 1);
+    }
     mch_context_push_log_handler(L);
   }
   if (mch_decode(L, &decoder) != 1)
@@ -485,6 +495,14 @@ struct lgroup {
   /* The function whose items travel in batches, as it was when the first one was made. */
   enum { UNSEEN, STEADY, UNSTEADY } kind;
   struct mch_buf function, ids; /* its graph, and the bytecode that this needs */
+  uint64_t glanced;             /* when the caller was last about to ask its iterator */
+  unsigned slow;                /* so many more of its steps are taken for slow */
+};
+
+enum {
+  LATE = 1000000,  /* nanoseconds: after so long it is looked again whether something has ended */
+  SLOW = 5000000,  /* nanoseconds that a slow step of an iterator takes */
+  SLOW_STEPS = 500 /* after one, and at first, so many are taken for slow */
 };
 
 static void forget_function(struct lgroup *lgroup) {
@@ -492,16 +510,19 @@ static void forget_function(struct lgroup *lgroup) {
   mch_buf_free(&lgroup->ids);
 }
 
-/* group(pool, coming): so many tasks will be run in it; 0: not known. */
+/* group(pool, coming, most): so many tasks will be run in it; 0: not known. While results of more
+ * than `most` bytes wait no further one starts; 0: no such bound. */
 static int core_group(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
   memset(lgroup, 0, sizeof *lgroup);
   lgroup->lpool = lpool;
+  lgroup->slow = SLOW_STEPS;
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, GROUP);
-  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0));
+  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0),
+                                 (size_t)luaL_optinteger(L, 3, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
   return 1;
@@ -701,6 +722,22 @@ static int core_wait(lua_State *L) {
   goal.group = group_arg(L, lpool, 5);
   lua_pushboolean(L, wait_for(L, lpool, &goal, deadline_arg(L, 4)));
   return 1;
+}
+
+/* keep(pool, group, bytes): of results that the caller keeps until they are handed over. */
+static int core_keep(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  mch_pool_keep(lpool->pool, group, (size_t)luaL_checkinteger(L, 3));
+  return 0;
+}
+
+/* want(pool, group, wanted): whether the caller waits for anything of the group. */
+static int core_want(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  mch_pool_want(lpool->pool, group, lua_toboolean(L, 3));
+  return 0;
 }
 
 /* The first pool of this state that is open, or NULL. */
@@ -1161,12 +1198,9 @@ static void check_not_encoding(lua_State *L, const struct lpool *lpool) {
         L, "run was called from a __mantichora hook or a finalizer while another run is sending");
 }
 
-/* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
-static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
-                    const struct run_options *options) {
-  struct mch_task *task;
-  struct mch_error error;
-  uint64_t runid, kept = lpool->payloads;
+/* Encode the function at `first` and the arguments behind it. What lua_pcall() returns, with the
+ * error on top of the stack. */
+static int encode_call(lua_State *L, struct lpool *lpool, int first) {
   int status;
   check_not_encoding(L, lpool);
   luaL_checkstack(L, 4, NULL);
@@ -1176,23 +1210,40 @@ static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_gro
   lpool->encoding = 1;
   status = lua_pcall(L, lua_gettop(L) - first, 1, 0);
   lpool->encoding = 0;
-  if (status != LUA_OK)
-    return raise_at_caller(L);
+  return status;
+}
+
+/* Queue what was encoded; pushes the run ID. Returns the bytes of its message. */
+static size_t queue_encoded(lua_State *L, struct lpool *lpool, struct mch_group *group,
+                            const struct run_options *options) {
+  struct mch_task *task;
+  struct mch_error error;
+  uint64_t runid, kept = lpool->payloads - (lpool->task.payloads != LUA_NOREF);
+  size_t size = graph_size(lpool);
   flush_before_fork(lpool);
   task = make_task(L, lpool, group);
   if (options != NULL && add_extra(task, options) != 0) {
     mch_task_free(task);
-    return luaL_error(L, "not enough memory for another task");
+    luaL_error(L, "not enough memory for another task");
   }
   if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
     mch_task_free(task);
     forget_payloads(L, lpool, kept);
-    return raise_error(L, &error);
+    raise_error(L, &error);
   }
   lpool->started = 1;
   if (lua_isstring(L, -1))
     mch_notices_warn(L, lua_tostring(L, -1));
   lua_pushinteger(L, (lua_Integer)runid);
+  return size;
+}
+
+/* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
+static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
+                    const struct run_options *options) {
+  if (encode_call(L, lpool, first) != LUA_OK)
+    return raise_at_caller(L);
+  queue_encoded(L, lpool, group, options);
   return 1;
 }
 
@@ -1337,11 +1388,35 @@ static int core_run_many(lua_State *L) {
   return 1;
 }
 
-/* run_in(pool, group, function, ...): the run ID. */
+/* Options that pool.lua has checked, from the table at `index`; the name stays on the stack. */
+static struct run_options options_arg(lua_State *L, int index) {
+  struct run_options options;
+  lua_getfield(L, index, "timeout");
+  options.timeout = nanoseconds(lua_tonumber(L, -1));
+  lua_getfield(L, index, "retries");
+  options.retries = (unsigned)within(lua_tointeger(L, -1), 0, INT32_MAX);
+  lua_getfield(L, index, "priority");
+  options.priority = (int32_t)within(lua_tointeger(L, -1), INT32_MIN, INT32_MAX);
+  lua_pop(L, 3);
+  lua_getfield(L, index, "name");
+  options.name = luaL_optlstring(L, -1, "", &options.name_length);
+  return options;
+}
+
+/* run_in(pool, group, options, function, ...): the run ID and the bytes of the message; or false
+ * and why it cannot be sent. */
 static int core_run_in(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
-  return run_task(L, lpool, 3, group, NULL);
+  struct run_options options = options_arg(L, 3);
+  lua_replace(L, 3); /* the name instead of its table */
+  if (encode_call(L, lpool, 4) != LUA_OK) {
+    lua_pushboolean(L, 0);
+    lua_insert(L, -2);
+    return 2;
+  }
+  lua_pushinteger(L, (lua_Integer)queue_encoded(L, lpool, group, &options));
+  return 2;
 }
 
 /* -- batches ------------------------------------------------------------------------------ */
@@ -1353,7 +1428,9 @@ struct batching {
   struct lpool *lpool;
   struct lgroup *lgroup;
   struct mch_encoder encoder;
-  int encoding; /* `encoder` is ready */
+  int encoding;      /* `encoder` is ready */
+  lua_Integer count; /* items that are in the message, which is so long then */
+  size_t length;
 };
 
 /* Items that are not plain are encoded after the function. The notes come to stand at index 1. */
@@ -1441,6 +1518,8 @@ static int encode_batch(lua_State *L) {
                                                    (size_t)(most - count));
     if (count == most || lpool->graph.length >= BATCH_BYTES)
       break;
+    batching->count = count;
+    batching->length = lpool->graph.length;
     lua_geti(L, 3, from + count);
     if (!encode_item(L, batching, is_packed))
       break;
@@ -1450,51 +1529,80 @@ static int encode_batch(lua_State *L) {
   return 1;
 }
 
-/* run_batch(pool, group, function, list, from, count, packed, index): queue list[from] and so on,
- * at most `count` of them, as tasks of one function that travel together: how many, and the run ID
- * of the first. Nothing: the function may not be shared by many calls; run them one by one. */
+/* Call encode_batch() with the function and what is behind it, from index 4 on: how many items are
+ * in the message. -1: the first one cannot be sent, for the reason on top of the stack; one that is
+ * not the first ends the batch, and is tried again as the first of the next. */
+static lua_Integer encode_items(lua_State *L, struct batching *batching) {
+  struct lpool *lpool = batching->lpool;
+  int status;
+  lua_pushcfunction(L, encode_batch);
+  lua_pushlightuserdata(L, batching);
+  lua_rotate(L, 4, 2);
+  lpool->encoding = 1;
+  status = lua_pcall(L, 6, 1, 0);
+  lpool->encoding = 0;
+  if (status == LUA_OK)
+    return lua_tointeger(L, -1);
+  if (batching->count == 0)
+    return -1;
+  lpool->graph.length = batching->length;
+  lpool->graph.failed = 0;
+  return batching->count;
+}
+
+/* Queue the items that were encoded; pushes the run ID of the first. */
+static void queue_items(lua_State *L, struct batching *batching, struct mch_group *group,
+                        int32_t priority, uint32_t count, uint64_t index) {
+  struct lpool *lpool = batching->lpool;
+  struct mch_task *task;
+  struct mch_error error;
+  uint64_t runid;
+  flush_before_fork(lpool);
+  task = mch_batch_new((const uint32_t *)(const void *)lpool->ids.data,
+                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
+                       lpool->graph.length, batching->lgroup->function.length, count, index);
+  if (lpool->graph.capacity > CARGO_FROM)
+    mch_buf_free(&lpool->graph);
+  if (task == NULL)
+    luaL_error(L, "not enough memory for another task");
+  task->priority = priority;
+  if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
+    mch_task_free(task);
+    raise_error(L, &error);
+  }
+  lpool->started = 1;
+  lua_pushinteger(L, (lua_Integer)runid);
+}
+
+/* run_batch(pool, group, priority, function, list, from, count, packed, index): queue list[from]
+ * and so on, at most `count` of them, as tasks of one function that travel together: how many, the
+ * run ID of the first and the bytes of the message. Nothing: the function may not be shared by many
+ * calls; run them one by one. False and why: the first one cannot be sent. */
 static int core_run_batch(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_group *group = group_arg(L, lpool, 2);
   struct batching batching = {.lpool = lpool, .lgroup = luaL_checkudata(L, 2, GROUP)};
-  lua_Integer index = luaL_checkinteger(L, 8), count;
-  struct mch_task *task;
-  struct mch_error error;
-  uint64_t runid;
-  int status;
+  lua_Integer priority = within(luaL_checkinteger(L, 3), INT32_MIN, INT32_MAX), count;
+  lua_Integer index = luaL_checkinteger(L, 9);
+  size_t bytes;
   if (!lpool->batches || lpool->encoding || batching.lgroup->kind == UNSTEADY)
     return 0;
-  lua_settop(L, 7);
-  lua_pushcfunction(L, encode_batch);
-  lua_pushlightuserdata(L, &batching);
-  lua_rotate(L, 3, 2);
-  lpool->encoding = 1;
-  status = lua_pcall(L, 6, 1, 0);
-  lpool->encoding = 0;
-  if (status != LUA_OK)
-    return raise_at_caller(L);
-  count = lua_tointeger(L, -1);
+  lua_settop(L, 8);
+  count = encode_items(L, &batching);
   if (count == 0)
     return 0;
+  if (count < 0) {
+    lua_pushboolean(L, 0);
+    lua_insert(L, -2);
+    return 2;
+  }
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     return luaL_error(L, "not enough memory to send the task");
-  flush_before_fork(lpool);
-  task = mch_batch_new((const uint32_t *)(const void *)lpool->ids.data,
-                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)), lpool->graph.data,
-                       lpool->graph.length, batching.lgroup->function.length, (uint32_t)count,
-                       (uint64_t)index);
-  if (lpool->graph.capacity > CARGO_FROM)
-    mch_buf_free(&lpool->graph);
-  if (task == NULL)
-    return luaL_error(L, "not enough memory for another task");
-  if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
-    mch_task_free(task);
-    return raise_error(L, &error);
-  }
-  lpool->started = 1;
+  bytes = lpool->graph.length - batching.lgroup->function.length;
   lua_pushinteger(L, count);
-  lua_pushinteger(L, (lua_Integer)runid);
-  return 2;
+  queue_items(L, &batching, group, (int32_t)priority, (uint32_t)count, (uint64_t)index);
+  lua_pushinteger(L, (lua_Integer)bytes);
+  return 3;
 }
 
 static void set_integer(lua_State *L, const char *name, lua_Integer value) {
@@ -1549,10 +1657,36 @@ static void store_answer(lua_State *L, const unsigned char *graph, size_t length
   lua_settop(L, top);
 }
 
-/* store_answers(values, packed values or nil, pool): those of lpool->answers. An answer is done
- * with before it is stored, so that after an error the next one follows. */
+/* What hand_over_batch() counts. */
+struct weighing {
+  struct lpool *lpool;
+  uint64_t heavy, largest; /* bytes of all results that are worth counting; of the largest result */
+};
+
+enum { HEAVY = 1024 }; /* bytes */
+
+/* An answer of this length came for the item at `index`: its bytes into the table at 4 if they are
+ * worth counting; the item is not needed any more, and leaves the table at 5. Both may be nil. */
+static void weigh(lua_State *L, struct weighing *weighing, size_t length, lua_Integer index) {
+  if (length > weighing->largest)
+    weighing->largest = length;
+  if (length >= HEAVY && lua_istable(L, 4)) {
+    lua_pushinteger(L, (lua_Integer)length);
+    lua_rawseti(L, 4, index);
+    weighing->heavy += length;
+  }
+  if (lua_istable(L, 5)) {
+    lua_pushnil(L);
+    lua_rawseti(L, 5, index);
+  }
+}
+
+/* store_answers(values, packed values or nil, weighing, weights or nil, items or nil): those of
+ * lpool->answers. An answer is done with before it is stored, so that after an error the next one
+ * follows. */
 static int store_answers(lua_State *L) {
-  struct mch_answers *answers = &((struct lpool *)lua_touserdata(L, 3))->answers;
+  struct weighing *weighing = lua_touserdata(L, 3);
+  struct mch_answers *answers = &weighing->lpool->answers;
   struct mch_buf *graphs = &answers->graphs;
   int packs = !lua_isnil(L, 2);
   luaL_checkstack(L, 8, NULL);
@@ -1574,9 +1708,10 @@ static int store_answers(lua_State *L) {
     else if (!packs || !lua_isnil(L, -1))
       lua_rawseti(L, 1, index);
     else {
-      pack_values(L, 4);
+      pack_values(L, 6);
       lua_rawseti(L, 2, index);
     }
+    weigh(L, weighing, length, index);
   }
   return 0;
 }
@@ -1626,17 +1761,21 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
   raise_closed(L);
 }
 
-/* hand_over(values, packed values or nil, problems, pool): all of lpool->answers. */
+/* hand_over(values, packed values or nil, problems, items or nil, weights or nil, weighing): all of
+ * lpool->answers. */
 static int hand_over_batch(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 4);
+  struct weighing *weighing = lua_touserdata(L, 6);
+  struct lpool *lpool = weighing->lpool;
   struct mch_answers *answers = &lpool->answers;
   lpool->in_bulk = 1;
   for (;;) {
     lua_pushcfunction(L, store_answers);
     lua_pushvalue(L, 1);
     lua_pushvalue(L, 2);
+    lua_pushvalue(L, 6);
+    lua_pushvalue(L, 5);
     lua_pushvalue(L, 4);
-    if (mch_lwatch_pcall(L, 3, 0, 0) == LUA_OK)
+    if (mch_lwatch_pcall(L, 5, 0, 0) == LUA_OK)
       break;
     add_problem(L, 3, answers->runid - 1, answers->index - 1);
   }
@@ -1647,14 +1786,17 @@ static int hand_over_batch(lua_State *L) {
   return 0;
 }
 
-/* take_batch(pool, group, values, packed values or nil, problems): if answers of a batch are next,
- * keep them by the caller's numbers, and return how many items they were, without those that left
- * the batch. What cannot be had is put into the list of problems, as raw failures. Else nil. */
+/* take_batch(pool, group, values, packed values or nil, problems, items or nil, weights or nil): if
+ * answers of a batch are next, keep them by the caller's numbers, and return how many items they
+ * were, without those that left the batch; the numbers of the first and the last; the bytes of the
+ * large ones, which stand in `weights`, of the largest, and of all. Their items leave `items`. What
+ * cannot be had is put into the list of problems, as raw failures. Else nil. */
 static int core_take_batch(lua_State *L) {
   struct lpool *lpool = check_pool(L);
   struct mch_answers *answers = &lpool->answers;
   struct mch_group *group = group_arg(L, lpool, 2);
-  lua_Integer count;
+  struct weighing weighing = {lpool, 0, 0};
+  lua_Integer count, first, last, bytes;
   check_not_in_bulk(L, lpool);
   deliver_logs(L, lpool);
   if (lpool->pool == NULL)
@@ -1666,14 +1808,59 @@ static int core_take_batch(lua_State *L) {
     mch_output_flush(lpool->output);
   tell_sinks_of_batch(L, lpool);
   count = answers->taken;
-  lua_settop(L, 5);
+  first = (lua_Integer)answers->index;
+  last = first + answers->count - 1;
+  bytes = (lua_Integer)answers->graphs.length;
+  lua_settop(L, 7);
   lua_pushcfunction(L, hand_over_batch);
   lua_insert(L, 3);
-  lua_pushlightuserdata(L, lpool);
-  call_in_bulk(L, lpool, 4, 0);
+  lua_pushlightuserdata(L, &weighing);
+  call_in_bulk(L, lpool, 6, 0);
   mch_buf_free(&answers->graphs);
   lua_pushinteger(L, count);
+  lua_pushinteger(L, first);
+  lua_pushinteger(L, last);
+  lua_pushinteger(L, (lua_Integer)weighing.heavy);
+  lua_pushinteger(L, (lua_Integer)weighing.largest);
+  lua_pushinteger(L, bytes);
+  return 6;
+}
+
+/* weight(pool): bytes of the result that take() has just handed over. */
+static int core_weight(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)to_pool(L)->weight);
   return 1;
+}
+
+/* glance(pool, group, begin): called before an iterator is asked for the first of several items,
+ * and after each of them. Whether something of the group has ended; whether what was had from the
+ * iterator is to be queued at once, since it may be slow, or workers have nothing to do; and the
+ * seconds that a slow step took. */
+static int core_glance(lua_State *L) {
+  struct lpool *lpool = check_pool(L);
+  struct mch_group *group = group_arg(L, lpool, 2);
+  struct lgroup *lgroup = lua_touserdata(L, 2);
+  int begins = lua_toboolean(L, 3), there, hungry;
+  uint64_t now = mch_now(), step = begins ? 0 : now - lgroup->glanced;
+  if (step >= SLOW)
+    lgroup->slow = SLOW_STEPS;
+  else if (!begins && lgroup->slow > 0)
+    lgroup->slow--;
+  if (now - lpool->pumped >= LATE) {
+    pump(L, lpool);
+    if (lpool->pool == NULL)
+      return raise_closed(L);
+    group = group_arg(L, lpool, 2);
+    now = mch_now();
+  }
+  lgroup->glanced = now;
+  mch_pool_look(lpool->pool, group, lpool->nworkers, &there, &hungry);
+  lua_pushboolean(L, there);
+  lua_pushboolean(L, lgroup->slow > 0 || hungry);
+  if (step < SLOW)
+    return 2;
+  lua_pushnumber(L, (lua_Number)step / 1e9);
+  return 3;
 }
 
 /* list(n): a table with room for so many items. */
@@ -1690,6 +1877,32 @@ static int core_pace(lua_State *L) {
   if (pace == 0)
     return 0;
   lua_pushnumber(L, (lua_Number)pace / 1e9);
+  return 1;
+}
+
+/* fixed(number, digits): as %.*f, in every locale. */
+static int core_fixed(lua_State *L) {
+  char text[MCH_DECIMAL_ROOM];
+  int digits = (int)within(luaL_checkinteger(L, 2), 0, MCH_DECIMAL_DIGITS);
+  mch_decimal_fixed(text, luaL_checknumber(L, 1), digits);
+  lua_pushstring(L, text);
+  return 1;
+}
+
+/* text(value): as tostring(), with a point in a number in every locale. */
+static int core_text(lua_State *L) {
+  luaL_checkany(L, 1);
+  mch_text_push(L, 1);
+  return 1;
+}
+
+/* tointeger(value): of a number with an integral value; nil of anything else. */
+static int core_tointeger(lua_State *L) {
+  int is_integer = 0;
+  lua_Integer integer = lua_type(L, 1) == LUA_TNUMBER ? lua_tointegerx(L, 1, &is_integer) : 0;
+  if (!is_integer)
+    return 0;
+  lua_pushinteger(L, integer);
   return 1;
 }
 
@@ -2062,6 +2275,7 @@ static int core_take(lua_State *L) {
     lua_replace(L, 2);
   }
   drop_payload(L, lpool, lpool->taken);
+  lpool->weight = lpool->taken->result->length + lpool->taken->ahead_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
   return lua_gettop(L);
@@ -2120,8 +2334,9 @@ static int core_workers(lua_State *L) {
   size_t count = mch_pool_workers(lpool->pool, infos, MOST_WORKERS), i;
   lua_createtable(L, (int)count, 0);
   for (i = 0; i < count; i++) {
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
     set_integer(L, "pid", infos[i].pid);
+    set_integer(L, "slot", infos[i].slot);
     set_integer(L, "tasks", (lua_Integer)infos[i].tasks);
     set_integer(L, "maxrss", (lua_Integer)infos[i].maxrss);
     if (infos[i].busy)
@@ -2323,6 +2538,12 @@ static int core_undisturbed(lua_State *L) {
   return 1;
 }
 
+/* stops(): how often the error of a stop was raised in tasks of this worker. */
+static int core_stops(lua_State *L) {
+  lua_pushinteger(L, mch_lwatch_stops(L));
+  return 1;
+}
+
 static int core_runid(lua_State *L) {
   const struct mch_context *context = mch_context_get(L);
   mch_notices_tell(L);
@@ -2473,7 +2694,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->kind = flag_field(L, "inline") ? MCH_ENGINE_INLINE : MCH_ENGINE_FORK;
   config->engine.snapshot = flag_field(L, "snapshot");
   config->background = flag_field(L, "background");
-  config->engine.nworkers = (unsigned)integer_field(L, "nworkers");
+  config->engine.nworkers = lpool->nworkers = (unsigned)integer_field(L, "nworkers");
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
   config->engine.timeout = time_field(L, "timeout");
   config->engine.grace = 500000000u;
@@ -2599,6 +2820,13 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_batch", core_run_batch},
                                   {"take_batch", core_take_batch},
                                   {"pace", core_pace},
+                                  {"weight", core_weight},
+                                  {"keep", core_keep},
+                                  {"want", core_want},
+                                  {"glance", core_glance},
+                                  {"fixed", core_fixed},
+                                  {"text", core_text},
+                                  {"tointeger", core_tointeger},
                                   {"list", core_list},
                                   {"is_callable", core_is_callable},
                                   {"explain", mch_explain_call},
@@ -2611,6 +2839,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"runid", core_runid},
                                   {"embedded", core_embedded},
                                   {"undisturbed", core_undisturbed},
+                                  {"stops", core_stops},
                                   {NULL, NULL}};
   mch_notices_open(L);
   luaL_newlib(L, core);

@@ -173,5 +173,9 @@ int luaopen_mantichora_report(lua_State *L) {
   lua_setmetatable(L, -2);
   lua_pushcclosure(L, send_log, 1);
   lua_setfield(L, -2, "send_log");
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "mantichora.report");
+  lua_pop(L, 1);
   return 1;
 }

@@ -11,6 +11,7 @@
 #include "output.h"
 #include "platform.h"
 #include "shown.h"
+#include "text.h"
 #include "worker.h"
 
 /* Keys of the registry are the addresses of these. */
@@ -28,7 +29,7 @@ struct call {
 /* -- errors ------------------------------------------------------------------------------- */
 
 static int to_string(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
+  mch_text_push(L, 1);
   return 1;
 }
 

@@ -9,17 +9,38 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <lualib.h>
 
-/* Run the embedded part whose name is the first argument; its values are the module's. */
-static int open_embedded(lua_State *L, const char *name) {
+/* Push the embedded part of this name as a function. */
+static void push_part(lua_State *L, const char *name) {
   const struct mch_embedded *part = mch_embedded_find(name);
   if (part == NULL)
-    return luaL_error(L, "%s is not part of this build", name);
+    luaL_error(L, "%s is not part of this build", name);
   if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
-    return lua_error(L);
-  lua_pushstring(L, name);
-  lua_call(L, 1, 1);
-  return 1;
+    lua_error(L);
+}
+
+/* What our parts in Lua cannot do without. A program may have opened as little as it likes. */
+static void check_libraries(lua_State *L) {
+  static const char *const needed[] = {"pairs", LUA_STRLIBNAME, LUA_TABLIBNAME};
+  size_t i;
+  for (i = 0; i < sizeof needed / sizeof needed[0]; i++) {
+    if (lua_getglobal(L, needed[i]) == LUA_TNIL)
+      luaL_error(
+          L,
+          "mantichora needs Lua's basic library, string and table, and here is no '%s': open "
+          "them first (luaL_openlibs opens all)",
+          needed[i]);
+    lua_pop(L, 1);
+  }
+}
+
+/* Leave the module on top where those that are loaded stand: a state may have no `require`. */
+static void set_loaded(lua_State *L, const char *name) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, name);
+  lua_pop(L, 1);
 }
 
 /* Let `require` find the part inside, unless somebody has already said where it is. */
@@ -34,22 +55,28 @@ static void preload(lua_State *L, const char *name, lua_CFunction opener) {
 
 int luaopen_mantichora_logging(lua_State *L) {
   lua_settop(L, 0);
+  check_libraries(L);
   preload(L, "mantichora.report", luaopen_mantichora_report);
-  return open_embedded(L, "mantichora.logging");
+  push_part(L, "mantichora.logging");
+  lua_pushliteral(L, "mantichora.logging");
+  luaL_requiref(L, "mantichora.report", luaopen_mantichora_report, 0);
+  lua_call(L, 2, 1);
+  set_loaded(L, "mantichora.logging");
+  return 1;
 }
 
-/* The Lua half of the pool, given its C half. */
+/* The Lua half of the pool, given its C half and what map and imap are made of. */
 static void push_module(lua_State *L) {
-  const struct mch_embedded *part = mch_embedded_find("mantichora.pool");
-  if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
-    lua_error(L);
+  push_part(L, "mantichora.pool");
   lua_pushliteral(L, "mantichora");
   mch_lpool_open(L);
-  lua_call(L, 2, 1);
+  push_part(L, "mantichora.map");
+  lua_call(L, 3, 1);
 }
 
 int luaopen_mantichora(lua_State *L) {
   lua_settop(L, 0);
+  check_libraries(L);
   preload(L, "mantichora.atpbar", luaopen_mantichora_atpbar);
   preload(L, "mantichora.logging", luaopen_mantichora_logging);
   preload(L, "mantichora.report", luaopen_mantichora_report);
@@ -57,5 +84,6 @@ int luaopen_mantichora(lua_State *L) {
   push_module(L);
   lua_pushliteral(L, "mantichora " MANTICHORA_VERSION);
   lua_setfield(L, -2, "_VERSION");
+  set_loaded(L, "mantichora");
   return 1;
 }

@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "decimal.h"
+
 static const double usual_rate = 0.01;
 static const uint64_t longest_rest = 2000000u; /* 2 ms */
 
@@ -48,10 +50,13 @@ int mch_chaos_parse(struct mch_chaos *chaos, const char *text, struct mch_error 
   if (end == text || errno != 0)
     goto unclear;
   if (*end == ',') {
-    const char *word = end + 1;
-    rate = strtod(word, &end);
-    if (end == word)
+    size_t length;
+    for (end++; *end == ' ';)
+      end++;
+    length = mch_decimal_parse(end, &rate);
+    if (length == 0)
       goto unclear;
+    end += length;
   }
   if (*end != '\0' || !(rate >= 0 && rate <= 1))
     goto unclear;

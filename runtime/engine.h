@@ -79,6 +79,7 @@ struct mch_task {
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
   struct mch_cargo *ahead; /* held by it and by the pieces that came; the owner's anchor is what
                               they became. NULL: none came */
+  size_t ahead_bytes;      /* of the pieces that came */
   unsigned char body[];    /* ids, then the graph unless it is cargo */
 };
 
@@ -221,7 +222,8 @@ struct mch_worker_info {
   int pid;
   int busy; /* runid is valid */
   uint64_t runid;
-  uint64_t tasks; /* begun so far */
+  uint64_t tasks; /* ended so far */
+  unsigned slot;  /* from 1; that of a worker that has gone is its replacement's */
   uint64_t maxrss;
 };
 

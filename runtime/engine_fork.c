@@ -32,6 +32,7 @@ enum {
   MOST_HEARD = 64,                  /* workers that ended whose pipes are still read */
   AT_ONCE = 4 * 1024 * 1024,        /* bytes of messages taken from one worker, then others come */
   AHEAD_BYTES = 256 * 1024,         /* payload sent ahead to one worker */
+  MOST_SLOTS = 4096 + 2,            /* numbers of workers, 0 included */
   LITTLE_AHEAD = MCH_CLAIMS / 4,    /* a worker with fewer tasks wants more soon */
   LONGEST_LAST_LOG = 64 * 1024,     /* a longer log record is not kept for the report */
   UNSENT_LIMIT = 1024 * 1024,       /* a channel with more queued gets nothing new */
@@ -94,6 +95,7 @@ struct child {
   unsigned outstanding; /* tasks in `offered` */
   size_t ahead_bytes;   /* their payload */
   uint64_t tasks;       /* ended so far */
+  unsigned slot;        /* from 1 */
   uint64_t offers;      /* tasks ever offered, less those taken back */
   uint64_t maxrss;
   struct mch_buf codes;    /* sorted u32 ids that it has */
@@ -1328,6 +1330,19 @@ static int watch(struct child *child, size_t index, int fd, unsigned bit) {
   return mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
 }
 
+/* The least number that no living worker has; there are at most as many as MOST_SLOTS. */
+static unsigned free_slot(const struct engine_fork *engine) {
+  unsigned char taken[MOST_SLOTS] = {0};
+  const struct child *child;
+  unsigned slot = 1;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->slot < MOST_SLOTS)
+      taken[child->slot] = 1;
+  while (slot < MOST_SLOTS - 1 && taken[slot])
+    slot++;
+  return slot;
+}
+
 /* The parent's side of a fresh worker. 0, or -1: it cannot be listened to. */
 static int adopt(struct child *child, struct plumbing *plumbing) {
   struct engine_fork *engine = child->engine;
@@ -1352,6 +1367,7 @@ static int adopt(struct child *child, struct plumbing *plumbing) {
     child->watch = -1; /* looked at from time to time instead */
   }
   child->unforked = mch_platform_keep_from_forks(child->shared, sizeof *child->shared);
+  child->slot = free_slot(engine);
   child->next = engine->children;
   engine->children = child;
   engine->live++;
@@ -1991,6 +2007,12 @@ static uint64_t running_id(const struct mch_task *task) {
   return task->runid + (task->batch != NULL ? task->batch->answered : 0);
 }
 
+static int by_slot(const void *one, const void *other) {
+  unsigned a = ((const struct mch_worker_info *)one)->slot;
+  unsigned b = ((const struct mch_worker_info *)other)->slot;
+  return (a > b) - (a < b);
+}
+
 static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
   struct engine_fork *engine = (struct engine_fork *)base;
   size_t count = 0;
@@ -2002,10 +2024,12 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
     infos[count].pid = (int)child->pid;
     infos[count].busy = task != NULL;
     infos[count].runid = task != NULL ? running_id(task) : 0;
-    infos[count].tasks = child->tasks + (task != NULL);
+    infos[count].tasks = child->tasks;
+    infos[count].slot = child->slot;
     infos[count].maxrss = child->maxrss;
     count++;
   }
+  qsort(infos, count, sizeof *infos, by_slot);
   return count;
 }
 

@@ -69,8 +69,9 @@ struct lua_State;
  *     lua_pop(L, 1);
  *
  * Afterwards scripts may also require "mantichora.atpbar" and "mantichora.logging". Makes no
- * process and no thread; does not block. May raise a memory error: call it, like every
- * lua_CFunction that opens a library, where that is caught. Any number of states may have it. */
+ * process and no thread; does not block. The state needs the libraries base, string and table only.
+ * May raise a memory error: call it, like every lua_CFunction that opens a library, where that is
+ * caught. Any number of states may have it. */
 MANTICHORA_API int luaopen_mantichora(struct lua_State *L);
 
 /* The parts, for `require "mantichora.atpbar"` and `require "mantichora.logging"`. */

@@ -69,6 +69,7 @@ struct mch_pool {
   struct mch_bar_tasks counted; /* what it shows */
   uint64_t accepted;            /* since it began */
   size_t coming;                /* tasks that groups have announced */
+  int overfull;                 /* a group is since the last pump */
   size_t harvest;               /* tasks that ended since the owner last waited */
   int attended;                 /* the owner waits inside, or works for it */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
@@ -259,6 +260,7 @@ static void index_remove(struct mch_pool *pool, uint64_t runid) {
 static void count_submitted(struct mch_pool *pool, struct mch_task *task, int step) {
   pool->submitted += (size_t)step;
   mch_queue_send(&pool->queue, task, step > 0);
+  task->group->submitted += (size_t)step;
 }
 
 /* -- the bar for all tasks ---------------------------------------------------------------- */
@@ -382,9 +384,32 @@ static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t 
   pool->harvest += count;
 }
 
+static int is_over(const struct mch_group *group) {
+  return group->most > 0 && group->bytes + group->kept > group->most;
+}
+
+/* Results of so many bytes have come. */
+static void add_bytes(struct mch_pool *pool, struct mch_group *group, size_t bytes) {
+  group->bytes += bytes;
+  if (is_over(group) && !group->overfull)
+    group->overfull = pool->overfull = 1;
+}
+
+/* They were taken; the owner says soon what is kept of them, if they are many. */
+static void remove_bytes(struct mch_group *group, size_t bytes) {
+  group->bytes -= bytes < group->bytes ? bytes : group->bytes;
+  if (bytes >= MCH_KEEP_STEP)
+    group->kept += bytes;
+}
+
+static size_t result_size(const struct mch_task *task) {
+  return task->result->length + task->ahead_bytes;
+}
+
 static void drop_ahead(struct mch_task *task) {
   mch_cargo_drop(task->ahead);
   task->ahead = NULL;
+  task->ahead_bytes = 0;
 }
 
 /* The one way into DONE for one task. */
@@ -399,6 +424,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
     drop_ahead(task);
   list(task);
   count_done(pool, group, 1);
+  add_bytes(pool, group, result_size(task));
   count_failure(pool, task->result);
   if (group->abandoned) {
     take(pool, task);
@@ -436,8 +462,8 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
 }
 
 /* Keep records for the owner: a head and what is behind it. */
-static void keep_answers(struct mch_task *task, const unsigned char *head, size_t head_length,
-                         const unsigned char *records, size_t length) {
+static void keep_answers(struct mch_pool *pool, struct mch_task *task, const unsigned char *head,
+                         size_t head_length, const unsigned char *records, size_t length) {
   struct mch_batch *batch = task->batch;
   if (task->group->abandoned || batch->lost)
     return;
@@ -448,6 +474,7 @@ static void keep_answers(struct mch_task *task, const unsigned char *head, size_
   }
   mch_buf_append(&batch->answers, head, head_length);
   mch_buf_append(&batch->answers, records, length);
+  add_bytes(pool, task->group, head_length + length);
 }
 
 static void answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
@@ -460,13 +487,13 @@ static void answered(void *ud, struct mch_task *task, const unsigned char *graph
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;
-  keep_answers(task, head, head_length, graph, length);
+  keep_answers(ud, task, head, head_length, graph, length);
   count_answered(ud, task, 1);
 }
 
 static void answered_many(void *ud, struct mch_task *task, const unsigned char *records,
                           size_t length, uint32_t count) {
-  keep_answers(task, NULL, 0, records, length);
+  keep_answers(ud, task, NULL, 0, records, length);
   count_answered(ud, task, count);
 }
 
@@ -586,6 +613,7 @@ static void ahead(void *ud, struct mch_task *task, const unsigned char *bytes, s
   if (task->ahead == NULL || (piece = malloc(sizeof *piece + length)) == NULL)
     return;
   mch_cargo_hold(task->ahead);
+  task->ahead_bytes += length;
   piece->head = (struct mch_piece){task->ahead, piece->bytes, length};
   piece->next = NULL;
   memcpy(piece->bytes, bytes, length);
@@ -621,6 +649,46 @@ static void lock_again(void *ud) {
   pthread_mutex_lock(&((struct mch_pool *)ud)->lock);
 }
 
+/* -- groups whose results wait ------------------------------------------------------------ */
+
+/* Whether tasks of a group may not start: enough results wait. */
+static int is_held(const struct mch_group *group) {
+  return is_over(group) && !(group->wanted && group->submitted == 0);
+}
+
+/* The first task in the queue that may start. */
+static struct mch_task *next_ready(const struct mch_pool *pool) {
+  struct mch_task *task = mch_queue_head(&pool->queue);
+  while (task != NULL && is_held(task->group))
+    task = mch_queue_next(&pool->queue, task);
+  return task;
+}
+
+/* Where enough waits, a single item goes. Without memory for that, all do. */
+static void cut_short(struct mch_pool *pool, struct mch_task *task) {
+  struct mch_task *rest;
+  if (task->batch == NULL || task->batch->count == 1 || !is_over(task->group) ||
+      (rest = mch_task_split(task, 1)) == NULL)
+    return;
+  task->batch->count = 1;
+  split(pool, task, rest);
+}
+
+/* Take back what was sent ahead, and was not begun, of groups that have become overfull. */
+static void take_back(struct mch_pool *pool) {
+  uint64_t runid;
+  if (!pool->overfull)
+    return;
+  pool->overfull = 0;
+  pool->engine->ops->recall(pool->engine, INT32_MAX);
+  for (runid = pool->base; runid < pool->next_runid; runid++) {
+    struct mch_task *task = find(pool, runid);
+    if (task != NULL && task->batch != NULL && task->state == MCH_TASK_SUBMITTED &&
+        is_over(task->group))
+      pool->engine->ops->shorten(pool->engine, task, 0);
+  }
+}
+
 /* -- the pump ----------------------------------------------------------------------------- */
 
 static void dispatch(struct mch_pool *pool, int owner) {
@@ -628,8 +696,10 @@ static void dispatch(struct mch_pool *pool, int owner) {
   struct mch_task *task;
   struct mch_error error;
   pool->held_until = MCH_NEVER;
-  while ((task = mch_queue_head(&pool->queue)) != NULL) {
-    int code = ops->submit(pool->engine, task, owner, &error);
+  while ((task = next_ready(pool)) != NULL) {
+    int code;
+    cut_short(pool, task);
+    code = ops->submit(pool->engine, task, owner, &error);
     if (code == MCH_FULL)
       break;
     mch_queue_remove(&pool->queue, task);
@@ -644,6 +714,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
 
 static void pump(struct mch_pool *pool, int owner) {
   pool->engine->ops->pump(pool->engine, owner, pool->queue.count);
+  take_back(pool);
   dispatch(pool, owner);
   update_bar(pool);
 }
@@ -1146,6 +1217,7 @@ void mch_pool_drop_piece(struct mch_pool *pool) {
 
 static void take(struct mch_pool *pool, struct mch_task *task) {
   unlist(task);
+  remove_bytes(task->group, result_size(task));
   task->group->finished--;
   index_remove(pool, task->runid);
 }
@@ -1166,6 +1238,7 @@ static void take_answers(struct mch_pool *pool, struct mch_task *task,
   uint32_t i;
   memset(answers, 0, sizeof *answers);
   answers->graphs = batch->answers;
+  remove_bytes(task->group, batch->answers.length);
   memset(&batch->answers, 0, sizeof batch->answers);
   answers->index = batch->index + batch->from;
   answers->runid = task->runid + batch->from;
@@ -1272,15 +1345,38 @@ void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all) {
   unlock_taken(pool);
 }
 
-struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming) {
+struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t most) {
   struct mch_group *group = calloc(1, sizeof *group);
   if (group == NULL)
     return NULL;
   pthread_mutex_lock(&pool->lock);
   group->coming = coming;
+  group->most = most;
   pool->coming += coming;
   pthread_mutex_unlock(&pool->lock);
   return group;
+}
+
+void mch_pool_keep(struct mch_pool *pool, struct mch_group *group, size_t bytes) {
+  pthread_mutex_lock(&pool->lock);
+  group->kept = bytes;
+  if (is_over(group))
+    group->overfull = pool->overfull = 1;
+  else if (group->overfull) {
+    group->overfull = 0;
+    dispatch(pool, 1);
+  }
+  pthread_mutex_unlock(&pool->lock);
+}
+
+void mch_pool_want(struct mch_pool *pool, struct mch_group *group, int wanted) {
+  if (group->most == 0)
+    return;
+  pthread_mutex_lock(&pool->lock);
+  group->wanted = wanted;
+  if (wanted && is_over(group))
+    dispatch(pool, 1);
+  pthread_mutex_unlock(&pool->lock);
 }
 
 static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
@@ -1329,6 +1425,14 @@ size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group) {
   count = group->finished;
   pthread_mutex_unlock(&pool->lock);
   return count;
+}
+
+void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
+                   int *hungry) {
+  pthread_mutex_lock(&pool->lock);
+  *there = group->finished > 0;
+  *hungry = group->unfinished < few;
+  pthread_mutex_unlock(&pool->lock);
 }
 
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts) {

@@ -42,7 +42,13 @@ struct mch_group {
   size_t coming;                 /* announced, and not accepted yet */
   size_t batches;                /* that are not over */
   uint64_t item_time, items;     /* nanoseconds that items of batches took, and how many */
-  int abandoned;                 /* nobody will take anything: drop what finishes, then the group */
+  size_t most;      /* bytes of results that may wait before no further task starts; 0: any */
+  size_t bytes;     /* of those that wait here */
+  size_t kept;      /* of those that the owner has taken, and keeps */
+  size_t submitted; /* tasks and batches with the engine */
+  int wanted;       /* the owner waits for any of them, whatever waits already */
+  int overfull;     /* more than `most` wait; what was sent ahead was taken back */
+  int abandoned;    /* nobody will take anything: drop what finishes, then the group */
 };
 
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
@@ -62,8 +68,16 @@ struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *
                                uint64_t index);
 
 /* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. `coming`: so many tasks will
- * be run in it; 0 if that is not known. */
-struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming);
+ * be run in it; 0 if that is not known. `most`: while results of more bytes wait none of its tasks
+ * starts, but one at a time for an owner who waits for any; 0: no such bound. */
+struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t most);
+
+/* So many bytes of results the owner has taken, and keeps: they count as if they waited. To be told
+ * after so large a step, and after a task or answers so large were taken. */
+enum { MCH_KEEP_STEP = 256 * 1024 };
+void mch_pool_keep(struct mch_pool *pool, struct mch_group *group, size_t bytes);
+/* The owner waits for any of the group's tasks, or (0) no longer. */
+void mch_pool_want(struct mch_pool *pool, struct mch_group *group, int wanted);
 
 /* Nobody is interested in this group any more: what waits never starts, what runs is stopped, what
  * has finished is dropped. Does not wait. */
@@ -178,6 +192,10 @@ uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 /* Counts of a group, and of the whole pool (`unfinished` also where `group` is NULL). */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
 size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
+/* Both at once, of a group: whether something has finished, and whether fewer than `few` have not.
+ */
+void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
+                   int *hungry);
 struct mch_pool_counts {
   unsigned running;
   size_t queued; /* accepted, neither running nor done */

@@ -177,8 +177,8 @@ void mch_queue_remove(struct mch_queue *queue, struct mch_task *task) {
     sum_up_to(queue->root, level);
 }
 
-struct mch_task *mch_queue_head(const struct mch_queue *queue) {
-  const struct mch_level *level = queue->root;
+/* The first task that waits in this part of the tree. */
+static struct mch_task *first_of(const struct mch_level *level) {
   while (level != NULL && level->waits) {
     if (level->left != NULL && level->left->waits)
       level = level->left;
@@ -188,6 +188,26 @@ struct mch_task *mch_queue_head(const struct mch_queue *queue) {
       level = level->right;
   }
   return NULL;
+}
+
+struct mch_task *mch_queue_head(const struct mch_queue *queue) {
+  return first_of(queue->root);
+}
+
+/* Of this part of the tree the first task that waits and is less urgent than `priority`. */
+static struct mch_task *first_below(const struct mch_level *level, int32_t priority) {
+  struct mch_task *task;
+  while (level != NULL && level->waits && level->priority >= priority)
+    level = level->right;
+  if (level == NULL || !level->waits)
+    return NULL;
+  if ((task = first_below(level->left, priority)) != NULL)
+    return task;
+  return level->first != NULL ? level->first : first_of(level->right);
+}
+
+struct mch_task *mch_queue_next(const struct mch_queue *queue, const struct mch_task *task) {
+  return task->next != NULL ? task->next : first_below(queue->root, task->priority);
 }
 
 void mch_queue_send(struct mch_queue *queue, struct mch_task *task, int away) {

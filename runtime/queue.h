@@ -37,6 +37,8 @@ void mch_queue_add(struct mch_queue *queue, struct mch_task *task);
 void mch_queue_remove(struct mch_queue *queue, struct mch_task *task);
 /* The task whose turn it is; NULL: none waits. */
 struct mch_task *mch_queue_head(const struct mch_queue *queue);
+/* The task whose turn is after that of `task`, which waits; NULL: it is the last. */
+struct mch_task *mch_queue_next(const struct mch_queue *queue, const struct mch_task *task);
 
 /* The engine has it (`away` = 1), or no longer. */
 void mch_queue_send(struct mch_queue *queue, struct mch_task *task, int away);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "buf.h"
+#include "decimal.h"
 #include "width.h"
 
 enum {
@@ -113,19 +114,23 @@ void mch_render_rate(char *text, size_t size, const struct mch_report *report) {
   static const char units[] = "kMGTPE";
   double seconds = (double)report->elapsed_ns / 1e9;
   double value = seconds > 0 ? (double)report->done / seconds : 0;
+  char number[MCH_DECIMAL_ROOM];
   size_t unit = 0;
   if (value > 0 && value < 1) {
     int few = value * 60 < 1;
-    snprintf(text, size, few ? "%6.1f/h" : "%4.1f/min", value * (few ? 3600 : 60));
+    mch_decimal_fixed(number, value * (few ? 3600 : 60), 1);
+    snprintf(text, size, few ? "%6s/h" : "%4s/min", number);
     return;
   }
   if (value < 9999.95) {
-    snprintf(text, size, "%6.1f/s", value);
+    mch_decimal_fixed(number, value, 1);
+    snprintf(text, size, "%6s/s", number);
     return;
   }
   for (value /= 1000; value >= 999.95 && units[unit + 1] != '\0'; value /= 1000)
     unit++;
-  snprintf(text, size, "%5.1f%c/s", value, units[unit]);
+  mch_decimal_fixed(number, value, 1);
+  snprintf(text, size, "%5s%c/s", number, units[unit]);
 }
 
 /* --- layout --- */
@@ -260,11 +265,12 @@ static void put_times(struct mch_buf *to, const struct mch_tty_layout *layout,
 /* The percentage; without a total nothing, or the count if it stands nowhere else. */
 static void put_head(struct mch_buf *to, const struct mch_tty_layout *layout,
                      const struct mch_report *report) {
-  char text[32];
+  char text[32], number[MCH_DECIMAL_ROOM];
   double percent = mch_render_percent(report->done, report->total);
-  if (percent >= 0)
-    snprintf(text, sizeof text, " %6.2f%%", percent);
-  else if (layout->digits > 0)
+  if (percent >= 0) {
+    mch_decimal_fixed(number, percent, 2);
+    snprintf(text, sizeof text, " %6.6s%%", number);
+  } else if (layout->digits > 0)
     snprintf(text, sizeof text, "%*s", HEAD, "");
   else
     snprintf(text, sizeof text, "%*" PRIu64, HEAD, report->done);

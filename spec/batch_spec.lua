@@ -203,8 +203,8 @@ describe("items in batches", function()
     assert.are.equal(999, failure.runid)
     assert.are.equal(5, #failure.failures)
     local count = 0
-    for runid, value in pairs(failure.results) do
-      assert.are.equal(runid + 1, value)
+    for index, value in pairs(failure.results) do
+      assert.are.equal(index, value)
       count = count + 1
     end
     assert.are.equal(4995, count)

@@ -88,7 +88,7 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       end, { 1, 2, 3, 4 })
       assert.is_false(fine)
       assert.are.same({ 1, "even", 2 }, { failure.runid, failure.message, #failure.failures })
-      assert.are.same({ [0] = 1, [2] = 3 }, failure.results)
+      assert.are.same({ [1] = 1, [3] = 3 }, failure.results)
     end)
 
     it("puts failures in their places when asked to", function()

@@ -492,6 +492,45 @@ describe("fork engine", function()
     assert.are.equal(8, workers[1].tasks + workers[2].tasks)
   end)
 
+  it("tells of workers what they have ended, and their slots, which replacements keep", function()
+    local mcore <close> = mantichora { nworkers = 3, on_error = "return" }
+    mcore:start()
+    local function slots()
+      local list = {}
+      for i, worker in ipairs(mcore:workers()) do list[i] = worker.slot end
+      return list
+    end
+    assert.are.same({ 1, 2, 3 }, slots())
+    local gate = os.tmpname()
+    local runid = mcore:run(function() while io.open(gate) do mantichora.sleep(0.002) end end)
+    local busy = process.wait(function()
+      mcore:poll(0)
+      for _, worker in ipairs(mcore:workers()) do
+        if worker.runid == runid then return worker end
+      end
+    end)
+    assert.are.equal(0, busy.tasks) -- it runs one, and has ended none
+    os.remove(gate)
+    mcore:returns()
+    local sum = 0
+    for _, worker in ipairs(mcore:workers()) do sum = sum + worker.tasks end
+    assert.are.equal(1, sum)
+    for _ = 1, 3 do
+      local before = {}
+      for _, worker in ipairs(mcore:workers()) do before[worker.slot] = worker.pid end
+      mcore:run(os.exit, 3)
+      local pid = mcore:returns()[1].pid
+      process.wait(function()
+        mcore:poll(0)
+        return #mcore:workers() == 3
+      end)
+      assert.are.same({ 1, 2, 3 }, slots())
+      for _, worker in ipairs(mcore:workers()) do
+        assert.are.equal(before[worker.slot] ~= pid, before[worker.slot] == worker.pid)
+      end
+    end
+  end)
+
   it("forks at start, or else at the first run", function()
     local mcore <close> = mantichora { nworkers = 3 }
     assert.are.same({}, mcore:workers())

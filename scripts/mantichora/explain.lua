@@ -82,7 +82,8 @@ local function show_size(size)
   local unit = "KiB"
   size = size / 1024
   if size >= 1024 then size, unit = size / 1024, "MiB" end
-  return (("%.1f %s"):format(size, unit):gsub(",", ".")) -- whatever the locale has
+  local tenths = (size * 10 + 0.5) // 1 | 0 -- a format's fraction would follow the locale
+  return ("%d.%d %s"):format(tenths // 10, tenths % 10, unit)
 end
 
 local SAID = {
@@ -140,7 +141,8 @@ function Report:largest(n)
     if a.size ~= b.size then return a.size > b.size end
     return a.path < b.path
   end)
-  return table.move(all, 1, math.min(n or 3, #all), 1, {})
+  n = n or 3
+  return table.move(all, 1, n < #all and n or #all, 1, {})
 end
 
 local function report(size)

@@ -24,7 +24,9 @@
 local logging = {}
 
 -- The C part: where we are, and the way to the parent. See the stand-in below for what it offers.
-local found, report = pcall(require, "mantichora.report")
+local _, report = ...
+local found = type(report) == "table" -- not so where this file is loaded by its path
+if not found then found, report = pcall(require, "mantichora.report") end
 if not found and type(report) == "string" and report:find("task stopped", 1, true) then error(report, 0) end
 if not found or type(report) ~= "table" then
   report = {
@@ -51,6 +53,15 @@ local DEFAULT_DATEFMT = "%Y-%m-%d %H:%M:%S"
 -- ---------------------------------------------------------------------------------------------
 -- Small helpers
 
+local function smaller(a, b) return a < b and a or b end
+
+-- A number with an integral value as an integer; nil of anything else. (There may be no library math.)
+local function to_integer(value)
+  if type(value) == "number" and value == value // 1 and value >= -2 ^ 63 and value < 2 ^ 63 then
+    return value // 1 | 0
+  end
+end
+
 -- The number of letters to insert, remove or replace to make `a` of `b`.
 local function distance(a, b)
   local row = {}
@@ -60,7 +71,7 @@ local function distance(a, b)
     diagonal, row[0] = row[0], i
     for j = 1, #b do
       local cost = a:byte(i) == b:byte(j) and 0 or 1
-      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+      diagonal, row[j] = row[j], smaller(row[j] + 1, smaller(row[j - 1] + 1, diagonal + cost))
     end
   end
   return row[#b]
@@ -103,6 +114,7 @@ end
 -- Any value as a string: __tostring may raise, or return something else.
 local function to_string(value)
   local fine, text = try(tostring, value)
+  if type(value) == "number" then text = text:gsub("[^%w+-]+", ".") end -- in every locale
   return fine and text or ("(%s that cannot be shown)"):format(type(value))
 end
 
@@ -138,11 +150,10 @@ end
 
 -- A name in any case, or a number.
 local function level_number(level)
-  if math.type(level) == "integer" then return level end
-  if type(level) == "number" and math.tointeger(level) then return math.tointeger(level) end
+  if to_integer(level) then return to_integer(level) end
   if type(level) == "string" then
     local name = level:upper()
-    local number = LEVELS[name] or ALIASES[name] or math.tointeger(tonumber(name))
+    local number = LEVELS[name] or ALIASES[name] or to_integer(tonumber(name))
     if number then return number end
     return nil, ("unknown level '%s' (the nearest is '%s')"):format(level, nearest(name, LEVELS))
   end
@@ -180,12 +191,12 @@ local FIELDS = {
 
 local function field_value(record, field, datefmt)
   if field == "asctime" and os.date then
-    local seconds = math.floor(record.created)
+    local seconds = record.created // 1 | 0
     if datefmt then return os.date(datefmt, seconds) end
-    local milliseconds = math.floor((record.created - seconds) * 1000)
+    local milliseconds = (record.created - seconds) * 1000 // 1 | 0
     return ("%s,%03d"):format(os.date(DEFAULT_DATEFMT, seconds), milliseconds)
   elseif field == "msecs" then
-    return math.floor(record.created % 1 * 1000)
+    return record.created % 1 * 1000 // 1 | 0
   end
   return record[field]
 end
@@ -195,6 +206,7 @@ local function format_field(record, part, datefmt)
   local value = field_value(record, part.field, datefmt)
   if value == nil then value = "-" end
   local fine, text = try(string.format, part.conversion, value)
+  if fine and part.fraction then return (text:gsub("[^%w+ -]+", ".")) end -- in every locale
   if fine then return text end
   return ("%" .. part.flags .. "s"):format(to_string(value))
 end
@@ -216,7 +228,9 @@ local function parse_format(format)
     else
       if letter == "i" or letter == "u" then letter = "d" end
       local plain = flags:match("^%-?%d?%d?") -- what %s accepts
-      parts[#parts + 1] = { field = field, conversion = "%" .. flags .. letter, flags = plain }
+      parts[#parts + 1] = {
+        field = field, conversion = "%" .. flags .. letter, flags = plain, fraction = ("eEfgG"):find(letter, 1, true),
+      }
       if not try(string.format, "%" .. flags .. letter, letter == "s" and "" or 0) then
         return nil, ("format: '%s' cannot be used"):format(format:sub(percent, after - 1))
       end
@@ -412,7 +426,7 @@ local function log(logger, number, ...)
     levelno = number,
     levelname = level_name(number),
     message = make_message(...),
-    created = report.time and report.time() or os.time(),
+    created = report.time and report.time() or os.time and os.time() or 0,
     process = report.process(),
     runid = report.runid(),
     taskname = report.taskname(),

@@ -13,11 +13,12 @@
 -- The pool's methods, put together from the small steps of the core (bindings/lpool.c), and the
 -- module's functions. Loaded by luaopen_mantichora with the core as argument.
 
-local _, core = ...
+local _, core, load_map = ...
 
-local error, ipairs, pairs, select, setmetatable, tostring, type =
-  error, ipairs, pairs, select, setmetatable, tostring, type
-local math_tointeger, pack, sort = math.tointeger, table.pack, table.sort
+local error, ipairs, next, pairs, select, setmetatable, tonumber, tostring, type =
+  error, ipairs, next, pairs, select, setmetatable, tonumber, tostring, type
+local pack, sort = table.pack, table.sort
+local fixed, to_text, tointeger = core.fixed, core.text, core.tointeger
 
 -- ---------------------------------------------------------------------------------------------
 -- Failures
@@ -49,7 +50,7 @@ local wordings = {
   end,
   timeout = function(failure, reason) -- what the task said comes with a traceback
     local what = reason == "init" and not failure.traceback and reason or "it"
-    return ("%s ran longer than allowed (%.2f s)"):format(what, failure.elapsed)
+    return ("%s ran longer than allowed (%s s)"):format(what, fixed(failure.elapsed, 2))
   end,
   cancelled = function() return "it was cancelled" end,
 }
@@ -62,6 +63,8 @@ local wordings = {
 -- ended its process. `"killed"`: a signal ended its worker. `"timeout"`: it ran longer than allowed.
 -- `"cancelled"`: by `pool:cancel` or `pool:terminate`.
 -- @field runid the task's run ID
+-- @field index number of its item, in a `map` or `imap`
+-- @field item the item itself, the very value that was given
 -- @field name what `run_with` called it
 -- @field message what happened, a string
 -- @field value the original error value, if it could be sent and rebuilt
@@ -80,7 +83,7 @@ local wordings = {
 -- @field last_log message of the last record that such a task logged
 -- @field pool the pool's name
 -- @field failures where several tasks failed and one is raised for all: the list of them
--- @field results with `failures`: what the others gave, by run ID
+-- @field results with `failures`: what the others gave, by run ID; those of a `map` by `index`
 
 local failure_meta = { __name = "mantichora failure" }
 
@@ -88,6 +91,7 @@ local failure_meta = { __name = "mantichora failure" }
 function failure_meta:__tostring()
   local parts = { ("task %d"):format(self.runid) }
   local details = {}
+  if self.index then details[#details + 1] = ("item %d"):format(self.index) end
   if self.name then details[#details + 1] = ("%q"):format(self.name) end
   if self.place then details[#details + 1] = "function " .. self.place end
   if details[1] then parts[#parts + 1] = " (" .. table.concat(details, ", ") .. ")" end
@@ -95,9 +99,9 @@ function failure_meta:__tostring()
   if self.lost then parts[#parts + 1] = "\n  its error value is not here: " .. self.lost end
   if self.pool then parts[#parts + 1] = ("\n  in pool %q"):format(self.pool) end
   if self.pid then
-    parts[#parts + 1] = ("\n  in worker %d, after %.3f s"):format(self.pid, self.elapsed or 0)
+    parts[#parts + 1] = ("\n  in worker %d, after %s s"):format(self.pid, fixed(self.elapsed or 0, 3))
     if self.maxrss then
-      parts[#parts + 1] = (", %.1f MiB at most"):format(self.maxrss / 2 ^ 20)
+      parts[#parts + 1] = (", %s MiB at most"):format(fixed(self.maxrss / 2 ^ 20, 1))
     end
   end
   if self.attempts then parts[#parts + 1] = (", at attempt %d"):format(self.attempts) end
@@ -120,6 +124,8 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Options
 
+local function smaller(a, b) return a < b and a or b end
+
 -- For "did you mean": how far two names are apart, and their edit distance. Names that begin alike, and one
 -- that ends with the other, are near.
 local function distance(a, b)
@@ -130,13 +136,13 @@ local function distance(a, b)
     row[0] = i
     for j = 1, #b do
       local cost = a:byte(i) == b:byte(j) and 0 or 1
-      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+      diagonal, row[j] = row[j], smaller(row[j] + 1, smaller(row[j - 1] + 1, diagonal + cost))
     end
   end
   local short, long = a, b
   if #short > #long then short, long = long, short end
   if #short > 2 and (long:sub(1, 3) == short:sub(1, 3) or long:sub(-#short) == short) then
-    return math.min(row[#b], 2), row[#b]
+    return smaller(row[#b], 2), row[#b]
   end
   return row[#b], row[#b]
 end
@@ -153,7 +159,7 @@ local function nearest(name, known)
   return best, least
 end
 
-local function shown(value) return type(value) == "string" and ("%q"):format(value) or tostring(value) end
+local function shown(value) return type(value) == "string" and ("%q"):format(value) or to_text(value) end
 
 local function complain(name, expected, value)
   return ("option '%s' must be %s: %s is given"):format(name, expected, shown(value))
@@ -163,7 +169,7 @@ end
 
 local function integer_from(least, expected)
   return function(name, value)
-    local number = type(value) == "number" and math_tointeger(value)
+    local number = type(value) == "number" and tointeger(value)
     if not number or number < least then return nil, complain(name, expected, value) end
     return number
   end
@@ -196,7 +202,7 @@ end
 
 local function check_nworkers(name, value)
   if value == "auto" then return core.cpu_count() end
-  local number = type(value) == "number" and math_tointeger(value)
+  local number = type(value) == "number" and tointeger(value)
   if not number then return nil, complain(name, 'an integer or "auto"', value) end
   if number < 1 then return nil, ("nworkers must be at least one: %d is given"):format(number) end
   if number > 4096 then return nil, complain(name, "at most 4096", value) end
@@ -263,7 +269,7 @@ local pool_options = {
   on_error = choice_of("raise", "return"),
   timeout = seconds,
   max_tasks_per_worker = integer_from(1, "a positive integer"),
-  seed = integer_from(math.mininteger, "an integer"),
+  seed = integer_from(1 << 63, "an integer"),
   init = of_type("function", "a function"),
   limits = check_limits,
   capture_warn = integer_from(0, "a number of bytes (0: never)"),
@@ -278,7 +284,7 @@ local run_options = {
   name = of_type("string", "a string"),
   timeout = seconds,
   retries = integer_from(0, "an integer that is not negative"),
-  priority = integer_from(math.mininteger, "an integer"),
+  priority = integer_from(1 << 63, "an integer"),
 }
 
 local returns_options = { packed = of_type("boolean", "true or false") }
@@ -353,7 +359,7 @@ end
 
 local function check_timeout(timeout)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
-    core.argument(2, "timeout must be a number of seconds: " .. tostring(timeout) .. " is given")
+    core.argument(2, "timeout must be a number of seconds: " .. to_text(timeout) .. " is given")
   end
 end
 
@@ -545,10 +551,23 @@ function methods:run_multiple(functions)
 end
 
 -- ---------------------------------------------------------------------------------------------
--- Mapping
+-- Mapping (map.lua has what it is made of)
 
+local map_options = {
+  name = run_options.name, timeout = run_options.timeout, retries = run_options.retries,
+  priority = run_options.priority,
+}
 local imap_options = { ordered = of_type("boolean", "true or false") }
-local of_imap = { name = "imap", options = imap_options }
+local of_imap = { name = "imap", options = { ordered = imap_options.ordered } }
+for name, check_option in pairs(map_options) do imap_options[name] = check_option end
+
+local map = load_map(core, {
+  take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
+  keeps = function(pool) return not raises(pool) end,
+  -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
+  nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
+  new_failure = function(pool, raw) return new_failure(raw, settings_of[pool].name) end,
+})
 
 local function check_map(method, f, source)
   if f == nil or not core.is_callable(f) then
@@ -559,181 +578,27 @@ local function check_map(method, f, source)
       method == "map" and "" or " or an iterator", core.typename(source)))
   end
   local n = not core.is_callable(source) and source.n
-  if n and not (type(n) == "number" and math_tointeger(n)) then
-    core.argument(3, ("%s takes a list whose n is an integer: %s is given"):format(method, tostring(n)))
+  if n and not (type(n) == "number" and tointeger(n)) then
+    core.argument(3, ("%s takes a list whose n is an integer: %s is given"):format(method, to_text(n)))
   end
 end
 
--- Where items come from: `source(most)` gives a list, the index in it of the next item, how many there
--- are up to `most`, and whether each is packed; nil when there are no more.
-local function items_of(list, first)
-  if not core.is_callable(list) then
-    local at, n = first, list.n or #list
-    return function(most)
-      local from, count = at, math.min(most, n - at + 1)
-      if count <= 0 then return nil end
-      return list, from, count, false, function(taken) at = from + taken end
-    end
-  end
-  local waiting, ended = {}, false
-  return function(most)
-    while not ended and #waiting < most do
-      local item = pack(list())
-      if item[1] == nil then ended = true else waiting[#waiting + 1] = item end
-    end
-    if not waiting[1] then return nil end
-    local gathered = waiting
-    return gathered, 1, #gathered, true, function(taken)
-      waiting = table.move(gathered, taken + 1, #gathered, 1, {})
-    end
+-- `imap(f, pairs(t))` gives three values of which the last two look like options and one thing more.
+local function check_not_triple(source, options, ...)
+  if core.is_callable(source) and (source == next or options ~= nil and (...) ~= nil or
+    options ~= nil and select("#", ...) > 0 and (type(options) ~= "table" or next(options) ~= nil)) then
+    error("imap takes an iterator that is called without arguments, and options: those of a generic for, "
+      .. "as pairs(t) gives them, need what stands behind them. Wrap them: imap(f, coroutine.wrap(function() "
+      .. "for k, v in pairs(t) do coroutine.yield(k, v) end end))", 3)
   end
 end
 
-local batch_time = 0.02 -- seconds that the items of a batch shall take together
-
--- Runs `f` for each item; its tasks are a group of their own. What comes back is kept by the number of
--- its item: `values` has single values, `packed` (if asked for) what is more than one, or nil,
--- `failures` what failed. `ranges` (if asked for) says which run IDs items have. `patient`: the caller
--- has no use for a part of it.
-local function new_mapping(self, f, source, options)
-  local known = not core.is_callable(source) and math_tointeger(source.n or #source)
-  local expected = math.max(known or 0, 0)
-  local group = core.group(self, expected)
-  local next_items = items_of(source, 1)
-  local nworkers = settings_of[self].nworkers
-  local size, ahead, index = 1, 0, 0
-  local index_of = {} -- by run ID, of tasks that travel alone
-  local mapping = {
-    group = group, values = core.list(options.patient and expected or 0), packed = options.packed and {} or nil,
-    failures = {},
-    ranges = options.ranges and {} or nil, fed = 0,
-  }
-
-  -- Batches grow while their items are short, and shrink when they turn out long.
-  local function adapt()
-    local pace = core.pace(self, group)
-    local fitting = pace and batch_time / pace or size
-    size = math.max(1, math.min(2 * size, fitting // 1, options.most_in_batch))
-  end
-
-  local function note(count, runid)
-    if mapping.ranges then
-      mapping.ranges[#mapping.ranges + 1] = { index = index + 1, runid = runid, count = count }
-    end
-    index, ahead = index + count, ahead + count
-    mapping.fed = index
-  end
-
-  local function feed_one(list, at, packed)
-    local item = list[at]
-    local runid
-    if packed then
-      runid = core.run_in(self, group, f, table.unpack(item, 1, item.n))
-    else
-      runid = core.run_in(self, group, f, item)
-    end
-    note(1, runid)
-    index_of[runid] = index
-    return 1
-  end
-
-  -- Queue a few items; false when there are no more.
-  local function feed_some()
-    local list, from, count, packed, taken = next_items(size)
-    if not list then return false end
-    local queued, runid = core.run_batch(self, group, f, list, from, count, packed, index + 1)
-    if queued then note(queued, runid) end
-    taken(queued or feed_one(list, from, packed))
-    return true
-  end
-
-  -- Keep the workers busy, but look only so far ahead of what the caller has had up to `turn`.
-  local function feed(turn)
-    if mapping.failed and options.raises then return end -- what follows is for nobody
-    if next(index_of) == nil then adapt() end
-    while next_items do
-      local room = math.min(nworkers * math.max(32, 3 * size) - ahead,
-        turn + options.window * nworkers - index)
-      if room < size then break end -- whole batches only: a small one costs nearly as much
-      if not feed_some() then next_items = nil end
-    end
-  end
-
-  local function fail(at, failure)
-    mapping.failures[at] = failure
-    mapping.failed = true
-  end
-
-  local problems = {}
-  local function settle_problems()
-    for i, raw in ipairs(problems) do
-      local at = raw.index
-      raw.index, problems[i] = nil, nil
-      fail(at, new_failure(raw, settings_of[self].name))
-    end
-  end
-
-  local function keep_one(runid, failed, ...)
-    if runid == nil then return end
-    local at = index_of[runid] or (...).index
-    index_of[runid], ahead = nil, ahead - 1
-    if failed then
-      (...).index = nil
-      fail(at, (...))
-    elseif mapping.packed and (select("#", ...) ~= 1 or (...) == nil) then
-      mapping.packed[at] = pack(...)
-    else
-      mapping.values[at] = (...)
-    end
-  end
-
-  -- Keep something that has ended; false when there is nothing now.
-  local function collect()
-    local before = ahead
-    local count = core.take_batch(self, group, mapping.values, mapping.packed, problems)
-    if count then
-      ahead = ahead - count
-      settle_problems()
-      return true
-    end
-    keep_one(take(self, nil, group))
-    return ahead < before
-  end
-
-  -- Wait for something and keep it; false when all has come.
-  function mapping.take(turn)
-    local some = collect()
-    if some then
-      while collect() do end
-    end
-    feed(turn)
-    if some then return true end
-    if ahead == 0 then return false end
-    core.wait(self, options.patient and "many" or "one", math.min(ahead, size), nil, group)
-    while collect() do end
-    return true
-  end
-
-  return mapping
-end
-
--- The values that a mapping has, by run ID.
-local function results_by_runid(mapping)
-  local results = {}
-  for _, range in ipairs(mapping.ranges) do
-    for i = 0, range.count - 1 do results[range.runid + i] = mapping.values[range.index + i] end
-  end
-  return results
-end
-
--- Raise the failure of the lowest run ID; or put each in the place of its value.
-local function place_failures(self, mapping)
-  local failures = {}
-  for at, failure in pairs(mapping.failures) do
-    failures[#failures + 1] = failure
-    if not raises(self) then mapping.values[at] = failure end
-  end
-  if raises(self) then raise_lowest(failures, results_by_runid(mapping)) end
+-- Options of a mapping for the core; what a batch cannot carry makes each item travel alone.
+local function for_mapping(checked, more)
+  more.name, more.timeout = checked.name, checked.timeout
+  more.retries, more.priority = checked.retries or 0, checked.priority or 0
+  more.alone = (checked.name or checked.timeout or checked.retries) ~= nil
+  return more
 end
 
 --- Call `f(item)` for each item of a list, each as a task, and return the first values.
@@ -741,92 +606,45 @@ end
 -- @function map
 -- @tparam function f function, or a table that can be called
 -- @tparam table list read from 1 to `list.n` or `#list`
+-- @tparam[opt] table options `name`, `timeout`, `retries`, `priority` of each item, as `run_with` has them
 -- @treturn table the values in order, with `n`
--- @raise as `returns`
+-- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. What of an
+-- item cannot be sent, with its number.
 -- @blocks until the last item is done
-function methods:map(f, list)
+function methods:map(f, list, options)
   check(self)
   check_map("map", f, list)
-  local mapping = new_mapping(self, f, list, {
-    window = 2 ^ 40, most_in_batch = 4096, ranges = true, patient = true,
-  })
-  local _ <close> = mapping.group
-  while mapping.take(0) do end
-  if mapping.failed then place_failures(self, mapping) end
-  mapping.values.n = mapping.fed
-  return mapping.values
-end
-
--- Give what the mapping has for the item at `at`, which it keeps no longer.
-local function give(self, mapping, at)
-  local failure, packed, value = mapping.failures[at], mapping.packed[at], mapping.values[at]
-  mapping.failures[at], mapping.packed[at], mapping.values[at] = nil, nil, nil
-  if failure and raises(self) then
-    core.abandon(mapping.group)
-    error(failure, 0)
-  end
-  if packed then return at, table.unpack(packed, 1, packed.n) end
-  return at, failure or value
-end
-
-local function has(mapping, at)
-  return mapping.values[at] ~= nil or mapping.packed[at] or mapping.failures[at]
-end
-
-local function ordered_iterator(self, mapping)
-  local turn = 0
-  return function()
-    turn = turn + 1
-    while not has(mapping, turn) do
-      if not mapping.take(turn - 1) then return nil end
-    end
-    return give(self, mapping, turn)
-  end
-end
-
--- What comes first goes first; of what comes together, the earlier items.
-local function unordered_iterator(self, mapping)
-  local given, ready, next_ready = 0, {}, 1
-  local function gather()
-    ready, next_ready = {}, 1
-    for _, kept in ipairs { mapping.values, mapping.packed, mapping.failures } do
-      for at in pairs(kept) do ready[#ready + 1] = at end
-    end
-    sort(ready)
-  end
-  return function()
-    while not ready[next_ready] do
-      if not mapping.take(given) then return nil end
-      gather()
-    end
-    local at = ready[next_ready]
-    next_ready, given = next_ready + 1, given + 1
-    return give(self, mapping, at)
-  end
+  local checked = check_options(options, map_options, 4, { of_pool, of_run_with, of_imap })
+  local values, problem = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
+  if not values then error(problem, 2) end
+  return values
 end
 
 --- Iterate over the values of `f` for each item: `for i, value in mcore:imap(f, items) do`.
--- Looks ahead only so far (at most 384 items for each worker), so that any number of items takes constant
--- memory.
+-- It looks ahead only so far that any number of items takes constant memory: at most 192 items for each
+-- worker, and 64 MiB of serialized items and results that wait, or one item for each worker. Until it has
+-- seen as many results as there are workers these are 4 items for each worker. What is there is handed
+-- over before an iterator is asked again, so that a slow one delays no result by more than one step.
 -- A `break` or an error cancels what the loop has queued. Results of tasks that `run` has
 -- queued are not touched.
 -- @function imap
 -- @tparam function f function, or a table that can be called
 -- @param source list, or a function that gives an item (one or more values) at each call and nil at the
--- end; it is called in this process
--- @tparam[opt] table options `ordered = false`: in the order in which they end
+-- end; it is called in this process, without arguments. What it raises is raised after the values of what
+-- came before.
+-- @tparam[opt] table options `ordered = false`: in the order in which they end; and those of `map`
 -- @return iterator over the item's index and its values, and what a generic `for` closes
--- @raise at the item's turn, its `failure`
+-- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first)
 -- @blocks at each step, until that item is done
-function methods:imap(f, source, options)
+function methods:imap(f, source, options, ...)
   check(self)
   check_map("imap", f, source)
-  local ordered = check_options(options, imap_options, 4, { of_pool, of_run_with }).ordered ~= false
-  local mapping = new_mapping(self, f, source, {
-    window = 192, most_in_batch = 64, packed = true, raises = raises(self),
-  })
-  local iterator = (ordered and ordered_iterator or unordered_iterator)(self, mapping)
-  return iterator, nil, nil, mapping.group
+  check_not_triple(source, options, ...)
+  local checked = check_options(options, imap_options, 4, { of_pool, of_run_with })
+  local iterator, group = map.iterate(self, f, source, for_mapping(checked, {
+    window = settings_of[self].inline and 1 or 192, most_in_batch = 64, ordered = checked.ordered ~= false,
+  }))
+  return iterator, nil, nil, group
 end
 
 -- ---------------------------------------------------------------------------------------------
@@ -856,8 +674,9 @@ end
 
 --- The workers that live now.
 -- @function workers
--- @treturn table list of tables with `pid`, `runid` (of the task that runs; nil: none), `tasks` (how
--- many it has done), `maxrss` (bytes that it used at most)
+-- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement has its
+-- slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
+-- used at most); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -903,8 +722,8 @@ end
 -- @blocks never
 function methods:cancel(runid)
   check(self)
-  local number = type(runid) == "number" and math_tointeger(runid)
-  if not number then core.argument(2, "cancel takes a run ID: " .. tostring(runid) .. " is given") end
+  local number = type(runid) == "number" and tointeger(runid)
+  if not number then core.argument(2, "cancel takes a run ID: " .. to_text(runid) .. " is given") end
   return core.cancel(self, number)
 end
 
@@ -1051,7 +870,7 @@ local mantichora = {}
 -- What the host's --workers asks for.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and check_nworkers("nworkers", text == "auto" and text or math_tointeger(text))
+  local number = text and check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
   return number or 4
 end
 
@@ -1077,7 +896,8 @@ local function make(options)
     capture_warn = o.capture_warn or 8 << 20,
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
-  settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0 }
+  settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0,
+    inline = o.engine == "inline" }
   return pool
 end
 
@@ -1099,7 +919,7 @@ end
 -- @blocks for so long
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
-    core.argument(1, "sleep takes a number of seconds: " .. tostring(duration) .. " is given")
+    core.argument(1, "sleep takes a number of seconds: " .. to_text(duration) .. " is given")
   end
   core.sleep(duration)
 end

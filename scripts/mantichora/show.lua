@@ -72,8 +72,14 @@ local function show_function(value)
   return ("<function %s:%d>"):format(harmless(info.short_src), info.linedefined)
 end
 
+-- With a point in every locale.
+local function show_number(value)
+  return (tostring(value):gsub("[^%w+-]+", "."))
+end
+
 local simple = {
   string = quote,
+  number = show_number,
   ["function"] = show_function,
   thread = function() return "<coroutine>" end,
   userdata = function(value) return "<" .. (name_of(value) or "userdata") .. ">" end,

@@ -415,7 +415,7 @@ static void test_cancel_all(void) {
 /* The last of an abandoned group's tasks takes the group along. */
 static void test_abandon(void) {
   struct mch_pool *pool = new_pool();
-  struct mch_group *group = mch_pool_group(pool, 0), mine = {0};
+  struct mch_group *group = mch_pool_group(pool, 0, 0), mine = {0};
   struct mch_pool_counts counts;
   the_engine->capacity = 3;
   run(pool, group);
@@ -433,13 +433,13 @@ static void test_abandon(void) {
   fake_finish(0, MCH_KIND_OK);
   CHECK(take_one(pool, &mine, NULL) == 2);
   CHECK(pool->base == 4);
-  group = mch_pool_group(pool, 0);
+  group = mch_pool_group(pool, 0, 0);
   mch_pool_abandon(pool, group);
-  group = mch_pool_group(pool, 0);
+  group = mch_pool_group(pool, 0, 0);
   run(pool, group);
   fake_finish(0, MCH_KIND_OK);
   mch_pool_abandon(pool, group);
-  group = mch_pool_group(pool, 0);
+  group = mch_pool_group(pool, 0, 0);
   run(pool, group);
   the_engine->begun = 1;
   mch_pool_abandon(pool, group);
