@@ -111,6 +111,7 @@ local function new_mapping(pool, f, source, options)
     ahead = 0, -- of them, those that were not received
     seen = 0, given = 0, -- received; handed over
     index_of = {}, -- by run ID, of tasks that travel alone
+    stops = core.stops(),
     problems = {}, -- what the core cannot turn into values
     weights = {}, weight = 0, -- bytes of large results that wait, by number, and together
     item_weights = {}, item_weight = 0, -- of large items that were sent
@@ -182,7 +183,7 @@ end
 -- The next item cannot be sent.
 function Mapping:refuse(problem)
   if type(problem) == "string" then problem = ("%s (item %d)"):format(problem, self.index + 1) end
-  self:break_off(problem)
+  self:break_off(problem, self.stops)
   self.refused = true
 end
 
