@@ -51,7 +51,6 @@ struct lpool {
   size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
   int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
-  int former_gc;        /* the mode to go back to; 0: none */
   uint64_t round;       /* of the state, when this pool was last looked at */
   int gathered;         /* the state's poller hears it */
   int called;           /* and has named it */
@@ -61,7 +60,6 @@ enum {
   FRESH_NANOSECONDS = 200000,
   MOST_PIECES = 32, /* of results, between two looks at anything else */
   SLICE = 20000000, /* nanoseconds between looks where no descriptor tells */
-  LARGE_HEAP_KB = 64 * 1024,
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
 
@@ -169,26 +167,11 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
 
 /* -- forking ------------------------------------------------------------------------------ */
 
-/* With a large heap, enter generational collection: workers' collections then leave what they
- * inherited alone, so that its pages stay shared. Enter it anew if this state has it already: its
- * next major collection, due when the heap has doubled since the last one, else comes in each of
- * the workers. */
+/* Before the first fork: once for the pool. */
 static void prepare_collector(lua_State *L, struct lpool *lpool) {
-#if LUA_VERSION_RELEASE_NUM >= 50404
-  if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
-    lpool->former_gc = lua_gc(L, LUA_GCINC, 0, 0, 0);
-    lua_gc(L, LUA_GCGEN, 0, 0);
-    lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
-    lpool->task.generational = 1;
-  }
-#endif
+  if (!lpool->keep_gc)
+    mch_heap_prepare(L, &lpool->task.heap);
   lpool->keep_gc = 1;
-}
-
-static void restore_collector(lua_State *L, struct lpool *lpool) {
-  if (lpool->former_gc == LUA_GCINC)
-    lua_gc(L, LUA_GCINC, 0, 0, 0);
-  lpool->former_gc = 0;
 }
 
 /* Before the first fork: note what the workers will know. */
@@ -219,6 +202,7 @@ static void prepare_fork(lua_State *L, struct lpool *lpool) {
   lua_pushlightuserdata(L, lpool);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     lua_pop(L, 1);
+  mch_heap_renew(L, &lpool->task.heap);
 }
 
 /* -- what is lent to messages -------------------------------------------------------------- */
@@ -493,7 +477,9 @@ static void pump(lua_State *L, struct lpool *lpool) {
   lpool->pumped = mch_now();
   release_spent(L, lpool);
   if (mch_pool_short_of_workers(lpool->pool)) {
-    prepare_fork(L, lpool);
+    prepare_fork(L, lpool); /* runs finalizers, which may close the pool */
+    if (lpool->pool == NULL)
+      return;
     mch_pool_add_workers(lpool->pool);
   }
   store_pieces(L, lpool, MOST_PIECES);
@@ -1838,7 +1824,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
-  restore_collector(L, lpool);
+  mch_heap_restore(L, &lpool->task.heap);
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->spans);
   mch_buf_free(&lpool->ids);
@@ -1991,6 +1977,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.snapshot = flag_field(L, "snapshot");
   config->background = flag_field(L, "background");
   config->engine.nworkers = (unsigned)integer_field(L, "nworkers");
+  lpool->task.heap.nworkers = (int)config->engine.nworkers;
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
   config->engine.timeout = time_field(L, "timeout");
   config->engine.grace = 500000000u;

@@ -10,6 +10,7 @@
 #include "context.h"
 #include "engine.h"
 #include "lwatch.h"
+#include "lyoung.h"
 
 struct call;
 
@@ -35,12 +36,13 @@ struct mch_ltask {
   struct mch_stream *stream; /* the state of math.random, if it is as we know it */
   int stream_known;          /* that was looked at */
   lua_Integer seed;
-  int generational;            /* the collector was made so for the workers */
+  struct mch_heap heap;        /* how the collector was made ready for workers */
   int hides_bars;              /* bars of tasks are not shown */
   int running;                 /* a task runs in this process */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */
+  struct mch_young young;      /* likewise */
   struct mch_dictionary codes; /* what the pool told by CODE */
   int prepared;                /* init has run */
   int broken;                  /* init raised: `complaint` is the answer to the first task */
