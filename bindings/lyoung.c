@@ -3,9 +3,6 @@
 
 #include <lauxlib.h>
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 #include <stdint.h>
 
 enum {
@@ -126,37 +123,39 @@ static size_t larger(size_t a, size_t b) {
 /* How much may be there when the next collection is made. What is wasted for a structure is in
  * proportion to it; small garbage alone is collected often. */
 static size_t due_after(const struct mch_young *young, size_t left) {
-  size_t small = young->least / 2, slack = 0, most = left + young->room, limit = young->watch->limit;
+  size_t small = young->least / 2, slack = 0, limit = young->watch->limit;
+  size_t most = left + larger(young->volume, young->structure + young->structure / 5);
   if (young->structure > small)
     slack = (young->structure - small) * 8;
   if (slack > young->slack)
     slack = young->slack;
-  most = larger(most, left + young->structure + young->structure / 4);
-  most = larger(most, slack + young->structure * 21 / 10);
+  most = larger(most, slack + young->structure / 10 * 21);
   if (limit > left && most > left + (limit - left) / 2)
     most = left + (limit - left) / 2; /* before memory is short */
   return most;
 }
 
+static void forget(struct mch_young *young) {
+  young->structure -= young->structure / 32;
+  young->volume = larger(young->least, young->volume - young->volume / 32);
+  young->rested = 0;
+}
+
 /* A collection has left so much. What there is more than at the last one is new and lives. If that is
- * much of what was made since, a structure is being built; should it see another collection, then
- * what it holds becomes old. */
+ * much of what was made since, and was so the last time, then something that is being built has met
+ * two collections, and will stay for ever with all that it comes to hold: there shall be fewer. */
 static void learn(struct mch_young *young, size_t left) {
   size_t built = left > young->left ? left - young->left : 0;
-  size_t all = young->room / 10 * 9;
+  int grows = built > young->room / 3;
   if (young->rested)
-    young->structure -= young->structure / 32;
-  young->rested = 0;
-  young->structure = larger(built >= all ? built + young->grown : built, young->structure);
-  young->grown = built >= all ? built : 0;
-  if (built > young->room / 5 * 2)
-    young->room += young->room / 2;
-  else
-    young->room = young->least;
+    forget(young);
+  young->structure = larger(built, young->structure);
+  if (grows && young->grows)
+    young->volume = larger(young->volume, young->room / 4 * 7);
+  young->grows = grows;
   young->watch->due = due_after(young, left);
   young->room = young->watch->due - left;
   young->left = left;
-  if (getenv("MDEBUG")) fprintf(stderr, "%d left %.1f structure %.1f due %.1f\n", getpid(), (double)left/1e6, (double)young->structure/1e6, (double)young->watch->due/1e6);
 }
 
 static int see_collection(lua_State *L);
@@ -211,7 +210,7 @@ void mch_young_begin(lua_State *L, struct mch_young *young, const struct mch_hea
   share = heap->size / 16 / (size_t)heap->nworkers;
   young->least = between(share, MIB, 4 * MIB);
   young->slack = heap->size / 5 / (size_t)heap->nworkers;
-  young->room = young->least;
+  young->room = young->volume = young->least;
   young->left = watch->added;
   young->spare = between(share, 4 * MIB, 64 * MIB);
   set_limits(L, heap);

@@ -35,7 +35,8 @@ struct mch_young {
   size_t structure;         /* the largest that was seen to be built lately */
   size_t base;              /* there after the first task */
   size_t check;             /* a task that leaves more is looked at */
-  size_t grown;             /* of it, by the last collection, if nothing was garbage */
+  size_t volume;            /* that may be made while something is built */
+  int grows;                /* something was at the last collection */
   int rested;               /* a task has ended since the last collection */
   int settled;              /* the first task has ended */
   int armed;                /* collections are told */
