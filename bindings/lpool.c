@@ -54,6 +54,7 @@ struct lpool {
   uint64_t round;       /* of the state, when this pool was last looked at */
   int gathered;         /* the state's poller hears it */
   int called;           /* and has named it */
+  int frugal;           /* as last told to the pool */
 };
 
 enum {
@@ -470,9 +471,13 @@ static int is_fresh(const struct lpool *lpool, const struct goal *goal) {
          mch_now() - lpool->pumped < FRESH_NANOSECONDS;
 }
 
-/* Move the pool on and hand over its log records; a handler of these may close it. */
-static void pump(lua_State *L, struct lpool *lpool) {
+/* Move the pool on and hand over its log records; a handler of these may close it. `frugal`: the
+ * caller has no time for more forks than the one without which nothing is done. */
+static void pump(lua_State *L, struct lpool *lpool, int frugal) {
   lpool->task.L = L;
+  if (frugal != lpool->frugal)
+    mch_pool_spare_forks(lpool->pool, frugal);
+  lpool->frugal = frugal;
   mch_pool_pump(lpool->pool);
   lpool->pumped = mch_now();
   release_spent(L, lpool);
@@ -513,7 +518,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
   if (is_fresh(lpool, goal))
     return 1;
   for (;;) {
-    pump(L, lpool);
+    pump(L, lpool, 0);
     mch_atpbar_pump(L);
     if (lpool->pool == NULL)
       raise_closed(L);
@@ -699,7 +704,7 @@ static struct tally add_up(lua_State *L, int want_due) {
 }
 
 /* Pump each pool that has something to do. */
-static void pump_all(lua_State *L, struct mch_poller *poller) {
+static void pump_all(lua_State *L, struct mch_poller *poller, int frugal) {
   struct mch_context *context = mch_context_get(L);
   struct lpool *lpool;
   uint64_t round = ++context->round, now = mch_now();
@@ -709,13 +714,15 @@ static void pump_all(lua_State *L, struct mch_poller *poller) {
     if (poller == NULL || gather(poller, lpool, &error) != 0 || lpool->called ||
         mch_pool_deadline(lpool->pool) <= now) {
       lpool->called = 0;
-      pump(L, lpool);
+      pump(L, lpool, frugal);
     }
     lua_pop(L, 1);
   }
 }
 
+/* A frame of an engine has no time for forks. */
 size_t mch_lpool_poll(lua_State *L, uint64_t until) {
+  int frugal = until == 0 && mch_context_get(L)->embedded;
   struct mch_output *output = mch_atpbar_output(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main, NULL};
@@ -725,7 +732,7 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
     struct mch_poller *poller = gathering(L, &error);
     struct tally tally;
     uint64_t now, due;
-    pump_all(L, poller);
+    pump_all(L, poller, frugal);
     now = mch_now();
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
       mch_atpbar_pump(L);
@@ -751,7 +758,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
     struct mch_error error;
     struct mch_poller *poller = gathering(L, &error);
     int fds[] = {fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
-    pump_all(L, poller);
+    pump_all(L, poller, 0);
     mch_atpbar_pump(L);
     readable = mch_await_until(fds, 2, mch_lpool_due(L), interrupted, &look);
     obey_hooks(L, output, &own, &of_main);
