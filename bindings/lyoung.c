@@ -192,7 +192,7 @@ static size_t between(size_t value, size_t least, size_t most) {
 /* Lua's own limits shall not be met: that of minor collections is in percent of the heap, mostly
  * inherited. A major collection comes when the worker has added as much as it would copy. */
 static void set_limits(lua_State *L, const struct mch_heap *heap) {
-  size_t most = larger(heap->size, between(heap->size * 3, 0, 350 * MIB));
+  size_t most = larger(heap->size, 450 * MIB);
   int percent = (int)between(most / (heap->size / 100), 100, MOST_FOURFOLD);
 #if LUA_VERSION_NUM >= 505
   lua_gc(L, LUA_GCPARAM, LUA_GCPMINORMUL, MOST_PERCENT);
