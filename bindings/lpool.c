@@ -59,8 +59,8 @@ struct lpool {
 
 enum {
   FRESH_NANOSECONDS = 200000,
-  MOST_PIECES = 32, /* of results, between two looks at anything else */
-  SLICE = 20000000, /* nanoseconds between looks where no descriptor tells */
+  MOST_PIECES = 32,               /* of results, between two looks at anything else */
+  SLICE = 20000000,               /* nanoseconds between looks where no descriptor tells */
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
 

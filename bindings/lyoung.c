@@ -40,8 +40,9 @@ static int make_asker(lua_State *L) {
   return 0;
 }
 
-/* Before Lua 5.4.4 generational collection was not sound. No number tells the release at run time, but
- * since then a finalizer cannot use the collector; a state of its own, with one object, shows it. */
+/* Before Lua 5.4.4 generational collection was not sound. No number tells the release at run time,
+ * but since then a finalizer cannot use the collector; a state of its own, with one object, shows
+ * it. */
 static int can_be_generational(void) {
   int is_refused = 0;
   lua_State *probe = luaL_newstate();
@@ -94,9 +95,9 @@ void mch_heap_prepare(lua_State *L, struct mch_heap *heap) {
   make_old(L, heap);
 }
 
-/* The first line costs nothing where the collector is as it should be. Where it is not (another pool
- * has closed, a structure was built that its major collections could not make smaller) the first
- * collection in each worker would walk through all. */
+/* The first line costs nothing where the collector is as it should be. Where it is not (another
+ * pool has closed, a structure was built that its major collections could not make smaller) the
+ * first collection in each worker would walk through all. */
 void mch_heap_renew(lua_State *L, struct mch_heap *heap) {
   if (heap->size == 0 || lua_gc(L, LUA_GCISRUNNING) != 1)
     return;
@@ -141,9 +142,10 @@ static void forget(struct mch_young *young) {
   young->rested = 0;
 }
 
-/* A collection has left so much. What there is more than at the last one is new and lives. If that is
- * much of what was made since, and was so the last time, then something that is being built has met
- * two collections, and will stay for ever with all that it comes to hold: there shall be fewer. */
+/* A collection has left so much. What there is more than at the last one is new and lives. If that
+ * is much of what was made since, and was so the last time, then something that is being built has
+ * met two collections, and will stay for ever with all that it comes to hold: there shall be fewer.
+ */
 static void learn(struct mch_young *young, size_t left) {
   size_t built = left > young->left ? left - young->left : 0;
   int grows = built > young->room / 3;

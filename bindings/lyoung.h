@@ -3,11 +3,11 @@
  * Generational collection over a large heap that workers inherit. A minor collection leaves what is
  * old alone, so that its pages stay shared; a major one walks through all of it, and the worker has
  * a copy of its own of every page. So a worker makes minor collections only, and it makes them at
- * the right time: what lives through two of them becomes old, and is never freed again. The worker's
- * allocator knows how much there is, and asks for a collection when the young generation has grown
- * to more than the largest structure that was built so far; what is built and dropped then never
- * becomes old. What did is garbage that only a major collection would free: when it has grown large
- * the worker leaves, between two tasks, and the pool forks another. */
+ * the right time: what lives through two of them becomes old, and is never freed again. The
+ * worker's allocator knows how much there is, and asks for a collection when the young generation
+ * has grown to more than the largest structure that was built so far; what is built and dropped
+ * then never becomes old. What did is garbage that only a major collection would free: when it has
+ * grown large the worker leaves, between two tasks, and the pool forks another. */
 #ifndef MCH_LYOUNG_H
 #define MCH_LYOUNG_H
 
@@ -43,8 +43,8 @@ struct mch_young {
   int major;                /* a major collection was made */
 };
 
-/* Before the first fork of a pool, where the heap is large: make the collector generational, and all
- * that is there old. Does nothing where Lua cannot do it well. Raises errors of memory. */
+/* Before the first fork of a pool, where the heap is large: make the collector generational, and
+ * all that is there old. Does nothing where Lua cannot do it well. Raises errors of memory. */
 void mch_heap_prepare(lua_State *L, struct mch_heap *heap);
 
 /* Before each later fork: the same for what was made since. May run finalizers. */
