@@ -35,9 +35,10 @@
  *     until the sink returns, `ud` is never looked at. All that the library keeps for a state goes
  *     with lua_close(). States may be closed in any order.
  *   - A pool made with background = false starts no thread. No pool takes a signal handler away.
- *   - In a state to which a program gave luaopen_mantichora (by luaL_requiref, or in package.preload),
- *     or on which one of these functions has been called, pools that a script makes later leave the
- *     garbage collector's mode alone (the option gc = "keep") unless it says gc = "auto".
+ *   - In a state to which a program gave luaopen_mantichora (by luaL_requiref, or in
+ * package.preload), or on which one of these functions has been called, pools that a script makes
+ * later leave the garbage collector's mode alone (the option gc = "keep") unless it says gc =
+ * "auto".
  *
  * Structures given to sinks may grow at their end in later versions: `size` is the size that the
  * library knows. A program that uses a newer field asks for
@@ -96,8 +97,8 @@ MANTICHORA_API const char *mantichora_error(struct lua_State *L);
 
 /* Move all pools of the state on: take in what workers say, give them tasks, replace those that
  * ended (forks happen here; with timeout 0 one, and only when no worker of the pool is left: the
- * others are replaced when somebody waits), call the sinks. Returns how many finished tasks wait to be received by
- * a script, in all pools together; or a negative code.
+ * others are replaced when somebody waits), call the sinks. Returns how many finished tasks wait to
+ * be received by a script, in all pools together; or a negative code.
  *
  * `timeout`: seconds. With 0 it does not wait, and costs a microsecond when nothing is due. Else it
  * waits, and returns early, as soon as a task waits to be received or none is outstanding. It never
