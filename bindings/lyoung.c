@@ -86,21 +86,33 @@ static void make_old(lua_State *L, struct mch_heap *heap) {
   heap->size = heap_size(L);
 }
 
+/* Enter generational collection, anew if this state has it already: a major collection is due when
+ * the heap has grown by so much since the last one, and would come in each worker. Returns the mode
+ * that it had. */
+static int enter(lua_State *L, struct mch_heap *heap) {
+  int former = lua_gc(L, LUA_GCINC, 0, 0, 0);
+  lua_gc(L, LUA_GCGEN, 0, 0);
+  heap->base = heap_size(L);
+  return former;
+}
+
 void mch_heap_prepare(lua_State *L, struct mch_heap *heap) {
   if (lua_gc(L, LUA_GCCOUNT) < LARGE_HEAP_KB || !can_be_generational())
     return;
   push_witness(L, see_major);
   heap->old = luaL_ref(L, LUA_REGISTRYINDEX);
-  heap->was_young = lua_gc(L, LUA_GCGEN, 0, 0) == LUA_GCGEN;
+  heap->was_young = enter(L, heap) == LUA_GCGEN;
   make_old(L, heap);
 }
 
-/* The first line costs nothing where the collector is as it should be. Where it is not (another
- * pool has closed, a structure was built that its major collections could not make smaller) the
- * first collection in each worker would walk through all. */
+/* To say once more that it is generational costs nothing where it is as it should be. Where it is
+ * not (another pool has closed, a structure was built that its major collections could not make
+ * smaller) the first collection in each worker would walk through all. */
 void mch_heap_renew(lua_State *L, struct mch_heap *heap) {
   if (heap->size == 0 || lua_gc(L, LUA_GCISRUNNING) != 1)
     return;
+  if (heap_size(L) > heap->base * 4)
+    enter(L, heap);
   lua_gc(L, LUA_GCGEN, 0, 0);
   if (heap_size(L) > heap->size + NEWS_KB * 1024)
     make_old(L, heap);
@@ -194,8 +206,9 @@ static size_t between(size_t value, size_t least, size_t most) {
 /* Lua's own limits shall not be met: that of minor collections is in percent of the heap, mostly
  * inherited. A major collection comes when the worker has added as much as it would copy. */
 static void set_limits(lua_State *L, const struct mch_heap *heap) {
-  size_t most = larger(heap->size, 450 * MIB);
-  int percent = (int)between(most / (heap->size / 100), 100, MOST_FOURFOLD);
+  size_t grown = heap->size > heap->base ? heap->size - heap->base : 0;
+  size_t most = grown + larger(heap->size, 450 * MIB);
+  int percent = (int)between(most / (heap->base / 100), 100, MOST_FOURFOLD);
 #if LUA_VERSION_NUM >= 505
   lua_gc(L, LUA_GCPARAM, LUA_GCPMINORMUL, MOST_PERCENT);
   lua_gc(L, LUA_GCPARAM, LUA_GCPMINORMAJOR, percent);

@@ -19,6 +19,7 @@
 /* What the parent settles before a fork. */
 struct mch_heap {
   size_t size;   /* bytes when all of it was last made old; 0: the collector is left as it is */
+  size_t base;   /* bytes when all of it was last walked through */
   int old;       /* registry reference to what only a major collection finalizes */
   int nworkers;  /* set before: what they may waste is divided among them */
   int was_young; /* the parent's collector was generational before */

@@ -40,8 +40,11 @@ local make = ({ tables = tables, closures = closures, chain = chain })[arg[1]]
 local n, ntasks, times, nworkers = tonumber(arg[2]), tonumber(arg[3]), tonumber(arg[4]), 3
 collectgarbage(arg[5])
 local live = size_of(make, n) * nworkers
-local heap = tables(2200000)
+local heap = tables(1200000)
 collectgarbage()
+if arg[6] == "grown" then collectgarbage "generational" end
+for i = #heap, 2200000 do heap[i] = { i } end
+if arg[6] ~= "grown" then collectgarbage() end
 local alone, most = used "self", 0
 local pool <close> = mantichora { nworkers = nworkers, gc = "auto" }
 for _ = 1, ntasks do pool:run(function() for _ = 1, times do make(n) end end) end
@@ -82,6 +85,13 @@ describe("memory of workers over a large heap", function()
       end)
     end
   end
+
+  it("is bounded where the parent's next full collection is near", function()
+    if sanitized then return pending("sanitizers have memory of their own") end
+    local out = run(measure, "tables", 100000, 3, 40, "generational", "grown")
+    local most, allowed = out:match("^(%S+)\t(%S+)\n$")
+    assert.is_true(tonumber(most) <= tonumber(allowed), out)
+  end)
 
   local replaced = prelude .. [=[
     local heap = tables(arg[1] == "large" and 1000000 or 10)
