@@ -399,9 +399,16 @@ static void set_arg_table(lua_State *L, const struct command_line *line) {
   lua_setglobal(L, "arg");
 }
 
+/* This program is no host of others' states: its scripts' pools are as under `lua`. */
+static int open_pool_module(lua_State *L) {
+  lua_settop(L, 1);
+  lua_pushliteral(L, "here"); /* where `require` tells a file */
+  return luaopen_mantichora(L);
+}
+
 static void preload_modules(lua_State *L) {
   static const luaL_Reg modules[] = {
-      {"mantichora", luaopen_mantichora},
+      {"mantichora", open_pool_module},
       {"mantichora.atpbar", luaopen_mantichora_atpbar},
       {"mantichora.logging", luaopen_mantichora_logging},
       {NULL, NULL},

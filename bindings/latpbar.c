@@ -47,9 +47,24 @@ struct output_box {
   struct mch_output *out;
 };
 
+static int call_render(lua_State *L);
+
+/* The state closes. Pools and loops, which are younger, have ended their bars: the last that sinks
+ * and renderers are told. */
+static void tell_the_end(lua_State *L, struct mch_output *out) {
+  if (!lua_checkstack(L, 4))
+    return;
+  lua_pushcfunction(L, call_render);
+  lua_pushlightuserdata(L, out);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
+}
+
 /* Pools and loops that are finalized later still end their bars in it. */
 static int output_gc(lua_State *L) {
   struct output_box *box = lua_touserdata(L, 1);
+  if (box->out != NULL)
+    tell_the_end(L, box->out);
   mch_output_unref(box->out);
   box->out = NULL;
   return 0;

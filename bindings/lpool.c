@@ -57,18 +57,17 @@ struct lpool {
   uint64_t weight;      /* bytes of the last result that was taken */
   int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
-  int former_gc;        /* the mode to go back to; 0: none */
   uint64_t round;       /* of the state, when this pool was last looked at */
   int gathered;         /* the state's poller hears it */
   int called;           /* and has named it */
   unsigned nworkers;    /* at most */
+  int frugal;           /* as last told to the pool */
 };
 
 enum {
   FRESH_NANOSECONDS = 200000,
-  MOST_PIECES = 32, /* of results, between two looks at anything else */
-  SLICE = 20000000, /* nanoseconds between looks where no descriptor tells */
-  LARGE_HEAP_KB = 64 * 1024,
+  MOST_PIECES = 32,               /* of results, between two looks at anything else */
+  SLICE = 20000000,               /* nanoseconds between looks where no descriptor tells */
   MEMORY_SLACK = 64 * 1024 * 1024 /* what C may add besides Lua before the system's limit */
 };
 
@@ -293,26 +292,11 @@ static void deliver_logs(lua_State *L, struct lpool *lpool) {
 
 /* -- forking ------------------------------------------------------------------------------ */
 
-/* With a large heap, enter generational collection: workers' collections then leave what they
- * inherited alone, so that its pages stay shared. Enter it anew if this state has it already: its
- * next major collection, due when the heap has doubled since the last one, else comes in each of
- * the workers. */
+/* Before the first fork: once for the pool. */
 static void prepare_collector(lua_State *L, struct lpool *lpool) {
-#if LUA_VERSION_RELEASE_NUM >= 50404
-  if (!lpool->keep_gc && lua_gc(L, LUA_GCCOUNT) >= LARGE_HEAP_KB) {
-    lpool->former_gc = lua_gc(L, LUA_GCINC, 0, 0, 0);
-    lua_gc(L, LUA_GCGEN, 0, 0);
-    lua_gc(L, LUA_GCSTEP, 0); /* 5.4.4 needs one after entering */
-    lpool->task.generational = 1;
-  }
-#endif
+  if (!lpool->keep_gc)
+    mch_heap_prepare(L, &lpool->task.heap);
   lpool->keep_gc = 1;
-}
-
-static void restore_collector(lua_State *L, struct lpool *lpool) {
-  if (lpool->former_gc == LUA_GCINC)
-    lua_gc(L, LUA_GCINC, 0, 0, 0);
-  lpool->former_gc = 0;
 }
 
 /* Before the first fork: note what the workers will know. */
@@ -343,6 +327,7 @@ static void prepare_fork(lua_State *L, struct lpool *lpool) {
   lua_pushlightuserdata(L, lpool);
   if (mch_lwatch_pcall(L, 1, 0, 0) != LUA_OK)
     lua_pop(L, 1);
+  mch_heap_renew(L, &lpool->task.heap);
 }
 
 /* -- what is lent to messages -------------------------------------------------------------- */
@@ -634,14 +619,20 @@ static int is_fresh(const struct lpool *lpool, const struct goal *goal) {
          mch_now() - lpool->pumped < FRESH_NANOSECONDS;
 }
 
-/* Move the pool on and hand over its log records; a handler of these may close it. */
-static void pump(lua_State *L, struct lpool *lpool) {
+/* Move the pool on and hand over its log records; a handler of these may close it. `frugal`: the
+ * caller has no time for more forks than the one without which nothing is done. */
+static void pump(lua_State *L, struct lpool *lpool, int frugal) {
   lpool->task.L = L;
+  if (frugal != lpool->frugal)
+    mch_pool_spare_forks(lpool->pool, frugal);
+  lpool->frugal = frugal;
   mch_pool_pump(lpool->pool);
   lpool->pumped = mch_now();
   release_spent(L, lpool);
   if (mch_pool_short_of_workers(lpool->pool)) {
-    prepare_fork(L, lpool);
+    prepare_fork(L, lpool); /* runs finalizers, which may close the pool */
+    if (lpool->pool == NULL)
+      return;
     mch_pool_add_workers(lpool->pool);
   }
   store_pieces(L, lpool, MOST_PIECES);
@@ -681,7 +672,7 @@ static int wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, 
   if (is_fresh(lpool, goal))
     return 1;
   for (;;) {
-    pump(L, lpool);
+    pump(L, lpool, 0);
     if (is_end(goal))
       mch_atpbar_pump_quietly(L);
     else
@@ -887,7 +878,7 @@ static struct tally add_up(lua_State *L, int want_due) {
 }
 
 /* Pump each pool that has something to do. */
-static void pump_all(lua_State *L, struct mch_poller *poller) {
+static void pump_all(lua_State *L, struct mch_poller *poller, int frugal) {
   struct mch_context *context = mch_context_get(L);
   struct lpool *lpool;
   uint64_t round = ++context->round, now = mch_now();
@@ -897,13 +888,15 @@ static void pump_all(lua_State *L, struct mch_poller *poller) {
     if (poller == NULL || gather(poller, lpool, &error) != 0 || lpool->called ||
         mch_pool_deadline(lpool->pool) <= now) {
       lpool->called = 0;
-      pump(L, lpool);
+      pump(L, lpool, frugal);
     }
     lua_pop(L, 1);
   }
 }
 
+/* A frame of an engine has no time for forks. */
 size_t mch_lpool_poll(lua_State *L, uint64_t until) {
+  int frugal = until == 0 && mch_context_get(L)->embedded;
   struct mch_output *output = mch_atpbar_output(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct look look = {L, main_thread(L), &own, &of_main, NULL};
@@ -914,7 +907,7 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
     struct mch_poller *poller = gathering(L, &error);
     struct tally tally;
     uint64_t now, due;
-    pump_all(L, poller);
+    pump_all(L, poller, frugal);
     now = mch_now();
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
       mch_atpbar_pump(L);
@@ -941,7 +934,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
     struct mch_error error;
     struct mch_poller *poller = gathering(L, &error);
     int fds[] = {fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
-    pump_all(L, poller);
+    pump_all(L, poller, 0);
     mch_atpbar_pump(L);
     readable = mch_await_until(fds, 2, mch_lpool_due(L), interrupted, &look);
     obey_hooks(L, output, &own, &of_main, 0);
@@ -1847,7 +1840,7 @@ static int core_glance(lua_State *L) {
   else if (!begins && lgroup->slow > 0)
     lgroup->slow--;
   if (now - lpool->pumped >= LATE) {
-    pump(L, lpool);
+    pump(L, lpool, 0);
     if (lpool->pool == NULL)
       return raise_closed(L);
     group = group_arg(L, lpool, 2);
@@ -2456,7 +2449,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
-  restore_collector(L, lpool);
+  mch_heap_restore(L, &lpool->task.heap);
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->spans);
   mch_buf_free(&lpool->ids);
@@ -2695,6 +2688,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.snapshot = flag_field(L, "snapshot");
   config->background = flag_field(L, "background");
   config->engine.nworkers = lpool->nworkers = (unsigned)integer_field(L, "nworkers");
+  lpool->task.heap.nworkers = (int)config->engine.nworkers;
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
   config->engine.timeout = time_field(L, "timeout");
   config->engine.grace = 500000000u;

@@ -590,6 +590,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   }
   if (!task->watching && call.kind != MCH_KIND_OK) /* an inline pool's, in a task that is stopped */
     mch_lwatch_caught(task->L, stops);
+  if (task->watching && mch_young_is_spent(L, &task->young))
+    outer.worker->spent = 1;
   task->running = 0;
   task->context->running = outer.running;
   task->context->runid = outer.runid;
@@ -631,26 +633,6 @@ static void replace_exit(lua_State *L, int notes) {
   lua_pop(L, 2);
 }
 
-enum { YOUNG_KB = 4 * 1024 };
-
-/* The collector would wait until the heap has grown by a fifth, and the heap is mostly inherited:
- * each worker would hold so much garbage before it looks for the first time. Here it looks more
- * often, but not much more: each time it walks through all large tables that were written to. No
- * collection is made for this, for it could run finalizers of the parent's garbage: RESTART sets
- * what may be allocated before the next to nothing, and a STEP of less than nothing raises it. */
-static void collect_often(lua_State *L) {
-#if LUA_VERSION_RELEASE_NUM >= 50404
-  int percent = (int)(100LL * YOUNG_KB / (lua_gc(L, LUA_GCCOUNT) + 1));
-  if (percent >= 20 || !lua_gc(L, LUA_GCISRUNNING))
-    return;
-  lua_gc(L, LUA_GCGEN, percent > 0 ? percent : 1, 0);
-  lua_gc(L, LUA_GCRESTART);
-  lua_gc(L, LUA_GCSTEP, -YOUNG_KB);
-#else
-  (void)L;
-#endif
-}
-
 /* Append the values of the table at `from` to the list at `to`. */
 static void keep_values(lua_State *L, int from, int to) {
   lua_Integer n = (lua_Integer)lua_rawlen(L, to);
@@ -686,8 +668,7 @@ static int set_up_worker(lua_State *L) {
   if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
     exchange_exits(L, lua_gettop(L));
   lua_pop(L, 1);
-  if (task->generational)
-    collect_often(L);
+  mch_young_begin(L, &task->young, &task->heap, &task->watch);
   return 0;
 }
 
@@ -707,6 +688,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     mch_worker_leave(worker, EXIT_FAILURE);
   run_init(L, task);
+  mch_young_forgive(&task->young);
 }
 
 /* -- stopping a task ---------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "lwatch.h"
 #include "tidy.h"
+#include "lyoung.h"
 
 struct call;
 
@@ -36,13 +37,14 @@ struct mch_ltask {
   struct mch_stream *stream; /* the state of math.random, if it is as we know it */
   int stream_known;          /* that was looked at */
   lua_Integer seed;
-  int generational;            /* the collector was made so for the workers */
+  struct mch_heap heap;        /* how the collector was made ready for workers */
   int hides_bars;              /* bars of tasks are not shown */
   int running;                 /* a task runs in this process */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */
   struct mch_tidy tidy;        /* what each task finds, whatever the one before has done */
+  struct mch_young young;      /* likewise */
   struct mch_dictionary codes; /* what the pool told by CODE */
   int prepared;                /* init has run */
   int broken;                  /* init raised: `complaint` is the answer to the first task */

@@ -346,6 +346,8 @@ static void *allocate(void *ud, void *block, size_t osize, size_t nsize) {
     add_thread(watch, result, nsize);
   if (result != NULL && nsize > from)
     mch_platform_use_large_pages((char *)result + from, nsize - from);
+  if (watch->added >= watch->due && nsize > from)
+    watch->when_due(watch, watch->due_ud);
   return result;
 }
 
@@ -353,6 +355,7 @@ void mch_lwatch_install(struct mch_lwatch *watch, lua_State *L, lua_State *main,
   memset(watch, 0, sizeof *watch);
   watch->main.L = main;
   watch->limit = limit;
+  watch->due = SIZE_MAX;
   watch->forward = lua_getallocf(L, &watch->forward_ud);
   lua_setallocf(L, allocate, watch);
 }

@@ -20,7 +20,10 @@ struct mch_thread {
 struct mch_lwatch {
   lua_Alloc forward;
   void *forward_ud;
-  size_t added, limit;        /* bytes since it was installed; limit 0: none */
+  size_t added, limit; /* bytes since it was installed; limit 0: none */
+  size_t due;          /* when so much is added, call when_due(), which raises it */
+  void (*when_due)(struct mch_lwatch *watch, void *ud); /* may allocate nothing */
+  void *due_ud;
   struct mch_thread *threads; /* an open-addressing set */
   size_t count, used, room;
   size_t thread_size;             /* of a block that holds a thread; 0: none was seen yet */

@@ -1,6 +1,7 @@
 /* Runs in: both.
  *
  * luaopen_mantichora and the openers of its parts: registration and nothing else. */
+#include "context.h"
 #include "embedded.h"
 #include "lpool.h"
 #include "lreport.h"
@@ -8,6 +9,7 @@
 #include "mantichora.h"
 
 #include <lauxlib.h>
+#include <string.h>
 #include <lua.h>
 #include <lualib.h>
 
@@ -74,7 +76,19 @@ static void push_module(lua_State *L) {
   lua_call(L, 3, 1);
 }
 
+/* Whether a program in C gave this state the library: by luaL_requiref() (one argument), in
+ * package.preload, or by a plain call. `require` tells a loader the file that it has found. */
+static int is_given(lua_State *L) {
+  lua_Debug caller;
+  if (lua_gettop(L) > 1)
+    return lua_type(L, 2) == LUA_TSTRING && strcmp(lua_tostring(L, 2), ":preload:") == 0;
+  return lua_gettop(L) == 1 || !lua_getstack(L, 1, &caller) || !lua_getinfo(L, "S", &caller) ||
+         strcmp(caller.what, "C") == 0;
+}
+
 int luaopen_mantichora(lua_State *L) {
+  if (is_given(L))
+    mch_context_get(L)->embedded = 1;
   lua_settop(L, 0);
   check_libraries(L);
   preload(L, "mantichora.atpbar", luaopen_mantichora_atpbar);

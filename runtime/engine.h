@@ -272,6 +272,7 @@ struct mch_engine_ops {
 struct mch_engine {
   const struct mch_engine_ops *ops;
   struct mch_poller *poller; /* what to wait for */
+  int frugal;                /* workers are made only when none lives, and then one */
 };
 
 struct mch_engine *mch_engine_fork_new(const struct mch_engine_config *config,

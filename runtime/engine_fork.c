@@ -1450,10 +1450,15 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
   return adopt(child, &plumbing) == 0 ? 0 : disown(child, only, error);
 }
 
+/* How many workers there shall be now. */
+static unsigned wanted(const struct engine_fork *engine) {
+  return engine->base.frugal ? 1 : engine->config.nworkers;
+}
+
 /* Fork up to the number of workers. 0 when at least one lives. */
 static int fork_missing(struct engine_fork *engine, size_t queued, struct mch_error *error) {
   int code = 0;
-  while (code == 0 && engine->live < engine->config.nworkers)
+  while (code == 0 && engine->live < wanted(engine))
     code = fork_worker(engine, NULL, queued == 0, error);
   engine->fork_again = code == 0 ? 0 : mch_now() + fork_retry;
   return engine->live > 0 ? 0 : code;
@@ -1471,7 +1476,7 @@ static int start(struct mch_engine *base, struct mch_error *error) {
  */
 static int short_of_workers(struct mch_engine *base, size_t queued) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  return engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
+  return engine->started && !engine->quitting && engine->live < wanted(engine) &&
          mch_now() >= engine->fork_again &&
          ((!engine->unlucky && !engine->config.snapshot) || queued > 0);
 }
@@ -1975,7 +1980,7 @@ static uint64_t deadline(struct mch_engine *base) {
       take_out(child, AWAKE);
   }
   /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
-  if (engine->started && !engine->quitting && engine->live < engine->config.nworkers &&
+  if (engine->started && !engine->quitting && engine->live < wanted(engine) &&
       engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
   if (engine->waits_for_tickets)

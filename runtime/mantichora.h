@@ -37,8 +37,10 @@
  *     line on stderr where the logger `mantichora` lets warnings pass. States may be closed in any
  *     order.
  *   - A pool made with background = false starts no thread. No pool takes a signal handler away.
- *   - In a state on which one of these functions has been called, pools that a script makes later
- *     leave the garbage collector's mode alone (the option gc = "keep") unless it says gc = "auto".
+ *   - In a state to which a program gave luaopen_mantichora (by luaL_requiref, or in
+ * package.preload), or on which one of these functions has been called, pools that a script makes
+ * later leave the garbage collector's mode alone (the option gc = "keep") unless it says gc =
+ * "auto".
  *
  * Structures given to sinks may grow at their end in later versions: `size` is the size that the
  * library knows. A program that uses a newer field asks for
@@ -97,8 +99,9 @@ MANTICHORA_API const char *mantichora_error(struct lua_State *L);
 /* -- moving on ---------------------------------------------------------------------------- */
 
 /* Move all pools of the state on: take in what workers say, give them tasks, replace those that
- * ended (forks happen here), call the sinks. Returns how many finished tasks wait to be received by
- * a script, in all pools together; or a negative code.
+ * ended (forks happen here; with timeout 0 one, and only when no worker of the pool is left: the
+ * others are replaced when somebody waits), call the sinks. Returns how many finished tasks wait to
+ * be received by a script, in all pools together; or a negative code.
  *
  * `timeout`: seconds. With 0 it does not wait, and costs a microsecond when nothing is due. Else it
  * waits, and returns early, as soon as a task waits to be received or none is outstanding. It never
@@ -132,6 +135,7 @@ MANTICHORA_API double mantichora_timeout(struct lua_State *L);
  *     of these two is called again: what comes meanwhile is told after it has returned.
  *   - It should not raise a Lua error out of itself; one that does is told through Lua's warning
  *     system, and what it was told counts as told. C++ exceptions must not leave it.
+ *   - lua_close() tells progress and output sinks the last: each bar that began ends.
  *   - A function NULL restores what was before: streams, bars, standard output.
  * Each setter returns 0 or a negative code. It does not block. */
 

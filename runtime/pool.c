@@ -719,6 +719,12 @@ static void pump(struct mch_pool *pool, int owner) {
   update_bar(pool);
 }
 
+void mch_pool_spare_forks(struct mch_pool *pool, int on) {
+  pthread_mutex_lock(&pool->lock);
+  pool->engine->frugal = on;
+  pthread_mutex_unlock(&pool->lock);
+}
+
 int mch_pool_short_of_workers(struct mch_pool *pool) {
   int is_short;
   pthread_mutex_lock(&pool->lock);
@@ -933,8 +939,11 @@ static int start(struct mch_pool *pool, struct mch_error *error) {
 /* Have the others, too. While none can be had of them it is tried again when the pool is pumped. */
 static void complete(struct mch_pool *pool) {
   struct mch_error error;
+  int frugal = pool->engine->frugal;
+  pool->engine->frugal = 0; /* these are not replacements */
   if (!pool->started)
     pool->engine->ops->add(pool->engine, pool->queue.count, &error);
+  pool->engine->frugal = frugal;
   pool->started = 1;
 }
 

@@ -99,6 +99,10 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
 /* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
 void mch_pool_pump(struct mch_pool *pool);
 
+/* From here on workers that ended are replaced only when none lives, and then by one: for callers
+ * that have no time for forks. Or, with 0, all of them. */
+void mch_pool_spare_forks(struct mch_pool *pool, int on);
+
 /* Whether workers have ended that mch_pool_add_workers() would replace now. */
 int mch_pool_short_of_workers(struct mch_pool *pool);
 

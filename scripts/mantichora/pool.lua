@@ -254,7 +254,8 @@ end
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
 -- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational
--- before the first fork, so that workers share its pages, and back at `close`. `"keep"`: it is not touched.
+-- before the first fork, so that workers share its pages, and back at `close`; a worker in which a task has
+-- left much, or has made a full collection, is replaced after it. `"keep"`: it is not touched.
 -- @field background true: from the first `run` to `close` a helper thread of this process moves the pool on
 -- between calls (where the system has no thread left, only calls do). false: no thread. Default true.
 -- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at

@@ -305,6 +305,11 @@ static void note_output(void *ud, const struct mantichora_output *output) {
   note(ud, "%d:%s\n", output->stream, output->line);
 }
 
+static int note_event(lua_State *L) {
+  note(lua_touserdata(L, lua_upvalueindex(1)), "%s ", luaL_checkstring(L, 1));
+  return 0;
+}
+
 static void test_log_sink(void) {
   lua_State *L = state();
   struct book book;
@@ -593,6 +598,127 @@ static void test_collector(void) {
   lua_close(L);
 }
 
+/* To have been given the library is enough: the first run makes no collection of a large heap. */
+static void test_given(void) {
+  lua_State *L = state();
+  int mode;
+  run(L,
+      "ballast = ('x'):rep(80 << 20) p = mantichora { nworkers = 1 } p:run(sleep, 0) p:returns()");
+  mode = lua_gc(L, LUA_GCINC, 0, 0, 0);
+  CHECK(mode == LUA_GCINC);
+  lua_close(L);
+}
+
+/* The same where it stands ready for `require`. */
+static void test_given_for_require(void) {
+  lua_State *L = luaL_newstate();
+  int mode;
+  luaL_openlibs(L);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_pushcfunction(L, luaopen_mantichora);
+  lua_setfield(L, -2, "mantichora");
+  run(L, "ballast = ('x'):rep(80 << 20) local mantichora = require 'mantichora'"
+         "p = mantichora { nworkers = 1 } p:run(mantichora.sleep, 0) p:returns()");
+  mode = lua_gc(L, LUA_GCINC, 0, 0, 0);
+  CHECK(mode == LUA_GCINC);
+  lua_close(L);
+}
+
+/* Poll frames until so many workers are left; how many are. */
+static lua_Integer frames_until(lua_State *L, lua_Integer workers) {
+  double end = now() + 30;
+  lua_Integer count;
+  do {
+    CHECK(mantichora_poll(L, 0) >= 0);
+    run(L, "count = #p:workers()");
+    count = number(L, "count");
+  } while (count != workers && now() < end);
+  return count;
+}
+
+/* A frame has no time for forks: what ended is replaced when somebody waits, or when none is left.
+ */
+static void test_frames(const char *background) {
+  lua_State *L = state();
+  double end = now() + 30;
+  int i, waiting = 0;
+  lua_pushstring(L, background);
+  lua_setglobal(L, "background");
+  run(L, "p = mantichora { nworkers = 3, background = background == 'true' } p:start()");
+  run(L, "pids = p:workers() a, b, c = pids[1].pid, pids[2].pid, pids[3].pid");
+  CHECK(kill((pid_t)number(L, "a"), SIGKILL) == 0);
+  CHECK(frames_until(L, 2) == 2);
+  for (i = 0; i < 100; i++)
+    CHECK(mantichora_poll(L, 0) == 0);
+  CHECK(frames_until(L, 2) == 2);
+  run(L, "for i = 1, 3 do p:run(function() return i end) end");
+  while ((waiting = mantichora_poll(L, 0)) < 3 && now() < end)
+    ;
+  CHECK(waiting == 3);
+  CHECK(frames_until(L, 2) == 2);
+  CHECK(kill((pid_t)number(L, "b"), SIGKILL) == 0 && kill((pid_t)number(L, "c"), SIGKILL) == 0);
+  run(L, "p:run(function() return 4 end)");
+  while ((waiting = mantichora_poll(L, 0)) < 4 && now() < end)
+    ;
+  CHECK(waiting == 4);
+  CHECK(frames_until(L, 1) == 1);
+  run(L, "assert(p:returns()[4] == 4) p:run(sleep, 0) p:returns() count = #p:workers()");
+  CHECK(number(L, "count") == 3);
+  lua_close(L);
+}
+
+/* Each bar that began is told its end, once, however the state ends; and what was written before.
+ */
+static void test_closed_state(const char *ending, const char *states) {
+  static const char open[] =
+      "p = mantichora { nworkers = 2 }"
+      "p:run(function() print('written') local bar = atpbar.bar { name = 'task', total = 10 }"
+      " bar:add(3) bar2 = atpbar.bar { name = 'second', total = 5 } while true do sleep(0.01) end "
+      "end)"
+      "own = atpbar.bar { name = 'own', total = 4 } own:add(1)"
+      "loop = coroutine.wrap(function() for i in atpbar(3, 'loop') do coroutine.yield(i) end end) "
+      "loop()";
+  lua_State *L = state();
+  double end = now() + 30;
+  struct book book;
+  char line[64];
+  const char *name;
+  open_book(&book, L);
+  CHECK(mantichora_set_progress_sink(L, note_progress, &book) == 0);
+  CHECK(mantichora_set_output_sink(L, note_output, &book) == 0);
+  run(L, open);
+  while (strstr(book.text, "start second") == NULL && now() < end)
+    CHECK(mantichora_poll(L, 0.01) == 0);
+  CHECK(strstr(book.text, "start second") != NULL && strstr(book.text, "end ") == NULL);
+  run(L, ending);
+  lua_close(L);
+  for (name = "task\0second\0own\0loop\0"; *name != '\0'; name += strlen(name) + 1) {
+    const char *first;
+    snprintf(line, sizeof line, "end %s ", name);
+    first = strstr(book.text, line);
+    CHECK(first != NULL && strstr(first + 1, line) == NULL);
+    snprintf(line, sizeof line, "start %s ", name);
+    first = strstr(book.text, line);
+    CHECK(first != NULL && strstr(first + 1, line) == NULL);
+  }
+  CHECK(strstr(book.text, "1:written\n") != NULL);
+  CHECK(strstr(book.text, states) != NULL);
+}
+
+/* A renderer of the script likewise. */
+static void test_closed_renderer(void) {
+  lua_State *L = state();
+  struct book book;
+  open_book(&book, L);
+  lua_pushlightuserdata(L, &book);
+  lua_pushcclosure(L, note_event, 1);
+  lua_setglobal(L, "note");
+  run(L, "atpbar.set_renderer(function(report) note(report.event) end)"
+         "bar = atpbar.bar { name = 'bar', total = 4 } sleep(0)");
+  lua_close(L);
+  CHECK(strcmp(book.text, "start end ") == 0);
+}
+
 static void test_any_order(void) {
   lua_State *a = state(), *b = state(), *c = state();
   run(a, new_pool);
@@ -773,6 +899,15 @@ int main(void) {
   test_child_hook();
   test_foreign_fork();
   test_collector();
+  test_given();
+  test_given_for_require();
+  test_frames("true");
+  test_frames("false");
+  test_closed_state("", "end task 3/10");
+  test_closed_state("p = nil collectgarbage()", "end task 3/10");
+  test_closed_state("p:terminate()", "end task 3/10 0  cancelled");
+  test_closed_state("p:terminate() p:close()", "end task 3/10 0  cancelled");
+  test_closed_renderer();
   test_any_order();
   test_threads();
   test_allocator();
