@@ -17,6 +17,7 @@
 #include "output.h"
 #include "platform.h"
 #include "pool.h"
+#include "worker.h"
 
 #define TYPE "mantichora pool"
 
@@ -1899,7 +1900,8 @@ static int core_cpu_count(lua_State *L) {
 }
 
 static int core_is_worker(lua_State *L) {
-  lua_pushboolean(L, mch_context_get(L)->worker != NULL);
+  const struct mch_worker *worker = mch_context_get(L)->worker;
+  lua_pushboolean(L, worker != NULL && !mch_worker_is_stranger(worker));
   return 1;
 }
 

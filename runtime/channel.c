@@ -57,6 +57,11 @@ static void ring_bell(struct mch_channel *channel, _Atomic uint32_t *sleeps) {
     send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+void mch_channel_ring(struct mch_channel *channel) {
+  if (channel->ring_out != NULL && channel->fd >= 0 && mch_ring_waiting(channel->ring_out) > 0)
+    send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 int mch_channel_stays_awake(struct mch_channel *channel) {
   return channel->ring_in != NULL && mch_ring_reader_stays(channel->ring_in);
 }

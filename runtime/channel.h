@@ -86,6 +86,9 @@ void mch_channel_use_rings(struct mch_channel *channel, struct mch_ring *in, str
 /* With rings, when the descriptor is readable: take the bells. */
 void mch_channel_hear(struct mch_channel *channel);
 
+/* With rings: ring although the other side has not said that it sleeps, if it has not read all. */
+void mch_channel_ring(struct mch_channel *channel);
+
 /* With rings: whether there are bytes to be read. */
 static inline int mch_channel_waiting(const struct mch_channel *channel) {
   return channel->ring_in != NULL && mch_ring_waiting(channel->ring_in) > 0;

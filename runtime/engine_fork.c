@@ -42,7 +42,10 @@ static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked
 static const uint64_t unasked_rest = 20000000u; /* a worker without a task sets itself up later */
 static const uint64_t end_grace = 200000000u;   /* between end of stream and end of process */
 static const uint64_t fork_retry = 100000000u;  /* after a failed fork */
-static const uint64_t passing_check = 1000000u; /* a worker passes over what was taken back */
+static const uint64_t passing_check = 1000000u;    /* a worker passes over what was taken back */
+static const uint64_t behind_check = 20000000u;    /* the same of one that may have been stopped */
+static const uint64_t slow_start = 20000000u;   /* an offered task that is not begun so long */
+static const uint64_t ring_again = 200000000u;  /* a worker that does not begin it */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
 
 enum worker_state { LIVE, LEAVING, ENDED };
@@ -77,8 +80,14 @@ struct child {
   struct source sources[4];
   unsigned ready;
   struct mch_shared *shared;
+  int begun; /* of the file whose position says what it has begun; -1: none */
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
+  uint32_t first_ticket; /* of the oldest in `offered`, while there is one */
+  uint32_t passed;       /* as the worker had it in the page when it was last looked at */
+  uint64_t oldest_since; /* when the oldest became that */
+  uint64_t ring_at;      /* when to ring for it again */
+  uint32_t left_behind;  /* ticket that was taken back since it did not begin it; 0: none */
   unsigned outstanding; /* tasks in `offered` */
   size_t ahead_bytes;   /* their payload */
   uint64_t tasks;       /* ended so far */
@@ -91,8 +100,11 @@ struct child {
   size_t bar_count, bar_room;
   int exit_said, exit_status;
   uint64_t stream_ended; /* when its stream ended before its process did; 0: not */
+  uint64_t forked;       /* when it was */
   uint64_t kill_at;      /* SIGKILL is due; MCH_NEVER: not */
   int killed;            /* we sent SIGKILL */
+  int broke;             /* it broke the protocol */
+  int garbled;           /* its stream cannot be read any further */
   int pristine;          /* it never took a task */
   int patient;           /* it sets itself up when it is asked for something */
 };
@@ -106,7 +118,7 @@ struct engine_fork {
   uint64_t fork_again; /* after a failed fork, not before */
   int unlucky;         /* a worker died before its first task: fork only for a task */
   uint64_t pumped;     /* when pump() last looked */
-  int passing;         /* a task waits only for tickets that a worker has yet to pass over */
+  uint64_t passing;    /* a task waits only for a worker to pass over tickets: look so often */
   int log_level;
   int timeouts; /* some task has one */
   struct mch_chaos chaos;
@@ -315,7 +327,7 @@ static void stop_bars(struct child *child, enum mch_bar_end how) {
  * and the pipe do not fit together. */
 static size_t read_stream(struct child *child, int which) {
   struct stream *stream = &child->streams[which];
-  struct mch_shared *shared = child->shared;
+  struct mch_orders *shared = &child->shared->orders;
   unsigned char room[READ_ROOM];
   size_t count = READ_ROOM;
   ssize_t got;
@@ -395,9 +407,11 @@ static void pass_last_lines(struct child *child) {
  * line. What is behind them belongs to the next task. */
 static void settle_stream(struct child *child, int which, uint64_t position) {
   struct stream *stream = &child->streams[which];
-  uint64_t start;
+  long waiting = stream->fd >= 0 ? mch_platform_unread(stream->fd) : 0;
+  uint64_t start, end = stream->consumed + (waiting > 0 ? (uint64_t)waiting : 0);
   size_t unread;
-  while (stream->consumed < position && read_stream(child, which) > 0)
+  /* It was there when the task ended; a program that writes on and on is another matter. */
+  while (stream->consumed < position && stream->consumed < end && read_stream(child, which) > 0)
     ;
   unread = mch_buf_unread(&stream->raw);
   start = stream->consumed - unread;
@@ -412,23 +426,84 @@ static const struct mch_events *events(const struct child *child) {
   return &child->engine->config.events;
 }
 
+/* Whether ticket `a` was given out before `b`; both are of late. */
+static int is_before(uint32_t a, uint32_t b) {
+  return (int32_t)(a - b) < 0;
+}
+
+/* The ticket after `ticket`; 0 means none, so it is left out when the count wraps. */
+static uint32_t after(uint32_t ticket) {
+  return ticket == UINT32_MAX ? 1 : ticket + 1;
+}
+
+/* The oldest task with the worker, or NULL. It answers them in their order, so all others have
+ * surely not begun when this one is not answered. */
+static struct mch_task *oldest(const struct child *child) {
+  return child->outstanding > 0 ? child->offered[child->first_ticket % MCH_CLAIMS] : NULL;
+}
+
 /* Forget an offered task; its claim is settled. */
 static void settle(struct child *child, struct mch_task *task) {
   child->offered[task->ticket % MCH_CLAIMS] = NULL;
   child->outstanding--;
   child->ahead_bytes -= task->length;
+  if (task->ticket != child->first_ticket)
+    return;
+  while (child->outstanding > 0 && oldest(child) == NULL)
+    child->first_ticket = after(child->first_ticket);
+  child->oldest_since = child->engine->pumped;
+  child->ring_at = child->oldest_since + ring_again;
 }
 
-static enum mch_claim claim_of(const struct child *child, uint32_t ticket) {
-  return (enum mch_claim)(atomic_load(&child->shared->claims[ticket % MCH_CLAIMS]) & 3);
+static void kill_now(struct child *child) {
+  if (child->killed || child->state == ENDED)
+    return;
+  child->killed = 1;
+  child->kill_at = MCH_NEVER;
+  /* The group's number is safe to use while its leader is known to live. */
+  if (!mch_platform_has_ended(child->watch)) {
+    kill(-child->pid, SIGKILL);
+    kill(child->pid, SIGKILL); /* when it has not made its group yet */
+  }
 }
 
-/* Take back a task that has not begun. 1 if it is ours again. */
+/* The worker, or what a task did to it, broke the protocol: it is not listened to any longer. */
+static void break_off(struct child *child) {
+  child->broke = 1;
+  kill_now(child);
+}
+
+static uint64_t claim_word(uint32_t ticket, enum mch_claim claim) {
+  return (uint64_t)ticket << 2 | (uint64_t)claim;
+}
+
+static uint64_t claim_of(const struct child *child, uint32_t ticket) {
+  return atomic_load(&child->shared->claims[ticket % MCH_CLAIMS]);
+}
+
+static int is_taken(const struct child *child, uint32_t ticket) {
+  return claim_of(child, ticket) == claim_word(ticket, MCH_CLAIM_TAKEN);
+}
+
+/* Whether the mark says that this ticket was begun. It says nothing of tickets not given out. */
+static int is_marked(const struct child *child, uint32_t ticket) {
+  uint32_t last = mch_begun_ticket(mch_platform_mark_get(child->begun));
+  return last != 0 && !is_before(child->last_ticket, last) && !is_before(last, ticket);
+}
+
+/* Take back a task that has not begun. 1 if it is ours again. A claim can be written over; the mark
+ * knows better. */
 static int take_back(struct child *child, struct mch_task *task) {
-  uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
-  if (!atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
-                                      (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED))
+  uint32_t ticket = task->ticket;
+  uint64_t offered = claim_word(ticket, MCH_CLAIM_OFFERED);
+  if (!atomic_compare_exchange_strong(&child->shared->claims[ticket % MCH_CLAIMS], &offered,
+                                      claim_word(ticket, MCH_CLAIM_REVOKED)))
     return 0;
+  if (is_marked(child, ticket)) {
+    break_off(child);
+    return 0;
+  }
+  atomic_store(&child->shared->orders.revoked[ticket % MCH_CLAIMS], ticket);
   settle(child, task);
   child->offers--;
   return 1;
@@ -440,13 +515,8 @@ static void give_back(struct child *child, struct mch_task *task) {
 
 /* The task that the worker has begun and not answered, or NULL. */
 static struct mch_task *begun(const struct child *child) {
-  uint32_t ticket = atomic_load(&child->shared->passed) + 1;
-  for (; ticket - 1 != child->last_ticket; ticket++) {
-    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
-    if (task != NULL && task->ticket == ticket && claim_of(child, ticket) == MCH_CLAIM_TAKEN)
-      return task;
-  }
-  return NULL;
+  struct mch_task *task = oldest(child);
+  return task != NULL && is_taken(child, task->ticket) ? task : NULL;
 }
 
 /* More of the worker's tasks, or items of one, are over. */
@@ -534,11 +604,17 @@ static void return_rest(struct child *child, struct mch_task *task) {
     events(child)->failed(events(child)->ud, task, NULL);
 }
 
+/* Whether the page's word on items is about this batch, and can be right. */
+static int is_items_word(const struct mch_task *task, uint64_t word) {
+  return mch_items_ticket(word) == task->ticket && mch_items_limit(word) == task->batch->count &&
+         mch_items_next(word) <= task->batch->count && mch_items_next(word) >= task->batch->answered;
+}
+
 /* Take back the items from `number` on that have not begun; with `half` only the later half. */
 static void shorten_batch(struct child *child, struct mch_task *task, uint32_t number, int half) {
   struct mch_task *rest = NULL;
   uint64_t word = atomic_load(&child->shared->items);
-  while (mch_items_ticket(word) == task->ticket) {
+  while (is_items_word(task, word)) {
     uint32_t limit = mch_items_limit(word), next = mch_items_next(word);
     uint32_t at = half ? next + (limit - next) / 2 : number > next ? number : next;
     mch_task_free(rest);
@@ -547,6 +623,7 @@ static void shorten_batch(struct child *child, struct mch_task *task, uint32_t n
       return;
     if (atomic_compare_exchange_strong(&child->shared->items, &word,
                                        mch_items_word(task->ticket, at, next))) {
+      atomic_store(&child->shared->orders.limit, (uint64_t)task->ticket << 32 | at);
       task->batch->count = at;
       events(child)->split(events(child)->ud, task, rest);
       return;
@@ -558,22 +635,29 @@ static void shorten_batch(struct child *child, struct mch_task *task, uint32_t n
 /* Whether the next item without an answer has begun. Nothing that it wrote is on its way. */
 static int item_has_begun(const struct child *child, const struct mch_task *task) {
   uint64_t word = atomic_load(&child->shared->items);
-  return mch_items_ticket(word) == task->ticket && mch_items_next(word) > task->batch->answered;
+  return is_items_word(task, word) && mch_items_next(word) > task->batch->answered;
 }
 
-/* 0, or -1 when the message is not what it should be. */
+/* The task that a message of the worker is about: the oldest that it has, which it must have begun.
+ * NULL: another. */
+static struct mch_task *told_of(const struct child *child, const struct mch_message_in *message) {
+  struct mch_task *task = begun(child);
+  return task != NULL && task->ticket == message->head.ticket ? task : NULL;
+}
+
 static void settle_facts(struct child *child, const unsigned char *facts) {
   settle_stream(child, 0, mch_load_u64(facts + 17));
   settle_stream(child, 1, mch_load_u64(facts + 25));
   child->maxrss = mch_load_u64(facts + 9);
 }
 
+/* 0, or -1 when the message is not what it should be. */
 static int task_result(struct child *child, const struct mch_message_in *message) {
   const unsigned char *facts = message->body;
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  struct mch_task *task = told_of(child, message);
   struct mch_result *result;
   if (message->length < MCH_FACTS_SIZE || facts[0] > MCH_KIND_UNSENDABLE || task == NULL ||
-      task->ticket != message->head.ticket || task->runid != message->head.runid)
+      task->runid != message->head.runid)
     return -1;
   settle_facts(child, facts);
   if (task->batch != NULL) {
@@ -592,9 +676,8 @@ static int task_result(struct child *child, const struct mch_message_in *message
 
 /* A piece of what a task will return. */
 static int piece_ahead(struct child *child, const struct mch_message_in *message) {
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
-  if (task == NULL || task->ticket != message->head.ticket || task->runid != message->head.runid ||
-      task->batch != NULL)
+  struct mch_task *task = told_of(child, message);
+  if (task == NULL || task->runid != message->head.runid || task->batch != NULL)
     return -1;
   if (!message->lost && task->stop == 0)
     events(child)->ahead(events(child)->ud, task, message->body, message->length);
@@ -603,13 +686,12 @@ static int piece_ahead(struct child *child, const struct mch_message_in *message
 
 /* The same for an item. Most are OK and have nothing else to say. */
 static int item_result(struct child *child, const struct mch_message_in *message) {
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  struct mch_task *task = told_of(child, message);
   const unsigned char *facts = message->body + 4;
   struct mch_result *result;
   size_t head = 4 + MCH_FACTS_SIZE;
   int kind = MCH_KIND_OK;
-  if (message->length < 5 || task == NULL || task->ticket != message->head.ticket ||
-      task->batch == NULL || task->batch->answered >= task->batch->count ||
+  if (message->length < 5 || task == NULL || task->batch == NULL || task->batch->answered >= task->batch->count ||
       mch_load_u32(message->body) != task->batch->answered)
     return -1;
   if (facts[0] == MCH_ITEM_OK)
@@ -640,11 +722,10 @@ static void answer_stopped(struct child *child, struct mch_task *task, const uns
 
 /* Answers of items in a row. An item that was stopped is the last of its batch. */
 static int items_result(struct child *child, const struct mch_message_in *message) {
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  struct mch_task *task = told_of(child, message);
   const unsigned char *last = message->body;
   uint32_t count = message->records, i;
-  if (task == NULL || task->ticket != message->head.ticket || task->batch == NULL ||
-      count > task->batch->count - task->batch->answered ||
+  if (task == NULL || task->batch == NULL || count > task->batch->count - task->batch->answered ||
       message->head.runid + message->records_before != task->runid + task->batch->answered)
     return -1;
   if (task->stop != 0 && task->batch->answered + count == task->batch->count) {
@@ -708,31 +789,12 @@ static int handle(struct child *child, const struct mch_message_in *message) {
   }
 }
 
-static void kill_now(struct child *child) {
-  if (child->killed || child->state == ENDED)
-    return;
-  child->killed = 1;
-  child->kill_at = MCH_NEVER;
-  /* The group's number is safe to use while its leader is known to live. */
-  if (!mch_platform_has_ended(child->watch)) {
-    kill(-child->pid, SIGKILL);
-    kill(child->pid, SIGKILL); /* when it has not made its group yet */
-  }
-}
-
-/* Read and handle all that has come. Output first and lines last: a result that was sent before
- * some output is then handled before that output is passed on. */
-static void drain(struct child *child) {
+/* Handle what the stream has, or as much that others come too. Whether that was all. */
+static int hear_all(struct child *child) {
   struct mch_message_in message;
   size_t taken = 0;
-  int got = 0;
   ssize_t filled;
-  if (child->ready & CHANNEL)
-    mch_channel_hear(&child->channel);
-  if (child->ready & STDOUT)
-    read_stream(child, 0);
-  if (child->ready & STDERR)
-    read_stream(child, 1);
+  int got = 0;
   do {
     filled = mch_channel_fill(&child->channel, 0, NULL);
     while ((got = mch_channel_next(&child->channel, &message, NULL)) == 1)
@@ -742,23 +804,76 @@ static void drain(struct child *child) {
       }
     taken += filled > 0 ? (size_t)filled : 0;
   } while (filled > 0 && got >= 0 && taken < AT_ONCE);
-  if (filled < 0 || got < 0)
-    kill_now(child); /* nothing that it says can be trusted any more */
+  if (filled < 0 || got < 0) { /* nothing that it says can be trusted any more */
+    child->garbled = 1;
+    break_off(child);
+  }
+  return filled == 0;
+}
+
+/* Read and handle all that has come. Output first and lines last: a result that was sent before
+ * some output is then handled before that output is passed on. */
+static void drain(struct child *child) {
+  uint32_t passed = atomic_load(&child->shared->passed);
+  if (child->ready & CHANNEL)
+    mch_channel_hear(&child->channel);
+  if (child->ready & STDOUT)
+    read_stream(child, 0);
+  if (child->ready & STDERR)
+    read_stream(child, 1);
+  if (!child->garbled && hear_all(child) && child->outstanding > 0 &&
+      !is_before(child->last_ticket, passed) && !is_before(passed, child->first_ticket))
+    break_off(child); /* it has passed over a task without an answer */
   if (child->channel.ended && child->stream_ended == 0)
     child->stream_ended = mch_now();
   pass_ready_lines(child);
 }
 
+/* Whether what the page says about the task that the worker has begun can be right. What does not
+ * fit may be about the next one: then the answer to this one is there. */
+static int fits(const struct child *child, const struct mch_task *task) {
+  uint64_t began = atomic_load(&child->shared->running_since);
+  if (task->batch != NULL && !is_items_word(task, atomic_load(&child->shared->items)) &&
+      !mch_channel_waiting(&child->channel))
+    return 0;
+  return began <= mch_now();
+}
+
+/* Look at what a task may have written over. */
+static void check_page(struct child *child) {
+  const struct mch_shared *shared = child->shared;
+  const struct mch_task *task = oldest(child);
+  uint32_t passed = atomic_load(&shared->passed);
+  int is_begun = task != NULL && is_taken(child, task->ticket);
+  if (child->killed)
+    return;
+  if (child->last_ticket - passed > child->last_ticket - child->passed ||
+      atomic_load(&shared->down.written) - atomic_load(&shared->down.read) > MCH_RING_SIZE ||
+      (task != NULL && !is_begun &&
+       claim_of(child, task->ticket) != claim_word(task->ticket, MCH_CLAIM_OFFERED)) ||
+      (is_begun && !fits(child, task))) {
+    break_off(child);
+    return;
+  }
+  child->passed = passed;
+}
+
 /* -- deaths ------------------------------------------------------------------------------- */
 
 static int has_exited(const struct child *child, const struct mch_ending *ending) {
-  return child->exit_said || (ending->known && ending->signal == 0);
+  return !child->broke && (child->exit_said || (ending->known && ending->signal == 0));
+}
+
+/* When what the worker runs was begun: not later than now, nor before it could be. */
+static uint64_t since(const struct child *child, uint64_t now) {
+  uint64_t told = atomic_load(&child->shared->running_since);
+  return told > now || told < child->forked ? now : told;
 }
 
 static struct mch_result *obituary(const struct child *child, const struct mch_task *victim,
                                    const struct mch_ending *ending, int had_begun,
                                    const char *progress) {
-  uint64_t since = atomic_load(&child->shared->running_since);
+  uint64_t now = mch_now();
   uint64_t oom_count = atomic_load(&child->shared->oom_count);
   enum mch_kind kind = MCH_KIND_KILLED;
   struct mch_result *result;
@@ -766,8 +881,11 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
     kind = (enum mch_kind)victim->stop;
   else if (has_exited(child, ending))
     kind = MCH_KIND_EXITED;
-  result = mch_result_new(kind, had_begun ? NULL : "before its first task", child->last_log.data,
-                          child->last_log.length);
+  result = mch_result_new(kind,
+                          kind == MCH_KIND_KILLED && child->broke ? "its worker broke the protocol"
+                          : had_begun                             ? NULL
+                                                                  : "before its first task",
+                          child->last_log.data, child->last_log.length);
   if (result == NULL)
     return NULL;
   result->graph_is_log = 1;
@@ -775,7 +893,7 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   result->exitcode = child->exit_said ? child->exit_status : ending->exitcode;
   result->maxrss = ending->maxrss;
   if (had_begun)
-    result->elapsed = mch_now() - since;
+    result->elapsed = now - since(child, now);
   if (progress != NULL)
     result->progress = strdup(progress);
   result->perhaps_oom = kind == MCH_KIND_KILLED && ending->signal == SIGKILL && !child->killed &&
@@ -797,24 +915,48 @@ static void give_back_all(struct child *child) {
   }
 }
 
-static struct mch_task *first_offered(const struct child *child) {
-  uint32_t i;
-  for (i = MCH_CLAIMS; i-- > 0;) {
-    struct mch_task *task = child->offered[(child->last_ticket - i) % MCH_CLAIMS];
-    if (task != NULL)
-      return task;
-  }
-  return NULL;
+/* The first item of a batch that the worker cannot have begun. While its stream is whole that is the
+ * one behind the first without an answer, if that has begun; else the page tells, or the mark. */
+static uint32_t first_unbegun(const struct child *child, const struct mch_task *task) {
+  const struct mch_batch *batch = task->batch;
+  uint64_t word = atomic_load(&child->shared->items), mark = mch_platform_mark_get(child->begun);
+  int is_marked_batch = mch_begun_ticket(mark) == task->ticket;
+  uint32_t bound = is_marked_batch ? mch_begun_bound(mark) : 0;
+  if (bound > batch->count || child->begun < 0)
+    bound = batch->count;
+  if (is_items_word(task, word) && mch_items_next(word) <= bound)
+    return mch_items_next(word);
+  if (bound <= batch->answered)
+    return batch->answered;
+  return child->garbled ? bound : batch->answered + 1;
 }
 
 /* Of a batch the item that ran goes with its worker; those behind it go to another one. */
 static void bury_batch(struct child *child, struct mch_task *victim,
                        const struct mch_ending *ending, int had_begun, const char *progress) {
-  if (victim->batch->answered < victim->batch->count &&
-      (!had_begun || item_has_begun(child, victim)))
+  uint32_t end = had_begun ? first_unbegun(child, victim) : victim->batch->answered + 1;
+  while (victim->batch->answered < end && victim->batch->answered < victim->batch->count)
     fail_item(child, victim, obituary(child, victim, ending, had_begun, progress));
   return_rest(child, victim);
   finish_batch(child, victim, 0);
+}
+
+static void bury_task(struct child *child, struct mch_task *victim, const struct mch_ending *ending,
+                      int had_begun, const char *progress) {
+  if (victim->batch != NULL)
+    bury_batch(child, victim, ending, had_begun, progress);
+  else
+    finish(child, victim, obituary(child, victim, ending, had_begun, progress));
+}
+
+/* Whether the oldest task was begun, as far as can be told: if it may have been, it was. */
+static int may_have_begun(const struct child *child) {
+  const struct mch_task *task = oldest(child);
+  if (task == NULL)
+    return 0;
+  return is_taken(child, task->ticket) || is_marked(child, task->ticket) ||
+         (child->begun < 0 &&
+          claim_of(child, task->ticket) != claim_word(task->ticket, MCH_CLAIM_OFFERED));
 }
 
 static void bury(struct child *child, const struct mch_ending *ending) {
@@ -828,20 +970,21 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   for (which = 0; which < 2; which++)
     while (read_stream(child, which) > 0)
       ;
-  victim = begun(child);
-  had_begun = victim != NULL;
+  if (mch_platform_mark_get(child->begun) & MCH_BEGUN_BROKEN)
+    child->broke = 1;
+  had_begun = may_have_begun(child);
+  victim = oldest(child);
   pass_last_lines(child);
   progress = last_progress(child);
-  stop_bars(child, stopped_or(victim, has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
+  stop_bars(child, stopped_or(had_begun ? victim : NULL,
+                              has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
   if (child->state == LIVE)
     engine->live--;
   child->state = ENDED;
-  if (!had_begun && pristine)
-    victim = first_offered(child);
-  if (victim != NULL && victim->batch != NULL)
-    bury_batch(child, victim, ending, had_begun, progress);
-  else if (victim != NULL)
-    finish(child, victim, obituary(child, victim, ending, had_begun, progress));
+  if (!had_begun && pristine && victim != NULL)
+    bury_task(child, victim, ending, 0, progress);
+  while (may_have_begun(child)) /* more than one: answers were lost */
+    bury_task(child, oldest(child), ending, 1, progress);
   free(progress);
   engine->unlucky = pristine && !had_begun;
   give_back_all(child);
@@ -886,6 +1029,8 @@ static void close_child(struct child *child) {
   struct engine_fork *engine = child->engine;
   int which;
   close_process(child);
+  if (child->begun >= 0)
+    close(child->begun);
   for (which = 0; which < 2; which++) {
     if (child->streams[which].fd >= 0) {
       mch_poller_remove(engine->base.poller, child->streams[which].fd);
@@ -949,7 +1094,7 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
   }
-  atomic_store(&child->shared->stop, task->ticket);
+  atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   child->kill_at = mch_now() + engine->config.grace;
 }
@@ -977,9 +1122,12 @@ static uint64_t timeout_of(const struct engine_fork *engine, const struct mch_ta
  * long as it likes, or it is being stopped. */
 static uint64_t limit_of(const struct child *child, const struct mch_task *task) {
   uint64_t timeout = timeout_of(child->engine, task);
+  uint64_t began;
+  if (timeout == 0 || task->stop != 0)
+    return MCH_NEVER;
   /* Read after its claim, before which the worker has written it. */
-  return timeout == 0 || task->stop != 0 ? MCH_NEVER
-                                         : atomic_load(&child->shared->running_since) + timeout;
+  began = atomic_load(&child->shared->running_since);
+  return began <= mch_now() && timeout < MCH_NEVER - began ? began + timeout : MCH_NEVER;
 }
 
 /* When to look at the worker's time-outs: when what it has begun will have run too long; for tasks
@@ -1016,15 +1164,19 @@ static void check_time(struct child *child, uint64_t now) {
   stop(&child->engine->base, task);
 }
 
-/* The ticket after the last one; 0 means none, so it is left out when the count wraps. */
 static uint32_t next_ticket(const struct child *child) {
-  return child->last_ticket == UINT32_MAX ? 1 : child->last_ticket + 1;
+  return after(child->last_ticket);
 }
 
 /* Note that the worker is offered this task, by its next ticket. */
 static void book(struct child *child, struct mch_task *task) {
   uint32_t ticket = next_ticket(child);
   child->last_ticket = task->ticket = ticket;
+  if (child->outstanding == 0) {
+    child->first_ticket = ticket;
+    child->oldest_since = mch_now();
+    child->ring_at = child->oldest_since + ring_again;
+  }
   atomic_store(&child->shared->claims[ticket % MCH_CLAIMS],
                (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED);
   child->offered[ticket % MCH_CLAIMS] = task;
@@ -1041,6 +1193,7 @@ static void book(struct child *child, struct mch_task *task) {
 struct plumbing {
   int sockets[2]; /* [0] ours, [1] the worker's */
   int out[2], err[2], life[2];
+  int begun; /* of both: see mch_begun_word() */
   pid_t owner; /* the process that forks */
 };
 
@@ -1057,6 +1210,9 @@ static void close_plumbing(struct plumbing *plumbing) {
   close_pair(plumbing->out);
   close_pair(plumbing->err);
   close_pair(plumbing->life);
+  if (plumbing->begun >= 0)
+    close(plumbing->begun);
+  plumbing->begun = -1;
 }
 
 static int make_plumbing(struct plumbing *plumbing, struct mch_error *error) {
@@ -1065,7 +1221,8 @@ static int make_plumbing(struct plumbing *plumbing, struct mch_error *error) {
   if ((code = mch_platform_socketpair(plumbing->sockets, error)) != 0 ||
       (code = mch_platform_pipe(plumbing->out, error)) != 0 ||
       (code = mch_platform_pipe(plumbing->err, error)) != 0 ||
-      (code = mch_platform_pipe(plumbing->life, error)) != 0) {
+      (code = mch_platform_pipe(plumbing->life, error)) != 0 ||
+      (code = mch_platform_mark_open(&plumbing->begun, error)) != 0) {
     close_plumbing(plumbing);
     return code;
   }
@@ -1112,6 +1269,8 @@ static void child_close_pools(struct engine_fork *engine) {
       close(child->streams[1].fd);
     if (child->watch >= 0)
       close(child->watch);
+    if (child->begun >= 0)
+      close(child->begun);
     mch_platform_unshare(child->shared, sizeof *child->shared);
     child->shared = NULL;
   }
@@ -1184,6 +1343,9 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
   mch_channel_use_rings(&worker->channel, &self->shared->down, &self->shared->up);
   worker->shared = self->shared;
+  worker->begun = plumbing->begun;
+  mch_platform_protect(self->shared->down.bytes,
+                       sizeof *self->shared - offsetof(struct mch_shared, down.bytes));
   worker->only = only;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
@@ -1217,6 +1379,7 @@ static int adopt(struct child *child, struct plumbing *plumbing) {
   child->streams[0].fd = plumbing->out[0];
   child->streams[1].fd = plumbing->err[0];
   child->lifeline = plumbing->life[1];
+  child->begun = plumbing->begun;
   child->watch = mch_platform_watch_process(child->pid);
   deaf = watch(child, 0, child->channel.fd, CHANNEL) != 0 ||
          watch(child, 1, child->streams[0].fd, STDOUT) != 0 ||
@@ -1272,10 +1435,12 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
     return code;
   }
   child->engine = engine;
+  child->begun = -1;
+  child->forked = mch_now();
   child->kill_at = MCH_NEVER;
   child->pristine = 1;
   child->patient = patient && !engine->config.runner.eager(engine->config.runner.ud);
-  atomic_store(&child->shared->log_threshold, engine->log_level);
+  atomic_store(&child->shared->orders.log_threshold, engine->log_level);
   atomic_store(&child->shared->down.reader_sleeps, 1); /* who is patient wants a bell */
   if (only != NULL)
     book(child, only);
@@ -1437,8 +1602,15 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
  * (also what was taken back), and the answer to the ticket that had the same place has been read.
  */
 static int has_ticket(const struct child *child) {
-  return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
+  uint32_t ahead = child->last_ticket - atomic_load(&child->shared->passed);
+  return ahead < MCH_CLAIMS - 1 &&
          child->offered[(child->last_ticket + 1) % MCH_CLAIMS] == NULL;
+}
+
+/* Whether the worker has yet to come to a task that was taken back for this. */
+static int is_behind(const struct child *child) {
+  return child->left_behind != 0 &&
+         is_before(atomic_load(&child->shared->passed), child->left_behind);
 }
 
 /* Whether one more task may be sent ahead to the worker. */
@@ -1448,7 +1620,7 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
     return 0;
   if (most > 0 && child->offers >= most)
     return 0;
-  if (!has_ticket(child))
+  if (!has_ticket(child) || is_behind(child))
     return 0;
   return child->outstanding == 0 ||
          (child->outstanding < MCH_CLAIMS / 2 && child->ahead_bytes < AHEAD_BYTES &&
@@ -1466,13 +1638,16 @@ static struct child *choose(const struct engine_fork *engine) {
 }
 
 /* A worker with nothing to do is full for a moment after much was taken back from it: nothing comes
- * from it when that moment is over, so it is looked at again soon. */
-static int is_passing(const struct engine_fork *engine) {
+ * from it when that moment is over, so it is looked at again soon. 0: there is none. */
+static uint64_t passing(const struct engine_fork *engine) {
   const struct child *child;
+  uint64_t soon = 0;
   for (child = engine->children; child != NULL; child = child->next)
     if (child->state == LIVE && child->outstanding == 0 && !has_ticket(child))
-      return 1;
-  return 0;
+      return passing_check;
+    else if (child->state == LIVE && is_behind(child))
+      soon = behind_check;
+  return soon;
 }
 
 static int submit(struct mch_engine *base, struct mch_task *task, int owner,
@@ -1483,7 +1658,7 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
     return submit_snapshot(engine, task, owner, error);
   child = choose(engine);
   if (child == NULL) {
-    engine->passing = is_passing(engine);
+    engine->passing = passing(engine);
     return MCH_FULL;
   }
   engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
@@ -1498,7 +1673,7 @@ static void split_running(struct engine_fork *engine) {
   for (child = engine->children; child != NULL; child = child->next) {
     struct mch_task *task = begun(child);
     uint64_t word = atomic_load(&child->shared->items);
-    if (task == NULL || task->batch == NULL || mch_items_ticket(word) != task->ticket ||
+    if (task == NULL || task->batch == NULL || !is_items_word(task, word) ||
         mch_items_limit(word) - mch_items_next(word) <= most)
       continue;
     most = mch_items_limit(word) - mch_items_next(word);
@@ -1507,6 +1682,38 @@ static void split_running(struct engine_fork *engine) {
   }
   if (longest != NULL)
     shorten_batch(holds, longest, 0, 1);
+}
+
+/* Whether the worker has had its only task for a while and not begun it: it was stopped, say, or sets
+ * itself up. */
+static int is_slow(const struct child *child) {
+  const struct mch_task *task = oldest(child);
+  return child->state == LIVE && child->outstanding == 1 &&
+         claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED);
+}
+
+/* Take such a task back; its worker gets none before it has come so far. Whether there was one. */
+static int take_unbegun(struct engine_fork *engine) {
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next) {
+    struct mch_task *task = oldest(child);
+    if (!is_slow(child) || engine->pumped < child->oldest_since + slow_start ||
+        !take_back(child, task))
+      continue;
+    child->left_behind = task->ticket;
+    give_back(child, task);
+    return 1;
+  }
+  return 0;
+}
+
+/* Something may have taken the bell that it waits for. */
+static void ring_for(struct child *child, uint64_t now) {
+  const struct mch_task *task = oldest(child);
+  if (task == NULL || now < child->ring_at || is_taken(child, task->ticket))
+    return;
+  mch_channel_ring(&child->channel);
+  child->ring_at = now + ring_again;
 }
 
 /* Move half of what waits at the busiest worker to the queue when another has nothing to do. */
@@ -1525,7 +1732,8 @@ static void steal(struct engine_fork *engine, size_t queued) {
   if (idle == NULL)
     return;
   if (busiest == NULL) {
-    split_running(engine);
+    if (!take_unbegun(engine))
+      split_running(engine);
     return;
   }
   share = busiest->outstanding / 2;
@@ -1644,6 +1852,8 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
     check_end(child, now);
     child->ready = 0;
     if (child->state != ENDED) {
+      check_page(child);
+      ring_for(child, now);
       check_time(child, now);
       retire(engine, child);
     }
@@ -1691,6 +1901,10 @@ static uint64_t deadline(struct mch_engine *base) {
       soonest = sooner(soonest, child->stream_ended + end_grace);
     if (child->watch < 0)
       soonest = sooner(soonest, mch_now() + unwatched_check);
+    if (child->outstanding > 0 && !is_taken(child, child->first_ticket))
+      soonest = sooner(soonest, child->oldest_since + slow_start > engine->pumped
+                                    ? child->oldest_since + slow_start
+                                    : child->ring_at);
     if (engine->timeouts && child->outstanding > 0)
       soonest = sooner(soonest, timeout_at(child));
   }
@@ -1699,7 +1913,7 @@ static uint64_t deadline(struct mch_engine *base) {
       engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
   if (engine->passing)
-    soonest = sooner(soonest, mch_now() + passing_check);
+    soonest = sooner(soonest, mch_now() + engine->passing);
   return soonest;
 }
 
@@ -1750,7 +1964,7 @@ static void log_threshold(struct mch_engine *base, int level) {
   struct child *child;
   engine->log_level = level;
   for (child = engine->children; child != NULL; child = child->next)
-    atomic_store(&child->shared->log_threshold, level);
+    atomic_store(&child->shared->orders.log_threshold, level);
 }
 
 static void quit(struct mch_engine *base, int kill) {

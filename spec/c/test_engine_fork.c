@@ -417,7 +417,7 @@ static void test_stop(void) {
   CHECK(told.finished_count == 1 && told.results[0]->kind == MCH_KIND_CANCELLED);
   CHECK(!take(&peer, 2)); /* provably never starts */
   engine->base.ops->stop(&engine->base, tasks[0]);
-  CHECK(atomic_load(&peer.child->shared->stop) == 1 && peer.child->kill_at != MCH_NEVER);
+  CHECK(atomic_load(&peer.child->shared->orders.stop) == 1 && peer.child->kill_at != MCH_NEVER);
   answer(&peer, 1, 0, 0, 0);
   pump_now(engine);
   CHECK(told.finished_count == 2 && told.results[1]->kind == MCH_KIND_CANCELLED);
@@ -659,7 +659,7 @@ static void test_timeout_of_items(int is_other) {
   check_time(peer.child, due);
   CHECK(task->batch->count == 1 && cut_off != NULL && cut_off->batch->count == 2);
   CHECK(task->stop == (is_other ? 0 : MCH_KIND_TIMEOUT));
-  CHECK(atomic_load(&peer.child->shared->stop) == (is_other ? 0 : 1));
+  CHECK(atomic_load(&peer.child->shared->orders.stop) == (is_other ? 0 : 1));
   leave(&peer);
   end_all(engine);
   mch_task_free(cut_off);
