@@ -920,10 +920,9 @@ static void give_back_all(struct child *child) {
 static uint32_t first_unbegun(const struct child *child, const struct mch_task *task) {
   const struct mch_batch *batch = task->batch;
   uint64_t word = atomic_load(&child->shared->items), mark = mch_platform_mark_get(child->begun);
-  int is_marked_batch = mch_begun_ticket(mark) == task->ticket;
-  uint32_t bound = is_marked_batch ? mch_begun_bound(mark) : 0;
-  if (bound > batch->count || child->begun < 0)
-    bound = batch->count;
+  uint32_t bound = mch_begun_bound(mark);
+  if (mch_begun_ticket(mark) != task->ticket || bound > batch->count)
+    bound = batch->count; /* the mark does not help */
   if (is_items_word(task, word) && mch_items_next(word) <= bound)
     return mch_items_next(word);
   if (bound <= batch->answered)
@@ -1887,6 +1886,12 @@ static uint64_t sooner(uint64_t a, uint64_t b) {
   return a < b ? a : b;
 }
 
+/* When to look at a worker again that has not begun the oldest task that it has. */
+static uint64_t slow_at(const struct child *child) {
+  uint64_t slow = child->oldest_since + slow_start;
+  return child->engine->live > 1 && slow > child->engine->pumped ? slow : child->ring_at;
+}
+
 static uint64_t deadline(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   uint64_t soonest = MCH_NEVER;
@@ -1902,9 +1907,7 @@ static uint64_t deadline(struct mch_engine *base) {
     if (child->watch < 0)
       soonest = sooner(soonest, mch_now() + unwatched_check);
     if (child->outstanding > 0 && !is_taken(child, child->first_ticket))
-      soonest = sooner(soonest, child->oldest_since + slow_start > engine->pumped
-                                    ? child->oldest_since + slow_start
-                                    : child->ring_at);
+      soonest = sooner(soonest, slow_at(child));
     if (engine->timeouts && child->outstanding > 0)
       soonest = sooner(soonest, timeout_at(child));
   }
