@@ -243,7 +243,7 @@ static int meddle_restore(lua_State *L) {
   return 0;
 }
 
-int luaopen_meddle_module(lua_State *L);
+int luaopen_meddle_module(lua_State *L) __attribute__((visibility("default")));
 int luaopen_meddle_module(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"fork", meddle_fork},         {"raw_fork", meddle_raw_fork}, {"_exit", meddle_quick_exit},
