@@ -848,7 +848,7 @@ static void check_page(struct child *child) {
   if (child->killed)
     return;
   if (child->last_ticket - passed > child->last_ticket - child->passed ||
-      atomic_load(&shared->down.written) - atomic_load(&shared->down.read) > MCH_RING_SIZE ||
+      child->channel.ring_put - atomic_load(&shared->down.read) > MCH_RING_SIZE ||
       (task != NULL && !is_begun &&
        claim_of(child, task->ticket) != claim_word(task->ticket, MCH_CLAIM_OFFERED)) ||
       (is_begun && !fits(child, task))) {

@@ -332,7 +332,8 @@ static void look_at_page(const struct mch_worker *worker, uint32_t ticket) {
   const struct mch_shared *shared = worker->shared;
   if (atomic_load_explicit(&shared->claims[ticket % MCH_CLAIMS], memory_order_relaxed) !=
           claim_word(ticket, MCH_CLAIM_TAKEN) ||
-      atomic_load_explicit(&shared->passed, memory_order_relaxed) != worker->passed)
+      atomic_load_explicit(&shared->passed, memory_order_relaxed) != worker->passed ||
+      !mch_channel_is_whole(&worker->channel))
     break_off(worker);
 }
 
@@ -664,7 +665,9 @@ void mch_worker_main(struct mch_worker *worker) {
       handle(worker, &message, &graph);
     else if (got < 0)
       break_off(worker);
-    else if (mch_channel_fill(&worker->channel, 1, NULL) <= 0)
+    else if ((got = (int)mch_channel_fill(&worker->channel, 1, NULL)) == MCH_PROTOCOL)
+      break_off(worker);
+    else if (got <= 0)
       end_of_stream(worker);
   }
 }
