@@ -69,13 +69,13 @@ struct mch_channel {
   size_t in_handed;  /* bytes of `in` handed out: consume them at the next call */
   uint32_t sequence_out, sequence_in;
   struct mch_ring *ring_in, *ring_out; /* NULL: all goes over the descriptor */
-  /* What this side says in them. The other side could write over it, and a task of a worker over what
-   * its worker says; it is believed here only. */
+  /* What this side says in them. The other side could write over it, and a task of a worker over
+   * what its worker says; it is believed here only. */
   uint32_t ring_taken, ring_put;
-  int fd_ended;                        /* with rings: the other side will ring no more */
-  int spin;                            /* the last wait was short: look a while before sleeping */
-  int ended;                           /* the other side will send no more */
-  struct mch_chaos *chaos;             /* NULL: off */
+  int fd_ended;            /* with rings: the other side will ring no more */
+  int spin;                /* the last wait was short: look a while before sleeping */
+  int ended;               /* the other side will send no more */
+  struct mch_chaos *chaos; /* NULL: off */
 };
 
 /* Take over `fd` (mch_channel_close() closes it). */

@@ -42,8 +42,8 @@ static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked
 static const uint64_t unasked_rest = 20000000u; /* a worker without a task sets itself up later */
 static const uint64_t end_grace = 200000000u;   /* between end of stream and end of process */
 static const uint64_t fork_retry = 100000000u;  /* after a failed fork */
-static const uint64_t passing_check = 1000000u;    /* a worker passes over what was taken back */
-static const uint64_t behind_check = 20000000u;    /* the same of one that may have been stopped */
+static const uint64_t passing_check = 1000000u; /* a worker passes over what was taken back */
+static const uint64_t behind_check = 20000000u; /* the same of one that may have been stopped */
 static const uint64_t slow_start = 20000000u;   /* an offered task that is not begun so long */
 static const uint64_t ring_again = 200000000u;  /* a worker that does not begin it */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
@@ -88,10 +88,10 @@ struct child {
   uint64_t oldest_since; /* when the oldest became that */
   uint64_t ring_at;      /* when to ring for it again */
   uint32_t left_behind;  /* ticket that was taken back since it did not begin it; 0: none */
-  unsigned outstanding; /* tasks in `offered` */
-  size_t ahead_bytes;   /* their payload */
-  uint64_t tasks;       /* ended so far */
-  uint64_t offers;      /* tasks ever offered, less those taken back */
+  unsigned outstanding;  /* tasks in `offered` */
+  size_t ahead_bytes;    /* their payload */
+  uint64_t tasks;        /* ended so far */
+  uint64_t offers;       /* tasks ever offered, less those taken back */
   uint64_t maxrss;
   struct mch_buf codes;    /* sorted u32 ids that it has */
   struct mch_buf last_log; /* the last record of the running task */
@@ -607,7 +607,33 @@ static void return_rest(struct child *child, struct mch_task *task) {
 /* Whether the page's word on items is about this batch, and can be right. */
 static int is_items_word(const struct mch_task *task, uint64_t word) {
   return mch_items_ticket(word) == task->ticket && mch_items_limit(word) == task->batch->count &&
-         mch_items_next(word) <= task->batch->count && mch_items_next(word) >= task->batch->answered;
+         mch_items_next(word) <= task->batch->count &&
+         mch_items_next(word) >= task->batch->answered;
+}
+
+/* Whether the mark says that item `number` of the batch was begun, or one behind it. */
+static int is_marked_item(const struct child *child, const struct mch_task *task, uint32_t number) {
+  uint64_t mark = mch_platform_mark_get(child->begun);
+  return (mark & MCH_BEGUN_EXACT) != 0 && mch_begun_ticket(mark) == task->ticket &&
+         mch_begun_bound(mark) > number;
+}
+
+/* The first item of a batch that the worker has not begun: the page tells, unless the mark says
+ * that it cannot. Then it is the one behind the first without an answer, which runs, while the
+ * stream is whole; else answers may be lost, and all that may have begun had. */
+static uint32_t first_unbegun(const struct child *child, const struct mch_task *task) {
+  const struct mch_batch *batch = task->batch;
+  uint64_t word = atomic_load(&child->shared->items), mark = mch_platform_mark_get(child->begun);
+  uint32_t bound = mch_begun_bound(mark), next = mch_items_next(word);
+  int is_marked_batch = mch_begun_ticket(mark) == task->ticket && bound <= batch->count;
+  if (!is_marked_batch)
+    bound = batch->count;
+  if (is_items_word(task, word) && next <= (uint64_t)bound + 1 &&
+      !is_marked_item(child, task, next))
+    return next;
+  if (bound <= batch->answered)
+    return batch->answered;
+  return child->garbled ? bound : batch->answered + 1;
 }
 
 /* Take back the items from `number` on that have not begun; with `half` only the later half. */
@@ -623,19 +649,22 @@ static void shorten_batch(struct child *child, struct mch_task *task, uint32_t n
       return;
     if (atomic_compare_exchange_strong(&child->shared->items, &word,
                                        mch_items_word(task->ticket, at, next))) {
+      if (is_marked_item(child, task, at))
+        break;
       atomic_store(&child->shared->orders.limit, (uint64_t)task->ticket << 32 | at);
       task->batch->count = at;
       events(child)->split(events(child)->ud, task, rest);
       return;
     }
   }
+  if (is_taken(child, task->ticket) && mch_items_ticket(word) == task->ticket)
+    break_off(child); /* the page says of it what cannot be */
   mch_task_free(rest);
 }
 
 /* Whether the next item without an answer has begun. Nothing that it wrote is on its way. */
 static int item_has_begun(const struct child *child, const struct mch_task *task) {
-  uint64_t word = atomic_load(&child->shared->items);
-  return is_items_word(task, word) && mch_items_next(word) > task->batch->answered;
+  return first_unbegun(child, task) > task->batch->answered;
 }
 
 /* The task that a message of the worker is about: the oldest that it has, which it must have begun.
@@ -691,7 +720,8 @@ static int item_result(struct child *child, const struct mch_message_in *message
   struct mch_result *result;
   size_t head = 4 + MCH_FACTS_SIZE;
   int kind = MCH_KIND_OK;
-  if (message->length < 5 || task == NULL || task->batch == NULL || task->batch->answered >= task->batch->count ||
+  if (message->length < 5 || task == NULL || task->batch == NULL ||
+      task->batch->answered >= task->batch->count ||
       mch_load_u32(message->body) != task->batch->answered)
     return -1;
   if (facts[0] == MCH_ITEM_OK)
@@ -913,21 +943,6 @@ static void give_back_all(struct child *child) {
     settle(child, task);
     give_back(child, task);
   }
-}
-
-/* The first item of a batch that the worker cannot have begun. While its stream is whole that is the
- * one behind the first without an answer, if that has begun; else the page tells, or the mark. */
-static uint32_t first_unbegun(const struct child *child, const struct mch_task *task) {
-  const struct mch_batch *batch = task->batch;
-  uint64_t word = atomic_load(&child->shared->items), mark = mch_platform_mark_get(child->begun);
-  uint32_t bound = mch_begun_bound(mark);
-  if (mch_begun_ticket(mark) != task->ticket || bound > batch->count)
-    bound = batch->count; /* the mark does not help */
-  if (is_items_word(task, word) && mch_items_next(word) <= bound)
-    return mch_items_next(word);
-  if (bound <= batch->answered)
-    return batch->answered;
-  return child->garbled ? bound : batch->answered + 1;
 }
 
 /* Of a batch the item that ran goes with its worker; those behind it go to another one. */
@@ -1192,7 +1207,7 @@ static void book(struct child *child, struct mch_task *task) {
 struct plumbing {
   int sockets[2]; /* [0] ours, [1] the worker's */
   int out[2], err[2], life[2];
-  int begun; /* of both: see mch_begun_word() */
+  int begun;   /* of both: see mch_begun_word() */
   pid_t owner; /* the process that forks */
 };
 
@@ -1602,8 +1617,7 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
  */
 static int has_ticket(const struct child *child) {
   uint32_t ahead = child->last_ticket - atomic_load(&child->shared->passed);
-  return ahead < MCH_CLAIMS - 1 &&
-         child->offered[(child->last_ticket + 1) % MCH_CLAIMS] == NULL;
+  return ahead < MCH_CLAIMS - 1 && child->offered[(child->last_ticket + 1) % MCH_CLAIMS] == NULL;
 }
 
 /* Whether the worker has yet to come to a task that was taken back for this. */
@@ -1683,8 +1697,8 @@ static void split_running(struct engine_fork *engine) {
     shorten_batch(holds, longest, 0, 1);
 }
 
-/* Whether the worker has had its only task for a while and not begun it: it was stopped, say, or sets
- * itself up. */
+/* Whether the worker has had its only task for a while and not begun it: it was stopped, say, or
+ * sets itself up. */
 static int is_slow(const struct child *child) {
   const struct mch_task *task = oldest(child);
   return child->state == LIVE && child->outstanding == 1 &&

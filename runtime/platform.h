@@ -99,9 +99,9 @@ void mch_platform_flush_streams(void);
 /* Run `leave(status)` as the first of all exit handlers; it must not return. */
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
 
-/* A number that processes share after a fork, kept as the position of a file in memory: nothing that
- * one of them writes moves it, and it is there when one has gone. 0, and -1 in `fd` where there is no
- * such file, or an error. */
+/* A number that processes share after a fork, kept as the position of a file in memory: nothing
+ * that one of them writes moves it, and it is there when one has gone. 0, and -1 in `fd` where
+ * there is no such file, or an error. */
 int mch_platform_mark_open(int *fd, struct mch_error *error);
 /* 0, or -1: the descriptor is not what it was. */
 int mch_platform_mark_set(int fd, uint64_t value);

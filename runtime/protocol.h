@@ -152,11 +152,11 @@ static inline uint32_t mch_items_next(uint64_t word) {
  * it begins what it has claimed. */
 struct mch_orders {
   _Atomic uint32_t revoked[MCH_CLAIMS]; /* tickets that were taken back: [t % MCH_CLAIMS] */
-  _Atomic uint64_t limit;       /* ticket << 32 | first item that was taken back of a batch */
-  _Atomic uint32_t stop;        /* ticket of the task that shall stop; 0: none */
+  _Atomic uint64_t limit;        /* ticket << 32 | first item that was taken back of a batch */
+  _Atomic uint32_t stop;         /* ticket of the task that shall stop; 0: none */
   _Atomic int32_t log_threshold; /* records below this level need not be sent */
-  _Atomic uint32_t reading[2];  /* odd while the pool takes bytes from that pipe */
-  _Atomic uint64_t consumed[2]; /* bytes taken from stdout's and stderr's pipe */
+  _Atomic uint32_t reading[2];   /* odd while the pool takes bytes from that pipe */
+  _Atomic uint64_t consumed[2];  /* bytes taken from stdout's and stderr's pipe */
 };
 
 /* A task may write over all that its worker can write, by accident or not. So the pool believes
@@ -196,9 +196,11 @@ _Static_assert(offsetof(struct mch_shared, down.bytes) % MCH_PAGE_MAX == 0,
  * (mch_platform_mark_open) that both processes hold. It outlives the worker, and no write moves it.
  *
  *     bit 62: the worker found its page or its stream broken, and ended itself
+ *     bit 61: of a batch it has begun exactly the items below that number
  *     bits 16 to 47: the last ticket that it began
  *     bits 0 to 15: of a batch the first item that it cannot have begun */
 #define MCH_BEGUN_BROKEN ((uint64_t)1 << 62)
+#define MCH_BEGUN_EXACT ((uint64_t)1 << 61)
 #define MCH_ITEMS_RESERVED 16u /* a worker with items that last no time notes so many at once */
 
 static inline uint64_t mch_begun_word(uint32_t ticket, uint32_t bound) {

@@ -80,10 +80,8 @@ static void break_off(const struct mch_worker *worker) {
 }
 
 /* Note in the mark that this is begun. */
-static int note(const struct mch_worker *worker, uint32_t ticket, uint32_t bound) {
-  return worker->begun < 0
-             ? 0
-             : mch_platform_mark_set(worker->begun, mch_begun_word(ticket, bound));
+static int note(const struct mch_worker *worker, uint32_t ticket) {
+  return worker->begun < 0 ? 0 : mch_platform_mark_set(worker->begun, mch_begun_word(ticket, 0));
 }
 
 static uint64_t claim_word(uint32_t ticket, enum mch_claim claim) {
@@ -320,7 +318,7 @@ static int claim(struct mch_worker *worker, uint32_t ticket) {
   if (atomic_load(&shared->orders.revoked[ticket % MCH_CLAIMS]) == ticket)
     break_off(worker);
   worker->noted = 0;
-  if (note(worker, ticket, 0) != 0) { /* nothing may begin without: as if it had not been claimed */
+  if (note(worker, ticket) != 0) { /* nothing may begin without: as if it had not been claimed */
     atomic_store(word, claim_word(ticket, MCH_CLAIM_OFFERED));
     break_off(worker);
   }
@@ -337,7 +335,8 @@ static void look_at_page(const struct mch_worker *worker, uint32_t ticket) {
     break_off(worker);
 }
 
-/* What was forked by the code that has just run ends here, and the worker goes on if all is well. */
+/* What was forked by the code that has just run ends here, and the worker goes on if all is well.
+ */
 static void after_code(const struct mch_worker *worker, uint32_t ticket, enum mch_kind kind) {
   mch_worker_end_stranger(worker, kind == MCH_KIND_ERROR);
   look_at_page(worker, ticket);
@@ -434,19 +433,24 @@ static void next_item(const struct mch_worker *worker, struct items *items, stru
   items->at = run->graph + run->length;
 }
 
-/* Note before item `number` is claimed that it may be begun. Where items last no time some are noted at once. */
+/* Note that item `number` is begun. Where items last no time some are noted at once. Without a note
+ * it must not begin: then it is given back. */
 static void note_item(struct mch_worker *worker, uint32_t ticket, uint32_t number, uint32_t count,
                       int precise) {
   uint32_t bound = number + (precise ? 1 : MCH_ITEMS_RESERVED);
   if (number < worker->noted)
     return;
   worker->noted = bound < count ? bound : count;
-  if (note(worker, ticket, worker->noted) != 0)
+  if (worker->begun >= 0 &&
+      mch_platform_mark_set(worker->begun, mch_begun_word(ticket, worker->noted) |
+                                               (precise ? MCH_BEGUN_EXACT : 0)) != 0) {
+    atomic_fetch_sub(&worker->shared->items, 1);
     break_off(worker);
+  }
 }
 
-/* Begin the next item of the batch, which must be `number`, at `start`. 0 when it and the others are
- * not ours any more. */
+/* Begin the next item of the batch, which must be `number`, at `start`. 0 when it and the others
+ * are not ours any more. */
 static int claim_item(struct mch_worker *worker, uint32_t ticket, uint32_t number, uint32_t count,
                       uint64_t start) {
   struct mch_shared *shared = worker->shared;
@@ -514,9 +518,9 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
   run.first = 1;
   run.precise = 1; /* it is not known yet how long they take */
   for (number = 0; !worker->spent; number++) {
-    note_item(worker, ticket, number, count, run.precise);
     if (!claim_item(worker, ticket, number, count, now))
       break;
+    note_item(worker, ticket, number, count, run.precise);
     next_item(worker, &items, &run);
     run.runid = message->head.runid + number;
     now = run_item(worker, ticket, number, now, &run, graph);
@@ -602,7 +606,8 @@ static void on_stop_signal(int number) {
   struct mch_worker *worker = this_worker;
   int saved = errno;
   (void)number;
-  if (worker != NULL && worker->ticket != 0 && atomic_load(&worker->shared->orders.stop) == worker->ticket)
+  if (worker != NULL && worker->ticket != 0 &&
+      atomic_load(&worker->shared->orders.stop) == worker->ticket)
     worker->runner.interrupt(worker->runner.ud);
   errno = saved;
 }

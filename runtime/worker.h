@@ -21,7 +21,7 @@ struct mch_worker {
   uint32_t passed;      /* the last ticket taken off the stream */
   uint32_t noted;       /* of the batch that runs: items below it are noted there as begun */
   int owner;            /* the process whose pool this is */
-  int lifeline;     /* read end */
+  int lifeline;         /* read end */
   int pipes[2];     /* own copies of the ends that are stdout and stderr, to ask for positions */
   uint64_t told[2]; /* the positions last told */
   uint64_t fastest_ask; /* nanoseconds that the fastest of these questions took; 0: none yet */

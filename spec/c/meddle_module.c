@@ -1,13 +1,12 @@
-/* Runs in: both. What a C module of a user may do to the worker that it runs in, by accident or not:
- * require "meddle_module".
+/* Runs in: both. What a C module of a user may do to the worker that it runs in, by accident or
+ * not: require "meddle_module".
  *
  *   pid = meddle.fork()              0 in the new process; meddle.raw_fork(): past the C library
  *   meddle._exit(status); meddle.exit(status); meddle.raise(signal)
  *   how, number = meddle.wait(pid)   "exit" or "signal"
  *   meddle.kill(pid, signal); pid = meddle.getpid(); pid = meddle.getppid()
- *   bytes = meddle.write(fd, text)   or nil; meddle.close(fd); meddle.shut(fd); meddle.dup2(from, to)
- *   fds = meddle.sockets(), all = meddle.descriptors()      above 2
- *   meddle.rewind(fd)
+ *   bytes = meddle.write(fd, text)   or nil; meddle.close(fd); meddle.shut(fd); meddle.dup2(from,
+ * to) fds = meddle.sockets(), all = meddle.descriptors()      above 2 meddle.rewind(fd)
  *   meddle.set(field, value [, index])   a word of the page that is shared with the pool
  *   value = meddle.get(field [, index])
  *   meddle.fill(byte); meddle.scribble(seed, count)         all of it that can be written
@@ -29,8 +28,8 @@
 
 #include "../../runtime/protocol.h"
 
-/* What a worker can write of what it shares: the beginning of the page, up to the ring that the pool
- * writes. */
+/* What a worker can write of what it shares: the beginning of the page, up to the ring that the
+ * pool writes. */
 enum { WRITABLE = offsetof(struct mch_shared, down.bytes) };
 
 /* The mapping of that size, of memory that has no name; pools around this one have gone. */
@@ -161,18 +160,30 @@ static int meddle_sockets(lua_State *L) {
 }
 
 /* Fields by name: where, and whether it has 64 bits. */
-#define FIELD(name, bytes) {#name, offsetof(struct mch_shared, name), bytes}
+#define FIELD(name, bytes)                                                                         \
+  { #name, offsetof(struct mch_shared, name), bytes }
 static const struct field {
   const char *name;
   size_t at;
   int bytes;
 } fields[] = {
-    FIELD(claims, 8),          FIELD(items, 8),          FIELD(passed, 4),
-    FIELD(running_since, 8),   FIELD(oom_count, 8),      FIELD(bars, 8),
-    FIELD(up.written, 4),      FIELD(up.read, 4),        FIELD(up.reader_sleeps, 4),
-    FIELD(up.writer_sleeps, 4), FIELD(down.written, 4),  FIELD(down.read, 4),
-    FIELD(down.reader_sleeps, 4), FIELD(down.writer_sleeps, 4), FIELD(up.bytes, 8),
-    FIELD(down.bytes, 8),      FIELD(orders, 8),
+    FIELD(claims, 8),
+    FIELD(items, 8),
+    FIELD(passed, 4),
+    FIELD(running_since, 8),
+    FIELD(oom_count, 8),
+    FIELD(bars, 8),
+    FIELD(up.written, 4),
+    FIELD(up.read, 4),
+    FIELD(up.reader_sleeps, 4),
+    FIELD(up.writer_sleeps, 4),
+    FIELD(down.written, 4),
+    FIELD(down.read, 4),
+    FIELD(down.reader_sleeps, 4),
+    FIELD(down.writer_sleeps, 4),
+    FIELD(up.bytes, 8),
+    FIELD(down.bytes, 8),
+    FIELD(orders, 8),
 };
 
 static unsigned char *find_word(lua_State *L, int index, int *bytes) {
@@ -245,15 +256,29 @@ static int meddle_restore(lua_State *L) {
 
 int luaopen_meddle_module(lua_State *L) __attribute__((visibility("default")));
 int luaopen_meddle_module(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"fork", meddle_fork},         {"raw_fork", meddle_raw_fork}, {"_exit", meddle_quick_exit},
-      {"exit", meddle_exit},         {"raise", meddle_raise},       {"wait", meddle_wait},
-      {"kill", meddle_kill},         {"getpid", meddle_getpid},     {"getppid", meddle_getppid},
-      {"write", meddle_write},       {"close", meddle_close},       {"shut", meddle_shut},
-      {"dup2", meddle_dup2},         {"rewind", meddle_rewind},     {"set", meddle_set},
-      {"get", meddle_get},           {"fill", meddle_fill},         {"scribble", meddle_scribble},
-      {"copy", meddle_copy},         {"restore", meddle_restore},   {"sockets", meddle_sockets},
-      {"descriptors", meddle_descriptors}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"fork", meddle_fork},
+                                       {"raw_fork", meddle_raw_fork},
+                                       {"_exit", meddle_quick_exit},
+                                       {"exit", meddle_exit},
+                                       {"raise", meddle_raise},
+                                       {"wait", meddle_wait},
+                                       {"kill", meddle_kill},
+                                       {"getpid", meddle_getpid},
+                                       {"getppid", meddle_getppid},
+                                       {"write", meddle_write},
+                                       {"close", meddle_close},
+                                       {"shut", meddle_shut},
+                                       {"dup2", meddle_dup2},
+                                       {"rewind", meddle_rewind},
+                                       {"set", meddle_set},
+                                       {"get", meddle_get},
+                                       {"fill", meddle_fill},
+                                       {"scribble", meddle_scribble},
+                                       {"copy", meddle_copy},
+                                       {"restore", meddle_restore},
+                                       {"sockets", meddle_sockets},
+                                       {"descriptors", meddle_descriptors},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }
