@@ -513,10 +513,21 @@ static void give_back(struct child *child, struct mch_task *task) {
   events(child)->returned(events(child)->ud, task);
 }
 
-/* The task that the worker has begun and not answered, or NULL. */
+/* The task that the worker runs by what the page says, or NULL. Those before it may have answers
+ * that are not read yet. */
 static struct mch_task *begun(const struct child *child) {
-  struct mch_task *task = oldest(child);
-  return task != NULL && is_taken(child, task->ticket) ? task : NULL;
+  uint32_t passed = atomic_load(&child->shared->passed), ticket = child->first_ticket, i;
+  if (child->outstanding == 0)
+    return NULL;
+  if (!is_before(passed, ticket) && !is_before(child->last_ticket, passed))
+    ticket = after(passed);
+  for (i = 0; i < MCH_CLAIMS && !is_before(child->last_ticket, ticket); i++) {
+    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+    if (task != NULL && task->ticket == ticket && is_taken(child, ticket))
+      return task;
+    ticket = after(ticket);
+  }
+  return NULL;
 }
 
 /* More of the worker's tasks, or items of one, are over. */
@@ -670,8 +681,10 @@ static int item_has_begun(const struct child *child, const struct mch_task *task
 /* The task that a message of the worker is about: the oldest that it has, which it must have begun.
  * NULL: another. */
 static struct mch_task *told_of(const struct child *child, const struct mch_message_in *message) {
-  struct mch_task *task = begun(child);
-  return task != NULL && task->ticket == message->head.ticket ? task : NULL;
+  struct mch_task *task = oldest(child);
+  return task != NULL && task->ticket == message->head.ticket && is_taken(child, task->ticket)
+             ? task
+             : NULL;
 }
 
 static void settle_facts(struct child *child, const unsigned char *facts) {
@@ -819,8 +832,8 @@ static int handle(struct child *child, const struct mch_message_in *message) {
   }
 }
 
-/* Handle what the stream has, or as much that others come too. Whether that was all. */
-static int hear_all(struct child *child) {
+/* Handle what the stream has, or as much that others come too. */
+static void hear_all(struct child *child) {
   struct mch_message_in message;
   size_t taken = 0;
   ssize_t filled;
@@ -838,35 +851,36 @@ static int hear_all(struct child *child) {
     child->garbled = 1;
     break_off(child);
   }
-  return filled == 0;
 }
 
 /* Read and handle all that has come. Output first and lines last: a result that was sent before
  * some output is then handled before that output is passed on. */
 static void drain(struct child *child) {
-  uint32_t passed = atomic_load(&child->shared->passed);
   if (child->ready & CHANNEL)
     mch_channel_hear(&child->channel);
   if (child->ready & STDOUT)
     read_stream(child, 0);
   if (child->ready & STDERR)
     read_stream(child, 1);
-  if (!child->garbled && hear_all(child) && child->outstanding > 0 &&
-      !is_before(child->last_ticket, passed) && !is_before(passed, child->first_ticket))
-    break_off(child); /* it has passed over a task without an answer */
+  if (!child->garbled)
+    hear_all(child);
   if (child->channel.ended && child->stream_ended == 0)
     child->stream_ended = mch_now();
   pass_ready_lines(child);
 }
 
-/* Whether what the page says about the task that the worker has begun can be right. What does not
- * fit may be about the next one: then the answer to this one is there. */
-static int fits(const struct child *child, const struct mch_task *task) {
-  uint64_t began = atomic_load(&child->shared->running_since);
-  if (task->batch != NULL && !is_items_word(task, atomic_load(&child->shared->items)) &&
-      !mch_channel_waiting(&child->channel))
+/* Whether what the page says about the oldest task can be right. What is about a later one says
+ * that the answer to this one is there: it has been read, unless bytes wait. */
+static int fits(const struct child *child, const struct mch_task *task, uint32_t passed) {
+  const struct mch_shared *shared = child->shared;
+  if (!is_taken(child, task->ticket))
+    return claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED);
+  if (atomic_load(&shared->running_since) > mch_now())
     return 0;
-  return began <= mch_now();
+  if (is_before(passed, task->ticket) &&
+      (task->batch == NULL || is_items_word(task, atomic_load(&shared->items))))
+    return 1;
+  return mch_channel_waiting(&child->channel);
 }
 
 /* Look at what a task may have written over. */
@@ -874,17 +888,12 @@ static void check_page(struct child *child) {
   const struct mch_shared *shared = child->shared;
   const struct mch_task *task = oldest(child);
   uint32_t passed = atomic_load(&shared->passed);
-  int is_begun = task != NULL && is_taken(child, task->ticket);
   if (child->killed)
     return;
   if (child->last_ticket - passed > child->last_ticket - child->passed ||
       child->channel.ring_put - atomic_load(&shared->down.read) > MCH_RING_SIZE ||
-      (task != NULL && !is_begun &&
-       claim_of(child, task->ticket) != claim_word(task->ticket, MCH_CLAIM_OFFERED)) ||
-      (is_begun && !fits(child, task))) {
+      (task != NULL && !fits(child, task, passed)))
     break_off(child);
-    return;
-  }
   child->passed = passed;
 }
 

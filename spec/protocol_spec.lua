@@ -395,6 +395,18 @@ describe("A worker whose shared page a task damages", function()
     assert.are.equal("next", results[2])
   end)
 
+  it("is stopped in time when it says that it has passed over the task that runs", function()
+    local mcore <close> = mantichora { nworkers = 1, timeout = 0.3, on_error = "return" }
+    mcore:run(function()
+      meddle.set("passed", meddle.get("passed") + 1)
+      while true do end
+    end)
+    mcore:run(function() return "next" end)
+    local results = mcore:returns()
+    assert.are.same({ "killed", broke }, { results[1].kind, results[1].message })
+    assert.are.equal("next", results[2])
+  end)
+
   it("cannot write what the pool says there", function()
     local mcore <close> = mantichora { nworkers = 1, on_error = "return" }
     mcore:run(function() meddle.set("orders", 0) end)
