@@ -986,7 +986,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
   char *progress;
-  int had_begun, which, pristine = child->pristine && !child->killed;
+  int had_begun, which, pristine, was_killed = child->killed;
   child->ready |= STDOUT | STDERR;
   child->channel.ended = 0; /* a task closed its bell, say: the ring may have got more since then */
   drain(child);
@@ -995,6 +995,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
       ;
   if (mch_platform_mark_get(child->begun) & MCH_BEGUN_BROKEN)
     child->broke = 1;
+  pristine = child->pristine && !was_killed; /* by all that it said */
   had_begun = may_have_begun(child);
   victim = oldest(child);
   pass_last_lines(child);

@@ -223,7 +223,9 @@ static int meddle_fill(lua_State *L) {
   return 0;
 }
 
-/* `count` times up to 64 bytes anywhere, half of them among the words at the beginning. */
+/* `count` times up to 64 bytes, half of them anywhere, half among the words at the beginning. Not
+ * in the bytes of answers: those of others that were not read yet may be there, which then fail in
+ * ways that depend on what they were. */
 static int meddle_scribble(lua_State *L) {
   unsigned char *page = (unsigned char *)find_page(L);
   uint64_t x = (uint64_t)luaL_checkinteger(L, 1) * 2654435761u + 88172645463325252u;
@@ -232,6 +234,9 @@ static int meddle_scribble(lua_State *L) {
     size_t at, length, i;
     x ^= x << 13, x ^= x >> 7, x ^= x << 17;
     at = (size_t)(x >> 8) % (x & 1 ? (size_t)WRITABLE - 64 : sizeof(uint64_t) * MCH_CLAIMS + 64);
+    if (at + 64 > offsetof(struct mch_shared, up.bytes) &&
+        at < offsetof(struct mch_shared, up.bytes) + MCH_RING_SIZE)
+      continue;
     length = 1 + (size_t)(x >> 2) % 64;
     for (i = 0; i < length; i++) {
       x ^= x << 13, x ^= x >> 7, x ^= x << 17;

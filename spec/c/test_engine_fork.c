@@ -381,6 +381,7 @@ static void test_tickets_wrap(void) {
   hire(engine, &peer);
   peer.child->last_ticket = UINT32_MAX - 2;
   atomic_store(&peer.child->shared->passed, UINT32_MAX - 2);
+  peer.child->passed = UINT32_MAX - 2;
   for (i = 0; i < 6; i++) {
     tasks[i] = new_task(i, 0);
     CHECK(give(engine, tasks[i]) == 0 && tasks[i]->ticket != 0);
