@@ -61,7 +61,7 @@
 #include "output.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 4u
+#define MCH_PROTOCOL_VERSION 5u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */

@@ -325,12 +325,14 @@ static int claim(struct mch_worker *worker, uint32_t ticket) {
   return 1;
 }
 
-/* After a task or item: that it left the page as it was, so that the next one may begin. */
+/* After a task or item: that it left the page as it was, so that the next one may begin. All that the
+ * pool looks at is looked at here, so that no later task is running when it finds something. */
 static void look_at_page(const struct mch_worker *worker, uint32_t ticket) {
   const struct mch_shared *shared = worker->shared;
   if (atomic_load_explicit(&shared->claims[ticket % MCH_CLAIMS], memory_order_relaxed) !=
           claim_word(ticket, MCH_CLAIM_TAKEN) ||
       atomic_load_explicit(&shared->passed, memory_order_relaxed) != worker->passed ||
+      atomic_load_explicit(&shared->running_since, memory_order_relaxed) != worker->since ||
       !mch_channel_is_whole(&worker->channel))
     break_off(worker);
 }
@@ -362,6 +364,7 @@ static void clear_answer(struct mch_worker *worker, struct mch_buf *graph) {
 /* Whatever is begun next began at this time. It is said before it is begun: the pool, which finds
  * out first that a task is begun, must never judge it by the time of the one before. */
 static void say_since(struct mch_worker *worker, uint64_t start) {
+  worker->since = start;
   atomic_store_explicit(&worker->shared->running_since, start, memory_order_release);
 }
 

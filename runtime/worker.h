@@ -19,6 +19,7 @@ struct mch_worker {
   struct mch_mark mark; /* whether this process is the worker, or a fork that a task made of it */
   int begun;            /* of the file whose position says what was begun; -1: none */
   uint32_t passed;      /* the last ticket taken off the stream */
+  uint64_t since;       /* when what runs was begun, as the page has it */
   uint32_t noted;       /* of the batch that runs: items below it are noted there as begun */
   int owner;            /* the process whose pool this is */
   int lifeline;         /* read end */
