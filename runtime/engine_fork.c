@@ -873,9 +873,11 @@ static void drain(struct child *child) {
  * that the answer to this one is there: it has been read, unless bytes wait. */
 static int fits(const struct child *child, const struct mch_task *task, uint32_t passed) {
   const struct mch_shared *shared = child->shared;
+  uint64_t began;
   if (!is_taken(child, task->ticket))
     return claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED);
-  if (atomic_load(&shared->running_since) > mch_now())
+  began = atomic_load(&shared->running_since);
+  if (began > mch_now() || began < child->forked)
     return 0;
   if (is_before(passed, task->ticket) &&
       (task->batch == NULL || is_items_word(task, atomic_load(&shared->items))))
@@ -1176,8 +1178,8 @@ static void check_time(struct child *child, uint64_t now) {
   struct mch_task *task;
   if (child->kill_at <= now)
     kill_now(child);
-  if (!child->engine->timeouts || child->outstanding == 0 || (task = begun(child)) == NULL ||
-      limit_of(child, task) > now)
+  if (!child->engine->timeouts || child->outstanding == 0 || child->killed ||
+      (task = begun(child)) == NULL || limit_of(child, task) > now)
     return;
   if (task->batch != NULL) {
     shorten_batch(child, task, 0, 0);

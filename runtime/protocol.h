@@ -167,7 +167,7 @@ struct mch_orders {
  *     items          ticket and limit as the pool itself set them, the next one between its answers
  *                    and the limit
  *     passed         between what it was and the last ticket given out
- *     running_since  not later than now
+ *     running_since  not later than now, nor before the worker was there
  *     oom_count      only words depend on it
  *     bars           any numbers may be drawn
  *     up, down       at most MCH_RING_SIZE bytes wait; frames are in sequence (channel.c), and

@@ -325,8 +325,8 @@ static int claim(struct mch_worker *worker, uint32_t ticket) {
   return 1;
 }
 
-/* After a task or item: that it left the page as it was, so that the next one may begin. All that the
- * pool looks at is looked at here, so that no later task is running when it finds something. */
+/* After a task or item: that it left the page as it was, so that the next one may begin. All that
+ * the pool looks at is looked at here, so that no later task is running when it finds something. */
 static void look_at_page(const struct mch_worker *worker, uint32_t ticket) {
   const struct mch_shared *shared = worker->shared;
   if (atomic_load_explicit(&shared->claims[ticket % MCH_CLAIMS], memory_order_relaxed) !=
