@@ -682,7 +682,9 @@ static int item_has_begun(const struct child *child, const struct mch_task *task
  * NULL: another. */
 static struct mch_task *told_of(const struct child *child, const struct mch_message_in *message) {
   struct mch_task *task = oldest(child);
-  return task != NULL && task->ticket == message->head.ticket && is_taken(child, task->ticket)
+  /* A later task may have written over its claim. */
+  return task != NULL && task->ticket == message->head.ticket &&
+                 (is_taken(child, task->ticket) || is_marked(child, task->ticket))
              ? task
              : NULL;
 }
@@ -875,7 +877,8 @@ static int fits(const struct child *child, const struct mch_task *task, uint32_t
   const struct mch_shared *shared = child->shared;
   uint64_t began;
   if (!is_taken(child, task->ticket))
-    return claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED);
+    return claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED) ||
+           mch_channel_waiting(&child->channel);
   began = atomic_load(&shared->running_since);
   if (began > mch_now() || began < child->forked)
     return 0;

@@ -54,7 +54,7 @@ do
   assert(results.n == count)
   for i = 0, count - 1 do
     local result = results[i + 1]
-    assert(begun(i) == 1, ("task %d was begun %d times"):format(i, begun(i)))
+    assert(begun(i) == 1, ("task %d was begun %d times: %s"):format(i, begun(i), tostring(result)))
     if not guilty[i] and result ~= i * i then
       -- its answer may have been there, not read, when another wrote over it
       assert(is_failure(result) and result.kind == "killed",
