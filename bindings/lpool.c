@@ -21,6 +21,7 @@
 #include "platform.h"
 #include "pool.h"
 #include "text.h"
+#include "worker.h"
 
 #define TYPE "mantichora pool"
 
@@ -2512,8 +2513,9 @@ static int core_cpu_count(lua_State *L) {
 }
 
 static int core_is_worker(lua_State *L) {
+  const struct mch_worker *worker = mch_context_get(L)->worker;
   mch_notices_tell(L);
-  lua_pushboolean(L, mch_context_get(L)->worker != NULL);
+  lua_pushboolean(L, worker != NULL && !mch_worker_is_stranger(worker));
   return 1;
 }
 

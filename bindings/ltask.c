@@ -371,6 +371,12 @@ static int encode_results(lua_State *L) {
   return 0;
 }
 
+/* Code of the user has run, with this status: a fork that it made of the worker ends here. */
+static void end_stranger(const struct mch_ltask *task, int status) {
+  if (task->watching)
+    mch_worker_end_stranger(task->context->worker, status == LUA_OK ? EXIT_SUCCESS : EXIT_FAILURE);
+}
+
 /* Called with the call; returns nothing on success, else the error table. */
 static int run_protected(lua_State *L) {
   struct call *call = lua_touserdata(L, 1);
@@ -381,8 +387,10 @@ static int run_protected(lua_State *L) {
   lua_pushvalue(L, 1);
   seed_stream(L, call);
   count = decode(L, call);
+  end_stranger(call->task, LUA_OK); /* a fork by code that rebuilds a value does not run the task */
   start = mch_now();
   status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
+  end_stranger(call->task, status);
   call->run->ended = mch_now();
   call->run->own_time = call->run->ended - start;
   if (status != LUA_OK) {
@@ -437,6 +445,7 @@ static void run_call(lua_State *L, struct call *call) {
   lua_pushcfunction(L, run_protected);
   lua_pushlightuserdata(L, call);
   status = lua_pcall(L, 1, LUA_MULTRET, 0);
+  end_stranger(call->task, status);
   if (status != LUA_OK || call->kind != MCH_KIND_OK)
     answer_failure(L, call);
   lua_settop(L, 0);
@@ -492,6 +501,7 @@ static int run_plain_item(lua_State *L, struct call *call) {
   if (run->precise)
     start = mch_now();
   call->kind = lua_pcall(L, 1, LUA_MULTRET, HANDLER) == LUA_OK ? MCH_KIND_OK : MCH_KIND_ERROR;
+  end_stranger(call->task, call->kind == MCH_KIND_OK ? LUA_OK : LUA_ERRRUN);
   run->ended = mch_now();
   run->own_time = run->ended - start;
   if (call->kind == MCH_KIND_OK)
@@ -513,12 +523,15 @@ static lua_State *task_thread(struct mch_ltask *task) {
 
 /* Run the user's init, once; what it raises is kept for the first task. */
 static void run_init(lua_State *L, struct mch_ltask *task) {
+  int status;
   if (task->init == LUA_NOREF || task->prepared)
     return;
   task->prepared = 1;
   lua_pushcfunction(L, describe_error);
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
-  if (lua_pcall(L, 0, 0, -2) != LUA_OK) {
+  status = lua_pcall(L, 0, 0, -2);
+  end_stranger(task, status);
+  if (status != LUA_OK) {
     push_plain_error(L);
     task->broken = 1;
     task->complaint = luaL_ref(L, LUA_REGISTRYINDEX);

@@ -34,6 +34,28 @@ void mch_channel_open(struct mch_channel *channel, int fd) {
 void mch_channel_use_rings(struct mch_channel *channel, struct mch_ring *in, struct mch_ring *out) {
   channel->ring_in = in;
   channel->ring_out = out;
+  channel->ring_taken = atomic_load(&in->read);
+  channel->ring_put = atomic_load(&out->written);
+}
+
+int mch_channel_is_whole(const struct mch_channel *channel) {
+  const struct mch_ring *in = channel->ring_in, *out = channel->ring_out;
+  return in == NULL ||
+         (atomic_load_explicit(&in->read, memory_order_relaxed) == channel->ring_taken &&
+          atomic_load_explicit(&out->written, memory_order_relaxed) == channel->ring_put &&
+          atomic_load_explicit(&in->written, memory_order_relaxed) - channel->ring_taken <=
+              MCH_RING_SIZE &&
+          channel->ring_put - atomic_load_explicit(&out->read, memory_order_relaxed) <=
+              MCH_RING_SIZE);
+}
+
+/* Say again what this side has said, should something have written over it. */
+static void mend_rings(struct mch_channel *channel) {
+  struct mch_ring *in = channel->ring_in, *out = channel->ring_out;
+  if (atomic_load_explicit(&in->read, memory_order_relaxed) != channel->ring_taken)
+    atomic_store(&in->read, channel->ring_taken);
+  if (atomic_load_explicit(&out->written, memory_order_relaxed) != channel->ring_put)
+    atomic_store(&out->written, channel->ring_put);
 }
 
 /* -- bells -------------------------------------------------------------------------------- */
@@ -57,8 +79,19 @@ static void ring_bell(struct mch_channel *channel, _Atomic uint32_t *sleeps) {
     send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+void mch_channel_ring(struct mch_channel *channel) {
+  if (channel->ring_out == NULL || channel->fd < 0)
+    return;
+  mend_rings(channel);
+  if (mch_ring_waiting(channel->ring_out) > 0)
+    send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 int mch_channel_stays_awake(struct mch_channel *channel) {
-  return channel->ring_in != NULL && mch_ring_reader_stays(channel->ring_in);
+  if (channel->ring_in == NULL)
+    return 0;
+  mend_rings(channel);
+  return mch_ring_reader_stays(channel->ring_in);
 }
 
 /* -- putting ------------------------------------------------------------------------------ */
@@ -232,6 +265,7 @@ int mch_channel_put_record(struct mch_channel *channel, const struct mch_message
   unsigned char size = (unsigned char)length;
   if (channel->opened_out && channel->ring_out != NULL && mch_channel_unsent(channel) == 0 &&
       is_calm(channel) && mch_ring_write_record(channel->ring_out, record, length)) {
+    channel->ring_put += (uint32_t)length + 1;
     ring_bell(channel, &channel->ring_out->reader_sleeps);
     return 0;
   }
@@ -331,6 +365,8 @@ static ssize_t send_some(struct mch_channel *channel, int wait) {
 
 static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *error) {
   struct mch_ring *ring = channel->ring_out;
+  if (mch_channel_unsent(channel) > 0)
+    mend_rings(channel);
   while (mch_channel_unsent(channel) > 0) {
     size_t count, fitted;
     const unsigned char *bytes = next_piece(channel, &count);
@@ -340,8 +376,11 @@ static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *e
     fitted = refused ? 0 : mch_ring_write(ring, bytes, count < RING_SLICE ? count : RING_SLICE);
     if (fitted > 0) {
       sent(channel, fitted);
+      channel->ring_put += (uint32_t)fitted;
       ring_bell(channel, &ring->reader_sleeps);
-    } else if (!refused && !mch_ring_writer_stays(ring)) {
+    } else if (channel->ring_put - atomic_load(&ring->read) > MCH_RING_SIZE)
+      return mch_error_set(error, MCH_PROTOCOL, "the other side broke the ring");
+    else if (!refused && !mch_ring_writer_stays(ring)) {
       if (!wait)
         return 0;
       if (channel->fd_ended)
@@ -487,6 +526,7 @@ static void wait_for_bell(struct mch_channel *channel) {
 /* Whether the ring has bytes. Asked before memory is made ready for them: a channel that says
  * nothing takes none. */
 static int ring_has_bytes(struct mch_channel *channel, int wait) {
+  mend_rings(channel);
   while (mch_ring_waiting(channel->ring_in) == 0) {
     if (channel->fd_ended || channel->fd < 0) {
       channel->ended = 1;
@@ -509,6 +549,7 @@ static ssize_t fill_from_ring(struct mch_channel *channel, const struct target *
     count = target->room < RING_SLICE ? target->room : RING_SLICE;
   while (mch_chaos_io(channel->chaos, &count, 0) != 0);
   got = mch_ring_read(ring, target->to, count);
+  channel->ring_taken += (uint32_t)got;
   filled(channel, target, got);
   if (mch_ring_has_room(ring))
     ring_bell(channel, &ring->writer_sleeps);

@@ -69,10 +69,13 @@ struct mch_channel {
   size_t in_handed;  /* bytes of `in` handed out: consume them at the next call */
   uint32_t sequence_out, sequence_in;
   struct mch_ring *ring_in, *ring_out; /* NULL: all goes over the descriptor */
-  int fd_ended;                        /* with rings: the other side will ring no more */
-  int spin;                            /* the last wait was short: look a while before sleeping */
-  int ended;                           /* the other side will send no more */
-  struct mch_chaos *chaos;             /* NULL: off */
+  /* What this side says in them. The other side could write over it, and a task of a worker over
+   * what its worker says; it is believed here only. */
+  uint32_t ring_taken, ring_put;
+  int fd_ended;            /* with rings: the other side will ring no more */
+  int spin;                /* the last wait was short: look a while before sleeping */
+  int ended;               /* the other side will send no more */
+  struct mch_chaos *chaos; /* NULL: off */
 };
 
 /* Take over `fd` (mch_channel_close() closes it). */
@@ -86,10 +89,18 @@ void mch_channel_use_rings(struct mch_channel *channel, struct mch_ring *in, str
 /* With rings, when the descriptor is readable: take the bells. */
 void mch_channel_hear(struct mch_channel *channel);
 
+/* With rings: ring although the other side has not said that it sleeps, if it has not read all. */
+void mch_channel_ring(struct mch_channel *channel);
+
 /* With rings: whether there are bytes to be read. */
 static inline int mch_channel_waiting(const struct mch_channel *channel) {
-  return channel->ring_in != NULL && mch_ring_waiting(channel->ring_in) > 0;
+  return channel->ring_in != NULL &&
+         atomic_load_explicit(&channel->ring_in->written, memory_order_acquire) !=
+             channel->ring_taken;
 }
+
+/* With rings: whether they say what this side has said, and can be right about the other. */
+int mch_channel_is_whole(const struct mch_channel *channel);
 
 /* With rings, before a sleep: there are bytes to be read (1), or the other side has been told to
  * ring (0). */

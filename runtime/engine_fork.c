@@ -44,6 +44,9 @@ static const uint64_t unasked_rest = 20000000u; /* a worker without a task sets 
 static const uint64_t end_grace = 200000000u;   /* between end of stream and end of process */
 static const uint64_t fork_retry = 100000000u;  /* after a failed fork */
 static const uint64_t passing_check = 1000000u; /* a worker passes over what was taken back */
+static const uint64_t behind_check = 20000000u; /* the same of one that may have been stopped */
+static const uint64_t slow_start = 20000000u;   /* an offered task that is not begun so long */
+static const uint64_t ring_again = 200000000u;  /* a worker that does not begin it */
 static const uint64_t unwatched_check = 20000000u; /* where ends of processes cannot be watched */
 
 enum worker_state { LIVE, LEAVING, ENDED };
@@ -89,14 +92,20 @@ struct child {
   struct source sources[4];
   unsigned ready;
   struct mch_shared *shared;
-  int unforked;                         /* those that are forked from now on do not have `shared` */
+  int unforked; /* those that are forked from now on do not have `shared` */
+  int begun;    /* of the file whose position says what it has begun; -1: none */
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
-  unsigned outstanding; /* tasks in `offered` */
-  size_t ahead_bytes;   /* their payload */
-  uint64_t tasks;       /* ended so far */
-  unsigned slot;        /* from 1 */
-  uint64_t offers;      /* tasks ever offered, less those taken back */
+  uint32_t first_ticket; /* of the oldest in `offered`, while there is one */
+  uint32_t passed;       /* as the worker had it in the page when it was last looked at */
+  uint64_t oldest_since; /* when the oldest became that */
+  uint64_t ring_at;      /* when to ring for it again */
+  uint32_t left_behind;  /* ticket that was taken back since it did not begin it; 0: none */
+  unsigned outstanding;  /* tasks in `offered` */
+  size_t ahead_bytes;    /* their payload */
+  uint64_t tasks;        /* ended so far */
+  unsigned slot;         /* from 1 */
+  uint64_t offers;       /* tasks ever offered, less those taken back */
   uint64_t maxrss;
   struct mch_buf codes;    /* sorted u32 ids that it has */
   struct mch_buf last_log; /* the last record of the running task */
@@ -105,9 +114,12 @@ struct child {
   size_t bar_count, bar_room;
   int exit_said, exit_status;
   uint64_t stream_ended; /* when its stream ended before its process did; 0: not */
+  uint64_t forked;       /* when it was */
   uint64_t kill_at;      /* SIGKILL is due; MCH_NEVER: not */
   uint64_t insist_at;    /* the task that shall stop is told once more; MCH_NEVER: not */
   int killed;            /* we sent SIGKILL */
+  int broke;             /* it broke the protocol */
+  int garbled;           /* its stream cannot be read any further */
   int pristine;          /* it never took a task */
   int patient;           /* it sets itself up when it is asked for something */
   int eager;             /* what it does before its first task is the host's, and may take long */
@@ -133,10 +145,11 @@ struct engine_fork {
   int32_t lowest;             /* priority of what is with them and has not begun, or below it */
   uint64_t look;              /* when time has something to do with any of them, at the earliest */
   int started, quitting;
-  uint64_t fork_again;   /* after a failed fork, not before */
-  int unlucky;           /* a worker died before its first task: fork only for a task */
-  uint64_t pumped;       /* when pump() last looked */
-  int waits_for_tickets; /* a task waits only for tickets that a worker has yet to pass over */
+  uint64_t fork_again;        /* after a failed fork, not before */
+  int unlucky;                /* a worker died before its first task: fork only for a task */
+  uint64_t pumped;            /* when pump() last looked */
+  uint64_t waits_for_tickets; /* a task waits only for a worker to pass over some: look so often */
+  uint64_t look_for_slow;     /* for workers that begin nothing, not before */
   int log_level;
   int timeouts; /* some task has one */
   struct mch_chaos chaos;
@@ -404,7 +417,7 @@ static void stop_bars(struct child *child, enum mch_bar_end how) {
  * and the pipe do not fit together. */
 static size_t read_stream(struct child *child, int which) {
   struct stream *stream = &child->streams[which];
-  struct mch_shared *shared = child->shared;
+  struct mch_orders *shared = &child->shared->orders;
   unsigned char room[READ_ROOM];
   size_t count = READ_ROOM;
   ssize_t got;
@@ -499,9 +512,11 @@ static void pass_last_lines(struct child *child) {
  * line. What is behind them belongs to the next task. */
 static void settle_stream(struct child *child, int which, uint64_t position) {
   struct stream *stream = &child->streams[which];
-  uint64_t start;
+  long waiting = stream->fd >= 0 ? mch_platform_unread(stream->fd) : 0;
+  uint64_t start, end = stream->consumed + (waiting > 0 ? (uint64_t)waiting : 0);
   size_t unread;
-  while (stream->consumed < position && read_stream(child, which) > 0)
+  /* It was there when the task ended; a program that writes on and on is another matter. */
+  while (stream->consumed < position && stream->consumed < end && read_stream(child, which) > 0)
     ;
   unread = mch_buf_unread(&stream->raw);
   start = stream->consumed - unread;
@@ -516,6 +531,28 @@ static const struct mch_events *events(const struct child *child) {
   return &child->engine->config.events;
 }
 
+/* Whether ticket `a` was given out before `b`; both are of late. */
+static int is_before(uint32_t a, uint32_t b) {
+  return (int32_t)(a - b) < 0;
+}
+
+/* The ticket after `ticket`; 0 means none, so it is left out when the count wraps. */
+static uint32_t after(uint32_t ticket) {
+  return ticket == UINT32_MAX ? 1 : ticket + 1;
+}
+
+/* The oldest task with the worker, or NULL. It answers them in their order, so all others have
+ * surely not begun when this one is not answered. */
+static struct mch_task *oldest(const struct child *child) {
+  return child->outstanding > 0 ? child->offered[child->first_ticket % MCH_CLAIMS] : NULL;
+}
+
+/* When to look at a worker again that has not begun the oldest task that it has. */
+static uint64_t slow_at(const struct child *child) {
+  uint64_t slow = child->oldest_since + slow_start;
+  return child->engine->live > 1 && slow > child->engine->pumped ? slow : child->ring_at;
+}
+
 /* Forget an offered task; its claim is settled. */
 static void settle(struct child *child, struct mch_task *task) {
   child->offered[task->ticket % MCH_CLAIMS] = NULL;
@@ -524,17 +561,66 @@ static void settle(struct child *child, struct mch_task *task) {
   child->engine->batches -= task->batch != NULL;
   task->holder = NULL;
   wake(child);
+  if (task->ticket != child->first_ticket)
+    return;
+  while (child->outstanding > 0 && oldest(child) == NULL)
+    child->first_ticket = after(child->first_ticket);
+  child->oldest_since = child->engine->pumped;
+  child->ring_at = child->oldest_since + ring_again;
+  if (child->outstanding > 0)
+    look_at(child->engine, slow_at(child));
 }
 
-static enum mch_claim claim_of(const struct child *child, uint32_t ticket) {
-  return (enum mch_claim)(atomic_load(&child->shared->claims[ticket % MCH_CLAIMS]) & 3);
+static void kill_now(struct child *child) {
+  if (child->killed || child->state == ENDED)
+    return;
+  child->killed = 1;
+  child->kill_at = MCH_NEVER;
+  /* The group's number is safe to use while its leader is known to live. */
+  if (!mch_platform_has_ended(child->watch)) {
+    kill(-child->pid, SIGKILL);
+    kill(child->pid, SIGKILL); /* when it has not made its group yet */
+  }
 }
 
-/* See to it that a task which has not begun never does. 0: it has begun. */
+/* The worker, or what a task did to it, broke the protocol: it is not listened to any longer. */
+static void break_off(struct child *child) {
+  child->broke = 1;
+  kill_now(child);
+}
+
+static uint64_t claim_word(uint32_t ticket, enum mch_claim claim) {
+  return (uint64_t)ticket << 2 | (uint64_t)claim;
+}
+
+static uint64_t claim_of(const struct child *child, uint32_t ticket) {
+  return atomic_load(&child->shared->claims[ticket % MCH_CLAIMS]);
+}
+
+static int is_taken(const struct child *child, uint32_t ticket) {
+  return claim_of(child, ticket) == claim_word(ticket, MCH_CLAIM_TAKEN);
+}
+
+/* Whether the mark says that this ticket was begun. It says nothing of tickets not given out. */
+static int is_marked(const struct child *child, uint32_t ticket) {
+  uint32_t last = mch_begun_ticket(mch_platform_mark_get(child->begun));
+  return last != 0 && !is_before(child->last_ticket, last) && !is_before(last, ticket);
+}
+
+/* See to it that a task which has not begun never does. 0: it has begun. A claim can be written
+ * over; the mark knows better. */
 static int withdraw(struct child *child, const struct mch_task *task) {
-  uint64_t offered = (uint64_t)task->ticket << 2 | MCH_CLAIM_OFFERED;
-  return atomic_compare_exchange_strong(&child->shared->claims[task->ticket % MCH_CLAIMS], &offered,
-                                        (uint64_t)task->ticket << 2 | MCH_CLAIM_REVOKED);
+  uint32_t ticket = task->ticket;
+  uint64_t offered = claim_word(ticket, MCH_CLAIM_OFFERED);
+  if (!atomic_compare_exchange_strong(&child->shared->claims[ticket % MCH_CLAIMS], &offered,
+                                      claim_word(ticket, MCH_CLAIM_REVOKED)))
+    return 0;
+  if (is_marked(child, ticket)) {
+    break_off(child);
+    return 0;
+  }
+  atomic_store(&child->shared->orders.revoked[ticket % MCH_CLAIMS], ticket);
+  return 1;
 }
 
 /* Take back a task that has not begun. 1 if it is ours again. */
@@ -550,13 +636,19 @@ static void give_back(struct child *child, struct mch_task *task) {
   events(child)->returned(events(child)->ud, task);
 }
 
-/* The task that the worker has begun and not answered, or NULL. */
+/* The task that the worker runs by what the page says, or NULL. Those before it may have answers
+ * that are not read yet. */
 static struct mch_task *begun(const struct child *child) {
-  uint32_t ticket = atomic_load(&child->shared->passed) + 1;
-  for (; ticket - 1 != child->last_ticket; ticket++) {
+  uint32_t passed = atomic_load(&child->shared->passed), ticket = child->first_ticket, i;
+  if (child->outstanding == 0)
+    return NULL;
+  if (!is_before(passed, ticket) && !is_before(child->last_ticket, passed))
+    ticket = after(passed);
+  for (i = 0; i < MCH_CLAIMS && !is_before(child->last_ticket, ticket); i++) {
     struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
-    if (task != NULL && task->ticket == ticket && claim_of(child, ticket) == MCH_CLAIM_TAKEN)
+    if (task != NULL && task->ticket == ticket && is_taken(child, ticket))
       return task;
+    ticket = after(ticket);
   }
   return NULL;
 }
@@ -646,11 +738,43 @@ static void return_rest(struct child *child, struct mch_task *task) {
     events(child)->failed(events(child)->ud, task, NULL);
 }
 
+/* Whether the page's word on items is about this batch, and can be right. */
+static int is_items_word(const struct mch_task *task, uint64_t word) {
+  return mch_items_ticket(word) == task->ticket && mch_items_limit(word) == task->batch->count &&
+         mch_items_next(word) <= task->batch->count &&
+         mch_items_next(word) >= task->batch->answered;
+}
+
+/* Whether the mark says that item `number` of the batch was begun, or one behind it. */
+static int is_marked_item(const struct child *child, const struct mch_task *task, uint32_t number) {
+  uint64_t mark = mch_platform_mark_get(child->begun);
+  return (mark & MCH_BEGUN_EXACT) != 0 && mch_begun_ticket(mark) == task->ticket &&
+         mch_begun_bound(mark) > number;
+}
+
+/* The first item of a batch that the worker has not begun: the page tells, unless the mark says
+ * that it cannot. Then it is the one behind the first without an answer, which runs, while the
+ * stream is whole; else answers may be lost, and all that may have begun had. */
+static uint32_t first_unbegun(const struct child *child, const struct mch_task *task) {
+  const struct mch_batch *batch = task->batch;
+  uint64_t word = atomic_load(&child->shared->items), mark = mch_platform_mark_get(child->begun);
+  uint32_t bound = mch_begun_bound(mark), next = mch_items_next(word);
+  int is_marked_batch = mch_begun_ticket(mark) == task->ticket && bound <= batch->count;
+  if (!is_marked_batch)
+    bound = batch->count;
+  if (is_items_word(task, word) && next <= (uint64_t)bound + 1 &&
+      !is_marked_item(child, task, next))
+    return next;
+  if (bound <= batch->answered)
+    return batch->answered;
+  return child->garbled ? bound : batch->answered + 1;
+}
+
 /* Take back the items from `number` on that have not begun; with `half` only the later half. */
 static void shorten_batch(struct child *child, struct mch_task *task, uint32_t number, int half) {
   struct mch_task *rest = NULL;
   uint64_t word = atomic_load(&child->shared->items);
-  while (mch_items_ticket(word) == task->ticket) {
+  while (is_items_word(task, word)) {
     uint32_t limit = mch_items_limit(word), next = mch_items_next(word);
     uint32_t at = half ? next + (limit - next) / 2 : number > next ? number : next;
     mch_task_free(rest);
@@ -659,33 +783,48 @@ static void shorten_batch(struct child *child, struct mch_task *task, uint32_t n
       return;
     if (atomic_compare_exchange_strong(&child->shared->items, &word,
                                        mch_items_word(task->ticket, at, next))) {
+      if (is_marked_item(child, task, at))
+        break;
+      atomic_store(&child->shared->orders.limit, (uint64_t)task->ticket << 32 | at);
       task->batch->count = at;
       events(child)->split(events(child)->ud, task, rest);
       return;
     }
   }
+  if (is_taken(child, task->ticket) && mch_items_ticket(word) == task->ticket)
+    break_off(child); /* the page says of it what cannot be */
   mch_task_free(rest);
 }
 
 /* Whether the next item without an answer has begun. Nothing that it wrote is on its way. */
 static int item_has_begun(const struct child *child, const struct mch_task *task) {
-  uint64_t word = atomic_load(&child->shared->items);
-  return mch_items_ticket(word) == task->ticket && mch_items_next(word) > task->batch->answered;
+  return first_unbegun(child, task) > task->batch->answered;
 }
 
-/* 0, or -1 when the message is not what it should be. */
+/* The task that a message of the worker is about: the oldest that it has, which it must have begun.
+ * NULL: another. */
+static struct mch_task *told_of(const struct child *child, const struct mch_message_in *message) {
+  struct mch_task *task = oldest(child);
+  /* A later task may have written over its claim. */
+  return task != NULL && task->ticket == message->head.ticket &&
+                 (is_taken(child, task->ticket) || is_marked(child, task->ticket))
+             ? task
+             : NULL;
+}
+
 static void settle_facts(struct child *child, const unsigned char *facts) {
   settle_stream(child, 0, mch_load_u64(facts + 17));
   settle_stream(child, 1, mch_load_u64(facts + 25));
   child->maxrss = mch_load_u64(facts + 9);
 }
 
+/* 0, or -1 when the message is not what it should be. */
 static int task_result(struct child *child, const struct mch_message_in *message) {
   const unsigned char *facts = message->body;
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  struct mch_task *task = told_of(child, message);
   struct mch_result *result;
   if (message->length < MCH_FACTS_SIZE || facts[0] > MCH_KIND_UNSENDABLE || task == NULL ||
-      task->ticket != message->head.ticket || task->runid != message->head.runid)
+      task->runid != message->head.runid)
     return -1;
   settle_facts(child, facts);
   if (task->batch != NULL) {
@@ -704,9 +843,8 @@ static int task_result(struct child *child, const struct mch_message_in *message
 
 /* A piece of what a task will return. */
 static int piece_ahead(struct child *child, const struct mch_message_in *message) {
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
-  if (task == NULL || task->ticket != message->head.ticket || task->runid != message->head.runid ||
-      task->batch != NULL)
+  struct mch_task *task = told_of(child, message);
+  if (task == NULL || task->runid != message->head.runid || task->batch != NULL)
     return -1;
   if (!message->lost && task->stop == 0)
     events(child)->ahead(events(child)->ud, task, message->body, message->length);
@@ -715,13 +853,13 @@ static int piece_ahead(struct child *child, const struct mch_message_in *message
 
 /* The same for an item. Most are OK and have nothing else to say. */
 static int item_result(struct child *child, const struct mch_message_in *message) {
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  struct mch_task *task = told_of(child, message);
   const unsigned char *facts = message->body + 4;
   struct mch_result *result;
   size_t head = 4 + MCH_FACTS_SIZE;
   int kind = MCH_KIND_OK;
-  if (message->length < 5 || task == NULL || task->ticket != message->head.ticket ||
-      task->batch == NULL || task->batch->answered >= task->batch->count ||
+  if (message->length < 5 || task == NULL || task->batch == NULL ||
+      task->batch->answered >= task->batch->count ||
       mch_load_u32(message->body) != task->batch->answered)
     return -1;
   if (facts[0] == MCH_ITEM_OK)
@@ -752,11 +890,10 @@ static void answer_stopped(struct child *child, struct mch_task *task, const uns
 
 /* Answers of items in a row. An item that was stopped is the last of its batch. */
 static int items_result(struct child *child, const struct mch_message_in *message) {
-  struct mch_task *task = child->offered[message->head.ticket % MCH_CLAIMS];
+  struct mch_task *task = told_of(child, message);
   const unsigned char *last = message->body;
   uint32_t count = message->records, i;
-  if (task == NULL || task->ticket != message->head.ticket || task->batch == NULL ||
-      count > task->batch->count - task->batch->answered ||
+  if (task == NULL || task->batch == NULL || count > task->batch->count - task->batch->answered ||
       message->head.runid + message->records_before != task->runid + task->batch->answered)
     return -1;
   if (task->stop != 0 && task->batch->answered + count == task->batch->count) {
@@ -820,31 +957,12 @@ static int handle(struct child *child, const struct mch_message_in *message) {
   }
 }
 
-static void kill_now(struct child *child) {
-  if (child->killed || child->state == ENDED)
-    return;
-  child->killed = 1;
-  child->kill_at = MCH_NEVER;
-  /* The group's number is safe to use while its leader is known to live. */
-  if (!mch_platform_has_ended(child->watch)) {
-    kill(-child->pid, SIGKILL);
-    kill(child->pid, SIGKILL); /* when it has not made its group yet */
-  }
-}
-
-/* Read and handle all that has come. Output first and lines last: a result that was sent before
- * some output is then handled before that output is passed on. */
-static void drain(struct child *child) {
+/* Handle what the stream has, or as much that others come too. */
+static void hear_all(struct child *child) {
   struct mch_message_in message;
   size_t taken = 0;
-  int got = 0;
   ssize_t filled;
-  if (child->ready & CHANNEL)
-    mch_channel_hear(&child->channel);
-  if (child->ready & STDOUT)
-    read_stream(child, 0);
-  if (child->ready & STDERR)
-    read_stream(child, 1);
+  int got = 0;
   do {
     filled = mch_channel_fill(&child->channel, 0, NULL);
     while ((got = mch_channel_next(&child->channel, &message, NULL)) == 1)
@@ -854,8 +972,23 @@ static void drain(struct child *child) {
       }
     taken += filled > 0 ? (size_t)filled : 0;
   } while (filled > 0 && got >= 0 && taken < AT_ONCE);
-  if (filled < 0 || got < 0)
-    kill_now(child); /* nothing that it says can be trusted any more */
+  if (filled < 0 || got < 0) { /* nothing that it says can be trusted any more */
+    child->garbled = 1;
+    break_off(child);
+  }
+}
+
+/* Read and handle all that has come. Output first and lines last: a result that was sent before
+ * some output is then handled before that output is passed on. */
+static void drain(struct child *child) {
+  if (child->ready & CHANNEL)
+    mch_channel_hear(&child->channel);
+  if (child->ready & STDOUT)
+    read_stream(child, 0);
+  if (child->ready & STDERR)
+    read_stream(child, 1);
+  if (!child->garbled)
+    hear_all(child);
   if (child->channel.ended && child->stream_ended == 0) {
     child->stream_ended = mch_now();
     look_at(child->engine, child->stream_ended + end_grace);
@@ -863,16 +996,53 @@ static void drain(struct child *child) {
   pass_ready_lines(child);
 }
 
+/* Whether what the page says about the oldest task can be right. What is about a later one says
+ * that the answer to this one is there: it has been read, unless bytes wait. */
+static int fits(const struct child *child, const struct mch_task *task, uint32_t passed) {
+  const struct mch_shared *shared = child->shared;
+  uint64_t began;
+  if (!is_taken(child, task->ticket))
+    return claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED) ||
+           mch_channel_waiting(&child->channel);
+  began = atomic_load(&shared->running_since);
+  if (began > mch_now() || began < child->forked)
+    return 0;
+  if (is_before(passed, task->ticket) &&
+      (task->batch == NULL || is_items_word(task, atomic_load(&shared->items))))
+    return 1;
+  return mch_channel_waiting(&child->channel);
+}
+
+/* Look at what a task may have written over. */
+static void check_page(struct child *child) {
+  const struct mch_shared *shared = child->shared;
+  const struct mch_task *task = oldest(child);
+  uint32_t passed = atomic_load(&shared->passed);
+  if (child->killed)
+    return;
+  if (child->last_ticket - passed > child->last_ticket - child->passed ||
+      child->channel.ring_put - atomic_load(&shared->down.read) > MCH_RING_SIZE ||
+      (task != NULL && !fits(child, task, passed)))
+    break_off(child);
+  child->passed = passed;
+}
+
 /* -- deaths ------------------------------------------------------------------------------- */
 
 static int has_exited(const struct child *child, const struct mch_ending *ending) {
-  return child->exit_said || (ending->known && ending->signal == 0);
+  return !child->broke && (child->exit_said || (ending->known && ending->signal == 0));
+}
+
+/* When what the worker runs was begun: not later than now, nor before it could be. */
+static uint64_t since(const struct child *child, uint64_t now) {
+  uint64_t told = atomic_load(&child->shared->running_since);
+  return told > now || told < child->forked ? now : told;
 }
 
 static struct mch_result *obituary(const struct child *child, const struct mch_task *victim,
                                    const struct mch_ending *ending, int had_begun,
                                    const char *progress) {
-  uint64_t since = atomic_load(&child->shared->running_since);
+  uint64_t now = mch_now();
   uint64_t oom_count = atomic_load(&child->shared->oom_count);
   enum mch_kind kind = MCH_KIND_KILLED;
   struct mch_result *result;
@@ -880,8 +1050,11 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
     kind = (enum mch_kind)victim->stop;
   else if (has_exited(child, ending))
     kind = MCH_KIND_EXITED;
-  result = mch_result_new(kind, had_begun ? NULL : "before its first task", child->last_log.data,
-                          child->last_log.length);
+  result = mch_result_new(kind,
+                          kind == MCH_KIND_KILLED && child->broke ? "its worker broke the protocol"
+                          : had_begun                             ? NULL
+                                                                  : "before its first task",
+                          child->last_log.data, child->last_log.length);
   if (result == NULL)
     return NULL;
   result->graph_is_log = 1;
@@ -889,7 +1062,7 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   result->exitcode = child->exit_said ? child->exit_status : ending->exitcode;
   result->maxrss = ending->maxrss;
   if (had_begun)
-    result->elapsed = mch_now() - since;
+    result->elapsed = now - since(child, now);
   if (progress != NULL)
     result->progress = strdup(progress);
   result->perhaps_oom = kind == MCH_KIND_KILLED && ending->signal == SIGKILL && !child->killed &&
@@ -911,53 +1084,63 @@ static void give_back_all(struct child *child) {
   }
 }
 
-static struct mch_task *first_offered(const struct child *child) {
-  uint32_t i;
-  for (i = MCH_CLAIMS; i-- > 0;) {
-    struct mch_task *task = child->offered[(child->last_ticket - i) % MCH_CLAIMS];
-    if (task != NULL)
-      return task;
-  }
-  return NULL;
-}
-
 /* Of a batch the item that ran goes with its worker; those behind it go to another one. */
 static void bury_batch(struct child *child, struct mch_task *victim,
                        const struct mch_ending *ending, int had_begun, const char *progress) {
-  if (victim->batch->answered < victim->batch->count &&
-      (!had_begun || item_has_begun(child, victim)))
+  uint32_t end = had_begun ? first_unbegun(child, victim) : victim->batch->answered + 1;
+  while (victim->batch->answered < end && victim->batch->answered < victim->batch->count)
     fail_item(child, victim, obituary(child, victim, ending, had_begun, progress));
   return_rest(child, victim);
   finish_batch(child, victim, 0);
+}
+
+static void bury_task(struct child *child, struct mch_task *victim, const struct mch_ending *ending,
+                      int had_begun, const char *progress) {
+  if (victim->batch != NULL)
+    bury_batch(child, victim, ending, had_begun, progress);
+  else
+    finish(child, victim, obituary(child, victim, ending, had_begun, progress));
+}
+
+/* Whether the oldest task was begun, as far as can be told: if it may have been, it was. */
+static int may_have_begun(const struct child *child) {
+  const struct mch_task *task = oldest(child);
+  if (task == NULL)
+    return 0;
+  return is_taken(child, task->ticket) || is_marked(child, task->ticket) ||
+         (child->begun < 0 &&
+          claim_of(child, task->ticket) != claim_word(task->ticket, MCH_CLAIM_OFFERED));
 }
 
 static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
   char *progress;
-  int had_begun, which, pristine = child->pristine && !child->killed;
+  int had_begun, which, pristine, was_killed = child->killed;
   child->ready |= STDOUT | STDERR;
   child->channel.ended = 0; /* a task closed its bell, say: the ring may have got more since then */
   drain(child);
   for (which = 0; which < 2; which++)
     while (read_stream(child, which) > 0)
       ;
-  victim = begun(child);
-  had_begun = victim != NULL;
+  if (mch_platform_mark_get(child->begun) & MCH_BEGUN_BROKEN)
+    child->broke = 1;
+  pristine = child->pristine && !was_killed; /* by all that it said */
+  had_begun = may_have_begun(child);
+  victim = oldest(child);
   pass_last_lines(child);
   progress = last_progress(child);
-  stop_bars(child, stopped_or(victim, has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
+  stop_bars(child, stopped_or(had_begun ? victim : NULL,
+                              has_exited(child, ending) ? MCH_BAR_EXITED : MCH_BAR_KILLED));
   if (child->state == LIVE)
     engine->live--;
   child->state = ENDED;
   engine->ended++;
   take_out(child, LOAD);
-  if (!had_begun && pristine)
-    victim = first_offered(child);
-  if (victim != NULL && victim->batch != NULL)
-    bury_batch(child, victim, ending, had_begun, progress);
-  else if (victim != NULL)
-    finish(child, victim, obituary(child, victim, ending, had_begun, progress));
+  if (!had_begun && pristine && victim != NULL)
+    bury_task(child, victim, ending, 0, progress);
+  while (may_have_begun(child)) /* more than one: answers were lost */
+    bury_task(child, oldest(child), ending, 1, progress);
   free(progress);
   engine->unlucky = child->barren || (pristine && !had_begun);
   give_back_all(child);
@@ -1005,6 +1188,8 @@ static void close_child(struct child *child) {
     take_out(child, (enum membership)which);
   engine->hungry = NULL;
   close_process(child);
+  if (child->begun >= 0)
+    close(child->begun);
   for (which = 0; which < 2; which++) {
     if (child->streams[which].fd >= 0) {
       mch_poller_remove(engine->base.poller, child->streams[which].fd);
@@ -1061,7 +1246,7 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
   }
-  atomic_store(&child->shared->stop, task->ticket);
+  atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   kill_later(child, mch_now() + engine->config.grace);
   child->insist_at = child->kill_at - engine->config.grace / 5 * 2;
@@ -1072,7 +1257,7 @@ static void stop(struct mch_engine *base, struct mch_task *task) {
  * have been caught by code that knows nothing of it. A task that has ended by now is not meant. */
 static void insist(struct child *child) {
   child->insist_at = MCH_NEVER;
-  atomic_store(&child->shared->insist, atomic_load(&child->shared->stop));
+  atomic_store(&child->shared->orders.insist, atomic_load(&child->shared->orders.stop));
   if (!child->killed && !mch_platform_has_ended(child->watch))
     kill(child->pid, MCH_STOP_SIGNAL);
 }
@@ -1102,9 +1287,12 @@ static uint64_t timeout_of(const struct engine_fork *engine, const struct mch_ta
  * long as it likes, or it is being stopped. */
 static uint64_t limit_of(const struct child *child, const struct mch_task *task) {
   uint64_t timeout = timeout_of(child->engine, task);
+  uint64_t began;
+  if (timeout == 0 || task->stop != 0)
+    return MCH_NEVER;
   /* Read after its claim, before which the worker has written it. */
-  return timeout == 0 || task->stop != 0 ? MCH_NEVER
-                                         : atomic_load(&child->shared->running_since) + timeout;
+  began = atomic_load(&child->shared->running_since);
+  return began <= mch_now() && timeout < MCH_NEVER - began ? began + timeout : MCH_NEVER;
 }
 
 /* When the pool's time for what comes before the first task is over: the earliest time, while it
@@ -1139,13 +1327,19 @@ static uint64_t timeout_at(struct child *child) {
 
 /* The ticket after the last one; 0 means none, so it is left out when the count wraps. */
 static uint32_t next_ticket(const struct child *child) {
-  return child->last_ticket == UINT32_MAX ? 1 : child->last_ticket + 1;
+  return after(child->last_ticket);
 }
 
 /* Note that the worker is offered this task, by its next ticket. */
 static void book(struct child *child, struct mch_task *task) {
   uint32_t ticket = next_ticket(child);
   child->last_ticket = task->ticket = ticket;
+  if (child->outstanding == 0) {
+    child->first_ticket = ticket;
+    child->oldest_since = mch_now();
+    child->ring_at = child->oldest_since + ring_again;
+    look_at(child->engine, slow_at(child));
+  }
   atomic_store(&child->shared->claims[ticket % MCH_CLAIMS],
                (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED);
   child->offered[ticket % MCH_CLAIMS] = task;
@@ -1168,6 +1362,7 @@ static void book(struct child *child, struct mch_task *task) {
 struct plumbing {
   int sockets[2]; /* [0] ours, [1] the worker's */
   int out[2], err[2], life[2];
+  int begun;   /* of both: see mch_begun_word() */
   pid_t owner; /* the process that forks */
 };
 
@@ -1184,6 +1379,9 @@ static void close_plumbing(struct plumbing *plumbing) {
   close_pair(plumbing->out);
   close_pair(plumbing->err);
   close_pair(plumbing->life);
+  if (plumbing->begun >= 0)
+    close(plumbing->begun);
+  plumbing->begun = -1;
 }
 
 static int make_plumbing(struct plumbing *plumbing, struct mch_error *error) {
@@ -1192,7 +1390,8 @@ static int make_plumbing(struct plumbing *plumbing, struct mch_error *error) {
   if ((code = mch_platform_socketpair(plumbing->sockets, error)) != 0 ||
       (code = mch_platform_pipe(plumbing->out, error)) != 0 ||
       (code = mch_platform_pipe(plumbing->err, error)) != 0 ||
-      (code = mch_platform_pipe(plumbing->life, error)) != 0) {
+      (code = mch_platform_pipe(plumbing->life, error)) != 0 ||
+      (code = mch_platform_mark_open(&plumbing->begun, error)) != 0) {
     close_plumbing(plumbing);
     return code;
   }
@@ -1239,6 +1438,8 @@ static void child_close_pools(struct engine_fork *engine) {
       close(child->streams[1].fd);
     if (child->watch >= 0)
       close(child->watch);
+    if (child->begun >= 0)
+      close(child->begun);
     if (!child->unforked)
       mch_platform_unshare(child->shared, sizeof *child->shared);
     child->shared = NULL;
@@ -1312,6 +1513,9 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_channel_open(&worker->channel, plumbing->sockets[1]);
   mch_channel_use_rings(&worker->channel, &self->shared->down, &self->shared->up);
   worker->shared = self->shared;
+  worker->begun = plumbing->begun;
+  mch_platform_protect(self->shared->down.bytes,
+                       sizeof *self->shared - offsetof(struct mch_shared, down.bytes));
   worker->only = only;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
@@ -1358,6 +1562,7 @@ static int adopt(struct child *child, struct plumbing *plumbing) {
   child->streams[0].fd = plumbing->out[0];
   child->streams[1].fd = plumbing->err[0];
   child->lifeline = plumbing->life[1];
+  child->begun = plumbing->begun;
   child->watch = mch_platform_watch_process(child->pid);
   deaf = watch(child, 0, child->channel.fd, CHANNEL) != 0 ||
          watch(child, 1, child->streams[0].fd, STDOUT) != 0 ||
@@ -1420,10 +1625,12 @@ static int fork_worker(struct engine_fork *engine, struct mch_task *only, int pa
   }
   child->engine = engine;
   child->kill_at = child->insist_at = MCH_NEVER;
+  child->begun = -1;
+  child->forked = mch_now();
   child->pristine = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
   child->patient = patient && !child->eager;
-  atomic_store(&child->shared->log_threshold, engine->log_level);
+  atomic_store(&child->shared->orders.log_threshold, engine->log_level);
   atomic_store(&child->shared->down.reader_sleeps, 1); /* who is patient wants a bell */
   if (only != NULL)
     book(child, only);
@@ -1594,8 +1801,14 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
  * (also what was taken back), and the answer to the ticket that had the same place has been read.
  */
 static int has_ticket(const struct child *child) {
-  return child->last_ticket - atomic_load(&child->shared->passed) < MCH_CLAIMS - 1 &&
-         child->offered[(child->last_ticket + 1) % MCH_CLAIMS] == NULL;
+  uint32_t ahead = child->last_ticket - atomic_load(&child->shared->passed);
+  return ahead < MCH_CLAIMS - 1 && child->offered[(child->last_ticket + 1) % MCH_CLAIMS] == NULL;
+}
+
+/* Whether the worker has yet to come to a task that was taken back for this. */
+static int is_behind(const struct child *child) {
+  return child->left_behind != 0 &&
+         is_before(atomic_load(&child->shared->passed), child->left_behind);
 }
 
 /* Whether one more task may be sent ahead to the worker. */
@@ -1605,7 +1818,7 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
     return 0;
   if (most > 0 && child->offers >= most)
     return 0;
-  if (!has_ticket(child))
+  if (!has_ticket(child) || is_behind(child))
     return 0;
   return child->outstanding == 0 ||
          (child->outstanding < MCH_CLAIMS / 2 && child->ahead_bytes < AHEAD_BYTES &&
@@ -1615,8 +1828,21 @@ static int has_room(const struct engine_fork *engine, const struct child *child)
 /* It has no room now; what changes that wakes it. But nothing comes from one with nothing to do,
  * which is full for a moment after much was taken back from it: it is looked at again soon. */
 static void shut(struct engine_fork *engine, struct child *child) {
-  int passes = child->state == LIVE && child->outstanding == 0 && !has_ticket(child);
+  int passes =
+      child->state == LIVE && child->outstanding == 0 && (!has_ticket(child) || is_behind(child));
   put_into(child, LOAD, passes ? &engine->passing : &engine->shut[child->outstanding]);
+}
+
+/* How soon to look again whether one of those may have room. */
+static uint64_t ticket_pause(const struct engine_fork *engine) {
+  const struct child *child;
+  uint64_t pause = 0;
+  for (child = engine->passing; child != NULL; child = child->links[LOAD].next)
+    if (!has_ticket(child))
+      return passing_check;
+    else
+      pause = behind_check;
+  return pause;
 }
 
 static void open_passing(struct engine_fork *engine) {
@@ -1645,7 +1871,7 @@ static int submit(struct mch_engine *base, struct mch_task *task, int owner,
     return submit_snapshot(engine, task, owner, error);
   child = choose(engine);
   if (child == NULL) {
-    engine->waits_for_tickets = engine->passing != NULL;
+    engine->waits_for_tickets = ticket_pause(engine);
     return MCH_FULL;
   }
   engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
@@ -1660,7 +1886,7 @@ static void split_running(struct engine_fork *engine) {
   for (child = engine->children; child != NULL && engine->batches > 0; child = child->next) {
     struct mch_task *task = begun(child);
     uint64_t word = atomic_load(&child->shared->items);
-    if (task == NULL || task->batch == NULL || mch_items_ticket(word) != task->ticket ||
+    if (task == NULL || task->batch == NULL || !is_items_word(task, word) ||
         mch_items_limit(word) - mch_items_next(word) <= most)
       continue;
     most = mch_items_limit(word) - mch_items_next(word);
@@ -1688,6 +1914,41 @@ static struct child *find_busiest(struct engine_fork *engine) {
   return NULL;
 }
 
+/* Whether the worker has had its only task for a while and not begun it: it was stopped, say, or
+ * sets itself up. */
+static int is_slow(const struct child *child) {
+  const struct mch_task *task = oldest(child);
+  return child->state == LIVE && child->outstanding == 1 &&
+         claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED);
+}
+
+/* Take such a task back; its worker gets none before it has come so far. Whether there was one. */
+static int take_unbegun(struct engine_fork *engine) {
+  struct child *child;
+  if (engine->pumped < engine->look_for_slow)
+    return 0;
+  engine->look_for_slow = engine->pumped + slow_start / 4;
+  for (child = engine->children; child != NULL; child = child->next) {
+    struct mch_task *task = oldest(child);
+    if (!is_slow(child) || engine->pumped < child->oldest_since + slow_start ||
+        !take_back(child, task))
+      continue;
+    child->left_behind = task->ticket;
+    give_back(child, task);
+    return 1;
+  }
+  return 0;
+}
+
+/* Something may have taken the bell that it waits for. */
+static void ring_for(struct child *child, uint64_t now) {
+  const struct mch_task *task = oldest(child);
+  if (task == NULL || now < child->ring_at || is_taken(child, task->ticket))
+    return;
+  mch_channel_ring(&child->channel);
+  child->ring_at = now + ring_again;
+}
+
 /* Move half of what waits at the busiest worker to the queue when another has nothing to do. */
 static void steal(struct engine_fork *engine, size_t queued) {
   struct child *busiest;
@@ -1697,7 +1958,8 @@ static void steal(struct engine_fork *engine, size_t queued) {
     return;
   busiest = find_busiest(engine);
   if (busiest == NULL) {
-    split_running(engine);
+    if (!take_unbegun(engine))
+      split_running(engine);
     return;
   }
   share = busiest->outstanding / 2;
@@ -1783,7 +2045,7 @@ static void flush(struct child *child) {
  * workers; this one is stopped like a task, and leaves. They are taken back from the last to the
  * first: when the first is among them the worker has none, and begins none. */
 static void end_init(struct child *child, uint64_t now) {
-  struct mch_task *task = first_offered(child);
+  struct mch_task *task = oldest(child);
   struct mch_result *result;
   uint32_t ticket;
   for (ticket = child->last_ticket; ticket != task->ticket; ticket--) {
@@ -1793,7 +2055,7 @@ static void end_init(struct child *child, uint64_t now) {
   }
   if (!withdraw(child, task))
     return; /* it is over this moment */
-  atomic_store(&child->shared->stop, task->ticket);
+  atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   child->barren = 1;
   result = mch_result_new(MCH_KIND_TIMEOUT, "init", NULL, 0);
@@ -1817,7 +2079,7 @@ static void check_time(struct child *child, uint64_t now) {
     kill_now(child);
   else if (child->insist_at <= now)
     insist(child);
-  if (!child->engine->timeouts || child->outstanding == 0)
+  if (!child->engine->timeouts || child->outstanding == 0 || child->killed)
     return;
   if ((task = begun(child)) == NULL) {
     if (init_limit(child) <= now)
@@ -1887,6 +2149,8 @@ static void visit(struct engine_fork *engine, struct child *child, uint64_t now)
   check_end(child, now);
   child->ready = 0;
   if (child->state != ENDED) {
+    check_page(child);
+    ring_for(child, now);
     check_time(child, now);
     retire(engine, child);
   }
@@ -1901,6 +2165,8 @@ static uint64_t due_at(struct child *child, uint64_t now) {
     due = sooner(due, child->stream_ended + end_grace);
   if (child->watch < 0)
     due = sooner(due, now + unwatched_check);
+  if (child->outstanding > 0 && !is_taken(child, child->first_ticket))
+    due = sooner(due, slow_at(child));
   if (child->engine->timeouts && child->outstanding > 0)
     due = sooner(due, timeout_at(child));
   return due;
@@ -1983,8 +2249,8 @@ static uint64_t deadline(struct mch_engine *base) {
   if (engine->started && !engine->quitting && engine->live < wanted(engine) &&
       engine->fork_again > engine->pumped)
     soonest = sooner(soonest, engine->fork_again);
-  if (engine->waits_for_tickets)
-    soonest = sooner(soonest, mch_now() + passing_check);
+  if (engine->waits_for_tickets != 0)
+    soonest = sooner(soonest, mch_now() + engine->waits_for_tickets);
   return soonest;
 }
 
@@ -2043,7 +2309,7 @@ static void log_threshold(struct mch_engine *base, int level) {
   struct child *child;
   engine->log_level = level;
   for (child = engine->children; child != NULL; child = child->next)
-    atomic_store(&child->shared->log_threshold, level);
+    atomic_store(&child->shared->orders.log_threshold, level);
 }
 
 static void quit(struct mch_engine *base, int kill) {

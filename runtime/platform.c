@@ -170,6 +170,39 @@ int mch_mark_is_ours(const struct mch_mark *mark) {
   return mark->page != NULL ? *mark->page != 0 : mark->pid == (int)getpid();
 }
 
+int mch_platform_mark_open(int *fd, struct mch_error *error) {
+  *fd = -1;
+#if defined(__linux__) && defined(MFD_ALLOW_SEALING)
+  if (sizeof(off_t) < 8)
+    return 0;
+  *fd = memfd_create("mantichora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (*fd < 0)
+    return errno == ENOSYS ? 0 : mch_error_system(error, "cannot make a file in memory");
+  fcntl(*fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+  return lift(fd) == 0 ? 0 : mch_error_system(error, "cannot make a file in memory");
+#else
+  (void)error;
+  return 0;
+#endif
+}
+
+int mch_platform_mark_set(int fd, uint64_t value) {
+  return lseek(fd, (off_t)value, SEEK_SET) == (off_t)value ? 0 : -1;
+}
+
+uint64_t mch_platform_mark_get(int fd) {
+  off_t value = fd < 0 ? -1 : lseek(fd, 0, SEEK_CUR);
+  return value < 0 ? 0 : (uint64_t)value;
+}
+
+int mch_platform_protect(void *memory, size_t bytes) {
+  return mprotect(memory, bytes, PROT_READ);
+}
+
+void mch_platform_replace(void *memory, size_t bytes) {
+  mmap(memory, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
 long mch_platform_unread(int fd) {
   int count = 0;
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;

@@ -33,6 +33,12 @@ void mch_platform_unshare(void *memory, size_t bytes);
 /* From now on processes that are forked do not get it: 1. 0: they do. */
 int mch_platform_keep_from_forks(void *memory, size_t bytes);
 
+/* From here on this process can only read it. 0 or -1. */
+int mch_platform_protect(void *memory, size_t bytes);
+
+/* Put memory of this process's own, zeroed, in its place. */
+void mch_platform_replace(void *memory, size_t bytes);
+
 /* Say no more on a stream socket: the other side will find its end. */
 void mch_platform_end_stream(int socket);
 
@@ -95,6 +101,15 @@ void mch_platform_flush_streams(void);
 
 /* Run `leave(status)` as the first of all exit handlers; it must not return. */
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
+
+/* A number that processes share after a fork, kept as the position of a file in memory: nothing
+ * that one of them writes moves it, and it is there when one has gone. 0, and -1 in `fd` where
+ * there is no such file, or an error. */
+int mch_platform_mark_open(int *fd, struct mch_error *error);
+/* 0, or -1: the descriptor is not what it was. */
+int mch_platform_mark_set(int fd, uint64_t value);
+/* 0 also when there is none. */
+uint64_t mch_platform_mark_get(int fd);
 
 /* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
 long mch_platform_unread(int fd);

@@ -55,12 +55,13 @@
 #define MCH_PROTOCOL_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "output.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 4u
+#define MCH_PROTOCOL_VERSION 5u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
@@ -146,20 +147,73 @@ static inline uint32_t mch_items_next(uint64_t word) {
   return (uint32_t)word & 0xffffu;
 }
 
+/* What the pool says, in memory that a worker can read only. It lies in the page too, so that what
+ * was taken back stays so when a task writes over what both sides write: a worker asks here before
+ * it begins what it has claimed. */
+struct mch_orders {
+  _Atomic uint32_t revoked[MCH_CLAIMS]; /* tickets that were taken back: [t % MCH_CLAIMS] */
+  _Atomic uint64_t limit;        /* ticket << 32 | first item that was taken back of a batch */
+  _Atomic uint32_t stop;         /* ticket of the task that shall stop; 0: none */
+  _Atomic uint32_t insist;       /* likewise, when it is told once more */
+  _Atomic int32_t log_threshold; /* records below this level need not be sent */
+  _Atomic uint32_t reading[2];   /* odd while the pool takes bytes from that pipe */
+  _Atomic uint64_t consumed[2];  /* bytes taken from stdout's and stderr's pipe */
+};
+
+/* A task may write over all that its worker can write, by accident or not. So the pool believes
+ * nothing of it that it cannot check, and of what it can check the least:
+ *
+ *     claims         OFFERED or TAKEN of the very ticket that was offered, or the page is damaged;
+ *                    the pool has its own list of tickets and looks at no others
+ *     items          ticket and limit as the pool itself set them, the next one between its answers
+ *                    and the limit
+ *     passed         between what it was and the last ticket given out
+ *     running_since  not later than now, nor before the worker was there
+ *     preparing_since  not later than now
+ *     oom_count      only words depend on it
+ *     bars           any numbers may be drawn
+ *     up, down       at most MCH_RING_SIZE bytes wait; frames are in sequence (channel.c), and
+ *                    answer the oldest ticket (engine_fork.c)
+ *
+ * A worker that is found to break this is killed. What it had begun is then told by the mark
+ * (below), which cannot be written over. */
 struct mch_shared {
   _Atomic uint64_t claims[MCH_CLAIMS]; /* of ticket t: [t % MCH_CLAIMS] */
   _Atomic uint64_t items;              /* of the batch that runs: see mch_items_word() */
   _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
   _Atomic uint64_t running_since;      /* worker: mch_now() before a task or item is begun */
   _Atomic uint64_t preparing_since;   /* worker: mch_now() before `init`; MCH_NEVER: that is over */
-  _Atomic uint32_t stop;              /* pool: ticket of the task that shall stop; 0: none */
-  _Atomic uint32_t insist;            /* pool: likewise, when it is told once more */
-  _Atomic int32_t log_threshold;      /* pool: records below this level need not be sent */
-  _Atomic uint32_t reading[2];        /* pool: odd while it takes bytes from that pipe */
-  _Atomic uint64_t consumed[2];       /* pool: bytes taken from stdout's and stderr's pipe */
   _Atomic uint64_t oom_count;         /* worker: mch_platform_oom_count() before its first task */
   struct mch_bar_slot bars[MCH_BARS]; /* worker: what bars count */
-  struct mch_ring down, up;           /* the two streams, while both processes are on one machine */
+  char pad[MCH_PAGE_MAX - MCH_CLAIMS * 8 - 40 - MCH_BARS * sizeof(struct mch_bar_slot)];
+  struct mch_ring up, down; /* the two streams, while both processes are on one machine */
+  /* from down.bytes on the worker can only read */
+  struct mch_orders orders;
 };
+_Static_assert(offsetof(struct mch_shared, down.bytes) % MCH_PAGE_MAX == 0,
+               "what a worker cannot write begins with a page");
+
+/* -- the mark ----------------------------------------------------------------------------- */
+
+/* What a worker has begun stands outside of all memory as well: in the position of an open file
+ * (mch_platform_mark_open) that both processes hold. It outlives the worker, and no write moves it.
+ *
+ *     bit 62: the worker found its page or its stream broken, and ended itself
+ *     bit 61: of a batch it has begun exactly the items below that number
+ *     bits 16 to 47: the last ticket that it began
+ *     bits 0 to 15: of a batch the first item that it cannot have begun */
+#define MCH_BEGUN_BROKEN ((uint64_t)1 << 62)
+#define MCH_BEGUN_EXACT ((uint64_t)1 << 61)
+#define MCH_ITEMS_RESERVED 16u /* a worker with items that last no time notes so many at once */
+
+static inline uint64_t mch_begun_word(uint32_t ticket, uint32_t bound) {
+  return (uint64_t)ticket << 16 | bound;
+}
+static inline uint32_t mch_begun_ticket(uint64_t word) {
+  return (uint32_t)(word >> 16);
+}
+static inline uint32_t mch_begun_bound(uint64_t word) {
+  return (uint32_t)word & 0xffffu;
+}
 
 #endif

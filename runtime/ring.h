@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #define MCH_RING_SIZE (256u * 1024u) /* a power of two */
+#define MCH_PAGE_MAX 65536u          /* no machine protects memory in larger pieces */
 
 struct mch_ring {
   _Atomic uint32_t written; /* bytes that were ever written, modulo 2^32 */
@@ -19,8 +20,8 @@ struct mch_ring {
   char pad1[56]; /* what each side writes stays on lines of its own */
   _Atomic uint32_t read;
   _Atomic uint32_t writer_sleeps;
-  char pad2[56];
-  unsigned char bytes[MCH_RING_SIZE];
+  char pad2[MCH_PAGE_MAX - 72];       /* never touched, so it takes no memory */
+  unsigned char bytes[MCH_RING_SIZE]; /* on pages of their own: the reader may be kept off */
 };
 
 /* Write at most `count` bytes; returns how many fitted. */

@@ -2,6 +2,7 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +23,73 @@ static void die(int status) {
   _exit(status);
 }
 
+/* -- strangers ---------------------------------------------------------------------------- */
+
+/* The one worker that this process is: for its signal handlers and for forks, which get no
+ * argument. */
+static struct mch_worker *_Atomic this_worker;
+
+int mch_worker_is_stranger(const struct mch_worker *worker) {
+  return !mch_mark_is_ours(&worker->mark);
+}
+
+void mch_worker_end_stranger(const struct mch_worker *worker, int status) {
+  if (!mch_worker_is_stranger(worker))
+    return;
+  mch_platform_flush_streams();
+  _exit(status);
+}
+
+/* What is buffered is written by the one that printed it, and not by the new process as well. */
+static void before_fork(void) {
+  if (this_worker != NULL)
+    mch_platform_flush_streams();
+}
+
+/* In a process that somebody forked: it stores into memory of its own, should the code of a bar
+ * store something, and does not keep the worker's stream open. (Of a nested pool's worker this is
+ * only the beginning: see mch_worker_disown.) */
+static void after_fork(void) {
+  struct mch_worker *worker = this_worker;
+  if (worker == NULL)
+    return;
+  this_worker = NULL;
+  mch_platform_replace(worker->shared, sizeof *worker->shared);
+  if (worker->channel.fd >= 0)
+    close(worker->channel.fd);
+  if (worker->begun >= 0)
+    close(worker->begun);
+  worker->channel.fd = worker->begun = -1;
+}
+
+static pthread_once_t forks_are_watched = PTHREAD_ONCE_INIT;
+static void watch_forks(void) {
+  pthread_atfork(before_fork, NULL, after_fork);
+}
+
+/* -- a page or a stream that is not what it was ------------------------------------------- */
+
+/* Something wrote over what this process shares with its pool. The pool is told by the only thing
+ * that could not be written over, and sorts out what was begun. */
+static void break_off(const struct mch_worker *worker) __attribute__((noreturn));
+static void break_off(const struct mch_worker *worker) {
+  mch_platform_mark_set(worker->begun, mch_platform_mark_get(worker->begun) | MCH_BEGUN_BROKEN);
+  kill(getpid(), SIGKILL);
+  for (;;)
+    pause();
+}
+
+/* Note in the mark that this is begun. */
+static int note(const struct mch_worker *worker, uint32_t ticket) {
+  return worker->begun < 0 ? 0 : mch_platform_mark_set(worker->begun, mch_begun_word(ticket, 0));
+}
+
+static uint64_t claim_word(uint32_t ticket, enum mch_claim claim) {
+  return (uint64_t)ticket << 2 | (uint64_t)claim;
+}
+
+/* -- saying, in the words of the protocol ------------------------------------------------- */
+
 static void put(struct mch_worker *worker, enum mch_message type, const void *first,
                 size_t first_length, const void *second, size_t second_length) {
   struct mch_message_head head = {(uint8_t)type, worker->attempt, worker->ticket, worker->runid};
@@ -40,9 +108,18 @@ static void put_answer(struct mch_worker *worker, enum mch_message type, const v
     die(EXIT_BROKEN);
 }
 
+/* Nobody hears any more: the pool has gone, or does not want a worker that it never asked for
+ * anything. While it lives it is otherwise the work of a task, on the descriptor. */
+static void end_of_stream(const struct mch_worker *worker) __attribute__((noreturn));
+static void end_of_stream(const struct mch_worker *worker) {
+  if ((worker->passed != 0 || worker->ticket != 0) && getppid() == worker->owner)
+    break_off(worker);
+  die(EXIT_POOL_GONE);
+}
+
 static void flush(struct mch_worker *worker) {
   if (mch_channel_flush(&worker->channel, 1, NULL) != 0)
-    die(EXIT_POOL_GONE);
+    end_of_stream(worker);
 }
 
 static void say(struct mch_worker *worker, enum mch_message type, const void *first,
@@ -61,6 +138,8 @@ static void put_hello(struct mch_worker *worker) {
 }
 
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length) {
+  if (mch_worker_is_stranger(worker))
+    return;
   mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
@@ -68,11 +147,13 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
 int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length) {
   struct mch_message_head head = {MCH_MESSAGE_AHEAD, worker->attempt, worker->ticket,
                                   worker->runid};
+  if (mch_worker_is_stranger(worker))
+    return 1;
   mch_chaos_busy(&worker->chaos);
   if (mch_channel_put(&worker->channel, &head, piece, length, NULL) != 0)
     return 0;
   if (mch_channel_flush(&worker->channel, 0, NULL) != 0)
-    die(EXIT_POOL_GONE);
+    end_of_stream(worker);
   return 1;
 }
 
@@ -82,11 +163,12 @@ void mch_worker_forget_task(struct mch_worker *worker) {
 }
 
 int mch_worker_log_threshold(const struct mch_worker *worker) {
-  return atomic_load_explicit(&worker->shared->log_threshold, memory_order_relaxed);
+  return atomic_load_explicit(&worker->shared->orders.log_threshold, memory_order_relaxed);
 }
 
 void mch_worker_leave(struct mch_worker *worker, int status) {
   unsigned char bytes[4];
+  mch_worker_end_stranger(worker, status);
   if (worker->leaving)
     _exit(status);
   worker->leaving = 1;
@@ -113,7 +195,7 @@ static long ask_unread(struct mch_worker *worker, int which) {
 /* Bytes that ever went into pipe `which`: what the pool took plus what is still in it. The pool
  * marks the moments in which the two numbers do not fit together. */
 static uint64_t position(struct mch_worker *worker, int which) {
-  struct mch_shared *shared = worker->shared;
+  const struct mch_orders *shared = &worker->shared->orders;
   int tries;
   for (tries = 0; tries < 2000; tries++) {
     uint32_t before = atomic_load(&shared->reading[which]);
@@ -222,17 +304,50 @@ static int answer_silent_item(struct mch_worker *worker, uint32_t number,
   return 0;
 }
 
-/* Whether the task of `ticket` is ours now; it is not if the pool took it back. */
+/* Whether the task of `ticket` is ours now; it is not if the pool took it back. What else the claim
+ * says, or that the pool took back what can be claimed, comes of writing over it. */
 static int claim(struct mch_worker *worker, uint32_t ticket) {
-  uint64_t offered = (uint64_t)ticket << 2 | MCH_CLAIM_OFFERED;
-  return atomic_compare_exchange_strong(&worker->shared->claims[ticket % MCH_CLAIMS], &offered,
-                                        (uint64_t)ticket << 2 | MCH_CLAIM_TAKEN);
+  struct mch_shared *shared = worker->shared;
+  _Atomic uint64_t *word = &shared->claims[ticket % MCH_CLAIMS];
+  uint64_t found = claim_word(ticket, MCH_CLAIM_OFFERED);
+  if (!atomic_compare_exchange_strong(word, &found, claim_word(ticket, MCH_CLAIM_TAKEN))) {
+    if (found != claim_word(ticket, MCH_CLAIM_REVOKED))
+      break_off(worker);
+    return 0;
+  }
+  if (atomic_load(&shared->orders.revoked[ticket % MCH_CLAIMS]) == ticket)
+    break_off(worker);
+  worker->noted = 0;
+  if (note(worker, ticket) != 0) { /* nothing may begin without: as if it had not been claimed */
+    atomic_store(word, claim_word(ticket, MCH_CLAIM_OFFERED));
+    break_off(worker);
+  }
+  return 1;
+}
+
+/* After a task or item: that it left the page as it was, so that the next one may begin. All that
+ * the pool looks at is looked at here, so that no later task is running when it finds something. */
+static void look_at_page(const struct mch_worker *worker, uint32_t ticket) {
+  const struct mch_shared *shared = worker->shared;
+  if (atomic_load_explicit(&shared->claims[ticket % MCH_CLAIMS], memory_order_relaxed) !=
+          claim_word(ticket, MCH_CLAIM_TAKEN) ||
+      atomic_load_explicit(&shared->passed, memory_order_relaxed) != worker->passed ||
+      atomic_load_explicit(&shared->running_since, memory_order_relaxed) != worker->since ||
+      !mch_channel_is_whole(&worker->channel))
+    break_off(worker);
+}
+
+/* What was forked by the code that has just run ends here, and the worker goes on if all is well.
+ */
+static void after_code(const struct mch_worker *worker, uint32_t ticket, enum mch_kind kind) {
+  mch_worker_end_stranger(worker, kind == MCH_KIND_ERROR);
+  look_at_page(worker, ticket);
 }
 
 /* Between tasks. One that was stopped does not leave programs behind, which would run on or, when
  * their pipes are closed, be waited for: this group ends, and the pool makes another worker. */
 static void rest(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
-  if (atomic_load(&worker->shared->stop) == ticket && mch_platform_has_children())
+  if (atomic_load(&worker->shared->orders.stop) == ticket && mch_platform_has_children())
     kill(0, SIGKILL);
   worker->ticket = 0;
   mch_chaos_idle(&worker->chaos);
@@ -249,17 +364,19 @@ static void clear_answer(struct mch_worker *worker, struct mch_buf *graph) {
 /* Whatever is begun next began at this time. It is said before it is begun: the pool, which finds
  * out first that a task is begun, must never judge it by the time of the one before. */
 static void say_since(struct mch_worker *worker, uint64_t start) {
+  worker->since = start;
   atomic_store_explicit(&worker->shared->running_since, start, memory_order_release);
 }
 
 /* Pass on what the pool wants of the task or item that runs, or of `init`. For signal handlers too.
  */
 static void heed(struct mch_worker *worker) {
-  uint32_t stop = atomic_load(&worker->shared->stop);
+  uint32_t stop = atomic_load(&worker->shared->orders.stop);
   if (!worker->preparing && (worker->ticket == 0 || stop != worker->ticket))
     return;
   worker->runner.interrupt(worker->runner.ud);
-  if (stop != 0 && atomic_load(&worker->shared->insist) == stop && worker->runner.insist != NULL)
+  if (stop != 0 && atomic_load(&worker->shared->orders.insist) == stop &&
+      worker->runner.insist != NULL)
     worker->runner.insist(worker->runner.ud);
 }
 
@@ -286,6 +403,7 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, st
   worker->attempt = attempt;
   enter(worker, ticket, graph);
   kind = worker->runner.run(worker->runner.ud, task, graph);
+  after_code(worker, ticket, kind);
   answer(worker, kind, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
 }
@@ -297,11 +415,12 @@ struct items {
   const unsigned char *at, *end;
 };
 
-static struct items parse_batch(const struct mch_message_in *message, struct mch_run *run,
+static struct items parse_batch(const struct mch_worker *worker,
+                                const struct mch_message_in *message, struct mch_run *run,
                                 uint32_t *count) {
   struct items items = {message->body, message->body + message->length};
   if (message->length < 8)
-    die(EXIT_BROKEN);
+    break_off(worker);
   *count = mch_load_u32(items.at);
   run->function_length = mch_load_u32(items.at + 4);
   items.at += 8;
@@ -311,34 +430,57 @@ static struct items parse_batch(const struct mch_message_in *message, struct mch
     return items;
   }
   if (*count > MCH_BATCH_MOST || run->function_length > (size_t)(items.end - items.at))
-    die(EXIT_BROKEN);
+    break_off(worker);
   items.at += run->function_length;
   return items;
 }
 
-static void next_item(struct items *items, struct mch_run *run) {
+static void next_item(const struct mch_worker *worker, struct items *items, struct mch_run *run) {
   if (items->at == NULL)
     return;
   if (items->end - items->at < 4)
-    die(EXIT_BROKEN);
+    break_off(worker);
   run->length = mch_load_u32(items->at);
   run->graph = items->at + 4;
   if (run->length > (size_t)(items->end - run->graph))
-    die(EXIT_BROKEN);
+    break_off(worker);
   items->at = run->graph + run->length;
 }
 
-/* Begin the next item of the batch, at `start`: its number, or -1 when the others are not ours any
- * more. */
-static int32_t claim_item(struct mch_worker *worker, uint64_t start) {
+/* Note that item `number` is begun. Where items last no time some are noted at once. Without a note
+ * it must not begin: then it is given back. */
+static void note_item(struct mch_worker *worker, uint32_t ticket, uint32_t number, uint32_t count,
+                      int precise) {
+  uint32_t bound = number + (precise ? 1 : MCH_ITEMS_RESERVED);
+  if (number < worker->noted)
+    return;
+  worker->noted = bound < count ? bound : count;
+  if (worker->begun >= 0 &&
+      mch_platform_mark_set(worker->begun, mch_begun_word(ticket, worker->noted) |
+                                               (precise ? MCH_BEGUN_EXACT : 0)) != 0) {
+    atomic_fetch_sub(&worker->shared->items, 1);
+    break_off(worker);
+  }
+}
+
+/* Begin the next item of the batch, which must be `number`, at `start`. 0 when it and the others
+ * are not ours any more. */
+static int claim_item(struct mch_worker *worker, uint32_t ticket, uint32_t number, uint32_t count,
+                      uint64_t start) {
   struct mch_shared *shared = worker->shared;
-  uint64_t word = atomic_load(&shared->items);
+  uint64_t word = atomic_load(&shared->items), limit;
   say_since(worker, start);
-  do
-    if (mch_items_next(word) >= mch_items_limit(word))
-      return -1;
-  while (!atomic_compare_exchange_weak(&shared->items, &word, word + 1));
-  return (int32_t)mch_items_next(word);
+  do {
+    if (mch_items_ticket(word) != ticket || mch_items_next(word) != number ||
+        mch_items_limit(word) > count)
+      break_off(worker);
+    if (number >= mch_items_limit(word))
+      return 0;
+  } while (!atomic_compare_exchange_weak(&shared->items, &word, word + 1));
+  limit = atomic_load(&shared->orders.limit);
+  if ((uint32_t)(limit >> 32) == ticket && number >= (uint32_t)limit)
+    break_off(worker);
+  return 1;
 }
 
 /* After an item that took so long that it may have written, so many are timed more precisely. */
@@ -355,6 +497,7 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
   worker->runner.calm(worker->runner.ud);
   enter(worker, ticket, graph);
   kind = worker->runner.run(worker->runner.ud, run, graph);
+  after_code(worker, ticket, kind);
   mch_chaos_busy(&worker->chaos);
   if (kind == MCH_KIND_OK && was_silent(worker, run->own_time)) {
     run->precise -= run->precise > 0;
@@ -374,10 +517,10 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
   struct mch_run run;
   struct items items;
   uint64_t start, now;
-  int32_t number;
+  uint32_t number;
   memset(&run, 0, sizeof run);
   run.name = "";
-  items = parse_batch(message, &run, &count);
+  items = parse_batch(worker, message, &run, &count);
   mch_chaos_idle(&worker->chaos);
   atomic_store(&worker->shared->items, mch_items_word(ticket, count, 0));
   start = now = mch_now();
@@ -387,10 +530,14 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
   worker->attempt = 0;
   worker->ticket = ticket; /* all its items may have been taken back by now */
   run.first = 1;
-  while (!worker->spent && (number = claim_item(worker, now)) >= 0) {
-    next_item(&items, &run);
-    run.runid = message->head.runid + (uint32_t)number;
-    now = run_item(worker, ticket, (uint32_t)number, now, &run, graph);
+  run.precise = 1; /* it is not known yet how long they take */
+  for (number = 0; !worker->spent; number++) {
+    if (!claim_item(worker, ticket, number, count, now))
+      break;
+    note_item(worker, ticket, number, count, run.precise);
+    next_item(worker, &items, &run);
+    run.runid = message->head.runid + number;
+    now = run_item(worker, ticket, number, now, &run, graph);
     run.first = 0;
   }
   worker->runid = message->head.runid;
@@ -407,7 +554,7 @@ static void run_message(struct mch_worker *worker, const struct mch_message_in *
   if (message->lost && length > message->length - 2)
     length = message->length - 2;
   if (length > MCH_NAME_MAX || length > message->length - 2)
-    die(EXIT_BROKEN);
+    break_off(worker);
   memcpy(worker->name, message->body + 2, length);
   task.runid = message->head.runid;
   task.name = worker->name;
@@ -434,6 +581,12 @@ static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   mch_worker_leave(worker, 0);
 }
 
+/* Tickets come one after the other. */
+static void pass(struct mch_worker *worker, uint32_t ticket) {
+  if (ticket != (worker->passed == UINT32_MAX ? 1 : worker->passed + 1))
+    break_off(worker);
+}
+
 static void handle(struct mch_worker *worker, const struct mch_message_in *message,
                    struct mch_buf *graph) {
   if (message->lost && message->head.type == MCH_MESSAGE_CODE)
@@ -445,11 +598,13 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
     break;
   case MCH_MESSAGE_TASK:
   case MCH_MESSAGE_BATCH:
+    pass(worker, message->head.ticket);
     if (message->head.type == MCH_MESSAGE_TASK)
       run_message(worker, message, graph);
     else
       run_batch(worker, message, graph);
-    atomic_store(&worker->shared->passed, message->head.ticket);
+    worker->passed = message->head.ticket;
+    atomic_store(&worker->shared->passed, worker->passed);
     if (worker->spent)
       mch_worker_leave(worker, 0);
     break;
@@ -457,15 +612,12 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
     mch_platform_flush_streams();
     die(0);
   default:
-    die(EXIT_BROKEN);
+    break_off(worker);
   }
 }
 
-/* The one worker that this process is, for its signal handler, which gets no argument. */
-static struct mch_worker *_Atomic signalled_worker;
-
 static void on_stop_signal(int number) {
-  struct mch_worker *worker = signalled_worker;
+  struct mch_worker *worker = this_worker;
   int saved = errno;
   (void)number;
   if (worker != NULL)
@@ -475,15 +627,15 @@ static void on_stop_signal(int number) {
 
 /* The lifeline does not tell while another process holds its other end. */
 static void die_with_owner(const struct mch_worker *worker) {
-  if (getppid() != worker->owner)
+  if (getppid() != worker->owner && !mch_worker_is_stranger(worker))
     kill(0, SIGKILL);
 }
 
 static void on_owner_signal(int number) {
   int saved = errno;
   (void)number;
-  if (signalled_worker != NULL)
-    die_with_owner(signalled_worker);
+  if (this_worker != NULL)
+    die_with_owner(this_worker);
   errno = saved;
 }
 
@@ -492,7 +644,7 @@ static void listen(struct mch_worker *worker) {
   struct sigaction action;
   memset(&action, 0, sizeof action);
   sigemptyset(&action.sa_mask);
-  signalled_worker = worker;
+  this_worker = worker;
   action.sa_handler = on_stop_signal;
   sigaction(MCH_STOP_SIGNAL, &action, NULL);
   action.sa_handler = on_owner_signal;
@@ -502,12 +654,10 @@ static void listen(struct mch_worker *worker) {
   die_with_owner(worker); /* it may have died before */
 }
 
-/* exit() was called, by C code of a task: leave in our way instead of the host's. A process that
- * was forked by a task's C code comes by here too, and goes on with its own exit. */
+/* exit() was called, by C code of a task or in a fork that such code made: leave in our way instead
+ * of the host's. */
 static void on_exit_called(int status, void *ud) {
-  struct mch_worker *worker = ud;
-  if (worker->pid == (int)getpid())
-    mch_worker_leave(worker, status);
+  mch_worker_leave(ud, status);
 }
 
 /* What is to be done before the first task. When that took too long the pool has stopped it; then
@@ -519,7 +669,7 @@ static void prepare(struct mch_worker *worker) {
   worker->runner.begin(worker->runner.ud, worker);
   worker->preparing = 0;
   atomic_store(&shared->preparing_since, MCH_NEVER);
-  if (atomic_load(&shared->stop) != 0 && mch_platform_has_children())
+  if (atomic_load(&shared->orders.stop) != 0 && mch_platform_has_children())
     kill(0, SIGKILL);
 }
 
@@ -527,6 +677,8 @@ void mch_worker_main(struct mch_worker *worker) {
   struct mch_buf graph;
   memset(&graph, 0, sizeof graph);
   worker->pid = (int)getpid();
+  mch_mark_make(&worker->mark);
+  pthread_once(&forks_are_watched, watch_forks);
   mch_platform_on_exit(on_exit_called, worker);
   worker->channel.chaos = &worker->chaos;
   listen(worker);
@@ -534,6 +686,7 @@ void mch_worker_main(struct mch_worker *worker) {
   put_hello(worker);
   atomic_store(&worker->shared->oom_count, mch_platform_oom_count());
   prepare(worker);
+  mch_worker_end_stranger(worker, 0);
   if (worker->only != NULL)
     run_only(worker, &graph);
   for (;;) {
@@ -542,15 +695,19 @@ void mch_worker_main(struct mch_worker *worker) {
     if (got == 1)
       handle(worker, &message, &graph);
     else if (got < 0)
-      die(EXIT_BROKEN);
-    else if (mch_channel_fill(&worker->channel, 1, NULL) <= 0)
-      die(EXIT_POOL_GONE);
+      break_off(worker);
+    else if ((got = (int)mch_channel_fill(&worker->channel, 1, NULL)) == MCH_PROTOCOL)
+      break_off(worker);
+    else if (got <= 0)
+      end_of_stream(worker);
   }
 }
 
 void mch_worker_disown(struct mch_worker *worker) {
-  signalled_worker = NULL;
+  this_worker = NULL;
   mch_channel_close(&worker->channel);
+  if (worker->begun >= 0)
+    close(worker->begun);
   close(worker->lifeline);
   close(worker->pipes[0]);
   close(worker->pipes[1]);
@@ -571,8 +728,12 @@ static uint32_t take_bar_slot(struct mch_worker *worker) {
 static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_bar_spec *spec) {
   struct mch_worker *worker = ud;
   unsigned char fixed[20];
-  uint32_t i = take_bar_slot(worker);
-  struct mch_bar_slot *slot = i < MCH_BARS ? &worker->shared->bars[i] : NULL;
+  struct mch_bar_slot *slot;
+  uint32_t i;
+  if (mch_worker_is_stranger(worker))
+    return NULL;
+  i = take_bar_slot(worker);
+  slot = i < MCH_BARS ? &worker->shared->bars[i] : NULL;
   if (slot != NULL) {
     atomic_store(&slot->id, 0);
     atomic_store(&slot->done, 0);
@@ -590,6 +751,8 @@ static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_b
 static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
   struct mch_worker *worker = ud;
   unsigned char fixed[24];
+  if (mch_worker_is_stranger(worker))
+    return;
   mch_chaos_busy(&worker->chaos);
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, done);
@@ -601,6 +764,8 @@ static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum 
   struct mch_worker *worker = ud;
   unsigned char fixed[25];
   uint32_t i;
+  if (mch_worker_is_stranger(worker))
+    return;
   mch_chaos_busy(&worker->chaos);
   for (i = 0; i < MCH_BARS; i++)
     if ((worker->bar_slots & (uint64_t)1 << i) != 0 &&

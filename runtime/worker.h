@@ -16,8 +16,13 @@ struct mch_worker {
   struct mch_channel channel; /* to the pool */
   struct mch_shared *shared;
   int pid;
-  int owner;        /* the process whose pool this is */
-  int lifeline;     /* read end */
+  struct mch_mark mark; /* whether this process is the worker, or a fork that a task made of it */
+  int begun;            /* of the file whose position says what was begun; -1: none */
+  uint32_t passed;      /* the last ticket taken off the stream */
+  uint64_t since;       /* when what runs was begun, as the page has it */
+  uint32_t noted;       /* of the batch that runs: items below it are noted there as begun */
+  int owner;            /* the process whose pool this is */
+  int lifeline;         /* read end */
   int pipes[2];     /* own copies of the ends that are stdout and stderr, to ask for positions */
   uint64_t told[2]; /* the positions last told */
   uint64_t fastest_ask; /* nanoseconds that the fastest of these questions took; 0: none yet */
@@ -41,6 +46,13 @@ struct mch_worker {
 
 /* Run tasks until the pool says QUIT or goes away. Never returns. */
 void mch_worker_main(struct mch_worker *worker) __attribute__((noreturn));
+
+/* Whether this process is not the worker but was forked from it by a task. It says nothing to the
+ * pool; what is called here for it does nothing. */
+int mch_worker_is_stranger(const struct mch_worker *worker);
+
+/* If it is: it ends here with `status`, after flushing what it wrote. */
+void mch_worker_end_stranger(const struct mch_worker *worker, int status);
 
 /* End this process with `status`: what it wrote is flushed, the pool is told. Never returns. */
 void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((noreturn));

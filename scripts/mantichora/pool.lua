@@ -45,6 +45,7 @@ local wordings = {
       reason and " " .. reason or "")
   end,
   killed = function(failure, reason)
+    if reason == "its worker broke the protocol" then return reason end
     return killed_by(failure) .. (failure.perhaps_oom and ", perhaps because memory was short" or "")
       .. (reason and " " .. reason or "")
   end,
