@@ -390,9 +390,9 @@ static int run_protected(lua_State *L) {
   end_stranger(call->task, LUA_OK); /* a fork by code that rebuilds a value does not run the task */
   start = mch_now();
   status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
-  end_stranger(call->task, status);
   call->run->ended = mch_now();
   call->run->own_time = call->run->ended - start;
+  end_stranger(call->task, status);
   if (status != LUA_OK) {
     call->kind = MCH_KIND_ERROR;
     return 1;

@@ -512,12 +512,15 @@ static void pass_last_lines(struct child *child) {
  * line. What is behind them belongs to the next task. */
 static void settle_stream(struct child *child, int which, uint64_t position) {
   struct stream *stream = &child->streams[which];
-  long waiting = stream->fd >= 0 ? mch_platform_unread(stream->fd) : 0;
-  uint64_t start, end = stream->consumed + (waiting > 0 ? (uint64_t)waiting : 0);
+  uint64_t start, end;
   size_t unread;
-  /* It was there when the task ended; a program that writes on and on is another matter. */
-  while (stream->consumed < position && stream->consumed < end && read_stream(child, which) > 0)
-    ;
+  if (stream->consumed < position && stream->fd >= 0) {
+    /* It was there when the task ended; a program that writes on and on is another matter. */
+    long waiting = mch_platform_unread(stream->fd);
+    end = stream->consumed + (waiting > 0 ? (uint64_t)waiting : 0);
+    while (stream->consumed < position && stream->consumed < end && read_stream(child, which) > 0)
+      ;
+  }
   unread = mch_buf_unread(&stream->raw);
   start = stream->consumed - unread;
   if (position < stream->consumed)
