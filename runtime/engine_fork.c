@@ -1003,10 +1003,11 @@ static void drain(struct child *child) {
  * that the answer to this one is there: it has been read, unless bytes wait. */
 static int fits(const struct child *child, const struct mch_task *task, uint32_t passed) {
   const struct mch_shared *shared = child->shared;
-  uint64_t began;
-  if (!is_taken(child, task->ticket))
-    return claim_of(child, task->ticket) == claim_word(task->ticket, MCH_CLAIM_OFFERED) ||
-           mch_channel_waiting(&child->channel);
+  uint64_t claim = claim_of(child, task->ticket), began; /* once: the worker may take it any time */
+  if (claim == claim_word(task->ticket, MCH_CLAIM_OFFERED))
+    return 1;
+  if (claim != claim_word(task->ticket, MCH_CLAIM_TAKEN))
+    return mch_channel_waiting(&child->channel);
   began = atomic_load(&shared->running_since);
   if (began > mch_now() || began < child->forked)
     return 0;
