@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "mantichora.h"
-#include "platform.h"
+#include "runtime/mantichora.h"
+#include "runtime/base/platform.h"
 
 struct mch_lwatch;
 struct mch_worker;

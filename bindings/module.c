@@ -3,10 +3,10 @@
  * luaopen_mantichora and the openers of its parts: registration and nothing else. */
 #include "context.h"
 #include "embedded.h"
-#include "lpool.h"
-#include "lreport.h"
-#include "ltask.h"
-#include "mantichora.h"
+#include "bindings/pool/lpool.h"
+#include "bindings/show/lreport.h"
+#include "bindings/pool/ltask.h"
+#include "runtime/mantichora.h"
 
 #include <lauxlib.h>
 #include <string.h>

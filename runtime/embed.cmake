@@ -20,7 +20,7 @@ foreach(part IN LISTS parts)
     "    {\"mantichora.${name}\", \"@mantichora/${name}.lua\", part_${name}, ${length}},\n")
 endforeach()
 file(WRITE ${TO}.new "/* Written by runtime/embed.cmake. Runs in: both. */
-#include \"embedded.h\"
+#include \"bindings/embedded.h\"
 
 #include <string.h>
 

@@ -1,4 +1,4 @@
---- Returns two functions to bindings/explain.c: one that is told the parts of an encoding, and one
+--- Returns two functions to bindings/values/explain.c: one that is told the parts of an encoding, and one
 -- that makes the report of them.
 -- @submodule mantichora
 

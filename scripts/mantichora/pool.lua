@@ -10,7 +10,7 @@
 --
 -- @module mantichora
 
--- The pool's methods, put together from the small steps of the core (bindings/lpool.c), and the
+-- The pool's methods, put together from the small steps of the core (bindings/pool/lpool.c), and the
 -- module's functions. Loaded by luaopen_mantichora with the core as argument.
 
 local _, core, load_map = ...

@@ -15,8 +15,8 @@
 #include <lualib.h>
 #include <string.h>
 
-#include "../../bindings/ahead.h"
-#include "../../bindings/graph.h"
+#include "bindings/values/ahead.h"
+#include "bindings/values/graph.h"
 
 struct holder {
   struct mch_buf out, ids;

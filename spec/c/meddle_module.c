@@ -26,7 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../runtime/protocol.h"
+#include "runtime/wire/protocol.h"
 
 /* What a worker can write of what it shares: the beginning of the page, up to the ring that the
  * pool writes. */

@@ -1,10 +1,10 @@
 /* runtime/buf: growth, marks, the maximum, latched failures, byte order. */
-#include "buf.h"
+#include "runtime/base/buf.h"
 
 #include <string.h>
 
 #include "check.h"
-#include "error.h"
+#include "runtime/base/error.h"
 
 /* Under the address sanitizer: what is too large gets NULL, as it does from malloc(). */
 const char *__asan_default_options(void) __attribute__((visibility("default")));

@@ -4,14 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The codec's own buffers fail on demand as well. Defined here, the functions of runtime/buf.c are
- * not taken from the library. */
+/* The codec's own buffers fail on demand as well. Defined here, the functions of runtime/base/buf.c
+ * are not taken from the library. */
 static void *limited_realloc(void *old, size_t size);
 #define realloc limited_realloc
-#include "../../runtime/buf.c"
+#include "runtime/base/buf.c"
 #undef realloc
 
-#include "../../bindings/stack.h"
+#include "bindings/values/stack.h"
 #include "codec_module.c"
 
 /* How many allocations may still succeed; -1: all. */

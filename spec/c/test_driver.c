@@ -2,7 +2,7 @@
  * owner is away, keeps away while he waits, loses no wake-up and burns no time. Meant to be run
  * under the thread sanitizer, too. */
 #define _GNU_SOURCE
-#include "driver.h"
+#include "runtime/pool/driver.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "pool.h"
-#include "worker.h"
+#include "runtime/pool/pool.h"
+#include "runtime/engines/worker.h"
 
 /* -- tasks -------------------------------------------------------------------------------- */
 

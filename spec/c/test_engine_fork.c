@@ -1,14 +1,14 @@
 /* runtime/engine_fork: the pool's side of a worker, with the test as its worker: no fork, the whole
  * protocol spoken by hand, at any point of it and wrongly too. The source is included to get at
  * single children. */
-#include "../../runtime/engine_fork.c"
+#include "runtime/engines/engine_fork.c"
 
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "check.h"
-#include "pool.h"
+#include "runtime/pool/pool.h"
 
 /* -- the pool's part ---------------------------------------------------------------------- */
 

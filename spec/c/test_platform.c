@@ -1,6 +1,6 @@
 /* runtime/platform: descriptors above stdio, ends of processes, the lifeline, the poller. */
 #define _GNU_SOURCE
-#include "platform.h"
+#include "runtime/base/platform.h"
 
 #include <errno.h>
 #include <fcntl.h>

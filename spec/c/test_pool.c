@@ -1,7 +1,7 @@
 /* runtime/pool: the state machine of tasks, over an engine made of lists. The pool's own source is
  * included, so that it gets this engine where it asks for the forking one. */
 #define mch_engine_fork_new fake_engine_new
-#include "../../runtime/pool.c"
+#include "runtime/pool/pool.c"
 #undef mch_engine_fork_new
 
 #include <poll.h>

@@ -1,6 +1,6 @@
 /* runtime/queue: whose turn it is, against a list that is searched; levels come and go. The queue's
  * own source is included, so that its tree can be looked at. */
-#include "../../runtime/queue.c"
+#include "runtime/pool/queue.c"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
  * threads that stand for processes, what a broken or dead other side leaves. Meant for the thread
  * sanitizer, too. */
 #define _GNU_SOURCE
-#include "ring.h"
+#include "runtime/wire/ring.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -10,10 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "channel.h"
+#include "runtime/wire/channel.h"
 #include "check.h"
-#include "platform.h"
-#include "protocol.h"
+#include "runtime/base/platform.h"
+#include "runtime/wire/protocol.h"
 
 static uint32_t next_random(uint32_t *state) {
   *state = *state * 1664525u + 1013904223u;
