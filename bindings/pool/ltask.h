@@ -37,7 +37,7 @@ struct mch_ltask {
   struct mch_stream *stream; /* the state of math.random, if it is as we know it */
   int stream_known;          /* that was looked at */
   lua_Integer seed;
-  struct mch_heap heap;        /* how the collector was made ready for workers */
+  struct mch_parent_heap heap; /* how the collector was made ready for workers */
   int hides_bars;              /* bars of tasks are not shown */
   int running;                 /* a task runs in this process */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */

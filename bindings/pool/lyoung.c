@@ -1,4 +1,4 @@
-/* Runs in: both (in the parent only mch_heap_*). Purpose: lyoung.h. */
+/* Runs in: both (in the parent only mch_parent_heap_*). Purpose: lyoung.h. */
 #include "lyoung.h"
 
 #include <lauxlib.h>
@@ -79,7 +79,7 @@ static size_t heap_size(lua_State *L) {
 }
 
 /* What is new becomes old, so that collections in workers do not touch it. */
-static void make_old(lua_State *L, struct mch_heap *heap) {
+static void make_old(lua_State *L, struct mch_parent_heap *heap) {
   int i;
   for (i = 0; i < AGES; i++)
     lua_gc(L, LUA_GCSTEP, NO_STEP);
@@ -89,14 +89,14 @@ static void make_old(lua_State *L, struct mch_heap *heap) {
 /* Enter generational collection, anew if this state has it already: a major collection is due when
  * the heap has grown by so much since the last one, and would come in each worker. Returns the mode
  * that it had. */
-static int enter(lua_State *L, struct mch_heap *heap) {
+static int enter(lua_State *L, struct mch_parent_heap *heap) {
   int former = lua_gc(L, LUA_GCINC, 0, 0, 0);
   lua_gc(L, LUA_GCGEN, 0, 0);
   heap->base = heap_size(L);
   return former;
 }
 
-void mch_heap_prepare(lua_State *L, struct mch_heap *heap) {
+void mch_parent_heap_prepare(lua_State *L, struct mch_parent_heap *heap) {
   if (lua_gc(L, LUA_GCCOUNT) < LARGE_HEAP_KB || !can_be_generational())
     return;
   push_witness(L, see_major);
@@ -108,7 +108,7 @@ void mch_heap_prepare(lua_State *L, struct mch_heap *heap) {
 /* To say once more that it is generational costs nothing where it is as it should be. Where it is
  * not (another pool has closed, a structure was built that its major collections could not make
  * smaller) the first collection in each worker would walk through all. */
-void mch_heap_renew(lua_State *L, struct mch_heap *heap) {
+void mch_parent_heap_renew(lua_State *L, struct mch_parent_heap *heap) {
   if (heap->size == 0 || lua_gc(L, LUA_GCISRUNNING) != 1)
     return;
   if (heap_size(L) > heap->base * 4)
@@ -118,7 +118,7 @@ void mch_heap_renew(lua_State *L, struct mch_heap *heap) {
     make_old(L, heap);
 }
 
-void mch_heap_restore(lua_State *L, struct mch_heap *heap) {
+void mch_parent_heap_restore(lua_State *L, struct mch_parent_heap *heap) {
   if (heap->size == 0)
     return;
   luaL_unref(L, LUA_REGISTRYINDEX, heap->old);
@@ -205,7 +205,7 @@ static size_t between(size_t value, size_t least, size_t most) {
 
 /* Lua's own limits shall not be met: that of minor collections is in percent of the heap, mostly
  * inherited. A major collection comes when the worker has added as much as it would copy. */
-static void set_limits(lua_State *L, const struct mch_heap *heap) {
+static void set_limits(lua_State *L, const struct mch_parent_heap *heap) {
   size_t grown = heap->size > heap->base ? heap->size - heap->base : 0;
   size_t most = grown + larger(heap->size, 450 * MIB);
   int percent = (int)between(most / (heap->base / 100), 100, MOST_FOURFOLD);
@@ -217,7 +217,7 @@ static void set_limits(lua_State *L, const struct mch_heap *heap) {
 #endif
 }
 
-void mch_young_begin(lua_State *L, struct mch_young *young, const struct mch_heap *heap,
+void mch_young_begin(lua_State *L, struct mch_young *young, const struct mch_parent_heap *heap,
                      struct mch_lwatch *watch) {
   size_t share;
   if (heap->size == 0)

@@ -17,7 +17,7 @@
 #include "bindings/lwatch.h"
 
 /* What the parent settles before a fork. */
-struct mch_heap {
+struct mch_parent_heap {
   size_t size;   /* bytes when all of it was last made old; 0: the collector is left as it is */
   size_t base;   /* bytes when all of it was last walked through */
   int old;       /* registry reference to what only a major collection finalizes */
@@ -46,16 +46,16 @@ struct mch_young {
 
 /* Before the first fork of a pool, where the heap is large: make the collector generational, and
  * all that is there old. Does nothing where Lua cannot do it well. Raises errors of memory. */
-void mch_heap_prepare(lua_State *L, struct mch_heap *heap);
+void mch_parent_heap_prepare(lua_State *L, struct mch_parent_heap *heap);
 
 /* Before each later fork: the same for what was made since. May run finalizers. */
-void mch_heap_renew(lua_State *L, struct mch_heap *heap);
+void mch_parent_heap_renew(lua_State *L, struct mch_parent_heap *heap);
 
 /* Go back to the collector that this state had. */
-void mch_heap_restore(lua_State *L, struct mch_heap *heap);
+void mch_parent_heap_restore(lua_State *L, struct mch_parent_heap *heap);
 
 /* In a new worker with its allocator, before anything is run. Raises errors of memory. */
-void mch_young_begin(lua_State *L, struct mch_young *young, const struct mch_heap *heap,
+void mch_young_begin(lua_State *L, struct mch_young *young, const struct mch_parent_heap *heap,
                      struct mch_lwatch *watch);
 
 /* What `init` did is not counted. */

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "runtime/engines/engine.h"
+#include "runtime/base/gate.h"
 #include "runtime/base/platform.h"
 
 static const uint64_t first_rest = 1000000u;      /* 1 ms: a short-lived pool needs no look */
@@ -81,7 +81,7 @@ static void rest_polling(struct mch_driver *driver) {
 static void *drive(void *argument) {
   struct mch_driver *driver = argument;
   const struct mch_driven *driven = &driver->driven;
-  mch_fork_let_go(); /* it is born */
+  mch_gate_let_go(); /* it is born */
   come_from_near(driver, first_rest);
   while (!driver->stop) {
     if (driven->attended(driven->ud) || !driven->busy(driven->ud))
@@ -93,11 +93,11 @@ static void *drive(void *argument) {
         rest_polling(driver);
       if (driver->stop || driven->attended(driven->ud))
         continue;
-      mch_fork_hold_off();
+      mch_gate_hold_off();
       driver->near = driven->pump(driven->ud);
       pthread_mutex_unlock(driven->lock);
       driven->draw(driven->ud);
-      mch_fork_let_go();
+      mch_gate_let_go();
       pthread_mutex_lock(driven->lock);
     }
   }
@@ -112,11 +112,11 @@ static int start_thread(struct mch_driver *driver) {
   int code;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old); /* the thread inherits it: it takes no signals */
-  mch_fork_hold_off();
+  mch_gate_hold_off();
   code = pthread_create(&driver->thread, NULL, drive, driver);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   if (code != 0)
-    mch_fork_let_go();
+    mch_gate_let_go();
   return code;
 }
 

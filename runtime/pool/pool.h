@@ -25,10 +25,8 @@
 
 struct mch_pool;
 
-enum mch_engine_kind { MCH_ENGINE_FORK, MCH_ENGINE_INLINE };
-
 struct mch_pool_config {
-  enum mch_engine_kind kind;
+  mch_engine_maker *make;          /* what gets the work done */
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
   const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
@@ -52,20 +50,6 @@ struct mch_group {
 };
 
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
-
-/* A task whose body is `codes` ids and `length` bytes of graph; the caller's until mch_pool_run()
- * takes it. NULL: no memory. */
-struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
-                              size_t length);
-/* Give such a task its graph as cargo instead, which is the task's from now on. */
-void mch_task_carry(struct mch_task *task, struct mch_cargo *cargo);
-
-/* The same for `count` items of one function, whose graph has `function_length` bytes; behind it
- * `length` bytes of items: u32 length and graph each. `index` is the caller's number of the first.
- */
-struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *graph,
-                               size_t length, size_t function_length, uint32_t count,
-                               uint64_t index);
 
 /* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. `coming`: so many tasks will
  * be run in it; 0 if that is not known. `most`: while results of more bytes wait none of its tasks
@@ -239,5 +223,4 @@ int mch_pool_gone(struct mch_pool *pool);
 
 /* End the driver and free everything. Workers must be gone. */
 void mch_pool_free(struct mch_pool *pool);
-
 #endif

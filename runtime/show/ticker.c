@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <time.h>
 
-#include "runtime/engines/engine.h"
+#include "runtime/base/gate.h"
 
 enum { INTERVAL = 100000000 }; /* nanoseconds */
 
@@ -35,9 +35,9 @@ static void *run(void *argument) {
     if (ticker->stop)
       break;
     pthread_mutex_unlock(&ticker->lock);
-    mch_fork_hold_off();
+    mch_gate_hold_off();
     ticker->tick(ticker->ud);
-    mch_fork_let_go();
+    mch_gate_let_go();
     pthread_mutex_lock(&ticker->lock);
   }
   pthread_mutex_unlock(&ticker->lock);

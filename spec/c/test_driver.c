@@ -165,7 +165,7 @@ static struct mch_pool *new_pool(unsigned nworkers, int background) {
   memset(&sink, 0, sizeof sink);
   sink.write = count_output;
   memset(&config, 0, sizeof config);
-  config.kind = MCH_ENGINE_FORK;
+  config.make = mch_engine_fork_new;
   config.background = background;
   config.engine.nworkers = nworkers;
   config.engine.grace = 300000000u;

@@ -1,13 +1,18 @@
 /* runtime/engine_fork: the pool's side of a worker, with the test as its worker: no fork, the whole
- * protocol spoken by hand, at any point of it and wrongly too. The source is included to get at
- * single children. */
-#include "runtime/engines/engine_fork.c"
+ * protocol spoken by hand, at any point of it and wrongly too. */
+#include "runtime/engines/fork_state.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "check.h"
+#include "runtime/base/gate.h"
 #include "runtime/pool/pool.h"
 
 /* -- the pool's part ---------------------------------------------------------------------- */
@@ -114,7 +119,7 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   child->engine = engine;
   child->kill_at = child->insist_at = MCH_NEVER;
   child->pristine = 1;
-  CHECK(make_plumbing(&plumbing, NULL) == 0);
+  CHECK(mch_spawn_make_plumbing(&plumbing, NULL) == 0);
   memset(peer, 0, sizeof *peer);
   mch_channel_open(&peer->channel, dup(plumbing.sockets[1]));
   mch_channel_use_rings(&peer->channel, &child->shared->down, &child->shared->up);
@@ -124,7 +129,7 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   child->pid = fork();
   if (child->pid == 0)
     sleep_with_test();
-  CHECK(adopt(child, &plumbing) == 0);
+  CHECK(mch_spawn_adopt(child, &plumbing) == 0);
 }
 
 static void leave(struct peer *peer) {
@@ -390,11 +395,11 @@ static void test_tickets_wrap(void) {
   for (i = 0; i < 6; i++) {
     CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == i);
     CHECK(take(&peer, message.head.ticket));
-    CHECK(begun(peer.child) == tasks[i]);
+    CHECK(mch_child_begun(peer.child) == tasks[i]);
     answer(&peer, message.head.ticket, i, 0, 0);
     atomic_store(&peer.child->shared->passed, message.head.ticket);
     pump_now(engine);
-    CHECK(told.finished_count == i + 1 && begun(peer.child) == NULL);
+    CHECK(told.finished_count == i + 1 && mch_child_begun(peer.child) == NULL);
   }
   leave(&peer);
   end_all(engine);
@@ -421,9 +426,9 @@ static void test_stop(void) {
   engine->base.ops->stop(&engine->base, tasks[0]);
   CHECK(atomic_load(&peer.child->shared->orders.stop) == 1 && peer.child->kill_at != MCH_NEVER);
   CHECK(peer.child->insist_at < peer.child->kill_at);
-  check_time(peer.child, peer.child->insist_at - 1);
+  mch_time_check_time(peer.child, peer.child->insist_at - 1);
   CHECK(atomic_load(&peer.child->shared->orders.insist) == 0);
-  check_time(peer.child, peer.child->insist_at);
+  mch_time_check_time(peer.child, peer.child->insist_at);
   CHECK(atomic_load(&peer.child->shared->orders.insist) == 1 && peer.child->insist_at == MCH_NEVER);
   answer(&peer, 1, 0, 0, 0);
   pump_now(engine);
@@ -541,13 +546,13 @@ static void test_long_line(void) {
     mch_buf_append(&stream.raw, bytes, sizeof bytes);
     CHECK(mprotect(from, end, PROT_NONE) == 0);
     before = stream.searched;
-    CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == 0);
+    CHECK(mch_hear_whole_lines(&stream, mch_buf_unread(&stream.raw)) == 0);
     CHECK(mprotect(from, end, PROT_READ | PROT_WRITE) == 0);
     CHECK(stream.searched == before + STEP);
   }
-  CHECK(whole_lines(&stream, STEP) == 0 && stream.searched == STEPS * STEP);
+  CHECK(mch_hear_whole_lines(&stream, STEP) == 0 && stream.searched == STEPS * STEP);
   mch_buf_append(&stream.raw, "y\nz", 3);
-  CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == STEPS * STEP + 2);
+  CHECK(mch_hear_whole_lines(&stream, mch_buf_unread(&stream.raw)) == STEPS * STEP + 2);
   mch_buf_free(&stream.raw);
 }
 
@@ -567,7 +572,7 @@ static void test_late_output(void) {
   for (child = engine->children; child != NULL; child = child->next)
     count++;
   CHECK(count == MOST_HEARD && engine->live == 0);
-  visit_all(engine, mch_now()); /* as when a time is up that was theirs */
+  mch_fork_visit_all(engine, mch_now()); /* as when a time is up that was theirs */
   CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
   i = MOST_HEARD + 1;
   CHECK(write(peers[i].out[0], "late\n", 5) == 5);
@@ -626,7 +631,7 @@ static void test_begun_when(void) {
     told.finished_count = 0;
     while (give(engine, task) == MCH_FULL && mch_now() < patience)
       pump_now(engine);
-    while (!is_taken(child, task->ticket) && mch_now() < patience)
+    while (!mch_child_is_taken(child, task->ticket) && mch_now() < patience)
       ;
     stale += atomic_load(&child->shared->running_since) < before;
     while (told.finished_count == 0 && mch_now() < patience)
@@ -685,15 +690,15 @@ static void test_timeout_of_items(int is_other) {
   atomic_store(&peer.child->shared->running_since, since);
   CHECK(take(&peer, 1));
   atomic_fetch_add(&peer.child->shared->items, 1);
-  due = timeout_at(peer.child);
+  due = mch_time_timeout_at(peer.child);
   CHECK(due == since + engine->config.timeout);
   CHECK(engine->base.ops->deadline(&engine->base) <= mch_now() + engine->config.timeout);
-  visit_all(engine, mch_now());
+  mch_fork_visit_all(engine, mch_now());
   CHECK(engine->base.ops->deadline(&engine->base) == due);
-  check_time(peer.child, due - 1);
+  mch_time_check_time(peer.child, due - 1);
   CHECK(task->stop == 0 && task->batch->count == 3);
   begun_meanwhile = is_other ? due - 5 : 0;
-  check_time(peer.child, due);
+  mch_time_check_time(peer.child, due);
   CHECK(task->batch->count == 1 && cut_off != NULL && cut_off->batch->count == 2);
   CHECK(task->stop == (is_other ? 0 : MCH_KIND_TIMEOUT));
   CHECK(atomic_load(&peer.child->shared->orders.stop) == (is_other ? 0 : 1));
@@ -717,7 +722,7 @@ static unsigned least_load(const struct engine_fork *engine) {
   const struct child *child;
   unsigned least = UINT32_MAX;
   for (child = engine->children; child != NULL; child = child->next)
-    if (has_room(engine, child) && child->outstanding < least)
+    if (mch_feed_has_room(engine, child) && child->outstanding < least)
       least = child->outstanding;
   return least;
 }
@@ -757,7 +762,7 @@ static void test_many_workers(uint32_t random) {
       work(&peers[(random >> 16) % PEERS]);
       pump_now(engine);
     } else if ((random >> 8) % 29 == 1) {
-      recall(&engine->base, 1);
+      mch_feed_recall(&engine->base, 1);
     } else {
       unsigned least = least_load(engine);
       struct mch_task *task = tasks[made++] = new_task(i, 0);
@@ -949,15 +954,15 @@ static void test_broken_items(void) {
 static void test_foreign_fork(void) {
   pid_t pid;
   int status = -1;
-  mch_fork_hold_off();
+  mch_gate_hold_off();
   pid = fork();
   if (pid == 0) {
     alarm(10);
-    close_gate();
-    open_gate();
+    mch_gate_close();
+    mch_gate_open();
     _exit(0);
   }
-  mch_fork_let_go();
+  mch_gate_let_go();
   CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
