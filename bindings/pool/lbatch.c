@@ -48,12 +48,13 @@ struct batching {
   size_t length;
 };
 
-/* Items that are not plain are encoded after the function. The notes come to stand at index 1. */
+/* Items that are not plain are encoded after the function. The baseline come to stand at index 1.
+ */
 static void begin_items(lua_State *L, struct batching *batching) {
   struct lpool *lpool = batching->lpool;
   if (batching->encoding)
     return;
-  mch_lserve_note_state(L, lpool);
+  mch_lserve_take_baseline(L, lpool);
   mch_lrun_set_up_encoder(L, lpool, &batching->encoder);
   batching->encoder.kind = MCH_SEND_ITEM;
   batching->encoder.spans = &lpool->spans; /* what would be in them is too large for a batch */
@@ -97,7 +98,7 @@ static int encode_item(lua_State *L, struct batching *batching, int is_packed) {
 static void encode_function(lua_State *L, struct batching *batching) {
   struct lpool *lpool = batching->lpool;
   struct lgroup *lgroup = batching->lgroup;
-  mch_lserve_note_state(L, lpool);
+  mch_lserve_take_baseline(L, lpool);
   lgroup->kind = UNSTEADY;
   if (!mch_items_is_steady(L, 2))
     return;

@@ -77,7 +77,7 @@ static int core_counts(lua_State *L) {
 static int core_start(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct mch_error error;
-  mch_lserve_note_state(L, lpool);
+  mch_lserve_take_baseline(L, lpool);
   mch_output_flush(lpool->output);
   if (mch_pool_start(lpool->pool, &error) != 0)
     return mch_lpool_raise_error(L, &error);
@@ -280,7 +280,7 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.notes = lpool->task.init = lpool->task.mapped = lpool->task.makers = LUA_NOREF;
+  lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
   lpool->lent = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
@@ -317,8 +317,8 @@ static int core_new(lua_State *L) {
   lua_pop(L, 1);
   if (lpool->pool == NULL)
     return mch_lpool_raise_error(L, &error);
-  if (mch_context_get(L)->poller != NULL && (poller = mch_lpools_gathering(L, &error)) != NULL)
-    mch_lpools_gather(poller, lpool, &error); /* else it is tried again at the next poll */
+  if (mch_context_get(L)->poller != NULL && (poller = mch_lpools_poller(L, &error)) != NULL)
+    mch_lpools_join(poller, lpool, &error); /* else it is tried again at the next poll */
   return 1;
 }
 

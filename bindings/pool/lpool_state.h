@@ -46,9 +46,9 @@ struct lpool {
   uint64_t weight;      /* bytes of the last result that was taken */
   int warned;           /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;          /* the collector was seen to, or is not to be touched */
-  uint64_t round;       /* of the state, when this pool was last looked at */
-  int gathered;         /* the state's poller hears it */
-  int called;           /* and has named it */
+  uint64_t visit;       /* of the state, when this pool was last looked at */
+  int joined;           /* the state's poller hears it */
+  int ready;            /* and has named it */
   unsigned nworkers;    /* at most */
   int frugal;           /* as last told to the pool */
 };
@@ -138,7 +138,7 @@ void mch_lpool_set_integer(lua_State *L, const char *name, lua_Integer value);
 
 void mch_lserve_deliver_logs(lua_State *L, struct lpool *lpool);
 void mch_lserve_prepare_collector(lua_State *L, struct lpool *lpool);
-void mch_lserve_note_state(lua_State *L, struct lpool *lpool);
+void mch_lserve_take_baseline(lua_State *L, struct lpool *lpool);
 void mch_lserve_release_lent(lua_State *L, struct lpool *lpool);
 void mch_lserve_release_spent(lua_State *L, struct lpool *lpool);
 void mch_lserve_store_pieces(lua_State *L, struct lpool *lpool, int most);
@@ -157,8 +157,8 @@ int mch_core_pump(lua_State *L);
 
 /* -- lpools.c */
 
-struct mch_poller *mch_lpools_gathering(lua_State *L, struct mch_error *error);
-int mch_lpools_gather(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error);
+struct mch_poller *mch_lpools_poller(lua_State *L, struct mch_error *error);
+int mch_lpools_join(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error);
 int mch_core_sleep(lua_State *L);
 
 /* -- lrun.c */

@@ -64,17 +64,17 @@ static uint64_t sooner(uint64_t a, uint64_t b) {
   return a < b ? a : b;
 }
 
-/* Leave an open pool that this round has not seen yet on the stack and return it; NULL (and
+/* Leave an open pool that this visit has not seen yet on the stack and return it; NULL (and
  * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
  */
-static struct lpool *next_in_round(lua_State *L, uint64_t round) {
+static struct lpool *next_to_visit(lua_State *L, uint64_t visit) {
   mch_context_push_pools(L);
   lua_pushnil(L);
   while (lua_next(L, -2) != 0) {
     struct lpool *lpool = lua_touserdata(L, -2);
     lua_pop(L, 1);
-    if (lpool->round != round && mch_lpool_is_open(lpool)) {
-      lpool->round = round;
+    if (lpool->visit != visit && mch_lpool_is_open(lpool)) {
+      lpool->visit = visit;
       lua_remove(L, -2);
       return lpool;
     }
@@ -84,13 +84,13 @@ static struct lpool *next_in_round(lua_State *L, uint64_t round) {
 }
 
 /* A userdata without a body: as the state closes its pools leave the poller, which is freed. */
-static int gathering_gc(lua_State *L) {
+static int leave_poller(lua_State *L) {
   struct mch_context *context = mch_context_get(L);
   struct lpool *lpool;
-  context->round++;
-  while ((lpool = next_in_round(L, context->round)) != NULL) {
+  context->visit++;
+  while ((lpool = next_to_visit(L, context->visit)) != NULL) {
     mch_pool_part(lpool->pool);
-    lpool->gathered = 0;
+    lpool->joined = 0;
     lua_pop(L, 1);
   }
   mch_context_drop_poller(context);
@@ -99,14 +99,14 @@ static int gathering_gc(lua_State *L) {
 
 /* The poller that all open pools of this state join, made at the first call in this process. NULL:
  * none is to be had. */
-struct mch_poller *mch_lpools_gathering(lua_State *L, struct mch_error *error) {
+struct mch_poller *mch_lpools_poller(lua_State *L, struct mch_error *error) {
   struct mch_context *context = mch_context_get(L);
   if (context->poller != NULL && mch_mark_is_ours(&context->poller_mark))
     return context->poller;
   mch_context_drop_poller(context); /* that of the process which we are a fork of */
   lua_newuserdatauv(L, 0, 0);
   if (luaL_newmetatable(L, GATHERING)) {
-    lua_pushcfunction(L, gathering_gc);
+    lua_pushcfunction(L, leave_poller);
     lua_setfield(L, -2, "__gc");
   }
   lua_setmetatable(L, -2);
@@ -118,18 +118,18 @@ struct mch_poller *mch_lpools_gathering(lua_State *L, struct mch_error *error) {
 }
 
 /* Have the pool tell `poller` when it has something to do. 0, or a code. */
-int mch_lpools_gather(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error) {
-  int code = lpool->gathered ? 0 : mch_pool_join(lpool->pool, poller, lpool, error);
-  lpool->gathered = code == 0;
+int mch_lpools_join(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error) {
+  int code = lpool->joined ? 0 : mch_pool_join(lpool->pool, poller, lpool, error);
+  lpool->joined = code == 0;
   return code;
 }
 
 /* Note which pools the poller names. A pool leaves it before it is freed. */
-static void call_up(struct mch_poller *poller) {
+static void mark_ready(struct mch_poller *poller) {
   struct mch_ready ready[64];
   int count = poller != NULL ? mch_poller_wait(poller, ready, 64, 0, NULL) : 0, i;
   for (i = 0; i < count; i++)
-    ((struct lpool *)ready[i].ud)->called = 1;
+    ((struct lpool *)ready[i].ud)->ready = 1;
 }
 
 /* What there is to know of all pools together. */
@@ -152,7 +152,7 @@ static struct tally add_up(lua_State *L, int want_due) {
     tally.unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
     if (want_due)
       tally.due = sooner(tally.due, mch_pool_deadline(lpool->pool));
-    if (want_due && !lpool->gathered)
+    if (want_due && !lpool->joined)
       tally.due = sooner(tally.due, mch_now() + SLICE);
   }
   lua_pop(L, 1);
@@ -163,13 +163,13 @@ static struct tally add_up(lua_State *L, int want_due) {
 static void pump_all(lua_State *L, struct mch_poller *poller, int frugal) {
   struct mch_context *context = mch_context_get(L);
   struct lpool *lpool;
-  uint64_t round = ++context->round, now = mch_now();
+  uint64_t visit = ++context->visit, now = mch_now();
   struct mch_error error;
-  call_up(poller);
-  while ((lpool = next_in_round(L, round)) != NULL) {
-    if (poller == NULL || mch_lpools_gather(poller, lpool, &error) != 0 || lpool->called ||
+  mark_ready(poller);
+  while ((lpool = next_to_visit(L, visit)) != NULL) {
+    if (poller == NULL || mch_lpools_join(poller, lpool, &error) != 0 || lpool->ready ||
         mch_pool_deadline(lpool->pool) <= now) {
-      lpool->called = 0;
+      lpool->ready = 0;
       mch_lserve_pump(L, lpool, frugal);
     }
     lua_pop(L, 1);
@@ -186,7 +186,7 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
   mch_notices_tell(L);
   luaL_checkstack(L, 8, NULL);
   for (;;) {
-    struct mch_poller *poller = mch_lpools_gathering(L, &error);
+    struct mch_poller *poller = mch_lpools_poller(L, &error);
     struct tally tally;
     uint64_t now, due;
     pump_all(L, poller, frugal);
@@ -214,7 +214,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
   luaL_checkstack(L, 8, NULL);
   while (!readable && !woken()) {
     struct mch_error error;
-    struct mch_poller *poller = mch_lpools_gathering(L, &error);
+    struct mch_poller *poller = mch_lpools_poller(L, &error);
     int fds[] = {fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
     pump_all(L, poller, 0);
     mch_atpbar_pump(L);
@@ -230,13 +230,13 @@ uint64_t mch_lpool_due(lua_State *L) {
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {
-  struct mch_poller *poller = mch_lpools_gathering(L, error);
+  struct mch_poller *poller = mch_lpools_poller(L, error);
   struct lpool *lpool;
-  uint64_t round = ++mch_context_get(L)->round;
+  uint64_t visit = ++mch_context_get(L)->visit;
   int code = 0;
   luaL_checkstack(L, 8, NULL);
-  while (poller != NULL && code == 0 && (lpool = next_in_round(L, round)) != NULL) {
-    code = mch_lpools_gather(poller, lpool, error);
+  while (poller != NULL && code == 0 && (lpool = next_to_visit(L, visit)) != NULL) {
+    code = mch_lpools_join(poller, lpool, error);
     lua_pop(L, 1);
   }
   return poller == NULL || code != 0 ? -1 : mch_poller_fd(poller);

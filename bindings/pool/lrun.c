@@ -124,7 +124,7 @@ static size_t graph_size(const struct lpool *lpool) {
 }
 
 /* A message of this size is worth a warning, once for each function: it often takes along what
- * nobody meant to send. Called with the notes at index 1, the function at 2 and its arguments
+ * nobody meant to send. Called with the baseline at index 1, the function at 2 and its arguments
  * behind it. Pushes the sentence, to be logged when the message is done; 0: none. */
 static int push_warning(lua_State *L, struct lpool *lpool, int count) {
   luaL_Buffer sentence;
@@ -162,7 +162,7 @@ static int push_warning(lua_State *L, struct lpool *lpool, int count) {
   return 1;
 }
 
-/* For a message to workers in `graph` and `ids`; the notes come to stand at index 1. */
+/* For a message to workers in `graph` and `ids`; the baseline come to stand at index 1. */
 void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder) {
   memset(encoder, 0, sizeof *encoder);
   encoder->out = &lpool->graph;
@@ -171,8 +171,8 @@ void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encod
   encoder->ud = lpool->pool;
   encoder->memory = &lpool->code_memory;
   encoder->kind = MCH_SEND_TASK;
-  encoder->notes = 1;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
+  encoder->baseline = 1;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
   lua_replace(L, 1);
 }
 
@@ -190,7 +190,7 @@ static int encode_task(lua_State *L) {
   if (lpool->task.payloads != LUA_NOREF)
     return keep_payload(L, lpool);
   mch_lserve_release_lent(L, lpool); /* of a message that came to nothing */
-  mch_lserve_note_state(L, lpool);
+  mch_lserve_take_baseline(L, lpool);
   mch_lrun_begin_encoding(L, lpool, &encoder);
   encoder.spans = &lpool->spans;
   if (mch_encode(L, &encoder, 2, count))

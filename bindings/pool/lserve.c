@@ -9,7 +9,7 @@
 
 #include "bindings/context.h"
 #include "bindings/lwatch.h"
-#include "bindings/values/ahead.h"
+#include "bindings/values/early.h"
 #include "bindings/values/large.h"
 #include "lyoung.h"
 #include "runtime/base/platform.h"
@@ -81,19 +81,19 @@ void mch_lserve_prepare_collector(lua_State *L, struct lpool *lpool) {
 }
 
 /* Before the first fork: note what the workers will know. */
-void mch_lserve_note_state(lua_State *L, struct lpool *lpool) {
+void mch_lserve_take_baseline(lua_State *L, struct lpool *lpool) {
   lpool->task.L = L;
-  if (lpool->task.notes != LUA_NOREF)
+  if (lpool->task.baseline != LUA_NOREF)
     return;
-  mch_notes_take(L);
-  lpool->task.notes = luaL_ref(L, LUA_REGISTRYINDEX);
+  mch_baseline_take(L);
+  lpool->task.baseline = luaL_ref(L, LUA_REGISTRYINDEX);
   mch_lserve_prepare_collector(L, lpool);
 }
 
-static int update_notes(lua_State *L) {
+static int update_baseline(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.notes);
-  mch_notes_update(L, lua_gettop(L));
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+  mch_baseline_update(L, lua_gettop(L));
   return 0;
 }
 
@@ -101,10 +101,10 @@ static int update_notes(lua_State *L) {
  * the first fork is noted. Without memory for that the new worker is named a little less. */
 static void prepare_fork(lua_State *L, struct lpool *lpool) {
   mch_output_flush(lpool->output);
-  if (lpool->task.notes == LUA_NOREF)
+  if (lpool->task.baseline == LUA_NOREF)
     return;
   luaL_checkstack(L, 4, NULL);
-  lua_pushcfunction(L, update_notes);
+  lua_pushcfunction(L, update_baseline);
   lua_pushlightuserdata(L, lpool);
   if (mch_lwatch_pcall(L, 1, 0, 0) != LUA_OK)
     lua_pop(L, 1);
@@ -154,9 +154,9 @@ static int store_piece(lua_State *L) {
     if (piece == NULL)
       return 0;
     push_tables(L, lpool, piece);
-    if (!mch_ahead_is_ready(L, 3, piece->bytes, piece->length))
+    if (!mch_early_is_ready(L, 3, piece->bytes, piece->length))
       continue;
-    mch_ahead_store(L, 3, piece->bytes, piece->length);
+    mch_early_store(L, 3, piece->bytes, piece->length);
     mch_pool_drop_piece(lpool->pool);
     return 0;
   }

@@ -46,7 +46,7 @@ static struct mch_decoder new_decoder(const unsigned char *graph, size_t length,
 int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t length,
                            enum mch_graph_kind kind, int ahead) {
   struct mch_decoder decoder = new_decoder(graph, length, kind);
-  decoder.ahead = ahead;
+  decoder.early = ahead;
   return mch_decode(L, &decoder);
 }
 
@@ -300,8 +300,8 @@ static int make_values(lua_State *L) {
     return 0;
   if (mch_items_get(L, result->graph, result->length))
     return 1;
-  if (task->ahead != NULL)
-    ahead = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->ahead->anchor) == LUA_TTABLE;
+  if (task->early != NULL)
+    ahead = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->early->anchor) == LUA_TTABLE;
   return mch_ltake_decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, ahead);
 }
 
@@ -320,12 +320,12 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
 static void settle_taken(lua_State *L, struct lpool *lpool) {
   struct mch_task *task = lpool->taken;
   int tell = mch_output_wants_owner(lpool->output, 0);
-  if (!tell && !mch_cargo_is_shared(task->ahead))
+  if (!tell && !mch_cargo_is_shared(task->early))
     return;
   hold_taken(lpool);
   if (tell)
     mch_atpbar_tell(L, lpool->output);
-  while (lpool->pool != NULL && mch_cargo_is_shared(task->ahead))
+  while (lpool->pool != NULL && mch_cargo_is_shared(task->early))
     mch_lserve_store_pieces(L, lpool, 1);
   take_held(L, lpool, task);
 }
@@ -433,7 +433,7 @@ int mch_core_take(lua_State *L) {
     lua_replace(L, 2);
   }
   drop_payload(L, lpool, lpool->taken);
-  lpool->weight = lpool->taken->result->length + lpool->taken->ahead_bytes;
+  lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
   return lua_gettop(L);

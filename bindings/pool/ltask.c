@@ -95,9 +95,9 @@ static int encode_error(lua_State *L) {
   with_value = lua_toboolean(L, 3);
   memset(&encoder, 0, sizeof encoder);
   encoder.kind = MCH_SEND_ERROR;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline);
   if (lua_istable(L, -1))
-    encoder.notes = lua_gettop(L);
+    encoder.baseline = lua_gettop(L);
   for (i = 1; i <= 4; i++)
     lua_rawgeti(L, 2, i);
   if (!with_value) {
@@ -294,23 +294,23 @@ static int unpack_payload(lua_State *L, const struct call *call) {
 static int decode_graph(lua_State *L, struct call *call, const unsigned char *graph, size_t length,
                         enum mch_graph_kind kind) {
   struct mch_decoder decoder;
-  int count, notes;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->makers);
-  notes = lua_gettop(L) - 1;
+  int count, baseline;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->factories);
+  baseline = lua_gettop(L) - 1;
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = graph;
   decoder.len = length;
-  decoder.notes = lua_istable(L, notes) ? notes : 0;
+  decoder.baseline = lua_istable(L, baseline) ? baseline : 0;
   decoder.allow_code = 1;
   decoder.kind = kind;
   decoder.find_code = find_code;
   decoder.ud = call->task;
-  decoder.makers = lua_istable(L, notes + 1) ? notes + 1 : 0;
+  decoder.factories = lua_istable(L, baseline + 1) ? baseline + 1 : 0;
   count = mch_decode(L, &decoder);
   call->called |= decoder.called;
-  lua_remove(L, notes + 1);
-  lua_remove(L, notes);
+  lua_remove(L, baseline + 1);
+  lua_remove(L, baseline);
   return count;
 }
 
@@ -357,12 +357,12 @@ static int encode_results(lua_State *L) {
   struct call *call = lua_touserdata(L, 1);
   struct mch_encoder encoder;
   int count;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->notes);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline);
   lua_replace(L, 1);
   count = lua_gettop(L) - 1;
   memset(&encoder, 0, sizeof encoder);
   encoder.kind = MCH_SEND_RESULT;
-  encoder.notes = lua_istable(L, 1) ? 1 : 0;
+  encoder.baseline = lua_istable(L, 1) ? 1 : 0;
   if (call->task->watching && call->run->function == NULL) { /* the answer will be a RESULT */
     encoder.send_ahead = send_ahead;
     encoder.ud = call->task;
@@ -625,7 +625,7 @@ static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t lengt
 /* -- a worker begins ---------------------------------------------------------------------- */
 
 /* os.exit would close the state, with the parent's objects in it, and run the host's handlers. */
-static void replace_exit(lua_State *L, int notes) {
+static void replace_exit(lua_State *L, int baseline) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushliteral(L, LUA_OSLIBNAME);
   if (lua_rawget(L, -2) == LUA_TTABLE) {
@@ -638,9 +638,9 @@ static void replace_exit(lua_State *L, int notes) {
       lua_rawsetp(L, LUA_REGISTRYINDEX, &exit_key);
     lua_pushcfunction(L, worker_exit);
     lua_rawset(L, -3);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, notes);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, baseline);
     if (lua_istable(L, -1))
-      mch_notes_replace(L, lua_gettop(L), LUA_OSLIBNAME, "exit");
+      mch_baseline_replace(L, lua_gettop(L), LUA_OSLIBNAME, "exit");
     lua_pop(L, 1);
   }
   lua_pop(L, 2);
@@ -674,10 +674,10 @@ static void keep_inherited(lua_State *L) {
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
   lua_newtable(L);
-  task->makers = luaL_ref(L, LUA_REGISTRYINDEX);
+  task->factories = luaL_ref(L, LUA_REGISTRYINDEX);
   keep_inherited(L);
-  replace_exit(L, task->notes);
-  mch_tidy_watch(L, &task->tidy, task->notes);
+  replace_exit(L, task->baseline);
+  mch_tidy_watch(L, &task->tidy, task->baseline);
   if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
     exchange_exits(L, lua_gettop(L));
   lua_pop(L, 1);
@@ -776,12 +776,12 @@ int mch_ltask_random(lua_State *L) {
 }
 
 void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
-  luaL_unref(L, LUA_REGISTRYINDEX, task->notes);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->baseline);
   luaL_unref(L, LUA_REGISTRYINDEX, task->init);
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
   luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
   luaL_unref(L, LUA_REGISTRYINDEX, task->anchor);
   mch_tidy_forget(L, &task->tidy);
-  task->notes = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
+  task->baseline = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

@@ -27,10 +27,10 @@ struct mch_ltask {
   int anchor;        /* registry reference to it */
   struct mch_context *context;
   struct mch_output *output;
-  int notes; /* registry references; LUA_NOREF: none */
+  int baseline; /* registry references; LUA_NOREF: none */
   int init;
   int mapped;        /* of the batch that runs: its function, rebuilt */
-  int makers;        /* in a worker: what makes closures of code that comes often (mch_decoder) */
+  int factories;     /* in a worker: what makes closures of code that comes often (mch_decoder) */
   int lent;          /* what the spans of the last answer need */
   int payloads;      /* engine "snapshot": table of { n = , function, arguments ... } by number */
   struct call *call; /* the item that is called */

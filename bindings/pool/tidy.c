@@ -192,7 +192,7 @@ static int choose_file(lua_State *L) {
 
 /* Replace the field of a loaded library by `ours`, around what is there if that is of C. In a
  * worker of a worker it is ours already. */
-static void replace(lua_State *L, struct mch_tidy *tidy, int notes, const char *library,
+static void replace(lua_State *L, struct mch_tidy *tidy, int baseline, const char *library,
                     const char *name, lua_CFunction ours) {
   int top = lua_gettop(L), table = top + 2;
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
@@ -207,16 +207,16 @@ static void replace(lua_State *L, struct mch_tidy *tidy, int notes, const char *
     else if (lua_iscfunction(L, -2)) {
       lua_pushcclosure(L, ours, 2);
       lua_rawset(L, table);
-      if (lua_rawgeti(L, LUA_REGISTRYINDEX, notes) == LUA_TTABLE)
-        mch_notes_replace(L, lua_gettop(L), library, name);
+      if (lua_rawgeti(L, LUA_REGISTRYINDEX, baseline) == LUA_TTABLE)
+        mch_baseline_replace(L, lua_gettop(L), library, name);
     }
   }
   lua_settop(L, top);
 }
 
-void mch_tidy_watch(lua_State *L, struct mch_tidy *tidy, int notes) {
+void mch_tidy_watch(lua_State *L, struct mch_tidy *tidy, int baseline) {
   luaL_checkstack(L, 8, NULL);
-  replace(L, tidy, notes, LUA_GNAME, "collectgarbage", collect);
-  replace(L, tidy, notes, LUA_IOLIBNAME, "input", choose_file);
-  replace(L, tidy, notes, LUA_IOLIBNAME, "output", choose_file);
+  replace(L, tidy, baseline, LUA_GNAME, "collectgarbage", collect);
+  replace(L, tidy, baseline, LUA_IOLIBNAME, "input", choose_file);
+  replace(L, tidy, baseline, LUA_IOLIBNAME, "output", choose_file);
 }

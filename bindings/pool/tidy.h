@@ -37,8 +37,8 @@ void mch_tidy_restore_hook(lua_State *L, const struct mch_tidy *tidy);
 void mch_tidy_forget(lua_State *L, struct mch_tidy *tidy);
 
 /* In a worker: have collectgarbage(), io.input() and io.output() note that they change something.
- * (Lua has no way to ask for the collector's mode.) `notes`: registry reference to the pool's, or
- * LUA_NOREF. */
-void mch_tidy_watch(lua_State *L, struct mch_tidy *tidy, int notes);
+ * (Lua has no way to ask for the collector's mode.) `baseline`: registry reference to the pool's,
+ * or LUA_NOREF. */
+void mch_tidy_watch(lua_State *L, struct mch_tidy *tidy, int baseline);
 
 #endif

@@ -441,7 +441,7 @@ void mch_bytecode_push_dump(lua_State *L) {
   luaL_pushresult(&dump.buffer);
 }
 
-/* ---- makers ---- */
+/* ---- factories ---- */
 
 /* Each is a local variable of the maker, which cannot have ever more of those. */
 enum { MOST_MADE_UPVALUES = 100 };

@@ -468,9 +468,9 @@ static void begin(struct decoding *d, lua_State *L) {
   d->objects = d->shapes = 0;
   memset(d->lines, 0xff, sizeof d->lines);
   d->credit = d->from->len;
-  d->notes = lua_isnil(L, 2) ? 0 : 2;
-  d->makers = lua_isnil(L, 3) ? 0 : 3;
-  d->tables_ahead = lua_isnil(L, 4) ? 0 : 4;
+  d->baseline = lua_isnil(L, 2) ? 0 : 2;
+  d->factories = lua_isnil(L, 3) ? 0 : 3;
+  d->early_tables = lua_isnil(L, 4) ? 0 : 4;
   d->sets = 0;
   d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
@@ -502,7 +502,7 @@ static void read_values(struct decoding *d, uint64_t n, int are_all) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* decode(decoding; notes, makers, tables that came ahead, each or nil): the values. */
+/* decode(decoding; baseline, factories, tables that came ahead, each or nil): the values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
@@ -555,9 +555,9 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   d.values = 0;
   lua_pushcfunction(L, decode);
   lua_pushlightuserdata(L, &d);
-  push_given(L, decoder->notes);
-  push_given(L, decoder->makers);
-  push_given(L, decoder->ahead);
+  push_given(L, decoder->baseline);
+  push_given(L, decoder->factories);
+  push_given(L, decoder->early);
   if (decoder->len >= LARGE_FROM)
     mch_large_begin(L, &pages);
   status = lua_pcall(L, 4, LUA_MULTRET, 0);

@@ -54,11 +54,11 @@ static struct code find_code(struct decoding *d) {
 
 /* Push what makes closures of this code, if it has come before. The second time it is made. The
  * hooks of tools need not see it at work. */
-static int push_maker(struct decoding *d, const struct code *code) {
+static int push_factory(struct decoding *d, const struct code *code) {
   lua_State *L = d->L;
-  if (code->id == 0 || d->makers == 0 || lua_gethookmask(L) != 0)
+  if (code->id == 0 || d->factories == 0 || lua_gethookmask(L) != 0)
     return 0;
-  switch (lua_rawgeti(L, d->makers, code->id)) {
+  switch (lua_rawgeti(L, d->factories, code->id)) {
   case LUA_TFUNCTION:
     return 1;
   case LUA_TNIL:
@@ -71,7 +71,7 @@ static int push_maker(struct decoding *d, const struct code *code) {
       lua_pushboolean(L, 0); /* there is none */
   }
   lua_pushvalue(L, -1);
-  lua_rawseti(L, d->makers, code->id);
+  lua_rawseti(L, d->factories, code->id);
   lua_replace(L, -2);
   if (lua_isfunction(L, -1))
     return 1;
@@ -85,7 +85,7 @@ void mch_decode_open_function(struct decoding *d, unsigned tag) {
   if (!d->from->allow_code)
     mch_decode_malformed(d, "code is not allowed here");
   code = find_code(d);
-  if (push_maker(d, &code))
+  if (push_factory(d, &code))
     lua_call(d->L, 0, 1);
   else if (lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
     mch_decode_fail(d);
@@ -124,7 +124,7 @@ void mch_decode_read_name(struct decoding *d, unsigned tag) {
     mch_decode_read_string(d);
   else
     lua_pushnil(L);
-  if (!mch_modules_resolve(L, d->notes, top + 1, top + 2,
+  if (!mch_modules_resolve(L, d->baseline, top + 1, top + 2,
                            d->from->allow_code ? &d->from->called : NULL))
     mch_decode_fail(d);
   lua_copy(L, -1, top + 1);

@@ -5,7 +5,7 @@
 
 #include <limits.h>
 
-#include "ahead.h"
+#include "early.h"
 #include "runtime/base/buf.h"
 
 /* How many of `wanted` entries to allocate ahead: each takes a byte at least, so all tables
@@ -132,7 +132,7 @@ static void open_table(struct decoding *d, unsigned tag) {
 
 static void open_ahead(struct decoding *d, unsigned tag) {
   uint64_t table = take_varint(d), there = take_varint(d), items = take_varint(d);
-  if (d->tables_ahead == 0 || !mch_ahead_take(d->L, d->tables_ahead, table, there)) {
+  if (d->early_tables == 0 || !mch_early_take(d->L, d->early_tables, table, there)) {
     lua_pushliteral(d->L, "not enough memory");
     mch_decode_fail(d);
   }
@@ -226,7 +226,7 @@ static int read_object(struct decoding *d, unsigned tag) {
   case MCH_TAG_TABLE:
     open_table(d, tag);
     return 0;
-  case MCH_TAG_AHEAD:
+  case MCH_TAG_EARLY:
     open_ahead(d, tag);
     return 0;
   case MCH_TAG_SHAPED:

@@ -70,8 +70,8 @@ struct decoding {
   struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int notes, makers;         /* stack indices, or 0 */
-  int tables_ahead;          /* likewise: the tables of which a part came ahead */
+  int baseline, factories;   /* stack indices, or 0 */
+  int early_tables;          /* likewise: the tables of which a part came ahead */
   uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */

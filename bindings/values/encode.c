@@ -102,7 +102,7 @@ int mch_encode_name(struct encoding *e, int at, const void *object, int as_metat
   if (!mch_modules_may_know(&e->modules, object))
     return 0;
   if (!e->modules.opened)
-    mch_modules_open(L, &e->modules, e->slots + MODULES, e->notes);
+    mch_modules_open(L, &e->modules, e->slots + MODULES, e->baseline);
   if (!mch_modules_find(L, &e->modules, at, as_metatable))
     return 0;
   meet(e, object);
@@ -587,7 +587,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->to = encoder;
   e->out = encoder->out;
   e->first = first;
-  e->notes = encoder->notes != 0 ? lua_absindex(L, encoder->notes) : 0;
+  e->baseline = encoder->baseline != 0 ? lua_absindex(L, encoder->baseline) : 0;
   e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
   e->objects = e->shapes = e->codes = e->ahead = 0;
   e->lent = 0;
@@ -607,7 +607,8 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = e->modules.filtered = 0;
   mch_wants_init(&e->wants, L, e->slots + WANTS,
-                 encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM ? e->notes : 0);
+                 encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM ? e->baseline
+                                                                                  : 0);
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET);
 }
 

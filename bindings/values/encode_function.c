@@ -96,10 +96,10 @@ static uint32_t cached_id(struct encoding *e, int at) {
   lua_State *L = e->L;
   int codes = e->slots + CODES;
   uint32_t id = 0;
-  if (e->to->intern_code == NULL || e->notes == 0 || !is_sample(e))
+  if (e->to->intern_code == NULL || e->baseline == 0 || !is_sample(e))
     return 0;
   if (lua_isnil(L, codes)) {
-    lua_rawgeti(L, e->notes, MCH_NOTES_CODES);
+    lua_rawgeti(L, e->baseline, MCH_BASELINE_CODES);
     lua_replace(L, codes);
   }
   lua_pushvalue(L, at);
@@ -110,19 +110,19 @@ static uint32_t cached_id(struct encoding *e, int at) {
 }
 
 static void cache_id(struct encoding *e, int at, uint32_t id) {
-  if (e->notes == 0)
+  if (e->baseline == 0)
     return;
   lua_pushvalue(e->L, at);
   lua_pushinteger(e->L, id);
   lua_rawset(e->L, e->slots + CODES);
 }
 
-/* The table at `slot`, taken from the notes or made when first needed. */
+/* The table at `slot`, taken from the baseline or made when first needed. */
 static int use_table(struct encoding *e, int slot, int part) {
   slot += e->slots;
   if (lua_isnil(e->L, slot)) {
-    if (part != 0 && e->notes != 0)
-      lua_rawgeti(e->L, e->notes, part);
+    if (part != 0 && e->baseline != 0)
+      lua_rawgeti(e->L, e->baseline, part);
     else
       lua_newtable(e->L);
     lua_replace(e->L, slot);
@@ -143,7 +143,7 @@ static void push_uses(struct encoding *e, int known, lua_Integer key, const stru
   if (lua_rawgeti(L, known, key) != LUA_TNIL)
     return;
   lua_pop(L, 1);
-  if (dump == NULL) { /* the notes have its id, but forgot this: take it as not known */
+  if (dump == NULL) { /* the baseline have its id, but forgot this: take it as not known */
     lua_pushboolean(L, 1);
     return;
   }
@@ -163,7 +163,7 @@ struct code {
 static int is_last_code(struct encoding *e) {
   const struct mch_code_memory *memory = e->to->memory;
   struct comparison with;
-  if (memory == NULL || memory->id == 0 || e->notes == 0)
+  if (memory == NULL || memory->id == 0 || e->baseline == 0)
     return 0;
   with = (struct comparison){memory->bytes, memory->bytes + memory->length};
   return lua_dump(e->L, compare_dump, &with, 0) == 0 && with.at == with.end;
@@ -171,7 +171,7 @@ static int is_last_code(struct encoding *e) {
 
 /* Has this code gone by value before? */
 static int went_by_value(struct encoding *e, uint32_t id) {
-  int went = lua_rawgeti(e->L, use_table(e, KNOWN_USES, MCH_NOTES_USES), id) != LUA_TNIL;
+  int went = lua_rawgeti(e->L, use_table(e, KNOWN_USES, MCH_BASELINE_USES), id) != LUA_TNIL;
   lua_pop(e->L, 1);
   return went;
 }
@@ -210,7 +210,7 @@ static void remember(struct encoding *e, int at, const struct code *code) {
   if (memory == NULL)
     return;
   memory->fresh = code->met ? 0 : memory->fresh + 1;
-  if (code->dump != NULL && e->notes != 0)
+  if (code->dump != NULL && e->baseline != 0)
     memory->id = code->id;
 }
 
@@ -223,7 +223,7 @@ static void put_code(struct encoding *e, const struct code *code) {
     return;
   }
   put_code_id(e, code->id);
-  push_uses(e, use_table(e, KNOWN_USES, MCH_NOTES_USES), code->id, code->dump);
+  push_uses(e, use_table(e, KNOWN_USES, MCH_BASELINE_USES), code->id, code->dump);
   remember(e, at, code);
 }
 
@@ -232,7 +232,7 @@ static void put_code(struct encoding *e, const struct code *code) {
  * before. */
 static int put_name_or_find_code(struct encoding *e, int at, const void *object,
                                  struct code *code) {
-  int is_noted = e->notes == 0 || mch_modules_have_noted(e->L, e->notes, at);
+  int is_noted = e->baseline == 0 || mch_modules_have_noted(e->L, e->baseline, at);
   if (is_noted && mch_encode_name(e, at, object, 0))
     return 1;
   return !find_code(e, at, code) && !is_noted && mch_encode_name(e, at, object, 0);

@@ -436,7 +436,7 @@ static void put_large_table(struct encoding *e, struct frame *frame, unsigned me
   if (frame->array >= AHEAD_FROM && e->to->send_ahead != NULL)
     send_ahead(e, frame);
   if (frame->next > 1) {
-    put_u8(e, MCH_TAG_AHEAD | metatable);
+    put_u8(e, MCH_TAG_EARLY | metatable);
     put_varint(e, ++e->ahead);
     put_varint(e, frame->next - 1);
   } else {

@@ -24,8 +24,8 @@ enum {
   SPILLS = 1,
   HEAP,
   REASON,
-  CODES,      /* of the notes: function -> id */
-  KNOWN_USES, /* id -> uses, kept in the notes if there are any */
+  CODES,      /* of the baseline: function -> id */
+  KNOWN_USES, /* id -> uses, kept in the baseline if there are any */
   USES,       /* number of inline code -> uses */
   HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
   LENT,       /* list of the strings that are lent */
@@ -113,7 +113,7 @@ struct encoding {
   struct mch_buf *out;
   int slots;              /* SPILLS is at slots + SPILLS and so on */
   int first;              /* stack index of the first value */
-  int notes;              /* absolute, or 0 */
+  int baseline;           /* absolute, or 0 */
   int explain;            /* likewise */
   const void *globals;    /* _G */
   uintptr_t last_table;   /* address of the one met last */

@@ -152,13 +152,13 @@ static void push_recorder(lua_State *L) {
   lua_call(L, 0, 2);
 }
 
-void mch_explain(lua_State *L, int notes, int first, int n) {
+void mch_explain(lua_State *L, int baseline, int first, int n) {
   struct mch_encoder encoder;
   struct mch_body body;
   int top = lua_gettop(L);
   luaL_checkstack(L, 8, NULL);
   memset(&encoder, 0, sizeof encoder);
-  encoder.notes = notes != 0 ? lua_absindex(L, notes) : 0;
+  encoder.baseline = baseline != 0 ? lua_absindex(L, baseline) : 0;
   encoder.kind = MCH_SEND_TASK;
   encoder.out = new_buffer(L);
   encoder.spans = new_buffer(L);

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Which globals travel: the notes of what they were at the fork, and what a function's bytecode
+ * Which globals travel: the baseline of what they were at the fork, and what a function's bytecode
  * names. */
 #include "graph.h"
 
@@ -19,9 +19,9 @@ static void new_weak(lua_State *L, const char *mode) {
   lua_setmetatable(L, -2);
 }
 
-/* Values are held weakly, so that the notes keep nothing alive that the program has dropped; what
- * was collected cannot be what the global is now. */
-static void note_globals(lua_State *L, int notes) {
+/* Values are held weakly, so that the baseline keep nothing alive that the program has dropped;
+ * what was collected cannot be what the global is now. */
+static void note_globals(lua_State *L, int baseline) {
   int values = lua_gettop(L) + 1, present = values + 1, globals = values + 2;
   new_weak(L, "v");
   lua_createtable(L, 0, 64);
@@ -40,25 +40,25 @@ static void note_globals(lua_State *L, int notes) {
     }
   }
   lua_settop(L, present);
-  lua_rawseti(L, notes, MCH_NOTES_PRESENT);
-  lua_rawseti(L, notes, MCH_NOTES_GLOBALS);
+  lua_rawseti(L, baseline, MCH_BASELINE_PRESENT);
+  lua_rawseti(L, baseline, MCH_BASELINE_GLOBALS);
 }
 
-void mch_notes_take(lua_State *L) {
-  int notes;
+void mch_baseline_take(lua_State *L) {
+  int baseline;
   luaL_checkstack(L, 24, NULL);
-  lua_createtable(L, MCH_NOTES_PARTS, 0);
-  notes = lua_gettop(L);
-  mch_modules_note(L, notes);
-  note_globals(L, notes);
+  lua_createtable(L, MCH_BASELINE_PARTS, 0);
+  baseline = lua_gettop(L);
+  mch_modules_note(L, baseline);
+  note_globals(L, baseline);
   new_weak(L, "k");
-  lua_rawseti(L, notes, MCH_NOTES_CODES);
+  lua_rawseti(L, baseline, MCH_BASELINE_CODES);
   lua_newtable(L);
-  lua_rawseti(L, notes, MCH_NOTES_USES);
+  lua_rawseti(L, baseline, MCH_BASELINE_USES);
   new_weak(L, "k");
-  lua_rawseti(L, notes, MCH_NOTES_NAMES);
+  lua_rawseti(L, baseline, MCH_BASELINE_NAMES);
   new_weak(L, "k");
-  lua_rawseti(L, notes, MCH_NOTES_CALM);
+  lua_rawseti(L, baseline, MCH_BASELINE_CALM);
 }
 
 /* Push the global whose name is at this index. Is it what it was at the first fork and all since?
@@ -116,12 +116,12 @@ static void list_names(lua_State *L, int names) {
   lua_pop(L, 1);
 }
 
-void mch_notes_update(lua_State *L, int notes) {
+void mch_baseline_update(lua_State *L, int baseline) {
   int top = lua_gettop(L);
-  notes = lua_absindex(L, notes);
+  baseline = lua_absindex(L, baseline);
   luaL_checkstack(L, 24, NULL);
-  lua_rawgeti(L, notes, MCH_NOTES_GLOBALS);
-  lua_rawgeti(L, notes, MCH_NOTES_PRESENT);
+  lua_rawgeti(L, baseline, MCH_BASELINE_GLOBALS);
+  lua_rawgeti(L, baseline, MCH_BASELINE_PRESENT);
   lua_newtable(L);
   lua_pushglobaltable(L);
   list_names(L, top + 3);
@@ -194,10 +194,10 @@ int mch_globals_fall_back(lua_State *L, int env) {
 
 enum { QUEUE, DONE, DONE_LIST, VALUES, PRESENT, FOLLOWED, LED_TO };
 
-void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int notes) {
+void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int baseline) {
   wants->L = L;
   wants->slot = slot;
-  wants->notes = notes;
+  wants->baseline = baseline;
   wants->queued = wants->done = wants->met = wants->followed = wants->names = 0;
   wants->calm = 0;
   wants->has_globals = 0;
@@ -220,15 +220,15 @@ static void queue(struct mch_wants *wants) {
   lua_rawseti(wants->L, to, i + 1);
 }
 
-/* The parts of the notes that tell about globals come to their slots. */
+/* The parts of the baseline that tell about globals come to their slots. */
 static void use_globals(struct mch_wants *wants) {
   lua_State *L = wants->L;
   if (wants->has_globals)
     return;
   wants->has_globals = 1;
-  lua_rawgeti(L, wants->notes, MCH_NOTES_GLOBALS);
+  lua_rawgeti(L, wants->baseline, MCH_BASELINE_GLOBALS);
   lua_replace(L, wants->slot + VALUES);
-  lua_rawgeti(L, wants->notes, MCH_NOTES_PRESENT);
+  lua_rawgeti(L, wants->baseline, MCH_BASELINE_PRESENT);
   lua_replace(L, wants->slot + PRESENT);
 }
 
@@ -262,7 +262,7 @@ static int is_calm(struct mch_wants *wants, int function) {
   lua_State *L = wants->L;
   int calm;
   use_globals(wants);
-  lua_rawgeti(L, wants->notes, MCH_NOTES_CALM);
+  lua_rawgeti(L, wants->baseline, MCH_BASELINE_CALM);
   lua_pushvalue(L, function);
   calm = lua_rawget(L, -2) == LUA_TTABLE && are_as_noted(wants);
   lua_settop(L, function);
@@ -293,7 +293,7 @@ static void meet_function(struct mch_wants *wants) {
  * do, and it is a function, its own names count. */
 static void want_global(struct mch_wants *wants) {
   lua_State *L = wants->L;
-  if (wants->notes == 0)
+  if (wants->baseline == 0)
     return;
   use_globals(wants);
   if (push_as_noted(L, lua_gettop(L), wants->slot + VALUES, wants->slot + PRESENT)) {
@@ -350,7 +350,8 @@ void mch_globals_wanted(lua_State *L, int function, unsigned char wanted[256]) {
   }
 }
 
-/* Push what the function on top of the stack does with its environments; remembered in the notes.
+/* Push what the function on top of the stack does with its environments; remembered in the
+ * baseline.
  */
 static void push_function_uses(struct mch_wants *wants) {
   lua_State *L = wants->L;
@@ -358,7 +359,7 @@ static void push_function_uses(struct mch_wants *wants) {
   const char *dump;
   size_t length;
   unsigned char wanted[256];
-  lua_rawgeti(L, wants->notes, MCH_NOTES_NAMES);
+  lua_rawgeti(L, wants->baseline, MCH_BASELINE_NAMES);
   lua_pushvalue(L, function);
   if (lua_rawget(L, known) == LUA_TNIL) {
     mch_globals_wanted(L, function, wanted);
@@ -401,7 +402,7 @@ static void follow(struct mch_wants *wants) {
 static void note_calm(struct mch_wants *wants, size_t first) {
   lua_State *L = wants->L;
   int calm = lua_gettop(L) + 1;
-  lua_rawgeti(L, wants->notes, MCH_NOTES_CALM);
+  lua_rawgeti(L, wants->baseline, MCH_BASELINE_CALM);
   for (; first <= wants->followed; first++) {
     lua_rawgeti(L, wants->slot + FOLLOWED, (lua_Integer)first);
     lua_pushvalue(L, wants->slot + LED_TO);
@@ -435,7 +436,7 @@ static void follow_all(struct mch_wants *wants) {
 }
 
 void mch_wants_follow(struct mch_wants *wants, int function) {
-  if (wants->notes == 0)
+  if (wants->baseline == 0)
     return;
   lua_pushvalue(wants->L, function);
   meet_function(wants);
@@ -443,7 +444,7 @@ void mch_wants_follow(struct mch_wants *wants, int function) {
 }
 
 void mch_wants_names(struct mch_wants *wants, int env, int names, int is_whole) {
-  if (wants->notes == 0 && is_globals(wants->L, env))
+  if (wants->baseline == 0 && is_globals(wants->L, env))
     return;
   want_names(wants, env, names, is_whole ? AS_A_WHOLE : IN_PART);
   follow_all(wants);

@@ -8,24 +8,24 @@
 #include <lua.h>
 #include <stddef.h>
 
-/* Stack slots from `slot` on: queue of targets and names, what is done, the notes' parts, functions
- * that were followed, and names that these led to. */
+/* Stack slots from `slot` on: queue of targets and names, what is done, the baseline' parts,
+ * functions that were followed, and names that these led to. */
 enum { MCH_WANTS_SLOTS = 7 };
 
 struct mch_wants {
   lua_State *L;
   int slot;
-  int notes;     /* stack index, or 0: globals do not travel */
+  int baseline;  /* stack index, or 0: globals do not travel */
   size_t queued; /* entries in the queue */
   size_t done;   /* entries in the list of what is done */
   size_t met;    /* functions that are followed: they are not sent, but what they name is wanted */
   size_t followed; /* of these, so many are done with */
   size_t names;    /* that were met since the first of those that are followed now */
   int calm;        /* nothing was met since that may be different the next time */
-  int has_globals; /* the parts of the notes are in their slots */
+  int has_globals; /* the parts of the baseline are in their slots */
 };
 
-void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int notes);
+void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int baseline);
 
 /* Queue the names in the list at stack index `names` (of mch_bytecode_uses()) that the environment
  * at stack index `env` has to bring along; globals among them only, if it is put as a whole. */

@@ -38,7 +38,7 @@
  *   piece   := varint(k) varint(array) run* the next ones of table k, which will have so many
  *
  * Of a large table, whole pieces of numbers may go ahead while the writer goes on with the next
- * (ahead.h has their reader), so that both sides work at the same time. Tables are numbered from 1.
+ * (early.h has their reader), so that both sides work at the same time. Tables are numbered from 1.
  *
  * Nesting is as deep as memory allows: neither side recurses on the C stack (stack.h). */
 #ifndef MCH_GRAPH_H
@@ -90,7 +90,7 @@
   X(HOOK, 0xc7)     /* varint(n) value*n set* END: rebuilt by calling the first with the others */ \
   X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */               \
   X(LOOSE, 0xc9)    /* varint(shape), loose */                                                     \
-  X(AHEAD, 0xca)    /* ahead */
+  X(EARLY, 0xca)    /* ahead */
 
 enum mch_graph_tag {
 #define MCH_TAG(name, tag) MCH_TAG_##name = tag,
@@ -127,8 +127,8 @@ struct mch_encoder {
                             userdata because an error leaves by longjmp */
   struct mch_buf *spans; /* gets a struct mch_span for each long string, which is then not copied;
                             owned like `out`. NULL: all is copied */
-  int notes; /* stack index of the notes (mch_notes_take), or 0: the receiver is taken to have
-                what this state has now */
+  int baseline; /* stack index of the baseline (mch_baseline_take), or 0: the receiver is taken to
+                have what this state has now */
   enum mch_graph_kind kind;
   /* The dictionary of bytecode: the id (>= 1) by which the receiver will know these bytes when it
    * gets the message, and where the dictionary has them for as long as `memory` is used; or 0: put
@@ -156,9 +156,9 @@ int mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n);
 
 /* Push a report of what would be sent if the values at the stack indices first..first+n-1 (a
  * function and its arguments) were run: a table whose tostring shows the tree, see
- * scripts/mantichora/explain.lua. `notes`: a stack index, or 0. Raises on memory only: what cannot
- * be sent is in the report. */
-void mch_explain(lua_State *L, int notes, int first, int n);
+ * scripts/mantichora/explain.lua. `baseline`: a stack index, or 0. Raises on memory only: what
+ * cannot be sent is in the report. */
+void mch_explain(lua_State *L, int baseline, int first, int n);
 
 /* mantichora.explain(f, ...): a lua_CFunction. */
 int mch_explain_call(lua_State *L);
@@ -167,8 +167,8 @@ int mch_explain_call(lua_State *L);
 struct mch_decoder {
   const unsigned char *bytes;
   size_t len;
-  int notes;      /* stack index of the notes, or 0 */
-  int ahead;      /* stack index of the tables that came ahead (ahead.h), or 0 */
+  int baseline;   /* stack index of the baseline, or 0 */
+  int early;      /* stack index of the tables that came ahead (early.h), or 0 */
   int allow_code; /* accept what runs code: bytecode, hooks, modules that are to be loaded */
   enum mch_graph_kind kind; /* words the paths */
   int called;               /* set when code was called: a hook, a module's file */
@@ -176,9 +176,9 @@ struct mch_decoder {
    * stack indices of the caller; the bytes stay where they are until mch_decode() is done. */
   const char *(*find_code)(void *ud, uint32_t id, size_t *len);
   void *ud;
-  int makers; /* stack index of a table of the caller's that keeps, by these ids, what makes
+  int factories; /* stack index of a table of the caller's that keeps, by these ids, what makes
                  closures of code that comes often; or 0 */
-  int most;   /* so many values are wanted, and what follows them is not looked at; 0: all */
+  int most;      /* so many values are wanted, and what follows them is not looked at; 0: all */
 };
 
 /* Push the values of a message and return how many. Sets the globals that came along, raw. Raises a
@@ -186,18 +186,18 @@ struct mch_decoder {
  * the path to the value). Memory use is bounded by a multiple of `len`. */
 int mch_decode(lua_State *L, struct mch_decoder *decoder);
 
-/* Push a new table that notes what this state looks like: its raw globals, and the functions and
+/* Push a new table that baseline what this state looks like: its raw globals, and the functions and
  * tables in the fields of its loaded modules. To be taken right before a pool's first fork, and
  * inherited by its workers, who name things by it in their results. Keeps nothing alive, and holds
  * no C pointers. */
-void mch_notes_take(lua_State *L);
+void mch_baseline_take(lua_State *L);
 
 /* Before a later fork of the same pool: a global that differs from what was noted is sent from now
  * on whenever it is named, because workers differ in it. */
-void mch_notes_update(lua_State *L, int notes);
+void mch_baseline_update(lua_State *L, int baseline);
 
 /* In a worker that put another function in the place of a module's (os.exit): it is known by that
  * name from now on. */
-void mch_notes_replace(lua_State *L, int notes, const char *module, const char *field);
+void mch_baseline_replace(lua_State *L, int baseline, const char *module, const char *field);
 
 #endif

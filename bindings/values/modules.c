@@ -183,19 +183,19 @@ static lua_Integer stamp(lua_State *L, int loaded) {
   return (lua_Integer)sum;
 }
 
-/* Name all modules that the notes do not know yet. */
-static void note_modules(lua_State *L, int notes, int late) {
+/* Name all modules that the baseline do not know yet. */
+static void note_modules(lua_State *L, int baseline, int late) {
   struct noting n;
   int top = lua_gettop(L), known = top + 3, loaded = top + 4;
   luaL_checkstack(L, 20, NULL);
   n.late = late;
   n.module_of = top + 1;
   n.field_of = top + 2;
-  lua_rawgeti(L, notes, MCH_NOTES_MODULE);
-  lua_rawgeti(L, notes, MCH_NOTES_FIELD);
+  lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
+  lua_rawgeti(L, baseline, MCH_BASELINE_FIELD);
   if (!late)
     note_iterator(L, &n);
-  lua_rawgeti(L, notes, MCH_NOTES_LOADED);
+  lua_rawgeti(L, baseline, MCH_BASELINE_LOADED);
   push_loaded(L);
   lua_pushnil(L);
   while (lua_next(L, loaded)) {
@@ -214,45 +214,45 @@ static void note_modules(lua_State *L, int notes, int late) {
     lua_pop(L, 1);
   }
   lua_pushinteger(L, stamp(L, loaded));
-  lua_rawseti(L, notes, MCH_NOTES_STAMP);
+  lua_rawseti(L, baseline, MCH_BASELINE_STAMP);
   lua_settop(L, top);
 }
 
-void mch_modules_note(lua_State *L, int notes) {
+void mch_modules_note(lua_State *L, int baseline) {
   int part;
-  for (part = MCH_NOTES_MODULE; part <= MCH_NOTES_LOADED; part++) {
-    lua_createtable(L, 0, part == MCH_NOTES_LOADED ? 16 : 256);
-    if (part != MCH_NOTES_LOADED) { /* keep nothing alive that the program has dropped */
+  for (part = MCH_BASELINE_MODULE; part <= MCH_BASELINE_LOADED; part++) {
+    lua_createtable(L, 0, part == MCH_BASELINE_LOADED ? 16 : 256);
+    if (part != MCH_BASELINE_LOADED) { /* keep nothing alive that the program has dropped */
       lua_createtable(L, 0, 1);
       lua_pushliteral(L, "k");
       lua_setfield(L, -2, "__mode");
       lua_setmetatable(L, -2);
     }
-    lua_rawseti(L, notes, part);
+    lua_rawseti(L, baseline, part);
   }
-  note_modules(L, notes, 0);
+  note_modules(L, baseline, 0);
 }
 
-void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int notes) {
+void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int baseline) {
   modules->module_of = slot;
   modules->field_of = slot + 1;
   modules->loaded = slot + 2;
-  modules->notes = slot + 3;
-  modules->fresh = notes == 0;
+  modules->baseline = slot + 3;
+  modules->fresh = baseline == 0;
   modules->opened = 1;
   modules->filtered = 0;
   modules->missed = 0;
-  if (notes != 0) {
-    lua_pushvalue(L, notes);
-    lua_replace(L, modules->notes);
+  if (baseline != 0) {
+    lua_pushvalue(L, baseline);
+    lua_replace(L, modules->baseline);
   } else {
-    lua_createtable(L, MCH_NOTES_PARTS, 0);
-    lua_replace(L, modules->notes);
-    mch_modules_note(L, modules->notes);
+    lua_createtable(L, MCH_BASELINE_PARTS, 0);
+    lua_replace(L, modules->baseline);
+    mch_modules_note(L, modules->baseline);
   }
-  lua_rawgeti(L, modules->notes, MCH_NOTES_MODULE);
+  lua_rawgeti(L, modules->baseline, MCH_BASELINE_MODULE);
   lua_replace(L, modules->module_of);
-  lua_rawgeti(L, modules->notes, MCH_NOTES_FIELD);
+  lua_rawgeti(L, modules->baseline, MCH_BASELINE_FIELD);
   lua_replace(L, modules->field_of);
   push_loaded(L);
   lua_replace(L, modules->loaded);
@@ -262,11 +262,11 @@ void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int n
 static void refresh(lua_State *L, struct mch_modules *modules) {
   int same;
   modules->fresh = 1;
-  lua_rawgeti(L, modules->notes, MCH_NOTES_STAMP);
+  lua_rawgeti(L, modules->baseline, MCH_BASELINE_STAMP);
   same = lua_tointeger(L, -1) == stamp(L, modules->loaded);
   lua_pop(L, 1);
   if (!same)
-    note_modules(L, modules->notes, 1);
+    note_modules(L, modules->baseline, 1);
 }
 
 /* Many objects are looked up: be quick to tell that one has no name. */
@@ -281,10 +281,10 @@ static void fill_filter(lua_State *L, struct mch_modules *modules) {
   }
 }
 
-int mch_modules_have_noted(lua_State *L, int notes, int object) {
+int mch_modules_have_noted(lua_State *L, int baseline, int object) {
   int known;
   object = lua_absindex(L, object);
-  lua_rawgeti(L, notes, MCH_NOTES_MODULE);
+  lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
   lua_pushvalue(L, object);
   known = lua_rawget(L, -2) != LUA_TNIL;
   lua_pop(L, 2);
@@ -376,11 +376,11 @@ static int push_module_value(lua_State *L, int module, int *loaded) {
 }
 
 /* The parent may have given the name to another value before this worker was forked: the object
- * that was meant is the one in the notes. C functions are what the worker has put there. Replaces
- * the value on top if so. */
-static void prefer_noted(lua_State *L, int notes, int module, int field) {
+ * that was meant is the one in the baseline. C functions are what the worker has put there.
+ * Replaces the value on top if so. */
+static void prefer_noted(lua_State *L, int baseline, int module, int field) {
   int live = lua_gettop(L), module_of = live + 1, field_of = live + 2;
-  lua_rawgeti(L, notes, MCH_NOTES_LOADED);
+  lua_rawgeti(L, baseline, MCH_BASELINE_LOADED);
   lua_pushvalue(L, module);
   lua_rawget(L, -2);
   if (!lua_toboolean(L, -1) || lua_iscfunction(L, live)) {
@@ -388,8 +388,8 @@ static void prefer_noted(lua_State *L, int notes, int module, int field) {
     return;
   }
   lua_settop(L, live);
-  lua_rawgeti(L, notes, MCH_NOTES_MODULE);
-  lua_rawgeti(L, notes, MCH_NOTES_FIELD);
+  lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
+  lua_rawgeti(L, baseline, MCH_BASELINE_FIELD);
   lua_pushnil(L);
   while (lua_next(L, module_of)) {
     int object = lua_gettop(L) - 1;
@@ -405,14 +405,14 @@ static void prefer_noted(lua_State *L, int notes, int module, int field) {
   lua_settop(L, live);
 }
 
-/* Do the notes give the live value on top this name? */
-static int is_noted(lua_State *L, int notes, int module, int field) {
+/* Do the baseline give the live value on top this name? */
+static int is_noted(lua_State *L, int baseline, int module, int field) {
   int live = lua_gettop(L), same = 0;
   if (!lua_isnil(L, live)) {
-    lua_rawgeti(L, notes, MCH_NOTES_MODULE);
+    lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
     lua_pushvalue(L, live);
     lua_rawget(L, -2);
-    lua_rawgeti(L, notes, MCH_NOTES_FIELD);
+    lua_rawgeti(L, baseline, MCH_BASELINE_FIELD);
     lua_pushvalue(L, live);
     lua_rawget(L, -2);
     same = lua_rawequal(L, live + 2, module) && lua_rawequal(L, -1, field);
@@ -421,7 +421,7 @@ static int is_noted(lua_State *L, int notes, int module, int field) {
   return same;
 }
 
-int mch_modules_resolve(lua_State *L, int notes, int module, int field, int *loaded) {
+int mch_modules_resolve(lua_State *L, int baseline, int module, int field, int *loaded) {
   int top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
   if (is_iterator_name(L, field)) {
@@ -445,8 +445,8 @@ int mch_modules_resolve(lua_State *L, int notes, int module, int field, int *loa
   }
   lua_copy(L, -1, top + 1);
   lua_settop(L, top + 1);
-  if (notes != 0 && !is_noted(L, notes, module, field))
-    prefer_noted(L, notes, module, field);
+  if (baseline != 0 && !is_noted(L, baseline, module, field))
+    prefer_noted(L, baseline, module, field);
   if (!lua_isnil(L, -1))
     return 1;
   if (lua_isnil(L, field))
@@ -457,18 +457,18 @@ int mch_modules_resolve(lua_State *L, int notes, int module, int field, int *loa
   return 0;
 }
 
-void mch_notes_replace(lua_State *L, int notes, const char *module, const char *field) {
+void mch_baseline_replace(lua_State *L, int baseline, const char *module, const char *field) {
   struct noting n;
   int top = lua_gettop(L);
-  notes = lua_absindex(L, notes);
+  baseline = lua_absindex(L, baseline);
   luaL_checkstack(L, 16, NULL);
   n.late = 0;
   n.module_of = top + 3;
   n.field_of = top + 4;
   lua_pushstring(L, module);
   lua_pushstring(L, field);
-  lua_rawgeti(L, notes, MCH_NOTES_MODULE);
-  lua_rawgeti(L, notes, MCH_NOTES_FIELD);
+  lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
+  lua_rawgeti(L, baseline, MCH_BASELINE_FIELD);
   push_loaded(L);
   lua_pushvalue(L, top + 1);
   if (lua_rawget(L, -2) == LUA_TTABLE) {

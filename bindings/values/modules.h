@@ -8,28 +8,28 @@
 #include <lua.h>
 #include <stdint.h>
 
-/* The parts of a notes table (mch_notes_take), by their array index. */
-enum mch_notes_part {
-  MCH_NOTES_MODULE = 1, /* object -> name of its module */
-  MCH_NOTES_FIELD,      /* object -> field in that module; nothing for the module itself */
-  MCH_NOTES_LOADED,     /* module -> true when noted at the fork, false when loaded later */
-  MCH_NOTES_STAMP,      /* a sum over package.loaded, to see cheaply that it did not change */
-  MCH_NOTES_GLOBALS,    /* weak: global -> value at the fork */
-  MCH_NOTES_PRESENT,    /* global -> true if it was not nil, false if workers differ in it */
-  MCH_NOTES_CODES,      /* weak: function -> id of its bytecode */
-  MCH_NOTES_USES,       /* id of bytecode -> what mch_bytecode_uses() says */
-  MCH_NOTES_NAMES,      /* weak: function that is not sent -> what mch_bytecode_uses() says */
-  MCH_NOTES_CALM,       /* weak: such a function -> list of all names that it leads to */
-  MCH_NOTES_PARTS = MCH_NOTES_CALM
+/* The parts of a baseline table (mch_baseline_take), by their array index. */
+enum mch_baseline_part {
+  MCH_BASELINE_MODULE = 1, /* object -> name of its module */
+  MCH_BASELINE_FIELD,      /* object -> field in that module; nothing for the module itself */
+  MCH_BASELINE_LOADED,     /* module -> true when noted at the fork, false when loaded later */
+  MCH_BASELINE_STAMP,      /* a sum over package.loaded, to see cheaply that it did not change */
+  MCH_BASELINE_GLOBALS,    /* weak: global -> value at the fork */
+  MCH_BASELINE_PRESENT,    /* global -> true if it was not nil, false if workers differ in it */
+  MCH_BASELINE_CODES,      /* weak: function -> id of its bytecode */
+  MCH_BASELINE_USES,       /* id of bytecode -> what mch_bytecode_uses() says */
+  MCH_BASELINE_NAMES,      /* weak: function that is not sent -> what mch_bytecode_uses() says */
+  MCH_BASELINE_CALM,       /* weak: such a function -> list of all names that it leads to */
+  MCH_BASELINE_PARTS = MCH_BASELINE_CALM
 };
 
-/* Note the fields of all modules that are loaded now, in a notes table. */
-void mch_modules_note(lua_State *L, int notes);
+/* Note the fields of all modules that are loaded now, in a baseline table. */
+void mch_modules_note(lua_State *L, int baseline);
 
 /* For looking up many objects: stack indices, all filled by mch_modules_open(). */
 enum { MCH_MODULES_SLOTS = 4 };
 struct mch_modules {
-  int module_of, field_of, loaded, notes;
+  int module_of, field_of, loaded, baseline;
   int opened;
   int fresh;     /* modules loaded since the fork have been looked for */
   size_t missed; /* objects that had no name */
@@ -38,12 +38,13 @@ struct mch_modules {
       filter[128]; /* bits for the addresses that have a name, good while the message is encoded */
 };
 
-/* Fill four stack slots from `slot` on. notes: a stack index, or 0. */
-void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int notes);
+/* Fill four stack slots from `slot` on. baseline: a stack index, or 0. */
+void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int baseline);
 
-/* Do these notes have a name for the object at this index? The name may mean something else by now.
+/* Do these baseline have a name for the object at this index? The name may mean something else by
+ * now.
  */
-int mch_modules_have_noted(lua_State *L, int notes, int object);
+int mch_modules_have_noted(lua_State *L, int baseline, int object);
 
 /* Is the object at this index known by name, and does the name still mean it? Then push the
  * module's name and the field (nil for the module itself) and return 1; else 0. For a table that is
@@ -60,6 +61,6 @@ static inline int mch_modules_may_know(const struct mch_modules *modules, const 
 /* The other way: push the object that a name stands for and return 1. Else push a message and
  * return 0. `field` may be the index of a nil. `loaded`: NULL, or the module is
  * required if it is not loaded, and *loaded set. */
-int mch_modules_resolve(lua_State *L, int notes, int module, int field, int *loaded);
+int mch_modules_resolve(lua_State *L, int baseline, int module, int field, int *loaded);
 
 #endif

@@ -41,7 +41,7 @@ struct mch_events {
   /* The items of a batch that were at its end are a batch of their own, `rest`, never begun. */
   void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest);
   /* A piece of the task's result came ahead. */
-  void (*ahead)(void *ud, struct mch_task *task, const unsigned char *piece, size_t length);
+  void (*early)(void *ud, struct mch_task *task, const unsigned char *piece, size_t length);
   /* A log record came; to be handed to Lua on the owner's thread before later results. */
   void (*log)(void *ud, const unsigned char *graph, size_t length);
   /* Let go of the pool's lock around code of the host, and take it again. */
@@ -147,7 +147,7 @@ struct mch_engine_ops {
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
   /* Whether a worker has little left to do: it is time for a pump. Costs next to nothing. */
-  int (*hungry)(struct mch_engine *engine);
+  int (*wants_tasks)(struct mch_engine *engine);
   /* Whether workers are missing that add() would make now. */
   int (*short_of_workers)(struct mch_engine *engine, size_t queued);
   /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when

@@ -57,7 +57,7 @@ static int start(struct mch_engine *base, struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
   engine->quitting = 0;
   engine->started = 1;
-  engine->unlucky = 0;
+  engine->died_idle = 0;
   return engine->config.snapshot || engine->live > 0
              ? 0
              : mch_spawn_fork_worker(engine, NULL, 0, error);
@@ -96,7 +96,7 @@ static void rotate(struct engine_fork *engine) {
   first->next = NULL;
 }
 
-static void stir(struct engine_fork *engine) {
+static void chaos_step(struct engine_fork *engine) {
   mch_chaos_pause(&engine->chaos);
   if (mch_chaos_strikes(&engine->chaos))
     rotate(engine);
@@ -138,11 +138,11 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   uint64_t now;
   (void)owner;
   if (engine->chaos.rate != 0)
-    stir(engine);
+    chaos_step(engine);
   collect_ready(engine);
   engine->pumped = now = mch_now();
   engine->waits_for_tickets = 0;
-  mch_feed_open_passing(engine);
+  mch_feed_open_all(engine);
   if (engine->look <= now)
     mch_fork_visit_all(engine, now);
   else
@@ -281,7 +281,7 @@ static const struct mch_engine_ops ops = {start,
                                           mch_feed_recall,
                                           flush_all,
                                           pump,
-                                          mch_feed_hungry,
+                                          mch_feed_wants_tasks,
                                           mch_spawn_short_of_workers,
                                           mch_spawn_add,
                                           deadline,

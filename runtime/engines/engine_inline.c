@@ -138,7 +138,7 @@ static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t nu
   (void)number;
 }
 
-static int hungry(struct mch_engine *base) {
+static int wants_tasks(struct mch_engine *base) {
   (void)base;
   return 0;
 }
@@ -190,10 +190,10 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start,  submit,   stop,       reclaim, shorten,
-                                          recall, flush,    pump,       hungry,  short_of_workers,
-                                          add,    deadline, running,    workers, log_threshold,
-                                          quit,   gone,     free_engine};
+static const struct mch_engine_ops ops = {
+    start,       submit,           stop, reclaim,  shorten, recall,  flush,         pump,
+    wants_tasks, short_of_workers, add,  deadline, running, workers, log_threshold, quit,
+    gone,        free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

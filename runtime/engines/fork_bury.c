@@ -105,7 +105,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
   char *progress;
-  int had_begun, which, pristine, was_killed = child->killed;
+  int had_begun, which, never_ran, was_killed = child->killed;
   child->ready |= STDOUT | STDERR;
   child->channel.ended = 0; /* a task closed its bell, say: the ring may have got more since then */
   mch_hear_drain(child);
@@ -114,7 +114,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
       ;
   if (mch_platform_mark_get(child->begun) & MCH_BEGUN_BROKEN)
     child->broke = 1;
-  pristine = child->pristine && !was_killed; /* by all that it said */
+  never_ran = child->never_ran && !was_killed; /* by all that it said */
   had_begun = may_have_begun(child);
   victim = mch_child_oldest(child);
   mch_hear_pass_last_lines(child);
@@ -127,12 +127,12 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   child->state = ENDED;
   engine->ended++;
   mch_child_take_out(child, LOAD);
-  if (!had_begun && pristine && victim != NULL)
+  if (!had_begun && never_ran && victim != NULL)
     bury_task(child, victim, ending, 0, progress);
   while (may_have_begun(child)) /* more than one: answers were lost */
     bury_task(child, mch_child_oldest(child), ending, 1, progress);
   free(progress);
-  engine->unlucky = child->barren || (pristine && !had_begun);
+  engine->died_idle = child->barren || (never_ran && !had_begun);
   give_back_all(child);
 }
 
@@ -176,7 +176,7 @@ void mch_bury_close_child(struct child *child) {
   int which;
   for (which = 0; which < MEMBERSHIPS; which++)
     mch_child_take_out(child, (enum membership)which);
-  engine->hungry = NULL;
+  engine->wants_tasks = NULL;
   close_process(child);
   if (child->begun >= 0)
     close(child->begun);

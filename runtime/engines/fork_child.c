@@ -112,7 +112,7 @@ uint64_t mch_child_slow_at(const struct child *child) {
 void mch_child_settle(struct child *child, struct mch_task *task) {
   child->offered[task->ticket % MCH_CLAIMS] = NULL;
   child->outstanding--;
-  child->ahead_bytes -= task->length;
+  child->in_flight_bytes -= task->length;
   child->engine->batches -= task->batch != NULL;
   task->holder = NULL;
   mch_child_wake(child);

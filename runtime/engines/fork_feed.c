@@ -14,7 +14,7 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t passing_check = 1000000u; /* a worker passes over what was taken back */
+static const uint64_t ticket_check = 1000000u; /* a worker lacks_tickets over what was taken back */
 static const uint64_t behind_check = 20000000u; /* the same of one that may have been stopped */
 
 int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch) {
@@ -48,7 +48,7 @@ void mch_feed_book(struct child *child, struct mch_task *task) {
   child->offered[ticket % MCH_CLAIMS] = task;
   child->outstanding++;
   child->offers++;
-  child->ahead_bytes += task->length;
+  child->in_flight_bytes += task->length;
   child->engine->batches += task->batch != NULL;
   task->holder = child;
   if (task->priority < child->engine->lowest)
@@ -188,33 +188,34 @@ int mch_feed_has_room(const struct engine_fork *engine, const struct child *chil
   if (!has_ticket(child) || is_behind(child))
     return 0;
   return child->outstanding == 0 ||
-         (child->outstanding < MCH_CLAIMS / 2 && child->ahead_bytes < AHEAD_BYTES &&
+         (child->outstanding < MCH_CLAIMS / 2 && child->in_flight_bytes < MOST_IN_FLIGHT_BYTES &&
           mch_channel_unsent(&child->channel) < UNSENT_LIMIT);
 }
 
 /* It has no room now; what changes that wakes it. But nothing comes from one with nothing to do,
  * which is full for a moment after much was taken back from it: it is looked at again soon. */
 static void shut(struct engine_fork *engine, struct child *child) {
-  int passes =
+  int lacks_tickets =
       child->state == LIVE && child->outstanding == 0 && (!has_ticket(child) || is_behind(child));
-  mch_child_put_into(child, LOAD, passes ? &engine->passing : &engine->shut[child->outstanding]);
+  mch_child_put_into(child, LOAD,
+                     lacks_tickets ? &engine->out_of_tickets : &engine->shut[child->outstanding]);
 }
 
 /* How soon to look again whether one of those may have room. */
 static uint64_t ticket_pause(const struct engine_fork *engine) {
   const struct child *child;
   uint64_t pause = 0;
-  for (child = engine->passing; child != NULL; child = child->links[LOAD].next)
+  for (child = engine->out_of_tickets; child != NULL; child = child->links[LOAD].next)
     if (!has_ticket(child))
-      return passing_check;
+      return ticket_check;
     else
       pause = behind_check;
   return pause;
 }
 
-void mch_feed_open_passing(struct engine_fork *engine) {
-  while (engine->passing != NULL)
-    mch_child_wake(engine->passing);
+void mch_feed_open_all(struct engine_fork *engine) {
+  while (engine->out_of_tickets != NULL)
+    mch_child_wake(engine->out_of_tickets);
 }
 
 /* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
@@ -242,7 +243,7 @@ int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
     engine->waits_for_tickets = ticket_pause(engine);
     return MCH_FULL;
   }
-  engine->unlucky = 0; /* a task is there: a missing worker may be forked for it */
+  engine->died_idle = 0; /* a task is there: a missing worker may be forked for it */
   return offer(child, task, error);
 }
 
@@ -378,18 +379,19 @@ void mch_feed_recall(struct mch_engine *base, int32_t priority) {
 }
 
 /* Only a few are asked at each time, one after the other. */
-int mch_feed_hungry(struct mch_engine *base) {
+int mch_feed_wants_tasks(struct mch_engine *base) {
   enum { ASKED = 8 };
   struct engine_fork *engine = (struct engine_fork *)base;
   int i;
   for (i = 0; i < ASKED; i++) {
-    const struct child *child = engine->hungry != NULL ? engine->hungry : engine->children;
+    const struct child *child =
+        engine->wants_tasks != NULL ? engine->wants_tasks : engine->children;
     if (child == NULL)
       return 0;
-    engine->hungry = child->next;
+    engine->wants_tasks = child->next;
     if (child->state == LIVE &&
         child->last_ticket - atomic_load_explicit(&child->shared->passed, memory_order_relaxed) <
-            LITTLE_AHEAD)
+            FEW_IN_FLIGHT)
       return 1;
   }
   return 0;

@@ -273,7 +273,7 @@ static void settle_stream(struct child *child, int which, uint64_t position) {
 static void count_ended(struct child *child, uint32_t count) {
   mch_buf_clear(&child->last_log);
   child->tasks += count;
-  child->pristine = 0;
+  child->never_ran = 0;
 }
 
 static void count_one(struct child *child) {
@@ -427,12 +427,12 @@ static int task_result(struct child *child, const struct mch_message_in *message
 }
 
 /* A piece of what a task will return. */
-static int piece_ahead(struct child *child, const struct mch_message_in *message) {
+static int early_piece(struct child *child, const struct mch_message_in *message) {
   struct mch_task *task = told_of(child, message);
   if (task == NULL || task->runid != message->head.runid || task->batch != NULL)
     return -1;
   if (!message->lost && task->stop == 0)
-    mch_child_events(child)->ahead(mch_child_events(child)->ud, task, message->body,
+    mch_child_events(child)->early(mch_child_events(child)->ud, task, message->body,
                                    message->length);
   return 0;
 }
@@ -519,8 +519,8 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return item_result(child, message);
   case MCH_MESSAGE_ITEMS:
     return items_result(child, message);
-  case MCH_MESSAGE_AHEAD:
-    return piece_ahead(child, message);
+  case MCH_MESSAGE_EARLY:
+    return early_piece(child, message);
   case MCH_MESSAGE_LOG:
     mch_child_events(child)->log(mch_child_events(child)->ud, message->body, message->length);
     mch_buf_clear(&child->last_log);

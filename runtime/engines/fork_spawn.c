@@ -21,7 +21,8 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t unasked_rest = 20000000u; /* a worker without a task sets itself up later */
+static const uint64_t lazy_setup_delay =
+    20000000u; /* a worker without a task sets itself up later */
 
 static void close_pair(int fds[2]) {
   if (fds[0] >= 0)
@@ -123,7 +124,7 @@ static void child_set_stdio(const struct plumbing *plumbing) {
  * message or some time has passed no more is set up. All signals are blocked so long; and nobody
  * waits for the ends of other workers' streams that this one has yet to close. */
 static void child_wait_to_be_asked(int socket) {
-  mch_platform_await(&socket, 1, mch_now() + unasked_rest, NULL);
+  mch_platform_await(&socket, 1, mch_now() + lazy_setup_delay, NULL);
   if (mch_platform_stream_ended(socket))
     _exit(0);
 }
@@ -150,7 +151,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   if (mch_platform_lifeline(plumbing->life[0]) != 0)
     _exit(71);
   close(plumbing->sockets[0]);
-  if (self->patient)
+  if (self->lazy_setup)
     child_wait_to_be_asked(plumbing->sockets[1]);
   child_reset_signals();
   child_close_pools(engine);
@@ -262,7 +263,7 @@ static pid_t fork_now(struct engine_fork *engine) {
 
 /* The one function that forks. Signals are blocked around it, so that no handler of the host runs
  * in the child before it is reset; locks of ours are free in the child. */
-int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int patient,
+int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int lazy_setup,
                           struct mch_error *error) {
   struct plumbing plumbing;
   struct child *child = calloc(1, sizeof *child);
@@ -284,11 +285,11 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->kill_at = child->insist_at = MCH_NEVER;
   child->begun = -1;
   child->forked = mch_now();
-  child->pristine = 1;
+  child->never_ran = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
-  child->patient = patient && !child->eager;
+  child->lazy_setup = lazy_setup && !child->eager;
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
-  atomic_store(&child->shared->down.reader_sleeps, 1); /* who is patient wants a bell */
+  atomic_store(&child->shared->down.reader_sleeps, 1); /* who is lazy_setup wants a bell */
   if (only != NULL)
     mch_feed_book(child, only);
   mch_platform_flush_streams();
@@ -334,11 +335,11 @@ int mch_spawn_short_of_workers(struct mch_engine *base, size_t queued) {
   struct engine_fork *engine = (struct engine_fork *)base;
   return engine->started && !engine->quitting && engine->live < mch_spawn_wanted(engine) &&
          mch_now() >= engine->fork_again &&
-         ((!engine->unlucky && !engine->config.snapshot) || queued > 0);
+         ((!engine->died_idle && !engine->config.snapshot) || queued > 0);
 }
 
 int mch_spawn_add(struct mch_engine *base, size_t queued, struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  engine->unlucky = 0;
+  engine->died_idle = 0;
   return engine->config.snapshot ? 0 : fork_missing(engine, queued, error);
 }

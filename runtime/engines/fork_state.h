@@ -16,15 +16,15 @@
 #include "worker.h"
 
 enum {
-  READ_ROOM = 32 * 1024,            /* bytes of task output taken at once, on the stack */
-  MOST_HEARD = 64,                  /* workers that ended whose pipes are still read */
-  AT_ONCE = 4 * 1024 * 1024,        /* bytes of messages taken from one worker, then others come */
-  AHEAD_BYTES = 256 * 1024,         /* payload sent ahead to one worker */
-  MOST_SLOTS = 4096 + 2,            /* numbers of workers, 0 included */
-  LITTLE_AHEAD = MCH_CLAIMS / 4,    /* a worker with fewer tasks wants more soon */
-  LONGEST_LAST_LOG = 64 * 1024,     /* a longer log record is not kept for the report */
-  UNSENT_LIMIT = 1024 * 1024,       /* a channel with more queued gets nothing new */
-  LONGEST_LINE = 1024 * 1024 * 1024 /* a longer one is passed on in pieces */
+  READ_ROOM = 32 * 1024,             /* bytes of task output taken at once, on the stack */
+  MOST_HEARD = 64,                   /* workers that ended whose pipes are still read */
+  AT_ONCE = 4 * 1024 * 1024,         /* bytes of messages taken from one worker, then others come */
+  MOST_IN_FLIGHT_BYTES = 256 * 1024, /* payload sent ahead to one worker */
+  MOST_SLOTS = 4096 + 2,             /* numbers of workers, 0 included */
+  FEW_IN_FLIGHT = MCH_CLAIMS / 4,    /* a worker with fewer tasks wants more soon */
+  LONGEST_LAST_LOG = 64 * 1024,      /* a longer log record is not kept for the report */
+  UNSENT_LIMIT = 1024 * 1024,        /* a channel with more queued gets nothing new */
+  LONGEST_LINE = 1024 * 1024 * 1024  /* a longer one is passed on in pieces */
 };
 static const uint64_t end_grace = 200000000u;      /* between end of stream and end of process */
 static const uint64_t fork_retry = 100000000u;     /* after a failed fork */
@@ -79,16 +79,16 @@ struct child {
   int begun;    /* of the file whose position says what it has begun; -1: none */
   struct mch_task *offered[MCH_CLAIMS]; /* by ticket % MCH_CLAIMS; NULL: settled */
   uint32_t last_ticket;
-  uint32_t first_ticket; /* of the oldest in `offered`, while there is one */
-  uint32_t passed;       /* as the worker had it in the page when it was last looked at */
-  uint64_t oldest_since; /* when the oldest became that */
-  uint64_t ring_at;      /* when to ring for it again */
-  uint32_t left_behind;  /* ticket that was taken back since it did not begin it; 0: none */
-  unsigned outstanding;  /* tasks in `offered` */
-  size_t ahead_bytes;    /* their payload */
-  uint64_t tasks;        /* ended so far */
-  unsigned slot;         /* from 1 */
-  uint64_t offers;       /* tasks ever offered, less those taken back */
+  uint32_t first_ticket;  /* of the oldest in `offered`, while there is one */
+  uint32_t passed;        /* as the worker had it in the page when it was last looked at */
+  uint64_t oldest_since;  /* when the oldest became that */
+  uint64_t ring_at;       /* when to ring for it again */
+  uint32_t left_behind;   /* ticket that was taken back since it did not begin it; 0: none */
+  unsigned outstanding;   /* tasks in `offered` */
+  size_t in_flight_bytes; /* their payload */
+  uint64_t tasks;         /* ended so far */
+  unsigned slot;          /* from 1 */
+  uint64_t offers;        /* tasks ever offered, less those taken back */
   uint64_t maxrss;
   struct mch_buf codes;    /* sorted u32 ids that it has */
   struct mch_buf last_log; /* the last record of the running task */
@@ -103,8 +103,8 @@ struct child {
   int killed;            /* we sent SIGKILL */
   int broke;             /* it broke the protocol */
   int garbled;           /* its stream cannot be read any further */
-  int pristine;          /* it never took a task */
-  int patient;           /* it sets itself up when it is asked for something */
+  int never_ran;         /* it never took a task */
+  int lazy_setup;        /* it sets itself up when it is asked for something */
   int eager;             /* what it does before its first task is the host's, and may take long */
   uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
   int barren;            /* it did so for too long */
@@ -120,16 +120,16 @@ struct engine_fork {
    * until something happens to them. None is above `most`, none that is open below `least`. */
   struct child *open[MCH_CLAIMS + 1], *shut[MCH_CLAIMS + 1];
   unsigned least, most;
-  struct child *passing;      /* of those in shut[0], who have yet to pass over tickets */
-  struct child *awake;        /* to be visited by the next pump */
-  struct child *unsent;       /* to be flushed */
-  const struct child *hungry; /* where to look on for one that wants more soon; NULL: begin */
-  size_t batches;             /* with all of them */
+  struct child *out_of_tickets;    /* of those in shut[0], who have yet to pass over tickets */
+  struct child *awake;             /* to be visited by the next pump */
+  struct child *unsent;            /* to be flushed */
+  const struct child *wants_tasks; /* where to look on for one that wants more soon; NULL: begin */
+  size_t batches;                  /* with all of them */
   int32_t lowest; /* priority of what is with them and has not mch_child_begun, or below it */
   uint64_t look;  /* when time has something to do with any of them, at the earliest */
   int started, quitting;
   uint64_t fork_again;        /* after a failed fork, not before */
-  int unlucky;                /* a worker died before its first task: fork only for a task */
+  int died_idle;              /* a worker died before its first task: fork only for a task */
   uint64_t pumped;            /* when pump() last looked */
   uint64_t waits_for_tickets; /* a task waits only for a worker to pass over some: look so often */
   uint64_t look_for_slow;     /* for workers that begin nothing, not before */
@@ -187,7 +187,7 @@ uint32_t mch_child_next_ticket(const struct child *child);
 
 int mch_spawn_make_plumbing(struct plumbing *plumbing, struct mch_error *error);
 int mch_spawn_adopt(struct child *child, struct plumbing *plumbing);
-int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int patient,
+int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int lazy_setup,
                           struct mch_error *error);
 unsigned mch_spawn_wanted(const struct engine_fork *engine);
 int mch_spawn_short_of_workers(struct mch_engine *base, size_t queued);
@@ -211,13 +211,13 @@ int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch);
 void mch_feed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_feed_book(struct child *child, struct mch_task *task);
 int mch_feed_has_room(const struct engine_fork *engine, const struct child *child);
-void mch_feed_open_passing(struct engine_fork *engine);
+void mch_feed_open_all(struct engine_fork *engine);
 int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
                     struct mch_error *error);
 void mch_feed_ring_for(struct child *child, uint64_t now);
 void mch_feed_steal(struct engine_fork *engine, size_t queued);
 void mch_feed_recall(struct mch_engine *base, int32_t priority);
-int mch_feed_hungry(struct mch_engine *base);
+int mch_feed_wants_tasks(struct mch_engine *base);
 
 /* -- fork_bury.c */
 

@@ -101,7 +101,7 @@ void mch_time_send_quit(struct child *child) {
   struct mch_message_head head = {MCH_MESSAGE_QUIT, 0, 0, 0};
   if (child->state != LIVE)
     return;
-  if (child->patient && child->last_ticket == 0)
+  if (child->lazy_setup && child->last_ticket == 0)
     mch_platform_end_stream(child->channel.fd);
   else if (mch_channel_put(&child->channel, &head, NULL, 0, NULL) != 0) {
     mch_child_kill_now(child);

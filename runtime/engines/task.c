@@ -78,7 +78,7 @@ void mch_task_free(struct mch_task *task) {
     mch_buf_free(&task->batch->answers);
   free(task->batch);
   mch_cargo_drop(task->cargo);
-  mch_cargo_drop(task->ahead);
+  mch_cargo_drop(task->early);
   free(task->extra);
   free(task);
 }

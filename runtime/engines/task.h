@@ -66,9 +66,9 @@ struct mch_task {
   uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
-  struct mch_cargo *ahead; /* held by it and by the pieces that came; the owner's anchor is what
+  struct mch_cargo *early; /* held by it and by the pieces that came; the owner's anchor is what
                               they became. NULL: none came */
-  size_t ahead_bytes;      /* of the pieces that came */
+  size_t early_bytes;      /* of the pieces that came */
   unsigned char body[];    /* ids, then the graph unless it is cargo */
 };
 

@@ -18,8 +18,8 @@
 /* With so many bytes of log records or lines waiting for the owner, the driver reads no more. */
 enum { MOST_RECORD_BYTES = 64 * 1024 * 1024, MOST_BACKLOG = 16 * 1024 * 1024 };
 
-static const uint64_t rush = 10000u;      /* 10 us between two tasks */
-static const uint64_t held_for = 300000u; /* 0.3 ms: a task that waits for others to go with */
+static const uint64_t burst_gap = 10000u;   /* 10 us between two tasks */
+static const uint64_t hold_limit = 300000u; /* 0.3 ms: a task that waits for others to go with */
 
 static const uint64_t patience_without_workers = 5000000000u; /* 5 s */
 
@@ -137,13 +137,13 @@ uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
 }
 
 void mch_pool_pump_as_owner(struct mch_pool *pool) {
-  mch_ends_lower_attention(pool);
+  mch_ends_lower_wakeup(pool);
   pump(pool, 1);
   mch_take_all_taken(pool);
   pool->drives_seen = pool->drives;
   /* An event loop sleeps without telling: from here on its descriptor has to say all. */
-  if (pool->attention[1] >= 0 && mch_pool_next_deadline(pool) == 0)
-    mch_ends_raise_attention(pool);
+  if (pool->wakeup[1] >= 0 && mch_pool_next_deadline(pool) == 0)
+    mch_ends_raise_wakeup(pool);
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
 }
@@ -158,7 +158,7 @@ void mch_pool_pump(struct mch_pool *pool) {
 
 static int drive_pump(void *ud) {
   struct mch_pool *pool = ud;
-  size_t before = pool->harvest;
+  size_t before = pool->ended_since_wait;
   int owner_runs = pool->next_runid >= pool->runs_seen + CROWD;
   pool->runs_seen = pool->next_runid;
   if (mch_output_backlog(pool->output) >= MOST_BACKLOG)
@@ -167,8 +167,8 @@ static int drive_pump(void *ud) {
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
       mch_output_wants_owner(pool->output, mch_now()))
-    mch_ends_raise_attention(pool);
-  return owner_runs || pool->harvest - before >= CROWD / 4;
+    mch_ends_raise_wakeup(pool);
+  return owner_runs || pool->ended_since_wait - before >= CROWD / 4;
 }
 
 /* Not under the lock: a terminal may take its time. */
@@ -224,7 +224,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   init_lock(&pool->lock);
   pool->background = config->background;
   pool->held_until = MCH_NEVER;
-  pool->attention[0] = pool->attention[1] = -1;
+  pool->wakeup[0] = pool->wakeup[1] = -1;
   pool->output = engine.output;
   mch_output_ref(pool->output);
   pool->no_memory =
@@ -291,9 +291,9 @@ void mch_pool_free(struct mch_pool *pool) {
   if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
-  if (pool->attention[0] >= 0) {
-    close(pool->attention[0]);
-    close(pool->attention[1]);
+  if (pool->wakeup[0] >= 0) {
+    close(pool->wakeup[0]);
+    close(pool->wakeup[1]);
   }
   mch_dictionary_free(&pool->dictionary);
   mch_result_free(pool->no_memory);
@@ -352,12 +352,12 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
 
 /* Whether the owner queues one task after the other: then they are held to go many at once. The
  * helper thread sees to it that none waits long if the owner goes away. */
-static int in_rush(struct mch_pool *pool) {
+static int in_burst(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  if (pool->driver == NULL || since >= rush)
+  if (pool->driver == NULL || since >= burst_gap)
     return 0;
-  pool->held_until = now + held_for;
+  pool->held_until = now + hold_limit;
   return 1;
 }
 
@@ -387,13 +387,13 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     mch_queue_add(&pool->queue, task);
     if (urgent)
       pool->engine->ops->recall(pool->engine, task->priority);
-    if (urgent || (pool->queue.count == 1 && !in_rush(pool)))
+    if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
       dispatch(pool, 1);
     else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
-             pool->engine->ops->hungry(pool->engine))
+             pool->engine->ops->wants_tasks(pool->engine))
       pump(pool, 1);
     else
-      mch_ends_raise_attention(pool); /* a pump is due */
+      mch_ends_raise_wakeup(pool); /* a pump is due */
     complete(pool);
     if (pool->background && pool->driver == NULL)
       start_driver(pool);
@@ -471,10 +471,10 @@ size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group) {
 }
 
 void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
-                   int *hungry) {
+                   int *wants_tasks) {
   pthread_mutex_lock(&pool->lock);
   *there = group->finished > 0;
-  *hungry = group->unfinished < few;
+  *wants_tasks = group->unfinished < few;
   pthread_mutex_unlock(&pool->lock);
 }
 
@@ -532,31 +532,31 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level) {
 }
 
 /* Whoever waits by a descriptor is told by it from now on. */
-static int make_attention(struct mch_pool *pool, struct mch_error *error) {
+static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   int code = 0;
-  if (pool->attention[0] >= 0)
+  if (pool->wakeup[0] >= 0)
     return 0;
   if (mch_poller_fd(pool->engine->poller) < 0)
     return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
-  if ((code = mch_platform_pipe(pool->attention, error)) != 0)
+  if ((code = mch_platform_pipe(pool->wakeup, error)) != 0)
     return code;
-  mch_platform_nonblocking(pool->attention[0]);
-  mch_platform_nonblocking(pool->attention[1]);
+  mch_platform_nonblocking(pool->wakeup[0]);
+  mch_platform_nonblocking(pool->wakeup[1]);
   if (pool->queue.count > 0 || pool->records != NULL || pool->drives != pool->drives_seen)
-    mch_ends_raise_attention(pool);
+    mch_ends_raise_wakeup(pool);
   return 0;
 }
 
 static int listen(struct mch_pool *pool, struct mch_poller *poller, void *ud,
                   struct mch_error *error) {
   if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), MCH_READABLE, ud) == 0 &&
-      mch_poller_add(poller, pool->attention[0], MCH_READABLE, ud) == 0)
+      mch_poller_add(poller, pool->wakeup[0], MCH_READABLE, ud) == 0)
     return 0;
   return mch_error_system(error, "cannot make a descriptor to wait for a pool");
 }
 
 static int make_outer(struct mch_pool *pool, struct mch_error *error) {
-  if (make_attention(pool, error) != 0)
+  if (make_wakeup(pool, error) != 0)
     return MCH_SYSTEM;
   pool->outer = mch_poller_new(error);
   if (pool->outer == NULL || listen(pool, pool->outer, NULL, error) != 0) {
@@ -580,7 +580,7 @@ static void part(struct mch_pool *pool) {
   if (pool->joined == NULL)
     return;
   mch_poller_remove(pool->joined, mch_poller_fd(pool->engine->poller));
-  mch_poller_remove(pool->joined, pool->attention[0]);
+  mch_poller_remove(pool->joined, pool->wakeup[0]);
   pool->joined = NULL;
 }
 
@@ -589,7 +589,7 @@ int mch_pool_join(struct mch_pool *pool, struct mch_poller *poller, void *ud,
   int code;
   pthread_mutex_lock(&pool->lock);
   part(pool);
-  code = make_attention(pool, error);
+  code = make_wakeup(pool, error);
   if (code == 0) {
     pool->joined = poller;
     code = listen(pool, poller, ud, error);
@@ -612,7 +612,7 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
   if (pool->driver != NULL)
-    mch_driver_stop(pool->driver); /* its end passes while those of the workers do */
+    mch_driver_stop(pool->driver); /* its end lacks_tickets while those of the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {

@@ -183,7 +183,7 @@ size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
 /* Both at once, of a group: whether something has finished, and whether fewer than `few` have not.
  */
 void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
-                   int *hungry);
+                   int *wants_tasks);
 struct mch_pool_counts {
   unsigned running;
   size_t queued; /* accepted, neither running nor done */

@@ -81,15 +81,15 @@ int mch_ends_is_open(const struct mch_task *task, uint64_t runid) {
 /* -- ends --------------------------------------------------------------------------------- */
 
 /* The owner's event loop shall look in. */
-void mch_ends_raise_attention(struct mch_pool *pool) {
-  if (pool->attention[1] >= 0 && !pool->attention_raised && write(pool->attention[1], "", 1) == 1)
-    pool->attention_raised = 1;
+void mch_ends_raise_wakeup(struct mch_pool *pool) {
+  if (pool->wakeup[1] >= 0 && !pool->wakeup_raised && write(pool->wakeup[1], "", 1) == 1)
+    pool->wakeup_raised = 1;
 }
 
-void mch_ends_lower_attention(struct mch_pool *pool) {
+void mch_ends_lower_wakeup(struct mch_pool *pool) {
   char bytes[16];
-  if (pool->attention_raised && read(pool->attention[0], bytes, sizeof bytes) > 0)
-    pool->attention_raised = 0;
+  if (pool->wakeup_raised && read(pool->wakeup[0], bytes, sizeof bytes) > 0)
+    pool->wakeup_raised = 0;
 }
 
 void mch_ends_free_if_idle(struct mch_group *group) {
@@ -126,7 +126,7 @@ static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->unfinished -= count;
   group->finished += count;
   pool->unfinished -= count;
-  pool->harvest += count;
+  pool->ended_since_wait += count;
 }
 
 int mch_ends_is_over(const struct mch_group *group) {
@@ -148,13 +148,13 @@ void mch_ends_remove_bytes(struct mch_group *group, size_t bytes) {
 }
 
 size_t mch_ends_result_size(const struct mch_task *task) {
-  return task->result->length + task->ahead_bytes;
+  return task->result->length + task->early_bytes;
 }
 
-static void drop_ahead(struct mch_task *task) {
-  mch_cargo_drop(task->ahead);
-  task->ahead = NULL;
-  task->ahead_bytes = 0;
+static void drop_early(struct mch_task *task) {
+  mch_cargo_drop(task->early);
+  task->early = NULL;
+  task->early_bytes = 0;
 }
 
 /* The one way into DONE for one task. */
@@ -166,7 +166,7 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
   task->cargo = NULL;
   task->result = result != NULL ? result : pool->no_memory;
   if (task->result->kind != MCH_KIND_OK)
-    drop_ahead(task);
+    drop_early(task);
   list(task);
   count_done(pool, group, 1);
   add_bytes(pool, group, mch_ends_result_size(task));
@@ -176,7 +176,7 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
     mch_pool_discard(pool, task);
     mch_ends_free_if_idle(group);
   }
-  mch_ends_raise_attention(pool);
+  mch_ends_raise_wakeup(pool);
 }
 
 /* -- ends of batches ---------------------------------------------------------------------- */
@@ -203,7 +203,7 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
     list(task);
   }
   batch->answered += count;
-  mch_ends_raise_attention(pool);
+  mch_ends_raise_wakeup(pool);
 }
 
 /* Keep records for the owner: a head and what is behind it. */
@@ -331,7 +331,7 @@ void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *resul
   if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
       task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
     mch_result_free(result);
-    drop_ahead(task);
+    drop_early(task);
     task->attempt++;
     mch_queue_add(&pool->queue, task);
     return;
@@ -353,13 +353,13 @@ void mch_ends_ahead(void *ud, struct mch_task *task, const unsigned char *bytes,
   struct mch_pool *pool = ud;
   struct mch_buf none = {0};
   struct piece *piece;
-  if (task->ahead == NULL && !task->group->abandoned)
-    task->ahead = mch_cargo_new(&none, NULL, 0, NULL);
-  if (task->ahead == NULL || (piece = malloc(sizeof *piece + length)) == NULL)
+  if (task->early == NULL && !task->group->abandoned)
+    task->early = mch_cargo_new(&none, NULL, 0, NULL);
+  if (task->early == NULL || (piece = malloc(sizeof *piece + length)) == NULL)
     return;
-  mch_cargo_hold(task->ahead);
-  task->ahead_bytes += length;
-  piece->head = (struct mch_piece){task->ahead, piece->bytes, length};
+  mch_cargo_hold(task->early);
+  task->early_bytes += length;
+  piece->head = (struct mch_piece){task->early, piece->bytes, length};
   piece->next = NULL;
   memcpy(piece->bytes, bytes, length);
   if (pool->last_piece != NULL)
@@ -383,7 +383,7 @@ void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length) {
     pool->records = record;
   pool->last_record = record;
   pool->record_bytes += length;
-  mch_ends_raise_attention(pool);
+  mch_ends_raise_wakeup(pool);
 }
 
 void mch_ends_unlock_for_host(void *ud) {

@@ -55,7 +55,7 @@ struct mch_pool {
   uint64_t accepted;            /* since it began */
   size_t coming;                /* tasks that groups have announced */
   int overfull;                 /* a group is since the last pump */
-  size_t harvest;               /* tasks that ended since the owner last waited */
+  size_t ended_since_wait;      /* tasks that ended since the owner last waited */
   int attended;                 /* the owner waits inside, or works for it */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
   uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
@@ -63,11 +63,11 @@ struct mch_pool {
   uint64_t last_run;            /* when a task came that could go at once */
   uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
   int started;
-  struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `attention` */
+  struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
   struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
-  int attention[2];          /* a pipe: there is something for the owner that no worker says; -1:
-                                nobody waits by a descriptor */
-  int attention_raised;
+  int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
+                                   nobody waits by a descriptor */
+  int wakeup_raised;
 };
 
 /* -- pool.c */
@@ -97,8 +97,8 @@ void mch_ends_update_bar(struct mch_pool *pool);
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how);
 void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t count);
 int mch_ends_is_open(const struct mch_task *task, uint64_t runid);
-void mch_ends_raise_attention(struct mch_pool *pool);
-void mch_ends_lower_attention(struct mch_pool *pool);
+void mch_ends_raise_wakeup(struct mch_pool *pool);
+void mch_ends_lower_wakeup(struct mch_pool *pool);
 void mch_ends_free_if_idle(struct mch_group *group);
 void mch_ends_unlist(struct mch_task *task);
 int mch_ends_is_over(const struct mch_group *group);

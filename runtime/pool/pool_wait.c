@@ -17,7 +17,7 @@ static const uint64_t longest_nap = 1000000u; /* 1 ms */
 static const uint64_t longest_look =
     250000000u; /* a signal that another thread took is seen so late */
 
-enum attention { NO_WAIT, NAP, WAIT };
+enum wakeup { NO_WAIT, NAP, WAIT };
 
 /* How long to sleep without being woken when so many tasks or items of a group are waited for: half
  * of the time that they take by the mean of those that ran; 0: too short a time, or not known. */
@@ -34,20 +34,20 @@ static uint64_t nap_for(struct mch_pool *pool, const struct mch_group *group, si
 /* Set `attended` for a wait. NO_WAIT: the driver took what the caller waits for. NAP: results come
  * in crowds and the workers have enough to do, so that a sleep, until `until` at the latest, brings
  * many, and being woken for each would slow all down. */
-static enum attention attend(struct mch_pool *pool, const struct mch_waiting *waiting,
-                             uint64_t *until) {
-  enum attention attention = WAIT;
+static enum wakeup attend(struct mch_pool *pool, const struct mch_waiting *waiting,
+                          uint64_t *until) {
+  enum wakeup wakeup = WAIT;
   pthread_mutex_lock(&pool->lock);
   if (pool->drives != pool->drives_seen || pool->pieces != NULL)
-    attention = NO_WAIT;
+    wakeup = NO_WAIT;
   else {
-    uint64_t length = pool->harvest >= CROWD && pool->submitted >= CROWD ? nap : 0;
+    uint64_t length = pool->ended_since_wait >= CROWD && pool->submitted >= CROWD ? nap : 0;
     if (waiting->count > 1) /* a nap that brought nothing is the last one */
-      length = pool->harvest > 0 ? nap_for(pool, waiting->group, waiting->count) : 0;
+      length = pool->ended_since_wait > 0 ? nap_for(pool, waiting->group, waiting->count) : 0;
     pool->attended = 1;
     if (length > 0) {
       uint64_t end = mch_now() + length;
-      attention = NAP;
+      wakeup = NAP;
       if (end < *until)
         *until = end;
     } else {
@@ -56,9 +56,9 @@ static enum attention attend(struct mch_pool *pool, const struct mch_waiting *wa
         *until = own;
     }
   }
-  pool->harvest = 0;
+  pool->ended_since_wait = 0;
   pthread_mutex_unlock(&pool->lock);
-  return attention;
+  return wakeup;
 }
 
 void mch_pool_attend(struct mch_pool *pool, int attended) {
@@ -88,14 +88,14 @@ void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void
   pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-/* Sleep until a worker speaks, or as long as `attention` says. Whether a signal has something to
+/* Sleep until a worker speaks, or as long as `wakeup` says. Whether a signal has something to
  * say. */
 static int sleep_attended(struct mch_pool *pool, const struct mch_waiting *waiting,
-                          enum attention attention, uint64_t until) {
+                          enum wakeup wakeup, uint64_t until) {
   struct mch_ready ready[8];
   sigset_t all, old;
   int is_interrupted;
-  if (attention == NAP) {
+  if (wakeup == NAP) {
     mch_sleep_until(until, waiting->interrupted, waiting->ud);
     return waiting->interrupted(waiting->ud);
   }
@@ -120,8 +120,8 @@ void mch_pool_wait(struct mch_pool *pool, const struct mch_waiting *waiting) {
   int is_over;
   do {
     uint64_t until = waiting->until;
-    enum attention attention = attend(pool, waiting, &until);
-    is_over = (attention != NO_WAIT && sleep_attended(pool, waiting, attention, until)) ||
+    enum wakeup wakeup = attend(pool, waiting, &until);
+    is_over = (wakeup != NO_WAIT && sleep_attended(pool, waiting, wakeup, until)) ||
               waiting->enough == NULL ||
               (waiting->until != MCH_NEVER && mch_now() >= waiting->until);
     if (!is_over) {

@@ -87,7 +87,7 @@
   X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
   X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
-  X(AHEAD, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
+  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,

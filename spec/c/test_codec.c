@@ -87,7 +87,7 @@ static void run_properties(const char *what, int seeds) {
 /* A script that leaves in globals what is encoded and how it looks encoded. */
 static const char PREPARE[] =
     "codec = require 'codec_module'\n"
-    "notes = codec.notes()\n"
+    "baseline = codec.baseline()\n"
     "local n, shared = 0, { 'shared' }\n"
     "function new_global() return shared end\n"
     "local env = setmetatable({ a = { 1 }, b = 2 }, { __index = _G })\n"
@@ -103,7 +103,7 @@ static const char PREPARE[] =
     "for i = 1, 300 do value.floats[i], value.ints[i] = i / 4, i * 1000 end\n"
     "for i = 1, 40 do value[{ i }] = 'key ' .. i end\n"
     "local deep = {} value.deep = deep for i = 1, 1500 do deep[1] = {} deep = deep[1] end\n"
-    "opts = { notes = notes }\n"
+    "opts = { baseline = baseline }\n"
     "bytes = codec.encode(opts, value)\n";
 
 static int run_string(lua_State *L, const char *source) {
@@ -142,8 +142,8 @@ static void run_out_of_memory(const char *name) {
                       "many_bytes = codec.encode({ ahead = pieces }, many)\n"
                       "function encode_ahead() codec.encode({ ahead = {} }, many) end\n"
                       "function decode_ahead() codec.decode({ ahead = pieces }, many_bytes) end\n"
-                      "function take() codec.notes() end\n"
-                      "function update() codec.update(notes) end\n") == LUA_OK,
+                      "function take() codec.baseline() end\n"
+                      "function update() codec.update(baseline) end\n") == LUA_OK,
         "preparing");
   while (!survives(L, name, n)) {
     if (++n > 100000) {

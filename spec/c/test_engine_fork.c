@@ -118,7 +118,7 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   child->shared = mch_platform_share(sizeof *child->shared);
   child->engine = engine;
   child->kill_at = child->insist_at = MCH_NEVER;
-  child->pristine = 1;
+  child->never_ran = 1;
   CHECK(mch_spawn_make_plumbing(&plumbing, NULL) == 0);
   memset(peer, 0, sizeof *peer);
   mch_channel_open(&peer->channel, dup(plumbing.sockets[1]));
@@ -600,7 +600,7 @@ static void test_late_output(void) {
 static void nothing(void *ud) {
   (void)ud;
 }
-static int patient(void *ud) {
+static int lazy_setup(void *ud) {
   (void)ud;
   return 0;
 }
@@ -622,7 +622,7 @@ static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
   engine->config.runner = (struct mch_runner){
-      NULL, patient, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
+      NULL, lazy_setup, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);
@@ -787,7 +787,7 @@ static void test_many_workers(uint32_t random) {
   pump_now(engine);
   CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
   CHECK(engine->awake == NULL && engine->unsent == NULL && engine->batches == 0);
-  CHECK(length_of(engine->open[0], LOAD) + length_of(engine->passing, LOAD) == PEERS);
+  CHECK(length_of(engine->open[0], LOAD) + length_of(engine->out_of_tickets, LOAD) == PEERS);
   give(engine, tasks[0]);
   pump_now(engine);
   CHECK(length_of(engine->awake, AWAKE) == 1);

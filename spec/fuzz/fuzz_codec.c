@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bindings/values/ahead.h"
+#include "bindings/values/early.h"
 #include "bindings/values/bytecode.h"
 #include "bindings/values/graph.h"
 

@@ -1,5 +1,5 @@
-/* Runs in: both. Purpose: ahead.h. */
-#include "ahead.h"
+/* Runs in: both. Purpose: early.h. */
+#include "early.h"
 
 #include <lauxlib.h>
 #include <limits.h>
@@ -41,7 +41,7 @@ static struct piece begin(lua_State *L, const unsigned char *bytes, size_t len) 
   return piece;
 }
 
-int mch_ahead_is_ready(lua_State *L, int list, const unsigned char *bytes, size_t len) {
+int mch_early_is_ready(lua_State *L, int list, const unsigned char *bytes, size_t len) {
   struct piece piece = begin(L, bytes, len);
   uint64_t room = len < INT_MAX / ROOM_PER_BYTE ? len * ROOM_PER_BYTE : INT_MAX;
   int is_ready = lua_rawgeti(L, list, piece.table) != LUA_TNIL;
@@ -74,7 +74,7 @@ static uint64_t store_run(struct piece *piece, int table, uint64_t last) {
   return last + n;
 }
 
-void mch_ahead_store(lua_State *L, int list, const unsigned char *bytes, size_t len) {
+void mch_early_store(lua_State *L, int list, const unsigned char *bytes, size_t len) {
   struct piece piece = begin(L, bytes, len);
   uint64_t last;
   int table;
@@ -92,7 +92,7 @@ void mch_ahead_store(lua_State *L, int list, const unsigned char *bytes, size_t 
   lua_settop(L, table - 1);
 }
 
-int mch_ahead_take(lua_State *L, int list, uint64_t k, uint64_t count) {
+int mch_early_take(lua_State *L, int list, uint64_t k, uint64_t count) {
   int complete;
   if (k == 0 || k > INT_MAX)
     return 0;
