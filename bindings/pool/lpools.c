@@ -60,10 +60,6 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
 
 #define GATHERING "mantichora gathering"
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 /* Leave an open pool that this visit has not seen yet on the stack and return it; NULL (and
  * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
  */
@@ -151,9 +147,9 @@ static struct tally add_up(lua_State *L, int want_due) {
     tally.finished += mch_pool_finished(lpool->pool, &lpool->group);
     tally.unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
     if (want_due)
-      tally.due = sooner(tally.due, mch_pool_deadline(lpool->pool));
+      tally.due = mch_sooner(tally.due, mch_pool_deadline(lpool->pool));
     if (want_due && !lpool->joined)
-      tally.due = sooner(tally.due, mch_now() + SLICE);
+      tally.due = mch_sooner(tally.due, mch_now() + SLICE);
   }
   lua_pop(L, 1);
   return tally;
@@ -196,7 +192,7 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
     tally = add_up(L, now < until);
     if (tally.finished > 0 || tally.unfinished == 0 || now >= until)
       return tally.finished;
-    due = sooner(until, sooner(tally.due, mch_output_next(output)));
+    due = mch_sooner(until, mch_sooner(tally.due, mch_output_next(output)));
     if (poller != NULL)
       mch_wait(poller, due, mch_lwait_interrupted, &look);
     else
@@ -226,7 +222,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
 
 uint64_t mch_lpool_due(lua_State *L) {
   luaL_checkstack(L, 8, NULL);
-  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {

@@ -9,6 +9,7 @@
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "runtime/show/output.h"
+#include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
 #include "bindings/values/shown.h"
 #include "bindings/values/text.h"
@@ -128,14 +129,6 @@ static void answer_error(lua_State *L, struct call *call, enum mch_kind kind) {
 
 /* -- running ------------------------------------------------------------------------------ */
 
-/* splitmix64: run IDs that are neighbours get streams that are not. */
-static lua_Unsigned mix(lua_Unsigned x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 /* What math.random does to the state of a stream for each number. */
 static void step(struct mch_stream *stream) {
   uint64_t *s = stream->words, before = s[1];
@@ -187,7 +180,7 @@ static struct mch_stream *find_stream(lua_State *L) {
 }
 
 static lua_Unsigned own_seed(const struct call *call) {
-  return mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->runid));
 }
 
 /* As math.randomseed would, but without a call, which takes longer than many an item does. */
@@ -195,7 +188,7 @@ static int seed_directly(const struct call *call) {
   lua_Unsigned own = own_seed(call);
   if (call->task->stream == NULL)
     return 0;
-  *call->task->stream = seeded(own, mix(own));
+  *call->task->stream = seeded(own, mch_mix(own));
   return 1;
 }
 
@@ -209,7 +202,7 @@ static void seed_stream(lua_State *L, const struct call *call) {
     return;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
     lua_pushinteger(L, (lua_Integer)own);
-    lua_pushinteger(L, (lua_Integer)mix(own));
+    lua_pushinteger(L, (lua_Integer)mch_mix(own));
     lua_call(L, 2, 0);
   } else
     lua_pop(L, 1);

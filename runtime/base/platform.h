@@ -5,6 +5,7 @@
 #ifndef MCH_PLATFORM_H
 #define MCH_PLATFORM_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +18,29 @@ uint64_t mch_now(void);
 
 /* A deadline that never comes. */
 #define MCH_NEVER UINT64_MAX
+
+static inline uint64_t mch_sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+/* Milliseconds until `deadline`, rounded up so that it has passed when the wait ends; -1: never. As
+ * poll(2) takes them. */
+int mch_milliseconds_until(uint64_t deadline);
+
+/* The same clock as mch_now(), where it may be some milliseconds behind if that makes it cheaper.
+ */
+uint64_t mch_cheap_now(void);
+
+/* Seconds since the epoch. */
+double mch_wall(void);
+
+/* A condition variable whose waits are not changed by setting the clock, where there are such. */
+void mch_platform_condition_init(pthread_cond_t *condition);
+/* Wait for it so long at most. */
+void mch_platform_condition_wait(pthread_cond_t *condition, pthread_mutex_t *lock,
+                                 uint64_t nanoseconds);
+/* Take a lock unless that lasts longer; whether it was taken. */
+int mch_platform_lock_within(pthread_mutex_t *lock, uint64_t nanoseconds);
 
 /* Pipes and socket pairs whose descriptors are close-on-exec and 3 or above, so that they survive
  * in a process whose standard descriptors are closed. 0, or MCH_SYSTEM with `error` filled. */
@@ -158,16 +182,14 @@ int mch_platform_get_byte(int fd);
 
 /* A set of descriptors to wait for. */
 struct mch_poller;
-enum { MCH_READABLE = 1, MCH_WRITABLE = 2 };
 struct mch_ready {
   void *ud;
-  unsigned events;
 };
 struct mch_poller *mch_poller_new(struct mch_error *error);
 void mch_poller_free(struct mch_poller *poller);
-/* Watch `fd` for `events`; one fd once. `ud` comes back with what is ready. */
-int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud);
-int mch_poller_change(struct mch_poller *poller, int fd, unsigned events, void *ud);
+/* Watch whether `fd` is readable or at its end; one fd once. `ud` comes back when it is. 0, or -1
+ * with errno. */
+int mch_poller_add(struct mch_poller *poller, int fd, void *ud);
 void mch_poller_remove(struct mch_poller *poller, int fd);
 /* Wait until `deadline` (0: do not wait) under the signal mask `mask` (NULL: the present one).
  * Number of entries in `ready`, 0 for a time-out, -1 with errno EINTR or another. */

@@ -77,7 +77,7 @@ static void collect_ready(struct engine_fork *engine) {
   int count = mch_poller_wait(engine->base.poller, ready, 64, 0, NULL), i;
   for (i = 0; i < count; i++) {
     struct source *source = ready[i].ud;
-    if (source == NULL || !(ready[i].events & MCH_READABLE) || mch_chaos_strikes(&engine->chaos))
+    if (source == NULL || mch_chaos_strikes(&engine->chaos))
       continue;
     source->child->ready |= source->bit;
     mch_child_wake(source->child);
@@ -180,9 +180,9 @@ static uint64_t deadline(struct mch_engine *base) {
   /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
   if (engine->started && !engine->quitting && engine->live < mch_spawn_wanted(engine) &&
       engine->fork_again > engine->pumped)
-    soonest = mch_child_sooner(soonest, engine->fork_again);
+    soonest = mch_sooner(soonest, engine->fork_again);
   if (engine->waits_for_tickets != 0)
-    soonest = mch_child_sooner(soonest, mch_now() + engine->waits_for_tickets);
+    soonest = mch_sooner(soonest, mch_now() + engine->waits_for_tickets);
   return soonest;
 }
 

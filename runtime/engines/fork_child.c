@@ -56,10 +56,6 @@ void mch_child_wake(struct child *child) {
     engine->most = child->outstanding;
 }
 
-uint64_t mch_child_sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 /* At this time it is to be looked whether a worker's is up. */
 void mch_child_look_at(struct engine_fork *engine, uint64_t when) {
   if (when < engine->look)

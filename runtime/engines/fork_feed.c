@@ -57,8 +57,8 @@ void mch_feed_book(struct child *child, struct mch_task *task) {
     child->engine->timeouts = 1;
   if (mch_time_timeout_of(child->engine, task) != 0)
     mch_child_look_at(child->engine,
-                      mch_child_sooner(mch_now() + mch_time_timeout_of(child->engine, task),
-                                       mch_time_init_limit(child)));
+                      mch_sooner(mch_now() + mch_time_timeout_of(child->engine, task),
+                                 mch_time_init_limit(child)));
 }
 
 /* A worker of its own for the task, forked now. */

@@ -189,7 +189,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
 static int watch(struct child *child, size_t index, int fd, unsigned bit) {
   child->sources[index].child = child;
   child->sources[index].bit = bit;
-  return mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
+  return mch_poller_add(child->engine->base.poller, fd, &child->sources[index]);
 }
 
 /* The least number that no living worker has; there are at most as many as MOST_SLOTS. */

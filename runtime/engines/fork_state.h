@@ -42,7 +42,7 @@ struct source {
   struct child *child;
   unsigned bit; /* in child->ready */
 };
-enum { CHANNEL = 1, STDOUT = 2, STDERR = 4, PROCESS = 8, CHANNEL_WRITABLE = 16 };
+enum { CHANNEL = 1, STDOUT = 2, STDERR = 4, PROCESS = 8 };
 
 /* The reading end of a task's stdout or stderr. */
 struct stream {
@@ -161,7 +161,6 @@ void mch_fork_visit_all(struct engine_fork *engine, uint64_t now);
 void mch_child_take_out(struct child *child, enum membership kind);
 void mch_child_put_into(struct child *child, enum membership kind, struct child **list);
 void mch_child_wake(struct child *child);
-uint64_t mch_child_sooner(uint64_t a, uint64_t b);
 void mch_child_look_at(struct engine_fork *engine, uint64_t when);
 void mch_child_kill_later(struct child *child, uint64_t when);
 const struct mch_task *mch_child_offered_with(const struct child *child, uint64_t runid);

@@ -187,16 +187,16 @@ void mch_time_check_time(struct child *child, uint64_t now) {
 
 /* When time has something to do with this worker. */
 uint64_t mch_time_due_at(struct child *child, uint64_t now) {
-  uint64_t due = mch_child_sooner(child->kill_at, child->insist_at);
+  uint64_t due = mch_sooner(child->kill_at, child->insist_at);
   if (child->state == ENDED)
     return MCH_NEVER;
   if (child->stream_ended != 0 && !child->killed)
-    due = mch_child_sooner(due, child->stream_ended + end_grace);
+    due = mch_sooner(due, child->stream_ended + end_grace);
   if (child->watch < 0)
-    due = mch_child_sooner(due, now + unwatched_check);
+    due = mch_sooner(due, now + unwatched_check);
   if (child->outstanding > 0 && !mch_child_is_taken(child, child->first_ticket))
-    due = mch_child_sooner(due, mch_child_slow_at(child));
+    due = mch_sooner(due, mch_child_slow_at(child));
   if (child->engine->timeouts && child->outstanding > 0)
-    due = mch_child_sooner(due, mch_time_timeout_at(child));
+    due = mch_sooner(due, mch_time_timeout_at(child));
   return due;
 }

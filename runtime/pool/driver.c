@@ -35,14 +35,6 @@ struct mch_driver {
   int stop;
 };
 
-static int milliseconds_until(uint64_t deadline) {
-  uint64_t now = mch_now(), left;
-  if (deadline == MCH_NEVER)
-    return -1;
-  left = deadline > now ? (deadline - now + 999999u) / 1000000u : 0;
-  return left > 60000 ? 60000 : (int)left;
-}
-
 static void rest_parked(struct mch_driver *driver) {
   driver->rest = PARKED;
   pthread_cond_wait(&driver->changed, driver->driven.lock);
@@ -71,7 +63,7 @@ static void rest_polling(struct mch_driver *driver) {
     driver->until = mch_now() + unwatched_rest;
   driver->rest = POLLING;
   pthread_mutex_unlock(driver->driven.lock);
-  poll(fds, 2, milliseconds_until(driver->until));
+  poll(fds, 2, mch_milliseconds_until(driver->until));
   pthread_mutex_lock(driver->driven.lock);
   driver->rest = AWAKE;
   if (driver->woken && read(driver->wake[0], bytes, sizeof bytes) > 0)

@@ -211,17 +211,13 @@ static const void *get_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_pool *)ud)->dictionary, id, length);
 }
 
-static void init_lock(pthread_mutex_t *lock) {
-  pthread_mutex_init(lock, NULL);
-}
-
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error) {
   struct mch_engine_config engine = config->engine;
   struct mch_pool *pool = calloc(1, sizeof *pool);
   mch_error_set(error, MCH_NOMEM, "not enough memory for a pool"); /* unless another failure says */
   if (pool == NULL)
     return NULL;
-  init_lock(&pool->lock);
+  pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
   pool->held_until = MCH_NEVER;
   pool->wakeup[0] = pool->wakeup[1] = -1;
@@ -549,8 +545,8 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
 
 static int listen(struct mch_pool *pool, struct mch_poller *poller, void *ud,
                   struct mch_error *error) {
-  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), MCH_READABLE, ud) == 0 &&
-      mch_poller_add(poller, pool->wakeup[0], MCH_READABLE, ud) == 0)
+  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), ud) == 0 &&
+      mch_poller_add(poller, pool->wakeup[0], ud) == 0)
     return 0;
   return mch_error_system(error, "cannot make a descriptor to wait for a pool");
 }
