@@ -169,6 +169,14 @@ int mch_platform_socketpair(int fds[2], struct mch_error *error) {
   return lift_both(fds, "cannot make a socket pair", error);
 }
 
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* there the socket has SO_NOSIGPIPE */
+#endif
+
+ssize_t mch_platform_send(int socket, const void *bytes, size_t count, int wait) {
+  return send(socket, bytes, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+}
+
 void mch_platform_end_stream(int socket) {
   shutdown(socket, SHUT_WR);
 }

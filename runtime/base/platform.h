@@ -1,7 +1,8 @@
 /* Runs in: both.
  *
  * What differs between systems, each behind one function: Linux first, with a fallback that is
- * slower or less exact but right. Nothing else in the tree asks which system this is. */
+ * slower or less exact but right. Nothing else in runtime asks which system or C library this is,
+ * except show/hold_glibc.c, which is about the inside of glibc's streams. */
 #ifndef MCH_PLATFORM_H
 #define MCH_PLATFORM_H
 
@@ -66,6 +67,9 @@ void mch_platform_replace(void *memory, size_t bytes);
 /* Say no more on a stream socket: the other side will find its end. */
 void mch_platform_end_stream(int socket);
 
+/* As send(2), without a signal if the other side has gone; `wait`: until there is room. */
+ssize_t mch_platform_send(int socket, const void *bytes, size_t count, int wait);
+
 /* Whether there is nothing more to be read than its end. */
 int mch_platform_stream_ended(int socket);
 
@@ -117,7 +121,7 @@ void mch_platform_signal_orphan(void);
 /* Forget what stdin has buffered; what stdout has not written. */
 void mch_platform_purge_stdio(void);
 
-/* Whether stdout may have bytes that were not written yet. */
+/* Whether stdout may have bytes that were not written yet: 1 also where that is not known. */
 int mch_platform_stdout_pending(void);
 
 /* Flush all C streams, unless another thread sits in a read of stdin (which would not return). */

@@ -16,7 +16,7 @@
 /* Lines of the next or the last frame: their bytes in one run, and where each ends. */
 struct mch_screen_lines {
   struct mch_buf bytes;
-  struct mch_buf ends; /* struct mch_screen_end, one a line */
+  struct mch_buf ends; /* where each line ends: struct end of screen.c */
   int edited;          /* the cursor is inside: in this line and column, both from 0 */
   size_t line;
   unsigned column;

@@ -11,10 +11,6 @@
 #include "runtime/base/platform.h"
 #include "protocol.h"
 
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* there the socket has SO_NOSIGPIPE */
-#endif
-
 enum {
   FILL_ROOM = 64 * 1024,           /* bytes asked of the kernel at once: many small frames */
   LEAST_ROOM = 4 * 1024,           /* bytes of memory for them */
@@ -76,7 +72,7 @@ void mch_channel_hear(struct mch_channel *channel) {
 /* A bell that does not fit is one of many: the other side will wake. */
 static void ring_bell(struct mch_channel *channel, _Atomic uint32_t *sleeps) {
   if (mch_ring_wants_bell(sleeps) && channel->fd >= 0)
-    send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    mch_platform_send(channel->fd, "", 1, 0);
 }
 
 void mch_channel_ring(struct mch_channel *channel) {
@@ -84,7 +80,7 @@ void mch_channel_ring(struct mch_channel *channel) {
     return;
   mend_rings(channel);
   if (mch_ring_waiting(channel->ring_out) > 0)
-    send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    mch_platform_send(channel->fd, "", 1, 0);
 }
 
 int mch_channel_stays_awake(struct mch_channel *channel) {
@@ -360,7 +356,7 @@ static ssize_t send_some(struct mch_channel *channel, int wait) {
   errno = mch_chaos_io(channel->chaos, &count, 1);
   if (errno != 0)
     return -1;
-  return send(channel->fd, bytes, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+  return mch_platform_send(channel->fd, bytes, count, wait);
 }
 
 static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *error) {
