@@ -28,7 +28,7 @@ static inline uint64_t mch_sooner(uint64_t a, uint64_t b) {
  * poll(2) takes them. */
 int mch_milliseconds_until(uint64_t deadline);
 
-/* The same clock as mch_now(), where it may be some milliseconds behind if that makes it cheaper.
+/* The time as by mch_now(), where it may be some milliseconds behind if that makes it cheaper.
  */
 uint64_t mch_cheap_now(void);
 

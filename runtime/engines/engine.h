@@ -11,7 +11,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "runtime/base/chaos.h"
 #include "runtime/base/error.h"
@@ -89,7 +88,8 @@ struct mch_runner {
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
-  /* The same once more, if the task has met that error and runs on. NULL: it is not told again. */
+  /* Raise it once more, if the task has met that error and runs on. NULL: it is not raised again.
+   */
   void (*insist)(void *ud);
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */

@@ -1,21 +1,12 @@
-/* Runs in: parent, then hands over to worker.c in the child.
+/* Runs in: parent.
  *
- * Workers by fork and socket pair. The one place that forks.
- *
- * The life of a worker, as the pool's side sees it:
- *
- *     fork --> LIVE --(max tasks, quit: QUIT sent)--> LEAVING --> ENDED
- *               |                                        |
- *               +--(its stream or its process ends,      +--(grace over: SIGKILL)
- *                   or a stop outlives its grace: SIGKILL) --> ENDED: tasks settled, then freed
- *                                                              (when nobody has its pipes any more)
- */
-
+ * Workers by fork: the engine's table of functions, its pump, and when it wants to be pumped again.
+ * What it is made of: fork_child.c a worker as seen from here; fork_spawn.c the fork; fork_feed.c
+ * who gets which task; fork_time.c time-outs and stops; fork_hear.c what workers say; fork_bury.c
+ * their deaths. fork_state.h has the drawing of a worker's life. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -26,6 +17,9 @@
 #include "runtime/show/output.h"
 #include "runtime/wire/protocol.h"
 #include "task.h"
+#include "worker.h"
+
+/* -- what was begun of a batch ------------------------------------------------------------ */
 
 /* Whether the mark says that item `number` of the batch was begun, or one behind it. */
 int mch_fork_is_marked_item(const struct child *child, const struct mch_task *task,
@@ -52,6 +46,8 @@ uint32_t mch_fork_first_unbegun(const struct child *child, const struct mch_task
     return batch->answered;
   return child->garbled ? bound : batch->answered + 1;
 }
+
+/* -- the pump ----------------------------------------------------------------------------- */
 
 static int start(struct mch_engine *base, struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
@@ -165,7 +161,7 @@ static void flush_all(struct mch_engine *base) {
   }
 }
 
-/* Those that have nothing to say are told to ring from now on. */
+/* When to pump again. Workers that have nothing to say are told to ring a bell from now on. */
 static uint64_t deadline(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   uint64_t soonest = engine->look;

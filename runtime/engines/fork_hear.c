@@ -1,6 +1,8 @@
 /* Runs in: parent.
  *
- * All that a worker says, from its hello to its death: bars, output, results. */
+ * All that a worker says, from its HELLO to its last line: bars, output, results of tasks and of
+ * items, log records, EXIT. Nothing of it is believed that can be checked; a worker that says what
+ * it may not is killed. What becomes of its tasks then is in fork_bury.c. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
@@ -270,6 +272,8 @@ static void settle_stream(struct child *child, int which, uint64_t position) {
   pass_lines(child, which, unread, 1);
 }
 
+/* -- results ------------------------------------------------------------------------------ */
+
 /* More of the worker's tasks, or items of one, are over. */
 static void count_ended(struct child *child, uint32_t count) {
   mch_buf_clear(&child->last_log);
@@ -385,6 +389,8 @@ void mch_hear_shorten_batch(struct child *child, struct mch_task *task, uint32_t
 int mch_hear_item_has_begun(const struct child *child, const struct mch_task *task) {
   return mch_fork_first_unbegun(child, task) > task->batch->answered;
 }
+
+/* -- messages ----------------------------------------------------------------------------- */
 
 /* The task that a message of the worker is about: the oldest that it has, which it must have begun.
  * NULL: another. */
@@ -581,12 +587,14 @@ void mch_hear_drain(struct child *child) {
   pass_ready_lines(child);
 }
 
+/* -- the page ----------------------------------------------------------------------------- */
+
 /* Whether what the page says about the oldest task can be right. What is about a later one says
  * that the answer to this one is there: it has been read, unless bytes wait. */
 static int fits(const struct child *child, const struct mch_task *task, uint32_t passed) {
   const struct mch_shared *shared = child->shared;
-  uint64_t claim = mch_child_claim_of(child, task->ticket),
-           began; /* once: the worker may take it any time */
+  uint64_t claim = mch_child_claim_of(child, task->ticket); /* once: it may be taken meanwhile */
+  uint64_t began;
   if (claim == mch_child_claim_word(task->ticket, MCH_CLAIM_OFFERED))
     return 1;
   if (claim != mch_child_claim_word(task->ticket, MCH_CLAIM_TAKEN))

@@ -99,8 +99,8 @@ static void put(struct mch_worker *worker, enum mch_message type, const void *fi
     die(EXIT_BROKEN);
 }
 
-/* The same with a graph and the spans that belong into it, which are not copied: to be flushed
- * before anything becomes of them. */
+/* Queue a message that has facts, a graph and the spans that belong into it. Spans are not copied:
+ * to be flushed before anything becomes of them. */
 static void put_answer(struct mch_worker *worker, enum mch_message type, const void *facts,
                        size_t facts_length, const struct mch_buf *graph) {
   struct mch_message_head head = {(uint8_t)type, worker->attempt, worker->ticket, worker->runid};

@@ -7,8 +7,6 @@
  * until a worker speaks. */
 #include "driver.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>

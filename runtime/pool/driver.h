@@ -8,8 +8,6 @@
 #include <pthread.h>
 #include <stdint.h>
 
-#include "runtime/base/error.h"
-
 /* What it drives. All but `draw` are called under the lock. */
 struct mch_driven {
   void *ud;

@@ -1,10 +1,11 @@
-/* Runs in: parent only. Purpose: pool.h. */
-
+/* Runs in: parent. Purpose: pool.h.
+ *
+ * Here: the pump, the driver's view, how tasks come in, and the descriptors to wait by. How they
+ * end is in pool_ends.c, how they are taken in pool_take.c, by run ID in pool_index.c. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -233,7 +234,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                       mch_ends_failed,
                                       mch_ends_batch_over,
                                       mch_ends_split,
-                                      mch_ends_ahead,
+                                      mch_ends_early,
                                       mch_ends_log_record,
                                       mch_ends_unlock_for_host,
                                       mch_ends_lock_again};
@@ -333,7 +334,7 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
     end_driver(pool); /* as in mch_pool_run() */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0) {
-    if (mch_index_index_reserve(pool, count) == 0)
+    if (mch_index_reserve(pool, count) == 0)
       while (entered < count && mch_queue_enter(&pool->queue, tasks[entered]) == 0)
         entered++;
     if (entered < count) {
@@ -357,8 +358,8 @@ static int in_burst(struct mch_pool *pool) {
   return 1;
 }
 
-/* The first worker has its task before the others are forked, and begins with it so long; the
- * helper thread comes last, since a process with one thread is forked faster. */
+/* The first worker has its task before the others are forked, and is already running it meanwhile;
+ * the helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   uint32_t count = mch_task_count(task), i;
@@ -367,7 +368,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
-      (mch_index_index_reserve(pool, count) != 0 ||
+      (mch_index_reserve(pool, count) != 0 ||
        (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
@@ -608,7 +609,7 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
   if (pool->driver != NULL)
-    mch_driver_stop(pool->driver); /* its end lacks_tickets while those of the workers do */
+    mch_driver_stop(pool->driver); /* it ends while the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {

@@ -1,6 +1,9 @@
 /* Runs in: parent.
  *
- * How the owner waits for a pool, with every guess about the rhythm of its calls. */
+ * How the owner waits: for one pool, for several that have joined a poller, for descriptors, for a
+ * moment. Signals are blocked from the last look at them to the sleep. Naps are the one guess about
+ * the rhythm of results: where they come in crowds, being woken for each costs more than it brings.
+ */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
@@ -12,10 +15,9 @@
 #include "runtime/base/platform.h"
 #include "runtime/show/output.h"
 
-static const uint64_t nap = 30000u;           /* 30 us, and what the kernel adds */
-static const uint64_t longest_nap = 1000000u; /* 1 ms */
-static const uint64_t longest_look =
-    250000000u; /* a signal that another thread took is seen so late */
+static const uint64_t nap = 30000u;              /* 30 us, and what the kernel adds */
+static const uint64_t longest_nap = 1000000u;    /* 1 ms */
+static const uint64_t longest_look = 250000000u; /* for a signal that another thread took */
 
 enum wakeup { NO_WAIT, NAP, WAIT };
 

@@ -2,8 +2,6 @@
 #define _POSIX_C_SOURCE 200809L
 #include "output_state.h"
 
-#include <time.h>
-
 void mch_output_describe(const struct mch_bar *bar, uint64_t now, struct mch_report *report) {
   uint64_t end = bar->how == MCH_BAR_RUNNING ? now : bar->ended_ns;
   report->event = MCH_REPORT_UPDATE;

@@ -32,7 +32,8 @@ int mch_sink_push(struct mch_sink *sink);
 /* Wait up to `milliseconds` until the descriptor takes something: 0, or MCH_FULL. */
 int mch_sink_wait(struct mch_sink *sink, int milliseconds);
 
-/* The same as mch_sink_push(), but wait up to `milliseconds` for each bit of progress. */
+/* Send what is queued, and wait up to `milliseconds` for room each time that there is none. 0, or
+ * MCH_FULL. */
 int mch_sink_finish(struct mch_sink *sink, int milliseconds);
 
 /* Send these bytes whole or not at all: MCH_FULL if none was taken. What a partial write has left

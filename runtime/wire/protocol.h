@@ -78,7 +78,7 @@
   X(CODE, 2, D, "bytecode; the run ID field holds its id")                                         \
   X(TASK, 3, D, "u16 name length, name, graph")                                                    \
   X(QUIT, 4, D, "nothing")                                                                         \
-  X(RESULT, 5, U, "facts (facts.h), graph")                                          \
+  X(RESULT, 5, U, "facts (facts.h), graph")                                                        \
   X(LOG, 6, U, "graph of one record")                                                              \
   X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
