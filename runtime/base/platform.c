@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tricks.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #include <stdio_ext.h>
@@ -218,7 +220,7 @@ void mch_platform_use_large_pages(void *memory, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
   uintptr_t start = ((uintptr_t)memory + page - 1) / page * page;
-  if (bytes >= LARGE_PAGES_FROM)
+  if (bytes >= LARGE_PAGES_FROM && !mch_without(MCH_TRICK_HUGE))
     madvise((void *)start, (bytes - (start - (uintptr_t)memory)) / page * page, MADV_HUGEPAGE);
 #else
   (void)memory;

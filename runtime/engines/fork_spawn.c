@@ -19,6 +19,7 @@
 #include "runtime/base/error.h"
 #include "runtime/base/gate.h"
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/wire/protocol.h"
 #include "task.h"
 #include "worker.h"
@@ -294,7 +295,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->forked = mch_now();
   child->never_ran = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
-  child->lazy_setup = lazy_setup && !child->eager;
+  child->lazy_setup = lazy_setup && !child->eager && !mch_without(MCH_TRICK_LAZY);
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
   atomic_store(&child->shared->down.reader_sleeps,
                1); /* one that defers its set-up must be woken by a bell */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/wire/facts.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
@@ -148,6 +149,8 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
 int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length) {
   struct mch_message_head head = {MCH_MESSAGE_EARLY, worker->attempt, worker->ticket,
                                   worker->runid};
+  if (mch_without(MCH_TRICK_EARLY))
+    return 0;
   if (mch_worker_is_stranger(worker))
     return 1;
   mch_chaos_busy(&worker->chaos);
@@ -219,7 +222,8 @@ static uint64_t position(struct mch_worker *worker, int which) {
 /* Whether a task has surely written nothing: it had less time for it, by half, than the fastest
  * system call takes. Spares the short ones the question, which takes longer than they do. */
 static int was_silent(const struct mch_worker *worker, uint64_t own_time) {
-  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending();
+  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending() &&
+         !mch_without(MCH_TRICK_SILENT);
 }
 
 static void find_positions(struct mch_worker *worker) {
@@ -292,7 +296,8 @@ static int answer_silent_item(struct mch_worker *worker, uint32_t number,
   struct mch_message_head head = {MCH_MESSAGE_ITEMS, worker->attempt, worker->ticket,
                                   worker->runid};
   unsigned char front[4 + 1];
-  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0) {
+  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0 &&
+      !mch_without(MCH_TRICK_ITEMS)) {
     if (mch_channel_put_record(&worker->channel, &head, graph->data, graph->length, NULL) != 0)
       die(EXIT_BROKEN);
     if (mch_channel_unsent(&worker->channel) == 0)

@@ -12,6 +12,7 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -352,7 +353,7 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
 static int in_burst(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  if (pool->driver == NULL || since >= burst_gap)
+  if (pool->driver == NULL || since >= burst_gap || mch_without(MCH_TRICK_BURST))
     return 0;
   pool->held_until = now + hold_limit;
   return 1;
@@ -387,7 +388,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
       dispatch(pool, 1);
     else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
-             pool->engine->ops->wants_tasks(pool->engine))
+             !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
       pump(pool, 1);
     else
       mch_ends_raise_wakeup(pool); /* a pump is due */

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/show/output.h"
 
 static const uint64_t nap = 30000u;              /* 30 us, and what the kernel adds */
@@ -47,7 +48,7 @@ static enum wakeup attend(struct mch_pool *pool, const struct mch_waiting *waiti
     if (waiting->count > 1) /* a nap that brought nothing is the last one */
       length = pool->ended_since_wait > 0 ? nap_for(pool, waiting->group, waiting->count) : 0;
     pool->attended = 1;
-    if (length > 0) {
+    if (length > 0 && !mch_without(MCH_TRICK_NAPS)) {
       uint64_t end = mch_now() + length;
       wakeup = NAP;
       if (end < *until)
