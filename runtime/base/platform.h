@@ -159,15 +159,6 @@ void mch_mark_make(struct mch_mark *mark);
 void mch_mark_free(struct mch_mark *mark);
 int mch_mark_is_ours(const struct mch_mark *mark);
 
-/* Tell the processor that this is a loop of waiting. */
-static inline void mch_platform_relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
 /* Whether the calling thread is the one that is offered the process's signals first. */
 int mch_platform_is_main_thread(void);
 

@@ -10,7 +10,6 @@
   X(FEED, "feed")     /* run() hands over much of a long queue when a worker has few tasks */      \
   X(BURST, "burst")   /* tasks that are run one after the other wait for each other */             \
   X(NAPS, "naps")     /* a waiting owner sleeps through results that come in crowds */             \
-  X(SPIN, "spin")     /* a worker looks for its next task before it sleeps */                      \
   X(LAZY, "lazy")     /* workers without a task set themselves up later */                         \
   X(EARLY, "early")   /* large tables of numbers are sent while they are encoded */                \
   X(HUGE, "huge")     /* large blocks get large pages */                                           \

@@ -9,17 +9,14 @@
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
-#include "runtime/base/tricks.h"
 #include "protocol.h"
 
 enum {
-  FILL_ROOM = 64 * 1024,           /* bytes asked of the kernel at once: many small frames */
-  LEAST_ROOM = 4 * 1024,           /* bytes of memory for them */
-  SPIN_NANOSECONDS = 20000,        /* looking for bytes before sleeping */
-  SHORT_WAIT_NANOSECONDS = 100000, /* after such a sleep it is worth it */
-  RING_SLICE = MCH_RING_SIZE / 4,  /* moved at once: the other side works meanwhile */
-  TRUSTED_SIZE = 1 << 30,          /* untouched memory costs little */
-  KEEP_ROOM = 1 << 20              /* an empty buffer larger than this gives its memory back */
+  FILL_ROOM = 64 * 1024,          /* bytes asked of the kernel at once: many small frames */
+  LEAST_ROOM = 4 * 1024,          /* bytes of memory for them */
+  RING_SLICE = MCH_RING_SIZE / 4, /* moved at once: the other side works meanwhile */
+  TRUSTED_SIZE = 1 << 30,         /* untouched memory costs little */
+  KEEP_ROOM = 1 << 20             /* an empty buffer larger than this gives its memory back */
 };
 
 void mch_channel_open(struct mch_channel *channel, int fd) {
@@ -498,26 +495,12 @@ static ssize_t receive_some(struct mch_channel *channel, const struct target *ta
   return recv(channel->fd, target->to, count, wait ? 0 : MSG_DONTWAIT);
 }
 
-/* Look for bytes for a short while: cheaper than a sleep when the other side is about to write. */
-static void spin(const struct mch_ring *ring) {
-  uint64_t until = mch_now() + SPIN_NANOSECONDS;
-  int i;
-  while (mch_ring_waiting(ring) == 0 && mch_now() < until)
-    for (i = 0; i < 20 && mch_ring_waiting(ring) == 0; i++)
-      mch_platform_relax();
-}
-
-/* Sleep until the other side rings, after a look for a while if that was worth it the last time. */
+/* Sleep until the other side rings. (To look for bytes for some microseconds before made a task and
+ * back slower on a virtual machine, and cost the CPU: the other side was on another core then,
+ * which had to be woken.) */
 static void wait_for_bell(struct mch_channel *channel) {
-  struct mch_ring *ring = channel->ring_in;
-  uint64_t start;
-  if (channel->spin && !mch_without(MCH_TRICK_SPIN))
-    spin(ring);
-  if (mch_ring_reader_stays(ring))
-    return;
-  start = mch_now();
-  hear(channel, 1);
-  channel->spin = mch_now() - start < SHORT_WAIT_NANOSECONDS;
+  if (!mch_ring_reader_stays(channel->ring_in))
+    hear(channel, 1);
 }
 
 /* Whether the ring has bytes. Asked before memory is made ready for them: a channel that says

@@ -73,7 +73,6 @@ struct mch_channel {
    * what its worker says; it is believed here only. */
   uint32_t ring_taken, ring_put;
   int fd_ended;            /* with rings: the other side will ring no more */
-  int spin;                /* the last wait was short: look a while before sleeping */
   int ended;               /* the other side will send no more */
   struct mch_chaos *chaos; /* NULL: off */
 };

@@ -11,10 +11,10 @@ local root = folder .. "/../.."
 
 -- The works that a trick is for: name, words, size; the tricks that may matter there.
 local WORKS = {
-  { "closures", "10000 empty closures, run and returned", 10000, { "feed", "burst", "naps", "spin", "silent" } },
-  { "busy", "2000 tasks of 30 us, run and returned", 2000, { "feed", "burst", "naps", "spin" } },
-  { "map", "map over 200000 integers", 200000, { "naps", "spin", "silent", "items" } },
-  { "turns", "2000 tasks, each waited for", 2000, { "burst", "spin", "silent" } },
+  { "closures", "10000 empty closures, run and returned", 10000, { "feed", "burst", "naps", "silent" } },
+  { "busy", "2000 tasks of 30 us, run and returned", 2000, { "feed", "burst", "naps" } },
+  { "map", "map over 200000 integers", 200000, { "naps", "silent", "items" } },
+  { "turns", "2000 tasks, each waited for", 2000, { "burst", "silent" } },
   { "cycle", "30 pools of 8: make, one result, close", 30, { "lazy" } },
   { "floats", "4 results of 500000 floats", 4, { "early", "huge" } },
   { "strings", "8 results of 16 MiB strings", 8, { "huge" } },
