@@ -13,6 +13,7 @@ local root = folder .. "/../.."
 local WORKS = {
   { "closures", "10000 empty closures, run and returned", 10000, { "feed", "burst", "naps", "silent" } },
   { "busy", "2000 tasks of 30 us, run and returned", 2000, { "feed", "burst", "naps" } },
+  { "alone", "2000 tasks of 30 us, no helper thread", 2000, { "feed" } },
   { "map", "map over 200000 integers", 200000, { "naps", "silent", "items" } },
   { "turns", "2000 tasks, each waited for", 2000, { "burst", "silent" } },
   { "cycle", "30 pools of 8: make, one result, close", 30, { "lazy" } },
@@ -49,6 +50,12 @@ end
 
 function rounds.busy(mantichora, size)
   local mcore <close> = mantichora { nworkers = 2 }
+  for i = 1, size do mcore:run(busy(i)) end
+  assert(mcore:returns().n == size)
+end
+
+function rounds.alone(mantichora, size)
+  local mcore <close> = mantichora { nworkers = 2, background = false }
   for i = 1, size do mcore:run(busy(i)) end
   assert(mcore:returns().n == size)
 end
