@@ -157,7 +157,8 @@ describe("packaging", function()
     end
     local variables = must("grep -rhoE 'getenv\\(\"MANTICHORA_[A-Z_]+' runtime bindings scripts/mantichora")
     for variable in variables:gmatch('"(%S+)') do
-      assert.truthy(variable == "MANTICHORA_CHAOS" or variable == "MANTICHORA_WITHOUT" or got.out:find(variable, 1, true), variable)
+      local ours = variable == "MANTICHORA_CHAOS" or variable == "MANTICHORA_WITHOUT" -- for tests, for benchmarks
+      assert.truthy(ours or got.out:find(variable, 1, true), variable)
     end
   end)
 

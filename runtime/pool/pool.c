@@ -349,11 +349,13 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
 }
 
 /* Whether the owner queues one task after the other: then they are held to go many at once. The
- * helper thread sees to it that none waits long if the owner goes away. */
+ * helper thread sees to it that none waits long if the owner goes away. A task that no other is
+ * before goes at once: its owner may wait for each in turn. */
 static int in_burst(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  if (pool->driver == NULL || since >= burst_gap || mch_without(MCH_TRICK_BURST))
+  if (pool->driver == NULL || pool->submitted == 0 || since >= burst_gap ||
+      mch_without(MCH_TRICK_BURST))
     return 0;
   pool->held_until = now + hold_limit;
   return 1;
