@@ -47,13 +47,15 @@ static int fail(struct mch_json_reader *reader, const char *message) {
   return 0;
 }
 
+static const char more_values[] = "more than one value stands in the line";
+
 /* The value on top has been read: it goes into what it is in. */
 static int put(struct mch_json_reader *reader) {
   lua_State *L = reader->L;
   struct frame *frame;
   if (reader->depth == 0) {
     reader->values++;
-    return reader->values == 1 ? 1 : fail(reader, "more than one value stands in the line");
+    return reader->values == 1 ? 1 : fail(reader, more_values);
   }
   frame = &reader->frames[reader->depth - 1];
   if (frame->count >= 0)
@@ -180,6 +182,8 @@ static int on_key(void *ud, const unsigned char *bytes, size_t length) {
 }
 
 static int begin(struct mch_json_reader *reader, lua_Integer count) {
+  if (reader->depth == 0 && reader->values > 0)
+    return fail(reader, more_values);
   if (reader->depth == MCH_JSON_DEPTH || !lua_checkstack(reader->L, 8))
     return fail(reader, "lists and objects stand too deep in each other");
   if (reader->depth == reader->room) {
@@ -280,7 +284,33 @@ static const char *find_half_pair(const char *at, const char *end) {
   return NULL;
 }
 
-/* The first line of what yajl says, without its place, which is not always right. */
+static int is_of_word(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' ||
+         c == '-' || c == '.';
+}
+
+/* Whether the quote at `at` is escaped. */
+static int is_escaped(const char *bytes, size_t at) {
+  size_t count = 0;
+  while (count < at && bytes[at - 1 - count] == '\\')
+    count++;
+  return count % 2 == 1;
+}
+
+/* Where the token begins that ends before `end`: yajl says where it stopped, which is behind it. */
+static size_t token_start(const char *bytes, size_t end) {
+  size_t at = end > 0 ? end - 1 : 0;
+  if (bytes[at] == '"') {
+    while (at > 0 && (bytes[--at] != '"' || is_escaped(bytes, at))) {
+    }
+  } else {
+    while (is_of_word(bytes[at]) && at > 0 && is_of_word(bytes[at - 1]))
+      at--;
+  }
+  return at;
+}
+
+/* What yajl says, in one line. */
 static void copy_message(struct mch_json_reader *reader) {
   unsigned char *text = yajl_get_error(reader->handle, 0, NULL, 0);
   if (text == NULL) {
@@ -289,7 +319,18 @@ static void copy_message(struct mch_json_reader *reader) {
   }
   fail(reader, (const char *)text);
   reader->message[strcspn(reader->message, "\n")] = '\0';
+  if (reader->message[strlen(reader->message) - 1] == '.')
+    reader->message[strlen(reader->message) - 1] = '\0';
   yajl_free_error(reader->handle, text);
+}
+
+static size_t find_place(const struct mch_json_reader *reader, const char *bytes, size_t length) {
+  size_t end = yajl_get_bytes_consumed(reader->handle);
+  if (end > length)
+    return length;
+  if (strncmp(reader->message, "lexical error", 13) != 0)
+    return token_start(bytes, end);
+  return end > 0 && strstr(reader->message, "invalid char in json") != NULL ? end - 1 : end;
 }
 
 /* Feed the line and what ends its last token; where it went wrong, from 0, or -1. */
@@ -310,7 +351,7 @@ static long feed(struct mch_json_reader *reader, const char *bytes, size_t lengt
   }
   if (!reader->has_message)
     copy_message(reader);
-  return (long)yajl_get_bytes_consumed(reader->handle);
+  return (long)find_place(reader, bytes, length);
 }
 
 int mch_json_read(lua_State *L, struct mch_json_reader *reader, const char *bytes, size_t length,

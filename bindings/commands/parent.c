@@ -105,6 +105,7 @@ static void share_trays(lua_State *L, struct mch_job *job) {
   job->tray_count = count;
   job->counter->halt_count = (uint64_t)field_number(L, "halt_count");
   job->counter->halt_share = field_number(L, "halt_share");
+  job->counter->halts_all = field_true(L, "halts_all");
 }
 
 /* setup(options, f): make the job; `f` is the function of map and filter, or the pieces of run. */
@@ -138,20 +139,18 @@ static int core_csv(lua_State *L) {
   return 0;
 }
 
-/* halted(): whether a halt was called for; count(failed): an item ended that no worker counted. */
+/* halted(): the number from which on no item begins any more; nil: there was no halt. */
 static int core_halted(lua_State *L) {
-  lua_pushboolean(L, atomic_load(&mch_job_get(L)->counter->is_halted));
+  uint64_t halted = atomic_load(&mch_job_get(L)->counter->halted);
+  if (halted == 0)
+    return 0;
+  lua_pushinteger(L, (lua_Integer)halted);
   return 1;
 }
 
+/* count(number): an item has failed that no worker has counted. */
 static int core_count(lua_State *L) {
-  mch_counter_add(mch_job_get(L)->counter, lua_toboolean(L, 1));
-  return 0;
-}
-
-/* Nothing begins any more. */
-static int core_halt(lua_State *L) {
-  atomic_store(&mch_job_get(L)->counter->is_halted, 1);
+  mch_counter_add(mch_job_get(L)->counter, (uint64_t)luaL_checkinteger(L, 1), 1);
   return 0;
 }
 
@@ -387,6 +386,8 @@ static int core_await(lua_State *L) {
                              STDOUT_FILENO, luaL_checknumber(L, 3));
   if ((ready & MCH_AWAIT_GONE) != 0)
     leave_reader_gone(0);
+  if ((ready & MCH_AWAIT_CLOSED) != 0)
+    luaL_error(L, "stdout is closed");
   lua_pushboolean(L, (ready & MCH_AWAIT_INPUT) != 0);
   return 1;
 }
@@ -504,31 +505,15 @@ static int core_watch_reader(lua_State *L) {
 }
 
 int mch_commands_open_core(lua_State *L) {
-  static const luaL_Reg core[] = {{"setup", core_setup},
-                                  {"csv", core_csv},
-                                  {"halted", core_halted},
-                                  {"count", core_count},
-                                  {"halt", core_halt},
-                                  {"fill", core_fill},
-                                  {"cut", core_cut},
-                                  {"stop", core_stop},
-                                  {"look", core_look},
-                                  {"drain", core_drain},
-                                  {"next", core_next},
-                                  {"find", core_find},
-                                  {"open", core_open},
-                                  {"await", core_await},
-                                  {"put", core_put},
-                                  {"flush", core_flush},
-                                  {"clocks", core_clocks},
-                                  {"mkdir", core_mkdir},
-                                  {"fields", core_fields},
-                                  {"check", core_check},
-                                  {"list", core_list},
-                                  {"watch_reader", core_watch_reader},
-                                  {"command", mch_work_command},
-                                  {"work", mch_work},
-                                  {NULL, NULL}};
+  static const luaL_Reg core[] = {
+      {"setup", core_setup},         {"csv", core_csv},     {"halted", core_halted},
+      {"count", core_count},         {"fill", core_fill},   {"cut", core_cut},
+      {"stop", core_stop},           {"look", core_look},   {"drain", core_drain},
+      {"next", core_next},           {"find", core_find},   {"open", core_open},
+      {"await", core_await},         {"put", core_put},     {"flush", core_flush},
+      {"clocks", core_clocks},       {"mkdir", core_mkdir}, {"fields", core_fields},
+      {"check", core_check},         {"list", core_list},   {"watch_reader", core_watch_reader},
+      {"command", mch_work_command}, {"work", mch_work},    {NULL, NULL}};
   make_input_metatable(L);
   luaL_newlib(L, core);
   lua_pushlightuserdata(L, NULL);

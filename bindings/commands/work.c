@@ -541,7 +541,7 @@ static int do_item(lua_State *L, struct mch_tray *tray, struct turn *turn, int a
   record->started = mch_now();
   do_attempt(L, turn);
   while (record->kind == MCH_RECORD_FAILED && attempt++ < turn->job->retries &&
-         !atomic_load(&turn->job->counter->is_halted)) {
+         atomic_load(&turn->job->counter->halted) == 0) {
     record->started = mch_now();
     if (!mch_tray_retry(tray, record->started))
       return 0;
@@ -582,8 +582,9 @@ static int record_item(lua_State *L, struct mch_tray *tray, struct turn *turn) {
   record->is_away = !mch_tray_has_room(tray, record->length);
   if (!mch_tray_finish(tray, record, job->result.bytes))
     return 0;
-  mch_counter_add(job->counter, record->kind == MCH_RECORD_FAILED ||
-                                    (record->kind == MCH_RECORD_BAD && !job->skips_bad));
+  mch_counter_add(job->counter, (uint64_t)turn->number,
+                  record->kind == MCH_RECORD_FAILED ||
+                      (record->kind == MCH_RECORD_BAD && !job->skips_bad));
   if (record->is_away)
     lua_pushlstring(L, job->result.bytes, record->length);
   return !record->is_away;
@@ -621,7 +622,8 @@ int mch_work(lua_State *L) {
   end = at + (items != NULL ? length : tray->length);
   items = at;
   record.ended = began;
-  while (next_item(&turn, &at, end, &line) && !atomic_load(&turn.job->counter->is_halted) &&
+  while (next_item(&turn, &at, end, &line) &&
+         !mch_counter_is_halted(turn.job->counter, (uint64_t)turn.number) &&
          mch_tray_begin(tray, record.ended)) {
     record.at = (uint64_t)(turn.item - items);
     record.size = turn.length;

@@ -26,7 +26,7 @@ int mch_input_open(struct mch_input *input, const char *path, enum mch_input_for
   }
   input->fd = fd;
   input->format = format;
-  input->has_ended = input->is_quoted = 0;
+  input->has_ended = input->quotes = 0;
   input->from = input->to = input->seen = 0;
   return 0;
 }
@@ -82,22 +82,30 @@ int mch_input_is_blank(const char *line, size_t length) {
   return at == length || (line[at] == '\n' && at + 1 == length);
 }
 
-/* A quote inside of quotes ends and begins them again: "" needs no thought of its own. */
-static const char *record_end(const char *at, const char *end, int *is_quoted) {
+/* Where a record of CSV is: quotes mean something at the beginning of a field and in one that began
+ * so; a quote behind one that has closed opens again. */
+enum { UNQUOTED, QUOTED, CLOSED };
+
+static const char *record_end(const char *begin, const char *at, const char *end, int *state) {
   for (; at < end; at++) {
-    if (*at == '"')
-      *is_quoted = !*is_quoted;
-    else if (*at == '\n' && !*is_quoted)
+    if (*at == '"' && *state == UNQUOTED)
+      *state = at == begin || at[-1] == ',' ? QUOTED : UNQUOTED;
+    else if (*at == '"')
+      *state = *state == QUOTED ? CLOSED : QUOTED;
+    else if (*at == '\n' && *state != QUOTED) {
+      *state = UNQUOTED;
       return at + 1;
+    } else if (*state == CLOSED)
+      *state = UNQUOTED;
   }
   return NULL;
 }
 
 const char *mch_input_item_end(enum mch_input_format format, const char *at, const char *end) {
   const char *stop;
-  int is_quoted = 0;
+  int state = UNQUOTED;
   if (format == MCH_INPUT_CSV)
-    return record_end(at, end, &is_quoted);
+    return record_end(at, at, end, &state);
   stop = memchr(at, format == MCH_INPUT_NUL ? '\0' : '\n', (size_t)(end - at));
   return stop != NULL ? stop + 1 : NULL;
 }
@@ -106,7 +114,7 @@ const char *mch_input_item_end(enum mch_input_format format, const char *at, con
 static const char *next_end(struct mch_input *input, const char *begin, const char *end) {
   const char *stop;
   if (input->format == MCH_INPUT_CSV)
-    stop = record_end(begin + input->seen, end, &input->is_quoted);
+    stop = record_end(begin, begin + input->seen, end, &input->quotes);
   else
     stop = mch_input_item_end(input->format, begin + input->seen, end);
   if (stop != NULL) {
@@ -137,14 +145,11 @@ int mch_input_cut(struct mch_input *input, uint32_t most, size_t length, struct 
   memset(batch, 0, sizeof *batch);
   batch->items = begin;
   while (input->bytes != NULL && batch->count < most) {
-    int was_quoted = input->is_quoted;
     const char *stop = next_end(input, at, end);
     if (stop == NULL)
       break;
-    if (batch->count > 0 && (size_t)(stop - begin) > length) {
-      input->is_quoted = was_quoted;
+    if (batch->count > 0 && (size_t)(stop - begin) > length)
       break;
-    }
     if (!passes_over || !mch_input_is_blank(at, (size_t)(stop - at)))
       batch->count++;
     batch->lines += count_lines(input, at, stop);
@@ -174,7 +179,8 @@ unsigned mch_await(int input, int pool, int output, double seconds) {
   if (count <= 0)
     return 0;
   return (set[0].revents != 0 ? MCH_AWAIT_INPUT : 0) | (set[1].revents != 0 ? MCH_AWAIT_POOL : 0) |
-         ((set[2].revents & (POLLERR | POLLNVAL)) != 0 ? MCH_AWAIT_GONE : 0);
+         ((set[2].revents & (POLLERR | POLLHUP)) != 0 ? MCH_AWAIT_GONE : 0) |
+         ((set[2].revents & POLLNVAL) != 0 ? MCH_AWAIT_CLOSED : 0);
 }
 
 int mch_write_all(int fd, const char *bytes, size_t length, size_t *written) {

@@ -18,8 +18,8 @@ struct mch_input {
   int has_ended;
   char *bytes; /* those from `from` to `to` were not cut off yet */
   size_t from, to, room;
-  size_t seen;   /* bytes after `from` in which no item ends */
-  int is_quoted; /* of CSV: where `seen` ends is inside quotes */
+  size_t seen; /* bytes after `from` in which no item ends */
+  int quotes;  /* of CSV: what the quotes up to `seen` have begun */
 };
 
 /* Items that stand side by side. */
@@ -49,11 +49,11 @@ const char *mch_input_item_end(enum mch_input_format format, const char *at, con
 int mch_input_is_blank(const char *line, size_t length);
 
 /* Something to wait for. */
-enum { MCH_AWAIT_INPUT = 1, MCH_AWAIT_POOL = 2, MCH_AWAIT_GONE = 4 };
+enum { MCH_AWAIT_INPUT = 1, MCH_AWAIT_POOL = 2, MCH_AWAIT_GONE = 4, MCH_AWAIT_CLOSED = 8 };
 
-/* Wait until `input` or `pool` can be read (-1: neither), or nobody reads `output` any more, or
- * `seconds` have passed, or a signal comes. What is there, as bits. A signal that comes just before
- * is not noticed: the caller waits for a fraction of a second only. */
+/* Wait until `input` or `pool` can be read (-1: neither), or nobody reads `output` any more (or it
+ * is closed), or `seconds` have passed, or a signal comes. What is there, as bits. A signal that
+ * comes just before is not noticed: the caller waits for a fraction of a second only. */
 unsigned mch_await(int input, int pool, int output, double seconds);
 
 /* Write everything. 0, or errno; *written says how far it came. EINTR: a signal came. */

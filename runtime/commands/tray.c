@@ -21,7 +21,7 @@ static uint64_t with_limit(uint64_t claim, uint32_t limit) {
   return (claim & ~(COUNT_MASK << COUNT_BITS)) | (uint64_t)limit << COUNT_BITS;
 }
 
-int mch_counter_is_reached(const struct mch_counter *counter) {
+static int is_reached(const struct mch_counter *counter) {
   uint64_t failed = atomic_load(&counter->failed);
   if (counter->halt_count > 0)
     return failed >= counter->halt_count;
@@ -29,15 +29,25 @@ int mch_counter_is_reached(const struct mch_counter *counter) {
          (double)failed >= counter->halt_share * (double)atomic_load(&counter->ended);
 }
 
-void mch_counter_add(struct mch_counter *counter, int has_failed) {
+void mch_counter_add(struct mch_counter *counter, uint64_t number, int has_failed) {
+  uint64_t from = counter->halts_all ? 1 : number + 1;
+  uint64_t halted = 0;
   /* Only a share needs to know how many ended. */
   if (counter->halt_share > 0)
     atomic_fetch_add(&counter->ended, 1);
   if (!has_failed)
     return;
   atomic_fetch_add(&counter->failed, 1);
-  if (mch_counter_is_reached(counter))
-    atomic_store(&counter->is_halted, 1);
+  if (!is_reached(counter))
+    return;
+  while ((halted == 0 || halted > from) &&
+         !atomic_compare_exchange_weak(&counter->halted, &halted, from)) {
+  }
+}
+
+int mch_counter_is_halted(const struct mch_counter *counter, uint64_t number) {
+  uint64_t halted = atomic_load_explicit(&counter->halted, memory_order_relaxed);
+  return halted != 0 && number >= halted;
 }
 
 /* --- the parent ------------------------------------------------------------------------------ */

@@ -62,17 +62,20 @@ struct mch_tray {
 struct mch_counter {
   _Atomic uint64_t ended;
   _Atomic uint64_t failed;
-  _Atomic int is_halted;
+  _Atomic uint64_t halted; /* no item of this number or above begins any more; 0: all may */
   /* Set before the first fork: the failure that halts, or 0; or the share of failures, or 0. */
   uint64_t halt_count;
   double halt_share;
+  int halts_all; /* a halt is for all items, and not for those behind its failure only */
 };
 
-/* Whether the number of failures calls for a halt by now. */
-int mch_counter_is_reached(const struct mch_counter *counter);
+/* Count an item, by its number from 1, that has ended; a failure may halt what follows. Workers do
+ * not begin their items in one order: those before the failure still do, as they would have begun
+ * before it if there were no batches. */
+void mch_counter_add(struct mch_counter *counter, uint64_t number, int has_failed);
 
-/* Count an item that has ended; a failure may halt everything. */
-void mch_counter_add(struct mch_counter *counter, int has_failed);
+/* Whether this item must not begin. */
+int mch_counter_is_halted(const struct mch_counter *counter, uint64_t number);
 
 /* --- the parent ---------------------------------------------------------------------------- */
 

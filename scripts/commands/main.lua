@@ -33,6 +33,8 @@ local function run_before(before)
     end
     if not fine then return nil, tostring(message) end
   end
+  -- Results do not go through Lua's buffer.
+  io.stdout:flush()
   return true
 end
 

@@ -69,14 +69,19 @@ end
 -- What is printed and told
 
 local function item_of(segment, record)
-  local item = segment.items:sub(record.at + 1, record.at + record.size)
-  return item
+  return segment.items:sub(record.at + 1, record.at + record.size)
 end
 
 local function without_end(self, item)
   if self.format == "nul" then return (item:gsub("%z$", "")) end
   item = item:gsub("\n$", "")
   return self.format == "csv" and (item:gsub("\r$", "")) or item
+end
+
+-- Write what was put, if it is so much.
+local function flush(least)
+  local fine, message = core.flush(least or 0)
+  if not fine then error("stdout cannot be written: " .. message, 0) end
 end
 
 -- A line that a command has not completed is completed.
@@ -94,7 +99,7 @@ local function show_record(self, segment, record)
   if self.verb == "run" then
     put_lines(core.put, payload:sub(1, record.printed))
     if record.length - record.message > record.printed then
-      self:flush()
+      flush()
       put_lines(to_stderr, payload:sub(record.printed + 1, record.length - record.message))
     end
   else
@@ -107,7 +112,7 @@ local function show_record(self, segment, record)
   else
     self.failed = self.failed + 1
   end
-  self:flush()
+  flush()
   self.report:tell_failure(segment.file, segment.line + record.line, payload:sub(record.length - record.message + 1),
     without_end(self, item_of(segment, record)))
 end
@@ -164,7 +169,7 @@ local function show_stored(self, segment)
       show_record(self, segment, stored)
     end
     segment.stored[i] = nil
-    self:flush(65536)
+    flush(65536)
   end
 end
 
@@ -198,11 +203,6 @@ function stream:drop_done()
     end
     segment = segment.next
   end
-end
-
-function stream:flush(least)
-  local fine, message = core.flush(least or 0)
-  if not fine then error("stdout cannot be written: " .. message, 0) end
 end
 
 -- ---------------------------------------------------------------------------------------------
@@ -325,14 +325,14 @@ end
 -- Give work to the workers.
 local function feed(self)
   local in_flight = self.columns == true and 1 or self.nworkers + math.max(1, self.nworkers // 2)
-  while self.nrunning < in_flight and not self.is_halted do
+  while self.nrunning < in_flight do
     local segment = self.waiting[1]
     if segment then
       if self.held >= most_held and segment ~= self.head then return end
       table.remove(self.waiting, 1)
       segment.waits = nil
     else
-      if self.held >= most_held then return end
+      if self.held >= most_held or core.halted() then return end
       segment = next_items(self, self.nrunning >= self.nworkers)
       if not segment then return end
       append(self, segment)
@@ -380,17 +380,18 @@ local function fail_item(self, segment, record, attempts)
     await_worker(self, again)
     return rest
   end
-  core.count(true)
+  core.count(segment.first + segment.had)
   local index = segment.had
   local rest = segment.count > index + 1 and split(self, segment, index + 1) or nil
   settle(self, segment, record)
   return rest
 end
 
--- Items that were not begun go to a worker again, unless there was a halt.
+-- Items that were not begun go to a worker again, unless a halt was for them.
 local function give_back(self, rest)
   if not rest then return end
-  if self.is_halted or core.halted() then
+  local halted = core.halted()
+  if halted and rest.first >= halted then
     rest.is_done = true
   else
     await_worker(self, rest)
@@ -475,33 +476,39 @@ local function look(self)
   for _, segment in pairs(self.running) do
     if is_shown(self, segment) then collect(self, segment) end
     if self.timeout then check_time(self, segment, now) end
-    if self.nrunning < self.nworkers and #self.waiting == 0 and not self.is_halted then
+    if self.nrunning < self.nworkers and #self.waiting == 0 then
       steal(self, segment, now)
     end
   end
 end
 
--- Failures have called for a halt: nothing begins any more.
+-- One that failed before, and gets no further attempt, has failed.
+local function give_up(self, segment)
+  if not segment.last then return end
+  segment.had, segment.count = 0, 1
+  segment.last.at, segment.last.line = 0, 0
+  core.count(segment.first)
+  settle(self, segment, segment.last)
+  segment.is_done = true
+end
+
+-- Failures have called for a halt: what follows does not begin any more.
 local function check_halt(self)
-  if self.is_halted or not core.halted() then return end
+  local halted = core.halted()
+  if self.is_halted or not halted then return end
   self.is_halted = true
   self.files, self.source = {}, nil
-  for _, segment in ipairs(self.waiting) do
-    -- One that has failed before, and gets no further attempt, has failed.
-    if segment.last then
-      segment.had, segment.count = 0, 1
-      segment.last.at, segment.last.line = 0, 0
-      settle(self, segment, segment.last)
-    end
-    segment.is_done = true
-  end
+  local waiting = self.waiting
   self.waiting = {}
+  for _, segment in ipairs(waiting) do
+    give_up(self, segment)
+    if not segment.is_done then give_back(self, segment) end
+  end
+  if self.halt.when == "soon" then return end
   for runid, segment in pairs(self.running) do
-    segment.count = math.min(segment.count, core.cut(segment.tray))
-    if self.halt.when == "now" then
-      if core.stop(segment.tray) then segment.stop = "halt" end
-      self.pool:cancel(runid)
-    end
+    core.cut(segment.tray)
+    if core.stop(segment.tray) then segment.stop = "halt" end
+    self.pool:cancel(runid)
   end
 end
 
@@ -515,7 +522,7 @@ local function has_more(self)
 end
 
 local function wait(self)
-  self:flush()
+  flush()
   local wants_input = not self.is_halted and self.source and self.held < most_held
     and self.nrunning < self.nworkers + math.max(1, self.nworkers // 2) and #self.waiting == 0
   core.await(wants_input and self.source.input or nil, self.pollfd, pause(self))
@@ -528,7 +535,7 @@ local function loop(self)
     look(self)
     check_halt(self)
     present(self)
-    self:flush(65536)
+    flush(65536)
     if has_more(self) then wait(self) end
   end
   present(self)
@@ -554,13 +561,13 @@ local function dry_run(self)
       else
         core.put(item .. (self.format == "nul" and "\0" or "\n"))
       end
-      self:flush(65536)
+      flush(65536)
     elseif self.source then
-      self:flush()
+      flush()
       core.await(self.source.input, -1, 0.25)
     end
   end
-  self:flush()
+  flush()
   return self.failed
 end
 
@@ -587,16 +594,17 @@ function stream.run(verb, given, f, files, told)
     skip_bad = self.skips_bad, trays = trays,
     halt_count = self.halt.when ~= "never" and self.halt.count or 0,
     halt_share = self.halt.when ~= "never" and self.halt.share or 0,
+    halts_all = self.halt.when == "now",
   }, f)
   if given["dry-run"] then return dry_run(self) end
   local pool <close> = mantichora { nworkers = self.nworkers, on_error = "return", name = "mantichora " .. verb }
   self.pool = pool
   self.pollfd = pool:pollfd()
   loop(self)
-  self:flush()
+  flush()
   if self.header and self.columns == true then
     core.put(self.header)
-    self:flush()
+    flush()
   end
   return self.failed
 end

@@ -168,7 +168,8 @@ end
 -- Put the item at the end, if that is a place for a word.
 local function append(pieces, self)
   local text = self.text
-  local place = self:obstacle() or (self.has_document and "document")
+  local place = self:obstacle() or self.has_document and "document"
+    or #text:match("\\*$") % 2 == 1 and "backslash"
   if #self.stack > 1 and not place then
     return nil, ("the item cannot be put at the end of '%s', where a parenthesis is open"):format(text)
   elseif place then
