@@ -147,25 +147,25 @@ static void write_list(lua_State *L, int index, size_t count, struct mch_text *t
   mch_text_add_char(L, text, ']');
 }
 
-struct name {
+struct mch_name {
   const char *bytes; /* the table keeps it alive */
   size_t length;
 };
 
 static int compare(const void *a, const void *b) {
-  const struct name *left = a, *right = b;
+  const struct mch_name *left = a, *right = b;
   size_t least = left->length < right->length ? left->length : right->length;
   int order = memcmp(left->bytes, right->bytes, least);
   return order != 0 ? order : (left->length > right->length) - (left->length < right->length);
 }
 
-static void sort(struct name *names, size_t count) {
+static void sort(struct mch_name *names, size_t count) {
   if (count > 12) {
     qsort(names, count, sizeof *names, compare);
     return;
   }
   for (size_t i = 1; i < count; i++) {
-    struct name name = names[i];
+    struct mch_name name = names[i];
     size_t at = i;
     for (; at > 0 && compare(&names[at - 1], &name) > 0; at--)
       names[at] = names[at - 1];
@@ -173,48 +173,50 @@ static void sort(struct name *names, size_t count) {
   }
 }
 
-/* Pushes the memory if the few that the caller has are not enough. */
-static struct name *collect(lua_State *L, int index, struct name *few, size_t room, size_t *count) {
-  struct name *names = few;
-  *count = 0;
-  lua_pushnil(L); /* stands where larger memory will */
-  lua_pushnil(L);
-  while (lua_next(L, index)) {
-    lua_pop(L, 1);
-    if (*count == room) {
-      struct name *more = lua_newuserdatauv(L, 2 * room * sizeof *names, 0);
-      memcpy(more, names, room * sizeof *names);
-      names = more;
-      room *= 2;
-      lua_replace(L, -3);
-    }
-    names[*count].bytes = lua_tolstring(L, -1, &names[*count].length);
-    ++*count;
+/* One name on top, as a key of a table. */
+static void collect_name(lua_State *L, struct mch_text *text) {
+  struct mch_name *name;
+  if (text->name_count == text->name_room) {
+    size_t room = 2 * text->name_room + 16;
+    struct mch_name *names = realloc(text->names, room * sizeof *names);
+    if (names == NULL)
+      luaL_error(L, "not enough memory");
+    text->names = names;
+    text->name_room = room;
   }
-  return names;
+  name = &text->names[text->name_count++];
+  name->bytes = lua_tolstring(L, -1, &name->length);
 }
 
+/* Nothing large stands on the stack of C here: objects may stand deep in each other. */
 static void write_object(lua_State *L, int index, struct mch_text *text,
                          const struct level *level) {
   struct level inside = {level, "", 0, level->depth + 1};
-  struct name few[16];
-  size_t count;
-  struct name *names = collect(L, index, few, 16, &count);
-  sort(names, count);
+  size_t first = text->name_count;
+  size_t end;
+  lua_pushnil(L);
+  while (lua_next(L, index)) {
+    lua_pop(L, 1);
+    collect_name(L, text);
+  }
+  end = text->name_count;
+  if (end > first)
+    sort(text->names + first, end - first);
   mch_text_add_char(L, text, '{');
-  for (size_t i = 0; i < count; i++) {
-    if (i > 0)
+  for (size_t i = first; i < end; i++) {
+    size_t length = text->names[i].length;
+    if (i > first)
       mch_text_add_char(L, text, ',');
-    write_string(L, names[i].bytes, names[i].length, text);
+    inside.name = text->names[i].bytes;
+    write_string(L, inside.name, length, text);
     mch_text_add_char(L, text, ':');
-    inside.name = names[i].bytes;
-    lua_pushlstring(L, names[i].bytes, names[i].length);
+    lua_pushlstring(L, inside.name, length);
     lua_rawget(L, index);
     write_value(L, lua_gettop(L), text, &inside);
     lua_pop(L, 1);
   }
   mch_text_add_char(L, text, '}');
-  lua_pop(L, 1);
+  text->name_count = first;
 }
 
 static int is_marked_list(lua_State *L, int index) {
@@ -295,5 +297,6 @@ static void write_value(lua_State *L, int index, struct mch_text *text, const st
 void mch_json_write(lua_State *L, int index, struct mch_text *text) {
   struct level outermost = {NULL, NULL, 0, 0};
   luaL_checkstack(L, 12, NULL);
+  text->name_count = 0;
   write_value(L, lua_absindex(L, index), text, &outermost);
 }

@@ -387,7 +387,7 @@ static int core_await(lua_State *L) {
   if ((ready & MCH_AWAIT_GONE) != 0)
     leave_reader_gone(0);
   if ((ready & MCH_AWAIT_CLOSED) != 0)
-    luaL_error(L, "stdout is closed");
+    return lua_pushliteral(L, "stdout is closed"), lua_error(L);
   lua_pushboolean(L, (ready & MCH_AWAIT_INPUT) != 0);
   return 1;
 }

@@ -13,6 +13,9 @@
 struct mch_text {
   char *bytes;
   size_t length, room;
+  /* What json_write.c sorts: names of the objects that it is in, the innermost last. */
+  struct mch_name *names;
+  size_t name_count, name_room;
 };
 
 /* Room for `count` more bytes, or an error of Lua. */
@@ -42,8 +45,8 @@ static inline void mch_text_add_char(lua_State *L, struct mch_text *text, char c
 
 static inline void mch_text_free(struct mch_text *text) {
   free(text->bytes);
-  text->bytes = NULL;
-  text->length = text->room = 0;
+  free(text->names);
+  memset(text, 0, sizeof *text);
 }
 
 #endif

@@ -220,7 +220,7 @@ end
 local function fill(self, source)
   if not core.await(source.input, self.pollfd, 0) then return nil end
   local more, message = source.input:fill()
-  if more == nil then error(("'%s' cannot be read: %s"):format(source.file, message), 0) end
+  if more == nil then error(("'%s' cannot be read: %s"):format(source.file == "-" and "stdin" or source.file, message), 0) end
   return true
 end
 
