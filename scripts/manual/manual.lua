@@ -16,6 +16,7 @@ local pages = {
   { name = "faults", section = 7, about = "tasks that fail, and how to stop them" },
   { name = "progress", section = 7, about = "progress bars" },
   { name = "logging", section = 7, about = "log records and output of tasks" },
+  { name = "shell", section = 7, about = "map, filter and run at the shell" },
   { name = "embedding", section = 7, about = "mantichora inside of programs" },
   { name = "performance", section = 7, about = "what things cost" },
   { name = "mantichora", section = 3, about = "Lua module: pools of workers" },
