@@ -1,5 +1,6 @@
 -- mantichora map, filter and run: what a user of a shell sees of them.
 
+local screen = require "spec.support.screen"
 local shell = require "spec.support.shell"
 
 local host = shell.quote(shell.host)
@@ -48,6 +49,17 @@ describe("mantichora map", function()
     local told = mantichora(("map '{_, i}' %s/a - %s/b"):format(folder, folder), "true\n")
     shell.remove(folder)
     assert.are.equal("[1,1]\n[2,2]\n[true,3]\n[3,4]\n", told.out)
+  end)
+
+  it("reads a pipe by its name", function()
+    local folder = shell.folder()
+    local told = shell.run(("cd %s; mkfifo in; seq 1000 >in & %s map _ %s/in"):format(folder, absolute, folder))
+    shell.remove(folder)
+    assert.are.equal(seq(1000), told.out)
+  end)
+
+  it("prints what -e prints before all results", function()
+    assert.are.equal("begin\n1\n", mantichora("map -e 'print(\"begin\")' _", "1\n").out)
   end)
 
   it("takes a function from a file, libraries and code", function()
@@ -125,6 +137,13 @@ describe("JSON at the shell is exact:", function()
     assert.are.equal('{"a":null}\n', mantichora("map '{a = null}'", "1\n").out)
   end)
 
+  it("lists and objects may stand 10,000 deep in each other", function()
+    local deep = ("["):rep(9999) .. ("]"):rep(9999) .. "\n" .. ('{"a":'):rep(9999) .. "1" .. ("}"):rep(9999) .. "\n"
+    assert.are.equal(deep, mantichora("map _", deep).out)
+    local told = mantichora("map _", ("["):rep(20000) .. "\n")
+    assert.is_truthy(told.err:find("stdin:1: column 10001: lists and objects stand too deep", 1, true))
+  end)
+
   it("refuses what is no JSON, with its path", function()
     local told = mantichora("map --halt never '_G[_] or {a = {print}}'", '"nothing"\n')
     assert.is_truthy(told.err:find("the result.a[1] cannot be written as JSON: function", 1, true))
@@ -191,7 +210,7 @@ describe("formats at the shell:", function()
   it("CSV out has the input's columns, then new ones by name as the first line has them", function()
     local told = mantichora("map --in csv '_.z = i _.c = _.a .. _.b return _'", "b,a\n1,2\n3,4\n")
     assert.are.equal("b,a,c,z\n1,2,21,1\n3,4,43,2\n", told.out)
-    told = mantichora("map --in csv 'if i == 2 then _.new = 1 end return _'", "a\n1\n2\n3\n")
+    told = mantichora("map -j1 --in csv 'if i == 2 then _.new = 1 end return _'", "a\n1\n2\n3\n")
     assert.are.equal("a\n1\n", told.out)
     assert.is_truthy(told.err:find("column 'new' is not in the header", 1, true))
     assert.are.equal("a,b\n1,\n2,x\n", mantichora("map --out csv _", '{"a":1,"b":null}\n{"b":"x","a":2}\n').out)
@@ -371,6 +390,43 @@ describe("ends at the shell:", function()
     assert.is_truthy(told.err:find("stdin:2: it ran longer than allowed (0.3 s), in item 2", 1, true))
   end)
 
+  it("attempts are counted whatever ends them", function()
+    for _, how in ipairs { "error('again')", "os.exit(3)", "os.execute('kill -9 $PPID')", "while true do end" } do
+      local folder = shell.folder()
+      shell.write(folder .. "/f.lua", ([[
+        local function attempts()
+          local file <close> = io.open("%s/tries", "a+")
+          file:write("x")
+          file:flush()
+          return file:seek("end")
+        end
+        return function(item)
+          if item == 2 and attempts() < limit then %s end
+          return item
+        end
+      ]]):format(folder, how))
+      local options = ("map -j2 --halt never --timeout 0.3 --retries 2 -f %s/f.lua"):format(folder)
+      local told = mantichora("-e 'limit = 3' " .. options, seq(3))
+      assert.are.equal("1\n2\n3\n", told.out, how)
+      assert.are.equal("", told.err, how)
+      os.remove(folder .. "/tries")
+      told = mantichora("-e 'limit = 9' " .. options, seq(3))
+      assert.are.equal("1\n3\n", told.out, how)
+      assert.are.equal(1, told.status, how)
+      assert.are.equal("3\n", shell.run(("wc -c <%s/tries"):format(folder)).out, how)
+      shell.remove(folder)
+    end
+  end)
+
+  it("output that cannot be written is 255", function()
+    local told = mantichora("map _ >/dev/full", "1\n")
+    assert.are.equal(255, told.status)
+    assert.is_truthy(told.err:find("stdout cannot be written: ", 1, true))
+    told = mantichora("map _ >&-", "1\n")
+    assert.are.equal(255, told.status)
+    assert.is_truthy(told.err:find("stdout is closed", 1, true))
+  end)
+
   it("ends at once, without a word, when its reader goes", function()
     local folder = shell.folder()
     local told = shell.run(([[
@@ -397,6 +453,35 @@ describe("ends at the shell:", function()
     ]]):format(folder, absolute, until_true("[ -e mark ]"), until_true("! pgrep -f 'sleep 19.73[1]' >/dev/null")))
     shell.remove(folder)
     assert.are.equal("130\n0\n", told.out)
+  end)
+end)
+
+describe("on a terminal", function()
+  it("results stand above the bar", function()
+    local folder = shell.folder()
+    shell.write(folder .. "/run", ("seq 3 | %s map --bar 'os.execute(\"sleep 0.2\") return _ * 11'\n"):format(absolute))
+    local got = shell.run(("stty cols 80 rows 24 2>/dev/null; TERM=xterm script -qec 'sh %s/run' /dev/null"):format(
+      folder))
+    shell.remove(folder)
+    local lines = screen.new(80, 24):feed(got.out):rows()
+    assert.are.same({ "11", "22", "33" }, { lines[1], lines[2], lines[3] })
+    assert.is_truthy(lines[4]:find("        3 .*|:  map"), got.out)
+  end)
+
+  it("bash completes commands, options and their values", function()
+    local function complete(...)
+      local words = {}
+      for i, word in ipairs { shell.host, ... } do words[i] = shell.quote(word) end
+      return shell.run(([[bash -c '. scripts/completion/mantichora; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+        _mantichora; printf "%%s\n" "${COMPREPLY[@]}"' bash %s]]):format(table.concat(words, " "))).out
+    end
+    assert.are.equal("run\n", complete("ru"):match("run\n"))
+    assert.are.equal("--unordered\n", complete("map", "--un"))
+    assert.are.equal("csv\n", complete("map", "--in", "c"))
+    assert.are.equal("csv\n", complete("map", "--in", "=", "c"))
+    assert.are.equal("eta\n", complete("--progress", "e"))
+    assert.are.equal("CMakeLists.txt\n", complete("filter", "_", "CMakeL"))
+    assert.is_nil(complete("run", "--"):find("--out", 1, true))
   end)
 end)
 

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -411,7 +412,12 @@ static int core_flush(lua_State *L) {
     lua_pushboolean(L, 1);
     return 1;
   }
-  problem = mch_write_all(STDOUT_FILENO, output->bytes, output->length, &written);
+  if (isatty(STDOUT_FILENO)) {
+    /* Where bars may stand, C's stream is held while they do. */
+    written = fwrite(output->bytes, 1, output->length, stdout);
+    problem = fflush(stdout) != 0 ? errno : 0;
+  } else
+    problem = mch_write_all(STDOUT_FILENO, output->bytes, output->length, &written);
   if (problem == EPIPE)
     leave_reader_gone(0);
   memmove(output->bytes, output->bytes + written, output->length - written);
@@ -434,6 +440,23 @@ static int core_clocks(lua_State *L) {
   clock_gettime(CLOCK_REALTIME, &wall);
   lua_pushnumber(L, (lua_Number)mch_now() / 1e9);
   lua_pushnumber(L, (lua_Number)wall.tv_sec + (lua_Number)wall.tv_nsec / 1e9);
+  return 2;
+}
+
+/* check_file(path): whether it can be read, without opening it: a pipe would lose its writer. True,
+ * or nil and a message. */
+static int core_check_file(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  struct stat about;
+  int problem = access(path, R_OK) != 0 || stat(path, &about) != 0 ? errno
+                : S_ISDIR(about.st_mode)                           ? EISDIR
+                                                                   : 0;
+  if (problem == 0) {
+    lua_pushboolean(L, 1);
+    return 1;
+  }
+  lua_pushnil(L);
+  lua_pushstring(L, strerror(problem));
   return 2;
 }
 
@@ -505,15 +528,31 @@ static int core_watch_reader(lua_State *L) {
 }
 
 int mch_commands_open_core(lua_State *L) {
-  static const luaL_Reg core[] = {
-      {"setup", core_setup},         {"csv", core_csv},     {"halted", core_halted},
-      {"count", core_count},         {"fill", core_fill},   {"cut", core_cut},
-      {"stop", core_stop},           {"look", core_look},   {"drain", core_drain},
-      {"next", core_next},           {"find", core_find},   {"open", core_open},
-      {"await", core_await},         {"put", core_put},     {"flush", core_flush},
-      {"clocks", core_clocks},       {"mkdir", core_mkdir}, {"fields", core_fields},
-      {"check", core_check},         {"list", core_list},   {"watch_reader", core_watch_reader},
-      {"command", mch_work_command}, {"work", mch_work},    {NULL, NULL}};
+  static const luaL_Reg core[] = {{"setup", core_setup},
+                                  {"csv", core_csv},
+                                  {"halted", core_halted},
+                                  {"count", core_count},
+                                  {"fill", core_fill},
+                                  {"cut", core_cut},
+                                  {"stop", core_stop},
+                                  {"look", core_look},
+                                  {"drain", core_drain},
+                                  {"next", core_next},
+                                  {"find", core_find},
+                                  {"open", core_open},
+                                  {"await", core_await},
+                                  {"put", core_put},
+                                  {"flush", core_flush},
+                                  {"clocks", core_clocks},
+                                  {"mkdir", core_mkdir},
+                                  {"check_file", core_check_file},
+                                  {"fields", core_fields},
+                                  {"check", core_check},
+                                  {"list", core_list},
+                                  {"watch_reader", core_watch_reader},
+                                  {"command", mch_work_command},
+                                  {"work", mch_work},
+                                  {NULL, NULL}};
   make_input_metatable(L);
   luaL_newlib(L, core);
   lua_pushlightuserdata(L, NULL);

@@ -116,9 +116,12 @@ int mch_tray_begin(struct mch_tray *tray, uint64_t now) {
 }
 
 int mch_tray_retry(struct mch_tray *tray, uint64_t now) {
+  /* What was stopped has had its last attempt here: the parent counts on from this one. */
+  if ((atomic_load(&tray->claim) & STOPPED) != 0)
+    return 0;
   atomic_store(&tray->started, now);
   atomic_fetch_add(&tray->attempt, 1);
-  return (atomic_load(&tray->claim) & STOPPED) == 0;
+  return 1;
 }
 
 int mch_tray_has_room(const struct mch_tray *tray, size_t length) {

@@ -22,6 +22,8 @@ local function read(command)
   return pipe:read("a")
 end
 
+local function quote(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
+
 local function has(program) return read("command -v " .. program) ~= "" end
 
 local input, output = os.tmpname(), os.tmpname()
@@ -32,7 +34,8 @@ local function write_input(path, lines)
   local seed = 1
   for i = 1, lines do
     seed = seed * 48271 % 2147483647
-    file:write(('{"id":%d,"name":"user%d","score":%.3f,"tags":["a","b"]}\n'):format(i, seed % 1000, seed / 2147483647 * 100))
+    file:write(('{"id":%d,"name":"user%d","score":%.3f,"tags":["a","b"]}\n'):format(i, seed % 1000,
+      seed / 2147483647 * 100))
   end
 end
 
@@ -40,9 +43,11 @@ end
 -- process, if time(1) is there to tell.
 local function measure(command)
   local memory = has("/usr/bin/time") and ("/usr/bin/time -o %s.m -f %%M "):format(output) or ""
-  local words = ("'%s'"):format((command .. (" <%s >%s 2>%s.e"):format(input, output, output)):gsub("'", "'\\''"))
-  local text = read(("bash -c 'start=$(date +%%s.%%N); %s sh -c '%s'; date +%%s.%%N; echo $start; times'"):format(memory,
-    ("'\\''%s'\\''"):format(words:sub(2, -2):gsub("'", "'\\''")):sub(2, -2)))
+  local script <close> = assert(io.open(output .. ".s", "w"))
+  script:write(("start=$(date +%%s.%%N)\n%ssh -c %s\ndate +%%s.%%N\necho $start\ntimes\n"):format(memory,
+    quote(("%s <%s >%s 2>%s.e"):format(command, input, output, output))))
+  script:close()
+  local text = read(("bash %s.s"):format(output))
   local stop, start, times = text:match("^(%S+)\n(%S+)\n[^\n]*\n(.*)$")
   local cpu = 0
   for minutes, seconds in times:gmatch("(%d+)m([%d.]+)s") do cpu = cpu + 60 * minutes + seconds end
@@ -115,11 +120,13 @@ local function by(command, text)
   return back == "" and "error" or back
 end
 print("\n| input | lua-cjson | jq | mantichora map _ |\n| --- | --- | --- | --- |")
-for _, text in ipairs { "12345678901234567", "9223372036854775807", "9223372036854775808", "1.0", "0.1", "0.30000000000000004",
-  "1e400", "1e-400", "5e-324", "-0.0", "100000000000000000000", "[]", "{}", "null", '{"b":1,"a":2}', '"\\u0000"', '"\\ud83d\\ude00"',
+for _, text in ipairs { "12345678901234567", "9223372036854775807", "9223372036854775808", "1.0", "0.1",
+  "0.30000000000000004",
+  "1e400", "1e-400", "5e-324", "-0.0", "100000000000000000000", "[]", "{}", "null", '{"b":1,"a":2}',
+  '"\\u0000"', '"\\ud83d\\ude00"',
   '"\\ud83d"', '"\xff"' } do
   print(("| `%s` | `%s` | `%s` | `%s` |"):format(text, by_cjson(text), has("jq") and by("jq -c .", text) or "?",
     by(host .. " map _", text)))
 end
-for _, suffix in ipairs { "", ".m", ".e" } do os.remove(output .. suffix) end
+for _, suffix in ipairs { "", ".m", ".e", ".s" } do os.remove(output .. suffix) end
 os.remove(input)

@@ -61,9 +61,8 @@ end
 local function check_files(files)
   for _, path in ipairs(files) do
     if path ~= "-" then
-      local input, message = core.open(path, "lines")
-      if not input then return nil, ("'%s' cannot be read: %s"):format(path, message) end
-      input:close()
+      local fine, message = core.check_file(path)
+      if not fine then return nil, ("'%s' cannot be read: %s"):format(path, message) end
     end
   end
   return true

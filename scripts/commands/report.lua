@@ -32,7 +32,7 @@ local function shown(text)
   text = text:gsub("%c", function(c)
     return c == "\n" and "\\n" or c == "\t" and "\\t" or ("\\x%02x"):format(c:byte())
   end)
-  if #text > 200 then text = text:sub(1, utf8.offset(text, 0, 198) and 197 or 197) .. "..." end
+  if #text > 200 then text = text:sub(1, utf8.offset(text, 0, 198) - 1) .. "..." end
   return text
 end
 

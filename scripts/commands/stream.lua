@@ -216,11 +216,15 @@ function stream:learn_columns(payload)
   self.columns = columns
 end
 
+local function cannot_read(path, message)
+  error(("%s cannot be read: %s"):format(path == "-" and "stdin" or "'" .. path .. "'", message), 0)
+end
+
 -- Read more from the source, if that does not wait. True if there is more now; nil if there is nothing.
 local function fill(self, source)
   if not core.await(source.input, self.pollfd, 0) then return nil end
   local more, message = source.input:fill()
-  if more == nil then error(("'%s' cannot be read: %s"):format(source.file == "-" and "stdin" or source.file, message), 0) end
+  if more == nil then cannot_read(source.file, message) end
   return true
 end
 
@@ -268,7 +272,7 @@ local function current(self)
   local path = table.remove(self.files, 1)
   if not path then return nil end
   local input, message = core.open(path, self.format)
-  if not input then error(("'%s' cannot be read: %s"):format(path, message), 0) end
+  if not input then cannot_read(path, message) end
   self.source = { file = path, input = input, line = 1, needs_header = self.has_header }
   return self.source
 end
@@ -322,10 +326,14 @@ local function start(self, segment)
   self.nrunning = self.nrunning + 1
 end
 
+-- As many batches are on the way as keep the workers busy.
+local function in_flight(self)
+  return self.columns == true and 1 or self.nworkers + math.max(1, self.nworkers // 2)
+end
+
 -- Give work to the workers.
 local function feed(self)
-  local in_flight = self.columns == true and 1 or self.nworkers + math.max(1, self.nworkers // 2)
-  while self.nrunning < in_flight do
+  while self.nrunning < in_flight(self) do
     local segment = self.waiting[1]
     if segment then
       if self.held >= most_held and segment ~= self.head then return end
@@ -524,7 +532,7 @@ end
 local function wait(self)
   flush()
   local wants_input = not self.is_halted and self.source and self.held < most_held
-    and self.nrunning < self.nworkers + math.max(1, self.nworkers // 2) and #self.waiting == 0
+    and self.nrunning < in_flight(self) and #self.waiting == 0
   core.await(wants_input and self.source.input or nil, self.pollfd, pause(self))
 end
 
@@ -557,7 +565,13 @@ local function dry_run(self)
         if not self.skips_bad then self.failed = self.failed + 1 end
         self.report:tell_failure(segment.file, segment.line, ("column %d: %s"):format(column, message), item)
       elseif self.verb == "run" then
-        core.put(core.command(item, segment.first) .. "\n")
+        fine, message = pcall(core.command, item, segment.first)
+        if fine then
+          core.put(message .. "\n")
+        else
+          self.failed = self.failed + 1
+          self.report:tell_failure(segment.file, segment.line, message, item)
+        end
       else
         core.put(item .. (self.format == "nul" and "\0" or "\n"))
       end
@@ -587,7 +601,7 @@ function stream.run(verb, given, f, files, told)
     running = {}, nrunning = 0, waiting = {}, held = 0, trays = {}, failed = 0, looked = 0, size = 1, item_bytes = 1,
     next_number = 1, pollfd = -1,
   }, stream)
-  local trays = 2 * self.nworkers + 1
+  local trays = self.nworkers + math.max(1, self.nworkers // 2)
   for i = 1, trays do self.trays[i] = i end
   core.setup({
     verb = verb, input = self.format, output = given.out, retries = self.retries, tag = given.tag,
