@@ -237,6 +237,20 @@ describe("formats at the shell:", function()
   end)
 end)
 
+describe("mantichora map --results", function()
+  it("keeps what an item has printed, by itself and as its result", function()
+    local folder = shell.folder()
+    local told = mantichora(([[map --halt never --results %s/r -l io=io 'print("out", i) os.execute("echo prog")
+      io.stderr:write("err\n") if _ == 2 then error("no") end return _']]):format(folder), "1\n2\n")
+    local kept = shell.run(("cd %s/r; for n in 1 2; do cat $n/item; echo; cat $n/stdout $n/stderr $n/status; done")
+      :format(folder)).out
+    shell.remove(folder)
+    assert.are.equal("1\nout\t1\nprog\n1\nerr\n0\n2\nout\t2\nprog\nerr\nEXPR:2: no\n1\n", kept)
+    assert.are.equal("out\t1\nprog\n1\nout\t2\nprog\n", told.out)
+    assert.are.equal("err\nerr\nmantichora map: stdin:2: EXPR:2: no, in item 2\n", told.err)
+  end)
+end)
+
 describe("mantichora run", function()
   it("puts the item as one word, whatever bytes it has", function()
     local items = { "it's", "$(echo X)", "`echo X`", '"; echo X; "', "a  b", "\\", "*", "{}", "{#}",

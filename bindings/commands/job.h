@@ -21,6 +21,7 @@ struct mch_job {
   int skips_blank; /* of CSV */
   int ends_crlf;   /* of CSV out */
   int skips_bad;   /* bad input is no failure */
+  int keeps;       /* what map and filter print by themselves is a part of their results */
   struct mch_counter *counter;
   struct mch_tray *trays; /* all of them, side by side, shared */
   unsigned tray_count;
@@ -31,6 +32,7 @@ struct mch_job {
   struct mch_text result;  /* of the item that runs */
   struct mch_text scratch; /* what it is made of */
   struct mch_spawned command;
+  struct mch_capture capture;
 
   /* The parent's. */
   struct mch_text output; /* not written yet */

@@ -49,6 +49,7 @@ static struct mch_tray *tray_at(lua_State *L, int arg) {
 static int free_job(lua_State *L) {
   struct mch_job *job = lua_touserdata(L, 1);
   mch_spawn_drop(&job->command);
+  mch_capture_drop(&job->capture);
   mch_text_free(&job->result);
   mch_text_free(&job->scratch);
   mch_text_free(&job->output);
@@ -63,6 +64,8 @@ static struct mch_job *new_job(lua_State *L) {
   struct mch_job *job = lua_newuserdatauv(L, sizeof *job, MCH_JOB_VALUES);
   memset(job, 0, sizeof *job);
   mch_spawn_init(&job->command);
+  for (int i = 0; i < 2; i++)
+    job->capture.files[i] = job->capture.saved[i] = -1;
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, free_job);
   lua_setfield(L, -2, "__gc");
@@ -123,6 +126,7 @@ static int core_setup(lua_State *L) {
   job->retries = (int)field_number(L, "retries");
   job->tags = field_true(L, "tag");
   job->skips_bad = field_true(L, "skip_bad");
+  job->keeps = field_true(L, "keep") && job->verb != MCH_VERB_RUN;
   share_trays(L, job);
   lua_pushvalue(L, 2);
   lua_setiuservalue(L, 3, MCH_JOB_FUNCTION);
@@ -231,6 +235,7 @@ static void push_record(lua_State *L, const struct mch_record *record, const cha
   set_integer(L, "printed", record->printed);
   set_integer(L, "message", record->message);
   set_integer(L, "header", record->header);
+  set_integer(L, "lines", record->lines);
   set_integer(L, "exitcode", record->exitcode);
   set_integer(L, "signal", record->signal);
   set_integer(L, "line", record->line);

@@ -501,7 +501,9 @@ static int attempt_item(lua_State *L) {
   }
   if (turn->job->tags)
     tag_lines(L, turn, turn->record->header, turn->job->out == MCH_INPUT_NUL ? '\0' : '\n');
-  turn->record->printed = (uint32_t)turn->job->result.length;
+  if (turn->job->result.length > UINT32_MAX)
+    return luaL_error(L, "the result has more than 4 GiB");
+  turn->record->printed = turn->record->lines = (uint32_t)turn->job->result.length;
   return 0;
 }
 
@@ -511,9 +513,6 @@ static void keep_message(lua_State *L, struct turn *turn) {
   struct mch_text *text = &turn->job->result;
   size_t length;
   const char *message = luaL_tolstring(L, -1, &length);
-  mch_spawn_drop(&turn->job->command);
-  if (turn->job->verb != MCH_VERB_RUN || turn->record->kind == MCH_RECORD_BAD)
-    text->length = turn->record->printed = turn->record->header = 0;
   if (turn->record->kind == MCH_RECORD_OK)
     turn->record->kind = MCH_RECORD_FAILED;
   turn->record->message = (uint32_t)length;
@@ -521,17 +520,52 @@ static void keep_message(lua_State *L, struct turn *turn) {
   lua_pop(L, 2);
 }
 
+/* Put what was said on stream `which` to where `at` is in the result. */
+static size_t insert_captured(lua_State *L, struct mch_job *job, int which, size_t at) {
+  struct mch_text *text = &job->result;
+  size_t size = 0;
+  char *to;
+  if (mch_capture_size(&job->capture, which, &size) != 0 || size == 0 || size > UINT32_MAX / 4)
+    return 0;
+  mch_text_room(L, text, size);
+  to = text->bytes + at;
+  memmove(to + size, to, text->length - at);
+  if (mch_capture_get(&job->capture, which, to, size) != 0)
+    memset(to, '?', size);
+  text->length += size;
+  return size;
+}
+
+static void end_capture(lua_State *L, struct turn *turn) {
+  struct mch_job *job = turn->job;
+  mch_capture_end(&job->capture);
+  turn->record->printed += (uint32_t)insert_captured(L, job, 1, turn->record->header);
+  insert_captured(L, job, 2, job->result.length);
+  mch_capture_drop(&job->capture);
+}
+
 static void do_attempt(lua_State *L, struct turn *turn) {
   struct mch_record *record = turn->record;
+  struct mch_job *job = turn->job;
+  int captures = job->keeps && mch_capture_begin(&job->capture) == 0;
+  int status;
   record->kind = MCH_RECORD_OK;
-  record->printed = record->message = record->header = 0;
+  record->printed = record->lines = record->message = record->header = 0;
   record->exitcode = record->signal = 0;
-  turn->job->result.length = 0;
+  job->result.length = 0;
   lua_pushcfunction(L, attempt_item);
   lua_pushlightuserdata(L, turn);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+  status = lua_pcall(L, 1, 0, 0);
+  if (status != LUA_OK) {
+    mch_spawn_drop(&job->command);
+    if (job->verb != MCH_VERB_RUN || record->kind == MCH_RECORD_BAD)
+      job->result.length = record->printed = record->lines = record->header = 0;
+  }
+  if (captures)
+    end_capture(L, turn);
+  if (status != LUA_OK)
     keep_message(L, turn);
-  record->length = (uint32_t)turn->job->result.length;
+  record->length = (uint32_t)job->result.length;
 }
 
 /* All attempts of an item. 0: it was stopped, or was not counted for another reason. */
@@ -629,7 +663,7 @@ int mch_work(lua_State *L) {
     record.size = turn.length;
     if (!do_item(L, tray, &turn, attempts_before) || !record_item(L, tray, &turn))
       break;
-    if (is_open && record.printed > 0)
+    if (is_open && record.lines > 0)
       break;
     attempts_before = 0;
     turn.number++;

@@ -87,22 +87,18 @@ int mch_spawn_wait(struct mch_spawned *command) {
   return 0;
 }
 
-static int file_of(const struct mch_spawned *command, int which) {
-  return which == 1 ? command->out : command->err;
-}
-
-int mch_spawn_size(const struct mch_spawned *command, int which, size_t *size) {
+static int file_size(int fd, size_t *size) {
   struct stat about;
-  if (fstat(file_of(command, which), &about) != 0)
+  if (fstat(fd, &about) != 0)
     return errno;
   *size = (size_t)about.st_size;
   return 0;
 }
 
-int mch_spawn_get(const struct mch_spawned *command, int which, char *to, size_t size) {
+static int file_get(int fd, char *to, size_t size) {
   size_t had = 0;
   while (had < size) {
-    ssize_t count = pread(file_of(command, which), to + had, size - had, (off_t)had);
+    ssize_t count = pread(fd, to + had, size - had, (off_t)had);
     if (count < 0 && errno != EINTR)
       return errno;
     if (count == 0)
@@ -111,6 +107,65 @@ int mch_spawn_get(const struct mch_spawned *command, int which, char *to, size_t
   }
   return 0;
 }
+
+int mch_spawn_size(const struct mch_spawned *command, int which, size_t *size) {
+  return file_size(which == 1 ? command->out : command->err, size);
+}
+
+int mch_spawn_get(const struct mch_spawned *command, int which, char *to, size_t size) {
+  return file_get(which == 1 ? command->out : command->err, to, size);
+}
+
+/* --- the worker's own streams ------------------------------------------------------------------
+ */
+
+void mch_capture_drop(struct mch_capture *capture) {
+  for (int i = 0; i < 2; i++) {
+    if (capture->files[i] >= 0)
+      close(capture->files[i]);
+    if (capture->saved[i] >= 0)
+      close(capture->saved[i]);
+    capture->files[i] = capture->saved[i] = -1;
+  }
+}
+
+int mch_capture_begin(struct mch_capture *capture) {
+  int problem;
+  fflush(stdout);
+  fflush(stderr);
+  for (int i = 0; i < 2; i++) {
+    capture->files[i] = open_nameless();
+    capture->saved[i] = fcntl(i + 1, F_DUPFD_CLOEXEC, 3);
+  }
+  for (int i = 0; i < 2; i++) {
+    if (capture->files[i] < 0 || capture->saved[i] < 0 || dup2(capture->files[i], i + 1) < 0) {
+      problem = errno;
+      if (i == 1)
+        dup2(capture->saved[0], STDOUT_FILENO);
+      mch_capture_drop(capture);
+      return problem;
+    }
+  }
+  return 0;
+}
+
+void mch_capture_end(struct mch_capture *capture) {
+  fflush(stdout);
+  fflush(stderr);
+  for (int i = 0; i < 2; i++)
+    dup2(capture->saved[i], i + 1);
+}
+
+int mch_capture_size(const struct mch_capture *capture, int which, size_t *size) {
+  return file_size(capture->files[which - 1], size);
+}
+
+int mch_capture_get(const struct mch_capture *capture, int which, char *to, size_t size) {
+  return file_get(capture->files[which - 1], to, size);
+}
+
+/* --- the end -----------------------------------------------------------------------------------
+ */
 
 /* The signal goes to the whole process group, the worker's own, which does not heed it. */
 static void ask_to_end(struct mch_spawned *command) {

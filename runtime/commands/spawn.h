@@ -30,6 +30,20 @@ int mch_spawn_wait(struct mch_spawned *command);
 int mch_spawn_size(const struct mch_spawned *command, int which, size_t *size);
 int mch_spawn_get(const struct mch_spawned *command, int which, char *to, size_t size);
 
+/* The worker's own stdout and stderr go to files while something of its own runs. */
+struct mch_capture {
+  int files[2], saved[2]; /* -1: none */
+};
+
+/* 0, or errno, and nothing has changed. */
+int mch_capture_begin(struct mch_capture *capture);
+
+/* Back to what they were; the files keep what was written, for mch_capture_size() and _get(). */
+void mch_capture_end(struct mch_capture *capture);
+int mch_capture_size(const struct mch_capture *capture, int which, size_t *size);
+int mch_capture_get(const struct mch_capture *capture, int which, char *to, size_t size);
+void mch_capture_drop(struct mch_capture *capture);
+
 /* Ask the command and all that it started to end (SIGTERM), if it still runs; close the files. */
 void mch_spawn_drop(struct mch_spawned *command);
 

@@ -37,6 +37,7 @@ struct mch_record {
   uint32_t length;  /* bytes of the payload, also of one that is away */
   uint32_t printed; /* of these for stdout; for stderr the rest, in `run`, or the message */
   uint32_t message; /* bytes of the message, which are the payload's last ones */
+  uint32_t lines;   /* bytes of result lines among those for stdout */
   uint32_t header;  /* bytes of a header, which are the payload's first ones */
   int32_t exitcode; /* of a command */
   int32_t signal;   /* that ended a command, or 0 */

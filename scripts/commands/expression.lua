@@ -17,10 +17,8 @@ function expression.compile(text)
   return compile(text, "EXPR")
 end
 
---- The function that a file returns, or nil and a message.
-function expression.load_file(path)
-  local chunk, message = loadfile(path)
-  if not chunk then return nil, message end
+--- The function that a file returns which was loaded as a chunk, or nil and a message.
+function expression.of_file(path, chunk)
   local fine, f = pcall(chunk)
   if not fine then return nil, tostring(f) end
   if type(f) ~= "function" then

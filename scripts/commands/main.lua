@@ -38,13 +38,13 @@ local function run_before(before)
   return true
 end
 
--- What the verb does with an item: a function, or the pieces of a command; and the files. Or nil and a
--- message.
+-- What the verb does with an item: a function, the chunk of a file that will return it, or the pieces of
+-- a command; and the files. Or nil and a message.
 local function subject(verb, given)
   local words = given.words
   if given.f then
-    local f, message = expression.load_file(given.f)
-    return f, f and words or message
+    local chunk, message = loadfile(given.f)
+    return chunk, chunk and words or message
   end
   local text = table.remove(words, 1)
   if verb == "run" then
@@ -127,6 +127,10 @@ local function main(verb, arguments)
   core.watch_reader()
   fine, message = run_before(given.before)
   if not fine then return complain(verb, message) end
+  if given.f then
+    f, message = expression.of_file(given.f, f)
+    if not f then return complain(verb, message) end
+  end
   given.workers = given.j == nil and mantichora.cpu_count() or given.j == "auto" and mantichora.cpu_count()
     or given.j
   return go(verb, given, f, files)

@@ -171,7 +171,8 @@ function options.read(verb, arguments)
     else
       local option, argument, name = split(word, verb)
       if not option then
-        return nil, ("unknown option '%s' (did you mean '%s'?)"):format(name, nearest(name, verb))
+        local hint = #found.words == 0 and not name:match("^%-%-") and "; what begins with - may stand after --" or ""
+        return nil, ("unknown option '%s' (did you mean '%s'?%s)"):format(name, nearest(name, verb), hint)
       end
       name = option[1]:gsub("^%-+", "")
       if option.value then

@@ -69,7 +69,9 @@ function report:keep(number, item, record)
   local made, message = core.mkdir(folder)
   if not made then error(("folder '%s' cannot be made: %s"):format(folder, message), 0) end
   local errors = record.payload:sub(record.printed + 1, record.length - record.message)
-  if self.verb ~= "run" and record.message > 0 then errors = record.payload:sub(-record.message) .. "\n" end
+  if self.verb ~= "run" and record.message > 0 then
+    errors = errors .. record.payload:sub(-record.message) .. "\n"
+  end
   write_file(folder .. "/item", item)
   write_file(folder .. "/stdout", record.payload:sub(record.header + 1, record.printed))
   write_file(folder .. "/stderr", errors)
@@ -88,7 +90,6 @@ function report:log_job(number, item, record)
   self.log:write(("%d\t:\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n"):format(number,
     record.started + self.offset, record.ended - record.started, record.printed, exitval,
     record.signal or 0, (command:gsub("%c", " "))))
-  self.log:flush()
 end
 
 --- An item has ended: note it where that is asked for. `item` is its bytes without their end.
@@ -100,6 +101,11 @@ end
 --- Count items that have ended.
 function report:count(n)
   if self.bar then self.bar:add(n) end
+end
+
+--- Write what was noted, before nothing happens for a while.
+function report:flush()
+  if self.log then self.log:flush() end
 end
 
 function report:close()

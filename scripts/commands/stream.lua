@@ -98,12 +98,12 @@ local function show_record(self, segment, record)
   local payload = record.payload
   if self.verb == "run" then
     put_lines(core.put, payload:sub(1, record.printed))
-    if record.length - record.message > record.printed then
-      flush()
-      put_lines(to_stderr, payload:sub(record.printed + 1, record.length - record.message))
-    end
   else
     core.put(payload:sub(1, record.printed))
+  end
+  if record.length - record.message > record.printed then
+    flush()
+    put_lines(to_stderr, payload:sub(record.printed + 1, record.length - record.message))
   end
   if record.kind == "ok" then return end
   local is_bad = record.kind == "bad"
@@ -125,7 +125,7 @@ end
 local function settle(self, segment, record)
   segment.had = (segment.had or 0) + 1
   if record.header > 0 then self:learn_columns(record.payload) end
-  if self.columns == true and record.header == 0 and record.printed > 0 then self.columns = nil end
+  if self.columns == true and record.header == 0 and record.lines > 0 then self.columns = nil end
   self.report:count(1)
   if self.report.is_detailed then
     self.report:note(segment.first + segment.had - 1, without_end(self, item_of(segment, record)), record)
@@ -370,7 +370,7 @@ local function failed_record(self, segment, index, failure)
   local _, _, _, _, started = core.look(segment.tray)
   local message = wording(self, segment, failure)
   return {
-    kind = "failed", payload = message, length = #message, printed = 0, message = #message, header = 0,
+    kind = "failed", payload = message, length = #message, printed = 0, lines = 0, message = #message, header = 0,
     line = line, at = at, size = size, started = started, ended = core.clocks(),
     signal = failure and failure.signal, exitcode = failure and failure.exitcode,
     timed_out = segment.stop == "timeout",
@@ -531,6 +531,7 @@ end
 
 local function wait(self)
   flush()
+  self.report:flush()
   local wants_input = not self.is_halted and self.source and self.held < most_held
     and self.nrunning < in_flight(self) and #self.waiting == 0
   core.await(wants_input and self.source.input or nil, self.pollfd, pause(self))
@@ -605,13 +606,14 @@ function stream.run(verb, given, f, files, told)
   for i = 1, trays do self.trays[i] = i end
   core.setup({
     verb = verb, input = self.format, output = given.out, retries = self.retries, tag = given.tag,
-    skip_bad = self.skips_bad, trays = trays,
+    skip_bad = self.skips_bad, keep = given.results ~= nil, trays = trays,
     halt_count = self.halt.when ~= "never" and self.halt.count or 0,
     halt_share = self.halt.when ~= "never" and self.halt.share or 0,
     halts_all = self.halt.when == "now",
   }, f)
   if given["dry-run"] then return dry_run(self) end
-  local pool <close> = mantichora { nworkers = self.nworkers, on_error = "return", name = "mantichora " .. verb }
+  local pool <close> = mantichora { nworkers = self.nworkers, on_error = "return", name = "mantichora " .. verb,
+    capture_warn = 0 }
   self.pool = pool
   self.pollfd = pool:pollfd()
   loop(self)
