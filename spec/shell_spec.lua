@@ -297,6 +297,36 @@ describe("mantichora run", function()
     end)
   end
 
+  it("lets no item out of its word, whatever command is taken", function()
+    local template = assert(loadfile("scripts/commands/template.lua"))()
+    local pieces = {
+      "'", '"', "\\", "$(", ")", "`", "${", "}", "#", "\n", "((", "))", "$((", "<<X", "\nX\n", "echo ", " ",
+      "case x in x)", ";;", "esac", ";", "a", "$'", "x:-", "$", "(", "&&", "|", "\\\n", "=", "[", "]", "$[" }
+    local items = { "$(touch out)`touch out`", "\ntouch out\n", "'; touch out; '", '"; touch out; "', ")\ntouch out\n(",
+      "}; touch out\n", "X\ntouch out\n", "a[$(touch out)]" }
+    local folder = shell.folder()
+    local lines, taken = { "cd " .. folder }, 0
+    math.randomseed(11)
+    while taken < 100 do
+      local words = {}
+      for i = 1, math.random(2, 10) do words[i] = math.random(4) == 1 and "{}" or pieces[math.random(#pieces)] end
+      local text = "echo " .. table.concat(words) .. "{}"
+      local parsed = template.parse(text)
+      if parsed then
+        taken = taken + 1
+        for _, item in ipairs(items) do
+          local command = {}
+          for i, piece in ipairs(parsed) do command[i] = piece == 1 and shell.quote(item) or tostring(piece) end
+          lines[#lines + 1] = ("timeout 5 sh -c %s >log 2>&1 </dev/null; [ ! -e out ] || { echo %s; rm out; }"):format(
+            shell.quote(table.concat(command)), shell.quote(text))
+        end
+      end
+    end
+    local told = shell.run(table.concat(lines, "\n"), { timeout = 100 })
+    shell.remove(folder)
+    assert.are.equal("", told.out)
+  end)
+
   it("prints stdout and stderr in the order of the items, and goes on after failures", function()
     local told = mantichora("run -j4 'sleep 0.$((5 - {#})); echo {}; echo e{} >&2; exit {}'", seq(4))
     assert.are.equal(255, told.status) -- in arithmetic {#} is refused, too

@@ -116,7 +116,9 @@ static void end_row(lua_State *L, struct mch_job *job, size_t begin) {
   /* A row of one empty cell would be an empty line, which is none. */
   if (row->length == begin)
     mch_text_add(L, row, "\"\"", 2);
-  mch_text_add(L, row, "\r\n" + (job->ends_crlf ? 0 : 1), job->ends_crlf ? 2 : 1);
+  if (job->ends_crlf)
+    mch_text_add_char(L, row, '\r');
+  mch_text_add_char(L, row, '\n');
 }
 
 /* Each key of the result must be a column, or it would be lost. */
