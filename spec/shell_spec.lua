@@ -500,6 +500,22 @@ describe("ends at the shell:", function()
   end)
 end)
 
+describe("Ctrl-C", function()
+  it("is heeded while nobody reads the output", function()
+    local folder = shell.folder()
+    local told = shell.run(([[
+      cd %s; mkfifo out; exec 8<>out
+      seq 100000 >in
+      %s map --out lines 'if _ == 500 then io.open("mark", "w"):close() end return ("x"):rep(1000)' <in >out 8<&- &
+      %s
+      kill -INT $!; wait $!; echo $?
+    ]]):format(folder, absolute, until_true("[ -e mark ]")))
+    shell.remove(folder)
+    assert.are.equal("130\n", told.out)
+    assert.are.equal("", told.err)
+  end)
+end)
+
 describe("on a terminal", function()
   it("results stand above the bar", function()
     local folder = shell.folder()

@@ -35,7 +35,8 @@ struct mch_job {
   struct mch_capture capture;
 
   /* The parent's. */
-  struct mch_text output; /* not written yet */
+  struct mch_text output; /* written up to `written` */
+  size_t written;
 };
 
 /* What belongs to the job in Lua: its user values. */

@@ -407,32 +407,37 @@ static int core_put(lua_State *L) {
   return 0;
 }
 
-/* flush([least]): write the output if it has so many bytes. True, or nil and a message. */
+static int write_output(const char *bytes, size_t length, size_t *written) {
+  if (!isatty(STDOUT_FILENO))
+    return mch_write_some(STDOUT_FILENO, bytes, length, written);
+  /* Where bars may stand, C's stream is held while they do. */
+  *written = fwrite(bytes, 1, length, stdout);
+  return fflush(stdout) != 0 ? errno : 0;
+}
+
+/* flush(least): write some of the output, if it has so many bytes. Whether nothing is left to be
+ * written; or nil and a message. */
 static int core_flush(lua_State *L) {
   struct mch_job *job = mch_job_get(L);
   struct mch_text *output = &job->output;
-  size_t written = 0;
-  int problem = 0;
-  if (output->length == 0 || output->length < (size_t)luaL_optinteger(L, 1, 0)) {
+  size_t rest = output->length - job->written, written = 0;
+  int problem;
+  if (rest == 0 || rest < (size_t)luaL_checkinteger(L, 1)) {
     lua_pushboolean(L, 1);
     return 1;
   }
-  if (isatty(STDOUT_FILENO)) {
-    /* Where bars may stand, C's stream is held while they do. */
-    written = fwrite(output->bytes, 1, output->length, stdout);
-    problem = fflush(stdout) != 0 ? errno : 0;
-  } else
-    problem = mch_write_all(STDOUT_FILENO, output->bytes, output->length, &written);
+  problem = write_output(output->bytes + job->written, rest, &written);
   if (problem == EPIPE)
     leave_reader_gone(0);
-  memmove(output->bytes, output->bytes + written, output->length - written);
-  output->length -= written;
-  if (problem != 0 && problem != EINTR) {
+  job->written += written;
+  if (job->written == output->length)
+    job->written = output->length = 0;
+  if (problem != 0 && problem != EINTR && problem != EAGAIN && problem != EWOULDBLOCK) {
     lua_pushnil(L);
     lua_pushstring(L, strerror(problem));
     return 2;
   }
-  lua_pushboolean(L, 1);
+  lua_pushboolean(L, output->length == 0);
   return 1;
 }
 

@@ -183,18 +183,15 @@ unsigned mch_await(int input, int pool, int output, double seconds) {
          ((set[2].revents & POLLNVAL) != 0 ? MCH_AWAIT_CLOSED : 0);
 }
 
-int mch_write_all(int fd, const char *bytes, size_t length, size_t *written) {
-  while (*written < length) {
-    ssize_t count = write(fd, bytes + *written, length - *written);
-    if (count >= 0)
-      *written += (size_t)count;
-    else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      struct pollfd set;
-      set_of(&set, fd, POLLOUT);
-      if (poll(&set, 1, -1) < 0)
-        return errno;
-    } else
-      return errno;
+int mch_write_some(int fd, const char *bytes, size_t length, size_t *written) {
+  ssize_t count = write(fd, bytes, length);
+  *written = count > 0 ? (size_t)count : 0;
+  if (count >= 0)
+    return 0;
+  if (errno == EAGAIN || errno == EWOULDBLOCK) {
+    struct pollfd set;
+    set_of(&set, fd, POLLOUT);
+    return poll(&set, 1, 250) < 0 ? errno : EAGAIN;
   }
-  return 0;
+  return errno;
 }

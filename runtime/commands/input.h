@@ -56,7 +56,8 @@ enum { MCH_AWAIT_INPUT = 1, MCH_AWAIT_POOL = 2, MCH_AWAIT_GONE = 4, MCH_AWAIT_CL
  * comes just before is not noticed: the caller waits for a fraction of a second only. */
 unsigned mch_await(int input, int pool, int output, double seconds);
 
-/* Write everything. 0, or errno; *written says how far it came. EINTR: a signal came. */
-int mch_write_all(int fd, const char *bytes, size_t length, size_t *written);
+/* Write once, as much as goes. 0, or errno: EINTR and EAGAIN mean again. A signal may also cut it
+ * short without an error, so that the caller looks around before he goes on. */
+int mch_write_some(int fd, const char *bytes, size_t length, size_t *written);
 
 #endif

@@ -78,10 +78,14 @@ local function without_end(self, item)
   return self.format == "csv" and (item:gsub("\r$", "")) or item
 end
 
--- Write what was put, if it is so much.
+-- Write what was put, if it is so much. Ctrl-C is noticed between the steps.
 local function flush(least)
-  local fine, message = core.flush(least or 0)
-  if not fine then error("stdout cannot be written: " .. message, 0) end
+  local done, message
+  repeat
+    done, message = core.flush(least or 0)
+    if message then error("stdout cannot be written: " .. message, 0) end
+    least = 0
+  until done
 end
 
 -- A line that a command has not completed is completed.
