@@ -24,6 +24,18 @@ local function seq(n)
   return table.concat(lines)
 end
 
+-- Lines of a shell that wait until a file has more than `least` bytes, `now`, and no longer grows.
+local function until_still(path, least)
+  return ([[
+    before=-1; same=0
+    for n in $(seq 300); do
+      now=$(cat %s 2>/dev/null | wc -c)
+      [ "$now" = "$before" ] && [ "$now" -gt %d ] && same=$((same + 1)) || same=0
+      [ $same = 8 ] && break
+      before=$now; sleep 0.2
+    done]]):format(path, least)
+end
+
 describe("mantichora map", function()
   it("prints what an expression makes of each item, in order", function()
     local told = mantichora("map '_ * 2'", seq(1000))
@@ -506,10 +518,10 @@ describe("Ctrl-C", function()
     local told = shell.run(([[
       cd %s; mkfifo out; exec 8<>out
       seq 100000 >in
-      %s map --out lines 'if _ == 500 then io.open("mark", "w"):close() end return ("x"):rep(1000)' <in >out 8<&- &
+      %s map --out lines 'io.open("begun", "a"):write("x"):close() return ("x"):rep(1000)' <in >out 8<&- &
       %s
       kill -INT $!; wait $!; echo $?
-    ]]):format(folder, absolute, until_true("[ -e mark ]")))
+    ]]):format(folder, absolute, until_still("begun", 60)))
     shell.remove(folder)
     assert.are.equal("130\n", told.out)
     assert.are.equal("", told.err)
@@ -601,20 +613,13 @@ describe("the way through the workers:", function()
         return ("z"):rep(1000000)
       end
     ]])
-    -- What is begun no longer grows, once it has stood still for a while.
     local told = shell.run(([[
       cd %s
       seq 1 400 | %s map -j2 --out lines -f f.lua >out &
-      before=-1; same=0
-      for n in $(seq 300); do
-        now=$(cat begun 2>/dev/null | wc -c)
-        [ "$now" = "$before" ] && [ "$now" -gt 50 ] && same=$((same + 1)) || same=0
-        [ $same = 8 ] && break
-        before=$now; sleep 0.2
-      done
+      %s
       [ "$now" -lt 90 ] && echo bounded
       touch go; wait; wc -c <out
-    ]]):format(folder, absolute), { timeout = 100 })
+    ]]):format(folder, absolute, until_still("begun", 50)), { timeout = 100 })
     shell.remove(folder)
     assert.are.equal("bounded\n400000400\n", told.out)
   end)
