@@ -591,7 +591,6 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
   e->objects = e->shapes = e->codes = e->ahead = 0;
   e->lent = 0;
-  e->last_table = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   e->slots = lua_gettop(L);
   lua_settop(L, e->slots + SLOTS);

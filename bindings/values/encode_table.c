@@ -492,22 +492,6 @@ static int put_contents(struct encoding *e, int at, int top, const struct look *
   return OPENED;
 }
 
-/* Objects that were made one after the other lie side by side, and tables are often met in that
- * order, or against it, when those inside are made first. The processor foresees the one, but not
- * the other. */
-static void look_ahead(struct encoding *e, const void *object) {
-  enum { NEAR = 1024, AHEAD = 1536, LINE = 64 };
-  uintptr_t at = (uintptr_t)object, ahead = at - AHEAD;
-  if (e->last_table - at < NEAR) {
-    __builtin_prefetch((const void *)ahead);
-    __builtin_prefetch((const void *)(ahead - LINE));
-    __builtin_prefetch((const void *)(ahead - 2 * LINE));
-    __builtin_prefetch((const void *)(ahead - 3 * LINE));
-    __builtin_prefetch(mch_identity_slot(&e->met, ahead));
-  }
-  e->last_table = at;
-}
-
 /* Put the table at `at`; `top` is the top of the stack. */
 static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   lua_State *L = e->L;
@@ -517,7 +501,6 @@ static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   struct look look;
   if (object == e->globals)
     return put_tag(e, MCH_TAG_GLOBALS);
-  look_ahead(e, object);
   met = look_up(e, object, &look);
   if (met != NULL) {
     if (mch_encode_is_partial(e, at))

@@ -116,7 +116,6 @@ struct encoding {
   int baseline;           /* absolute, or 0 */
   int explain;            /* likewise */
   const void *globals;    /* _G */
-  uintptr_t last_table;   /* address of the one met last */
   uint64_t objects;       /* numbered so far */
   uint64_t shapes, codes; /* likewise */
   uint64_t ahead;         /* likewise: tables of which a part went ahead */

@@ -61,11 +61,6 @@ struct mch_probe {
   uint64_t perturb;
 };
 
-/* Where a search for this key begins. */
-static inline const void *mch_identity_slot(const struct mch_identity *map, uint64_t key) {
-  return (const uint32_t *)map->slots.items + (mch_identity_hash(key) & map->mask);
-}
-
 static inline struct mch_probe mch_probe_first(const struct mch_identity *map, uint64_t key) {
   struct mch_probe probe = {mch_identity_hash(key) & map->mask, key};
   return probe;
