@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "bindings/context.h"
 #include "graph.h"
 
 static void push_loaded(lua_State *L) {
@@ -220,16 +221,12 @@ static void note_modules(lua_State *L, int baseline, int late) {
 
 void mch_modules_note(lua_State *L, int baseline) {
   int part;
-  for (part = MCH_BASELINE_MODULE; part <= MCH_BASELINE_LOADED; part++) {
-    lua_createtable(L, 0, part == MCH_BASELINE_LOADED ? 16 : 256);
-    if (part != MCH_BASELINE_LOADED) { /* keep nothing alive that the program has dropped */
-      lua_createtable(L, 0, 1);
-      lua_pushliteral(L, "k");
-      lua_setfield(L, -2, "__mode");
-      lua_setmetatable(L, -2);
-    }
+  for (part = MCH_BASELINE_MODULE; part < MCH_BASELINE_LOADED; part++) {
+    mch_context_push_weak(L, "k"); /* keeps nothing alive that the program has dropped */
     lua_rawseti(L, baseline, part);
   }
+  lua_newtable(L);
+  lua_rawseti(L, baseline, MCH_BASELINE_LOADED);
   note_modules(L, baseline, 0);
 }
 
