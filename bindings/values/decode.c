@@ -90,7 +90,7 @@ _Noreturn void mch_decode_malformed(struct decoding *d, const char *what) {
 
 uint64_t mch_decode_long_varint(struct decoding *d) {
   uint64_t value;
-  const char *wrong = mch_plain_load_varint(&d->at, d->end, &value);
+  const char *wrong = mch_number_load_varint(&d->at, d->end, &value);
   if (wrong != NULL)
     mch_decode_malformed(d, wrong);
   return value;
@@ -165,11 +165,11 @@ static void store_item(struct decoding *d, struct frame *frame) {
 
 static void read_run(struct decoding *d, struct frame *frame, unsigned tag) {
   uint64_t n = take_varint(d);
-  size_t width = mch_plain_run_width(tag);
+  size_t width = mch_number_run_width(tag);
   if (n > frame->count - frame->next || n > left(d) / width)
     mch_decode_malformed(d, "run too long");
-  mch_plain_store_run(d->L, mch_decode_frame_at(d, frame), (lua_Integer)frame->next, tag,
-                      take(d, (size_t)n * width), (size_t)n);
+  mch_number_store_run(d->L, mch_decode_frame_at(d, frame), (lua_Integer)frame->next, tag,
+                       take(d, (size_t)n * width), (size_t)n);
   frame->next += n;
 }
 

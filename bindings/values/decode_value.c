@@ -26,27 +26,12 @@ void mch_decode_push_ref(struct decoding *d) {
     mch_decode_malformed(d, "reference to nothing");
 }
 
-/* Bytes that a tag takes with its value: of such as often stand between strings. 0: of others. */
-static size_t plain_size(unsigned tag) {
-  switch (tag) {
-  case MCH_TAG_INT1:
-  case MCH_TAG_REF:    /* unless its number is large: then what */
-  case MCH_TAG_RECORD: /* is found may be none, and is not used */
-    return 2;
-  case MCH_TAG_INT2:
-    return 3;
-  case MCH_TAG_INT4:
-    return 5;
-  case MCH_TAG_INT8:
-  case MCH_TAG_FLOAT:
-    return 9;
-  default:
-    return tag <= MCH_TAG_TRUE;
-  }
-}
-
-static inline int is_short_tag(unsigned tag) {
-  return tag >= MCH_TAG_SHORT && tag < MCH_TAG_STRING;
+/* Bytes that a tag takes with what follows, of those that often stand between strings. 0: of
+ * others. */
+static size_t flat_size(unsigned tag) {
+  if (tag == MCH_TAG_REF || tag == MCH_TAG_RECORD) /* if its number is small; else what is found */
+    return 2;                                      /* may be no string, and is not used */
+  return tag <= MCH_TAG_LIGHT || mch_scalar_is_short(tag) ? 1 + mch_scalar_size(tag) : 0;
 }
 
 /* Find short strings behind this place, as far as that is easy. */
@@ -55,10 +40,10 @@ static void look_ahead(struct decoding *d) {
   d->ahead = d->ahead_next = 0;
   while (at < d->end && d->ahead < AHEAD_MOST) {
     unsigned tag = *at;
-    size_t size = is_short_tag(tag) ? 1 + (tag & 0x1f) : plain_size(tag);
+    size_t size = flat_size(tag);
     if (size == 0 || size > (size_t)(d->end - at))
       break;
-    if (is_short_tag(tag) && size > 2)
+    if (mch_scalar_is_short(tag) && size > 2)
       d->ahead_at[d->ahead++] = at + 1;
     at += size;
   }
@@ -261,31 +246,11 @@ int mch_decode_read_value(struct decoding *d) {
   unsigned tag = *take(d, 1);
   if (tag >= MCH_TAG_OBJECT)
     return read_object(d, tag);
-  if (tag < MCH_TAG_SMALL) {
-    lua_pushinteger(L, (lua_Integer)tag);
+  if (tag <= MCH_TAG_LIGHT) {
+    mch_scalar_push(L, tag, take(d, mch_scalar_size(tag)));
     return 1;
   }
   switch (tag) {
-  case MCH_TAG_NIL:
-    lua_pushnil(L);
-    return 1;
-  case MCH_TAG_FALSE:
-  case MCH_TAG_TRUE:
-    lua_pushboolean(L, tag == MCH_TAG_TRUE);
-    return 1;
-  case MCH_TAG_INT1:
-  case MCH_TAG_INT2:
-  case MCH_TAG_INT4:
-  case MCH_TAG_INT8:
-    lua_pushinteger(L,
-                    (lua_Integer)mch_plain_load_integer(tag, take(d, mch_plain_integer_size(tag))));
-    return 1;
-  case MCH_TAG_FLOAT:
-    lua_pushnumber(L, mch_plain_float(mch_load_u64(take(d, 8))));
-    return 1;
-  case MCH_TAG_LIGHT:
-    lua_pushlightuserdata(L, (void *)(uintptr_t)mch_load_u64(take(d, 8)));
-    return 1;
   case MCH_TAG_GLOBALS:
     lua_pushglobaltable(L);
     return 1;

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #include "graph.h"
-#include "plain.h"
+#include "scalar.h"
 #include "stack.h"
 
 /* Stack slots of a decoding, above what the caller had. */

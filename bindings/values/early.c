@@ -5,7 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#include "plain.h"
+#include "number.h"
 
 /* For a table that says it will be long, room is made for so many items per byte of its first
  * piece; then it grows as it fills. */
@@ -26,7 +26,7 @@ _Noreturn static void malformed(struct piece *piece) {
 
 static uint64_t take_varint(struct piece *piece) {
   uint64_t value;
-  if (mch_plain_load_varint(&piece->at, piece->end, &value) != NULL)
+  if (mch_number_load_varint(&piece->at, piece->end, &value) != NULL)
     malformed(piece);
   return value;
 }
@@ -66,10 +66,10 @@ static uint64_t store_run(struct piece *piece, int table, uint64_t last) {
   size_t width;
   if (tag < MCH_TAG_RUN1 || tag > MCH_TAG_RUNF)
     malformed(piece);
-  width = mch_plain_run_width(tag);
+  width = mch_number_run_width(tag);
   if (n > piece->array - last || n > (size_t)(piece->end - piece->at) / width)
     malformed(piece);
-  mch_plain_store_run(piece->L, table, (lua_Integer)last, tag, piece->at, (size_t)n);
+  mch_number_store_run(piece->L, table, (lua_Integer)last, tag, piece->at, (size_t)n);
   piece->at += (size_t)n * width;
   return last + n;
 }

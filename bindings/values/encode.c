@@ -46,11 +46,8 @@ int mch_encode_text(struct encoding *e, const void *object, const char *s, size_
   } else {
     e->objects++;
   }
-  if (length < 32) {
-    unsigned char *to = room(e, 32);
-    to[0] = (unsigned char)(MCH_TAG_SHORT | length);
-    memcpy(to + 1, s, length);
-    e->out->length += length + 1;
+  if (length <= MCH_SCALAR_LONGEST) {
+    e->out->length += mch_scalar_store_short(room(e, MCH_SCALAR_ROOM), s, length);
   } else {
     put_u8(e, MCH_TAG_STRING);
     put_varint(e, length);
@@ -267,24 +264,16 @@ static int put_userdata(struct encoding *e, int at) {
 }
 
 static int put_value(struct encoding *e, int at) {
-  lua_State *L = e->L;
-  switch (lua_type(L, at)) {
-  case LUA_TNIL:
-    return put_tag(e, MCH_TAG_NIL);
-  case LUA_TBOOLEAN:
-    return put_tag(e, lua_toboolean(L, at) ? MCH_TAG_TRUE : MCH_TAG_FALSE);
-  case LUA_TNUMBER:
-    if (lua_isinteger(L, at))
-      return put_integer(e, lua_tointeger(L, at));
-    return put_tag64(e, MCH_TAG_FLOAT, mch_plain_float_bits(lua_tonumber(L, at)));
+  int type = lua_type(e->L, at);
+  if (put_scalar(e, at, type))
+    return DONE;
+  switch (type) {
   case LUA_TSTRING:
     return mch_encode_string(e, at);
   case LUA_TTABLE:
     return mch_encode_table(e, at, 0);
   case LUA_TFUNCTION:
     return mch_encode_function(e, at);
-  case LUA_TLIGHTUSERDATA:
-    return put_tag64(e, MCH_TAG_LIGHT, (uint64_t)(uintptr_t)lua_touserdata(L, at));
   case LUA_TUSERDATA:
     return put_userdata(e, at);
   default:

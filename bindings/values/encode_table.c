@@ -118,18 +118,9 @@ enum { HAS_CONTENTS = 2 };
 
 /* Put the value of this type at a stack index, if it is one without contents: DONE. */
 static inline int put_flat(struct encoding *e, int at, int type) {
-  switch (type) {
-  case LUA_TNUMBER:
-    if (lua_isinteger(e->L, at))
-      return put_integer(e, lua_tointegerx(e->L, at, NULL));
-    return put_tag64(e, MCH_TAG_FLOAT, mch_plain_float_bits(lua_tonumberx(e->L, at, NULL)));
-  case LUA_TSTRING:
+  if (type == LUA_TSTRING)
     return mch_encode_string(e, at);
-  case LUA_TBOOLEAN:
-    return put_tag(e, lua_toboolean(e->L, at) ? MCH_TAG_TRUE : MCH_TAG_FALSE);
-  default:
-    return HAS_CONTENTS;
-  }
+  return put_scalar(e, at, type) ? DONE : HAS_CONTENTS;
 }
 
 /* The shape that a table with this first key most likely has, or NULL. */
@@ -245,7 +236,7 @@ static inline int add_float(lua_State *L, struct run *run, int at) {
   number = lua_tonumberx(L, at, NULL);
   if (!has_fraction(number) && lua_isinteger(L, at))
     return 0;
-  run->values[run->count++] = mch_plain_float_bits(number);
+  run->values[run->count++] = mch_number_bits_of_float(number);
   return 1;
 }
 
@@ -266,7 +257,7 @@ static void put_numbers(struct encoding *e, const struct run *run) {
   unsigned char *to;
   put_u8(e, (unsigned)tag);
   put_varint(e, n);
-  width = mch_plain_run_width((unsigned)tag);
+  width = mch_number_run_width((unsigned)tag);
   to = room(e, n * width);
   e->out->length += n * width;
   switch (width) {
@@ -299,7 +290,7 @@ static void put_run(struct encoding *e, const struct run *run) {
     if (run->integers)
       put_integer(e, (lua_Integer)run->values[i]);
     else
-      put_tag64(e, MCH_TAG_FLOAT, run->values[i]);
+      put_float(e, run->values[i]);
   }
 }
 

@@ -16,7 +16,7 @@
 #include "identity.h"
 #include "modules.h"
 #include "path.h"
-#include "plain.h"
+#include "scalar.h"
 #include "stack.h"
 
 /* Stack slots of an encoding, above what the caller had. */
@@ -165,23 +165,15 @@ static inline unsigned char *at_position(const struct encoding *e, size_t place)
   return e->out->data + e->out->read + place;
 }
 
-static inline size_t write_varint(unsigned char *to, uint64_t value) {
-  size_t n = 0;
-  for (; value >= 0x80; value >>= 7)
-    to[n++] = (unsigned char)(value | 0x80);
-  to[n++] = (unsigned char)value;
-  return n;
-}
-
 static inline void put_varint(struct encoding *e, uint64_t value) {
-  unsigned char *to = room(e, 10);
-  e->out->length += write_varint(to, value);
+  unsigned char *to = room(e, MCH_NUMBER_VARINT);
+  e->out->length += mch_number_store_varint(to, value);
 }
 
 static inline void put_tag_varint(struct encoding *e, unsigned tag, uint64_t value) {
-  unsigned char *to = room(e, 11);
+  unsigned char *to = room(e, 1 + MCH_NUMBER_VARINT);
   to[0] = (unsigned char)tag;
-  e->out->length += 1 + write_varint(to + 1, value);
+  e->out->length += 1 + mch_number_store_varint(to + 1, value);
 }
 
 static inline void put_bytes(struct encoding *e, const void *bytes, size_t count) {
@@ -192,17 +184,22 @@ static inline void put_bytes(struct encoding *e, const void *bytes, size_t count
 }
 
 static inline int put_integer(struct encoding *e, lua_Integer value) {
-  unsigned char *to = room(e, MCH_PLAIN_ROOM);
-  e->out->length += mch_plain_store_integer(to, value);
+  unsigned char *to = room(e, MCH_NUMBER_ROOM);
+  e->out->length += mch_number_store_integer(to, value);
   return DONE;
 }
 
-static inline int put_tag64(struct encoding *e, int tag, uint64_t bits) {
-  unsigned char *to = room(e, 9);
-  to[0] = (unsigned char)tag;
-  mch_store_u64(to + 1, bits);
-  e->out->length += 9;
+static inline int put_float(struct encoding *e, uint64_t bits) {
+  unsigned char *to = room(e, MCH_NUMBER_ROOM);
+  e->out->length += mch_scalar_store_bits(to, MCH_TAG_FLOAT, bits);
   return DONE;
+}
+
+/* Put the value of this type at a stack index, if it is a scalar and no string: 1. */
+static inline int put_scalar(struct encoding *e, int at, int type) {
+  size_t length = mch_scalar_store(room(e, MCH_NUMBER_ROOM), e->L, at, type);
+  e->out->length += length;
+  return length > 0;
 }
 
 static inline int put_tag(struct encoding *e, int tag) {

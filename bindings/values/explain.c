@@ -58,15 +58,11 @@ static void push_how(struct encoding *e, int at, enum role role, int status, siz
 /* The number of the object that the reference at `start` names, or of the object that is there. */
 static uint64_t object_number(const struct encoding *e, size_t start, uint64_t next) {
   const unsigned char *at = at_position(e, start);
-  uint64_t number = 0;
-  unsigned shift = 0;
+  uint64_t number;
   if (*at != MCH_TAG_REF)
     return next;
-  do {
-    at++;
-    number |= (uint64_t)(*at & 0x7f) << shift;
-    shift += 7;
-  } while (*at >= 0x80);
+  at++;
+  mch_number_load_varint(&at, at_position(e, position(e)), &number);
   return number;
 }
 

@@ -12,7 +12,8 @@
 
 #include "graph.h"
 
-enum { MCH_NUMBER_ROOM = 9 }; /* bytes that a number takes at most, with its tag */
+/* The bytes that a number takes at most, with its tag; that a varint takes at most. */
+enum { MCH_NUMBER_ROOM = 9, MCH_NUMBER_VARINT = 10 };
 
 /* Store an integer with its tag; returns how many bytes it takes. */
 static inline size_t mch_number_store_integer(unsigned char *to, lua_Integer value) {
@@ -84,7 +85,16 @@ static inline void mch_number_print(char to[MCH_NUMBER_TEXT], lua_Number number)
     *comma = '.';
 }
 
-/* Read a varint (graph.h) at *at, which moves behind it, and not past `end`. NULL, or what is wrong
+/* Store a varint (graph.h); returns how many bytes it takes, at most MCH_NUMBER_VARINT. */
+static inline size_t mch_number_store_varint(unsigned char *to, uint64_t value) {
+  size_t n = 0;
+  for (; value >= 0x80; value >>= 7)
+    to[n++] = (unsigned char)(value | 0x80);
+  to[n++] = (unsigned char)value;
+  return n;
+}
+
+/* Read a varint at *at, which moves behind it, and not past `end`. NULL, or what is wrong
  * with it. */
 static inline const char *mch_number_load_varint(const unsigned char **at, const unsigned char *end,
                                                  uint64_t *value) {

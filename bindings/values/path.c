@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "plain.h"
+#include "number.h"
 
 #define SHOWN 40 /* longest key shown in full */
 
@@ -61,7 +61,7 @@ void mch_path_index(struct mch_path *path, lua_Integer index) {
 }
 
 void mch_path_key(struct mch_path *path, lua_State *L, int key) {
-  char step[MCH_PLAIN_FLOAT_TEXT + 2], number[MCH_PLAIN_FLOAT_TEXT];
+  char step[MCH_NUMBER_TEXT + 2], number[MCH_NUMBER_TEXT];
   switch (lua_type(L, key)) {
   case LUA_TSTRING: {
     size_t length;
@@ -74,7 +74,7 @@ void mch_path_key(struct mch_path *path, lua_State *L, int key) {
       mch_path_index(path, lua_tointeger(L, key));
       return;
     }
-    mch_plain_print_float(number, lua_tonumber(L, key));
+    mch_number_print(number, lua_tonumber(L, key));
     snprintf(step, sizeof step, "[%s]", number);
     break;
   case LUA_TBOOLEAN:

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "plain.h"
+#include "number.h"
 
 /* What is shown at the most. */
 enum {
@@ -70,8 +70,8 @@ static void add_string(struct text *text, const char *s, size_t length) {
 }
 
 static void add_float(struct text *text, lua_Number number) {
-  char part[MCH_PLAIN_FLOAT_TEXT];
-  mch_plain_print_float(part, number);
+  char part[MCH_NUMBER_TEXT];
+  mch_number_print(part, number);
   add(text, part[strspn(part, "-0123456789")] == '\0' ? "%s.0" : "%s", part);
 }
 
