@@ -281,18 +281,32 @@ static int put_value(struct encoding *e, int at) {
   }
 }
 
-int mch_encode_as(struct encoding *e, int at, enum role role) {
+static int put_as(struct encoding *e, int at, enum role role) {
   if (role == VALUE)
     return put_value(e, at);
   return role == METATABLE ? mch_encode_table(e, at, 1) : mch_encode_environment(e, at);
 }
 
+/* Put a value while a listener follows. */
+static int put_followed(struct encoding *e, int at, enum role role) {
+  struct mch_part part = {at,         role, e->frames.count - 1, position(e), size_so_far(e),
+                          e->objects, 0};
+  e->listener->begin(e->listener, e, &part);
+  part.status = put_as(e, at, role);
+  if (part.status == REFUSED)
+    put_tag(e, MCH_TAG_NIL);
+  if (part.status == OPENED)
+    innermost(e)->start = part.before;
+  e->listener->end(e->listener, e, &part);
+  return part.status == OPENED ? OPENED : DONE;
+}
+
 int mch_encode_part(struct encoding *e, int at, enum role role) {
-  return e->explain == 0 ? mch_encode_as(e, at, role) : mch_explain_part(e, at, role);
+  return e->listener == NULL ? put_as(e, at, role) : put_followed(e, at, role);
 }
 
 int mch_encode_put(struct encoding *e, int at) {
-  return e->explain == 0 ? put_value(e, at) : mch_explain_part(e, at, VALUE);
+  return e->listener == NULL ? put_value(e, at) : put_followed(e, at, VALUE);
 }
 
 /* ---- frames: parts until one opens a frame, is REFUSED, or none is left (DONE) ---- */
@@ -416,7 +430,7 @@ static int put_set(struct encoding *e) {
   put_target(e, target);
   mch_encode_string(e, name);
   if (lua_topointer(L, target) == e->globals) {
-    if (e->explain == 0)
+    if (e->listener == NULL)
       mch_wants_sent(&e->wants, name);
     lua_pushvalue(L, name);
     lua_rawget(L, target);
@@ -505,8 +519,8 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
 
 /* What it has on the stack stays there: the frame around it sets the top as it needs it. */
 static void close_frame(struct encoding *e, const struct frame *frame) {
-  if (e->explain != 0 && frame->kind != ROOT)
-    mch_explain_close(e, frame);
+  if (e->listener != NULL && frame->kind != ROOT)
+    e->listener->close(e->listener, e, frame);
   if (frame->kind == HOOK) {
     e->hook = frame->outer;
     e->hooks--;
@@ -577,7 +591,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->out = encoder->out;
   e->first = first;
   e->baseline = encoder->baseline != 0 ? lua_absindex(L, encoder->baseline) : 0;
-  e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
+  e->listener = encoder->listener;
   e->objects = e->shapes = e->codes = e->ahead = 0;
   e->lent = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);

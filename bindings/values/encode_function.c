@@ -287,8 +287,8 @@ static int note_environment(struct encoding *e, int i, const char *name) {
     int is_whole = whole || (custom && !mch_encode_is_partial(e, env) &&
                              mch_identity_find(&e->met, (uint64_t)(uintptr_t)object) != NULL);
     mch_wants_names(&e->wants, env, env + 1, is_whole);
-    if (e->explain != 0 && !custom)
-      mch_explain_names(e);
+    if (e->listener != NULL && !custom)
+      e->listener->names(e->listener, e);
     e->noted[0] = lua_topointer(L, env + 1);
     e->noted[1] = object;
   }

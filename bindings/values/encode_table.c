@@ -179,7 +179,7 @@ static int put_expected(struct encoding *e, const struct shape *shape, int table
   struct frame *frame;
   meet_looked(e, look);
   put_record_head(e, shape, metatable);
-  if (e->explain == 0)
+  if (e->listener == NULL)
     n = put_flat_fields(e, shape, table, &type);
   else
     type = lua_type(e->L, table + 2);
@@ -638,7 +638,7 @@ static int field_type(const struct encoding *e, const struct frame *frame, int t
 /* Put the value on top of the stack. */
 static int put_field(struct encoding *e, int at, int type) {
   int status;
-  if (e->explain != 0)
+  if (e->listener != NULL)
     return mch_encode_put(e, at);
   if (type == LUA_TTABLE)
     return put_table(e, at, at, 0);
@@ -674,7 +674,7 @@ static inline int put_fields(struct encoding *e, struct frame *frame) {
 
 /* Is there a record around this one, to go on with when this one is complete? */
 static int is_in_record(const struct encoding *e, const struct frame *frame) {
-  return e->explain == 0 && e->frames.count > 1 && frame[-1].kind == RECORD;
+  return e->listener == NULL && e->frames.count > 1 && frame[-1].kind == RECORD;
 }
 
 /* Records in records are common: spare them the way through the main loop. */

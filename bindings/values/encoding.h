@@ -2,8 +2,8 @@
  *
  * What the files of the encoder share. encode.c has the walk: mch_encode_put() writes a value, or
  * opens a frame for one that has contents, and the main loop lets the innermost frame put its next
- * part. encode_table.c and encode_function.c know how tables and functions are put, explain.c tells
- * about it. */
+ * part. encode_table.c and encode_function.c know how tables and functions are put. A listener
+ * (struct mch_listener) may follow it. */
 #ifndef MCH_ENCODING_H
 #define MCH_ENCODING_H
 
@@ -30,7 +30,6 @@ enum {
   HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
   LENT,       /* list of the strings that are lent */
   ENVS,       /* environment that is put in part -> true */
-  KIND,       /* of the part that is explained */
   PAUSE,      /* of the collector, once a hook was called */
   WANTS,
   MODULES = WANTS + MCH_WANTS_SLOTS,
@@ -78,7 +77,7 @@ struct frame {
       size_t outer;  /* HOOK: value of e->hook outside */
     };
   };
-  size_t start; /* size before its value, if the message is explained */
+  size_t start; /* size before its value, if there is a listener */
 };
 
 enum { FRAMES_START = 8 };
@@ -107,19 +106,42 @@ enum role { VALUE, METATABLE, ENVIRONMENT };
 /* put(): what has become of the value. */
 enum { REFUSED = -1, DONE = 0, OPENED = 1 };
 
+struct encoding;
+
+/* A part of the message, as a listener sees it. */
+struct mch_part {
+  int at;          /* stack index of the value, good in `begin` only */
+  enum role role;  /* in the whole around it */
+  size_t level;    /* of frames around it; the innermost one is that of its whole */
+  size_t place;    /* where in the message it begins */
+  size_t before;   /* size of the message before it */
+  uint64_t number; /* that it gets if it is an object */
+  int status;      /* in `end`: what became of it. Of one that was refused a nil is put */
+};
+
+/* Follows an encoding: a value before it is put and after, a frame when it is complete, and the
+ * names in the list on top of the stack, which a function looks up in _G. Nothing is refused then,
+ * and no global left out. Each leaves the stack as it is and may raise. */
+struct mch_listener {
+  void (*begin)(struct mch_listener *listener, struct encoding *e, const struct mch_part *);
+  void (*end)(struct mch_listener *listener, struct encoding *e, const struct mch_part *);
+  void (*close)(struct mch_listener *listener, struct encoding *e, const struct frame *);
+  void (*names)(struct mch_listener *listener, struct encoding *e);
+};
+
 struct encoding {
   lua_State *L;
   struct mch_encoder *to;
   struct mch_buf *out;
-  int slots;              /* SPILLS is at slots + SPILLS and so on */
-  int first;              /* stack index of the first value */
-  int baseline;           /* absolute, or 0 */
-  int explain;            /* likewise */
-  const void *globals;    /* _G */
-  uint64_t objects;       /* numbered so far */
-  uint64_t shapes, codes; /* likewise */
-  uint64_t ahead;         /* likewise: tables of which a part went ahead */
-  size_t lent;            /* bytes in spans */
+  int slots;                     /* SPILLS is at slots + SPILLS and so on */
+  int first;                     /* stack index of the first value */
+  int baseline;                  /* absolute, or 0 */
+  struct mch_listener *listener; /* or NULL */
+  const void *globals;           /* _G */
+  uint64_t objects;              /* numbered so far */
+  uint64_t shapes, codes;        /* likewise */
+  uint64_t ahead;                /* likewise: tables of which a part went ahead */
+  size_t lent;                   /* bytes in spans */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array keys;   /* const void *: the keys of all shapes */
@@ -257,11 +279,8 @@ static inline struct frame *add_frame(struct encoding *e, enum frame_kind kind, 
 /* Put the value at this stack index. DONE, OPENED (a frame will put its contents) or REFUSED. */
 int mch_encode_put(struct encoding *e, int at);
 
-/* The same for a value that is something else to its whole than a part. */
+/* Put a value that is something else to its whole than a part. */
 int mch_encode_part(struct encoding *e, int at, enum role role);
-
-/* The same, without telling about it. */
-int mch_encode_as(struct encoding *e, int at, enum role role);
 
 /* Put a string: the one at a stack index, or the bytes of the string object at this address. */
 int mch_encode_string(struct encoding *e, int at);
@@ -308,15 +327,5 @@ int mch_encode_is_partial(struct encoding *e, int at);
 
 /* Put the next parts of a FUNCTION frame. */
 int mch_encode_upvalues(struct encoding *e, struct frame *frame);
-
-/* ---- explain.c ---- */
-
-/* Put a value and tell e->explain about it; what is refused is told, and not put. */
-int mch_explain_part(struct encoding *e, int at, enum role role);
-
-/* Tell that a frame is complete; tell the names on top of the stack, which a function looks up in
- * _G. */
-void mch_explain_close(struct encoding *e, const struct frame *frame);
-void mch_explain_names(struct encoding *e);
 
 #endif

@@ -121,6 +121,8 @@ struct mch_code_memory {
   size_t length;
 };
 
+struct mch_listener;
+
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */
 struct mch_encoder {
   struct mch_buf *out;   /* the message is appended here; owned by the caller, who keeps it in a
@@ -137,8 +139,8 @@ struct mch_encoder {
   /* Send a piece ahead of the message: 1, or 0: put what is in it into the message. NULL: always
    * so. May not raise. */
   int (*send_ahead)(void *ud, const unsigned char *piece, size_t len);
-  void *ud;    /* of these two */
-  int explain; /* stack index of a function that is told all parts (explain.c), or 0 */
+  void *ud;                       /* of these two */
+  struct mch_listener *listener;  /* follows the encoding (encoding.h), or NULL */
   struct mch_code_memory *memory; /* the caller's, or NULL */
   int called;                     /* set when a hook was called */
   int assigns;                    /* set when globals or fields of environments went along */
