@@ -5,7 +5,7 @@
 
 #include <limits.h>
 
-#include "bytecode.h"
+#include "code.h"
 #include "modules.h"
 
 /* ---- functions ---- */
@@ -52,31 +52,11 @@ static struct code find_code(struct decoding *d) {
   return code;
 }
 
-/* Push what makes closures of this code, if it has come before. The second time it is made. The
- * hooks of tools need not see it at work. */
-static int push_factory(struct decoding *d, const struct code *code) {
-  lua_State *L = d->L;
-  if (code->id == 0 || d->factories == 0 || lua_gethookmask(L) != 0)
-    return 0;
-  switch (lua_rawgeti(L, d->factories, code->id)) {
-  case LUA_TFUNCTION:
-    return 1;
-  case LUA_TNIL:
-    lua_pushboolean(L, 1);
-    break;
-  default:
-    if (lua_toboolean(L, -1))
-      mch_bytecode_push_maker(L, code->bytes, code->length);
-    else
-      lua_pushboolean(L, 0); /* there is none */
-  }
-  lua_pushvalue(L, -1);
-  lua_rawseti(L, d->factories, code->id);
-  lua_replace(L, -2);
-  if (lua_isfunction(L, -1))
-    return 1;
-  lua_pop(L, 1);
-  return 0;
+/* Push a closure of this code, if it comes often. The hooks of tools need not see its factory at
+ * work. */
+static int push_often(struct decoding *d, const struct code *code) {
+  return code->id != 0 && d->factories != 0 && lua_gethookmask(d->L) == 0 &&
+         mch_code_push_closure(d->L, d->factories, code->id, code->bytes, code->length);
 }
 
 void mch_decode_open_function(struct decoding *d, unsigned tag) {
@@ -85,9 +65,7 @@ void mch_decode_open_function(struct decoding *d, unsigned tag) {
   if (!d->from->allow_code)
     mch_decode_malformed(d, "code is not allowed here");
   code = find_code(d);
-  if (push_factory(d, &code))
-    lua_call(d->L, 0, 1);
-  else if (lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
+  if (!push_often(d, &code) && lua_load(d->L, read_code, &code, "=?", "b") != LUA_OK)
     mch_decode_fail(d);
   keep(d, tag, d->objects++);
   lua_pushvalue(d->L, -1);

@@ -113,14 +113,7 @@ enum mch_graph_kind {
   MCH_SEND_ITEM    /* "argument 1" ..., of a function that went before */
 };
 
-/* What the caller keeps between messages about functions. Zero it, then leave it alone. */
-struct mch_code_memory {
-  unsigned fresh;    /* functions since one was met again */
-  uint32_t id;       /* of the code that went last, or 0 */
-  const char *bytes; /* the dictionary's */
-  size_t length;
-};
-
+struct mch_code_memory;
 struct mch_listener;
 
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */

@@ -15,6 +15,7 @@
 #include <lualib.h>
 #include <string.h>
 
+#include "bindings/values/code.h"
 #include "bindings/values/early.h"
 #include "bindings/values/graph.h"
 
