@@ -1,12 +1,10 @@
 /* Runs in: both.
  *
- * Functions, names and rebuilt objects: the decoder's half of encode_function.c. */
+ * How functions are read: their code, from the message or by an id that the caller knows, their
+ * upvalues, and their environments, which assignments fill. The mirror of encode_function.c. */
 #include "decoding.h"
 
-#include <limits.h>
-
 #include "code.h"
-#include "modules.h"
 
 /* ---- functions ---- */
 
@@ -59,7 +57,7 @@ static int push_often(struct decoding *d, const struct code *code) {
          mch_code_push_closure(d->L, d->factories, code->id, code->bytes, code->length);
 }
 
-void mch_decode_open_function(struct decoding *d, unsigned tag) {
+void mch_decode_function(struct decoding *d, unsigned tag) {
   struct code code;
   lua_Debug ar;
   if (!d->from->allow_code)
@@ -76,7 +74,7 @@ void mch_decode_open_function(struct decoding *d, unsigned tag) {
 }
 
 /* Let upvalue `next` of the function in the frame be an upvalue of another one. */
-void mch_decode_join_upvalue(struct decoding *d, struct frame *frame) {
+static void join_upvalue(struct decoding *d, struct frame *frame) {
   lua_State *L = d->L;
   uint64_t n;
   int function = mch_decode_frame_at(d, frame), owner;
@@ -91,28 +89,26 @@ void mch_decode_join_upvalue(struct decoding *d, struct frame *frame) {
   frame->next++;
 }
 
-/* ---- names ---- */
-
-void mch_decode_read_name(struct decoding *d, unsigned tag) {
-  lua_State *L = d->L;
-  int top = lua_gettop(L);
-  uint64_t number = d->objects++;
-  mch_decode_read_string(d);
-  if ((tag & 0xf) == (MCH_TAG_FIELD & 0xf))
-    mch_decode_read_string(d);
-  else
-    lua_pushnil(L);
-  if (!mch_modules_resolve(L, d->baseline, top + 1, top + 2,
-                           d->from->allow_code ? &d->from->called : NULL))
-    mch_decode_fail(d);
-  lua_copy(L, -1, top + 1);
-  lua_settop(L, top + 1);
-  keep(d, tag, number);
+void mch_decode_store_upvalue(struct decoding *d, struct frame *frame) {
+  lua_setupvalue(d->L, mch_decode_frame_at(d, frame), (int)++frame->next);
 }
 
-/* ---- environments and hooks ---- */
+int mch_decode_upvalues(struct decoding *d, struct frame *frame) {
+  while (frame->next < frame->count) {
+    if (take_tag(d, MCH_TAG_CELL)) {
+      join_upvalue(d, frame);
+      continue;
+    }
+    if (!read_value(d))
+      return 0;
+    mch_decode_store_upvalue(d, frame);
+  }
+  return 1;
+}
 
-void mch_decode_read_environment(struct decoding *d, unsigned tag) {
+/* ---- environments ---- */
+
+void mch_decode_environment(struct decoding *d, unsigned tag) {
   lua_State *L = d->L;
   int fall_back = d->slots + FALL_BACK;
   lua_newtable(L);
@@ -128,18 +124,4 @@ void mch_decode_read_environment(struct decoding *d, unsigned tag) {
   }
   lua_pushvalue(L, fall_back);
   lua_setmetatable(L, -2);
-}
-
-void mch_decode_open_hook(struct decoding *d, unsigned tag) {
-  struct frame *frame;
-  uint64_t n = take_varint(d);
-  if (!d->from->allow_code)
-    mch_decode_malformed(d, "code is not allowed here");
-  if (n == 0 || n > left(d) || n > INT_MAX)
-    mch_decode_malformed(d, "bad hook");
-  lua_pushnil(d->L);
-  frame = mch_decode_open_frame(d, HOOK, n);
-  frame->number = d->objects++;
-  frame->tag = tag;
-  frame->from = d->sets;
 }
