@@ -1138,7 +1138,7 @@ describe("large tables of numbers", function()
   local function float(i) return i * 0.1 end
 
   -- Encode and decode; how many pieces went ahead.
-  local function send_ahead(...)
+  local function send_early(...)
     local pieces = {}
     local bytes = codec.encode({ kind = "result", ahead = pieces }, ...)
     return #pieces, codec.decode({ kind = "result", ahead = pieces }, bytes)
@@ -1168,7 +1168,7 @@ describe("large tables of numbers", function()
     } do
       for _, n in ipairs { MANY, MANY + 1, MANY + PIECE - 1, 2 * MANY } do
         local list = numbers(n, f)
-        local pieces, got = send_ahead(list)
+        local pieces, got = send_early(list)
         assert.are.equal(name == "kinds" and 0 or n // PIECE, pieces, name)
         assert.is_true(same(list, got), name .. " " .. n)
       end
@@ -1180,11 +1180,11 @@ describe("large tables of numbers", function()
       for _, other in ipairs { 3, 1 << 52, (1 << 53) + 1, math.maxinteger, math.mininteger } do
         local list = numbers(MANY, float)
         list[at] = other
-        local _, got = send_ahead(list)
+        local _, got = send_early(list)
         assert.is_true(same(list, got))
         list = numbers(MANY, function(i) return i end)
         list[at] = other + 0.0
-        _, got = send_ahead(list)
+        _, got = send_early(list)
         assert.is_true(same(list, got))
       end
     end
@@ -1194,7 +1194,7 @@ describe("large tables of numbers", function()
     for at = 3 * PIECE, 3 * PIECE + 2 do
       local list = numbers(MANY + 100, float)
       list[at] = "text"
-      local pieces, got = send_ahead(list)
+      local pieces, got = send_early(list)
       assert.are.equal((at - 1) // PIECE, pieces)
       assert.is_true(same(list, got))
     end
@@ -1202,7 +1202,7 @@ describe("large tables of numbers", function()
     list.name, list[-1], list[1.5], list[MANY + 200] = "n", 2, 3, 4
     setmetatable(list, { __name = "list" })
     list.self = list
-    local pieces, got, again = send_ahead(list, list)
+    local pieces, got, again = send_early(list, list)
     assert.are.equal(MANY // PIECE, pieces)
     assert.are.equal(got, again)
     assert.are.equal(got, got.self)
@@ -1214,7 +1214,7 @@ describe("large tables of numbers", function()
   it("may be several, in one another and beside refused ones", function()
     local a, b, c = numbers(MANY, float), numbers(2 * MANY, function(i) return i end), numbers(MANY, float)
     a[MANY + 1], b.c = b, c
-    local pieces, got, second = send_ahead({ a }, c)
+    local pieces, got, second = send_early({ a }, c)
     assert.are.equal(4 * MANY // PIECE, pieces)
     assert.are.equal(second, got[1][MANY + 1].c)
     assert.is_true(same(c, second))
@@ -1246,7 +1246,7 @@ describe("large tables of numbers", function()
     assert.are.same({ { 1, 2, 3 } }, { (codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\3\0\x53")) })
     assert.has_error_match(function()
       codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\2\0\x53")
-    end, "too many items")
+    end, "too many elements")
   end)
 end)
 

@@ -56,8 +56,7 @@ int mch_code_is_sample(const struct mch_code_memory *memory);
 /* Is the code of the Lua function on top of the stack that which went last? */
 int mch_code_is_last(lua_State *L, const struct mch_code_memory *memory);
 
-/* The dictionary has these bytes: code that will have gone last when mch_code_went() has told its
- * id. */
+/* The dictionary has these bytes: code that will have gone last when mch_code_went() has its id. */
 void mch_code_goes(struct mch_code_memory *memory, const char *bytes, size_t length);
 void mch_code_went(struct mch_code_memory *memory, uint32_t id);
 

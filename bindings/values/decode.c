@@ -21,17 +21,17 @@
 /* ---- failures ---- */
 
 static struct frame *innermost(struct decoding *d) {
-  return (struct frame *)d->frames.items + d->frames.count - 1;
+  return (struct frame *)d->frames.elements + d->frames.count - 1;
 }
 
 int mch_decode_frame_at(struct decoding *d, const struct frame *frame) {
   return mch_stack_at(&d->stack, frame->place);
 }
 
-static void tell_step(struct decoding *d, struct mch_path *path, const struct frame *frame) {
+static void add_step(struct decoding *d, struct mch_path *path, const struct frame *frame) {
   int at = mch_decode_frame_at(d, frame);
   switch (frame->kind) {
-  case ITEMS:
+  case ARRAY:
     mch_path_index(path, (lua_Integer)frame->next + 1);
     break;
   case FUNCTION:
@@ -76,7 +76,7 @@ _Noreturn void mch_decode_fail(struct decoding *d) {
         mch_path_root(&path, d->from->kind, (int)frame->next);
     } else if (!mch_path_full(&path)) {
       mch_stack_reach(&d->stack, frame->place);
-      tell_step(d, &path, frame);
+      add_step(d, &path, frame);
       lua_settop(L, mch_decode_frame_at(d, frame) - 1);
     }
     d->frames.count--;
@@ -106,7 +106,7 @@ struct frame *mch_decode_open_frame(struct decoding *d, enum frame_kind kind, ui
   if (d->frames.count == d->frames.capacity)
     mch_array_grow(d->L, &d->frames, sizeof *frame, d->frames.count + 1, d->slots + HEAP,
                    HEAP_FRAMES);
-  frame = (struct frame *)d->frames.items + d->frames.count++;
+  frame = (struct frame *)d->frames.elements + d->frames.count++;
   *frame = (struct frame){.kind = kind, .count = count, .place = mch_stack_top(&d->stack)};
   return frame;
 }
@@ -511,7 +511,7 @@ static void read_values(struct decoding *d, uint64_t n, int are_all) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* decode(decoding; baseline, factories, tables that came ahead, each or nil): the values. */
+/* decode(decoding; baseline, factories, tables that came early, each or nil): the values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;

@@ -27,7 +27,7 @@ static struct code new_code(struct decoding *d) {
   code.bytes = (const char *)take(d, code.length);
   if (d->codes.count == d->codes.capacity)
     mch_array_grow(d->L, &d->codes, sizeof code, d->codes.count + 1, d->slots + HEAP, HEAP_CODES);
-  ((struct code *)d->codes.items)[d->codes.count++] = code;
+  ((struct code *)d->codes.elements)[d->codes.count++] = code;
   return code;
 }
 
@@ -39,7 +39,7 @@ static struct code find_code(struct decoding *d) {
   if (given % 2 == 0) {
     if (given / 2 > d->codes.count)
       mch_decode_malformed(d, "unknown code");
-    return ((struct code *)d->codes.items)[given / 2 - 1];
+    return ((struct code *)d->codes.elements)[given / 2 - 1];
   }
   if (d->from->find_code != NULL && given / 2 <= UINT32_MAX) {
     code.id = (uint32_t)(given / 2);

@@ -11,7 +11,7 @@
 
 /* ---- heads ---- */
 
-/* How many of `wanted` entries to allocate ahead: each takes a byte at least, so all tables
+/* How many of `wanted` entries to allocate at once: each takes a byte at least, so all tables
  * together cannot have more entries than the message has bytes. */
 static int allocate(struct decoding *d, uint64_t wanted) {
   if (wanted > d->credit)
@@ -22,33 +22,33 @@ static int allocate(struct decoding *d, uint64_t wanted) {
   return (int)wanted;
 }
 
-/* The table on top of the stack has its first `there` items already. */
-static void open_items(struct decoding *d, unsigned tag, uint64_t there, uint64_t items,
-                       uint64_t pairs) {
+/* The table on top of the stack has its first `there` elements already. */
+static void open_elements(struct decoding *d, unsigned tag, uint64_t there, uint64_t elements,
+                          uint64_t pairs) {
   struct frame *frame;
-  if (items > LUA_MAXINTEGER || there > items)
-    mch_decode_malformed(d, "too many items");
+  if (elements > LUA_MAXINTEGER || there > elements)
+    mch_decode_malformed(d, "too many elements");
   keep(d, tag, d->objects++);
-  frame = mch_decode_open_frame(d, ITEMS, items);
+  frame = mch_decode_open_frame(d, ARRAY, elements);
   frame->next = there;
   frame->pairs = pairs;
   frame->has_metatable = (tag & MCH_TAG_META) != 0;
 }
 
 void mch_decode_table(struct decoding *d, unsigned tag) {
-  uint64_t items = take_varint(d), pairs = take_varint(d);
-  int ahead = allocate(d, items);
-  lua_createtable(d->L, ahead, allocate(d, pairs));
-  open_items(d, tag, 0, items, pairs);
+  uint64_t elements = take_varint(d), pairs = take_varint(d);
+  int array = allocate(d, elements);
+  lua_createtable(d->L, array, allocate(d, pairs));
+  open_elements(d, tag, 0, elements, pairs);
 }
 
 void mch_decode_early(struct decoding *d, unsigned tag) {
-  uint64_t table = take_varint(d), there = take_varint(d), items = take_varint(d);
+  uint64_t table = take_varint(d), there = take_varint(d), elements = take_varint(d);
   if (d->early_tables == 0 || !mch_early_take(d->L, d->early_tables, table, there)) {
     lua_pushliteral(d->L, "not enough memory");
     mch_decode_fail(d);
   }
-  open_items(d, tag, there, items, take_varint(d));
+  open_elements(d, tag, there, elements, take_varint(d));
 }
 
 /* Bring the keys of a shape to its line. Returns the stack index of the first. */
@@ -129,7 +129,7 @@ int mch_decode_record(struct decoding *d, unsigned tag) {
 
 /* ---- contents: read parts until one opens a frame (0) or the table is complete (1) ---- */
 
-static void store_item(struct decoding *d, struct frame *frame) {
+static void store_element(struct decoding *d, struct frame *frame) {
   lua_rawseti(d->L, mch_decode_frame_at(d, frame), (lua_Integer)++frame->next);
 }
 
@@ -143,14 +143,14 @@ static void read_run(struct decoding *d, struct frame *frame, unsigned tag) {
   frame->next += n;
 }
 
-static void skip_items(struct decoding *d, struct frame *frame) {
+static void skip_elements(struct decoding *d, struct frame *frame) {
   uint64_t n = take_varint(d);
   if (n > frame->count - frame->next)
-    mch_decode_malformed(d, "too many items");
+    mch_decode_malformed(d, "too many elements");
   frame->next += n;
 }
 
-static int read_items(struct decoding *d, struct frame *frame) {
+static int read_elements(struct decoding *d, struct frame *frame) {
   while (frame->next < frame->count) {
     unsigned tag = d->at < d->end ? *d->at : 0;
     if (tag >= MCH_TAG_RUN1 && tag <= MCH_TAG_RUNF) {
@@ -158,11 +158,11 @@ static int read_items(struct decoding *d, struct frame *frame) {
       read_run(d, frame, tag);
     } else if (tag == MCH_TAG_SKIP) {
       d->at++;
-      skip_items(d, frame);
+      skip_elements(d, frame);
     } else {
       if (!read_value(d))
         return 0;
-      store_item(d, frame);
+      store_element(d, frame);
     }
   }
   frame->kind = PAIRS;
@@ -237,8 +237,8 @@ static int read_loose(struct decoding *d, struct frame *frame) {
 
 int mch_decode_contents(struct decoding *d, struct frame *frame) {
   switch (frame->kind) {
-  case ITEMS:
-    return read_items(d, frame) && read_pairs(d, frame);
+  case ARRAY:
+    return read_elements(d, frame) && read_pairs(d, frame);
   case PAIRS:
     return read_pairs(d, frame);
   case RECORD:
@@ -252,8 +252,8 @@ int mch_decode_contents(struct decoding *d, struct frame *frame) {
 
 void mch_decode_store(struct decoding *d, struct frame *frame) {
   switch (frame->kind) {
-  case ITEMS:
-    store_item(d, frame);
+  case ARRAY:
+    store_element(d, frame);
     break;
   case PAIRS:
   case REST:

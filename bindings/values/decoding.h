@@ -25,7 +25,7 @@ enum {
   FALL_BACK, /* the metatable of environments that fall back on _G */
   KEYS,      /* those of some shapes: shape i has its place in line i % KEY_LINES */
   KEY_LINES = 4,
-  AHEAD = KEYS + KEY_LINES * MCH_GRAPH_SMALL_TABLE, /* strings that are read ahead */
+  AHEAD = KEYS + KEY_LINES * MCH_GRAPH_SMALL_TABLE, /* strings that were looked ahead for */
   AHEAD_MOST = 3,
   SLOTS = AHEAD + AHEAD_MOST - 1
 };
@@ -35,7 +35,7 @@ enum { HEAP_FRAMES = MCH_HEAP_FIRST, HEAP_CODES };
 enum frame_kind {
   ROOT,      /* the values of the message: they stay on the stack */
   HOOK,      /* likewise what rebuilds an object */
-  ITEMS,     /* of a table */
+  ARRAY,     /* of a table */
   PAIRS,     /* of a table */
   RECORD,    /* a table of a known shape */
   LOOSE,     /* a table whose first fields are those of a shape */
@@ -51,7 +51,7 @@ struct frame {
   int has_metatable; /* follows the contents */
   size_t place;
   uint64_t next, count; /* parts read, and to read */
-  uint64_t pairs;       /* ITEMS: how many follow the items */
+  uint64_t pairs;       /* ARRAY: how many follow the elements */
   uint64_t shape;       /* RECORD, LOOSE */
   uint64_t number;      /* HOOK: its object's */
   unsigned tag;         /* likewise */
@@ -74,13 +74,13 @@ struct decoding {
   const unsigned char *at, *end;
   int slots;
   int baseline, factories;   /* stack indices, or 0 */
-  int early_tables;          /* likewise: the tables of which a part came ahead */
+  int early_tables;          /* likewise: the tables of which a part came early */
   uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */
   uint64_t lines[KEY_LINES]; /* which shape is in the line; UINT64_MAX: none */
   int line_keys[KEY_LINES];  /* how many keys it has */
-  uint64_t credit;           /* how many more entries may be allocated ahead */
+  uint64_t credit;           /* how many more entries may be allocated at once */
   lua_Integer sets;          /* triples in SETS */
   int ahead, ahead_next;     /* strings in AHEAD, and the first that was not come to */
   const unsigned char *ahead_at[AHEAD_MOST]; /* where their bytes are */
@@ -116,14 +116,14 @@ void mch_decode_check_key(struct decoding *d);
 
 /* ---- decode_table.c ---- */
 
-/* Push a table and open a frame for its contents; likewise one whose first items came early. */
+/* Push a table and open a frame for its contents; likewise one whose first elements came early. */
 void mch_decode_table(struct decoding *d, unsigned tag);
 void mch_decode_early(struct decoding *d, unsigned tag);
 
 /* Push a record, loose or not: 1, if none of its fields has parts; else 0, with a frame. */
 int mch_decode_record(struct decoding *d, unsigned tag);
 
-/* Read parts of an ITEMS, PAIRS, RECORD, LOOSE or REST frame until one opens a frame (0) or the
+/* Read parts of an ARRAY, PAIRS, RECORD, LOOSE or REST frame until one opens a frame (0) or the
  * table is complete (1); store the part that is on top of the stack. */
 int mch_decode_contents(struct decoding *d, struct frame *frame);
 void mch_decode_store(struct decoding *d, struct frame *frame);

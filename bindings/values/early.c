@@ -7,7 +7,7 @@
 
 #include "number.h"
 
-/* For a table that says it will be long, room is made for so many items per byte of its first
+/* For a table that says it will be long, room is made for so many elements per byte of its first
  * piece; then it grows as it fills. */
 enum { ROOM_PER_BYTE = 24 };
 
@@ -59,7 +59,7 @@ int mch_early_is_ready(lua_State *L, int list, const unsigned char *bytes, size_
   return 0;
 }
 
-/* Store the next run behind item `last`; returns the last one then. */
+/* Store the next run behind element `last`; returns the last one then. */
 static uint64_t store_run(struct piece *piece, int table, uint64_t last) {
   unsigned tag = *piece->at++;
   uint64_t n = take_varint(piece);

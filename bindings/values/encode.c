@@ -19,7 +19,7 @@ int mch_encode_refuse(struct encoding *e, const char *why) {
 static int is_in_hook(const struct encoding *e, uint64_t number) {
   size_t hook = e->hook;
   while (hook != 0) {
-    const struct frame *frame = (const struct frame *)e->frames.items + hook - 1;
+    const struct frame *frame = (const struct frame *)e->frames.elements + hook - 1;
     if (frame->number == number)
       return 1;
     hook = frame->outer;
@@ -356,7 +356,7 @@ static void push_mark(struct encoding *e, int global) {
   struct mark *mark;
   if (e->marks.count == e->marks.capacity)
     mch_array_grow(e->L, &e->marks, sizeof *mark, e->marks.count + 1, e->slots + HEAP, HEAP_MARKS);
-  mark = (struct mark *)e->marks.items + e->marks.count++;
+  mark = (struct mark *)e->marks.elements + e->marks.count++;
   mark->global = global;
   mark->frame = e->frames.count - 1;
   mark->position = position(e);
@@ -377,7 +377,7 @@ static void push_mark(struct encoding *e, int global) {
 
 /* A value cannot be sent: if that is in a global, leave it out and return 1. */
 static int leave_out(struct encoding *e) {
-  const struct mark *marks = e->marks.items, *mark;
+  const struct mark *marks = e->marks.elements, *mark;
   size_t i = e->marks.count;
   while (i > 0 && !marks[i - 1].global)
     i--;
@@ -592,7 +592,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->first = first;
   e->baseline = encoder->baseline != 0 ? lua_absindex(L, encoder->baseline) : 0;
   e->listener = encoder->listener;
-  e->objects = e->shapes = e->codes = e->ahead = 0;
+  e->objects = e->shapes = e->codes = e->early = 0;
   e->lent = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   e->slots = lua_gettop(L);

@@ -95,20 +95,21 @@ static int use_table(struct encoding *e, int slot, int part) {
   return slot;
 }
 
-/* Push what the function on top of the stack does with its environments. */
+/* Read it from the dump. */
 static void read_uses(struct encoding *e, const struct mch_buf *dump) {
   unsigned char wanted[256];
   mch_globals_wanted(e->L, lua_gettop(e->L), wanted);
   mch_bytecode_uses(e->L, dump->data, dump->length, wanted);
 }
 
-/* The same, remembered in the table at `known` by this key. */
+/* Push what the function on top of the stack does with its environments, remembered in the table at
+ * `known` by this key. */
 static void push_uses(struct encoding *e, int known, lua_Integer key, const struct mch_buf *dump) {
   lua_State *L = e->L;
   if (lua_rawgeti(L, known, key) != LUA_TNIL)
     return;
   lua_pop(L, 1);
-  if (dump == NULL) { /* the baseline have its id, but forgot this: take it as not known */
+  if (dump == NULL) { /* the baseline has its id, but forgot this: take it as not known */
     lua_pushboolean(L, 1);
     return;
   }

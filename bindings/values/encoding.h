@@ -63,8 +63,8 @@ struct frame {
   size_t count; /* WALK: pairs put; others: parts */
   union {
     struct {           /* SMALL, WALK */
-      size_t array;    /* items that go without their keys */
-      size_t count_at; /* where in the message the number of pairs belongs; 0: END tells it */
+      size_t array;    /* elements that go without their keys */
+      size_t count_at; /* where in the message the number of pairs belongs; 0: an END does */
     };
     struct {         /* RECORD */
       size_t keys;   /* place of the first of its keys among all */
@@ -140,7 +140,7 @@ struct encoding {
   const void *globals;           /* _G */
   uint64_t objects;              /* numbered so far */
   uint64_t shapes, codes;        /* likewise */
-  uint64_t ahead;                /* likewise: tables of which a part went ahead */
+  uint64_t early;                /* likewise: tables of which a part went early */
   size_t lent;                   /* bytes in spans */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
@@ -254,7 +254,7 @@ static inline void meet(struct encoding *e, const void *object) {
 }
 
 static inline struct frame *innermost(struct encoding *e) {
-  return (struct frame *)e->frames.items + e->frames.count - 1;
+  return (struct frame *)e->frames.elements + e->frames.count - 1;
 }
 
 static inline int frame_at(struct encoding *e, const struct frame *frame) {
@@ -269,7 +269,7 @@ static inline struct frame *add_frame(struct encoding *e, enum frame_kind kind, 
   struct frame *frame;
   if (e->frames.count == e->frames.capacity)
     mch_encode_more_frames(e);
-  frame = (struct frame *)e->frames.items + e->frames.count++;
+  frame = (struct frame *)e->frames.elements + e->frames.count++;
   *frame = (struct frame){.kind = kind, .place = place};
   return frame;
 }

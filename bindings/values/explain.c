@@ -76,7 +76,7 @@ static uint64_t object_number(const struct encoding *e, const struct mch_part *p
   return number;
 }
 
-/* Keep what cannot be told any more when the value was put. */
+/* Keep what is gone when the value has been put. */
 static void begin_part(struct mch_listener *listener, struct encoding *e,
                        const struct mch_part *part) {
   struct explaining *x = (struct explaining *)listener;
@@ -123,7 +123,7 @@ static void close_frame(struct mch_listener *listener, struct encoding *e,
   lua_call(e->L, 3, 0);
 }
 
-static void tell_names(struct mch_listener *listener, struct encoding *e) {
+static void give_names(struct mch_listener *listener, struct encoding *e) {
   lua_pushvalue(e->L, ((struct explaining *)listener)->recorder);
   lua_pushliteral(e->L, "names");
   lua_pushvalue(e->L, -3);
@@ -147,7 +147,7 @@ static struct mch_buf *new_buffer(lua_State *L) {
   return buf;
 }
 
-/* Push what the Lua part returns: the function to tell the parts to, and the one that makes the
+/* Push what the Lua part returns: the function that takes the parts, and the one that makes the
  * report. */
 static void push_recorder(lua_State *L) {
   const struct mch_embedded *part = mch_embedded_find("mantichora.explain");
@@ -171,7 +171,7 @@ void mch_explain(lua_State *L, int baseline, int first, int n) {
   encoder.spans = new_buffer(L);
   push_recorder(L);
   lua_pushnil(L);
-  x.listener = (struct mch_listener){begin_part, end_part, close_frame, tell_names};
+  x.listener = (struct mch_listener){begin_part, end_part, close_frame, give_names};
   x.recorder = top + 3;
   x.kind = top + 5;
   encoder.listener = &x.listener;

@@ -12,7 +12,7 @@
 #include "globals.h"
 #include "modules.h"
 
-/* Values are held weakly, so that the baseline keep nothing alive that the program has dropped;
+/* Values are held weakly, so that the baseline keeps nothing alive that the program has dropped;
  * what was collected cannot be what the global is now. */
 static void note_globals(lua_State *L, int baseline) {
   int values = lua_gettop(L) + 1, present = values + 1, globals = values + 2;
@@ -213,7 +213,7 @@ static void queue(struct mch_wants *wants) {
   lua_rawseti(wants->L, to, i + 1);
 }
 
-/* The parts of the baseline that tell about globals come to their slots. */
+/* The parts of the baseline about globals come to their slots. */
 static void use_globals(struct mch_wants *wants) {
   lua_State *L = wants->L;
   if (wants->has_globals)
@@ -368,8 +368,8 @@ static void push_function_uses(struct mch_wants *wants) {
   lua_settop(L, known);
 }
 
-/* The same for the function on top of the stack as for one that is sent, but for its code and its
- * upvalues, which the receiver has. */
+/* Queue what the function on top of the stack needs, as for one that is sent, but not its code and
+ * its upvalues, which the receiver has. */
 static void follow(struct mch_wants *wants) {
   lua_State *L = wants->L;
   int function = lua_gettop(L), uses = function + 1, value = function + 2, i;

@@ -178,7 +178,7 @@ static int stays(lua_State *L, int named, int list) {
   }
 }
 
-/* The same for the function on top and its upvalues. */
+/* Whether the function on top stays as it is, with its upvalues. */
 static int is_steady(lua_State *L, int named, int list) {
   int function = lua_gettop(L), i;
   if (lua_iscfunction(L, function))

@@ -184,7 +184,7 @@ static lua_Integer stamp(lua_State *L, int loaded) {
   return (lua_Integer)sum;
 }
 
-/* Name all modules that the baseline do not know yet. */
+/* Name all modules that the baseline does not know yet. */
 static void note_modules(lua_State *L, int baseline, int late) {
   struct noting n;
   int top = lua_gettop(L), known = top + 3, loaded = top + 4;
@@ -266,7 +266,7 @@ static void refresh(lua_State *L, struct mch_modules *modules) {
     note_modules(L, modules->baseline, 1);
 }
 
-/* Many objects are looked up: be quick to tell that one has no name. */
+/* Many objects are looked up: be quick to see that one has no name. */
 static void fill_filter(lua_State *L, struct mch_modules *modules) {
   modules->filtered = 1;
   memset(modules->filter, 0, sizeof modules->filter);
@@ -402,7 +402,7 @@ static void prefer_noted(lua_State *L, int baseline, int module, int field) {
   lua_settop(L, live);
 }
 
-/* Do the baseline give the live value on top this name? */
+/* Does the baseline give the live value on top this name? */
 static int is_noted(lua_State *L, int baseline, int module, int field) {
   int live = lua_gettop(L), same = 0;
   if (!lua_isnil(L, live)) {

@@ -117,7 +117,7 @@ static inline size_t mch_number_run_width(unsigned tag) {
   return tag == MCH_TAG_RUNF ? 8 : (size_t)1 << (tag - MCH_TAG_RUN1);
 }
 
-/* Store the `n` numbers of such a run into the table at `table`, behind item `last`. */
+/* Store the `n` numbers of such a run into the table at `table`, behind element `last`. */
 static inline void mch_number_store_run(lua_State *L, int table, lua_Integer last, unsigned tag,
                                         const unsigned char *bytes, size_t n) {
   size_t width = mch_number_run_width(tag), i;

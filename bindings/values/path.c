@@ -100,7 +100,7 @@ static void add(struct mch_path *path, const char *format, ...) {
     path->length += (size_t)n < room ? (size_t)n : room - 1;
 }
 
-/* Complete a part: its head, then the keys told so far; `tail` follows. */
+/* Complete a part: its head, then the keys so far; `tail` follows. */
 static void part(struct mch_path *path, const char *head, const char *tail) {
   add(path, "%s%s%s%s%s", path->length > 0 ? " in " : "", head, path->cut ? "[...]" : "",
       path->keys + path->start, tail);

@@ -163,7 +163,7 @@ static void add_key(struct text *text, lua_State *L, int at) {
 /* The entries of a table that are not at its front, as far as it was shown. */
 struct entries {
   int table;
-  lua_Integer front; /* items 1 .. front go without their keys */
+  lua_Integer front; /* elements 1 .. front go without their keys */
   size_t count;      /* of the others */
 };
 
