@@ -76,9 +76,9 @@ static void print_usage(FILE *to, const char *program) {
           "  -v        show version information\n"
           "  -E        ignore environment variables\n"
           "  -W        turn warnings on\n"
-          "  --workers N|auto   workers of a pool that does not say how many\n"
+          "  --workers N|auto   workers of a pool that does not set nworkers\n"
           "  --progress MODE    how bars are shown: auto, bar, text, json, off or eta\n"
-          "  --log-level LEVEL  least level that is logged: DEBUG, INFO, WARNING, ...\n"
+          "  --log-level LEVEL  lowest level that is logged: DEBUG, INFO, WARNING, ...\n"
           "  --help    show this text\n"
           "  --        stop handling options\n"
           "  -         stop handling options and execute stdin\n",

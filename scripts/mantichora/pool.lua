@@ -56,9 +56,8 @@ local wordings = {
   cancelled = function() return "it was cancelled" end,
 }
 
---- How a task ended that did not return. A call that receives it raises it, or with
--- `on_error = "return"` gives it in the place of the value. `tostring` makes a full report of it.
--- Fields that are not known are nil.
+--- How a task failed. The call that receives the task raises this table, or with `on_error = "return"`
+-- returns it in place of the value. `tostring` makes a full report of it. Fields that are not known are nil.
 -- @table failure
 -- @field kind `"error"`: it raised. `"unsendable"`: it returned what cannot be sent. `"exited"`: it
 -- ended its process. `"killed"`: a signal ended its worker. `"timeout"`: it ran longer than allowed.
@@ -66,7 +65,7 @@ local wordings = {
 -- @field runid the task's run ID
 -- @field index number of its item, in a `map` or `imap`
 -- @field item the item itself, the very value that was given
--- @field name what `run_with` called it
+-- @field name the task's name, from `run_with`
 -- @field message what happened, a string
 -- @field value the original error value, if it could be sent and rebuilt
 -- @field lost why an error value that was sent could not be rebuilt
@@ -77,14 +76,14 @@ local wordings = {
 -- @field pid the worker's process ID
 -- @field signal the signal's number, of kind `"killed"`
 -- @field exitcode the exit status, of kind `"exited"`
--- @field elapsed seconds that it ran
--- @field maxrss bytes that the worker used at most, over its life so far
+-- @field elapsed seconds that the task ran
+-- @field maxrss the worker's peak memory so far, in bytes
 -- @field attempts how many attempts were made, if more than one
--- @field progress where the last bar of a task stood whose worker died
--- @field last_log message of the last record that such a task logged
+-- @field progress where the task's last bar stood when its worker died
+-- @field last_log message of the last record that the task logged before its worker died
 -- @field pool the pool's name
--- @field failures where several tasks failed and one is raised for all: the list of them
--- @field results with `failures`: what the others gave, by run ID; those of a `map` by `index`
+-- @field failures the list of all failures, where one is raised for several tasks
+-- @field results with `failures`: the values of the other tasks, by run ID; those of a `map` by `index`
 
 local failure_meta = { __name = "mantichora failure" }
 
@@ -237,28 +236,28 @@ end
 
 --- What `mantichora(options)` and `new(options)` take. All may be absent.
 -- @table options
--- @field nworkers so many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
--- `cpu_count()` says. The environment variable MANTICHORA_WORKERS changes the default.
--- @field engine `"fork"` (default): a pool of workers that are used again. `"snapshot"`: a fork for each
--- task, from the state that this process has when the task starts; only results are serialized.
--- `"inline"`: in this process, when its result is received, for debugging.
+-- @field nworkers how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
+-- `cpu_count()` returns. The environment variable MANTICHORA_WORKERS changes the default.
+-- @field engine `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task,
+-- from the state that this process has when the task starts; only results are serialized. `"inline"`: in this
+-- process, when its result is received, for debugging.
 -- @field progressbar false: bars of tasks are not shown. Default true.
 -- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
 -- failed. Default false.
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
--- @field timeout seconds that each task may run, and `init`; default: any time
--- @field max_tasks_per_worker a worker is replaced after so many tasks; default: never
--- @field seed integer from which the random streams of the tasks are derived; default: unforeseeable
--- @field init function, run once in each new worker before its first task. It goes along by the fork,
--- so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task
--- that waits for it fails by that, and the others go to other workers.
+-- @field timeout seconds that each task, and `init`, may run; default: no limit
+-- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
+-- @field seed integer from which the random streams of the tasks are derived; default: random
+-- @field init function, run once in each new worker before its first task. Workers get it by the fork, not
+-- serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process,
+-- the task that waits for it fails, and the others go to other workers.
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
--- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational
--- before the first fork, so that workers share its pages, and back at `close`; a worker in which a task has
--- left much, or has made a full collection, is replaced after it. `"keep"`: it is not touched.
--- @field background true: from the first `run` to `close` a helper thread of this process moves the pool on
--- between calls (where the system has no thread left, only calls do). false: no thread. Default true.
+-- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational
+-- mode before the first fork, so that workers share its pages, and back at `close`; a worker is replaced
+-- after a task that left much in it, or that ran a full collection. `"keep"`: the collector is not touched.
+-- @field background true: from the first `run` to `close` a helper thread of this process advances the pool
+-- between calls (if no thread can be started, only calls do). false: no thread. Default true.
 -- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
 -- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
 -- @field name string, shown in messages
@@ -339,16 +338,16 @@ local settings_of = setmetatable({}, { __mode = "k" })
 -- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
 -- pool: a task is not lost because nobody asked for its value. If tasks failed and nobody received their
 -- failures, it raises the one that `returns` would raise (with `on_error = "return"` they are logged as by
--- `close`); of what was accepted before a `terminate` they are logged, and what was cancelled does not count.
--- Leaving it by an error ends as `terminate` and then `close` would, and so does Ctrl-C while it waits. To
--- leave early without waiting, call `terminate`.
+-- `close`); failures of tasks accepted before a `terminate` are logged, and cancelled tasks do not count.
+-- Leaving it by an error acts as `terminate` and then `close`, and so does Ctrl-C while it waits. To leave
+-- early without waiting, call `terminate`.
 --
--- A pool that is collected without having been closed kills its workers; the next call of the library logs
--- that, at WARNING of the logger `mantichora`, with how many tasks had not ended. It belongs to the process
--- that made it; in any other one its methods raise. After `close` they raise `pool is closed`.
+-- When a pool is collected without having been closed, its workers are killed; the next call of the library
+-- logs that, at WARNING of the logger `mantichora`, with how many tasks had not ended. A pool belongs to the
+-- process that made it; in any other its methods raise. After `close` they raise `pool is closed`.
 --
--- What waits can be interrupted by Ctrl-C, as the host handles it: `lua` and `mantichora` raise
--- `interrupted!`. The tasks go on then.
+-- Ctrl-C interrupts a call that waits, as the host handles it: `lua` and `mantichora` raise `interrupted!`.
+-- The tasks go on then.
 -- @type pool
 
 local methods = {}
@@ -430,8 +429,8 @@ end
 -- @function returns
 -- @tparam[opt] table options `packed = true`: all values of each, as `table.pack` makes them
 -- @treturn table the values in run order, with `n`
--- @raise the `failure` of the lowest run ID, once all have ended. All tasks that it covers count as
--- received: what they gave stands in its fields `failures` and `results`.
+-- @raise the `failure` of the lowest run ID, once all have ended. All of these tasks then count as received:
+-- their failures and values are in its fields `failures` and `results`.
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
@@ -490,7 +489,7 @@ function methods:receive_one(timeout)
 end
 
 --- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
--- A `break` leaves the rest outstanding. Tasks that the loop runs are received in it too.
+-- A `break` leaves the other tasks outstanding. Tasks that the loop's body queues are received in it too.
 -- @function as_completed
 -- @return iterator over run ID and values
 -- @raise at each step, the `failure` of the task
@@ -504,8 +503,8 @@ end
 -- Running
 
 --- Queue a task: `f(...)`.
--- Function, upvalues and arguments are serialized now: what is changed later is not seen. (With
--- the engine `"snapshot"` they are kept as they are until the task's fork.)
+-- Function, upvalues and arguments are serialized during the call: the task does not see later changes. (With
+-- the engine `"snapshot"` they are not serialized; the task has them as they are at its fork.)
 -- @function run
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
@@ -516,9 +515,9 @@ methods.run = core.run
 
 --- Queue a task with options of its own.
 -- @function run_with
--- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run
--- time. `retries`: further attempts when its worker died, and only then. `priority`: integer, default
--- 0; higher ones start first, equal ones in run order.
+-- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run time.
+-- `retries`: further attempts if its worker dies, and only then. `priority`: integer, default 0; higher ones
+-- start first, equal ones in run order.
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
 -- @treturn integer run ID
@@ -535,7 +534,7 @@ end
 -- @function run_multiple
 -- @tparam table functions list of them
 -- @treturn table list of their run IDs. All are queued, or none.
--- @raise as `run`, with the place in the list of what cannot be sent; then none is queued
+-- @raise as `run`, with the position in the list of what cannot be sent; then none is queued
 -- @blocks as `run`
 function methods:run_multiple(functions)
   check(self)
@@ -604,14 +603,14 @@ local function for_mapping(checked, more)
 end
 
 --- Call `f(item)` for each item of a list, each as a task, and return the first values.
--- Short items travel in batches. Results of tasks that `run` has queued are not touched.
+-- Short items are sent in batches. Results of tasks that `run` queued are not touched.
 -- @function map
 -- @tparam function f function, or a table that can be called
 -- @tparam table list read from 1 to `list.n` or `#list`
 -- @tparam[opt] table options `name`, `timeout`, `retries`, `priority` of each item, as `run_with` has them
 -- @treturn table the values in order, with `n`
--- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. What of an
--- item cannot be sent, with its number.
+-- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the
+-- item's number, what cannot be sent.
 -- @blocks until the last item is done
 function methods:map(f, list, options)
   check(self)
@@ -623,20 +622,19 @@ function methods:map(f, list, options)
 end
 
 --- Iterate over the values of `f` for each item: `for i, value in mcore:imap(f, items) do`.
--- It looks ahead only so far that any number of items takes constant memory: at most 192 items for each
+-- Its look-ahead is bounded, so that any number of items takes constant memory: at most 192 items for each
 -- worker, and 64 MiB of serialized items and results that wait, or one item for each worker. Until it has
--- seen as many results as there are workers these are 4 items for each worker. What is there is handed
--- over before an iterator is asked again, so that a slow one delays no result by more than one step.
--- A `break` or an error cancels what the loop has queued. Results of tasks that `run` has
--- queued are not touched.
+-- seen as many results as there are workers, the bound is 4 items for each worker. Results that are ready are
+-- handed over before an iterator is called again, so that a slow one delays no result by more than one step.
+-- A `break` or an error cancels what the loop has queued. Results of tasks that `run` queued are not touched.
 -- @function imap
 -- @tparam function f function, or a table that can be called
--- @param source list, or a function that gives an item (one or more values) at each call and nil at the
--- end; it is called in this process, without arguments. What it raises is raised after the values of what
--- came before.
+-- @param source list, or a function that gives an item (one or more values) at each call and nil at the end;
+-- it is called in this process, without arguments. An error of its own is raised after the values of the
+-- items before it.
 -- @tparam[opt] table options `ordered = false`: in the order in which they end; and those of `map`
 -- @return iterator over the item's index and its values, and what a generic `for` closes
--- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first)
+-- @raise at the item's turn, its `failure`, with `index` and `item` (the first of several values)
 -- @blocks at each step, until that item is done
 function methods:imap(f, source, options, ...)
   check(self)
@@ -661,7 +659,7 @@ function methods:start()
   core.start(self)
 end
 
---- Move things on without receiving: start tasks, take results in, show bars, lines and log records.
+--- Advance the pool without receiving: start tasks, take in results, show bars, lines and log records.
 -- @function poll
 -- @tparam[opt=0] number timeout seconds to wait, if no task waits to be received, until one does
 -- @treturn integer how many tasks wait to be received
@@ -674,11 +672,11 @@ function methods:poll(timeout)
   return finished
 end
 
---- The workers that live now.
+--- The workers that are alive now.
 -- @function workers
--- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement has its
--- slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
--- used at most); in order of `slot`
+-- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement takes its slot),
+-- `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak memory in
+-- bytes); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -686,17 +684,18 @@ function methods:workers()
 end
 
 --- A descriptor that is readable when `poll(0)` has something to do, for event loops.
--- The pool's own: do not read or close it. `events` and `timeout` complete what cqueues asks of an object.
+-- The pool's own: do not read or close it. Together with `events` and `timeout` it makes a pool an object
+-- that cqueues can wait for.
 -- @function pollfd
 -- @treturn integer descriptor
--- @raise that the system has none
+-- @raise that the system has no such descriptor
 -- @blocks never
 function methods:pollfd()
   check(self)
   return core.fd(self)
 end
 
---- What to wait for on that descriptor, in the words of cqueues.
+--- What to wait for on that descriptor, in the notation of cqueues.
 -- @function events
 -- @treturn string `"r"`
 -- @blocks never
@@ -720,7 +719,7 @@ end
 -- Either way it ends as `cancelled`, and is received as such.
 -- @function cancel
 -- @tparam integer runid its run ID
--- @treturn string `"queued"` or `"running"`: what it was; nil: it had ended
+-- @treturn string `"queued"` or `"running"`: what the task was; nil: it had ended
 -- @blocks never
 function methods:cancel(runid)
   check(self)
@@ -735,8 +734,8 @@ local end_tasks = core.undisturbed(function(self, next_runid)
   core.wait(self, "below", next_runid)
 end)
 
---- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable. On a closed pool
--- it does nothing.
+--- Stop all tasks now, as `cancel` does. Results that have arrived stay. The pool stays usable. On a closed
+-- pool it does nothing.
 -- @function terminate
 -- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
@@ -784,7 +783,7 @@ local finish = core.undisturbed(function(self)
   core.free(self)
 end)
 
---- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
+--- Wait for outstanding tasks, drop their results, end the workers. Closing twice does no harm.
 -- Failures that nobody received are logged: one line at level ERROR of the logger `mantichora`, with their
 -- number and the first one. `pool["end"](pool)` is the same.
 -- @function close
@@ -915,10 +914,10 @@ function mantichora.new(options)
   return pool
 end
 
---- Sleep, and move all pools of this state on meanwhile. In tasks and outside.
+--- Sleep, and advance all pools of this state meanwhile. In tasks and outside.
 -- @function sleep
 -- @tparam number duration seconds
--- @blocks for so long
+-- @blocks for `duration` seconds
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
     core.argument(1, "sleep takes a number of seconds: " .. to_text(duration) .. " is given")
@@ -926,13 +925,13 @@ function mantichora.sleep(duration)
   core.sleep(duration)
 end
 
---- How many CPUs this process may use, by its affinity and the quota of its cgroup.
+--- How many CPUs this process may use, according to its affinity and the quota of its cgroup.
 -- @function cpu_count
 -- @treturn integer at least 1
 -- @blocks never
 mantichora.cpu_count = core.cpu_count
 
---- Tell what `run(f, ...)` would send, and what of it cannot be sent.
+--- Report what `run(f, ...)` would send, and what of it cannot be sent.
 -- @function explain
 -- @tparam function f the function
 -- @param ... its arguments
