@@ -10,7 +10,8 @@
 -- - `step`: the last step of it
 -- - `kind`: `table`, `function <img.lua:12>`, `C function`, `number` ...
 -- - `how`: `value`, `name` (by reference), `shared` (sent with another part), `globals` (`_G`), `hook`
---   (rebuilt by the function that its `__mantichora` returned), `environment` (as far as code names it), `refused`
+--   (rebuilt by the function that its `__mantichora` returned), `environment` (as far as code names
+--   it), `refused`
 -- - `detail`: the name, the path of the other part, or why it cannot be sent
 -- - `size`: bytes, contents included; a shared part counts where it comes first
 -- - `parts`: list of parts (of a table: those that are not plain numbers, booleans or short strings)
