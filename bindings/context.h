@@ -42,6 +42,7 @@ struct mch_context {
   int hides_bars;     /* of the running task: its pool shows none */
   uint64_t first_bar; /* key of the first that it has begun; 0: none */
   int log_level;      /* records below it are wanted by nobody (outermost process) */
+  void (*tell_log_level)(lua_State *L, int level); /* to all pools; NULL: there are none yet */
 
   int embedded; /* a program uses the C API: its collector is left alone */
   struct mch_sinks sinks;

@@ -14,7 +14,7 @@
 
 #include <lauxlib.h>
 
-#include "bindings/embedded.h"
+#include "bindings/part.h"
 #include "bindings/show/latpbar.h"
 #include "lineedit.h"
 #include "runtime/show/output.h"
@@ -189,11 +189,9 @@ static void on_sigint(int signal_number) {
   (void)signal_number;
 }
 
-/* Push what an embedded part returns. */
+/* Push what a part of ours returns. */
 static void push_part(lua_State *L, const char *name) {
-  const struct mch_embedded *part = mch_embedded_find(name);
-  if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
-    lua_error(L);
+  mch_part_push(L, name);
   lua_call(L, 0, 1);
 }
 

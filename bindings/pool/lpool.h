@@ -30,7 +30,4 @@ uint64_t mch_lpool_due(lua_State *L);
  * `woken` says so, which is asked with all signals blocked (0). For a prompt. */
 int mch_lpool_await(lua_State *L, int fd, int (*woken)(void));
 
-/* Tell all pools of this state the lowest level of log records that is wanted. */
-void mch_lpool_log_threshold(lua_State *L, int level);
-
 #endif

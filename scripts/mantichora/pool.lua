@@ -13,320 +13,18 @@
 -- The pool's methods, put together from the small steps of the core (bindings/pool/lpool.c), and the
 -- module's functions. Loaded by luaopen_mantichora with the core as argument.
 
-local _, core, load_map = ...
+local _, core = ...
 
-local error, ipairs, next, pairs, select, setmetatable, tonumber, tostring, type =
-  error, ipairs, next, pairs, select, setmetatable, tonumber, tostring, type
+local error, ipairs, next, select, setmetatable, tonumber, type =
+  error, ipairs, next, select, setmetatable, tonumber, type
 local pack, sort = table.pack, table.sort
-local fixed, to_text, tointeger = core.fixed, core.text, core.tointeger
+local to_text, tointeger = core.text, core.tointeger
 
--- ---------------------------------------------------------------------------------------------
--- Failures
+-- Another part of ours, given the core and what else it takes.
+local function part(name, ...) return core.part("mantichora." .. name)(core, ...) end
 
-local signal_names = {
-  [1] = "SIGHUP", [2] = "SIGINT", [3] = "SIGQUIT", [4] = "SIGILL", [6] = "SIGABRT", [7] = "SIGBUS",
-  [8] = "SIGFPE", [9] = "SIGKILL", [11] = "SIGSEGV", [13] = "SIGPIPE", [14] = "SIGALRM",
-  [15] = "SIGTERM", [24] = "SIGXCPU", [25] = "SIGXFSZ",
-}
-
-local function killed_by(failure)
-  local number = failure.signal
-  if not number then return "its worker was killed" end
-  local name = signal_names[number]
-  return ("its worker was killed by signal %d%s"):format(number, name and " (" .. name .. ")" or "")
-end
-
--- What happened, by kind, in words. `reason` is what the worker or the pool said, if anything.
-local wordings = {
-  error = function(_, reason) return reason or "not enough memory" end,
-  unsendable = function(_, reason) return reason or "its result could not be sent" end,
-  exited = function(failure, reason)
-    return ("its worker exited with status %d%s"):format(failure.exitcode or 0,
-      reason and " " .. reason or "")
-  end,
-  killed = function(failure, reason)
-    if reason == "its worker broke the protocol" then return reason end
-    return killed_by(failure) .. (failure.perhaps_oom and ", perhaps because memory was short" or "")
-      .. (reason and " " .. reason or "")
-  end,
-  timeout = function(failure, reason) -- what the task said comes with a traceback
-    local what = reason == "init" and not failure.traceback and reason or "it"
-    return ("%s ran longer than allowed (%s s)"):format(what, fixed(failure.elapsed, 2))
-  end,
-  cancelled = function() return "it was cancelled" end,
-}
-
---- How a task failed. The call that receives the task raises this table, or with `on_error = "return"`
--- returns it in place of the value. `tostring` makes a full report of it. Fields that are not known are nil.
--- @table failure
--- @field kind `"error"`: it raised. `"unsendable"`: it returned what cannot be sent. `"exited"`: it
--- ended its process. `"killed"`: a signal ended its worker. `"timeout"`: it ran longer than allowed.
--- `"cancelled"`: by `pool:cancel` or `pool:terminate`.
--- @field runid the task's run ID
--- @field index number of its item, in a `map` or `imap`
--- @field item the item itself, the very value that was given
--- @field name the task's name, from `run_with`
--- @field message what happened, a string
--- @field value the original error value, if it could be sent and rebuilt
--- @field lost why an error value that was sent could not be rebuilt
--- @field shown what was in an error value that is a table without a `__tostring`, as a short text; the
--- report has it in the place of the message
--- @field traceback the worker's, a string
--- @field place where the function is defined, as `<file:line>`
--- @field pid the worker's process ID
--- @field signal the signal's number, of kind `"killed"`
--- @field exitcode the exit status, of kind `"exited"`
--- @field elapsed seconds that the task ran
--- @field maxrss the worker's peak memory so far, in bytes
--- @field attempts how many attempts were made, if more than one
--- @field progress where the task's last bar stood when its worker died
--- @field last_log message of the last record that the task logged before its worker died
--- @field pool the pool's name
--- @field failures the list of all failures, where one is raised for several tasks
--- @field results with `failures`: the values of the other tasks, by run ID; those of a `map` by `index`
-
-local failure_meta = { __name = "mantichora failure" }
-
--- The full report: the task, its function, what happened, the worker's traceback.
-function failure_meta:__tostring()
-  local parts = { ("task %d"):format(self.runid) }
-  local details = {}
-  if self.index then details[#details + 1] = ("item %d"):format(self.index) end
-  if self.name then details[#details + 1] = ("%q"):format(self.name) end
-  if self.place then details[#details + 1] = "function " .. self.place end
-  if details[1] then parts[#parts + 1] = " (" .. table.concat(details, ", ") .. ")" end
-  parts[#parts + 1] = (": %s: %s"):format(self.kind, self.shown or tostring(self.message))
-  if self.lost then parts[#parts + 1] = "\n  its error value is not here: " .. self.lost end
-  if self.pool then parts[#parts + 1] = ("\n  in pool %q"):format(self.pool) end
-  if self.pid then
-    parts[#parts + 1] = ("\n  in worker %d, after %s s"):format(self.pid, fixed(self.elapsed or 0, 3))
-    if self.maxrss then
-      parts[#parts + 1] = (", %s MiB at most"):format(fixed(self.maxrss / 2 ^ 20, 1))
-    end
-  end
-  if self.attempts then parts[#parts + 1] = (", at attempt %d"):format(self.attempts) end
-  if self.progress then parts[#parts + 1] = "\n  last progress: " .. self.progress end
-  if self.last_log then parts[#parts + 1] = "\n  last log line: " .. tostring(self.last_log) end
-  if self.traceback then parts[#parts + 1] = "\nworker's " .. self.traceback end
-  if self.failures and #self.failures > 1 then
-    parts[#parts + 1] = ("\nand %d more tasks failed"):format(#self.failures - 1)
-  end
-  return table.concat(parts)
-end
-
-local function new_failure(raw, pool_name)
-  raw.message = wordings[raw.kind](raw, raw.reason)
-  raw.reason, raw.perhaps_oom, raw.pool = nil, nil, pool_name
-  if raw.kind == "timeout" or raw.kind == "cancelled" then raw.value = nil end
-  return setmetatable(raw, failure_meta)
-end
-
--- ---------------------------------------------------------------------------------------------
--- Options
-
-local function smaller(a, b) return a < b and a or b end
-
--- For "did you mean": how far two names are apart, and their edit distance. Names that begin alike, and one
--- that ends with the other, are near.
-local function distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
-  for i = 1, #a do
-    local diagonal = row[0]
-    row[0] = i
-    for j = 1, #b do
-      local cost = a:byte(i) == b:byte(j) and 0 or 1
-      diagonal, row[j] = row[j], smaller(row[j] + 1, smaller(row[j - 1] + 1, diagonal + cost))
-    end
-  end
-  local short, long = a, b
-  if #short > #long then short, long = long, short end
-  if #short > 2 and (long:sub(1, 3) == short:sub(1, 3) or long:sub(-#short) == short) then
-    return smaller(row[#b], 2), row[#b]
-  end
-  return row[#b], row[#b]
-end
-
--- The known name that looks most like this one, and how far it is away.
-local function nearest(name, known)
-  local best, least, more
-  for candidate in pairs(known) do
-    local d, whole = distance(tostring(name):lower(), candidate)
-    if not least or d < least or d == least and (whole < more or whole == more and candidate < best) then
-      best, least, more = candidate, d, whole
-    end
-  end
-  return best, least
-end
-
-local function shown(value) return type(value) == "string" and ("%q"):format(value) or to_text(value) end
-
-local function complain(name, expected, value)
-  return ("option '%s' must be %s: %s is given"):format(name, expected, shown(value))
-end
-
--- Each check returns the value to use, or nil and a message.
-
-local function integer_from(least, expected)
-  return function(name, value)
-    local number = type(value) == "number" and tointeger(value)
-    if not number or number < least then return nil, complain(name, expected, value) end
-    return number
-  end
-end
-
-local function choice_of(...)
-  local words = { ... }
-  local expected = '"' .. table.concat(words, '" or "') .. '"'
-  return function(name, value)
-    for _, word in ipairs(words) do
-      if value == word then return value end
-    end
-    return nil, complain(name, expected, value)
-  end
-end
-
-local function of_type(wanted, expected)
-  return function(name, value)
-    if type(value) ~= wanted then return nil, complain(name, expected, value) end
-    return value
-  end
-end
-
-local function seconds(name, value)
-  if type(value) ~= "number" or not (value > 0) then
-    return nil, complain(name, "a positive number of seconds", value)
-  end
-  return value
-end
-
-local function check_nworkers(name, value)
-  if value == "auto" then return core.cpu_count() end
-  local number = type(value) == "number" and tointeger(value)
-  if not number then return nil, complain(name, 'an integer or "auto"', value) end
-  if number < 1 then return nil, ("nworkers must be at least one: %d is given"):format(number) end
-  if number > 4096 then return nil, complain(name, "at most 4096", value) end
-  return number
-end
-
-local options_of = {} -- by what takes them: filled in below
-
-local limit_options = {
-  memory = integer_from(1, "a positive number of bytes"),
-  cpu = integer_from(1, "a positive whole number of seconds"),
-  files = integer_from(1, "a positive integer"),
-}
-
-local function check_limits(name, value)
-  if type(value) ~= "table" then return nil, complain(name, "a table", value) end
-  local checked = {}
-  for key, limit in pairs(value) do
-    local check_limit = limit_options[key]
-    if not check_limit then
-      local hint = options_of.pool[key] and "it is an option of the pool: " .. key
-        or ("did you mean 'limits.%s'?"):format((nearest(key, limit_options)))
-      return nil, ("unknown option 'limits.%s' (%s)"):format(tostring(key), hint)
-    end
-    local good, message = check_limit("limits." .. key, limit)
-    if message then return nil, message end
-    checked[key] = good
-  end
-  return checked
-end
-
---- What `mantichora(options)` and `new(options)` take. All may be absent.
--- @table options
--- @field nworkers how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
--- `cpu_count()` returns. The environment variable MANTICHORA_WORKERS changes the default.
--- @field engine `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task,
--- from the state that this process has when the task starts; only results are serialized. `"inline"`: in this
--- process, when its result is received, for debugging.
--- @field progressbar false: bars of tasks are not shown. Default true.
--- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
--- failed. Default false.
--- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
--- @field timeout seconds that each task, and `init`, may run; default: no limit
--- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
--- @field seed integer from which the random streams of the tasks are derived; default: random
--- @field init function, run once in each new worker before its first task. Workers get it by the fork, not
--- serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process,
--- the task that waits for it fails, and the others go to other workers.
--- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
--- (seconds over its life), `files` (open descriptors)
--- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational
--- mode before the first fork, so that workers share its pages, and back at `close`; a worker is replaced
--- after a task that left much in it, or that ran a full collection. `"keep"`: the collector is not touched.
--- @field background true: from the first `run` to `close` a helper thread of this process advances the pool
--- between calls (if no thread can be started, only calls do). false: no thread. Default true.
--- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
--- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
--- @field name string, shown in messages
-
-local pool_options = {
-  nworkers = check_nworkers,
-  engine = choice_of("fork", "snapshot", "inline"),
-  progressbar = of_type("boolean", "true or false"),
-  poolbar = of_type("boolean", "true or false"),
-  on_error = choice_of("raise", "return"),
-  timeout = seconds,
-  max_tasks_per_worker = integer_from(1, "a positive integer"),
-  seed = integer_from(1 << 63, "an integer"),
-  init = of_type("function", "a function"),
-  limits = check_limits,
-  capture_warn = integer_from(0, "a number of bytes (0: never)"),
-  gc = choice_of("auto", "keep"),
-  background = of_type("boolean", "true or false"),
-  name = of_type("string", "a string"),
-}
-
-options_of.pool = pool_options
-
-local run_options = {
-  name = of_type("string", "a string"),
-  timeout = seconds,
-  retries = integer_from(0, "an integer that is not negative"),
-  priority = integer_from(1 << 63, "an integer"),
-}
-
-local returns_options = { packed = of_type("boolean", "true or false") }
-
--- What to say of an option that is not known: whose it is, or what looks most like it.
-local function unknown_option(name, known, elsewhere)
-  local best, least = nearest(name, known)
-  local hint = ("did you mean '%s'?"):format(best)
-  for _, other in ipairs(elsewhere or {}) do
-    local its_best, its_least = nearest(name, other.options)
-    if other.options[name] then
-      hint = ("it is an option of %s"):format(other.name)
-    elseif its_least < least and its_least <= 3 and its_least < #tostring(name) then
-      hint, least = ("did you mean '%s'? That is an option of %s"):format(its_best, other.name), its_least
-    end
-  end
-  return ("unknown option '%s' (%s)"):format(tostring(name), hint)
-end
-
--- A checked copy of `options`, which is argument `number`; an error at the user's call names what is wrong.
--- `elsewhere` tells of the options of other functions.
-local function check_options(options, known, number, elsewhere)
-  local checked = {}
-  if options == nil then return checked end
-  if type(options) ~= "table" then
-    core.argument(number, "options must be a table: " .. core.typename(options) .. " is given")
-  end
-  for name, value in pairs(options) do
-    local check = known[name]
-    if not check then core.raise(unknown_option(name, known, elsewhere)) end
-    local good, message = check(name, value)
-    if message then core.raise(message) end
-    checked[name] = good
-  end
-  return checked
-end
-
-local of_run_with = { name = "run_with", options = run_options }
-local of_returns = { name = "returns", options = returns_options }
-local of_pool = { name = "the pool", options = pool_options }
-local of_limits = { name = "the pool's limits", options = limit_options }
+local failures_of, options_of = part "failure", part "options"
+local check_options = options_of.check
 
 -- ---------------------------------------------------------------------------------------------
 -- Receiving
@@ -368,7 +66,7 @@ local function raises(self) return settings_of[self].on_error == "raise" end
 
 -- The next finished task: run ID, whether it failed, and its values or failure.
 local function deliver(self, runid, failed, ...)
-  if failed then return runid, true, new_failure((...), settings_of[self].name) end
+  if failed then return runid, true, failures_of.new((...), settings_of[self].name) end
   return runid, failed, ...
 end
 
@@ -434,7 +132,7 @@ end
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
-  local packed = check_options(options, returns_options, 2, { of_pool, of_run_with }).packed
+  local packed = check_options("returns", options, 2).packed
   core.wait(self, "all")
   local list, n = receive_list(self, 0, packed and forms.packed or forms.first)
   list.n = n
@@ -525,7 +223,7 @@ methods.run = core.run
 -- @blocks as `run`
 function methods:run_with(options, ...)
   check(self)
-  local o = check_options(options, run_options, 2, { of_limits, of_pool, of_returns })
+  local o = check_options("run_with", options, 2)
   local runid = core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
   return runid
 end
@@ -554,20 +252,12 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Mapping (map.lua has what it is made of)
 
-local map_options = {
-  name = run_options.name, timeout = run_options.timeout, retries = run_options.retries,
-  priority = run_options.priority,
-}
-local imap_options = { ordered = of_type("boolean", "true or false") }
-local of_imap = { name = "imap", options = { ordered = imap_options.ordered } }
-for name, check_option in pairs(map_options) do imap_options[name] = check_option end
-
-local map = load_map(core, {
+local map = part("map", {
   take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
   nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
-  new_failure = function(pool, raw) return new_failure(raw, settings_of[pool].name) end,
+  new_failure = function(pool, raw) return failures_of.new(raw, settings_of[pool].name) end,
 })
 
 local function check_map(method, f, source)
@@ -615,7 +305,7 @@ end
 function methods:map(f, list, options)
   check(self)
   check_map("map", f, list)
-  local checked = check_options(options, map_options, 4, { of_pool, of_run_with, of_imap })
+  local checked = check_options("map", options, 4)
   local values, problem = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
   if not values then error(problem, 2) end
   return values
@@ -640,7 +330,7 @@ function methods:imap(f, source, options, ...)
   check(self)
   check_map("imap", f, source)
   check_not_triple(source, options, ...)
-  local checked = check_options(options, imap_options, 4, { of_pool, of_run_with })
+  local checked = check_options("imap", options, 4)
   local iterator, group = map.iterate(self, f, source, for_mapping(checked, {
     window = settings_of[self].inline and 1 or 192, most_in_batch = 64, ordered = checked.ordered ~= false,
   }))
@@ -746,12 +436,6 @@ function methods:terminate()
   end_tasks(self, next_runid)
 end
 
--- The first line of a report, and what its message says, in one line.
-local function in_one_line(failure)
-  local head = tostring(failure):match("^(.-)\n  in ") or tostring(failure)
-  return (head:gsub("\nworker's .*", ""):gsub("%s*[\r\n]+%s*", " "))
-end
-
 local function logger() return core.logging().get("mantichora") end
 
 local function in_pool(self)
@@ -761,7 +445,7 @@ end
 
 local function log_failures(self, count, first)
   logger():error("%s%s: %s", in_pool(self), count == 1 and "1 task failed and nobody received its failure"
-    or ("%d tasks failed and nobody received their failures; the first"):format(count), in_one_line(first))
+    or ("%d tasks failed and nobody received their failures; the first"):format(count), failures_of.in_one_line(first))
 end
 
 -- Drop what was not received; failures that nobody will see are told.
@@ -871,13 +555,13 @@ local mantichora = {}
 -- What the host's --workers asks for.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  local number = text and options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
   return number or 4
 end
 
 -- Called from the functions that the user calls, not by a tail call.
 local function make(options)
-  local o = check_options(options, pool_options, 1, { of_limits, of_run_with, of_returns, of_imap })
+  local o = check_options("pool", options, 1)
   local on = function(value) return value == nil or value end
   local nworkers, limits = o.nworkers or default_nworkers(), o.limits or {}
   local pool = core.new {
