@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The program `mantichora`: what the manual of Lua 5.4 says of `lua` in its section 7, with the
- * module inside and some options of our own, which reach it as environment variables. */
+ * The program `mantichora`: behaves as section 7 of Lua's manual says of `lua`, with the module
+ * inside and options of our own, which reach the module as environment variables. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "host.h"

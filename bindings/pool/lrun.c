@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a task from a call into the pool. */
+ * From a call of `run` into the pool: encodes a task and submits it. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>

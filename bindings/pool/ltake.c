@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a result from the pool into Lua, and failures in words. */
+ * From the pool into Lua: decodes results, and turns failures into tables. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>

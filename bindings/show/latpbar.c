@@ -1,8 +1,8 @@
 /* Runs in: both. Purpose: latpbar.h.
  *
  * A loop is the iterator function, and a closing value that ends the bar when the loop is left by
- * `break` or an error. Both are one userdata, `struct loop`; the iterator has it as its upvalue. An
- * iteration is complete when the next one is asked for. */
+ * `break` or an error. Both are one userdata, `struct loop`, which is an upvalue of the iterator.
+ * An iteration is complete when the next one is asked for. */
 #include "latpbar.h"
 
 #include <stdatomic.h>

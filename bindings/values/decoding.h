@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * What the rooms of the decoder share. */
+ * Shared by the files of the decoder. */
 #ifndef MCH_DECODING_H
 #define MCH_DECODING_H
 

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Which worker gets which task, and what is taken back from one that has too many. */
+ * Which worker gets which task, and which tasks are taken back from a worker that has too many. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * The wire: all that a pool and its workers say to each other. Nothing else crosses but a few pages
- * of shared memory (struct mch_shared, below: counters, and the rings that carry the streams) and
- * the bytes of the task's own stdout and stderr.
+ * The wire: all messages between a pool and its workers. Nothing else passes between them but a few
+ * pages of shared memory (struct mch_shared, below: counters, and the rings that carry the streams)
+ * and the bytes of the task's own stdout and stderr.
  *
  * The story of a task
  *
