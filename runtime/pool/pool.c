@@ -612,7 +612,7 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
   if (pool->driver != NULL)
-    mch_driver_stop(pool->driver); /* its end lacks_tickets while those of the workers do */
+    mch_driver_stop(pool->driver); /* it ends while the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {

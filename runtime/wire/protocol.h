@@ -14,7 +14,7 @@
  *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
  *      | <------ ITEM number: answer -------------------- |  each item of a batch,
  *      | <------ ITEMS: answer, answer, ... ------------- |  or short ones in a row
- *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
+ *      | <------ EARLY runid: piece of a large table ---- |  while the rest of it is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, the
