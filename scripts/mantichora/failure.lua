@@ -1,6 +1,6 @@
 --- @submodule mantichora
 
--- How a task ended that did not return: the failure as a table, and its report. Loaded by pool.lua with the core;
+-- Failures: the table, and its report. Loaded by pool.lua with the core;
 -- returns a function that makes a failure of what the core says, and one that puts it into one line.
 
 local core = ...

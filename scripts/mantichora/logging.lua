@@ -256,7 +256,7 @@ local default_formatter = make_formatter(assert(parse_format(DEFAULT_FORMAT)))
 -- Where lines go
 
 local function write_to(stream)
-  -- What may share a screen with progress bars is written by those who draw them.
+  -- What may share a terminal with progress bars is written by the output that draws them.
   if stream == stderr or stream == io.stdout then
     return function(line) report.write_line(line, stream) end
   end
@@ -361,7 +361,7 @@ local function get_logger(name)
   return loggers[name]
 end
 
--- Workers need not send what no logger here lets pass. What holds in a worker comes from above.
+-- Workers need not send what no logger here lets pass. A worker's level comes from its parent.
 local function tell_workers()
   if report.in_worker() then return end
   local least = root.level

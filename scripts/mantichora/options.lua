@@ -1,6 +1,6 @@
 --- @submodule mantichora
 
--- What options there are, and what is said of wrong ones. Loaded by pool.lua with the core; returns the options by
+-- The options, their checks and the messages about wrong ones. Loaded by pool.lua with the core; returns the options by
 -- what takes them, and the check.
 
 local core = ...
@@ -186,11 +186,11 @@ for name, check_option in pairs(map_options) do imap_options[name] = check_optio
 options_of.limits, options_of.run_with, options_of.returns = limit_options, run_options, returns_options
 options_of.map, options_of.imap = map_options, imap_options
 
--- In this order it is looked whose an option is that another function was given.
+-- Where to look, in this order, for the owner of an option that was given to the wrong function.
 local owners = { "limits", "pool", "run_with", "returns", "imap" }
 local names = { limits = "the pool's limits", pool = "the pool" }
 
--- What to say of an option that `owner` does not know: whose it is, or what looks most like it.
+-- The message about an option that `owner` does not have: whose it is, or which name is nearest.
 local function unknown_option(name, owner)
   local best, least = nearest(name, options_of[owner])
   local hint = ("did you mean '%s'?"):format(best)
