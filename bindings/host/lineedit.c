@@ -1,8 +1,8 @@
 /* Runs in: parent. Purpose: lineedit.h.
  *
- * libedit turns keys into changes of a line, and keeps the chunks typed before. It never draws: its
- * output goes to the null device. output.h draws the line, so that the line, the bars above it and
- * the output of tasks share one frame; and pools advance while no key comes. */
+ * libedit turns keys into changes of a line, and keeps the chunks that were typed before. It never
+ * draws: its output goes to the null device. What is seen is drawn by output.h, so that the line,
+ * the bars above it and what tasks say share one frame; and while no key comes, pools move on. */
 #define _GNU_SOURCE
 #include "lineedit.h"
 

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * All pools of a state: pumping and waiting for them together. */
+ * All pools of a state: pumped and waited for together. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>

@@ -886,12 +886,12 @@ static int atpbar_disable(lua_State *L) {
 }
 
 /***
-Have a function show progress. It is called as `f(report)`, only inside calls of this library, on
+Let a function show progress. It is called as `f(report)`, inside of calls of this library only, on
 the caller's thread. A report is a table with `event` ("start", "update" or "end"), `id`, `name`,
 `done`, `total` (nil: not known), `elapsed` (seconds); of a task's bar also `runid` and `task`; of a
 pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued` and `failed`; at the end
-`state` ("finished", "broken", or the kind of the task's end). An error in `f` is raised to
-the caller of the library, and `f` is not called again.
+`state` ("finished", "broken", or the kind of the task's end). An error in `f` reaches the caller of
+the library, and `f` is called no more.
 @function set_renderer
 @tparam[opt] function f nil: bars are shown as before
 @raise an argument that is not a function

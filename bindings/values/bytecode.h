@@ -1,7 +1,8 @@
 /* Runs in: both.
  *
- * Reads what lua_dump() writes: which names a function looks up in its environment, and how to make
- * closures of it without loading it each time. Knows Lua 5.4's format and refuses any other. */
+ * What lua_dump() writes, read: which names a function looks up in its environment, and how to make
+ * closures of it without loading it each time. Knows Lua 5.4's format and refuses to guess at
+ * another. */
 #ifndef MCH_BYTECODE_H
 #define MCH_BYTECODE_H
 

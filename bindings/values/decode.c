@@ -1,9 +1,9 @@
 /* Runs in: both.
  *
  * Bytes to Lua values; graph.h has the format and the interface. Trusts nothing: every number is
- * bounded before anything is allocated by it, and a value is complete before anything sees it.
+ * bounded before something is allocated by it, and a value is complete before anything sees it.
  * Metatables are set at the end, so that no finalizer meets a half-built object and no weak table
- * loses entries during the rebuild. */
+ * loses its entries on the way. */
 
 #include "decoding.h"
 

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Functions, names and rebuilt objects: the counterpart of encode_function.c. */
+ * Functions, names and rebuilt objects: the decoder's half of encode_function.c. */
 #include "decoding.h"
 
 #include <limits.h>

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Values without a frame, and the heads of tables: the counterpart of encode_table.c. */
+ * Values without a frame, and the heads of tables: the decoder's half of encode_table.c. */
 #include "decoding.h"
 
 #include <limits.h>

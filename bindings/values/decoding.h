@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Shared by the files of the decoder. */
+ * What the rooms of the decoder share. */
 #ifndef MCH_DECODING_H
 #define MCH_DECODING_H
 

@@ -1,9 +1,9 @@
 /* Runs in: both.
  *
- * Shared by the files of the encoder. encode.c has the walk: mch_encode_put() writes a value, or
- * opens a frame for one that has contents, and the main loop lets the innermost frame write its
- * next part. encode_table.c and encode_function.c encode tables and functions; explain.c reports
- * what would be sent. */
+ * What the files of the encoder share. encode.c has the walk: mch_encode_put() writes a value, or
+ * opens a frame for one that has contents, and the main loop lets the innermost frame put its next
+ * part. encode_table.c and encode_function.c know how tables and functions are put, explain.c tells
+ * about it. */
 #ifndef MCH_ENCODING_H
 #define MCH_ENCODING_H
 

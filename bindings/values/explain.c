@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * Reports what would be sent: an encoding that passes each of its parts to
- * scripts/mantichora/explain.lua, which makes a tree of them. */
+ * What would be sent: an encoding that tells all its parts to scripts/mantichora/explain.lua, which
+ * makes a tree of them. */
 #include <lauxlib.h>
 #include <string.h>
 

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * Fast paths for many small tasks of one function: plain values are encoded and decoded without the
- * codec's walk, in the same format, and a function is rebuilt once for many calls if none of them
- * can change it. */
+ * What makes many small tasks of one function cheap: plain values go to bytes and back without the
+ * codec's walk, in the same format, and a function may be rebuilt once for many calls if none of
+ * them can change it. */
 #ifndef MCH_ITEMS_H
 #define MCH_ITEMS_H
 

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * Describes where in a message a value is: "argument 2.conn.socket", "upvalue 'file' of function
- * <img.lua:12>". Steps are given from the value outwards; each function starts a new part, joined
- * by "in". A path that is too long keeps its inner end and its outermost step. */
+ * Words where in a message a value is: "argument 2.conn.socket", "upvalue 'file' of function
+ * <img.lua:12>". The steps are told from the value outwards; each function starts a new part,
+ * joined by "in". Too long a path keeps its inner end and its outermost step. */
 #ifndef MCH_PATH_H
 #define MCH_PATH_H
 

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Numbers in the format of graph.h: the only place that knows their layout. */
+ * Numbers in the format of graph.h: the one place that knows how they are laid out. */
 #ifndef MCH_PLAIN_H
 #define MCH_PLAIN_H
 

@@ -1,28 +1,27 @@
 /* Runs in: both.
  *
- * Fault injection. MANTICHORA_CHAOS=seed[,rate] injects faults into every pool of this process,
- * with probability `rate` at each of the points below (default 0.01): for us to test the pool, for
- * users to test how their programs cope with failures.
+ * Faults on purpose. MANTICHORA_CHAOS=seed[,rate] makes every pool of this process suffer, as often
+ * as `rate` says (the chance of a fault at each of the points below; default 0.01), what a bad day
+ * does now and then. For us to test the pool, for users to test how their programs stand deaths:
  *
- *     worker   killed by SIGKILL: before HELLO; before and after it claims a task; at each log
- *              record and each bar of the task; after the task's last line and before its RESULT;
- *              in the middle of its RESULT; between two tasks; before and after EXIT
- *              a pause of up to two milliseconds at the same points
- *     pool     what a worker sent is overlooked until the next pump, so that messages, output and
- *              deaths are seen in another order; workers are served in another order
- *              tasks that wait in a worker are taken back for no reason
- *              a fork fails (never the only one); a pause between any two steps
- *     both     reads and writes of a few bytes, EINTR, and EAGAIN where it may occur
+ *     worker   it is killed by SIGKILL: before HELLO, before and after it claims a task, at each
+ * log record and each bar of the task, after the task's last line and before its RESULT, in the
+ * middle of its RESULT, and between two tasks; before and after EXIT a pause of up to two
+ * milliseconds at the same points pool     a worker's news is overlooked until the next pump, so
+ * that messages, output and deaths are seen in another order; workers are served in another order
+ *              tasks sent ahead are taken back for no reason
+ *              a fork fails (never the only one), a pause between any two steps
+ *     both     reads and writes of a few bytes, EINTR, and EAGAIN where it may come
  *
- * Every promise still holds. A task whose worker is killed ends as `killed`, or is retried if it
- * was given `retries`; everything else is still delivered correctly, if later.
+ * Nothing that is promised changes. A task whose worker is killed ends as `killed`, or is tried
+ * again if it was given `retries`; everything else is right, only later.
  *
- * All of it is determined by the seed. A task's deaths come from a stream of its own, made of seed,
- * run ID and attempt: a task that was killed is killed again, at the same point, whenever the
- * program runs with that seed. Faults between tasks, and pauses, also depend on how the processes
- * are scheduled. A nested pool's chaos comes from its task's stream.
+ * All comes from the seed. A task's deaths come from a stream of its own, made of seed, run ID and
+ * attempt: a task that was killed is killed again, at the same point, whenever the program runs
+ * with that seed. What happens between tasks, and the pauses, also depend on how the processes are
+ * scheduled. A nested pool's chaos comes from its task's stream.
  *
- * When off, as it normally is, a point costs one branch. */
+ * When off, which is always but for this, a point costs one branch. */
 #ifndef MCH_CHAOS_H
 #define MCH_CHAOS_H
 

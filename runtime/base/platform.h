@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
  * What differs between systems, each behind one function: Linux first, with a fallback that is
- * slower or less exact but correct. Nothing else in the tree asks which system this is. */
+ * slower or less exact but right. Nothing else in the tree asks which system this is. */
 #ifndef MCH_PLATFORM_H
 #define MCH_PLATFORM_H
 

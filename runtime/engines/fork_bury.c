@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * After a worker's death: how its tasks end, and when nothing more can come from it. */
+ * A worker has gone: what becomes of its tasks, and when the last is heard of it. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 

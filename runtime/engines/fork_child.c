@@ -1,7 +1,6 @@
 /* Runs in: parent.
  *
- * The pool's record of one worker: which tasks it was offered, what their claims say, and its end.
- */
+ * The pool's side of one worker: which tasks it was offered, what their claims say, and its end. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Which worker gets which task, and which tasks are taken back from a worker that has too many. */
+ * Which worker gets which task, and what is taken back from one that has too many. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
@@ -14,7 +14,7 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t ticket_check = 1000000u;  /* a worker passes over what was taken back */
+static const uint64_t ticket_check = 1000000u; /* a worker lacks_tickets over what was taken back */
 static const uint64_t behind_check = 20000000u; /* the same of one that may have been stopped */
 
 int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch) {

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Everything that a worker sends, from its HELLO to its death: bars, output, results. */
+ * All that a worker says, from its hello to its death: bars, output, results. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 

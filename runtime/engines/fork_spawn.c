@@ -289,7 +289,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
   child->lazy_setup = lazy_setup && !child->eager;
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
-  atomic_store(&child->shared->down.reader_sleeps, 1); /* a deferred set-up is woken by a bell */
+  atomic_store(&child->shared->down.reader_sleeps, 1); /* who is lazy_setup wants a bell */
   if (only != NULL)
     mch_feed_book(child, only);
   mch_platform_flush_streams();

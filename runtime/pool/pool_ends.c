@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The one way into DONE: what the engine reports of tasks, and what follows for groups, bars and
- * the owner. */
+ * The one way into DONE: what the engine says of tasks, and what it does to groups, bars and the
+ * owner. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Shared by the files of a pool. Everything here is used with the pool's lock held. */
+ * What the rooms of a pool share. Everything here is used with the pool's lock held. */
 #ifndef MCH_POOL_STATE_H
 #define MCH_POOL_STATE_H
 

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * How the owner waits for a pool, and every heuristic about the rhythm of its calls. */
+ * How the owner waits for a pool, with every guess about the rhythm of its calls. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 

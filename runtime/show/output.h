@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * The owner of standard output and error, and of the terminal: whatever a person sees. Lines of
- * tasks and of the log are written whole; on a terminal they go above the bars.
+ * Everything that a person sees: the owner of standard output and error, and of the terminal.
+ * Lines of tasks and of the log are written whole; on a terminal they go above the bars.
  *
  * How it is used:
  *   - one struct mch_output per Lua state; all pools of the state share it. Any thread may call
@@ -9,11 +9,11 @@
  *     moment runs Lua code of that state: it alone may flush the host's own stdout.
  *   - bars: mch_output_bar_start(), then stores into the bar's counters (mch_bar_set()), then
  *     mch_output_bar_end(). Lines: mch_output_lines().
- *   - nothing appears by itself. A waiting call or the helper thread calls mch_output_pump() at
- *     mch_output_next(); or a loop calls mch_output_tick() for its own bar. Before results are
- *     handed over: mch_output_flush(). Before an error is raised out of a waiting call:
+ *   - nothing appears by itself. Somebody calls mch_output_pump() at mch_output_next(): a waiting
+ *     call, the helper thread; or mch_output_tick() is called by the loop whose bar it is. Before
+ *     results are handed over: mch_output_flush(). Before an error is raised out of a waiting call:
  *     mch_output_detach(); at the end: mch_output_release(). Before a fork: mch_output_flush() too,
- *     since it empties the host's stdout; after it, in the child: mch_output_become_child().
+ * it empties the host's stdout; after it, in the child: mch_output_become_child().
  *
  * MANTICHORA_PROGRESS = auto | bar | text | json | off | eta says how progress is shown; it is read
  * when the first bar starts. auto: bars if standard error is a terminal (and TERM is not dumb),

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * The wire: all messages between a pool and its workers. Nothing else passes between them but a few
- * pages of shared memory (struct mch_shared, below: counters, and the rings that carry the streams)
- * and the bytes of the task's own stdout and stderr.
+ * The wire: all that a pool and its workers say to each other. Nothing else crosses but a few pages
+ * of shared memory (struct mch_shared, below: counters, and the rings that carry the streams) and
+ * the bytes of the task's own stdout and stderr.
  *
  * The story of a task
  *
@@ -14,7 +14,7 @@
  *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
  *      | <------ ITEM number: answer -------------------- |  each item of a batch,
  *      | <------ ITEMS: answer, answer, ... ------------- |  or short ones in a row
- *      | <------ EARLY runid: piece of a large table ---- |  while the rest of it is encoded
+ *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, the
