@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * What one Lua state knows of mantichora: whether it is in a worker, what task runs, who wants log
- * records. One per state, in its registry; nothing here is shared between states. */
+ * What one Lua state knows of mantichora: whether it is in a worker, which task runs, where log
+ * records go. One per state, in its registry; nothing here is shared between states. */
 #ifndef MCH_CONTEXT_H
 #define MCH_CONTEXT_H
 

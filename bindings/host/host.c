@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The program `mantichora`: what the manual of Lua 5.4 says of `lua` in its section 7, with the
- * module inside and some options of our own, which reach it as environment variables. */
+ * The program `mantichora`: behaves as section 7 of Lua's manual says of `lua`, with the module
+ * inside and options of our own, which reach the module as environment variables. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "host.h"
@@ -80,9 +80,9 @@ static void print_usage(FILE *to, const char *program) {
           "  -v        show version information\n"
           "  -E        ignore environment variables\n"
           "  -W        turn warnings on\n"
-          "  --workers N|auto   workers of a pool that does not say how many\n"
+          "  --workers N|auto   workers of a pool that does not set nworkers\n"
           "  --progress MODE    how bars are shown: auto, bar, text, json, off or eta\n"
-          "  --log-level LEVEL  least level that is logged: DEBUG, INFO, WARNING, ...\n"
+          "  --log-level LEVEL  lowest level that is logged: DEBUG, INFO, WARNING, ...\n"
           "  --help    show this text\n"
           "  --        stop handling options\n"
           "  -         stop handling options and execute stdin\n",

@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
  * The REPL: reads chunks of one or more lines, runs them, prints their values. On a terminal lines
- * come from lineedit.h, and tables are shown readably; else all is as plain as with `lua`. */
+ * come from lineedit.h, and tables are shown readably; otherwise it is as plain as `lua`. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "host.h"

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Items of a map that travel together, and their answers. */
+ * Items of a map that are sent as one batch, and their answers. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>

@@ -323,7 +323,7 @@ static void push_mapped(lua_State *L, struct call *call) {
   }
   if (task->mapped == LUA_NOREF) { /* or that failed, and does so for each */
     if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) != 1)
-      luaL_error(L, "a batch has another number of functions than one");
+      luaL_error(L, "a batch must have exactly one function");
     task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);

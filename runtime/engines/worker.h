@@ -1,6 +1,6 @@
 /* Runs in: child only (the handle exists nowhere else).
  *
- * A worker's whole life: hello, take a task, run it, answer, leave by _exit. */
+ * A worker's whole life: send HELLO, take a task, run it, answer, leave by _exit. */
 #ifndef MCH_WORKER_H
 #define MCH_WORKER_H
 

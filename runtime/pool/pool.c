@@ -537,7 +537,7 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   if (pool->wakeup[0] >= 0)
     return 0;
   if (mch_poller_fd(pool->engine->poller) < 0)
-    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
+    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait on a pool with");
   if ((code = mch_platform_pipe(pool->wakeup, error)) != 0)
     return code;
   mch_platform_nonblocking(pool->wakeup[0]);
@@ -612,7 +612,7 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
   if (pool->driver != NULL)
-    mch_driver_stop(pool->driver); /* its end lacks_tickets while those of the workers do */
+    mch_driver_stop(pool->driver); /* it ends while the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {
