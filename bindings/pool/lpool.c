@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bindings/context.h"
+#include "bindings/part.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "bindings/show/latpbar.h"
@@ -296,7 +297,7 @@ static int core_new(lua_State *L) {
     lua_pop(L, 1);
   lpool->keep_gc = flag_field(L, "keep_gc");
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
-  mch_context_push_weak(L);
+  mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
   if (flag_field(L, "snapshot")) {
     lua_newtable(L);
@@ -322,8 +323,15 @@ static int core_new(lua_State *L) {
   return 1;
 }
 
+/* part(name): a part of ours in Lua, as a function. */
+static int core_part(lua_State *L) {
+  mch_part_push(L, luaL_checkstring(L, 1));
+  return 1;
+}
+
 int mch_lpool_open(lua_State *L) {
-  static const luaL_Reg core[] = {{"new", core_new},
+  static const luaL_Reg core[] = {{"part", core_part},
+                                  {"new", core_new},
                                   {"run", mch_core_run},
                                   {"run_with", mch_core_run_with},
                                   {"wait", mch_core_wait},
@@ -377,6 +385,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"undisturbed", core_undisturbed},
                                   {"stops", core_stops},
                                   {NULL, NULL}};
+  mch_context_get(L)->tell_log_level = mch_lpools_log_threshold;
   mch_notices_open(L);
   luaL_newlib(L, core);
   if (luaL_newmetatable(L, TASKS)) {

@@ -1,7 +1,7 @@
 /* Runs in: both (a task may have a pool of its own).
  *
- * The pool object: a userdata around struct mch_pool. Its methods that are small steps are here;
- * those that put steps together are in scripts/mantichora/pool.lua. */
+ * The pool object: a userdata around struct mch_pool. Methods that are single steps are here; those
+ * that combine steps are in scripts/mantichora/pool.lua. */
 #ifndef MCH_LPOOL_H
 #define MCH_LPOOL_H
 
@@ -29,8 +29,5 @@ uint64_t mch_lpool_due(lua_State *L);
 /* Move all pools of this state on, in the same way, until the descriptor is readable (1), or until
  * `woken` says so, which is asked with all signals blocked (0). For a prompt. */
 int mch_lpool_await(lua_State *L, int fd, int (*woken)(void));
-
-/* Tell all pools of this state the lowest level of log records that is wanted. */
-void mch_lpool_log_threshold(lua_State *L, int level);
 
 #endif

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Checks and errors that the rooms of the pool object share. */
+ * Checks and errors shared by the files of the pool object. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -31,8 +31,15 @@ int mch_lpool_is_open(const struct lpool *lpool) {
 
 /* Is this function on the way from the user's call to the core? */
 static int is_between(lua_State *L, lua_Debug *info) {
-  return lua_getinfo(L, "S", info) && (strcmp(info->short_src, "mantichora/pool.lua") == 0 ||
-                                       strcmp(info->short_src, "mantichora/map.lua") == 0);
+  static const char *const ours[] = {"mantichora/pool.lua", "mantichora/map.lua",
+                                     "mantichora/options.lua"};
+  size_t i;
+  if (!lua_getinfo(L, "S", info))
+    return 0;
+  for (i = 0; i < sizeof ours / sizeof ours[0]; i++)
+    if (strcmp(info->short_src, ours[i]) == 0)
+      return 1;
+  return 0;
 }
 
 /* The level of what called us: the first that is not our own. */

@@ -6,6 +6,7 @@
 
 #include <lua.h>
 
+#include "bindings/values/code.h"
 #include "bindings/values/graph.h"
 #include "lpool.h"
 #include "ltask.h"
@@ -159,6 +160,8 @@ int mch_core_pump(lua_State *L);
 
 struct mch_poller *mch_lpools_poller(lua_State *L, struct mch_error *error);
 int mch_lpools_join(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error);
+/* Tell all pools of this state the lowest level of log records that is wanted. */
+void mch_lpools_log_threshold(lua_State *L, int level);
 int mch_core_sleep(lua_State *L);
 
 /* -- lrun.c */

@@ -12,7 +12,6 @@
 #include "bindings/context.h"
 #include "bindings/values/graph.h"
 #include "latpbar.h"
-#include "bindings/pool/lpool.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
@@ -73,8 +72,11 @@ static int taskname(lua_State *L) {
 
 /* set_log_threshold(level): nobody here wants records below it. */
 static int set_log_threshold(lua_State *L) {
+  struct mch_context *context = mch_context_get(L);
   lua_Number level = luaL_checknumber(L, 1);
-  mch_lpool_log_threshold(L, level < -1e6 ? INT_MIN : level > 1e6 ? INT_MAX : (int)level);
+  context->log_level = level < -1e6 ? INT_MIN : level > 1e6 ? INT_MAX : (int)level;
+  if (context->tell_log_level != NULL)
+    context->tell_log_level(L, context->log_level);
   return 0;
 }
 

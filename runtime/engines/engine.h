@@ -1,11 +1,12 @@
 /* Runs in: parent.
  *
- * The interface of a way to get work done. A pool owns tasks and their run IDs; an engine gets them
- * one by one, and tells by events how they ended. It speaks of tasks, never of processes: the same
- * interface fits workers forked here, this process itself, and later workers on other machines.
+ * The interface of an engine, which runs tasks for a pool. A pool owns tasks and their run IDs; an
+ * engine gets them one by one, and reports by events how they ended. The interface speaks of tasks,
+ * never of processes: it fits workers forked here, this process itself, and later workers on other
+ * machines.
  *
- * All calls come under the pool's lock, one at a time; none of them blocks. Only calls with `owner`
- * = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
+ * All calls are made under the pool's lock, one at a time; none of them blocks. Only calls with
+ * `owner` = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
 #ifndef MCH_ENGINE_H
 #define MCH_ENGINE_H
 

@@ -250,7 +250,7 @@ int mch_spawn_adopt(struct child *child, struct plumbing *plumbing) {
 
 /* A worker that came to nothing goes, as one that has left; its task was never its own. */
 static int disown(struct child *child, struct mch_task *only, struct mch_error *error) {
-  int code = mch_error_system(error, "cannot listen to a worker");
+  int code = mch_error_system(error, "cannot watch a worker");
   if (only != NULL)
     mch_child_settle(child, only);
   mch_child_kill_now(child);

@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * Time limits: of tasks, of what comes before the first one, of leaving; and how a task is stopped.
- */
+ * Time limits: of tasks, of `init` and the set-up before the first task, of leaving; and how a task
+ * is stopped. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 

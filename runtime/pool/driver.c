@@ -1,10 +1,10 @@
 /* Runs in: parent, on a thread of its own. Purpose: driver.h.
  *
- * Its three rests: PARKED, on the condition, while there is nothing to do or the owner attends;
- * NEAR, a short sleep, when the owner has just left and may come back at once (a loop of
- * receive_one would else wake it each time; it begins with one for this reason), when it queues
- * tasks without a rest (it pumps as it does so), or when tasks end in crowds; POLLING, in poll(),
- * until a worker speaks. */
+ * It has three ways of waiting: PARKED, on the condition variable, while there is nothing to do or
+ * the owner is inside the pool; NEAR, a short sleep, when the owner has just left and may be back
+ * at once (a loop of receive_one would otherwise wake the thread each time; that is why it begins
+ * with one), when the owner queues tasks without a pause (it pumps as it does so), or when many
+ * tasks end in a burst; POLLING, in poll(), until a worker sends something. */
 #include "driver.h"
 
 #include <poll.h>

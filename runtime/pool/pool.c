@@ -537,7 +537,7 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   if (pool->wakeup[0] >= 0)
     return 0;
   if (mch_poller_fd(pool->engine->poller) < 0)
-    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
+    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait on a pool with");
   if ((code = mch_platform_pipe(pool->wakeup, error)) != 0)
     return code;
   mch_platform_nonblocking(pool->wakeup[0]);

@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
- * Receiving: results, answers of items, log records and pieces of results go to the owner. */
+ * Receiving: hands results, answers of items, log records and early pieces of results to the owner.
+ */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 

@@ -1,4 +1,4 @@
-/* Runs in: both. Purpose: what is told about bars, and when; output_state.h. */
+/* Runs in: both. Purpose: what is reported about bars, and when; output_state.h. */
 #define _POSIX_C_SOURCE 200809L
 #include "output_state.h"
 

@@ -1,11 +1,11 @@
 /* Runs in: parent.
  *
  * The live lines at the bottom of what a terminal shows: the host's unfinished line, bars, "... and
- * 37 more", a line that is being edited. They are written over again and again, the rest is written
- * once, above them. The cursor waits in column 0 of the row under them, so that whatever ends the
- * process leaves the prompt on a line of its own; or inside, where somebody edits. Pure: bytes come
- * out, the caller writes them and says if they went out (a frame that was not written has changed
- * nothing). */
+ * 37 more", a line that is being edited. They are overwritten again and again; everything else is
+ * written once, above them. The cursor waits in column 0 of the row under them, so that whatever
+ * ends the process leaves the prompt on a line of its own; or inside, where somebody edits. Pure:
+ * bytes come out, the caller writes them and says if they went out (a frame that was not written
+ * has changed nothing). */
 #ifndef MCH_SCREEN_H
 #define MCH_SCREEN_H
 

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * Bytes to one descriptor that belongs to somebody else (standard output or error of the host):
- * it may be closed, full, non-blocking, or a pipe whose reader has gone. Nothing is lost but on a
- * descriptor that is really of no use any more, and no SIGPIPE is raised. */
+ * Bytes to a descriptor that belongs to somebody else (standard output or error of the host): it
+ * may be closed, full, non-blocking, or a pipe whose reader has gone. Bytes are lost only when the
+ * descriptor has become unusable, and no SIGPIPE is raised. */
 #ifndef MCH_SINK_H
 #define MCH_SINK_H
 
