@@ -70,8 +70,8 @@ void mch_context_drop_poller(struct mch_context *context);
 /* Push the table of this state's pools (weak keys). */
 void mch_context_push_pools(lua_State *L);
 
-/* Push a new table with weak keys. */
-void mch_context_push_weak(lua_State *L);
+/* Push a new table that is weak in this mode: "k" its keys, "v" its values. */
+void mch_context_push_weak(lua_State *L, const char *mode);
 
 /* Push the function that takes log records of workers, or nil; set it from the stack's top. */
 void mch_context_push_log_handler(lua_State *L);

@@ -10,7 +10,7 @@
 #include "bindings/lwatch.h"
 #include "bindings/show/latpbar.h"
 #include "bindings/values/items.h"
-#include "bindings/values/plain.h"
+#include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"

@@ -348,9 +348,9 @@ static int decode(lua_State *L, struct call *call) {
   return 1 + decode_graph(L, call, run->graph, run->length, MCH_SEND_ITEM);
 }
 
-static int send_ahead(void *ud, const unsigned char *piece, size_t length) {
+static int send_early(void *ud, const unsigned char *piece, size_t length) {
   struct mch_ltask *task = ud;
-  return mch_worker_send_ahead(task->context->worker, piece, length);
+  return mch_worker_send_early(task->context->worker, piece, length);
 }
 
 static int encode_results(lua_State *L) {
@@ -364,7 +364,7 @@ static int encode_results(lua_State *L) {
   encoder.kind = MCH_SEND_RESULT;
   encoder.baseline = lua_istable(L, 1) ? 1 : 0;
   if (call->task->watching && call->run->function == NULL) { /* the answer will be a RESULT */
-    encoder.send_ahead = send_ahead;
+    encoder.send_early = send_early;
     encoder.ud = call->task;
   }
   encode_answer(L, call, &encoder, 2, count);

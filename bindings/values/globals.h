@@ -8,7 +8,7 @@
 #include <lua.h>
 #include <stddef.h>
 
-/* Stack slots from `slot` on: queue of targets and names, what is done, the baseline' parts,
+/* Stack slots from `slot` on: queue of targets and names, what is done, the baseline's parts,
  * functions that were followed, and names that these led to. */
 enum { MCH_WANTS_SLOTS = 7 };
 

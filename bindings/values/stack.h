@@ -62,11 +62,11 @@ static inline void mch_stack_reach(struct mch_stack *s, size_t place) {
     mch_stack_unspill(s);
 }
 
-/* C arrays: room by mch_array_grow(), read by (type *)array.items. */
+/* C arrays: room by mch_array_grow(), read by (type *)array.elements. */
 struct mch_array {
-  void *items;
+  void *elements;
   size_t count, capacity;
-  struct mch_buf *heap; /* NULL while the items are where they started */
+  struct mch_buf *heap; /* NULL while the elements are where they started */
 };
 
 /* The memory behind arrays that grew: a userdata at a fixed stack index, made when first needed.
@@ -86,8 +86,8 @@ struct mch_buf *mch_heap_buf(lua_State *L, int slot, int which);
  * here. Of large ones a part is kept. */
 void mch_heap_release(lua_State *L, int slot);
 
-/* Give the array room for `more` items of `size` bytes in total. `slot` is the stack index of the
- * heap userdata or of the nil where it will be, `which` its number there. Raises on memory. */
+/* Give the array room for `more` elements of `size` bytes in total. `slot` is the stack index of
+ * the heap userdata or of the nil where it will be, `which` its number there. Raises on memory. */
 void mch_array_grow(lua_State *L, struct mch_array *array, size_t size, size_t more, int slot,
                     int which);
 

@@ -144,7 +144,7 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
-int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length) {
+int mch_worker_send_early(struct mch_worker *worker, const void *piece, size_t length) {
   struct mch_message_head head = {MCH_MESSAGE_EARLY, worker->attempt, worker->ticket,
                                   worker->runid};
   if (mch_worker_is_stranger(worker))
