@@ -738,6 +738,9 @@ static int eager(void *ud) {
   return task->init != LUA_NOREF || task->context->child_hook != NULL;
 }
 
+#define DIGITS_OF(number) #number
+#define DIGITS(macro) DIGITS_OF(macro)
+
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
   struct mch_runner runner = {.ud = task,
                               .eager = eager,
@@ -747,7 +750,7 @@ struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
                               .interrupt = interrupt,
                               .insist = insist,
                               .calm = calm,
-                              .format = "Lua 5.4 graph 1"};
+                              .format = "Lua 5.4 graph " DIGITS(MCH_GRAPH_VERSION)};
   return runner;
 }
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/wire/facts.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
 
@@ -246,13 +247,14 @@ static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
   return worker->maxrss;
 }
 
-static void put_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                      unsigned char *facts) {
-  facts[0] = (unsigned char)kind;
-  mch_store_u64(facts + 1, elapsed);
-  mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
-  mch_store_u64(facts + 17, worker->told[0]);
-  mch_store_u64(facts + 25, worker->told[1]);
+static void store_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
+                        unsigned char *bytes) {
+  struct mch_facts facts = {.kind = kind,
+                            .elapsed = elapsed,
+                            .maxrss = maxrss_after(worker, elapsed),
+                            .stdout_position = worker->told[0],
+                            .stderr_position = worker->told[1]};
+  mch_facts_store(&facts, bytes);
 }
 
 static void send_answer(struct mch_worker *worker) {
@@ -267,7 +269,7 @@ static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elaps
   if (!was_silent(worker, own_time))
     find_positions(worker);
   mch_chaos_busy(&worker->chaos);
-  put_facts(worker, kind, elapsed, facts);
+  store_facts(worker, kind, elapsed, facts);
   put_answer(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph);
   send_answer(worker);
 }
@@ -278,7 +280,7 @@ static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kin
   unsigned char head[4 + MCH_FACTS_SIZE];
   find_positions(worker);
   mch_store_u32(head, number);
-  put_facts(worker, kind, elapsed, head + 4);
+  store_facts(worker, kind, elapsed, head + 4);
   put_answer(worker, MCH_MESSAGE_ITEM, head, sizeof head, graph);
   send_answer(worker);
 }
