@@ -360,7 +360,9 @@ int mch_core_run(lua_State *L) {
   mch_notices_tell(L);
   lpool = mch_lpool_check_pool(L);
   check_callable(L, 2, 2);
-  return run_task(L, lpool, 2, &lpool->group, NULL);
+  run_task(L, lpool, 2, &lpool->group, NULL);
+  mch_levents_tell(L, lpool);
+  return 1;
 }
 
 /* What is less than a nanosecond is one, for 0 is no limit; what is long is 30 years. */
@@ -388,7 +390,9 @@ int mch_core_run_with(lua_State *L) {
   options.retries = (unsigned)mch_lrun_within(luaL_checkinteger(L, 4), 0, INT32_MAX);
   options.priority = (int32_t)mch_lrun_within(luaL_checkinteger(L, 5), INT32_MIN, INT32_MAX);
   check_callable(L, 6, 3);
-  return run_task(L, lpool, 6, &lpool->group, &options);
+  run_task(L, lpool, 6, &lpool->group, &options);
+  mch_levents_tell(L, lpool);
+  return 1;
 }
 
 /* Tasks that were made and not accepted yet, in a userdata. */
@@ -482,6 +486,7 @@ int mch_core_run_many(lua_State *L) {
     lua_pop(L, 1);
   }
   lua_settop(L, 3);
+  mch_levents_tell(L, lpool);
   return 1;
 }
 
