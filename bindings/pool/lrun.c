@@ -16,7 +16,7 @@
 #include "runtime/wire/cargo.h"
 
 /* group(pool, coming, most): so many tasks will be run in it; 0: not known. While results of more
- * than `most` bytes wait no further one starts; 0: no such bound. */
+ * than `most` bytes wait no further one starts; 0: no such bound. And its number in the pool. */
 int mch_core_group(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
@@ -30,7 +30,8 @@ int mch_core_group(lua_State *L) {
                                  (size_t)luaL_optinteger(L, 3, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
-  return 1;
+  lua_pushinteger(L, (lua_Integer)lgroup->group->call);
+  return 2;
 }
 
 /* Engine "snapshot": nobody will take the group's tasks, so their payloads go now. */

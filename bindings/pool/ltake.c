@@ -243,8 +243,8 @@ static void set_task(lua_State *L, const struct mch_task *task) {
     lua_pushlstring(L, task->extra->name, task->extra->name_length);
     lua_setfield(L, -2, "name");
   }
-  if (task->extra != NULL && task->extra->index > 0)
-    mch_lpool_set_integer(L, "index", (lua_Integer)task->extra->index);
+  if (task->index > 0)
+    mch_lpool_set_integer(L, "index", (lua_Integer)task->index);
   if (task->result->pid != 0)
     mch_lpool_set_integer(L, "pid", task->result->pid);
   set_number(L, "elapsed", task->result->elapsed);

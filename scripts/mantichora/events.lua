@@ -1,7 +1,7 @@
 --- @submodule mantichora
 
 -- What happens to the tasks and workers of a pool, told to functions of the script. Loaded by pool.lua with the
--- core and with what makes a failure; returns a function that adds a listener.
+-- core and with what makes a failure; returns what adds a listener, and what it is to know of maps.
 
 local core, tools = ...
 
@@ -10,6 +10,9 @@ local move, remove = table.move, table.remove
 
 -- By pool: its listeners in their order, each { f = function, since = number of the last event before it }.
 local listeners_of = setmetatable({}, { __mode = "k" })
+
+-- By pool: the maps that are under way, by their numbers.
+local maps_of = setmetatable({}, { __mode = "k" })
 
 -- The error of Ctrl-C and that of a task's stop go on their way. The latter may have become another value: it
 -- shows in the count of stops.
@@ -30,7 +33,11 @@ end
 -- Called by the core: each listener that was there when it happened gets a table of its own.
 core.set_teller(function(pool, event, number)
   local stop
-  if event.failure then event.failure = tools.new_failure(pool, event.failure) end
+  if event.failure then
+    local map = event.call and maps_of[pool] and maps_of[pool][event.call]
+    event.failure = tools.new_failure(pool, event.failure)
+    if map then event.failure.item = map:item(event.index) end
+  end
   if event.lost then
     core.logging().get("mantichora"):error("%svalues that task %d has emitted are lost: %s", tools.in_pool(pool),
       event.runid, core.text(event.lost))
@@ -51,8 +58,16 @@ core.set_teller(function(pool, event, number)
   if stop then error(stop[1], 0) end
 end)
 
+local events = {}
+
+-- A map or imap begins, this is its number.
+function events.note_map(pool, call, map)
+  maps_of[pool] = maps_of[pool] or setmetatable({}, { __mode = "v" })
+  maps_of[pool][call] = map
+end
+
 -- Call f with each event of the pool from now on; returns what ends that.
-return function(pool, f)
+function events.listen(pool, f)
   local listeners = listeners_of[pool] or {}
   local listener = { f = f, since = core.last_event(pool) }
   core.listen(pool, true)
@@ -67,3 +82,5 @@ return function(pool, f)
     if not listeners[1] and not core.problem(pool) then core.listen(pool, false) end
   end
 end
+
+return events

@@ -255,12 +255,22 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Mapping (map.lua has what it is made of)
 
+local function in_pool(self)
+  local name = settings_of[self].name
+  return name and ("pool %q: "):format(name) or ""
+end
+
+local function new_failure(pool, raw) return failures_of.new(raw, settings_of[pool].name) end
+
+local events = part("events", { in_pool = in_pool, new_failure = new_failure })
+
 local map = part("map", {
+  note = events.note_map,
   take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
   nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
-  new_failure = function(pool, raw) return failures_of.new(raw, settings_of[pool].name) end,
+  new_failure = new_failure,
 })
 
 local function check_map(method, f, source)
@@ -422,16 +432,6 @@ function methods:cancel(runid)
   return core.cancel(self, number)
 end
 
-local function in_pool(self)
-  local name = settings_of[self].name
-  return name and ("pool %q: "):format(name) or ""
-end
-
-local add_listener = part("events", {
-  in_pool = in_pool,
-  new_failure = function(pool, raw) return failures_of.new(raw, settings_of[pool].name) end,
-})
-
 --- Be told what happens to tasks and workers, from now on.
 -- `f` is called with each event, on the caller's thread at the end of a call of the library, in the order in
 -- which things happened; several listeners in the order in which they were added. Never inside of another
@@ -448,7 +448,7 @@ function methods:on(f)
   if f == nil or not core.is_callable(f) then
     core.argument(2, "on takes a function: " .. core.typename(f) .. " is given")
   end
-  return (add_listener(self, f))
+  return (events.listen(self, f))
 end
 
 --- What the pool has done so far, as a table.
