@@ -207,7 +207,7 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       local mcore = new()
       local other <close> = new()
       other:run(function() return 1 end)
-      local problems, lines = {}, nil
+      local problems = {}
       local tried = false
       local stop = mcore:on(function(event)
         if event.event ~= "queued" or tried then return end
@@ -231,8 +231,7 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
         assert.are.same({ nil, "timeout" }, { mcore:receive_one(0) })
         assert(tostring(mcore) and mcore:workers() and mcore:stats())
       end)
-      lines = logged(function() mcore:run(function() return 2 end) end)
-      assert.are.same({}, lines)
+      assert.are.same({}, logged(function() mcore:run(function() return 2 end) end))
       local count = 0
       for name, problem in pairs(problems) do
         count = count + 1
@@ -243,7 +242,7 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       assert.are.same({ n = 1, 2 }, mcore:returns())
       assert.are.same({ n = 1, 1 }, other:returns())
       stop()
-      lines = logged(function()
+      local lines = logged(function()
         coroutine.wrap(function()
           mcore:on(function() coroutine.yield() end)
           mcore:run(function() return 3 end)
@@ -676,17 +675,24 @@ describe("emit", function()
 
   it("is stopped like any other code while it waits", function()
     local mcore <close> = mantichora { nworkers = 1, on_error = "return" }
+    local last
     mcore:on(function(event)
-      if event.event == "emitted" then os.execute("sleep 0.02") end
+      if event.event ~= "emitted" then return end
+      last = event.values[1]
+      os.execute("sleep 0.02")
     end)
     local runid = mcore:run(function()
-      local cleanup <close> = setmetatable({}, { __close = function() print("cleaned up") end })
-      while true do mantichora.emit(("x"):rep(1 << 20)) end
+      local _, problem = pcall(function()
+        while true do mantichora.emit(("x"):rep(1 << 20)) end
+      end)
+      mantichora.emit("cleaned up")
+      error(problem, 0)
     end)
     os.execute("sleep 0.3")
     assert.are.equal("running", mcore:cancel(runid))
     local _, failure = mcore:receive_one()
     assert.are.equal("cancelled", failure.kind)
+    assert.are.equal("cleaned up", last)
   end)
 end)
 
