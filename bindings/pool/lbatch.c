@@ -363,6 +363,8 @@ int mch_core_take_batch(lua_State *L) {
   lua_Integer count, first, last, bytes;
   mch_ltake_check_not_in_bulk(L, lpool);
   mch_lserve_deliver_logs(L, lpool);
+  mch_levents_prepare_take(L, lpool);
+  mch_levents_tell(L, lpool);
   if (lpool->pool == NULL)
     return mch_lpool_raise_closed(L);
   mch_buf_free(&answers->graphs);

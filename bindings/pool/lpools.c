@@ -203,6 +203,8 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
 size_t mch_lpool_poll(lua_State *L, uint64_t until) {
   struct end end = {until, -1, NULL, 1, until == 0 && mch_context_get(L)->embedded};
   struct tally tally;
+  if (until != 0)
+    mch_levents_check_may_wait(L);
   wait_for_all(L, &end, &tally);
   return tally.finished;
 }
@@ -235,8 +237,18 @@ int mch_lpool_fd(lua_State *L, struct mch_error *error) {
 int mch_core_sleep(lua_State *L) {
   uint64_t until = mch_lpool_deadline_arg(L, 1);
   mch_notices_tell(L);
+  mch_levents_check_may_wait(L);
   mch_lpool_sleep(L, until == 0 ? mch_now() : until);
   return 0;
+}
+
+static void set_listening(struct lpool *lpool, void *L) {
+  mch_levents_listen(L, lpool);
+}
+
+void mch_lpool_listen_all(lua_State *L) {
+  luaL_checkstack(L, 8, NULL);
+  each_open(L, set_listening, L);
 }
 
 static void set_threshold(struct lpool *lpool, void *ud) {

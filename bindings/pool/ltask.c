@@ -581,6 +581,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   }
   note_settings(L, task);
   task->running = task->context->running = 1;
+  task->context->task = task;
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
@@ -600,6 +601,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     outer.worker->spent = 1;
   task->running = 0;
   task->context->running = outer.running;
+  task->context->task = outer.task;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;

@@ -136,6 +136,8 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
   struct mch_waiting waiting = {until,          is_enough,
                                 is_interrupted, &wait,
                                 goal->group,    goal->condition == UNTIL_MANY ? goal->limit : 1};
+  if (until != 0)
+    mch_levents_check_may_wait(L);
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;

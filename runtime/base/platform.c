@@ -476,6 +476,13 @@ uint64_t mch_platform_maxrss(void) {
 #endif
 }
 
+uint64_t mch_platform_cpu_time(void) {
+  struct timespec used;
+  if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) != 0)
+    return 0;
+  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
 /* -- stdio -------------------------------------------------------------------------------- */
 
 int mch_platform_stdout_pending(void) {

@@ -168,6 +168,9 @@ unsigned mch_platform_cpu_count(void);
 /* The largest resident size of this process so far, in bytes; 0: unknown. */
 uint64_t mch_platform_maxrss(void);
 
+/* Nanoseconds of processor time that this process has used. */
+uint64_t mch_platform_cpu_time(void);
+
 /* Wait until one of these descriptors (four at most, -1: none) is readable, or `deadline` comes,
  * under the signal mask `mask`. Whether the first one is; 0 also for a signal. */
 int mch_platform_await(const int *fds, size_t count, uint64_t deadline, const sigset_t *mask);

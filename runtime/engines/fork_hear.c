@@ -298,6 +298,7 @@ static void judge(struct child *child, int stop, struct mch_result *result) {
     result->kind = (enum mch_kind)stop;
   }
   result->pid = (int)child->pid;
+  result->slot = child->slot;
 }
 
 void mch_hear_finish(struct child *child, struct mch_task *task, struct mch_result *result) {
@@ -410,11 +411,26 @@ static void settle_facts(struct child *child, const struct mch_facts *facts) {
   child->maxrss = facts->maxrss;
 }
 
+/* What the worker said of when and how long a task or item ran; `facts` may be all zero. */
+static struct mch_course course_of(const struct child *child, const struct mch_facts *facts) {
+  int is_told = facts->started != 0;
+  struct mch_course course = {(int)child->pid,
+                              child->slot,
+                              mch_child_believed(child, facts->started),
+                              is_told ? facts->elapsed : MCH_UNMEASURED,
+                              is_told ? facts->cpu : MCH_UNMEASURED,
+                              is_told ? facts->maxrss : MCH_UNMEASURED};
+  return course;
+}
+
 /* The result of a message that has facts in front of its graph. NULL: no memory. */
 static struct mch_result *result_with(struct child *child, const struct mch_message_in *message,
                                       const struct mch_facts *facts, size_t head) {
   struct mch_result *result = result_of(child, message, facts->kind, head);
   if (result != NULL) {
+    result->begun = 1;
+    result->started = mch_child_believed(child, facts->started);
+    result->cpu = facts->started != 0 ? facts->cpu : MCH_UNMEASURED;
     result->elapsed = facts->elapsed;
     result->maxrss = facts->maxrss;
   }
@@ -429,11 +445,43 @@ static int task_result(struct child *child, const struct mch_message_in *message
       task->runid != message->head.runid)
     return -1;
   settle_facts(child, &facts);
+  mch_child_count_work(child, facts.elapsed);
   if (task->batch != NULL) {
     mch_hear_return_rest(child, task);
     mch_hear_finish_batch(child, task, facts.elapsed);
   } else
     mch_hear_finish(child, task, result_with(child, message, &facts, MCH_FACTS_SIZE));
+  return 0;
+}
+
+/* A task, or the next item of a batch, begins. */
+static int task_started(struct child *child, const struct mch_message_in *message) {
+  const struct mch_task *task = told_of(child, message);
+  struct mch_facts facts = {.kind = MCH_KIND_OK};
+  struct mch_course course;
+  uint64_t next;
+  if (message->length != 8 || task == NULL)
+    return -1;
+  next = task->runid + (task->batch != NULL ? task->batch->answered : 0);
+  if (message->head.runid != next ||
+      (task->batch != NULL && task->batch->answered >= task->batch->count))
+    return -1;
+  facts.started = mch_load_u64(message->body);
+  course = course_of(child, &facts);
+  mch_child_events(child)->started(mch_child_events(child)->ud, mch_child_oldest(child), &course);
+  return 0;
+}
+
+/* Values that the task that runs gives to the pool. */
+static int values_emitted(struct child *child, const struct mch_message_in *message) {
+  struct mch_task *task = told_of(child, message);
+  if (task == NULL || message->head.runid < task->runid ||
+      message->head.runid - task->runid >= mch_task_count(task))
+    return -1;
+  if (message->lost ||
+      !mch_child_events(child)->emitted(mch_child_events(child)->ud, task, (int)child->pid,
+                                        message->body, message->length))
+    atomic_fetch_add(&child->shared->orders.accepted, message->length);
   return 0;
 }
 
@@ -452,6 +500,7 @@ static int early_piece(struct child *child, const struct mch_message_in *message
 static int item_result(struct child *child, const struct mch_message_in *message) {
   struct mch_task *task = told_of(child, message);
   struct mch_facts facts = {.kind = MCH_KIND_OK};
+  struct mch_course course;
   size_t head = 4 + 1;
   if (message->length < 5 || task == NULL || task->batch == NULL ||
       task->batch->answered >= task->batch->count ||
@@ -465,8 +514,9 @@ static int item_result(struct child *child, const struct mch_message_in *message
   }
   if (facts.kind == MCH_KIND_OK && !is_stopped_item(task) && !message->lost) {
     count_one(child);
+    course = course_of(child, &facts);
     mch_child_events(child)->answered(mch_child_events(child)->ud, task, message->body + head,
-                                      message->length - head);
+                                      message->length - head, &course);
     return 0;
   }
   mch_hear_fail_item(child, task, result_with(child, message, &facts, head));
@@ -476,7 +526,10 @@ static int item_result(struct child *child, const struct mch_message_in *message
 /* An item that was stopped, but has an OK answer. */
 static void answer_stopped(struct child *child, struct mch_task *task, const unsigned char *graph,
                            size_t length) {
-  mch_hear_fail_item(child, task, mch_result_new(MCH_KIND_OK, NULL, graph, length));
+  struct mch_result *result = mch_result_new(MCH_KIND_OK, NULL, graph, length);
+  if (result != NULL)
+    result->begun = 1;
+  mch_hear_fail_item(child, task, result);
 }
 
 /* Answers of items in a row. An item that was stopped is the last of its batch. */
@@ -484,6 +537,8 @@ static int items_result(struct child *child, const struct mch_message_in *messag
   struct mch_task *task = told_of(child, message);
   const unsigned char *last = message->body;
   uint32_t count = message->records, i;
+  struct mch_facts facts = {.kind = MCH_KIND_OK};
+  struct mch_course course = course_of(child, &facts);
   if (task == NULL || task->batch == NULL || count > task->batch->count - task->batch->answered ||
       message->head.runid + message->records_before != task->runid + task->batch->answered)
     return -1;
@@ -495,7 +550,7 @@ static int items_result(struct child *child, const struct mch_message_in *messag
   if (count > 0) {
     count_ended(child, count);
     mch_child_events(child)->answered_many(mch_child_events(child)->ud, task, message->body,
-                                           (size_t)(last - message->body), count);
+                                           (size_t)(last - message->body), count, &course);
   }
   if (count < message->records)
     answer_stopped(child, task, last + 1, *last);
@@ -523,6 +578,10 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return item_result(child, message);
   case MCH_MESSAGE_ITEMS:
     return items_result(child, message);
+  case MCH_MESSAGE_STARTED:
+    return task_started(child, message);
+  case MCH_MESSAGE_EMITTED:
+    return values_emitted(child, message);
   case MCH_MESSAGE_EARLY:
     return early_piece(child, message);
   case MCH_MESSAGE_LOG:

@@ -213,6 +213,20 @@ static unsigned free_slot(const struct engine_fork *engine) {
   return slot;
 }
 
+/* Count what this slot works from now on. */
+static void count_slot(struct engine_fork *engine, unsigned slot) {
+  if (slot > engine->slot_room) {
+    size_t room = 2 * slot;
+    uint64_t *worked = realloc(engine->worked, room * sizeof *worked);
+    if (worked == NULL)
+      return;
+    engine->worked = worked;
+    engine->slot_room = room;
+  }
+  while (engine->slots < slot)
+    engine->worked[engine->slots++] = 0;
+}
+
 /* The parent's side of a fresh worker. 0, or -1: it cannot be listened to. */
 int mch_spawn_adopt(struct child *child, struct plumbing *plumbing) {
   struct engine_fork *engine = child->engine;
@@ -239,6 +253,9 @@ int mch_spawn_adopt(struct child *child, struct plumbing *plumbing) {
   }
   child->unforked = mch_platform_keep_from_forks(child->shared, sizeof *child->shared);
   child->slot = free_slot(engine);
+  count_slot(engine, child->slot);
+  if (engine->first_fork == 0)
+    engine->first_fork = child->forked;
   child->next = engine->children;
   engine->children = child;
   engine->live++;
@@ -297,6 +314,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
   child->lazy_setup = lazy_setup && !child->eager && !mch_without(MCH_TRICK_LAZY);
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
+  atomic_store(&child->shared->orders.listening, (uint32_t)engine->listening);
   atomic_store(&child->shared->down.reader_sleeps,
                1); /* one that defers its set-up must be woken by a bell */
   if (only != NULL)
@@ -321,7 +339,9 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
     return code;
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
-  return mch_spawn_adopt(child, &plumbing) == 0 ? 0 : disown(child, only, error);
+  code = mch_spawn_adopt(child, &plumbing);
+  mch_child_tell(child, NULL);
+  return code == 0 ? 0 : disown(child, only, error);
 }
 
 /* -- how many ----------------------------------------------------------------------------- */

@@ -129,6 +129,7 @@ static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->unfinished -= count;
   group->finished += count;
   pool->unfinished -= count;
+  pool->finished += count;
   pool->ended_since_wait += count;
 }
 
@@ -160,14 +161,17 @@ static void drop_early(struct mch_task *task) {
   task->early_bytes = 0;
 }
 
-/* The one way into DONE for one task. */
-void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+/* The one way into DONE for one task; `is_told`: its end was. */
+static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result,
+                     int is_told) {
   struct mch_group *group = task->group;
   task->state = MCH_TASK_DONE;
   mch_queue_leave(&pool->queue, task);
   mch_cargo_drop(task->cargo);
   task->cargo = NULL;
   task->result = result != NULL ? result : pool->no_memory;
+  if (!is_told)
+    mch_events_ended_with(pool, task, task->result);
   if (task->result->kind != MCH_KIND_OK)
     drop_early(task);
   list(task);
@@ -180,6 +184,10 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
     mch_ends_free_if_idle(group);
   }
   mch_ends_raise_wakeup(pool);
+}
+
+void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+  set_done(pool, task, result, 0);
 }
 
 /* -- ends of batches ---------------------------------------------------------------------- */
@@ -201,6 +209,7 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
     batch->kept -= count;
     batch->from += count;
     task->group->finished -= count;
+    pool->finished -= count;
   } else if (!batch->listed) {
     batch->listed = 1;
     list(task);
@@ -225,7 +234,16 @@ static void keep_answers(struct mch_pool *pool, struct mch_task *task, const uns
   add_bytes(pool, task->group, head_length + length);
 }
 
-void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+/* The end of the next items that have OK answers of so many bytes. */
+static void tell_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                          size_t length, const struct mch_course *course) {
+  struct ending ending = {
+      .kind = MCH_KIND_OK, .begun = 1, .count = count, .received = length, .course = *course};
+  mch_events_ended(pool, task, &ending);
+}
+
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
+                       const struct mch_course *course) {
   unsigned char head[5] = {(unsigned char)length};
   size_t head_length = 1;
   if (length - 1 >= MCH_RECORD_MAX) {
@@ -235,12 +253,14 @@ void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *gra
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;
+  tell_answered(ud, task, 1, length, course);
   keep_answers(ud, task, head, head_length, graph, length);
   count_answered(ud, task, 1);
 }
 
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
-                            size_t length, uint32_t count) {
+                            size_t length, uint32_t count, const struct mch_course *course) {
+  tell_answered(ud, task, count, length - count, course);
   keep_answers(ud, task, NULL, 0, records, length);
   count_answered(ud, task, count);
 }
@@ -252,6 +272,7 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   struct mch_task *item = mch_task_new(
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
+  mch_events_ended_with(pool, task, result != NULL ? result : pool->no_memory);
   if (!task->group->abandoned && !batch->lost) {
     batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
     if (!batch->lost)
@@ -265,13 +286,15 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
     return;
   }
   item->extra = extra;
-  item->extra->index = batch->index + batch->answered;
+  item->extra->index = item->index = batch->index + batch->answered;
+  item->accepted = task->accepted;
+  item->said = task->said;
   item->runid = task->runid + batch->answered;
   item->group = task->group;
   *mch_index_slot(pool, item->runid) = item;
   batch->kept--;
   batch->answered++;
-  mch_ends_set_done(pool, item, result);
+  set_done(pool, item, result, 1);
 }
 
 static void close_batch(struct mch_pool *pool, struct mch_task *task) {
@@ -287,6 +310,7 @@ void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed) {
   struct mch_pool *pool = ud;
   struct mch_group *group = task->group;
   mch_index_count_submitted(pool, task, -1);
+  mch_events_batch_over(pool, task, elapsed);
   group->item_time += elapsed;
   group->items += elapsed > 0 ? task->batch->count : 0;
   close_batch(pool, task);
@@ -335,6 +359,7 @@ void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *resul
   mch_index_count_submitted(pool, task, -1);
   if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
       task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
+    mch_events_retried(pool, task, result);
     mch_result_free(result);
     drop_early(task);
     task->attempt++;

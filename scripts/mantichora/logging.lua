@@ -118,9 +118,18 @@ local function to_string(value)
   return fine and text or ("(%s that cannot be shown)"):format(type(value))
 end
 
+local enter = report.enter or function() end
+
+local function leave(...)
+  enter(-1)
+  return ...
+end
+
 -- Call in protected mode and warn of an error, except for that of Ctrl-C, which is passed on.
+-- Meanwhile no listener of a pool is called.
 local function guarded(what, f, ...)
-  local fine, err = try(f, ...)
+  enter(1)
+  local fine, err = settle(stops_so_far(), leave(pcall(f, ...)))
   if fine then return end
   local text = to_string(err)
   if text:find("interrupted!", 1, true) then error(err, 0) end
