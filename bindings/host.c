@@ -6,10 +6,12 @@
 
 #include "host.h"
 #include "mantichora.h"
+#include "bindings/commands/commands.h"
 
 #include <ctype.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +70,7 @@ static const struct setting settings[] = {
 static void print_usage(FILE *to, const char *program) {
   fprintf(to,
           "usage: %s [options] [script [args]]\n"
+          "       %s [options] map|filter|run ...   (each has --help)\n"
           "Available options are:\n"
           "  -e stat   execute string 'stat'\n"
           "  -i        enter interactive mode after executing 'script'\n"
@@ -82,7 +85,7 @@ static void print_usage(FILE *to, const char *program) {
           "  --help    show this text\n"
           "  --        stop handling options\n"
           "  -         stop handling options and execute stdin\n",
-          program);
+          program, program);
 }
 
 void mch_host_version(void) {
@@ -176,6 +179,7 @@ struct command_line {
   bool executes;        /* -e */
   bool skips_variables; /* -E */
   bool wants_help;      /* --help */
+  int status;           /* of a command */
 };
 
 /* Look at all options before any is acted on. Returns the one that is wrong, or one of a kind that
@@ -378,6 +382,25 @@ static int run_script(lua_State *L, const struct command_line *line) {
   return status;
 }
 
+static int call_command(lua_State *L) {
+  const struct command_line *line = lua_touserdata(L, 1);
+  lua_pushinteger(L, mch_commands_run(L, line->program, line->count - line->script,
+                                      line->words + line->script));
+  return 1;
+}
+
+/* One of the commands, which are words in the script's place. Its exit status. */
+static int run_command(lua_State *L, const struct command_line *line) {
+  int status = 255;
+  lua_settop(L, 0);
+  lua_pushcfunction(L, call_command);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)line);
+  if (mch_host_report(L, mch_host_call(L, 1, true), line->program) == LUA_OK)
+    status = (int)lua_tointeger(L, -1);
+  lua_settop(L, 0);
+  return status;
+}
+
 /* Without anything to do: talk with a person, or run what stands in stdin (whose failure, as with
  * `lua`, does not change the exit status). */
 static void run_stdin(lua_State *L, const struct command_line *line) {
@@ -421,9 +444,13 @@ static void preload_modules(lua_State *L) {
   lua_pop(L, 1);
 }
 
+static bool is_command(const struct command_line *line) {
+  return line->script < line->count && mch_commands_has(line->words[line->script]);
+}
+
 /* Runs in protected mode; true for success. */
 static int run(lua_State *L) {
-  const struct command_line *line = lua_touserdata(L, 1);
+  struct command_line *line = lua_touserdata(L, 1);
   luaL_checkversion(L);
   if (line->skips_variables) {
     lua_pushboolean(L, 1);
@@ -439,7 +466,9 @@ static int run(lua_State *L) {
   lua_settop(L, 0);
   if (run_options(L, line) != LUA_OK)
     return 0;
-  if (line->script < line->count && run_script(L, line) != LUA_OK)
+  if (is_command(line))
+    line->status = run_command(L, line);
+  else if (line->script < line->count && run_script(L, line) != LUA_OK)
     return 0;
   if (line->is_interactive)
     mch_repl_run(L);
@@ -476,7 +505,7 @@ static int run_state(struct command_line *line) {
   if (mch_host_report(L, status, line->program) == LUA_OK)
     succeeded = lua_toboolean(L, -1);
   lua_close(L);
-  return succeeded ? EXIT_SUCCESS : EXIT_FAILURE;
+  return succeeded ? line->status : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv) {

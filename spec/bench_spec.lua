@@ -45,6 +45,15 @@ describe("the benchmark", function()
   end
 end)
 
+describe("the benchmark of the shell's commands", function()
+  it("prints figures, and what becomes of values", function()
+    local out = run("shell.lua --quick")
+    assert.is_truthy(out:find("\n| mantichora map | %d[%d.]* s | %d[%d.]* | %d[%d.]* s | "), out)
+    assert.is_truthy(out:find("\n| mantichora run true | %d[%d.]* s | "), out)
+    assert.is_truthy(out:find("\n| `12345678901234567` | [^|]* | [^|]* | `12345678901234567` |\n"), out)
+  end)
+end)
+
 describe("the command for all benchmarks", function()
   it("says on what it was run, and prints one table", function()
     local out = run("all.lua --quick waiting scaling")
