@@ -20,6 +20,10 @@ int mch_host_report(lua_State *L, int status, const char *program);
 /* Print who we are: our version, and Lua's. */
 void mch_host_version(void);
 
+/* Whether a chunk failed to compile, with the message on top of the stack, only because it is not
+ * complete yet. */
+bool mch_repl_is_incomplete(lua_State *L, int status);
+
 /* Read, evaluate and print until the end of stdin. */
 void mch_repl_run(lua_State *L);
 

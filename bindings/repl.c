@@ -77,8 +77,7 @@ static enum mch_typed read_line(const struct repl *repl, bool is_first) {
   return typed;
 }
 
-/* Whether a chunk failed to compile only because it is not complete yet. */
-static bool is_incomplete(lua_State *L, int status) {
+bool mch_repl_is_incomplete(lua_State *L, int status) {
   static const char mark[] = "<eof>";
   size_t length;
   const char *message;
@@ -114,7 +113,7 @@ static bool load_statement(const struct repl *repl, int *status) {
   for (;;) {
     enum mch_typed typed;
     *status = load(L, 1);
-    if (!is_incomplete(L, *status))
+    if (!mch_repl_is_incomplete(L, *status))
       return true;
     typed = read_line(repl, false);
     if (typed != MCH_TYPED_LINE)

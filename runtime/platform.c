@@ -175,6 +175,45 @@ long mch_platform_unread(int fd) {
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;
 }
 
+#if defined(__linux__)
+struct reader {
+  ssize_t (*take)(void *ud, char *bytes, size_t room);
+  void *ud;
+};
+
+static ssize_t take_from_reader(void *cookie, char *bytes, size_t room) {
+  struct reader *reader = cookie;
+  return reader->take(reader->ud, bytes, room);
+}
+
+static int close_reader(void *cookie) {
+  free(cookie);
+  return 0;
+}
+#endif
+
+FILE *mch_platform_reader(ssize_t (*take)(void *ud, char *bytes, size_t room), void *ud) {
+#if defined(__linux__)
+  cookie_io_functions_t functions = {take_from_reader, NULL, NULL, close_reader};
+  struct reader *reader = malloc(sizeof *reader);
+  FILE *file;
+  if (reader == NULL)
+    return NULL;
+  reader->take = take;
+  reader->ud = ud;
+  file = fopencookie(reader, "r", functions);
+  if (file == NULL)
+    free(reader);
+  else
+    setvbuf(file, NULL, _IONBF, 0);
+  return file;
+#else
+  (void)take;
+  (void)ud;
+  return NULL;
+#endif
+}
+
 /* -- processes ---------------------------------------------------------------------------- */
 
 int mch_platform_watch_process(pid_t pid) {

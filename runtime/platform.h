@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "error.h"
@@ -95,6 +96,10 @@ void mch_platform_flush_streams(void);
 
 /* Run `leave(status)` as the first of all exit handlers; it must not return. */
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
+
+/* A stream without a buffer whose bytes `take` gives: as read(2), 0: the end. NULL: not on this
+ * system, or no memory. fclose() ends it. */
+FILE *mch_platform_reader(ssize_t (*take)(void *ud, char *bytes, size_t room), void *ud);
 
 /* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
 long mch_platform_unread(int fd);
