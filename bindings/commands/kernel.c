@@ -257,10 +257,12 @@ static void raise_interrupted(lua_State *L, lua_Debug *activation) {
   lua_pop(L, 1);
   begin_frame(kernel, "interrupted");
   send_made(kernel);
-  luaL_error(L, "interrupted!");
+  lua_pushliteral(L, "interrupted!");
+  lua_error(L);
 }
 
-/* The kernel sends SIGINT until it hears of it; between cells it means nothing. */
+/* The kernel sends SIGINT to the group until it hears of it, and SIGURG to this process, which os.execute
+ * does not ignore; between cells they mean nothing. */
 static void on_sigint(int signal_number) {
   (void)signal_number;
   if (running != NULL)
@@ -430,6 +432,7 @@ static int open_kernel(lua_State *L) {
   action.sa_handler = on_sigint;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
+  sigaction(SIGURG, &action, NULL);
   return 0;
 }
 

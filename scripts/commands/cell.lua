@@ -96,15 +96,18 @@ end
 
 -- With the place of the last expression in tracebacks: its call is no tail call when its values go through
 -- a function, which the cell gets as its argument.
+local function pass(...) return ... end
+
 local function load_result(head, tail, name)
   local f, problem = load(head .. "return " .. tail, name, "t")
   if not f or find(head .. tail, "...", 1, true) then return f, problem end
   local through = load(head .. "return (...)(" .. tail .. "\n)", name, "t")
-  return through and function() return through(function(...) return ... end) end or f
+  if through then return through, pass end
+  return f
 end
 
 --- Compile a cell. `is_incomplete` tells by its message whether code goes on.
--- @return the function; or nil, the message, and whether more lines could mend it
+-- @return the function and its argument; or nil, the message, and whether more lines could mend it
 function cell.compile(code, name, is_incomplete)
   if find(code, "^%s*=") then code = code:gsub("=", "return ", 1) end
   code = code:gsub("^#[^\n]*", "")
@@ -114,14 +117,15 @@ function cell.compile(code, name, is_incomplete)
     if not keywords[place.token] and place.token ~= "::" then
       local head = sub(code, 1, place.at - 1)
       local f, problem = load_result(head, sub(code, place.at), name)
-      if f then return f end
+      if f then return f, problem end
       incomplete = incomplete or is_incomplete(problem)
       if whole and load(head, name, "t") then break end -- this is the last statement, and no expression
     elseif whole then
       break
     end
   end
-  return whole, message, incomplete
+  if whole then return whole end
+  return nil, message, incomplete
 end
 
 return cell

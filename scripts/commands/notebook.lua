@@ -171,10 +171,10 @@ local handlers = {}
 
 function handlers.run(count, code)
   local name = ("=In[%s]"):format(count)
-  local f, message = cell.compile(code, name, core.is_incomplete)
-  if not f then return report(message, message) end
+  local f, argument = cell.compile(code, name, core.is_incomplete)
+  if not f then return report(argument, argument) end
   cells[name] = code
-  finish(core.call(f))
+  finish(core.call(f, argument))
 end
 
 function handlers.complete(text)

@@ -330,10 +330,19 @@ class Host:
             pass
 
     def signal(self, number):
+        """To all of its group."""
         try:
             os.killpg(self.process.pid, number)
         except OSError:
             pass
+
+    def interrupt(self):
+        """End what it waits for, a program for one, and have Lua raise "interrupted!"."""
+        try:
+            os.kill(self.process.pid, signal.SIGURG)  # SIGINT is ignored while os.execute waits
+        except OSError:
+            pass
+        self.signal(signal.SIGINT)
 
     def finish(self, seconds):
         """End the process and all that it left in its group; how it ended. Any thread may call."""
@@ -627,7 +636,7 @@ def make_kernel_class(program):
         async def interrupt(self):
             began, told = time.monotonic(), False
             while not self.cell.done() and not self.answered and self.host is not None:
-                self.host.signal(signal.SIGINT)
+                self.host.interrupt()
                 await asyncio.sleep(SIGNAL_EVERY)
                 if not told and time.monotonic() - began > TELL_AFTER:
                     told = True
