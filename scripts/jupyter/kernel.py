@@ -16,6 +16,7 @@ import fcntl
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -563,6 +564,8 @@ def make_kernel_class(program):
                 self.open_host()
             if self.host is None:
                 reply = self.error_of("the host %s cannot be started" % program)
+            elif asked_about(code):
+                reply = await self.explain(asked_about(code))
             else:
                 self.cell = self.loop.create_future()
                 self.answered = False
@@ -595,7 +598,20 @@ def make_kernel_class(program):
             data = {"text/plain": text_of(found[0])} if found else {}
             return {"status": "ok", "found": bool(found), "data": data, "metadata": {}}
 
+        async def explain(self, name):
+            """The cell `name?`: the frontend shows the text in its pager."""
+            found = await self.request("inspect", name)
+            payload = []
+            if found:
+                payload = [{"source": "page", "data": {"text/plain": text_of(found[0])}, "start": 0}]
+            else:
+                self.take_text("stdout", "%s is nil\n" % name)
+                self.flush_text()
+            return {"status": "ok", "payload": payload, "user_expressions": {}}
+
         async def do_is_complete(self, code):
+            if asked_about(code):
+                return {"status": "complete"}
             found = await self.request("is_complete", code)
             status = text_of(found[0]) if found else "unknown"
             return {"status": status, "indent": "  "} if status == "incomplete" else {"status": status}
@@ -665,6 +681,13 @@ def make_kernel_class(program):
             return {"status": "ok", "restart": restart}
 
     return MantichoraKernel
+
+
+def asked_about(code):
+    """The name in `name?` or `?name`; else None."""
+    code = code.strip()
+    found = re.fullmatch(r"([A-Za-z_][\w.:]*)\s*\?{1,2}|\?{1,2}\s*([A-Za-z_][\w.:]*)", code)
+    return found and (found.group(1) or found.group(2))
 
 
 def name_at(code, cursor):
