@@ -261,8 +261,8 @@ static void raise_interrupted(lua_State *L, lua_Debug *activation) {
   lua_error(L);
 }
 
-/* The kernel sends SIGINT to the group until it hears of it, and SIGURG to this process, which os.execute
- * does not ignore; between cells they mean nothing. */
+/* The kernel sends SIGINT to the group until it hears of it, and SIGURG to this process, which
+ * os.execute does not ignore; between cells they mean nothing. */
 static void on_sigint(int signal_number) {
   (void)signal_number;
   if (running != NULL)
@@ -461,15 +461,10 @@ static void push_kernel(lua_State *L) {
 }
 
 int mch_kernel_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"open", open_kernel},
-                                       {"receive", receive_frame},
-                                       {"send", send_frame},
-                                       {"call", call_cell},
-                                       {"is_incomplete", is_incomplete},
-                                       {"part", load_part},
-                                       {"file", get_file},
-                                       {"fields", get_fields},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"open", open_kernel}, {"receive", receive_frame},       {"send", send_frame},
+      {"call", call_cell},   {"is_incomplete", is_incomplete}, {"part", load_part},
+      {"file", get_file},    {"fields", get_fields},           {NULL, NULL}};
   luaL_newlibtable(L, functions);
   push_kernel(L);
   luaL_setfuncs(L, functions, 1);

@@ -62,24 +62,29 @@ end
 -- After these nothing can be called or indexed.
 local ends_value = { ["end"] = true, number = true, ["nil"] = true, ["true"] = true, ["false"] = true }
 
+-- After these a statement may have ended.
+local function may_end(token)
+  return ends_value[token] or token == ")" or token == "]" or token == "}" or token == "string" or token == "::"
+    or token == "break" or find(token, "^[%a_\x80-\xFF]") and not keywords[token] and token ~= "not"
+    and token ~= "function"
+end
+
 local function may_begin(token, before)
   if before == nil or before == ";" then return token ~= ";" end
-  if continues[token] or token == ";" then return false end
+  if continues[token] or token == ";" or not may_end(before) then return false end
   return not suffixes[token] or ends_value[before] == true
 end
 
--- The places where the last statement may begin, which are outside of all blocks and brackets and the
--- first on their line or after a semicolon; the last place first.
+-- The places where the last statement may begin, which are outside of all blocks and brackets; the last
+-- place first.
 local function places(code)
-  local list, depth, at, before, fresh = {}, 0, 1, nil, true
+  local list, depth, at, before = {}, 0, 1, nil
   while true do
-    local skipped
-    skipped, at = match(code, "^(%s*)()", at)
+    at = match(code, "^%s*()", at)
     if at > #code then break end
-    fresh = fresh or find(skipped, "\n", 1, true) ~= nil
     local token, after = read_token(code, at)
     if token ~= "comment" then
-      if depth == 0 and fresh and may_begin(token, before) then
+      if depth == 0 and may_begin(token, before) then
         table.insert(list, 1, { at = at, token = token })
       end
       if opens[token] or token == "(" or token == "{" or token == "[" then
@@ -87,7 +92,7 @@ local function places(code)
       elseif closes[token] or token == ")" or token == "}" or token == "]" then
         depth = depth - 1
       end
-      before, fresh = token, token == ";"
+      before = token
     end
     at = after
   end

@@ -677,7 +677,8 @@ def make_kernel_class(program):
                     host.socket.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass
-                host.finish(LEAVE_WITHIN)
+                busy = self.cell is not None and not self.cell.done()
+                host.finish(0 if busy else LEAVE_WITHIN)
             return {"status": "ok", "restart": restart}
 
     return MantichoraKernel

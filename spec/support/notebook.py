@@ -10,9 +10,10 @@ writes a list of what came of each as JSON to stdout. A step is an object with o
     is_complete: CODE
     restart: NOW        true: by SIGKILL
     wait: SECONDS       collect what comes between cells
+    all: true           the outputs of all cells as they are now
 
 and gives status, outputs (list of lists: kind, MIME types and data, or text), seconds (from the interrupt
-if there was one), and updates (how often outputs were updated). The last result is a list of the processes
+if there was one), updates (how often outputs were updated) and seen (all texts that displays had). The last result is a list of the processes
 that are left a second after the kernel was shut down: "end": "kill" kills it, "busy" while a cell runs.
 """
 
@@ -46,12 +47,15 @@ class Outputs:
     """What a frontend would show."""
 
     def __init__(self):
-        self.list, self.places, self.updates, self.times = [], {}, 0, {}
+        self.list, self.places, self.updates, self.seen = [], {}, 0, set()
+        self.first = 0  # of this step
 
     def hear(self, message):
         kind, content = message["msg_type"], message["content"]
+        if kind in ("display_data", "update_display_data"):
+            self.seen.add(content["data"].get("text/plain"))
         if kind == "stream":
-            if self.list and self.list[-1][0] == content["name"]:
+            if len(self.list) > self.first and self.list[-1][0] == content["name"]:
                 self.list[-1][1] += content["text"]
             else:
                 self.list.append([content["name"], content["text"]])
@@ -64,7 +68,6 @@ class Outputs:
             place = content["transient"]["display_id"]
             self.updates += 1
             self.list[self.places[place]][1] = content["data"]
-            self.times.setdefault(place, []).append(time.monotonic())
         elif kind == "error":
             self.list.append(["error", "\n".join(content["traceback"])])
 
@@ -107,12 +110,23 @@ class Driver:
             line = self.input.pop(0)
             self.client.input("\x04" if line is None else line)
 
+    def forget_questions(self):
+        """Of cells that have ended."""
+        try:
+            while True:
+                self.client.get_stdin_msg(timeout=0)
+        except queue.Empty:
+            pass
+
     def run(self, step):
-        first, updates = len(self.outputs.list), self.outputs.updates
+        first = self.outputs.first = len(self.outputs.list)
+        updates = self.outputs.updates
+        self.outputs.seen = set()
         began = time.monotonic()
         self.interrupted = None
         self.interrupt = began + step["interrupt"] if "interrupt" in step else None
         self.input = list(step.get("input", []))
+        self.forget_questions()
         request = self.client.execute(step["run"], allow_stdin="input" in step, stop_on_error=False)
 
         def is_end(message):
@@ -130,10 +144,11 @@ class Driver:
             "outputs": self.outputs.list[first:],
             "seconds": seconds,
             "updates": self.outputs.updates - updates,
+            "seen": sorted(text for text in self.outputs.seen if text),
         }
 
     def wait(self, step):
-        first = len(self.outputs.list)
+        first = self.outputs.first = len(self.outputs.list)
         self.interrupt, self.input = None, []
         self.listen(lambda message: False, step["wait"])
         return {"outputs": self.outputs.list[first:]}
