@@ -285,7 +285,8 @@ describe("notebook", function()
         { run = "for i in atpbar(4, 'left') do if i == 3 then break end end" },
         { run = "for i in atpbar(4, 'raised') do if i == 3 then error('x') end end" },
         { run = "b = atpbar.bar { name = 'open' } b:add(5) mantichora.sleep(0.3)" },
-        { run = "p = mantichora { progressbar = false }\np:run(function() for _ in atpbar(3, 'x') do end end) p:close()" },
+        { run = "p = mantichora { progressbar = false }\n"
+          .. "p:run(function() for _ in atpbar(3, 'x') do end end) p:close()" },
         { run = "atpbar.disable() for _ in atpbar(3, 'x') do end" },
       }
       local list = bars(results[1])
