@@ -138,7 +138,7 @@ class Driver:
 
         ended = self.listen(is_end, step.get("lasts", 20))
         seconds = time.monotonic() - (self.interrupted or began)
-        status = self.client.get_shell_msg(timeout=5)["content"]["status"] if ended else "busy"
+        status = self.reply(request)["status"] if ended else "busy"
         return {
             "status": status,
             "outputs": self.outputs.list[first:],
