@@ -176,40 +176,21 @@ long mch_platform_unread(int fd) {
 }
 
 #if defined(__linux__)
-struct reader {
-  ssize_t (*take)(void *ud, char *bytes, size_t room);
-  void *ud;
-};
-
 static ssize_t take_from_reader(void *cookie, char *bytes, size_t room) {
-  struct reader *reader = cookie;
+  struct mch_reader *reader = cookie;
   return reader->take(reader->ud, bytes, room);
-}
-
-static int close_reader(void *cookie) {
-  free(cookie);
-  return 0;
 }
 #endif
 
-FILE *mch_platform_reader(ssize_t (*take)(void *ud, char *bytes, size_t room), void *ud) {
+FILE *mch_platform_reader(struct mch_reader *reader) {
 #if defined(__linux__)
-  cookie_io_functions_t functions = {take_from_reader, NULL, NULL, close_reader};
-  struct reader *reader = malloc(sizeof *reader);
-  FILE *file;
-  if (reader == NULL)
-    return NULL;
-  reader->take = take;
-  reader->ud = ud;
-  file = fopencookie(reader, "r", functions);
-  if (file == NULL)
-    free(reader);
-  else
+  cookie_io_functions_t functions = {take_from_reader, NULL, NULL, NULL};
+  FILE *file = fopencookie(reader, "r", functions);
+  if (file != NULL)
     setvbuf(file, NULL, _IONBF, 0);
   return file;
 #else
-  (void)take;
-  (void)ud;
+  (void)reader;
   return NULL;
 #endif
 }

@@ -98,8 +98,12 @@ void mch_platform_flush_streams(void);
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
 
 /* A stream without a buffer whose bytes `take` gives: as read(2), 0: the end. NULL: not on this
- * system, or no memory. fclose() ends it. */
-FILE *mch_platform_reader(ssize_t (*take)(void *ud, char *bytes, size_t room), void *ud);
+ * system, or no memory. The reader must live until fclose(). */
+struct mch_reader {
+  ssize_t (*take)(void *ud, char *bytes, size_t room);
+  void *ud;
+};
+FILE *mch_platform_reader(struct mch_reader *reader);
 
 /* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
 long mch_platform_unread(int fd);

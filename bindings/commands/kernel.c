@@ -37,7 +37,9 @@ struct kernel {
   struct mch_buf made;  /* to be sent */
   struct mch_buf typed; /* of stdin, not read yet */
   unsigned asked;       /* lines of stdin so far */
-  FILE *input;          /* io.stdin */
+  struct mch_reader reader;
+  FILE *input;           /* what io.stdin reads; NULL: as ever */
+  luaL_Stream *io_stdin; /* lives as long as the state */
 };
 
 /* Where the registry has it. */
@@ -235,15 +237,16 @@ static ssize_t take_typed(void *ud, char *bytes, size_t room) {
 }
 
 static void replace_stdin(lua_State *L, struct kernel *kernel) {
-  luaL_Stream *stream;
-  kernel->input = mch_platform_reader(take_typed, kernel);
-  if (kernel->input == NULL)
-    return;
+  kernel->reader.take = take_typed;
+  kernel->reader.ud = kernel;
   lua_getglobal(L, LUA_IOLIBNAME);
   lua_getfield(L, -1, "stdin");
-  stream = luaL_checkudata(L, -1, LUA_FILEHANDLE);
-  stream->f = kernel->input;
-  lua_pop(L, 2);
+  kernel->io_stdin = luaL_checkudata(L, -1, LUA_FILEHANDLE);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pop(L, 1);
+  kernel->input = mch_platform_reader(&kernel->reader);
+  if (kernel->input != NULL)
+    kernel->io_stdin->f = kernel->input;
 }
 
 /* --- cells --- */
@@ -439,6 +442,10 @@ static int open_kernel(lua_State *L) {
 static int kernel_gc(lua_State *L) {
   struct kernel *kernel = lua_touserdata(L, 1);
   coroutines = NULL;
+  if (kernel->input != NULL) {
+    kernel->io_stdin->f = stdin;
+    fclose(kernel->input);
+  }
   if (kernel->coroutines.forward != NULL)
     mch_coroutines_leave(&kernel->coroutines, L);
   mch_buf_free(&kernel->frame);
