@@ -457,6 +457,13 @@ describe("notebook", function()
     end
   end)
 
+  it("shows no bars where the user wants none", function()
+    shell.write(folder .. "/off.json", cjson.encode { { run = "for _ in atpbar(3, 'x') do end" } })
+    local got = must(("MANTICHORA_PROGRESS=off JUPYTER_PATH=%s/share/jupyter %s spec/support/notebook.py <%s/off.json")
+      :format(folder, PYTHON, folder))
+    assert.are.same({}, cjson.decode(got)[1].outputs)
+  end)
+
   it("completes, inspects, and knows what is complete", function()
     local results = drive {
       { run = "-- Adds one.\nfunction add(n, ...)\n  return n + 1\nend\nt = { field = 1, fill = 2 }" },
@@ -465,6 +472,7 @@ describe("notebook", function()
       { is_complete = "for i = 1, 2 do" }, { is_complete = "t.f" }, { is_complete = "x = = 1" },
       { is_complete = "t.f +" }, { is_complete = "s = [[" },
       { run = "add?" },
+      { run = "help(add)" },
     }
     assert.are.same({ "field", "fill" }, results[2].matches)
     assert.are.same({ 14, 15 }, { results[2].cursor_start, results[2].cursor_end })
@@ -478,6 +486,7 @@ describe("notebook", function()
     assert.are.same({ "incomplete", "complete", "invalid", "incomplete", "incomplete" }, states)
     assert.are.equal("ok", results[12].status)
     assert.are.same({}, results[12].outputs)
+    assert.truthy(told(results[13])[1]:find("add%(n, %.%.%.%).*Adds one%."))
   end)
 
   -- What must be in the outputs of an example: names of bars at 100 %, and a pattern of the text.

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include <lauxlib.h>
@@ -415,6 +416,7 @@ static int open_kernel(lua_State *L) {
   struct kernel *kernel = kernel_of(L);
   struct mch_context *context = mch_context_get(L);
   struct sigaction action = {0};
+  const char *progress = getenv("MANTICHORA_PROGRESS");
   kernel->fd = atoi(luaL_checkstring(L, 1));
   kernel->acks = atoi(luaL_checkstring(L, 3));
   close_on_exec(kernel->fd);
@@ -425,8 +427,10 @@ static int open_kernel(lua_State *L) {
     return luaL_error(L, "the host cannot watch its kernel");
   setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
   mch_atpbar_output(L);
-  context->sinks.progress = tell_bar;
-  context->sinks.progress_ud = kernel;
+  if (progress == NULL || strcasecmp(progress, "off") != 0) {
+    context->sinks.progress = tell_bar;
+    context->sinks.progress_ud = kernel;
+  }
   context->child_hook = leave_frames;
   context->child_hook_ud = kernel;
   mch_atpbar_choose_mode(L);

@@ -136,6 +136,30 @@ local function inspect(name, value)
   return concat(lines, "\n")
 end
 
+-- `a` or `a.b` where a value is a global or stands in a table that is one.
+local function name_of(value)
+  for name, found in next, _G do
+    if rawequal(found, value) and type(name) == "string" and name ~= "_" then return name end
+  end
+  for name, place in next, _G do
+    if type(name) == "string" and type(place) == "table" then
+      for field, found in next, place do
+        if rawequal(found, value) and type(field) == "string" then return name .. "." .. field end
+      end
+    end
+  end
+end
+
+-- help() and help(value), where the prompt has none of its own.
+local function explain(...)
+  if select("#", ...) == 0 then
+    print("help(value) or name? tells what is known of a value. display(value) shows it in the middle of a cell.\n"
+      .. "mantichora, atpbar and logging are there without require. The manual: man mantichora-notebook")
+  else
+    print(inspect(name_of((...)) or "value", (...)))
+  end
+end
+
 -- Cells
 
 local function is_rich(value)
@@ -200,7 +224,7 @@ local function set_globals()
   local globals = {
     mantichora = mantichora, display = display,
     atpbar = require "mantichora.atpbar", logging = require "mantichora.logging",
-    help = help and function(...) print(help(...)) end,
+    help = help and function(...) print(help(...)) end or explain,
   }
   for name, value in next, globals do
     if _G[name] == nil then _G[name] = value end

@@ -560,6 +560,7 @@ def make_kernel_class(program):
             self, code, silent, store_history=True, user_expressions=None, allow_stdin=False, **others
         ):
             self.cell_parent, self.silent, self.allows_input = self.get_parent("shell"), silent, allow_stdin
+            self.cell_ident = identity_of(self)
             if self.host is None:
                 self.open_host()
             if self.host is None:
@@ -622,12 +623,10 @@ def make_kernel_class(program):
                 await self.host.send("no answer", number)
                 return
             self.flush_text()
-            ident = self._parent_ident
-            ident = ident["shell"] if isinstance(ident, dict) else ident
             while self.session.recv(self.stdin_socket, zmq.NOBLOCK)[1] is not None:
                 pass  # answers to nobody
             content = {"prompt": "", "password": False}
-            self.session.send(self.stdin_socket, "input_request", content, self.cell_parent, ident=ident)
+            self.session.send(self.stdin_socket, "input_request", content, self.cell_parent, ident=self.cell_ident)
             reply = None
             while reply is None:
                 await asyncio.sleep(INPUT_EVERY)
@@ -682,6 +681,14 @@ def make_kernel_class(program):
             return {"status": "ok", "restart": restart}
 
     return MantichoraKernel
+
+
+def identity_of(kernel):
+    """Who has sent the request; ipykernel keeps it in different places."""
+    ident = getattr(kernel, "_parent_ident", None)
+    if ident is None:
+        ident = kernel._shell_parent_ident.get()
+    return ident["shell"] if isinstance(ident, dict) else ident
 
 
 def asked_about(code):
