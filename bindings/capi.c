@@ -1,8 +1,8 @@
 /* Runs in: parent (in a worker: pools of its own only, and no sinks).
  *
- * The doors of mantichora.h for programs in C. What they do happens in protected mode, so that no
- * error leaves them. */
-#include "mantichora.h"
+ * The functions of mantichora.h for programs in C. Each works in protected mode, so that no error
+ * leaves it. */
+#include "runtime/mantichora.h"
 
 #include <lauxlib.h>
 #include <limits.h>
@@ -10,11 +10,11 @@
 #include <stdio.h>
 
 #include "context.h"
-#include "latpbar.h"
-#include "lpool.h"
+#include "bindings/show/latpbar.h"
+#include "bindings/pool/lpool.h"
 #include "lwatch.h"
-#include "output.h"
-#include "text.h"
+#include "runtime/show/output.h"
+#include "bindings/values/text.h"
 
 static int to_text(lua_State *L) {
   mch_text_push(L, 1);

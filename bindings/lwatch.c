@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../runtime/platform.h"
+#include "runtime/base/platform.h"
 #include "context.h"
 
 /* Marks a place of the set whose thread has gone. */

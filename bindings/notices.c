@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "context.h"
-#include "mantichora.h"
+#include "runtime/mantichora.h"
 
 #define TYPE "mantichora notices"
 

@@ -26,7 +26,7 @@ foreach(part IN LISTS parts)
     "    {\"${PREFIX}.${name}\", \"@${PREFIX}/${name}.lua\", part_${name}, ${length}},\n")
 endforeach()
 file(WRITE ${TO}.new "/* Written by runtime/embed.cmake. Runs in: both. */
-#include \"embedded.h\"
+#include \"bindings/embedded.h\"
 
 #include <string.h>
 

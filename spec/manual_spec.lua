@@ -185,7 +185,7 @@ describe("reference", function()
       local _, message = pcall(mantichora, { [name] = print })
       assert.falsy(name ~= "init" and tostring(message):find("unknown option"), name)
     end
-    local source = read("scripts/mantichora/pool.lua"):match("\nlocal pool_options = {\n(.-)\n}\n")
+    local source = read("scripts/mantichora/options.lua"):match("\nlocal pool_options = {\n(.-)\n}\n")
     local known = {}
     for name in ("\n" .. source):gmatch("\n  ([%w_]+) =") do known[#known + 1] = name end
     table.sort(options)

@@ -7,7 +7,7 @@
 
 #include <lua.h>
 
-#include "embedded.h"
+#include "bindings/embedded.h"
 
 /* Whether this word is a command. */
 int mch_commands_has(const char *word);

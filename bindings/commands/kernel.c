@@ -17,15 +17,15 @@
 
 #include "bindings/commands/commands.h"
 #include "bindings/commands/coroutines.h"
-#include "context.h"
-#include "embedded.h"
-#include "host.h"
-#include "latpbar.h"
-#include "lpool.h"
-#include "output.h"
-#include "platform.h"
+#include "bindings/context.h"
+#include "bindings/embedded.h"
+#include "bindings/host/host.h"
+#include "bindings/show/latpbar.h"
+#include "bindings/pool/lpool.h"
+#include "runtime/show/output.h"
+#include "runtime/base/platform.h"
 #include "runtime/commands/frames.h"
-#include "sinks.h"
+#include "bindings/show/sinks.h"
 
 #define TYPE "mantichora notebook"
 

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "platform.h"
+#include "runtime/base/platform.h"
 
 static const char job_key = 'j';
 

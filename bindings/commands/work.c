@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "platform.h"
+#include "runtime/base/platform.h"
 
 /* Of CSV: where an attempt has them on its stack; nil: none. */
 enum { NAMES = 2, COLUMNS = 3 };

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
-#include "sink.h"
+#include "runtime/show/sink.h"
 
 enum { HEAD = 4, MOST = 1 << 30 };
 

@@ -7,7 +7,7 @@
 
 #include <stddef.h>
 
-#include "buf.h"
+#include "runtime/base/buf.h"
 
 enum {
   MCH_FRAMES_OK = 0,

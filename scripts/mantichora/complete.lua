@@ -1,5 +1,5 @@
 -- Completes names at the prompt: globals and keywords, fields after a dot, methods after a colon.
--- Loaded by bindings/repl.c, which calls the function returned as complete(text, columns). Looks at
+-- Loaded by bindings/host/repl.c, which calls the function returned as complete(text, columns). Looks at
 -- tables raw and along __index tables; never calls a metamethod. Without `columns` it returns all
 -- candidates, the prefix that they complete, and the function that finds the value of `a.b.c`.
 

@@ -1,4 +1,4 @@
--- Shows values at the prompt: as `print` does, but tables readably. Loaded by bindings/repl.c, which
+-- Shows values at the prompt: as `print` does, but tables readably. Loaded by bindings/host/repl.c, which
 -- calls the function returned as show(columns, ...).
 
 local next, pcall, rawget, rawlen = next, pcall, rawget, rawlen

@@ -1,22 +1,25 @@
 /* Runs in: both. The codec for specs: require "codec_module".
  *
- *   bytes, ids = codec.encode(opts, ...)   opts: {notes=, kind="task"|"result"|"error",
+ *   bytes, ids = codec.encode(opts, ...)   opts: {baseline=, kind="task"|"result"|"error",
  * dictionary=}
- *   ... = codec.decode(opts, bytes)        opts: {notes=, kind=, code=false, dictionary=}
+ *   ... = codec.decode(opts, bytes)        opts: {baseline=, kind=, code=false, dictionary=}
  *   in both, ahead=: a list that gets the pieces which go ahead of the bytes, or that has them
- *   notes = codec.notes(); codec.update(notes); codec.replace(notes, module, field)
- *   report = codec.explain(notes or nil, f, ...)
+ *   baseline = codec.baseline(); codec.update(baseline); codec.replace(baseline, module, field)
+ *   report = codec.explain(baseline or nil, f, ...)
  *   state = codec.state()                  another Lua state, with the standard libraries
  *   ... = state:run(source, bytes, ...)    runs a chunk there; only strings, numbers and booleans
  * pass
  *
  * In that state `codec` is this module again. A dictionary is a table {[id] = bytes}. */
+#include "codec_module.h"
+
 #include <lauxlib.h>
 #include <lualib.h>
 #include <string.h>
 
-#include "../../bindings/ahead.h"
-#include "../../bindings/graph.h"
+#include "bindings/values/code.h"
+#include "bindings/values/early.h"
+#include "bindings/values/graph.h"
 
 struct holder {
   struct mch_buf out, ids;
@@ -80,7 +83,7 @@ static uint32_t intern(void *ud, const char *bytes, size_t len, const char **kep
   return (uint32_t)(n + 1);
 }
 
-static int send_ahead(void *ud, const unsigned char *piece, size_t len) {
+static int send_early(void *ud, const unsigned char *piece, size_t len) {
   struct holder *holder = ud;
   lua_pushlstring(holder->L, (const char *)piece, len);
   lua_rawseti(holder->L, holder->ahead, (lua_Integer)lua_rawlen(holder->L, holder->ahead) + 1);
@@ -116,7 +119,7 @@ static int encode(lua_State *L) {
   encoder.out = &holder->out;
   encoder.code_ids = &holder->ids;
   encoder.kind = get_kind(L);
-  encoder.notes = get_table(L, "notes");
+  encoder.baseline = get_table(L, "baseline");
   holder->dictionary = get_table(L, "dictionary");
   lua_getfield(L, 1, "memory");
   encoder.memory = lua_touserdata(L, -1);
@@ -124,7 +127,7 @@ static int encode(lua_State *L) {
     encoder.intern_code = intern;
   holder->ahead = get_table(L, "ahead");
   if (holder->ahead != 0)
-    encoder.send_ahead = send_ahead;
+    encoder.send_early = send_early;
   encoder.ud = holder;
   mch_encode(L, &encoder, 2, n);
   lua_pushlstring(L, (const char *)holder->out.data, holder->out.length);
@@ -170,9 +173,9 @@ static void store_pieces(lua_State *L) {
     const unsigned char *piece;
     lua_rawgeti(L, pieces, i);
     piece = (const unsigned char *)lua_tolstring(L, -1, &len);
-    while (!mch_ahead_is_ready(L, list, piece, len))
+    while (!mch_early_is_ready(L, list, piece, len))
       ;
-    mch_ahead_store(L, list, piece, len);
+    mch_early_store(L, list, piece, len);
     lua_settop(L, list);
   }
   lua_replace(L, pieces);
@@ -186,11 +189,11 @@ static int decode(lua_State *L) {
   decoder.bytes = (const unsigned char *)luaL_checklstring(L, 2, &length);
   decoder.len = length;
   decoder.kind = get_kind(L);
-  decoder.notes = get_table(L, "notes");
+  decoder.baseline = get_table(L, "baseline");
   lua_getfield(L, 1, "code");
   decoder.allow_code = lua_isnil(L, -1) || lua_toboolean(L, -1);
-  decoder.ahead = get_table(L, "ahead");
-  if (decoder.ahead != 0)
+  decoder.early = get_table(L, "ahead");
+  if (decoder.early != 0)
     store_pieces(L);
   if (get_table(L, "dictionary") != 0) {
     lua_pushvalue(L, -1);
@@ -198,33 +201,31 @@ static int decode(lua_State *L) {
     decoder.find_code = find;
     decoder.ud = L;
   }
-  decoder.makers = get_table(L, "makers");
+  decoder.factories = get_table(L, "factories");
   return mch_decode(L, &decoder);
 }
 
-/* What a caller keeps between messages that have the same notes and dictionary: opts.memory. */
+/* What a caller keeps between messages that have the same baseline and dictionary: opts.memory. */
 static int new_memory(lua_State *L) {
   struct mch_code_memory *memory = lua_newuserdatauv(L, sizeof *memory, 0);
   memset(memory, 0, sizeof *memory);
   return 1;
 }
 
-static int notes(lua_State *L) {
-  mch_notes_take(L);
+static int baseline(lua_State *L) {
+  mch_baseline_take(L);
   return 1;
 }
 
 static int update(lua_State *L) {
-  mch_notes_update(L, 1);
+  mch_baseline_update(L, 1);
   return 0;
 }
 
 static int replace(lua_State *L) {
-  mch_notes_replace(L, 1, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
+  mch_baseline_replace(L, 1, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
   return 0;
 }
-
-__attribute__((visibility("default"))) int luaopen_codec_module(lua_State *L);
 
 static int state_new(lua_State *L) {
   lua_State **other = lua_newuserdatauv(L, sizeof *other, 0);
@@ -300,9 +301,9 @@ static int explain(lua_State *L) {
 
 int luaopen_codec_module(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"encode", encode},   {"put", put},       {"decode", decode},   {"memory", new_memory},
-      {"notes", notes},     {"update", update}, {"explain", explain}, {"replace", replace},
-      {"state", state_new}, {NULL, NULL}};
+      {"encode", encode},     {"put", put},       {"decode", decode},   {"memory", new_memory},
+      {"baseline", baseline}, {"update", update}, {"explain", explain}, {"replace", replace},
+      {"state", state_new},   {NULL, NULL}};
   if (luaL_newmetatable(L, "codec_module.state")) {
     lua_pushcfunction(L, state_close);
     lua_setfield(L, -2, "__gc");

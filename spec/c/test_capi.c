@@ -1,7 +1,7 @@
 /* The C API of mantichora.h as a program that embeds Lua uses it: unprotected calls, under a panic
  * function that ends the test. */
 #define _GNU_SOURCE
-#include "mantichora.h"
+#include "runtime/mantichora.h"
 
 #include <dirent.h>
 #include <errno.h>

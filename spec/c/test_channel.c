@@ -1,6 +1,6 @@
 /* runtime/channel: whole messages, whatever the stream does to them; and what breaks its rules. */
 #define _GNU_SOURCE
-#include "channel.h"
+#include "runtime/wire/channel.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "platform.h"
-#include "protocol.h"
+#include "runtime/base/platform.h"
+#include "runtime/wire/protocol.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED

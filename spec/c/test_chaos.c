@@ -1,5 +1,5 @@
 /* Chaos: what its words mean, how often it strikes, and that a seed brings the same again. */
-#include "chaos.h"
+#include "runtime/base/chaos.h"
 
 #include <errno.h>
 #include <stdio.h>

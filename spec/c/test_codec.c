@@ -4,15 +4,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The codec's own buffers fail on demand as well. Defined here, the functions of runtime/buf.c are
- * not taken from the library. */
-static void *limited_realloc(void *old, size_t size);
-#define realloc limited_realloc
-#include "../../runtime/buf.c"
-#undef realloc
+#include <lauxlib.h>
+#include <lualib.h>
 
-#include "../../bindings/stack.h"
-#include "codec_module.c"
+#include "bindings/values/stack.h"
+#include "codec_module.h"
+
+/* The codec's own buffers fail on demand as well: the linker leads every call of realloc() to the
+ * function below (CMakeLists.txt), where it can do that. */
+#if defined(REALLOC_IS_WRAPPED)
+void *__real_realloc(void *old, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+#else
+#define __real_realloc realloc
+#endif
 
 /* How many allocations may still succeed; -1: all. */
 static long allowed = -1;
@@ -27,9 +32,11 @@ static int may_allocate(void) {
   return 1;
 }
 
-static void *limited_realloc(void *old, size_t size) {
-  return may_allocate() ? realloc(old, size) : NULL;
+#if defined(REALLOC_IS_WRAPPED)
+void *__wrap_realloc(void *old, size_t size) {
+  return may_allocate() ? __real_realloc(old, size) : NULL;
 }
+#endif
 
 static void *allocate(void *ud, void *old, size_t old_size, size_t size) {
   void *block;
@@ -43,7 +50,7 @@ static void *allocate(void *ud, void *old, size_t old_size, size_t size) {
   }
   if (size > old_size && (size > most_at_once || !may_allocate()))
     return NULL;
-  block = realloc(old, size);
+  block = __real_realloc(old, size);
   if (block != NULL)
     in_use += size - old_size;
   return block;
@@ -87,7 +94,7 @@ static void run_properties(const char *what, int seeds) {
 /* A script that leaves in globals what is encoded and how it looks encoded. */
 static const char PREPARE[] =
     "codec = require 'codec_module'\n"
-    "notes = codec.notes()\n"
+    "baseline = codec.baseline()\n"
     "local n, shared = 0, { 'shared' }\n"
     "function new_global() return shared end\n"
     "local env = setmetatable({ a = { 1 }, b = 2 }, { __index = _G })\n"
@@ -103,7 +110,7 @@ static const char PREPARE[] =
     "for i = 1, 300 do value.floats[i], value.ints[i] = i / 4, i * 1000 end\n"
     "for i = 1, 40 do value[{ i }] = 'key ' .. i end\n"
     "local deep = {} value.deep = deep for i = 1, 1500 do deep[1] = {} deep = deep[1] end\n"
-    "opts = { notes = notes }\n"
+    "opts = { baseline = baseline }\n"
     "bytes = codec.encode(opts, value)\n";
 
 static int run_string(lua_State *L, const char *source) {
@@ -142,8 +149,8 @@ static void run_out_of_memory(const char *name) {
                       "many_bytes = codec.encode({ ahead = pieces }, many)\n"
                       "function encode_ahead() codec.encode({ ahead = {} }, many) end\n"
                       "function decode_ahead() codec.decode({ ahead = pieces }, many_bytes) end\n"
-                      "function take() codec.notes() end\n"
-                      "function update() codec.update(notes) end\n") == LUA_OK,
+                      "function take() codec.baseline() end\n"
+                      "function update() codec.update(baseline) end\n") == LUA_OK,
         "preparing");
   while (!survives(L, name, n)) {
     if (++n > 100000) {

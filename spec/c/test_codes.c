@@ -1,5 +1,5 @@
 /* runtime/codes: equal bytes get one id; ids of a worker are those of its pool. */
-#include "codes.h"
+#include "runtime/wire/codes.h"
 
 #include <stdio.h>
 #include <string.h>

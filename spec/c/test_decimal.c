@@ -1,6 +1,6 @@
 /* Numbers as text and back, in the locale "C" and, where the system has one, with a decimal comma.
  */
-#include "decimal.h"
+#include "runtime/base/decimal.h"
 
 #include <locale.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  * owner is away, keeps away while he waits, loses no wake-up and burns no time. Meant to be run
  * under the thread sanitizer, too. */
 #define _GNU_SOURCE
-#include "driver.h"
+#include "runtime/pool/driver.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "pool.h"
-#include "worker.h"
+#include "runtime/pool/pool.h"
+#include "runtime/engines/worker.h"
 
 /* -- tasks -------------------------------------------------------------------------------- */
 
@@ -54,7 +54,7 @@ static void nap_and_exit(void) {
   _exit(0);
 }
 
-static int patient(void *ud) {
+static int lazy_setup(void *ud) {
   (void)ud;
   return 0;
 }
@@ -165,13 +165,13 @@ static struct mch_pool *new_pool(unsigned nworkers, int background) {
   memset(&sink, 0, sizeof sink);
   sink.write = count_output;
   memset(&config, 0, sizeof config);
-  config.kind = MCH_ENGINE_FORK;
+  config.make = mch_engine_fork_new;
   config.background = background;
   config.engine.nworkers = nworkers;
   config.engine.grace = 300000000u;
   config.engine.output = mch_output_new(&sink, NULL);
   config.engine.runner = (struct mch_runner){
-      NULL, patient, begin, run_task, code, interrupt, NULL, calm, "test of the driver"};
+      NULL, lazy_setup, begin, run_task, code, interrupt, NULL, calm, "test of the driver"};
   pool = mch_pool_new(&config, &error);
   mch_output_unref(config.engine.output);
   if (pool == NULL)

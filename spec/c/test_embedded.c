@@ -1,5 +1,5 @@
 /* The Lua parts are inside, byte for byte, and nothing else is. */
-#include "embedded.h"
+#include "bindings/embedded.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,14 +1,20 @@
 /* runtime/engine_fork: the pool's side of a worker, with the test as its worker: no fork, the whole
- * protocol spoken by hand, at any point of it and wrongly too. The source is included to get at
- * single children. */
-#include "../../runtime/engine_fork.c"
+ * protocol spoken by hand, at any point of it and wrongly too. */
+#include "runtime/engines/fork_state.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "check.h"
-#include "pool.h"
+#include "runtime/base/gate.h"
+#include "runtime/pool/pool.h"
+#include "runtime/wire/facts.h"
 
 /* -- the pool's part ---------------------------------------------------------------------- */
 
@@ -113,8 +119,8 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   child->shared = mch_platform_share(sizeof *child->shared);
   child->engine = engine;
   child->kill_at = child->insist_at = MCH_NEVER;
-  child->pristine = 1;
-  CHECK(make_plumbing(&plumbing, NULL) == 0);
+  child->never_ran = 1;
+  CHECK(mch_spawn_make_plumbing(&plumbing, NULL) == 0);
   memset(peer, 0, sizeof *peer);
   mch_channel_open(&peer->channel, dup(plumbing.sockets[1]));
   mch_channel_use_rings(&peer->channel, &child->shared->down, &child->shared->up);
@@ -124,7 +130,7 @@ static void hire(struct engine_fork *engine, struct peer *peer) {
   child->pid = fork();
   if (child->pid == 0)
     sleep_with_test();
-  CHECK(adopt(child, &plumbing) == 0);
+  CHECK(mch_spawn_adopt(child, &plumbing) == 0);
 }
 
 static void leave(struct peer *peer) {
@@ -155,10 +161,10 @@ static int take(struct peer *peer, uint32_t ticket) {
 }
 
 static void answer(struct peer *peer, uint32_t ticket, uint64_t runid, uint64_t out, uint64_t err) {
-  unsigned char facts[MCH_FACTS_SIZE] = {MCH_KIND_OK};
-  mch_store_u64(facts + 17, out);
-  mch_store_u64(facts + 25, err);
-  say(peer, MCH_MESSAGE_RESULT, ticket, runid, facts, sizeof facts);
+  struct mch_facts facts = {.kind = MCH_KIND_OK, .stdout_position = out, .stderr_position = err};
+  unsigned char bytes[MCH_FACTS_SIZE];
+  mch_facts_store(&facts, bytes);
+  say(peer, MCH_MESSAGE_RESULT, ticket, runid, bytes, sizeof bytes);
 }
 
 static void end_all(struct engine_fork *engine) {
@@ -364,7 +370,7 @@ static void test_full_ring(void) {
   atomic_store(&peer.child->shared->passed, peer.child->last_ticket);
   pump_now(engine);
   CHECK(give(engine, more[MORE - 1]) == 0);
-  CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
+  CHECK(engine->base.ops->deadline(&engine->base) > mch_now() + 50000000u);
   leave(&peer);
   end_all(engine);
   mch_task_free(task);
@@ -382,6 +388,7 @@ static void test_tickets_wrap(void) {
   hire(engine, &peer);
   peer.child->last_ticket = UINT32_MAX - 2;
   atomic_store(&peer.child->shared->passed, UINT32_MAX - 2);
+  peer.child->passed = UINT32_MAX - 2;
   for (i = 0; i < 6; i++) {
     tasks[i] = new_task(i, 0);
     CHECK(give(engine, tasks[i]) == 0 && tasks[i]->ticket != 0);
@@ -389,11 +396,11 @@ static void test_tickets_wrap(void) {
   for (i = 0; i < 6; i++) {
     CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == i);
     CHECK(take(&peer, message.head.ticket));
-    CHECK(begun(peer.child) == tasks[i]);
+    CHECK(mch_child_begun(peer.child) == tasks[i]);
     answer(&peer, message.head.ticket, i, 0, 0);
     atomic_store(&peer.child->shared->passed, message.head.ticket);
     pump_now(engine);
-    CHECK(told.finished_count == i + 1 && begun(peer.child) == NULL);
+    CHECK(told.finished_count == i + 1 && mch_child_begun(peer.child) == NULL);
   }
   leave(&peer);
   end_all(engine);
@@ -418,12 +425,12 @@ static void test_stop(void) {
   CHECK(told.finished_count == 1 && told.results[0]->kind == MCH_KIND_CANCELLED);
   CHECK(!take(&peer, 2)); /* provably never starts */
   engine->base.ops->stop(&engine->base, tasks[0]);
-  CHECK(atomic_load(&peer.child->shared->stop) == 1 && peer.child->kill_at != MCH_NEVER);
+  CHECK(atomic_load(&peer.child->shared->orders.stop) == 1 && peer.child->kill_at != MCH_NEVER);
   CHECK(peer.child->insist_at < peer.child->kill_at);
-  check_time(peer.child, peer.child->insist_at - 1);
-  CHECK(atomic_load(&peer.child->shared->insist) == 0);
-  check_time(peer.child, peer.child->insist_at);
-  CHECK(atomic_load(&peer.child->shared->insist) == 1 && peer.child->insist_at == MCH_NEVER);
+  mch_time_check_time(peer.child, peer.child->insist_at - 1);
+  CHECK(atomic_load(&peer.child->shared->orders.insist) == 0);
+  mch_time_check_time(peer.child, peer.child->insist_at);
+  CHECK(atomic_load(&peer.child->shared->orders.insist) == 1 && peer.child->insist_at == MCH_NEVER);
   answer(&peer, 1, 0, 0, 0);
   pump_now(engine);
   CHECK(told.finished_count == 2 && told.results[1]->kind == MCH_KIND_CANCELLED);
@@ -540,13 +547,13 @@ static void test_long_line(void) {
     mch_buf_append(&stream.raw, bytes, sizeof bytes);
     CHECK(mprotect(from, end, PROT_NONE) == 0);
     before = stream.searched;
-    CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == 0);
+    CHECK(mch_hear_whole_lines(&stream, mch_buf_unread(&stream.raw)) == 0);
     CHECK(mprotect(from, end, PROT_READ | PROT_WRITE) == 0);
     CHECK(stream.searched == before + STEP);
   }
-  CHECK(whole_lines(&stream, STEP) == 0 && stream.searched == STEPS * STEP);
+  CHECK(mch_hear_whole_lines(&stream, STEP) == 0 && stream.searched == STEPS * STEP);
   mch_buf_append(&stream.raw, "y\nz", 3);
-  CHECK(whole_lines(&stream, mch_buf_unread(&stream.raw)) == STEPS * STEP + 2);
+  CHECK(mch_hear_whole_lines(&stream, mch_buf_unread(&stream.raw)) == STEPS * STEP + 2);
   mch_buf_free(&stream.raw);
 }
 
@@ -566,7 +573,7 @@ static void test_late_output(void) {
   for (child = engine->children; child != NULL; child = child->next)
     count++;
   CHECK(count == MOST_HEARD && engine->live == 0);
-  visit_all(engine, mch_now()); /* as when a time is up that was theirs */
+  mch_fork_visit_all(engine, mch_now()); /* as when a time is up that was theirs */
   CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
   i = MOST_HEARD + 1;
   CHECK(write(peers[i].out[0], "late\n", 5) == 5);
@@ -594,7 +601,7 @@ static void test_late_output(void) {
 static void nothing(void *ud) {
   (void)ud;
 }
-static int patient(void *ud) {
+static int lazy_setup(void *ud) {
   (void)ud;
   return 0;
 }
@@ -616,7 +623,7 @@ static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
   engine->config.runner = (struct mch_runner){
-      NULL, patient, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
+      NULL, lazy_setup, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);
@@ -625,7 +632,7 @@ static void test_begun_when(void) {
     told.finished_count = 0;
     while (give(engine, task) == MCH_FULL && mch_now() < patience)
       pump_now(engine);
-    while (claim_of(child, task->ticket) != MCH_CLAIM_TAKEN && mch_now() < patience)
+    while (!mch_child_is_taken(child, task->ticket) && mch_now() < patience)
       ;
     stale += atomic_load(&child->shared->running_since) < before;
     while (told.finished_count == 0 && mch_now() < patience)
@@ -684,18 +691,18 @@ static void test_timeout_of_items(int is_other) {
   atomic_store(&peer.child->shared->running_since, since);
   CHECK(take(&peer, 1));
   atomic_fetch_add(&peer.child->shared->items, 1);
-  due = timeout_at(peer.child);
+  due = mch_time_timeout_at(peer.child);
   CHECK(due == since + engine->config.timeout);
   CHECK(engine->base.ops->deadline(&engine->base) <= mch_now() + engine->config.timeout);
-  visit_all(engine, mch_now());
+  mch_fork_visit_all(engine, mch_now());
   CHECK(engine->base.ops->deadline(&engine->base) == due);
-  check_time(peer.child, due - 1);
+  mch_time_check_time(peer.child, due - 1);
   CHECK(task->stop == 0 && task->batch->count == 3);
   begun_meanwhile = is_other ? due - 5 : 0;
-  check_time(peer.child, due);
+  mch_time_check_time(peer.child, due);
   CHECK(task->batch->count == 1 && cut_off != NULL && cut_off->batch->count == 2);
   CHECK(task->stop == (is_other ? 0 : MCH_KIND_TIMEOUT));
-  CHECK(atomic_load(&peer.child->shared->stop) == (is_other ? 0 : 1));
+  CHECK(atomic_load(&peer.child->shared->orders.stop) == (is_other ? 0 : 1));
   leave(&peer);
   end_all(engine);
   mch_task_free(cut_off);
@@ -716,7 +723,7 @@ static unsigned least_load(const struct engine_fork *engine) {
   const struct child *child;
   unsigned least = UINT32_MAX;
   for (child = engine->children; child != NULL; child = child->next)
-    if (has_room(engine, child) && child->outstanding < least)
+    if (mch_feed_has_room(engine, child) && child->outstanding < least)
       least = child->outstanding;
   return least;
 }
@@ -756,7 +763,7 @@ static void test_many_workers(uint32_t random) {
       work(&peers[(random >> 16) % PEERS]);
       pump_now(engine);
     } else if ((random >> 8) % 29 == 1) {
-      recall(&engine->base, 1);
+      mch_feed_recall(&engine->base, 1);
     } else {
       unsigned least = least_load(engine);
       struct mch_task *task = tasks[made++] = new_task(i, 0);
@@ -777,9 +784,11 @@ static void test_many_workers(uint32_t random) {
         forget();
       }
   CHECK(made == over + back);
+  engine->look = 0; /* it was set while there were tasks; a look finds nothing */
+  pump_now(engine);
   CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
   CHECK(engine->awake == NULL && engine->unsent == NULL && engine->batches == 0);
-  CHECK(length_of(engine->open[0], LOAD) + length_of(engine->passing, LOAD) == PEERS);
+  CHECK(length_of(engine->open[0], LOAD) + length_of(engine->out_of_tickets, LOAD) == PEERS);
   give(engine, tasks[0]);
   pump_now(engine);
   CHECK(length_of(engine->awake, AWAKE) == 1);
@@ -915,7 +924,7 @@ static void test_death_between_records(void) {
   mch_task_free(task);
 }
 
-/* What a worker may not say of items. */
+/* What a worker may not say of items. Both had begun, and neither is begun again. */
 static void test_broken_items(void) {
   int wrong;
   for (wrong = 0; wrong < 4; wrong++) {
@@ -935,7 +944,7 @@ static void test_broken_items(void) {
     }
     pump_to_end(engine);
     CHECK(has_ended(engine) && answers.one == 0 && answers.many == 0);
-    CHECK(answers.failed == 1 && answers.kind == MCH_KIND_KILLED);
+    CHECK(answers.failed == 2 && answers.kind == MCH_KIND_KILLED);
     leave(&peer);
     end_all(engine);
     mch_task_free(task);
@@ -946,15 +955,15 @@ static void test_broken_items(void) {
 static void test_foreign_fork(void) {
   pid_t pid;
   int status = -1;
-  mch_fork_hold_off();
+  mch_gate_hold_off();
   pid = fork();
   if (pid == 0) {
     alarm(10);
-    close_gate();
-    open_gate();
+    mch_gate_close();
+    mch_gate_open();
     _exit(0);
   }
-  mch_fork_let_go();
+  mch_gate_let_go();
   CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "hold.h"
+#include "runtime/show/hold.h"
 
 static void take(struct mch_hold *hold, struct mch_buf *text) {
   int locked = mch_hold_lock(MCH_HOLD_STDOUT | MCH_HOLD_STDERR, 1);

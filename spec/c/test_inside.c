@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "mantichora.h"
+#include "runtime/mantichora.h"
 
 #define CHECK(condition)                                                                           \
   do {                                                                                             \

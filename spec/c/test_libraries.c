@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "mantichora.h"
+#include "runtime/mantichora.h"
 
 static const luaL_Reg libraries[] = {
     {LUA_GNAME, luaopen_base},          {LUA_STRLIBNAME, luaopen_string},

@@ -1,6 +1,6 @@
 /* The output facade with a clock, a terminal and descriptors of our own: what is written when. */
 #define _POSIX_C_SOURCE 200809L
-#include "output.h"
+#include "runtime/show/output.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "buf.h"
-#include "output_state.h"
+#include "runtime/base/buf.h"
+#include "runtime/show/output_state.h"
 
 static int failures;
 

@@ -1,8 +1,9 @@
-/* runtime/pool: the state machine of tasks, over an engine made of lists. The pool's own source is
- * included, so that it gets this engine where it asks for the forking one. */
-#define mch_engine_fork_new fake_engine_new
-#include "../../runtime/pool.c"
-#undef mch_engine_fork_new
+/* runtime/pool: the state machine of tasks, over an engine made of lists. */
+#include "runtime/pool/pool_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <poll.h>
 #include <stdio.h>
@@ -141,7 +142,7 @@ static const struct mch_engine_ops fake_ops = {
     .recall = fake_recall,
     .flush = fake_flush,
     .pump = fake_pump,
-    .hungry = fake_hungry,
+    .wants_tasks = fake_hungry,
     .short_of_workers = fake_short,
     .add = fake_add,
     .deadline = fake_deadline,
@@ -153,8 +154,8 @@ static const struct mch_engine_ops fake_ops = {
     .free = fake_free,
 };
 
-struct mch_engine *fake_engine_new(const struct mch_engine_config *config,
-                                   struct mch_error *error) {
+static struct mch_engine *fake_engine_new(const struct mch_engine_config *config,
+                                          struct mch_error *error) {
   the_engine = calloc(1, sizeof *the_engine);
   the_engine->base.ops = &fake_ops;
   the_engine->base.poller = mch_poller_new(error);
@@ -172,7 +173,7 @@ static struct mch_pool *new_pool(void) {
   struct mch_error error;
   struct mch_pool *pool;
   memset(&config, 0, sizeof config);
-  config.kind = MCH_ENGINE_FORK;
+  config.make = fake_engine_new;
   config.engine.nworkers = 1;
   config.engine.output = the_output;
   pool = mch_pool_new(&config, &error);

@@ -1,13 +1,13 @@
 /* Lines of bars, plain lines, JSON, widths and frames: byte for byte. */
-#include "render.h"
+#include "runtime/show/render.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "buf.h"
-#include "screen.h"
-#include "width.h"
+#include "runtime/base/buf.h"
+#include "runtime/show/screen.h"
+#include "runtime/show/width.h"
 
 static int failures;
 

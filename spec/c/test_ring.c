@@ -2,7 +2,7 @@
  * threads that stand for processes, what a broken or dead other side leaves. Meant for the thread
  * sanitizer, too. */
 #define _GNU_SOURCE
-#include "ring.h"
+#include "runtime/wire/ring.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -10,10 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "channel.h"
+#include "runtime/wire/channel.h"
 #include "check.h"
-#include "platform.h"
-#include "protocol.h"
+#include "runtime/base/platform.h"
+#include "runtime/wire/protocol.h"
 
 static uint32_t next_random(uint32_t *state) {
   *state = *state * 1664525u + 1013904223u;
@@ -289,7 +289,28 @@ static void test_broken(void) {
   CHECK(mch_channel_fill(&pair.a, 1, &error) == MCH_PROTOCOL);
   pair.rings[1]->read = 7;
   mch_channel_put(&pair.a, &head, "word", 4, NULL);
-  CHECK(mch_channel_flush(&pair.a, 0, NULL) == 0 && mch_channel_unsent(&pair.a) > 0);
+  CHECK(mch_channel_flush(&pair.a, 0, &error) == MCH_PROTOCOL && mch_channel_unsent(&pair.a) > 0);
+  close_pair(&pair);
+}
+
+/* What one side has said is not unsaid by writing over it. */
+static void test_written_over(void) {
+  struct pair pair;
+  struct mch_message_head head = {MCH_MESSAGE_LOG, 0, 0, 0};
+  struct mch_message_in message;
+  int i;
+  open_pair(&pair);
+  for (i = 0; i < 3; i++) {
+    mch_channel_put(&pair.a, &head, "word", 4, NULL);
+    CHECK(mch_channel_is_whole(&pair.a) && mch_channel_is_whole(&pair.b));
+    pair.rings[1]->written += (uint32_t)(i * 100);
+    CHECK(i == 0 || !mch_channel_is_whole(&pair.a));
+    CHECK(mch_channel_flush(&pair.a, 0, NULL) == 0 && mch_channel_is_whole(&pair.a));
+    pair.rings[1]->read -= (uint32_t)i;
+    CHECK(i == 0 || !mch_channel_is_whole(&pair.b));
+    CHECK(mch_channel_waiting(&pair.b) && mch_channel_fill(&pair.b, 0, NULL) > 0);
+    CHECK(mch_channel_next(&pair.b, &message, NULL) == 1 && memcmp(message.body, "word", 4) == 0);
+  }
   close_pair(&pair);
 }
 
@@ -319,6 +340,7 @@ int main(void) {
   test_answers();
   test_last_words();
   test_broken();
+  test_written_over();
   test_nobody_reads();
   return check_report();
 }

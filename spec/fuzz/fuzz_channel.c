@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../runtime/channel.h"
+#include "runtime/wire/channel.h"
 
 enum { MOST_BYTES = 60000 }; /* what a socket takes without anybody reading */
 

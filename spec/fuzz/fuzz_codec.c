@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../bindings/ahead.h"
-#include "../../bindings/bytecode.h"
-#include "../../bindings/graph.h"
+#include "bindings/values/early.h"
+#include "bindings/values/bytecode.h"
+#include "bindings/values/graph.h"
 
 /* Tables of one byte each, kept and nested, need about 250. */
 enum { MOST_PER_BYTE = 512, MOST_AT_ALL = 1 << 16, RUNS_PER_STATE = 2000 };

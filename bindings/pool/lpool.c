@@ -1,0 +1,409 @@
+/* Runs in: both. Purpose: lpool.h. */
+
+#include "lpool_state.h"
+
+#include <lauxlib.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bindings/context.h"
+#include "bindings/part.h"
+#include "bindings/lwatch.h"
+#include "bindings/notices.h"
+#include "bindings/show/latpbar.h"
+#include "bindings/values/text.h"
+#include "runtime/base/chaos.h"
+#include "runtime/base/decimal.h"
+#include "runtime/base/error.h"
+#include "runtime/base/platform.h"
+#include "runtime/engines/engine.h"
+#include "runtime/engines/worker.h"
+#include "runtime/show/output.h"
+#include "runtime/show/output_state.h"
+
+/* fixed(number, digits): as %.*f, in every locale. */
+static int core_fixed(lua_State *L) {
+  char text[MCH_DECIMAL_ROOM];
+  int digits = (int)mch_lrun_within(luaL_checkinteger(L, 2), 0, MCH_DECIMAL_DIGITS);
+  mch_decimal_fixed(text, luaL_checknumber(L, 1), digits);
+  lua_pushstring(L, text);
+  return 1;
+}
+
+/* text(value): as tostring(), with a point in a number in every locale. */
+static int core_text(lua_State *L) {
+  luaL_checkany(L, 1);
+  mch_text_push(L, 1);
+  return 1;
+}
+
+/* tointeger(value): of a number with an integral value; nil of anything else. */
+static int core_tointeger(lua_State *L) {
+  int is_integer = 0;
+  lua_Integer integer = lua_type(L, 1) == LUA_TNUMBER ? lua_tointegerx(L, 1, &is_integer) : 0;
+  if (!is_integer)
+    return 0;
+  lua_pushinteger(L, integer);
+  return 1;
+}
+
+/* -- the rest ----------------------------------------------------------------------------- */
+
+/* problem(pool): why it cannot be used here and now, or nil. A method begins with it. */
+static int core_problem(lua_State *L) {
+  mch_notices_tell(L);
+  return mch_lpool_push_problem(L, mch_lpool_to_pool(L));
+}
+
+static int core_is_closed(lua_State *L) {
+  lua_pushboolean(L, mch_lpool_to_pool(L)->pool == NULL);
+  return 1;
+}
+
+/* counts(pool): unfinished and finished tasks of run(), running, queued, next run ID. */
+static int core_counts(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_pool_counts counts;
+  mch_pool_count(lpool->pool, &counts);
+  lua_pushinteger(L, (lua_Integer)mch_pool_unfinished(lpool->pool, &lpool->group));
+  lua_pushinteger(L, (lua_Integer)mch_pool_finished(lpool->pool, &lpool->group));
+  lua_pushinteger(L, counts.running);
+  lua_pushinteger(L, (lua_Integer)counts.queued);
+  lua_pushinteger(L, (lua_Integer)counts.next_runid);
+  return 5;
+}
+
+static int core_start(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_error error;
+  mch_lserve_take_baseline(L, lpool);
+  mch_output_flush(lpool->output);
+  if (mch_pool_start(lpool->pool, &error) != 0)
+    return mch_lpool_raise_error(L, &error);
+  lpool->started = 1;
+  return 0;
+}
+
+enum { MOST_WORKERS = 4096 };
+
+static int core_workers(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_worker_info *infos = lua_newuserdatauv(L, MOST_WORKERS * sizeof *infos, 0);
+  size_t count = mch_pool_workers(lpool->pool, infos, MOST_WORKERS), i;
+  lua_createtable(L, (int)count, 0);
+  for (i = 0; i < count; i++) {
+    lua_createtable(L, 0, 5);
+    mch_lpool_set_integer(L, "pid", infos[i].pid);
+    mch_lpool_set_integer(L, "slot", infos[i].slot);
+    mch_lpool_set_integer(L, "tasks", (lua_Integer)infos[i].tasks);
+    mch_lpool_set_integer(L, "maxrss", (lua_Integer)infos[i].maxrss);
+    if (infos[i].busy)
+      mch_lpool_set_integer(L, "runid", (lua_Integer)infos[i].runid);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  return 1;
+}
+
+/* cancel(pool, runid): "queued", "running" or nil. */
+static int core_cancel(lua_State *L) {
+  static const char *const was[] = {NULL, "queued", "running"};
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lua_pushstring(L, was[mch_pool_cancel(lpool->pool, (uint64_t)luaL_checkinteger(L, 2))]);
+  return 1;
+}
+
+static int core_cancel_all(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  mch_pool_cancel_all(lpool->pool, NULL, (uint64_t)luaL_checkinteger(L, 2));
+  return 0;
+}
+
+static int core_fd(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_error error;
+  int fd = mch_pool_fd(lpool->pool, &error);
+  if (fd < 0)
+    return mch_lpool_raise_error(L, &error);
+  lua_pushinteger(L, fd);
+  return 1;
+}
+
+/* due(pool): seconds until the pump has something to do without its descriptor; nil: never. */
+static int core_due(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  uint64_t due = mch_pool_deadline(lpool->pool), now = mch_now();
+  if (due == MCH_NEVER)
+    return 0;
+  lua_pushnumber(L, due > now ? (lua_Number)(due - now) / 1e9 : 0.0);
+  return 1;
+}
+
+/* seed(): in a task the next number of its stream, else an integer that nobody foresees. */
+static int core_seed(lua_State *L) {
+  uint64_t now = mch_now(), place = (uint64_t)(uintptr_t)&now;
+  if (mch_context_get(L)->running && mch_ltask_random(L))
+    return 1;
+  now ^= (uint64_t)getpid() << 40 ^ place << 17 ^ (uint64_t)(uintptr_t)L;
+  now = (now ^ now >> 31) * 0x9e3779b97f4a7c15u;
+  lua_pushinteger(L, (lua_Integer)(now ^ now >> 29));
+  return 1;
+}
+
+static int core_cpu_count(lua_State *L) {
+  mch_notices_tell(L);
+  lua_pushinteger(L, (lua_Integer)mch_platform_cpu_count());
+  return 1;
+}
+
+static int core_is_worker(lua_State *L) {
+  const struct mch_worker *worker = mch_context_get(L)->worker;
+  mch_notices_tell(L);
+  lua_pushboolean(L, worker != NULL && !mch_worker_is_stranger(worker));
+  return 1;
+}
+
+/* embedded(): whether a program uses the C API on this state. */
+static int core_embedded(lua_State *L) {
+  lua_pushboolean(L, mch_context_get(L)->embedded);
+  return 1;
+}
+
+/* undisturbed(f): a function that calls f. The error of a stop is raised after it, not in it. */
+static int core_undisturbed(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushcclosure(L, mch_lwatch_undisturbed, 1);
+  return 1;
+}
+
+/* stops(): how often the error of a stop was raised in tasks of this worker. */
+static int core_stops(lua_State *L) {
+  lua_pushinteger(L, mch_lwatch_stops(L));
+  return 1;
+}
+
+static int core_runid(lua_State *L) {
+  const struct mch_context *context = mch_context_get(L);
+  mch_notices_tell(L);
+  if (!context->running)
+    return 0;
+  lua_pushinteger(L, (lua_Integer)context->runid);
+  return 1;
+}
+
+/* logging(): the module, loaded at the first call. */
+static int core_logging(lua_State *L) {
+  mch_notices_push_logging(L);
+  return 1;
+}
+
+static int64_t integer_field(lua_State *L, const char *name) {
+  int64_t value;
+  lua_getfield(L, 1, name);
+  value = (int64_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+static int flag_field(lua_State *L, const char *name) {
+  int value;
+  lua_getfield(L, 1, name);
+  value = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+static uint64_t time_field(lua_State *L, const char *name) {
+  lua_Number seconds;
+  lua_getfield(L, 1, name);
+  seconds = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return mch_lrun_nanoseconds(seconds);
+}
+
+/* Faults on purpose, as the environment wants them: see chaos.h. */
+static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
+  struct mch_error error;
+  if (mch_chaos_parse(chaos, getenv("MANTICHORA_CHAOS"), &error) != 0)
+    mch_lpool_raise_error(L, &error);
+}
+
+/* In a new worker. */
+static void run_child_hook(void *ud) {
+  const struct mch_context *context = ud;
+  if (context->child_hook != NULL)
+    context->child_hook(context->child_hook_ud);
+}
+
+static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config *config) {
+  struct mch_context *context = mch_context_get(L);
+  memset(config, 0, sizeof *config);
+  config->make = flag_field(L, "inline") ? mch_engine_inline_new : mch_engine_fork_new;
+  config->engine.snapshot = flag_field(L, "snapshot");
+  config->background = flag_field(L, "background");
+  config->engine.nworkers = lpool->nworkers = (unsigned)integer_field(L, "nworkers");
+  lpool->task.heap.nworkers = (int)config->engine.nworkers;
+  config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
+  config->engine.timeout = time_field(L, "timeout");
+  config->engine.grace = 500000000u;
+  config->engine.limit_cpu = (uint64_t)integer_field(L, "limit_cpu");
+  config->engine.limit_files = (uint64_t)integer_field(L, "limit_files");
+  lpool->task.memory = (size_t)integer_field(L, "limit_memory");
+  if (lpool->task.memory > 0)
+    config->engine.limit_memory = lpool->task.memory + MEMORY_SLACK;
+  config->engine.bars = flag_field(L, "progressbar") && !context->hides_bars;
+  lpool->task.hides_bars = !config->engine.bars;
+  config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
+  config->engine.output = lpool->output;
+  if (!config->background)
+    mch_output_no_thread(lpool->output);
+  config->engine.self = context->worker;
+  config->engine.runner = mch_ltask_runner(&lpool->task);
+  config->engine.child_hook = run_child_hook;
+  config->engine.child_hook_ud = context;
+  configure_chaos(L, &config->engine.chaos);
+}
+
+/* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
+ * max_tasks_per_worker (0: none), seed, init, poolbar (its name, if it is wanted), and the flags
+ * inline, background, progressbar. */
+static int core_new(lua_State *L) {
+  struct mch_pool_config config;
+  struct mch_error error;
+  struct mch_output *output;
+  struct mch_poller *poller;
+  struct lpool *lpool;
+  luaL_checktype(L, 1, LUA_TTABLE);
+  mch_notices_tell(L);
+  output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
+  lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
+  memset(lpool, 0, sizeof *lpool);
+  mch_mark_make(&lpool->mark);
+  lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
+  lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
+  lpool->lent = lpool->warned = LUA_NOREF;
+  luaL_setmetatable(L, TYPE);
+  lpool->output = output;
+  lpool->task.L = mch_lwait_main_thread(L);
+  lpool->task.context = mch_context_get(L);
+  lpool->task.output = lpool->output;
+  lpool->task.seed = (lua_Integer)integer_field(L, "seed");
+  lpool->main_hooks = mch_lwait_hooks_of(mch_lwait_main_thread(L));
+  if (lua_getfield(L, 1, "init") != LUA_TNIL)
+    lpool->task.init = luaL_ref(L, LUA_REGISTRYINDEX);
+  else
+    lua_pop(L, 1);
+  lpool->keep_gc = flag_field(L, "keep_gc");
+  lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
+  mch_context_push_weak(L, "k");
+  lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
+  if (flag_field(L, "snapshot")) {
+    lua_newtable(L);
+    lpool->task.payloads = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  configure(L, lpool, &config);
+  /* Items of a batch are not counted one by one before they run. */
+  lpool->batches = config.make == mch_engine_fork_new && !config.engine.snapshot &&
+                   config.engine.max_tasks_per_worker == 0;
+  mch_context_push_pools(L);
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
+  lua_getfield(L, 1, "poolbar");
+  config.bar = lua_isstring(L, -1) && !lpool->task.context->hides_bars ? lua_tostring(L, -1) : NULL;
+  lpool->pool = mch_pool_new(&config, &error);
+  lua_pop(L, 1);
+  if (lpool->pool == NULL)
+    return mch_lpool_raise_error(L, &error);
+  if (mch_context_get(L)->poller != NULL && (poller = mch_lpools_poller(L, &error)) != NULL)
+    mch_lpools_join(poller, lpool, &error); /* else it is tried again at the next poll */
+  return 1;
+}
+
+/* part(name): a part of ours in Lua, as a function. */
+static int core_part(lua_State *L) {
+  mch_part_push(L, luaL_checkstring(L, 1));
+  return 1;
+}
+
+int mch_lpool_open(lua_State *L) {
+  static const luaL_Reg core[] = {{"part", core_part},
+                                  {"new", core_new},
+                                  {"run", mch_core_run},
+                                  {"run_with", mch_core_run_with},
+                                  {"wait", mch_core_wait},
+                                  {"take", mch_core_take},
+                                  {"take_plain", mch_core_take_plain},
+                                  {"problem", core_problem},
+                                  {"is_closed", core_is_closed},
+                                  {"pump", mch_core_pump},
+                                  {"counts", core_counts},
+                                  {"start", core_start},
+                                  {"workers", core_workers},
+                                  {"cancel", core_cancel},
+                                  {"cancel_all", core_cancel_all},
+                                  {"quit", mch_core_quit},
+                                  {"free", mch_core_free},
+                                  {"check_not_busy", mch_core_check_not_busy},
+                                  {"hand_over", mch_core_hand_over},
+                                  {"failed", mch_core_failed},
+                                  {"drop", mch_core_drop},
+                                  {"leaving", mch_core_leaving},
+                                  {"logging", core_logging},
+                                  {"argument", mch_core_argument},
+                                  {"raise", mch_core_raise},
+                                  {"typename", mch_core_typename},
+                                  {"unfinished", mch_core_unfinished},
+                                  {"run_many", mch_core_run_many},
+                                  {"group", mch_core_group},
+                                  {"abandon", mch_core_abandon},
+                                  {"run_in", mch_core_run_in},
+                                  {"run_batch", mch_core_run_batch},
+                                  {"take_batch", mch_core_take_batch},
+                                  {"pace", mch_core_pace},
+                                  {"weight", mch_core_weight},
+                                  {"keep", mch_core_keep},
+                                  {"want", mch_core_want},
+                                  {"glance", mch_core_glance},
+                                  {"fixed", core_fixed},
+                                  {"text", core_text},
+                                  {"tointeger", core_tointeger},
+                                  {"list", mch_core_list},
+                                  {"is_callable", mch_core_is_callable},
+                                  {"explain", mch_explain_call},
+                                  {"fd", core_fd},
+                                  {"due", core_due},
+                                  {"seed", core_seed},
+                                  {"sleep", mch_core_sleep},
+                                  {"cpu_count", core_cpu_count},
+                                  {"is_worker", core_is_worker},
+                                  {"runid", core_runid},
+                                  {"embedded", core_embedded},
+                                  {"undisturbed", core_undisturbed},
+                                  {"stops", core_stops},
+                                  {NULL, NULL}};
+  mch_context_get(L)->tell_log_level = mch_lpools_log_threshold;
+  mch_notices_open(L);
+  luaL_newlib(L, core);
+  if (luaL_newmetatable(L, TASKS)) {
+    lua_pushcfunction(L, mch_lrun_tasks_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_pop(L, 1);
+  if (luaL_newmetatable(L, TYPE)) {
+    lua_pushcfunction(L, mch_lends_pool_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setfield(L, -2, "metatable");
+  if (luaL_newmetatable(L, GROUP)) {
+    lua_pushcfunction(L, mch_core_abandon);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, mch_core_abandon);
+    lua_setfield(L, -2, "__close");
+  }
+  lua_pop(L, 1);
+  return 1;
+}

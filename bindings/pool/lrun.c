@@ -1,0 +1,524 @@
+/* Runs in: parent.
+ *
+ * From a call of `run` into the pool: encodes a task and submits it. */
+#include "lpool_state.h"
+
+#include <lauxlib.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bindings/notices.h"
+#include "runtime/base/buf.h"
+#include "runtime/base/error.h"
+#include "runtime/base/platform.h"
+#include "runtime/engines/task.h"
+#include "runtime/show/output.h"
+#include "runtime/wire/cargo.h"
+
+/* group(pool, coming, most): so many tasks will be run in it; 0: not known. While results of more
+ * than `most` bytes wait no further one starts; 0: no such bound. */
+int mch_core_group(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
+  memset(lgroup, 0, sizeof *lgroup);
+  lgroup->lpool = lpool;
+  lgroup->slow = SLOW_STEPS;
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, GROUP);
+  lgroup->group = mch_pool_group(lpool->pool, (size_t)luaL_optinteger(L, 2, 0),
+                                 (size_t)luaL_optinteger(L, 3, 0));
+  if (lgroup->group == NULL)
+    return luaL_error(L, "not enough memory");
+  return 1;
+}
+
+/* Engine "snapshot": nobody will take the group's tasks, so their payloads go now. */
+static void drop_payloads(lua_State *L, const struct lpool *lpool, const struct mch_group *group) {
+  int payloads = lua_gettop(L) + 1;
+  if (lpool->task.payloads == LUA_NOREF)
+    return;
+  luaL_checkstack(L, 6, NULL);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_pushnil(L);
+  while (lua_next(L, payloads) != 0) {
+    int is_its;
+    lua_rawgeti(L, -1, 0);
+    is_its = lua_touserdata(L, -1) == group;
+    lua_pop(L, 2);
+    if (is_its) {
+      lua_pushvalue(L, -1);
+      lua_pushnil(L);
+      lua_rawset(L, payloads);
+    }
+  }
+  lua_pop(L, 1);
+}
+
+/* abandon(group): also when it is closed or collected. */
+int mch_core_abandon(lua_State *L) {
+  struct lgroup *lgroup = luaL_checkudata(L, 1, GROUP);
+  struct mch_group *group = lgroup->group;
+  lgroup->group = NULL;
+  mch_lpool_forget_function(lgroup);
+  if (group != NULL && mch_lpool_is_open(lgroup->lpool))
+    drop_payloads(L, lgroup->lpool, group);
+  /* A pool that was closed has freed its tasks, and this process may not be its own. */
+  if (group != NULL && lgroup->lpool->pool == NULL)
+    free(group);
+  else if (group != NULL && mch_mark_is_ours(&lgroup->lpool->mark))
+    mch_pool_abandon(lgroup->lpool->pool, group);
+  return 0;
+}
+
+/* -- running ------------------------------------------------------------------------------ */
+
+static uint32_t intern_code(void *ud, const char *bytes, size_t length, const char **kept) {
+  uint32_t id = mch_pool_intern(ud, bytes, length);
+  if (id != 0)
+    *kept = mch_pool_code(ud, id, &length);
+  return id;
+}
+
+void mch_lrun_clear_message(struct lpool *lpool) {
+  mch_buf_clear(&lpool->graph);
+  mch_buf_clear(&lpool->spans);
+  mch_buf_clear(&lpool->ids);
+}
+
+/* Engine "snapshot": keep the function and its arguments for the worker that will be forked, in a
+ * table that has their group at 0; the task's bytes are their number. */
+static int keep_payload(lua_State *L, struct lpool *lpool) {
+  int count = lua_gettop(L) - 1, i;
+  lpool->task.L = L;
+  mch_lserve_prepare_collector(L, lpool);
+  lua_createtable(L, count, 2);
+  lua_pushinteger(L, count);
+  lua_setfield(L, -2, "n");
+  for (i = 1; i <= count; i++) {
+    lua_pushvalue(L, i + 1);
+    lua_rawseti(L, -2, i);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_insert(L, -2);
+  lua_rawseti(L, -2, (lua_Integer)++lpool->payloads);
+  mch_lrun_clear_message(lpool);
+  mch_buf_u64(&lpool->graph, lpool->payloads);
+  if (lpool->graph.failed != 0)
+    luaL_error(L, "not enough memory for another task");
+  return 0;
+}
+
+/* The last payload belongs to a task of this group. */
+static void set_group(lua_State *L, const struct lpool *lpool, struct mch_group *group) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  lua_rawgeti(L, -1, (lua_Integer)lpool->payloads);
+  lua_pushlightuserdata(L, group);
+  lua_rawseti(L, -2, 0);
+  lua_pop(L, 2);
+}
+
+static size_t graph_size(const struct lpool *lpool) {
+  struct mch_body body = mch_body_of(&lpool->graph, &lpool->spans);
+  return mch_body_size(&body);
+}
+
+/* A message of this size is worth a warning, once for each function: it often takes along what
+ * nobody meant to send. Called with the baseline at index 1, the function at 2 and its arguments
+ * behind it. Pushes the sentence, to be logged when the message is done; 0: none. */
+static int push_warning(lua_State *L, struct lpool *lpool, int count) {
+  luaL_Buffer sentence;
+  lua_Integer i, parts;
+  int largest;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->warned);
+  lua_pushvalue(L, 2);
+  if (lua_rawget(L, -2) != LUA_TNIL)
+    return 0;
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, -4);
+  mch_explain(L, 1, 2, count);
+  lua_getfield(L, -1, "largest");
+  lua_pushvalue(L, -2);
+  lua_pushinteger(L, 3);
+  lua_call(L, 2, 1);
+  largest = lua_gettop(L);
+  parts = (lua_Integer)lua_rawlen(L, largest);
+  luaL_buffinit(L, &sentence);
+  lua_pushfstring(L, "%d MiB are sent with a task, mostly", (int)(graph_size(lpool) >> 20));
+  luaL_addvalue(&sentence);
+  for (i = 1; i <= parts; i++) {
+    lua_rawgeti(L, largest, i);
+    lua_getfield(L, -1, "path");
+    lua_getfield(L, -2, "size");
+    lua_pushfstring(L, "%s %s (%d KiB)", i == 1 ? "" : ",", lua_tostring(L, -2),
+                    (int)(lua_tointeger(L, -1) >> 10));
+    lua_insert(L, -4);
+    lua_pop(L, 3);
+    luaL_addvalue(&sentence);
+  }
+  luaL_addstring(&sentence, "; mantichora.explain shows everything");
+  luaL_pushresult(&sentence);
+  return 1;
+}
+
+/* For a message to workers in `graph` and `ids`; the baseline come to stand at index 1. */
+void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder) {
+  memset(encoder, 0, sizeof *encoder);
+  encoder->out = &lpool->graph;
+  encoder->code_ids = &lpool->ids;
+  encoder->intern_code = intern_code;
+  encoder->ud = lpool->pool;
+  encoder->memory = &lpool->code_memory;
+  encoder->kind = MCH_SEND_TASK;
+  encoder->baseline = 1;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+  lua_replace(L, 1);
+}
+
+void mch_lrun_begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder) {
+  mch_lrun_set_up_encoder(L, lpool, encoder);
+  mch_lrun_clear_message(lpool);
+}
+
+/* Called with the pool, then the function and its arguments. Returns what is to be logged of that,
+ * if anything. */
+static int encode_task(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  struct mch_encoder encoder;
+  int count = lua_gettop(L) - 1;
+  if (lpool->task.payloads != LUA_NOREF)
+    return keep_payload(L, lpool);
+  mch_lserve_release_lent(L, lpool); /* of a message that came to nothing */
+  mch_lserve_take_baseline(L, lpool);
+  mch_lrun_begin_encoding(L, lpool, &encoder);
+  encoder.spans = &lpool->spans;
+  if (mch_encode(L, &encoder, 2, count))
+    lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
+  if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
+    luaL_error(L, "not enough memory to send the task");
+  if (lpool->capture_warn > 0 && graph_size(lpool) > lpool->capture_warn)
+    return push_warning(L, lpool, count);
+  return 0;
+}
+
+/* Whether the value can be called, looked at raw. */
+static int is_callable(lua_State *L, int index) {
+  int callable;
+  if (lua_isfunction(L, index))
+    return 1;
+  if (!lua_getmetatable(L, index))
+    return 0;
+  lua_pushliteral(L, "__call");
+  callable = lua_rawget(L, -2) != LUA_TNIL;
+  lua_pop(L, 2);
+  return callable;
+}
+
+/* What run_with adds to run. */
+struct run_options {
+  const char *name; /* on the stack */
+  size_t name_length;
+  uint64_t timeout;
+  unsigned retries;
+  int32_t priority;
+};
+
+static int add_extra(struct mch_task *task, const struct run_options *options) {
+  struct mch_task_extra *extra;
+  task->priority = options->priority;
+  if (options->name_length == 0 && options->timeout == 0 && options->retries == 0)
+    return 0;
+  extra = malloc(sizeof *extra + options->name_length);
+  if (extra == NULL)
+    return -1;
+  extra->index = 0;
+  extra->timeout = options->timeout;
+  extra->retries = options->retries;
+  extra->name_length = options->name_length;
+  memcpy(extra->name, options->name, options->name_length);
+  task->extra = extra;
+  return 0;
+}
+
+/* A task of what was encoded; NULL: no memory. */
+static struct mch_task *new_task(struct lpool *lpool) {
+  int large = lpool->graph.length >= CARGO_FROM || lpool->spans.length > 0;
+  struct mch_task *task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
+                                       (uint32_t)(lpool->ids.length / sizeof(uint32_t)),
+                                       lpool->graph.data, large ? 0 : lpool->graph.length);
+  struct mch_cargo *cargo;
+  if (task == NULL || !large)
+    return task;
+  cargo = mch_cargo_new(&lpool->graph, &lpool->spans, lpool->lent != LUA_NOREF ? lpool->lent : 0,
+                        &lpool->spent);
+  if (cargo == NULL) {
+    mch_task_free(task);
+    return NULL;
+  }
+  lpool->lent = LUA_NOREF; /* the cargo's now */
+  mch_task_carry(task, cargo);
+  return task;
+}
+
+/* What was printed before the first run forks the workers goes first. */
+void mch_lrun_flush_before_fork(struct lpool *lpool) {
+  if (!lpool->started || lpool->task.payloads != LUA_NOREF)
+    mch_output_flush(lpool->output);
+}
+
+/* Engine "snapshot": the payloads that were kept since there were `kept` of them are for no task.
+ */
+static void forget_payloads(lua_State *L, struct lpool *lpool, uint64_t kept) {
+  if (lpool->task.payloads == LUA_NOREF)
+    return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
+  for (; lpool->payloads > kept; lpool->payloads--) {
+    lua_pushnil(L);
+    lua_rawseti(L, -2, (lua_Integer)lpool->payloads);
+  }
+  lua_pop(L, 1);
+}
+
+/* A task of what encode_task() has made. */
+static struct mch_task *make_task(lua_State *L, struct lpool *lpool, struct mch_group *group) {
+  struct mch_task *task;
+  if (lpool->task.payloads != LUA_NOREF)
+    set_group(L, lpool, group);
+  task = new_task(lpool);
+  if (task == NULL)
+    luaL_error(L, "not enough memory for another task");
+  if (lpool->graph.capacity > CARGO_FROM)
+    mch_buf_free(&lpool->graph);
+  return task;
+}
+
+static void check_not_encoding(lua_State *L, const struct lpool *lpool) {
+  if (lpool->encoding)
+    luaL_error(
+        L, "run was called from a __mantichora hook or a finalizer while another run is sending");
+}
+
+/* Encode the function at `first` and the arguments behind it. What lua_pcall() returns, with the
+ * error on top of the stack. */
+static int encode_call(lua_State *L, struct lpool *lpool, int first) {
+  int status;
+  check_not_encoding(L, lpool);
+  luaL_checkstack(L, 4, NULL);
+  lua_pushcfunction(L, encode_task);
+  lua_pushlightuserdata(L, lpool);
+  lua_rotate(L, first, 2);
+  lpool->encoding = 1;
+  status = lua_pcall(L, lua_gettop(L) - first, 1, 0);
+  lpool->encoding = 0;
+  return status;
+}
+
+/* Queue what was encoded; pushes the run ID. Returns the bytes of its message. */
+static size_t queue_encoded(lua_State *L, struct lpool *lpool, struct mch_group *group,
+                            const struct run_options *options) {
+  struct mch_task *task;
+  struct mch_error error;
+  uint64_t runid, kept = lpool->payloads - (lpool->task.payloads != LUA_NOREF);
+  size_t size = graph_size(lpool);
+  mch_lrun_flush_before_fork(lpool);
+  task = make_task(L, lpool, group);
+  if (options != NULL && add_extra(task, options) != 0) {
+    mch_task_free(task);
+    luaL_error(L, "not enough memory for another task");
+  }
+  if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
+    mch_task_free(task);
+    forget_payloads(L, lpool, kept);
+    mch_lpool_raise_error(L, &error);
+  }
+  lpool->started = 1;
+  if (lua_isstring(L, -1))
+    mch_notices_warn(L, lua_tostring(L, -1));
+  lua_pushinteger(L, (lua_Integer)runid);
+  return size;
+}
+
+/* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
+static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
+                    const struct run_options *options) {
+  if (encode_call(L, lpool, first) != LUA_OK)
+    return mch_lpool_raise_at_caller(L);
+  queue_encoded(L, lpool, group, options);
+  return 1;
+}
+
+/* What stands at `index` here is that argument of the method. */
+static void check_callable(lua_State *L, int index, int argument) {
+  if (!is_callable(L, index))
+    mch_lpool_raise_type(L, argument, index, "function or callable table");
+}
+
+/* run(pool, function, ...): the run ID. */
+int mch_core_run(lua_State *L) {
+  struct lpool *lpool;
+  mch_notices_tell(L);
+  lpool = mch_lpool_check_pool(L);
+  check_callable(L, 2, 2);
+  return run_task(L, lpool, 2, &lpool->group, NULL);
+}
+
+/* What is less than a nanosecond is one, for 0 is no limit; what is long is 30 years. */
+uint64_t mch_lrun_nanoseconds(lua_Number seconds) {
+  if (!(seconds > 0))
+    return 0;
+  if (seconds > 1e9)
+    return (uint64_t)1000000000 * 1000000000;
+  return seconds < 1e-9 ? 1 : (uint64_t)(seconds * 1e9);
+}
+
+/* The nearest number to this one from `least` to `most`. */
+lua_Integer mch_lrun_within(lua_Integer number, lua_Integer least, lua_Integer most) {
+  if (number < least)
+    return least;
+  return number > most ? most : number;
+}
+
+/* run_with(pool, name or nil, timeout or nil, retries, priority, function, ...) */
+int mch_core_run_with(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct run_options options;
+  options.name = luaL_optlstring(L, 2, "", &options.name_length);
+  options.timeout = mch_lrun_nanoseconds(luaL_optnumber(L, 3, 0));
+  options.retries = (unsigned)mch_lrun_within(luaL_checkinteger(L, 4), 0, INT32_MAX);
+  options.priority = (int32_t)mch_lrun_within(luaL_checkinteger(L, 5), INT32_MIN, INT32_MAX);
+  check_callable(L, 6, 3);
+  return run_task(L, lpool, 6, &lpool->group, &options);
+}
+
+/* Tasks that were made and not accepted yet, in a userdata. */
+struct tasks {
+  size_t count;
+  struct mch_task *tasks[];
+};
+
+int mch_lrun_tasks_gc(lua_State *L) {
+  struct tasks *tasks = luaL_checkudata(L, 1, TASKS);
+  size_t i;
+  for (i = 0; i < tasks->count; i++)
+    if (tasks->tasks[i] != NULL)
+      mch_task_free(tasks->tasks[i]);
+  tasks->count = 0;
+  return 0;
+}
+
+/* Push room for so many. */
+static struct tasks *new_tasks(lua_State *L, size_t count) {
+  struct tasks *tasks = lua_newuserdatauv(L, sizeof *tasks + count * sizeof(struct mch_task *), 0);
+  tasks->count = 0;
+  luaL_setmetatable(L, TASKS);
+  return tasks;
+}
+
+/* encode_many(pool, list, tasks, warnings): make a task of each function of the list. */
+static int encode_many(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  struct tasks *tasks = lua_touserdata(L, 3);
+  lua_Integer count = (lua_Integer)lua_rawlen(L, 2), i;
+  for (i = 1; i <= count; i++) {
+    lua_pushcfunction(L, encode_task);
+    lua_pushvalue(L, 1);
+    lua_rawgeti(L, 2, i);
+    if (lua_pcall(L, 2, 1, 0) != LUA_OK) {
+      if (lua_type(L, -1) == LUA_TSTRING)
+        lua_pushfstring(L, "function %I: %s", (LUAI_UACINT)i, lua_tostring(L, -1));
+      return lua_error(L);
+    }
+    if (lua_isstring(L, -1))
+      lua_rawseti(L, 4, (lua_Integer)lua_rawlen(L, 4) + 1);
+    lua_settop(L, 4);
+    tasks->tasks[tasks->count] = make_task(L, lpool, &lpool->group);
+    tasks->count++;
+  }
+  return 0;
+}
+
+/* run_many(pool, list of functions): queue all of them, or none; the list of their run IDs. */
+int mch_core_run_many(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct tasks *tasks;
+  struct mch_error error;
+  uint64_t kept = lpool->payloads, runid;
+  size_t i;
+  luaL_checktype(L, 2, LUA_TTABLE);
+  check_not_encoding(L, lpool);
+  lua_settop(L, 2);
+  lua_createtable(L, (int)lua_rawlen(L, 2), 0);
+  tasks = new_tasks(L, lua_rawlen(L, 2));
+  lua_newtable(L);
+  lua_pushcfunction(L, encode_many);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushvalue(L, 2);
+  lua_pushvalue(L, 4);
+  lua_pushvalue(L, 5);
+  lpool->encoding = 1;
+  i = lua_pcall(L, 4, 0, 0) == LUA_OK;
+  lpool->encoding = 0;
+  if (!i) {
+    forget_payloads(L, lpool, kept);
+    return mch_lpool_raise_at_caller(L);
+  }
+  mch_lrun_flush_before_fork(lpool);
+  if (tasks->count > 0 && mch_pool_reserve(lpool->pool, tasks->tasks, tasks->count, &error) != 0) {
+    forget_payloads(L, lpool, kept);
+    return mch_lpool_raise_error(L, &error);
+  }
+  for (i = 0; i < tasks->count; i++) {
+    if (mch_pool_run(lpool->pool, tasks->tasks[i], &lpool->group, &runid, &error) != 0)
+      return mch_lpool_raise_error(L, &error); /* it has all that it needs */
+    tasks->tasks[i] = NULL;
+    lpool->started = 1;
+    lua_pushinteger(L, (lua_Integer)runid);
+    lua_rawseti(L, 3, (lua_Integer)i + 1);
+  }
+  for (i = 1; i <= lua_rawlen(L, 5); i++) {
+    lua_rawgeti(L, 5, (lua_Integer)i);
+    mch_notices_warn(L, lua_tostring(L, -1));
+    lua_pop(L, 1);
+  }
+  lua_settop(L, 3);
+  return 1;
+}
+
+/* Options that pool.lua has checked, from the table at `index`; the name stays on the stack. */
+static struct run_options options_arg(lua_State *L, int index) {
+  struct run_options options;
+  lua_getfield(L, index, "timeout");
+  options.timeout = mch_lrun_nanoseconds(lua_tonumber(L, -1));
+  lua_getfield(L, index, "retries");
+  options.retries = (unsigned)mch_lrun_within(lua_tointeger(L, -1), 0, INT32_MAX);
+  lua_getfield(L, index, "priority");
+  options.priority = (int32_t)mch_lrun_within(lua_tointeger(L, -1), INT32_MIN, INT32_MAX);
+  lua_pop(L, 3);
+  lua_getfield(L, index, "name");
+  options.name = luaL_optlstring(L, -1, "", &options.name_length);
+  return options;
+}
+
+/* run_in(pool, group, options, function, ...): the run ID and the bytes of the message; or false
+ * and why it cannot be sent. */
+int mch_core_run_in(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_group *group = mch_lpool_group_arg(L, lpool, 2);
+  struct run_options options = options_arg(L, 3);
+  lua_replace(L, 3); /* the name instead of its table */
+  if (encode_call(L, lpool, 4) != LUA_OK) {
+    lua_pushboolean(L, 0);
+    lua_insert(L, -2);
+    return 2;
+  }
+  lua_pushinteger(L, (lua_Integer)queue_encoded(L, lpool, group, &options));
+  return 2;
+}
+
+/* is_callable(value) */
+int mch_core_is_callable(lua_State *L) {
+  luaL_checkany(L, 1);
+  lua_pushboolean(L, is_callable(L, 1));
+  return 1;
+}

@@ -1,0 +1,66 @@
+/* Runs in: both (in the parent only with the inline engine).
+ *
+ * From a task's bytes to a call, under a traceback handler, and back to bytes. */
+#ifndef MCH_LTASK_H
+#define MCH_LTASK_H
+
+#include <lua.h>
+
+#include "runtime/wire/codes.h"
+#include "bindings/context.h"
+#include "runtime/engines/engine.h"
+#include "bindings/lwatch.h"
+#include "tidy.h"
+#include "lyoung.h"
+
+struct call;
+
+/* The state of Lua's own math.random, xoshiro256**, where it is kept in this way. */
+struct mch_stream {
+  uint64_t words[4];
+};
+
+/* What a worker needs to run tasks; part of the pool object, inherited through the fork. */
+struct mch_ltask {
+  lua_State *L;      /* the state's main thread, or any that lives as long */
+  lua_State *thread; /* where tasks run; made when first needed */
+  int anchor;        /* registry reference to it */
+  struct mch_context *context;
+  struct mch_output *output;
+  int baseline; /* registry references; LUA_NOREF: none */
+  int init;
+  int mapped;        /* of the batch that runs: its function, rebuilt */
+  int factories;     /* in a worker: what makes closures of code that comes often (mch_decoder) */
+  int lent;          /* what the spans of the last answer need */
+  int payloads;      /* engine "snapshot": table of { n = , function, arguments ... } by number */
+  struct call *call; /* the item that is called */
+  struct mch_stream *stream; /* the state of math.random, if it is as we know it */
+  int stream_known;          /* that was looked at */
+  lua_Integer seed;
+  struct mch_parent_heap heap; /* how the collector was made ready for workers */
+  int hides_bars;              /* bars of tasks are not shown */
+  int running;                 /* a task runs in this process */
+  size_t memory;               /* limit of what a worker adds, bytes; 0: none */
+  struct mch_lwatch watch;     /* in a worker */
+  int watching;                /* it is installed */
+  struct mch_tidy tidy;        /* what each task finds, whatever the one before has done */
+  struct mch_young young;      /* likewise */
+  struct mch_dictionary codes; /* what the pool told by CODE */
+  int prepared;                /* init has run */
+  int broken;                  /* init raised: `complaint` is the answer to the first task */
+  int complaint;               /* registry reference to { message, traceback, shown, value } */
+};
+
+/* The runner of a pool whose `task` this is. */
+struct mch_runner mch_ltask_runner(struct mch_ltask *task);
+
+/* Push an integer from the running task's random stream. 0: there is no such stream. */
+int mch_ltask_random(lua_State *L);
+
+/* Keep math.random and math.randomseed as they are now. Called when the module opens. */
+void mch_ltask_open(lua_State *L);
+
+/* Free what a runner in this process has gathered (inline engine). */
+void mch_ltask_close(lua_State *L, struct mch_ltask *task);
+
+#endif

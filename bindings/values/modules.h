@@ -1,0 +1,65 @@
+/* Runs in: both.
+ *
+ * Values that are sent by name: the modules in package.loaded, their functions, their classes, and
+ * the three standard files. Names are looked up raw. */
+#ifndef MCH_MODULES_H
+#define MCH_MODULES_H
+
+#include <lua.h>
+#include <stdint.h>
+
+/* The parts of a baseline table (mch_baseline_take), by their array index. */
+enum mch_baseline_part {
+  MCH_BASELINE_MODULE = 1, /* object -> name of its module */
+  MCH_BASELINE_FIELD,      /* object -> field in that module; nothing for the module itself */
+  MCH_BASELINE_LOADED,     /* module -> true when noted at the fork, false when loaded later */
+  MCH_BASELINE_STAMP,      /* a sum over package.loaded, to see cheaply that it did not change */
+  MCH_BASELINE_GLOBALS,    /* weak: global -> value at the fork */
+  MCH_BASELINE_PRESENT,    /* global -> true if it was not nil, false if workers differ in it */
+  MCH_BASELINE_CODES,      /* weak: function -> id of its bytecode */
+  MCH_BASELINE_USES,       /* id of bytecode -> what mch_bytecode_uses() says */
+  MCH_BASELINE_NAMES,      /* weak: function that is not sent -> what mch_bytecode_uses() says */
+  MCH_BASELINE_CALM,       /* weak: such a function -> list of all names that it leads to */
+  MCH_BASELINE_PARTS = MCH_BASELINE_CALM
+};
+
+/* Note the fields of all modules that are loaded now, in a baseline table. */
+void mch_modules_note(lua_State *L, int baseline);
+
+/* For looking up many objects: stack indices, all filled by mch_modules_open(). */
+enum { MCH_MODULES_SLOTS = 4 };
+struct mch_modules {
+  int module_of, field_of, loaded, baseline;
+  int opened;
+  int fresh;     /* modules loaded since the fork have been looked for */
+  size_t missed; /* objects that had no name */
+  int filtered;  /* `filter` is filled */
+  uint64_t
+      filter[128]; /* bits for the addresses that have a name, good while the message is encoded */
+};
+
+/* Fill four stack slots from `slot` on. baseline: a stack index, or 0. */
+void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int baseline);
+
+/* Does this baseline have a name for the object at this index? The name may mean something else by
+ * now. */
+int mch_modules_have_noted(lua_State *L, int baseline, int object);
+
+/* Is the object at this index known by name, and does the name still mean it? Then push the
+ * module's name and the field (nil for the module itself) and return 1; else 0. For a table that is
+ * used as a metatable, `as_metatable` is true. Functions in Lua that workers may not have by that
+ * name are not known. */
+int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int as_metatable);
+
+/* Can the object at this address have a name? Quick, and sometimes wrong when it says so. */
+static inline int mch_modules_may_know(const struct mch_modules *modules, const void *object) {
+  uint64_t hash = (uint64_t)(uintptr_t)object * UINT64_C(0x9e3779b97f4a7c15) >> 51;
+  return !modules->filtered || (modules->filter[hash >> 6] >> (hash & 63) & 1) != 0;
+}
+
+/* The other way: push the object that a name stands for and return 1. Else push a message and
+ * return 0. `field` may be the index of a nil. `loaded`: NULL, or the module is
+ * required if it is not loaded, and *loaded set. */
+int mch_modules_resolve(lua_State *L, int baseline, int module, int field, int *loaded);
+
+#endif

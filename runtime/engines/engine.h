@@ -1,0 +1,182 @@
+/* Runs in: parent.
+ *
+ * The interface of an engine, which runs tasks for a pool. A pool owns tasks and their run IDs; an
+ * engine gets them one by one, and reports by events how they ended. The interface speaks of tasks,
+ * never of processes: it fits workers forked here, this process itself, and later workers on other
+ * machines.
+ *
+ * All calls are made under the pool's lock, one at a time; none of them blocks. Only calls with
+ * `owner` = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
+#ifndef MCH_ENGINE_H
+#define MCH_ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/base/chaos.h"
+#include "runtime/base/error.h"
+#include "runtime/show/output.h"
+#include "runtime/base/platform.h"
+#include "task.h"
+
+struct mch_level;
+struct mch_worker;
+
+/* What an engine tells its pool. */
+struct mch_events {
+  void *ud;
+  /* The task ended; the result is the pool's from now on. */
+  void (*finished)(void *ud, struct mch_task *task, struct mch_result *result);
+  /* The task was submitted and provably never started: it goes back to the head of the queue. */
+  void (*returned)(void *ud, struct mch_task *task);
+  /* The next item of a batch has this OK answer; or ended in another way (see failed). */
+  void (*answered)(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length);
+  /* The next `count` items have these OK answers: `length` bytes of records as in ITEMS. */
+  void (*answered_many)(void *ud, struct mch_task *batch, const unsigned char *records,
+                        size_t length, uint32_t count);
+  /* It ended in this way; NULL: there was no memory to say how. */
+  void (*failed)(void *ud, struct mch_task *batch, struct mch_result *result);
+  /* A batch is over, its items ran for so many nanoseconds. All are answered or split off. */
+  void (*batch_over)(void *ud, struct mch_task *batch, uint64_t elapsed);
+  /* The items of a batch that were at its end are a batch of their own, `rest`, never begun. */
+  void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest);
+  /* A piece of the task's result came ahead. */
+  void (*early)(void *ud, struct mch_task *task, const unsigned char *piece, size_t length);
+  /* A log record came; to be handed to Lua on the owner's thread before later results. */
+  void (*log)(void *ud, const unsigned char *graph, size_t length);
+  /* Let go of the pool's lock around code of the host, and take it again. */
+  void (*unlock)(void *ud);
+  void (*lock)(void *ud);
+};
+
+/* Bytecode by id, for workers that do not have it yet. NULL when there is none. */
+struct mch_codes {
+  void *ud;
+  const void *(*get)(void *ud, uint32_t id, size_t *length);
+};
+
+/* What a worker does with a task; implemented by the binding, called where tasks run. */
+struct mch_run {
+  const unsigned char *function; /* an item's: its batch's function; NULL: it is in `graph` */
+  size_t function_length;
+  int first;      /* of its batch */
+  int precise;    /* an item: see own_time */
+  uint64_t began; /* an item: when the one before was over */
+  uint64_t runid;
+  const char *name; /* not terminated */
+  size_t name_length;
+  const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
+  size_t length;
+  /* Set by the runner: nanoseconds that the task's own code took, at most. Of an item that may be
+   * all since `began`, which spares a look at the clock, unless it is to be precise. */
+  uint64_t own_time;
+  uint64_t ended; /* set by the runner: when it was over */
+};
+
+struct mch_runner {
+  void *ud;
+  /* In the pool's process, before a fork: whether the new worker shall set itself up at once, since
+   * more than its tasks depends on it; else it may do so when the first one has come. */
+  int (*eager)(void *ud);
+  /* Once in a new worker, before its first task. It never returns an error: it keeps it for the
+   * task that comes. */
+  void (*begin)(void *ud, struct mch_worker *worker);
+  /* Run one task: leave the answer's graph in `answer`, return its kind. Called with `begin`'s
+   * worker, whose `spans` may then be used for what is large and stays where it is until calm(); or
+   * with none in this process (inline). */
+  enum mch_kind (*run)(void *ud, struct mch_run *run, struct mch_buf *answer);
+  /* Bytecode came. */
+  void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
+  /* Raise an error in the running task as soon as may be. Called from a signal handler. */
+  void (*interrupt)(void *ud);
+  /* Raise it once more, if the task has met that error and runs on. NULL: it is not raised again.
+   */
+  void (*insist)(void *ud);
+  /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
+   * what is not needed any more. */
+  void (*calm)(void *ud);
+  /* Names the format of bytecode and graphs; a worker with another one is refused. */
+  const char *format;
+};
+
+struct mch_engine_config {
+  unsigned nworkers;
+  uint64_t timeout;              /* nanoseconds; 0: none */
+  uint64_t max_tasks_per_worker; /* 0: no limit */
+  int snapshot;  /* one fork for each task, which finds its work in the memory it was forked with */
+  int bars;      /* show the bars of tasks */
+  int log_level; /* the lowest level of log records that is wanted */
+  uint64_t limit_memory, limit_cpu, limit_files; /* as mch_platform_limit() has them */
+  uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
+  struct mch_output *output; /* referenced by the engine while it lives */
+  struct mch_worker *self;   /* the worker that this process is, or NULL */
+  struct mch_chaos chaos;    /* faults on purpose, for pools outside workers */
+  struct mch_runner runner;
+  struct mch_events events;
+  struct mch_codes codes;
+  void (*child_hook)(void *ud); /* run in each new worker, first of all; may be NULL */
+  void *child_hook_ud;
+};
+
+struct mch_worker_info {
+  int pid;
+  int busy; /* runid is valid */
+  uint64_t runid;
+  uint64_t tasks; /* ended so far */
+  unsigned slot;  /* from 1; that of a worker that has gone is its replacement's */
+  uint64_t maxrss;
+};
+
+struct mch_engine;
+struct mch_engine_ops {
+  /* The first worker (owner only). 0, or an error when there is none. */
+  int (*start)(struct mch_engine *engine, struct mch_error *error);
+  /* Take over a task. 0, or MCH_FULL: ask again after the next pump. */
+  int (*submit)(struct mch_engine *engine, struct mch_task *task, int owner,
+                struct mch_error *error);
+  /* Ask that a submitted task end as `task->stop`; its end comes as an event. Of a batch that is
+   * the item that runs, after those behind it were taken back. */
+  void (*stop)(struct mch_engine *engine, struct mch_task *task);
+  /* Take back a submitted batch that has not begun: 1 (it has come by returned()), or 0. */
+  int (*reclaim)(struct mch_engine *engine, struct mch_task *batch);
+  /* Take back those of its items from `number` on that have not begun: they come by split(). */
+  void (*shorten)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
+  /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
+  void (*recall)(struct mch_engine *engine, int32_t priority);
+  /* Let go of what was submitted: it may have been kept to send several at once. */
+  void (*flush)(struct mch_engine *engine);
+  /* Do all that can be done now. `queued`: tasks that wait in the pool. */
+  void (*pump)(struct mch_engine *engine, int owner, size_t queued);
+  /* Whether a worker has little left to do: it is time for a pump. Costs next to nothing. */
+  int (*wants_tasks)(struct mch_engine *engine);
+  /* Whether workers are missing that add() would make now. */
+  int (*short_of_workers)(struct mch_engine *engine, size_t queued);
+  /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when
+   * there is not a single one after it. */
+  int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
+  /* When pump() has something to do again without any descriptor being ready; 0: at once. */
+  uint64_t (*deadline)(struct mch_engine *engine);
+  /* Tasks that run now; and what workers() lists. */
+  unsigned (*running)(struct mch_engine *engine);
+  size_t (*workers)(struct mch_engine *engine, struct mch_worker_info *infos, size_t room);
+  /* Tell the workers the lowest level of log records that is wanted. */
+  void (*log_threshold)(struct mch_engine *engine, int level);
+  /* End: ask the workers to leave (`kill`: end them now), no task is left with the engine. */
+  void (*quit)(struct mch_engine *engine, int kill);
+  /* 1 when quit() is complete: no worker is left. */
+  int (*gone)(struct mch_engine *engine);
+  void (*free)(struct mch_engine *engine);
+};
+
+/* The head of every engine. */
+struct mch_engine {
+  const struct mch_engine_ops *ops;
+  struct mch_poller *poller; /* what to wait for */
+  int frugal;                /* workers are made only when none lives, and then one */
+};
+
+/* Make an engine. NULL and `error`: it cannot be made. */
+typedef struct mch_engine *mch_engine_maker(const struct mch_engine_config *config,
+                                            struct mch_error *error);
+mch_engine_maker mch_engine_fork_new, mch_engine_inline_new;
+#endif

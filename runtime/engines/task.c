@@ -1,0 +1,138 @@
+/* Runs in: parent. Purpose: task.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "task.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* -- tasks and batches -------------------------------------------------------------------- */
+
+struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                              size_t length) {
+  size_t id_bytes = codes * sizeof *ids;
+  struct mch_task *task;
+  if (length > SIZE_MAX - id_bytes - sizeof *task)
+    return NULL;
+  task = malloc(sizeof *task + id_bytes + length);
+  if (task == NULL)
+    return NULL;
+  memset(task, 0, sizeof *task);
+  task->codes = codes;
+  task->length = id_bytes + length;
+  if (codes > 0)
+    memcpy(task->body, ids, id_bytes);
+  if (length > 0 && graph != NULL)
+    memcpy(task->body + id_bytes, graph, length);
+  return task;
+}
+
+struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                               size_t length, size_t function_length, uint32_t count,
+                               uint64_t index) {
+  struct mch_task *task = mch_task_new(ids, codes, graph, length);
+  if (task == NULL)
+    return NULL;
+  task->batch = calloc(1, sizeof *task->batch);
+  if (task->batch == NULL) {
+    mch_task_free(task);
+    return NULL;
+  }
+  task->batch->count = task->batch->kept = count;
+  task->batch->function_length = (uint32_t)function_length;
+  task->batch->index = index;
+  return task;
+}
+
+/* Where in the body the item of this number begins. */
+static size_t item_at(const struct mch_task *batch, uint32_t number) {
+  size_t at = batch->codes * sizeof(uint32_t) + batch->batch->function_length;
+  for (; number > 0; number--)
+    at += 4 + mch_load_u32(batch->body + at);
+  return at;
+}
+
+struct mch_task *mch_task_split(const struct mch_task *task, uint32_t number) {
+  const struct mch_batch *batch = task->batch;
+  size_t ids = task->codes * sizeof(uint32_t), at = item_at(task, number);
+  size_t front = ids + batch->function_length;
+  struct mch_task *rest =
+      mch_batch_new(NULL, 0, NULL, front + task->length - at, batch->function_length,
+                    batch->count - number, batch->index + number);
+  if (rest == NULL)
+    return NULL;
+  memcpy(rest->body, task->body, front);
+  memcpy(rest->body + front, task->body + at, task->length - at);
+  rest->codes = task->codes;
+  rest->runid = task->runid + number;
+  rest->priority = task->priority;
+  rest->group = task->group;
+  return rest;
+}
+
+void mch_task_free(struct mch_task *task) {
+  if (task == NULL)
+    return;
+  if (task->batch != NULL)
+    mch_buf_free(&task->batch->answers);
+  free(task->batch);
+  mch_cargo_drop(task->cargo);
+  mch_cargo_drop(task->early);
+  free(task->extra);
+  free(task);
+}
+
+void mch_task_carry(struct mch_task *task, struct mch_cargo *cargo) {
+  task->cargo = cargo;
+  task->length += cargo->size;
+}
+
+struct mch_body mch_task_graph(const struct mch_task *task) {
+  size_t ids = task->codes * sizeof(uint32_t);
+  struct mch_body body = {task->body + ids, task->length - ids, NULL, 0};
+  return task->cargo != NULL ? task->cargo->body : body;
+}
+
+/* -- results ------------------------------------------------------------------------------ */
+
+struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
+                                  size_t length) {
+  struct mch_result *result;
+  if (length > SIZE_MAX - sizeof *result)
+    return NULL;
+  result = malloc(sizeof *result + length);
+  if (result == NULL)
+    return NULL;
+  memset(result, 0, sizeof *result);
+  result->kind = kind;
+  result->length = length;
+  result->graph = result->inlined;
+  if (length > 0)
+    memcpy(result->inlined, graph, length);
+  if (text != NULL && (result->text = strdup(text)) == NULL) {
+    free(result);
+    return NULL;
+  }
+  return result;
+}
+
+struct mch_result *mch_result_adopt(enum mch_kind kind, void *memory, const unsigned char *graph,
+                                    size_t length) {
+  struct mch_result *result = mch_result_new(kind, NULL, NULL, 0);
+  if (result == NULL) {
+    free(memory);
+    return NULL;
+  }
+  result->memory = memory;
+  result->graph = graph;
+  result->length = length;
+  return result;
+}
+
+void mch_result_free(struct mch_result *result) {
+  if (result != NULL) {
+    free(result->memory);
+    free(result->text);
+    free(result->progress);
+  }
+  free(result);
+}

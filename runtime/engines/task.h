@@ -1,0 +1,129 @@
+/* Runs in: parent.
+ *
+ * What a task, a batch of items and a result are; how they are made, split and freed. Knows neither
+ * pools nor engines. */
+#ifndef MCH_TASK_H
+#define MCH_TASK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/base/buf.h"
+#include "runtime/wire/cargo.h"
+#include "runtime/wire/protocol.h"
+
+struct mch_group;
+
+/* What few tasks have. */
+struct mch_task_extra {
+  uint64_t timeout; /* nanoseconds of run time; 0: the pool's */
+  uint64_t index;   /* of an item that left its batch: the caller's number */
+  unsigned retries; /* extra attempts when its worker died */
+  size_t name_length;
+  char name[]; /* not terminated */
+};
+
+/* What a task has that stands for many: items of one function, with run IDs that follow each other.
+ * Its body is ids, the function's graph, and for each item u32 length and graph. */
+struct mch_batch {
+  uint32_t count;           /* items, those answered included */
+  uint32_t answered;        /* from the first on */
+  uint32_t kept;            /* items that the pool's index still leads to this task for */
+  uint32_t function_length; /* bytes of the function's graph */
+  uint64_t index;           /* the caller's number of the first item */
+  /* The pool's: answers that were not taken, from item `from` on, as records: u8 length (1 to
+   * MCH_RECORD_MAX) and a graph; MCH_ANSWER_LONG, u32 length and a graph; or MCH_ANSWER_APART. */
+  struct mch_buf answers;
+  uint32_t from;
+  int lost;   /* there was no memory for an answer: it and those behind it are not there */
+  int listed; /* in its group's list of results */
+};
+
+/* In the place of an answer's length: a u32 has it; the item is a task of its own now. */
+#define MCH_ANSWER_LONG 255u
+#define MCH_ANSWER_APART 0u
+
+enum mch_task_state {
+  MCH_TASK_QUEUED,    /* in the pool's queue */
+  MCH_TASK_SUBMITTED, /* with the engine */
+  MCH_TASK_DONE       /* has a result, waits to be received */
+};
+
+struct mch_task {
+  struct mch_task *next, *previous; /* in the pool's queue or its group's list of results */
+  struct mch_group *group;
+  struct mch_task_extra *extra; /* NULL: nothing special */
+  struct mch_result *result;    /* when DONE */
+  struct mch_batch *batch;      /* NULL: one task */
+  struct mch_level *level;      /* of the pool's queue, until DONE; NULL: it was never there */
+  uint64_t runid;
+  int32_t priority;
+  uint16_t attempt;        /* from 0 */
+  uint8_t state;           /* enum mch_task_state */
+  uint8_t stop;            /* 0, or the enum mch_kind that it must end with */
+  uint32_t ticket;         /* the engine's */
+  void *holder;            /* the engine's: who has it; NULL: nobody */
+  uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
+  size_t length;           /* bytes of `body` and of the cargo */
+  struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
+  struct mch_cargo *early; /* held by it and by the pieces that came; the owner's anchor is what
+                              they became. NULL: none came */
+  size_t early_bytes;      /* of the pieces that came */
+  unsigned char body[];    /* ids, then the graph unless it is cargo */
+};
+
+/* The graph of a task that is not DONE, in pieces. */
+struct mch_body mch_task_graph(const struct mch_task *task);
+
+/* How a task ended, and what it returned. */
+struct mch_result {
+  enum mch_kind kind;
+  int pid;          /* of the worker, 0: none */
+  int signal;       /* KILLED: by which, 0: unknown */
+  int exitcode;     /* EXITED */
+  uint64_t elapsed; /* nanoseconds of run time */
+  uint64_t maxrss;  /* bytes, 0: unknown */
+  char *text;       /* why, worded by this side; NULL: see the graph */
+  char *progress;   /* where its bar stood when its worker died, or NULL */
+  int graph_is_log; /* the graph is the last log record of a task whose worker died */
+  int perhaps_oom;  /* KILLED, and the kernel killed somebody for want of memory */
+  size_t length;
+  const unsigned char *graph; /* the worker's values; for ERROR see ltask */
+  void *memory;               /* what `graph` is in; NULL: `inlined` */
+  unsigned char inlined[];
+};
+
+/* Tasks that it stands for. */
+static inline uint32_t mch_task_count(const struct mch_task *task) {
+  return task->batch != NULL ? task->batch->count : 1;
+}
+
+/* A batch of the items of `batch` from `number` on, with a copy of what they need; `batch` stays as
+ * it is. NULL: no memory. */
+struct mch_task *mch_task_split(const struct mch_task *batch, uint32_t number);
+void mch_task_free(struct mch_task *task);
+
+/* A result with a copy of `length` bytes of graph, or NULL. `text` is copied, NULL for none. */
+struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
+                                  size_t length);
+/* A result without a copy: it takes over `memory`, in which the graph is, also on failure (NULL).
+ */
+struct mch_result *mch_result_adopt(enum mch_kind kind, void *memory, const unsigned char *graph,
+                                    size_t length);
+void mch_result_free(struct mch_result *result);
+
+/* A task whose body is `codes` ids and `length` bytes of graph; the caller's until mch_pool_run()
+ * takes it. NULL: no memory. */
+struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                              size_t length);
+/* Give such a task its graph as cargo instead, which is the task's from now on. */
+void mch_task_carry(struct mch_task *task, struct mch_cargo *cargo);
+
+/* A batch: a task for `count` items of one function. Of the `length` bytes of `graph` the first
+ * `function_length` are the function's; then come the items, u32 length and graph each. `index` is
+ * the caller's number of the first one. NULL: no memory. */
+struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *graph,
+                               size_t length, size_t function_length, uint32_t count,
+                               uint64_t index);
+
+#endif

@@ -1,0 +1,165 @@
+/* Runs in: parent, on a thread of its own. Purpose: driver.h.
+ *
+ * It has three ways of waiting: PARKED, on the condition variable, while there is nothing to do or
+ * the owner is inside the pool; NEAR, a short sleep, when the owner has just left and may be back
+ * at once (a loop of receive_one would otherwise wake the thread each time; that is why it begins
+ * with one), when the owner queues tasks without a pause (it pumps as it does so), or when many
+ * tasks end in a burst; POLLING, in poll(), until a worker sends something. */
+#include "driver.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "runtime/base/gate.h"
+#include "runtime/base/platform.h"
+
+static const uint64_t first_rest = 1000000u;      /* 1 ms: a short-lived pool needs no look */
+static const uint64_t near_rest = 500000u;        /* 0.5 ms */
+static const uint64_t unwatched_rest = 20000000u; /* where no descriptor tells */
+
+enum rest { AWAKE, PARKED, NEAR, POLLING };
+
+struct mch_driver {
+  struct mch_driven driven;
+  pthread_t thread;
+  pthread_cond_t changed;
+  enum rest rest;
+  uint64_t until; /* POLLING: when it will come back by itself */
+  int wake[2];    /* a pipe to end POLLING and NEAR with */
+  int woken;      /* a byte is in it */
+  int near;       /* the next rest is NEAR */
+  int stop;
+};
+
+static void rest_parked(struct mch_driver *driver) {
+  driver->rest = PARKED;
+  pthread_cond_wait(&driver->changed, driver->driven.lock);
+  driver->rest = AWAKE;
+  driver->near = 1;
+}
+
+static void come_from_near(struct mch_driver *driver, uint64_t rest) {
+  mch_platform_await(&driver->wake[0], 1, mch_now() + rest, NULL);
+  pthread_mutex_lock(driver->driven.lock);
+  driver->rest = AWAKE;
+}
+
+static void rest_near(struct mch_driver *driver) {
+  driver->rest = NEAR;
+  driver->near = 0;
+  pthread_mutex_unlock(driver->driven.lock);
+  come_from_near(driver, near_rest);
+}
+
+static void rest_polling(struct mch_driver *driver) {
+  struct pollfd fds[2] = {{driver->wake[0], POLLIN, 0}, {driver->driven.fd, POLLIN, 0}};
+  char bytes[16];
+  driver->until = driver->driven.deadline(driver->driven.ud);
+  if (driver->driven.fd < 0 && driver->until > mch_now() + unwatched_rest)
+    driver->until = mch_now() + unwatched_rest;
+  driver->rest = POLLING;
+  pthread_mutex_unlock(driver->driven.lock);
+  poll(fds, 2, mch_milliseconds_until(driver->until));
+  pthread_mutex_lock(driver->driven.lock);
+  driver->rest = AWAKE;
+  if (driver->woken && read(driver->wake[0], bytes, sizeof bytes) > 0)
+    driver->woken = 0;
+}
+
+static void *drive(void *argument) {
+  struct mch_driver *driver = argument;
+  const struct mch_driven *driven = &driver->driven;
+  mch_gate_let_go(); /* it is born */
+  come_from_near(driver, first_rest);
+  while (!driver->stop) {
+    if (driven->attended(driven->ud) || !driven->busy(driven->ud))
+      rest_parked(driver);
+    else {
+      if (driver->near)
+        rest_near(driver);
+      else
+        rest_polling(driver);
+      if (driver->stop || driven->attended(driven->ud))
+        continue;
+      mch_gate_hold_off();
+      driver->near = driven->pump(driven->ud);
+      pthread_mutex_unlock(driven->lock);
+      driven->draw(driven->ud);
+      mch_gate_let_go();
+      pthread_mutex_lock(driven->lock);
+    }
+  }
+  pthread_mutex_unlock(driven->lock);
+  return NULL;
+}
+
+/* A thread that is being born holds locks of the C library (or of a sanitizer) that a fork would
+ * copy: nobody forks before it has come to its function. */
+static int start_thread(struct mch_driver *driver) {
+  sigset_t all, old;
+  int code;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old); /* the thread inherits it: it takes no signals */
+  mch_gate_hold_off();
+  code = pthread_create(&driver->thread, NULL, drive, driver);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  if (code != 0)
+    mch_gate_let_go();
+  return code;
+}
+
+struct mch_driver *mch_driver_new(const struct mch_driven *driven) {
+  struct mch_driver *driver = calloc(1, sizeof *driver);
+  if (driver == NULL)
+    return NULL;
+  driver->driven = *driven;
+  driver->rest = NEAR;
+  if (mch_platform_pipe(driver->wake, NULL) != 0) {
+    free(driver);
+    return NULL;
+  }
+  mch_platform_nonblocking(driver->wake[0]);
+  mch_platform_nonblocking(driver->wake[1]);
+  pthread_cond_init(&driver->changed, NULL);
+  if (start_thread(driver) == 0)
+    return driver;
+  pthread_cond_destroy(&driver->changed);
+  close(driver->wake[0]);
+  close(driver->wake[1]);
+  free(driver);
+  return NULL;
+}
+
+static void wake(struct mch_driver *driver) {
+  if (!driver->woken && write(driver->wake[1], "", 1) == 1)
+    driver->woken = 1;
+}
+
+void mch_driver_notice(struct mch_driver *driver) {
+  const struct mch_driven *driven = &driver->driven;
+  if (driver->rest == PARKED && driven->busy(driven->ud) && !driven->attended(driven->ud))
+    pthread_cond_signal(&driver->changed);
+  else if (driver->rest == POLLING && driven->deadline(driven->ud) < driver->until)
+    wake(driver);
+}
+
+/* It is woken when the lock is free, which is what it wants first. */
+void mch_driver_stop(struct mch_driver *driver) {
+  pthread_mutex_lock(driver->driven.lock);
+  driver->stop = 1;
+  if (driver->rest != PARKED)
+    wake(driver);
+  pthread_mutex_unlock(driver->driven.lock);
+  pthread_cond_signal(&driver->changed);
+}
+
+void mch_driver_free(struct mch_driver *driver) {
+  mch_driver_stop(driver);
+  pthread_join(driver->thread, NULL);
+  pthread_cond_destroy(&driver->changed);
+  close(driver->wake[0]);
+  close(driver->wake[1]);
+  free(driver);
+}

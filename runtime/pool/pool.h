@@ -1,0 +1,226 @@
+/* Runs in: parent only.
+ *
+ * Tasks: queue, dispatch, collection, cancellation. A non-blocking state machine with one entry,
+ * the pump, and three callers: a waiting call, an event loop's poll, and the driver's thread. Knows
+ * no Lua and no process.
+ *
+ * The life of a task
+ *
+ *     run --> QUEUED --submit--> SUBMITTED --finished--> DONE --take--> freed
+ *               ^                    |
+ *               +----- returned -----+   never started: stolen, recalled, its worker died;
+ *                                        or it is tried again
+ *
+ * Threads: the pool has an owner, the thread that happens to call into it (one at a time); the
+ * driver's thread comes between those calls. Each function takes the pool's lock by itself. */
+#ifndef MCH_POOL_H
+#define MCH_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/base/buf.h"
+#include "runtime/engines/engine.h"
+
+struct mch_pool;
+
+struct mch_pool_config {
+  mch_engine_maker *make;          /* what gets the work done */
+  struct mch_engine_config engine; /* its events and codes are filled in by the pool */
+  int background;                  /* have a driver */
+  const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
+};
+
+/* Tasks that are received together: those of run(), or those of one map or imap. */
+struct mch_group {
+  struct mch_task *first, *last; /* DONE ones, in order of completion */
+  size_t unfinished;             /* accepted and not DONE */
+  size_t finished;               /* DONE and not taken */
+  size_t coming;                 /* announced, and not accepted yet */
+  size_t batches;                /* that are not over */
+  uint64_t item_time, items;     /* nanoseconds that items of batches took, and how many */
+  size_t most;      /* bytes of results that may wait before no further task starts; 0: any */
+  size_t bytes;     /* of those that wait here */
+  size_t kept;      /* of those that the owner has taken, and keeps */
+  size_t submitted; /* tasks and batches with the engine */
+  int wanted;       /* the owner waits for any of them, whatever waits already */
+  int overfull;     /* more than `most` wait; what was sent ahead was taken back */
+  int abandoned;    /* nobody will take anything: drop what finishes, then the group */
+};
+
+struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
+
+/* A new group, the pool's from mch_pool_abandon() on; NULL: no memory. `coming`: so many tasks will
+ * be run in it; 0 if that is not known. `most`: while results of more bytes wait none of its tasks
+ * starts, but one at a time for an owner who waits for any; 0: no such bound. */
+struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t most);
+
+/* So many bytes of results the owner has taken, and keeps: they count as if they waited. To be told
+ * after so large a step, and after a task or answers so large were taken. */
+enum { MCH_KEEP_STEP = 256 * 1024 };
+void mch_pool_keep(struct mch_pool *pool, struct mch_group *group, size_t bytes);
+/* The owner waits for any of the group's tasks, or (0) no longer. */
+void mch_pool_want(struct mch_pool *pool, struct mch_group *group, int wanted);
+
+/* Nobody is interested in this group any more: what waits never starts, what runs is stopped, what
+ * has finished is dropped. Does not wait. */
+void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group);
+
+/* Have the workers ready. Blocks no longer than the forks take. */
+int mch_pool_start(struct mch_pool *pool, struct mch_error *error);
+
+/* Accept a task: the pool owns it from now on, in `group`. Starts the workers if there are none.
+ * On failure (no worker can be started, no memory) the task stays the caller's. */
+int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
+                 uint64_t *runid, struct mch_error *error);
+
+/* See to it that these tasks are accepted, in this order and next: all that mch_pool_run() may lack
+ * is had before. 0 or a code. */
+int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t count,
+                     struct mch_error *error);
+
+/* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
+void mch_pool_pump(struct mch_pool *pool);
+
+/* From here on workers that ended are replaced only when none lives, and then by one: for callers
+ * that have no time for forks. Or, with 0, all of them. */
+void mch_pool_spare_forks(struct mch_pool *pool, int on);
+
+/* Whether workers have ended that mch_pool_add_workers() would replace now. */
+int mch_pool_short_of_workers(struct mch_pool *pool);
+
+/* Fork them; on the owner's thread. While not a single one can be had it is tried again; after some
+ * seconds of that, the tasks that wait fail with the reason. */
+void mch_pool_add_workers(struct mch_pool *pool);
+
+/* What a wait is for. */
+struct mch_waiting {
+  uint64_t until; /* MCH_NEVER: as long as it takes */
+  /* NULL: come back when there is something to pump. Else the wait pumps by itself, while nothing
+   * else is to be done, until this says yes. */
+  int (*enough)(void *ud);
+  /* Asked with all signals blocked, right before each sleep: not 0 ends the wait at once, so that
+   * no signal is lost between the look and the sleep. */
+  int (*interrupted)(void *ud);
+  void *ud;
+  /* If more than one finished task or item of a group is waited for: how many. The wait may then
+   * sleep through the first ones, for a part of the time that all will take. */
+  const struct mch_group *group;
+  size_t count;
+};
+
+/* Wait until there may be something to do for the caller, or until `until`, or a signal. On the
+ * owner's thread; the driver keeps away meanwhile: it need not be woken for each result. */
+void mch_pool_wait(struct mch_pool *pool, const struct mch_waiting *waiting);
+
+/* The owner is about to do what its next pump or wait depends on (0: no longer): the driver keeps
+ * away, as it does from a wait. */
+void mch_pool_attend(struct mch_pool *pool, int attended);
+
+/* The wait of an event loop: until one of these descriptors is readable, `until` comes, or a signal
+ * has something to say by `interrupted`. Whether the first one is readable. */
+int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
+                    void *ud);
+
+/* Sleep until `until`, or until a signal has something to say by `interrupted`. */
+void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
+
+/* Wait for pools that have joined `poller`, until `until` or a signal as above. Drivers do not keep
+ * away. */
+void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void *ud), void *ud);
+
+/* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
+uint64_t mch_pool_deadline(struct mch_pool *pool);
+
+/* The oldest log record not handed over yet, into `record` (cleared first): 1, or 0 for none. */
+int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *record);
+int mch_pool_has_logs(struct mch_pool *pool);
+
+/* Some results come in pieces ahead of their task's end, to be turned into values meanwhile. The
+ * oldest piece; NULL: none is there. It stays so, and where it is, until mch_pool_drop_piece(),
+ * which is for the owner only. All pieces of a task that was taken have been dropped when its
+ * `ahead` is not shared any more. */
+struct mch_piece {
+  struct mch_cargo *of; /* its task's; the owner gives it an anchor, and the place for the spent */
+  const unsigned char *bytes;
+  size_t length;
+};
+const struct mch_piece *mch_pool_piece(struct mch_pool *pool);
+void mch_pool_drop_piece(struct mch_pool *pool);
+
+/* Take a finished task, the caller's from now on (mch_pool_discard). NULL: none now, or log records
+ * have to be taken first. take: in order of completion. take_in_order: the first at or after run ID
+ * *from, which moves on. */
+struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group);
+struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group *group,
+                                        uint64_t *from);
+void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
+
+/* How many finished tasks of a group that nobody took have failed, cancelled ones not counted:
+ * those with run IDs from `from` on. */
+size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uint64_t from);
+/* Drop what a group has finished; unless `all` is set, the failures that are counted above stay. */
+void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all);
+
+/* If what a group has next are answers of a batch, take them: 1. The first is that of the item with
+ * the caller's number `index`. 0: none, or another task is next, or log records. */
+struct mch_answers {
+  struct mch_buf graphs; /* as struct mch_batch has them; the caller frees it */
+  uint64_t index;
+  uint32_t count; /* items: those that `graphs` has not are lost, for want of memory */
+  uint32_t taken; /* of them, without those that are APART */
+  uint64_t runid; /* of the first */
+};
+int mch_pool_take_answers(struct mch_pool *pool, struct mch_group *group,
+                          struct mch_answers *answers);
+
+/* The mean run time of the items of a group's batches, in nanoseconds; 0: not known yet. */
+uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
+
+/* Counts of a group, and of the whole pool (`unfinished` also where `group` is NULL). */
+size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
+size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
+/* Both at once, of a group: whether something has finished, and whether fewer than `few` have not.
+ */
+void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
+                   int *wants_tasks);
+struct mch_pool_counts {
+  unsigned running;
+  size_t queued; /* accepted, neither running nor done */
+  uint64_t next_runid;
+};
+void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts);
+size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, size_t room);
+
+/* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it
+ * runs; its end comes later. */
+int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
+/* Ask it of all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
+void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
+/* How many tasks below `limit` have not finished. */
+size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);
+
+/* Bytecode to its id in this pool; 0: send it with the message. */
+uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length);
+/* And back; the bytes stay where they are while the pool lives. NULL: unknown. */
+const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
+
+void mch_pool_log_threshold(struct mch_pool *pool, int level);
+
+/* A descriptor that is readable when a pump has something to do; -1 where there is none. */
+int mch_pool_fd(struct mch_pool *pool, struct mch_error *error);
+
+/* Have mch_poller_wait() of `poller` say `ud` when a pump has something to do. 0 or a code. One
+ * poller at most; mch_pool_part() before it is freed. */
+int mch_pool_join(struct mch_pool *pool, struct mch_poller *poller, void *ud,
+                  struct mch_error *error);
+void mch_pool_part(struct mch_pool *pool);
+
+/* Ask all workers to leave, or end them now. mch_pool_gone(): 1 when none is left (pump and wait
+ * until then). */
+void mch_pool_quit(struct mch_pool *pool, int kill);
+int mch_pool_gone(struct mch_pool *pool);
+
+/* End the driver and free everything. Workers must be gone. */
+void mch_pool_free(struct mch_pool *pool);
+#endif

@@ -1,0 +1,158 @@
+/* Runs in: parent.
+ *
+ * Cancelling: a task, many, an item of a batch, a group that is abandoned. What waits ends here;
+ * what runs is stopped by the engine, and ends when that says so. */
+#define _POSIX_C_SOURCE 200809L
+#include "pool_state.h"
+
+#include <pthread.h>
+
+#include "runtime/base/buf.h"
+#include "runtime/engines/task.h"
+
+/* 0: it had ended, 1: it ends now, 2: it runs; its end comes later. */
+static int cancel(struct mch_pool *pool, struct mch_task *task);
+
+/* -- groups ------------------------------------------------------------------------------- */
+
+static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
+  while (group->first != NULL) {
+    struct mch_task *task = group->first;
+    struct mch_answers answers;
+    if (task->batch != NULL) {
+      mch_take_answers(pool, task, &answers);
+      mch_buf_free(&answers.graphs);
+    } else {
+      mch_take_done(pool, task);
+      mch_pool_discard(pool, task);
+    }
+  }
+}
+
+void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  drop_finished(pool, group);
+  /* The group is kept by `abandoned` = 0 while its tasks are looked up; ends come in between. */
+  for (runid = pool->next_runid; group->unfinished > 0 && runid-- > pool->base;) {
+    struct mch_task *task = *mch_index_slot(pool, runid);
+    if (task != NULL && task->group == group && mch_ends_is_open(task, runid))
+      cancel(pool, task);
+  }
+  drop_finished(pool, group);
+  pool->coming -= group->coming;
+  group->coming = 0;
+  group->abandoned = 1;
+  mch_ends_free_if_idle(group);
+  mch_take_unlock(pool);
+}
+
+/* -- tasks and items ---------------------------------------------------------------------- */
+
+static void end_queued(struct mch_pool *pool, struct mch_task *task) {
+  mch_queue_remove(&pool->queue, task);
+  mch_ends_end_task(pool, task, MCH_KIND_CANCELLED, NULL);
+}
+
+/* The item of a begun batch that runs, if one does. */
+static int cancel_running(struct mch_pool *pool, struct mch_task *task) {
+  if (task->batch->answered == task->batch->count)
+    return 0;
+  task->stop = MCH_KIND_CANCELLED;
+  pool->engine->ops->stop(pool->engine, task);
+  return task->stop != 0 ? 2 : 0;
+}
+
+/* All items of a batch that have not ended. */
+static int cancel_batch(struct mch_pool *pool, struct mch_task *task) {
+  uint64_t end = task->runid + task->batch->count;
+  if (task->stop != 0)
+    return 2;
+  if (task->state == MCH_TASK_SUBMITTED)
+    pool->engine->ops->reclaim(pool->engine, task);
+  if (task->state == MCH_TASK_QUEUED) {
+    end_queued(pool, task);
+    return 1;
+  }
+  pool->engine->ops->shorten(pool->engine, task, 0);
+  if (task->runid + task->batch->count < end)
+    end_queued(pool, *mch_index_slot(pool, task->runid + task->batch->count));
+  return cancel_running(pool, task);
+}
+
+/* Cut one item out of a batch in the queue, and end it. */
+static int cut_item(struct mch_pool *pool, struct mch_task *task, uint32_t number) {
+  struct mch_task *after = NULL, *single = NULL;
+  if (number + 1 < task->batch->count && (after = mch_task_split(task, number + 1)) == NULL)
+    return 0;
+  if (number > 0 && (single = mch_task_split(task, number)) == NULL) {
+    mch_task_free(after);
+    return 0;
+  }
+  mch_queue_remove(&pool->queue, task);
+  if (after != NULL) {
+    task->batch->count = number + 1;
+    mch_ends_split(pool, task, after);
+  }
+  if (single != NULL) { /* it was split off with what is behind it */
+    single->batch->count = single->batch->kept = 1;
+    task->batch->count = number;
+    mch_ends_adopt(pool, task, single);
+    mch_queue_add(&pool->queue, task);
+  }
+  mch_ends_end_task(pool, single != NULL ? single : task, MCH_KIND_CANCELLED, NULL);
+  return 1;
+}
+
+static int cancel_item(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
+  uint32_t number = (uint32_t)(runid - task->runid);
+  if (!mch_ends_is_open(task, runid))
+    return 0;
+  if (task->state == MCH_TASK_SUBMITTED && !pool->engine->ops->reclaim(pool->engine, task)) {
+    pool->engine->ops->shorten(pool->engine, task, number);
+    /* Still there: it has begun; if others have after it, it is over. */
+    if (*mch_index_slot(pool, runid) == task)
+      return number + 1 == task->batch->count ? cancel_running(pool, task) : 0;
+    task = *mch_index_slot(pool, runid);
+    number = 0;
+  }
+  return cut_item(pool, task, number);
+}
+
+static int cancel(struct mch_pool *pool, struct mch_task *task) {
+  if (task == NULL || task->state == MCH_TASK_DONE)
+    return 0;
+  if (task->batch != NULL)
+    return cancel_batch(pool, task);
+  if (task->stop != 0)
+    return 2;
+  task->stop = MCH_KIND_CANCELLED;
+  if (task->state == MCH_TASK_SUBMITTED) {
+    pool->engine->ops->stop(pool->engine, task);
+    return task->state == MCH_TASK_DONE ? 1 : 2;
+  }
+  mch_queue_remove(&pool->queue, task);
+  mch_ends_set_done(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
+  return 1;
+}
+
+int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
+  struct mch_task *task;
+  int was;
+  pthread_mutex_lock(&pool->lock);
+  task = mch_index_find(pool, runid);
+  was = task != NULL && task->batch != NULL ? cancel_item(pool, task, runid) : cancel(pool, task);
+  pthread_mutex_unlock(&pool->lock);
+  return was;
+}
+
+void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  for (runid = limit < pool->next_runid ? limit : pool->next_runid; runid-- > pool->base;) {
+    struct mch_task *task = *mch_index_slot(pool, runid);
+    if (task != NULL && (group == NULL || task->group == group))
+      cancel(pool, task);
+  }
+  pthread_mutex_unlock(&pool->lock);
+}

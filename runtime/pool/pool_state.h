@@ -1,0 +1,129 @@
+/* Runs in: parent.
+ *
+ * What the files of a pool share. All of it is used with the pool's lock held; public functions
+ * (pool.h) take the lock, those below have it. */
+#ifndef MCH_POOL_STATE_H
+#define MCH_POOL_STATE_H
+
+#include <pthread.h>
+
+#include "driver.h"
+#include "pool.h"
+#include "queue.h"
+#include "runtime/wire/codes.h"
+
+/* A log record on its way to Lua. */
+struct record {
+  struct record *next;
+  size_t length;
+  unsigned char graph[];
+};
+
+/* A part of a result on its way to Lua. */
+struct piece {
+  struct mch_piece head;
+  struct piece *next;
+  unsigned char bytes[];
+};
+
+enum {
+  CROWD = 32,    /* so many results at once are many */
+  FEED = 192,    /* with so many tasks in the queue it is looked whether workers want some */
+  FEED_STEP = 16 /* how often */
+};
+
+struct mch_pool {
+  pthread_mutex_t lock;
+  struct mch_engine *engine;
+  struct mch_output *output;
+  int background;            /* whether a thread is wanted while there are tasks */
+  struct mch_driver *driver; /* NULL: none, or not yet */
+  struct mch_queue queue;
+  /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
+  struct mch_task **index;
+  size_t index_start, index_room;
+  uint64_t base, next_runid;
+  size_t submitted;
+  size_t unfinished; /* tasks and items of all groups that have not ended */
+  struct record *records, *last_record;
+  size_t record_bytes;
+  struct piece *pieces, *last_piece;
+  struct mch_result *no_memory; /* stands in for a result that there is no memory for */
+  struct mch_dictionary dictionary;
+  char *bar_name;               /* NULL: no bar for all tasks */
+  struct mch_bar *bar;          /* while there are tasks that were not taken */
+  struct mch_bar_tasks counted; /* what it shows */
+  uint64_t accepted;            /* since it began */
+  size_t coming;                /* tasks that groups have announced */
+  int overfull;                 /* a group is since the last pump */
+  size_t ended_since_wait;      /* tasks that ended since the owner last waited */
+  int attended;                 /* the owner waits inside, or works for it */
+  uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
+  uint64_t drives, drives_seen; /* pumps by the driver; those before the owner's last pump */
+  uint64_t runs_seen;           /* next_runid at the driver's last pump */
+  uint64_t last_run;            /* when a task came that could go at once */
+  uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
+  int started;
+  struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
+  struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
+  int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
+                                   nobody waits by a descriptor */
+  int wakeup_raised;
+};
+
+/* pool.c: the pump, and when it is due. */
+
+uint64_t mch_pool_next_deadline(struct mch_pool *pool);
+void mch_pool_pump_as_owner(struct mch_pool *pool);
+
+/* pool_index.c: tasks by run ID. mch_index_find() may be asked for any number, mch_index_slot() for
+ * those from `base` to `next_runid`. */
+
+struct mch_task **mch_index_slot(struct mch_pool *pool, uint64_t runid);
+struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid);
+int mch_index_reserve(struct mch_pool *pool, size_t count);
+void mch_index_remove(struct mch_pool *pool, uint64_t runid);
+void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
+
+/* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
+ * which shows the end of the bar with the last. */
+
+int mch_take_all_taken(struct mch_pool *pool);
+void mch_take_done(struct mch_pool *pool, struct mch_task *task);
+void mch_take_unlock(struct mch_pool *pool);
+void mch_take_answers(struct mch_pool *pool, struct mch_task *task, struct mch_answers *answers);
+
+/* pool_ends.c: the one way into DONE. Those with `ud` are the events of the engine (engine.h); the
+ * others count groups and the bar, and wake the owner. */
+
+void mch_ends_update_bar(struct mch_pool *pool);
+void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how);
+void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t count);
+int mch_ends_is_open(const struct mch_task *task, uint64_t runid);
+void mch_ends_raise_wakeup(struct mch_pool *pool);
+void mch_ends_lower_wakeup(struct mch_pool *pool);
+void mch_ends_free_if_idle(struct mch_group *group);
+void mch_ends_unlist(struct mch_task *task);
+int mch_ends_is_over(const struct mch_group *group);
+void mch_ends_remove_bytes(struct mch_group *group, size_t bytes);
+size_t mch_ends_result_size(const struct mch_task *task);
+void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_ends_free_if_over(struct mch_task *task);
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length);
+void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
+                            size_t length, uint32_t count);
+void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result);
+void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed);
+void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task *rest);
+void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest);
+void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
+                       const char *why);
+void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result);
+void mch_ends_returned(void *ud, struct mch_task *task);
+void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
+void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length);
+void mch_ends_unlock_for_host(void *ud);
+void mch_ends_lock_again(void *ud);
+void mch_ends_drop_piece(struct mch_pool *pool);
+
+#endif

@@ -1,0 +1,136 @@
+/* Runs in: both.
+ *
+ * The registry of bars: which ones run, in order of arrival, and which have ended and are not yet
+ * shown, in order of finishing. It knows no terminal and has no clock: times are passed in.
+ *
+ * The counters of a bar are in a slot: eight-byte atomics that somebody else writes (the loop of
+ * this process, or a worker through shared memory) and that are sampled when it is time to draw. So
+ * one iteration costs a plain store. The caller locks (output.c). */
+#ifndef MCH_PROGRESS_H
+#define MCH_PROGRESS_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define MCH_BAR_UNKNOWN UINT64_MAX /* as a total: not known. As `done` at the end: as sampled */
+
+/* How a bar ends: name, word in records, mark behind the name on the screen. */
+#define MCH_BAR_ENDS(X)                                                                            \
+  X(RUNNING, "running", "")                                                                        \
+  X(FINISHED, "finished", "")                                                                      \
+  X(BROKEN, "broken", "")                                                                          \
+  X(ERROR, "error", " (error)")                                                                    \
+  X(EXITED, "exited", " (exited)")                                                                 \
+  X(KILLED, "killed", " (killed)")                                                                 \
+  X(TIMEOUT, "timeout", " (timeout)")                                                              \
+  X(CANCELLED, "cancelled", " (cancelled)")
+
+enum mch_bar_end {
+#define MCH_BAR_NAME(name, word, mark) MCH_BAR_##name,
+  MCH_BAR_ENDS(MCH_BAR_NAME)
+#undef MCH_BAR_NAME
+};
+
+const char *mch_bar_end_word(enum mch_bar_end how);
+const char *mch_bar_end_mark(enum mch_bar_end how);
+
+/* `id` says whose counters these are, so that a slot can be used again: whoever takes the slot
+ * writes 0, then done and total, then the new id (release). A sample counts only if `id` was the
+ * bar's own before and after. Only the owner of the bar writes done and total (relaxed). */
+struct mch_bar_slot {
+  _Atomic uint64_t id;
+  _Atomic uint64_t done;
+  _Atomic uint64_t total; /* MCH_BAR_UNKNOWN: not known */
+};
+
+/* A bar that counts the tasks of a pool (`done` have ended, of `total`) has two counters more. They
+ * belong to the pool, and outlive the bar. */
+struct mch_bar_tasks {
+  _Atomic uint64_t running;
+  _Atomic uint64_t failed;
+};
+
+/* What somebody who starts a bar says about it. Text is copied, at most MCH_BAR_TEXT bytes. */
+#define MCH_BAR_TEXT 1024
+struct mch_bar_spec {
+  const char *name;
+  size_t name_length;
+  uint64_t total;
+  struct mch_bar_slot *slot;         /* NULL: the bar brings its own */
+  uint64_t slot_id;                  /* id of `slot` while it is this bar's */
+  const struct mch_bar_tasks *tasks; /* NULL: not a bar of a pool */
+  int loop;         /* of this process's Lua thread, which starts, ticks and ends it */
+  int64_t runid;    /* of the task, or -1 */
+  const char *task; /* name of the task, or NULL */
+  size_t task_length;
+};
+
+struct mch_bar {
+  struct mch_bar *previous, *next; /* in one of the registry's lists */
+  struct mch_bar_slot *slot;       /* where the counters are: `own`, or the spec's */
+  struct mch_bar_slot own;
+  uint64_t slot_id;
+  uint64_t key;                         /* 1, 2, 3, ... in this process */
+  uint64_t done, total;                 /* as last sampled */
+  const struct mch_bar_tasks *tasks;    /* as in its spec; NULL when it has ended */
+  uint64_t tasks_running, tasks_failed; /* as last sampled */
+  uint64_t started_ns, ended_ns;
+  /* what was last reported, by renderers that report */
+  uint64_t told_ns, told_done, told_total, told_running;
+  int64_t runid;
+  struct mch_bar_slot *upstream; /* in a worker: the slot that its parent samples, or NULL */
+  enum mch_bar_end how;
+  unsigned char told;      /* the start was reported */
+  unsigned char forwarded; /* in a worker: counters are copied to the parent by the clock */
+  unsigned char ticking;   /* who stores into it must call mch_output_tick() too */
+  unsigned char loop;      /* as in its spec */
+  unsigned char of_tasks;  /* it counts tasks */
+  unsigned char foreign;   /* inherited through a fork, or left: counts no more */
+  size_t name_length, task_length;
+  char text[]; /* name, then task */
+};
+
+struct mch_bar_list {
+  struct mch_bar *first, *last;
+  size_t count;
+};
+
+struct mch_progress {
+  struct mch_bar_list running; /* in order of arrival */
+  struct mch_bar_list ended;   /* in order of finishing, until shown */
+  struct mch_bar_list foreign; /* inherited, or left */
+  uint64_t last_key;
+};
+
+/* Add a running bar. NULL: no memory. It is owned by the registry; the caller may use it until it
+ * has ended it. */
+struct mch_bar *mch_progress_start(struct mch_progress *progress, const struct mch_bar_spec *spec,
+                                   uint64_t now_ns);
+
+/* Move a running bar to the ended ones. `done` and `total` are its last counters, or
+ * MCH_BAR_UNKNOWN for `done`: both as the slot has them. */
+void mch_progress_end(struct mch_progress *progress, struct mch_bar *bar, uint64_t done,
+                      uint64_t total, enum mch_bar_end how, uint64_t now_ns);
+
+/* Read the counters of one bar out of its slot. Nonzero if they differ from the last sample. */
+int mch_progress_sample(struct mch_bar *bar);
+
+/* Forget an ended bar that has been shown. */
+void mch_progress_drop(struct mch_progress *progress, struct mch_bar *bar);
+
+/* After a fork, in the child: the bars stay as objects, whoever holds one may still store into it
+ * and end it, but they count no more. */
+void mch_progress_disown(struct mch_progress *progress);
+
+/* Who holds a running bar has left it: it may be stored into and ended, but counts no more. Returns
+ * what takes its place among the running ones. NULL: no memory, all is as it was. */
+struct mch_bar *mch_progress_leave(struct mch_progress *progress, struct mch_bar *bar);
+
+/* Free a bar that was inherited or left. */
+void mch_progress_release(struct mch_progress *progress, struct mch_bar *bar);
+
+/* Free all bars. */
+void mch_progress_free(struct mch_progress *progress);
+
+#endif

@@ -1,0 +1,231 @@
+--- @submodule mantichora
+
+-- The options, their checks and the messages about wrong ones. Loaded by pool.lua with the core; returns the options by
+-- what takes them, and the check.
+
+local core = ...
+
+local ipairs, pairs, tostring, type = ipairs, pairs, tostring, type
+local to_text, tointeger = core.text, core.tointeger
+
+local function smaller(a, b) return a < b and a or b end
+
+-- For "did you mean": how far two names are apart, and their edit distance. Names that begin alike, and one
+-- that ends with the other, are near.
+local function distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal = row[0]
+    row[0] = i
+    for j = 1, #b do
+      local cost = a:byte(i) == b:byte(j) and 0 or 1
+      diagonal, row[j] = row[j], smaller(row[j] + 1, smaller(row[j - 1] + 1, diagonal + cost))
+    end
+  end
+  local short, long = a, b
+  if #short > #long then short, long = long, short end
+  if #short > 2 and (long:sub(1, 3) == short:sub(1, 3) or long:sub(-#short) == short) then
+    return smaller(row[#b], 2), row[#b]
+  end
+  return row[#b], row[#b]
+end
+
+-- The known name that looks most like this one, and how far it is away.
+local function nearest(name, known)
+  local best, least, more
+  for candidate in pairs(known) do
+    local d, whole = distance(tostring(name):lower(), candidate)
+    if not least or d < least or d == least and (whole < more or whole == more and candidate < best) then
+      best, least, more = candidate, d, whole
+    end
+  end
+  return best, least
+end
+
+local function shown(value) return type(value) == "string" and ("%q"):format(value) or to_text(value) end
+
+local function complain(name, expected, value)
+  return ("option '%s' must be %s: %s is given"):format(name, expected, shown(value))
+end
+
+-- Each check returns the value to use, or nil and a message.
+
+local function integer_from(least, expected)
+  return function(name, value)
+    local number = type(value) == "number" and tointeger(value)
+    if not number or number < least then return nil, complain(name, expected, value) end
+    return number
+  end
+end
+
+local function choice_of(...)
+  local words = { ... }
+  local expected = '"' .. table.concat(words, '" or "') .. '"'
+  return function(name, value)
+    for _, word in ipairs(words) do
+      if value == word then return value end
+    end
+    return nil, complain(name, expected, value)
+  end
+end
+
+local function of_type(wanted, expected)
+  return function(name, value)
+    if type(value) ~= wanted then return nil, complain(name, expected, value) end
+    return value
+  end
+end
+
+local function seconds(name, value)
+  if type(value) ~= "number" or not (value > 0) then
+    return nil, complain(name, "a positive number of seconds", value)
+  end
+  return value
+end
+
+local function check_nworkers(name, value)
+  if value == "auto" then return core.cpu_count() end
+  local number = type(value) == "number" and tointeger(value)
+  if not number then return nil, complain(name, 'an integer or "auto"', value) end
+  if number < 1 then return nil, ("nworkers must be at least one: %d is given"):format(number) end
+  if number > 4096 then return nil, complain(name, "at most 4096", value) end
+  return number
+end
+
+local options_of = {} -- by what takes them: filled in below
+
+local limit_options = {
+  memory = integer_from(1, "a positive number of bytes"),
+  cpu = integer_from(1, "a positive whole number of seconds"),
+  files = integer_from(1, "a positive integer"),
+}
+
+local function check_limits(name, value)
+  if type(value) ~= "table" then return nil, complain(name, "a table", value) end
+  local checked = {}
+  for key, limit in pairs(value) do
+    local check_limit = limit_options[key]
+    if not check_limit then
+      local hint = options_of.pool[key] and "it is an option of the pool: " .. key
+        or ("did you mean 'limits.%s'?"):format((nearest(key, limit_options)))
+      return nil, ("unknown option 'limits.%s' (%s)"):format(tostring(key), hint)
+    end
+    local good, message = check_limit("limits." .. key, limit)
+    if message then return nil, message end
+    checked[key] = good
+  end
+  return checked
+end
+
+--- What `mantichora(options)` and `new(options)` take. All may be absent.
+-- @table options
+-- @field nworkers how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
+-- `cpu_count()` returns. The environment variable MANTICHORA_WORKERS changes the default.
+-- @field engine `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task,
+-- from the state that this process has when the task starts; only results are serialized. `"inline"`: in this
+-- process, when its result is received, for debugging.
+-- @field progressbar false: bars of tasks are not shown. Default true.
+-- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
+-- failed. Default false.
+-- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
+-- @field timeout seconds that each task, and `init`, may run; default: no limit
+-- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
+-- @field seed integer from which the random streams of the tasks are derived; default: random
+-- @field init function, run once in each new worker before its first task. Workers get it by the fork, not
+-- serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process,
+-- the task that waits for it fails, and the others go to other workers.
+-- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
+-- (seconds over its life), `files` (open descriptors)
+-- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational
+-- mode before the first fork, so that workers share its pages, and back at `close`; a worker is replaced
+-- after a task that left much in it, or that ran a full collection. `"keep"`: the collector is not touched.
+-- @field background true: from the first `run` to `close` a helper thread of this process advances the pool
+-- between calls (if no thread can be started, only calls do). false: no thread. Default true.
+-- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
+-- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
+-- @field name string, shown in messages
+
+local pool_options = {
+  nworkers = check_nworkers,
+  engine = choice_of("fork", "snapshot", "inline"),
+  progressbar = of_type("boolean", "true or false"),
+  poolbar = of_type("boolean", "true or false"),
+  on_error = choice_of("raise", "return"),
+  timeout = seconds,
+  max_tasks_per_worker = integer_from(1, "a positive integer"),
+  seed = integer_from(1 << 63, "an integer"),
+  init = of_type("function", "a function"),
+  limits = check_limits,
+  capture_warn = integer_from(0, "a number of bytes (0: never)"),
+  gc = choice_of("auto", "keep"),
+  background = of_type("boolean", "true or false"),
+  name = of_type("string", "a string"),
+}
+
+options_of.pool = pool_options
+
+local run_options = {
+  name = of_type("string", "a string"),
+  timeout = seconds,
+  retries = integer_from(0, "an integer that is not negative"),
+  priority = integer_from(1 << 63, "an integer"),
+}
+
+local returns_options = { packed = of_type("boolean", "true or false") }
+
+-- What an item of `map` takes is what a task takes.
+local map_options = {
+  name = run_options.name, timeout = run_options.timeout, retries = run_options.retries,
+  priority = run_options.priority,
+}
+
+local imap_options = { ordered = of_type("boolean", "true or false") }
+for name, check_option in pairs(map_options) do imap_options[name] = check_option end
+
+options_of.limits, options_of.run_with, options_of.returns = limit_options, run_options, returns_options
+options_of.map, options_of.imap = map_options, imap_options
+
+-- Where to look, in this order, for the owner of an option that was given to the wrong function.
+local owners = { "limits", "pool", "run_with", "returns", "imap" }
+local names = { limits = "the pool's limits", pool = "the pool" }
+
+-- The message about an option that `owner` does not have: whose it is, or which name is nearest.
+local function unknown_option(name, owner)
+  local best, least = nearest(name, options_of[owner])
+  local hint = ("did you mean '%s'?"):format(best)
+  for _, other in ipairs(owners) do
+    local its_name = names[other] or other
+    if options_of[other][name] then
+      hint = "it is an option of " .. its_name
+      break
+    end
+    local its_best, its_least = nearest(name, options_of[other])
+    if other ~= owner and its_least < least and its_least <= 3 and its_least < #tostring(name) then
+      hint, least = ("did you mean '%s'? That is an option of %s"):format(its_best, its_name), its_least
+    end
+  end
+  return ("unknown option '%s' (%s)"):format(tostring(name), hint)
+end
+
+local options = { check_nworkers = check_nworkers }
+
+-- A checked copy of the `given` options of `owner` ("pool", "run_with", "returns", "map" or "imap"), which are
+-- argument `number`; an error at the user's call names what is wrong.
+function options.check(owner, given, number)
+  local checked = {}
+  if given == nil then return checked end
+  if type(given) ~= "table" then
+    core.argument(number, "options must be a table: " .. core.typename(given) .. " is given")
+  end
+  for name, value in pairs(given) do
+    local check = options_of[owner][name]
+    if not check then core.raise(unknown_option(name, owner)) end
+    local good, message = check(name, value)
+    if message then core.raise(message) end
+    checked[name] = good
+  end
+  return checked
+end
+
+return options
