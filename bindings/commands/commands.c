@@ -5,8 +5,6 @@
 
 #include <lauxlib.h>
 
-#include "bindings/commands/kernel.h"
-
 /* A word, and the part that runs it: a function of the word and its arguments that returns the exit
  * status. NULL: the word is kept for a command that this version does not have. */
 struct command {

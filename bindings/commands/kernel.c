@@ -1,7 +1,8 @@
-/* Runs in: parent. Purpose: kernel.h. */
+/* Runs in: parent.
+ *
+ * The host's side of a notebook: what scripts/commands/notebook.lua cannot do in Lua (commands.h).
+ * The other side is a kernel in Python, scripts/jupyter/kernel.py, which started this process. */
 #define _POSIX_C_SOURCE 200809L
-
-#include "bindings/commands/kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +20,7 @@
 #include "bindings/commands/coroutines.h"
 #include "bindings/context.h"
 #include "bindings/embedded.h"
-#include "bindings/host/host.h"
+#include "bindings/incomplete.h"
 #include "bindings/show/latpbar.h"
 #include "bindings/pool/lpool.h"
 #include "runtime/show/output.h"
@@ -356,7 +357,7 @@ static int call_cell(lua_State *L) {
 static int is_incomplete(lua_State *L) {
   luaL_checkstring(L, 1);
   lua_settop(L, 1);
-  lua_pushboolean(L, mch_repl_is_incomplete(L, LUA_ERRSYNTAX));
+  lua_pushboolean(L, mch_incomplete(L, LUA_ERRSYNTAX));
   return 1;
 }
 
