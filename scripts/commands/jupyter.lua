@@ -116,7 +116,9 @@ end
 local function install(given)
   local python, sentence = choose_python(given.python)
   if not python then return complain(sentence) end
-  local path = os.tmpname()
+  local folder = ask("mktemp -d") -- of its own: Python looks for modules beside the file
+  if not folder then return complain("no temporary folder can be made") end
+  local path = folder .. "/kernel.py"
   local file = assert(io.open(path, "wb"))
   file:write(core.file "commands.kernel")
   file:close()
@@ -127,6 +129,7 @@ local function install(given)
   io.stdout:flush()
   local _, _, status = os.execute(table.concat(command, " "))
   os.remove(path)
+  os.execute("rm -rf " .. quote(folder))
   return status == 0 and 0 or 1
 end
 
