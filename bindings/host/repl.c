@@ -15,6 +15,7 @@
 
 #include <lauxlib.h>
 
+#include "bindings/incomplete.h"
 #include "bindings/part.h"
 #include "bindings/show/latpbar.h"
 #include "lineedit.h"
@@ -78,17 +79,6 @@ static enum mch_typed read_line(const struct repl *repl, bool is_first) {
   return typed;
 }
 
-/* Whether a chunk failed to compile only because it is not complete yet. */
-static bool is_incomplete(lua_State *L, int status) {
-  static const char mark[] = "<eof>";
-  size_t length;
-  const char *message;
-  if (status != LUA_ERRSYNTAX)
-    return false;
-  message = lua_tolstring(L, -1, &length);
-  return length >= sizeof mark - 1 && strcmp(message + length - (sizeof mark - 1), mark) == 0;
-}
-
 static int load(lua_State *L, int text) {
   size_t length;
   const char *chunk = lua_tolstring(L, text, &length);
@@ -115,7 +105,7 @@ static bool load_statement(const struct repl *repl, int *status) {
   for (;;) {
     enum mch_typed typed;
     *status = load(L, 1);
-    if (!is_incomplete(L, *status))
+    if (!mch_incomplete(L, *status))
       return true;
     typed = read_line(repl, false);
     if (typed != MCH_TYPED_LINE)

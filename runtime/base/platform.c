@@ -293,6 +293,26 @@ long mch_platform_unread(int fd) {
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;
 }
 
+#if defined(__linux__)
+static ssize_t take_from_reader(void *cookie, char *bytes, size_t room) {
+  struct mch_reader *reader = cookie;
+  return reader->take(reader->ud, bytes, room);
+}
+#endif
+
+FILE *mch_platform_reader(struct mch_reader *reader) {
+#if defined(__linux__)
+  cookie_io_functions_t functions = {take_from_reader, NULL, NULL, NULL};
+  FILE *file = fopencookie(reader, "r", functions);
+  if (file != NULL)
+    setvbuf(file, NULL, _IONBF, 0);
+  return file;
+#else
+  (void)reader;
+  return NULL;
+#endif
+}
+
 /* -- processes ---------------------------------------------------------------------------- */
 
 int mch_platform_watch_process(pid_t pid) {

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "error.h"
@@ -129,6 +130,14 @@ void mch_platform_flush_streams(void);
 
 /* Run `leave(status)` as the first of all exit handlers; it must not return. */
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
+
+/* A stream without a buffer whose bytes `take` gives: as read(2), 0: the end. NULL: not on this
+ * system, or no memory. The reader must live until fclose(). */
+struct mch_reader {
+  ssize_t (*take)(void *ud, char *bytes, size_t room);
+  void *ud;
+};
+FILE *mch_platform_reader(struct mch_reader *reader);
 
 /* A number that processes share after a fork, kept as the position of a file in memory: nothing
  * that one of them writes moves it, and it is there when one has gone. 0, and -1 in `fd` where
