@@ -440,32 +440,42 @@ describe("a renderer", function()
     end
   end)
 
-  it("that raises when a result is handed over keeps nobody from it", function()
-    local got = plain([[
-      local calls, errors, results = 0, 0, 0
-      local mcore <close> = require "mantichora"{ nworkers = 1 }
-      for i = 1, 300 do
-        atpbar.set_renderer(function(r) if r.event == "end" then error("no paint", 0) end end)
-        mcore:run(function() for i in atpbar(3, "loop") do end end)
-        local received
-        repeat
-          local fine, list = pcall(mcore.receive_finished, mcore)
-          if fine then received = #list > 0 else errors = errors + 1 assert(list == "no paint", list) end
-        until received
-        results = results + 1
-        if not pcall(mcore.poll, mcore, 0) then errors = errors + 1 end
-      end
-      print(results, errors)]])
-    assert.equal("300\t300\n", got.out, got.err)
+  it("that raises is logged once, set no more, and harms no result", function()
+    for _, engine in ipairs{ "fork", "snapshot", "inline" } do
+      local got = plain(([[
+        local logging = require "mantichora.logging"
+        local records = {}
+        logging.get("mantichora"):add_handler(function(r) records[#records + 1] = r.levelname .. " " .. r.message end)
+        local results, raised = 0, 0
+        local mcore <close> = require "mantichora"{ nworkers = 1, engine = %q }
+        for i = 1, 50 do
+          atpbar.set_renderer(function(r) if r.event == "end" then error("no paint " .. i, 0) end end)
+          mcore:run(function() for i in atpbar(3, "loop") do end return i end)
+          mcore:run(function() for i in atpbar(3, "loop") do end return i end)
+          local fine, list = pcall(mcore.returns, mcore)
+          if fine and list.n == 2 and list[1] == i and list[2] == i then results = results + 1 else raised = raised + 1 end
+        end
+        print(results, raised, #records, records[1], records[50])]]):format(engine))
+      assert.equal("50\t0\t50\tERROR the renderer failed and is not called any more: no paint 1\t"
+        .. "ERROR the renderer failed and is not called any more: no paint 50\n", got.out, engine .. got.err)
+    end
   end)
 
-  it("raises into the loop, once, and is then set no more", function()
+  it("that raises in a loop, a flush or with an odd error lets it go on", function()
     local got = plain([[
+      local logging = require "mantichora.logging"
+      logging.basic_config{ stream = print }
       atpbar.set_renderer(function() error("no paint", 0) end)
       print(pcall(function() for i in atpbar(3, "a") do end end))
-      print(pcall(function() for i in atpbar(3, "b") do end end))]])
-    assert.equal("false\tno paint\ntrue\n", got.out)
-    assert.equal(2, #lines((got.err:gsub("[^\n]*: a\n", ""))))
+      atpbar.set_renderer(function() error(setmetatable({}, { __tostring = function() error "deep" end })) end)
+      local bar = atpbar.bar{ name = "b" }
+      print(pcall(atpbar.flush))
+      bar:close()
+      atpbar.set_renderer(function() error() end)
+      print(pcall(function() for i in atpbar(3, "c") do end end))]])
+    assert.same({ "ERROR:mantichora:the renderer failed and is not called any more: no paint", "true",
+      "ERROR:mantichora:the renderer failed and is not called any more", "true",
+      "ERROR:mantichora:the renderer failed and is not called any more: nil", "true" }, lines(got.out))
   end)
 
   it("may be taken back", function()

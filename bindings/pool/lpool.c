@@ -12,7 +12,7 @@
 #include "bindings/part.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/text.h"
 #include "runtime/base/chaos.h"
 #include "runtime/base/decimal.h"
@@ -277,7 +277,7 @@ static int core_new(lua_State *L) {
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
   mch_notices_tell(L);
-  output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
+  output = mch_loutput_get(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);

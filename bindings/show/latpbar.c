@@ -12,11 +12,9 @@
 #include <lauxlib.h>
 
 #include "bindings/context.h"
-#include "bindings/lwatch.h"
-#include "runtime/mantichora.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
-#include "sinks.h"
+#include "loutput.h"
 #include "bindings/values/text.h"
 
 /***
@@ -36,210 +34,6 @@ lines in; in a worker it never does.
 
 static const char *const loop_type = "mantichora.atpbar.loop";
 static const char *const bar_type = "mantichora.atpbar.bar";
-static const char *const output_type = "mantichora.output";
-
-/* Registry keys: their addresses. */
-static const char output_key = 0, renderer_key = 0, complaint_key = 0;
-
-/* --- the output of the state --- */
-
-struct output_box {
-  struct mch_output *out;
-};
-
-static int call_render(lua_State *L);
-
-/* The state closes. Pools and loops, which are younger, have ended their bars: the last that sinks
- * and renderers are told. */
-static void tell_the_end(lua_State *L, struct mch_output *out) {
-  if (!lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, call_render);
-  lua_pushlightuserdata(L, out);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-    lua_pop(L, 1);
-}
-
-/* Pools and loops that are finalized later still end their bars in it. */
-static int output_gc(lua_State *L) {
-  struct output_box *box = lua_touserdata(L, 1);
-  if (box->out != NULL)
-    tell_the_end(L, box->out);
-  mch_output_unref(box->out);
-  box->out = NULL;
-  return 0;
-}
-
-static struct mch_output *new_output(lua_State *L) {
-  struct mch_error error;
-  struct output_box *box = lua_newuserdatauv(L, sizeof *box, 0);
-  box->out = NULL;
-  if (luaL_newmetatable(L, output_type)) {
-    lua_pushcfunction(L, output_gc);
-    lua_setfield(L, -2, "__gc");
-  }
-  lua_setmetatable(L, -2);
-  box->out = mch_output_new(NULL, &error);
-  if (box->out == NULL)
-    luaL_error(L, "%s", error.text);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &output_key);
-  return box->out;
-}
-
-struct mch_output *mch_atpbar_output(lua_State *L) {
-  struct output_box *box;
-  luaL_checkstack(L, 4, NULL);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &output_key);
-  box = lua_touserdata(L, -1);
-  lua_pop(L, 1);
-  return box != NULL && box->out != NULL ? box->out : new_output(L);
-}
-
-/* --- the renderer of the script --- */
-
-static void set_integer(lua_State *L, const char *key, uint64_t value) {
-  lua_pushinteger(L, value > LUA_MAXINTEGER ? LUA_MAXINTEGER : (lua_Integer)value);
-  lua_setfield(L, -2, key);
-}
-
-static void set_string(lua_State *L, const char *key, const char *text, size_t length) {
-  lua_pushlstring(L, text, length);
-  lua_setfield(L, -2, key);
-}
-
-static void push_report(lua_State *L, const struct mch_report *report) {
-  static const char *const events[] = {"start", "update", "end"};
-  lua_createtable(L, 0, 12);
-  lua_pushstring(L, events[report->event]);
-  lua_setfield(L, -2, "event");
-  set_integer(L, "id", report->key);
-  set_string(L, "name", report->name, report->name_length);
-  set_integer(L, "done", report->done);
-  if (report->total != MCH_BAR_UNKNOWN)
-    set_integer(L, "total", report->total);
-  lua_pushnumber(L, (lua_Number)report->elapsed_ns / 1e9);
-  lua_setfield(L, -2, "elapsed");
-  if (report->of_tasks) {
-    set_integer(L, "running", report->running);
-    set_integer(L, "queued", mch_render_queued(report));
-    set_integer(L, "failed", report->failed);
-  }
-  if (report->runid >= 0)
-    set_integer(L, "runid", (uint64_t)report->runid);
-  if (report->task != NULL)
-    set_string(L, "task", report->task, report->task_length);
-  if (report->event == MCH_REPORT_END) {
-    lua_pushstring(L, mch_bar_end_word(report->how));
-    lua_setfield(L, -2, "state");
-  }
-}
-
-void mch_atpbar_choose_mode(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
-  int told = mch_context_get(L)->sinks.progress != NULL;
-  luaL_checkstack(L, 4, NULL);
-  told |= lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) != LUA_TNIL;
-  lua_pop(L, 1);
-  mch_output_set_mode(out, told ? MCH_PROGRESS_REPORTS : MCH_PROGRESS_AUTO);
-}
-
-static void forget_renderer(lua_State *L) {
-  lua_pushnil(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_atpbar_choose_mode(L);
-}
-
-/* Tell sinks, or the script's renderer, all that is new. */
-static void render(lua_State *L, struct mch_output *out) {
-  struct mch_report report;
-  int stops;
-  mch_sinks_output(L, out);
-  if (mch_sinks_progress(L, out))
-    return;
-  luaL_checkstack(L, 6, NULL);
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) == LUA_TNIL) {
-    lua_pop(L, 1);
-    return;
-  }
-  while (mch_output_report(out, mch_output_now(out), &report)) {
-    lua_pushvalue(L, -1);
-    push_report(L, &report);
-    stops = mch_lwatch_stops(L);
-    if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-      if (mch_lwatch_stops(L) == stops)
-        forget_renderer(L);
-      lua_error(L);
-    }
-  }
-  lua_pop(L, 1);
-}
-
-static int call_render(lua_State *L) {
-  render(L, lua_touserdata(L, 1));
-  return 0;
-}
-
-/* The error on top, which is popped, is to be raised by the next mch_atpbar_pump(), if no other one
- * waits for that. */
-static void keep_complaint(lua_State *L) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key) == LUA_TBOOLEAN) {
-    lua_pushvalue(L, -2);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key); /* needs no memory: the key is there */
-  }
-  lua_pop(L, 2);
-}
-
-void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
-  int stops = mch_lwatch_stops(L);
-  if (!mch_output_wants_owner(out, 0) || !lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, call_render);
-  lua_pushlightuserdata(L, out);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
-    return;
-  if (mch_lwatch_caught(L, stops))
-    lua_pop(L, 1);
-  else
-    keep_complaint(L);
-}
-
-void mch_atpbar_pump_quietly(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
-  int stops = mch_lwatch_stops(L);
-  const char *text;
-  mch_output_pump(out, mch_output_now(out), 1);
-  luaL_checkstack(L, 4, NULL);
-  lua_pushcfunction(L, call_render);
-  lua_pushlightuserdata(L, out);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
-    return;
-  text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
-  if (strstr(text, "interrupted!") != NULL) /* Ctrl-C */
-    lua_error(L);
-  if (mch_lwatch_caught(L, stops))
-    lua_pop(L, 1);
-  else
-    keep_complaint(L);
-}
-
-/* Raise what the renderer has raised when its error could not go on. */
-static void complain(lua_State *L) {
-  luaL_checkstack(L, 2, NULL);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key);
-  if (lua_toboolean(L, -1)) {
-    lua_pushboolean(L, 0);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key);
-    lua_error(L);
-  }
-  lua_pop(L, 1);
-}
-
-void mch_atpbar_pump(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
-  mch_output_pump(out, mch_output_now(out), 1);
-  render(L, out);
-  complain(L);
-}
 
 /* --- bars --- */
 
@@ -260,7 +54,7 @@ static void tick(lua_State *L, struct handle *handle) {
   handle->fast = ticked & MCH_TICK_SOON ? handle->fast + 1 : 0;
   handle->skip = handle->fast > FAST ? SKIP : 0;
   if (ticked & MCH_TICK_OWNER)
-    render(L, handle->out);
+    mch_loutput_render(L, handle->out);
 }
 
 static void store(lua_State *L, struct handle *handle, uint64_t done) {
@@ -293,7 +87,7 @@ static void start(lua_State *L, struct handle *handle, const char *name, size_t 
                   uint64_t total) {
   struct mch_context *context = mch_context_get(L);
   struct mch_bar_spec spec = {0};
-  handle->out = mch_output_ref(mch_atpbar_output(L));
+  handle->out = mch_output_ref(mch_loutput_get(L));
   if (context->hides_bars)
     return;
   spec.name = name;
@@ -343,7 +137,7 @@ static int loop_close(lua_State *L) {
   finish(&loop->handle, loop->done, loop->total, MCH_BAR_BROKEN);
   lua_settop(L, 2);
   if (lua_isnil(L, 2) && loop->handle.out != NULL)
-    render(L, loop->handle.out);
+    mch_loutput_render(L, loop->handle.out);
   if (lua_getiuservalue(L, 1, LOOP_CLOSING) == LUA_TNIL ||
       luaL_getmetafield(L, -1, "__close") == LUA_TNIL)
     return 0;
@@ -366,7 +160,7 @@ static void step(lua_State *L, struct loop *loop) {
 static int stop(lua_State *L, struct loop *loop) {
   finish(&loop->handle, loop->done, loop->total, MCH_BAR_FINISHED);
   if (loop->handle.out != NULL)
-    render(L, loop->handle.out);
+    mch_loutput_render(L, loop->handle.out);
   lua_pushnil(L);
   return 1;
 }
@@ -841,7 +635,7 @@ static int bar_close(lua_State *L) {
   struct bar *bar = luaL_checkudata(L, 1, bar_type);
   close_bar(bar);
   if (lua_isnoneornil(L, 2) && bar->handle.out != NULL)
-    render(L, bar->handle.out);
+    mch_loutput_render(L, bar->handle.out);
   return 0;
 }
 
@@ -864,11 +658,11 @@ Draw and write all that there is, at once.
 @blocks until it is written
 */
 static int atpbar_flush(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
+  struct mch_output *out = mch_loutput_get(L);
   mch_notices_tell(L);
   mch_output_draw(out);
-  render(L, out);
-  complain(L);
+  mch_loutput_render(L, out);
+  mch_loutput_complain(L);
   return 0;
 }
 
@@ -877,10 +671,9 @@ No more progress is shown from now on.
 @function disable
 */
 static int atpbar_disable(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
   lua_pushnil(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_output_set_mode(out, MCH_PROGRESS_OFF);
+  mch_loutput_set_renderer(L);
+  mch_output_set_mode(mch_loutput_get(L), MCH_PROGRESS_OFF);
   return 0;
 }
 
@@ -889,8 +682,8 @@ Let a function show progress. It is called as `f(report)`, inside of calls of th
 the caller's thread. A report is a table with `event` ("start", "update" or "end"), `id`, `name`,
 `done`, `total` (nil: not known), `elapsed` (seconds); of a task's bar also `runid` and `task`; of a
 pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued` and `failed`; at the end
-`state` ("finished", "broken", or the kind of the task's end). An error in `f` reaches the caller of
-the library, and `f` is called no more.
+`state` ("finished", "broken", or the kind of the task's end). An error in `f` is logged once at
+ERROR by the logger `mantichora`; `f` is then called no more, and bars are shown as before.
 @function set_renderer
 @tparam[opt] function f nil: bars are shown as before
 @raise something that is not a function
@@ -899,10 +692,8 @@ static int atpbar_set_renderer(lua_State *L) {
   lua_settop(L, 1);
   if (!lua_isnil(L, 1))
     luaL_checktype(L, 1, LUA_TFUNCTION);
-  lua_pushboolean(L, 0);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_atpbar_choose_mode(L);
+  mch_loutput_set_renderer(L);
+  mch_loutput_choose_mode(L);
   return 0;
 }
 
@@ -916,7 +707,7 @@ remaining time and rate. A user who sets MANTICHORA_PROGRESS=eta gets the latter
 static int atpbar_set_style(lua_State *L) {
   static const char *const names[] = {"atpbar", "eta", NULL};
   static const enum mch_tty_style styles[] = {MCH_TTY_PLAIN, MCH_TTY_ETA};
-  mch_output_set_style(mch_atpbar_output(L), styles[luaL_checkoption(L, 1, NULL, names)]);
+  mch_output_set_style(mch_loutput_get(L), styles[luaL_checkoption(L, 1, NULL, names)]);
   return 0;
 }
 
