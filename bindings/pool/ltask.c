@@ -611,7 +611,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   if (task->context->first_bar != 0)
-    mch_output_leave_bars(task->output, task->context->first_bar);
+    mch_output_leave_bars(task->output, task->context->first_bar,
+                          call.kind == MCH_KIND_ERROR ? MCH_BAR_ERROR : MCH_BAR_FINISHED);
   task->context->hides_bars = outer.hides_bars;
   task->context->first_bar = outer.first_bar;
   return call.kind;

@@ -83,16 +83,12 @@ static void release(struct handle *handle) {
   mch_output_unref(out);
 }
 
-static void start(lua_State *L, struct handle *handle, const char *name, size_t length,
-                  uint64_t total) {
+static void start_as(lua_State *L, struct handle *handle, const struct mch_bar_spec *wish) {
   struct mch_context *context = mch_context_get(L);
-  struct mch_bar_spec spec = {0};
+  struct mch_bar_spec spec = *wish;
   handle->out = mch_output_ref(mch_loutput_get(L));
   if (context->hides_bars)
     return;
-  spec.name = name;
-  spec.name_length = length;
-  spec.total = total;
   spec.loop = 1;
   spec.runid = -1;
   if (context->running) { /* of a worker's bars the process above knows it */
@@ -103,6 +99,34 @@ static void start(lua_State *L, struct handle *handle, const char *name, size_t 
   handle->bar = mch_output_bar_start(handle->out, &spec);
   if (handle->bar != NULL && context->running && context->first_bar == 0)
     context->first_bar = handle->bar->key;
+}
+
+static void start(lua_State *L, struct handle *handle, const char *name, size_t length,
+                  uint64_t total) {
+  struct mch_bar_spec spec = {0};
+  spec.name = name;
+  spec.name_length = length;
+  spec.total = total;
+  start_as(L, handle, &spec);
+}
+
+/* How a bar ends whose loop or scope is left, with the error at `index` or without. */
+static enum mch_bar_end how_left(lua_State *L, int index) {
+  if (lua_isnoneornil(L, index))
+    return MCH_BAR_BROKEN;
+  if (lua_type(L, index) == LUA_TSTRING && strstr(lua_tostring(L, index), "interrupted!") != NULL)
+    return MCH_BAR_CANCELLED;
+  return MCH_BAR_ERROR;
+}
+
+/* The same for a bar that nobody has any more. */
+static void forget(struct handle *handle, uint64_t done, uint64_t total) {
+  struct mch_output *out = handle->out;
+  if (handle->bar == NULL)
+    return;
+  mch_output_finalize(out, 1);
+  finish(handle, done, total, MCH_BAR_BROKEN);
+  mch_output_finalize(out, 0);
 }
 
 /* --- loops --- */
@@ -118,7 +142,7 @@ enum { LOOP_CLOSING = 1 }; /* user value: the closing value of the iterator insi
 
 static int loop_gc(lua_State *L) {
   struct loop *loop = lua_touserdata(L, 1);
-  finish(&loop->handle, loop->done, loop->total, MCH_BAR_BROKEN);
+  forget(&loop->handle, loop->done, loop->total);
   release(&loop->handle);
   return 0;
 }
@@ -134,7 +158,7 @@ static int after_close(lua_State *L, int status, lua_KContext context) {
  * wanted to have closed. */
 static int loop_close(lua_State *L) {
   struct loop *loop = lua_touserdata(L, 1);
-  finish(&loop->handle, loop->done, loop->total, MCH_BAR_BROKEN);
+  finish(&loop->handle, loop->done, loop->total, how_left(L, 2));
   lua_settop(L, 2);
   if (lua_isnil(L, 2) && loop->handle.out != NULL)
     mch_loutput_render(L, loop->handle.out);
@@ -454,13 +478,17 @@ static int atpbar_pairs(lua_State *L) {
   return loop_over_iterator(L, loop, 3);
 }
 
-/* nil or an integer; below zero is zero. */
+/* nil or an integer from zero. */
 static uint64_t check_total(lua_State *L, int index) {
   lua_Integer total;
   if (lua_isnoneornil(L, index))
     return MCH_BAR_UNKNOWN;
   total = luaL_checkinteger(L, index);
-  return total > 0 ? (uint64_t)total : 0;
+  if (total < 0)
+    luaL_argerror(
+        L, index,
+        lua_pushfstring(L, "total must not be negative: %I is given", (LUAI_UACINT)total));
+  return (uint64_t)total;
 }
 
 /***
@@ -505,17 +533,56 @@ static struct bar *check_bar(lua_State *L) {
   return bar;
 }
 
-/* Fields of the options: `name` and `total`. */
+static int is_option(const char *key) {
+  static const char *const known[] = {"name", "total", "unit", "leave", NULL};
+  int i = 0;
+  while (known[i] != NULL && strcmp(key, known[i]) != 0)
+    i++;
+  return known[i] != NULL;
+}
+
 static void check_options(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_pushnil(L);
   while (lua_next(L, 1)) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
-    if (strcmp(key, "name") != 0 && strcmp(key, "total") != 0)
-      luaL_argerror(L, 1,
-                    lua_pushfstring(L, "unknown option '%s': 'name' and 'total' are known", key));
+    if (!is_option(key))
+      luaL_argerror(
+          L, 1,
+          lua_pushfstring(L, "unknown option '%s': 'name', 'total', 'unit' and 'leave' are known",
+                          key));
     lua_pop(L, 1);
   }
+}
+
+static enum mch_bar_unit option_unit(lua_State *L) {
+  const char *word;
+  int unit;
+  if (lua_getfield(L, 1, "unit") == LUA_TNIL) {
+    lua_pop(L, 1);
+    return MCH_UNIT_NONE;
+  }
+  word = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  for (unit = MCH_UNIT_NONE + 1; unit < MCH_UNITS; unit++)
+    if (strcmp(word, mch_bar_unit_word((enum mch_bar_unit)unit)) == 0)
+      break;
+  if (unit == MCH_UNITS)
+    luaL_argerror(L, 1,
+                  lua_pushfstring(L, "unit: \"B\" or \"iB\" expected, got %s",
+                                  *word != '\0' ? word : luaL_typename(L, -1)));
+  lua_pop(L, 1);
+  return (enum mch_bar_unit)unit;
+}
+
+static enum mch_bar_leave option_leave(lua_State *L) {
+  enum mch_bar_leave leave = MCH_LEAVE_ALWAYS;
+  if (lua_getfield(L, 1, "leave") != LUA_TNIL && lua_type(L, -1) != LUA_TBOOLEAN)
+    luaL_argerror(
+        L, 1, lua_pushfstring(L, "leave: true or false expected, got %s", luaL_typename(L, -1)));
+  if (lua_isboolean(L, -1) && !lua_toboolean(L, -1))
+    leave = MCH_LEAVE_NEVER;
+  lua_pop(L, 1);
+  return leave;
 }
 
 static uint64_t option_total(lua_State *L) {
@@ -529,37 +596,43 @@ static uint64_t option_total(lua_State *L) {
   if (!whole)
     luaL_argerror(L, 1,
                   lua_pushfstring(L, "total: integer expected, got %s", luaL_typename(L, -1)));
+  if (total < 0)
+    luaL_argerror(
+        L, 1, lua_pushfstring(L, "total must not be negative: %I is given", (LUAI_UACINT)total));
   lua_pop(L, 1);
-  return total > 0 ? (uint64_t)total : 0;
+  return (uint64_t)total;
 }
 
 /***
 A bar that is moved by hand: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
 @function bar
-@tparam table options `name`, a string; `total`, an integer (nil: not known, count and rate are
-shown)
+@tparam table options `name`, a string; `total`, an integer from 0 (nil: not known, count and rate
+are shown, as they are beyond it); `unit`, `"B"` or `"iB"`: the numbers are bytes, shown as
+`3.00M / 1.00G` in powers of 1000, or of 1024; `leave`, false: its line goes from the terminal when
+it has ended
 @treturn bar the bar, which should stand in a `<close>` variable
 @raise an unknown option, or one of the wrong type
 */
 static int atpbar_bar(lua_State *L) {
   struct bar *bar;
-  size_t length = 0;
-  const char *name = "";
-  uint64_t total;
+  struct mch_bar_spec spec = {0};
   mch_notices_tell(L);
   lua_settop(L, 1);
   check_options(L);
-  total = option_total(L);
+  spec.name = "";
+  spec.total = option_total(L);
+  spec.unit = option_unit(L);
+  spec.leave = option_leave(L);
   if (lua_getfield(L, 1, "name") != LUA_TNIL && lua_type(L, -1) != LUA_TSTRING)
     return luaL_argerror(L, 1,
                          lua_pushfstring(L, "name: string expected, got %s", luaL_typename(L, -1)));
   if (!lua_isnil(L, -1))
-    name = lua_tolstring(L, -1, &length);
+    spec.name = lua_tolstring(L, -1, &spec.name_length);
   bar = lua_newuserdatauv(L, sizeof *bar, 0);
   memset(bar, 0, sizeof *bar);
-  bar->total = total;
+  bar->total = spec.total;
   luaL_setmetatable(L, bar_type);
-  start(L, &bar->handle, name, length, total);
+  start_as(L, &bar->handle, &spec);
   return 1;
 }
 
@@ -621,10 +694,32 @@ static int bar_set_total(lua_State *L) {
   return 1;
 }
 
-static void close_bar(struct bar *bar) {
-  int whole = bar->total == MCH_BAR_UNKNOWN || bar->done >= bar->total;
+/***
+Give it another name.
+@function set_name
+@string name the name
+@treturn bar itself
+@raise `bar is closed`
+*/
+static int bar_set_name(lua_State *L) {
+  struct bar *bar = check_bar(L);
+  size_t length;
+  const char *name;
+  luaL_checktype(L, 2, LUA_TSTRING);
+  name = lua_tolstring(L, 2, &length);
+  mch_output_bar_name(bar->handle.out, bar->handle.bar, name, length);
+  store(L, &bar->handle, bar->done);
+  lua_settop(L, 1);
+  return 1;
+}
+
+/* With the error at `index`, or without. */
+static void close_bar(lua_State *L, struct bar *bar, int index) {
+  enum mch_bar_end how = how_left(L, index);
+  if (how == MCH_BAR_BROKEN && (bar->total == MCH_BAR_UNKNOWN || bar->done >= bar->total))
+    how = MCH_BAR_FINISHED;
   bar->closed = 1;
-  finish(&bar->handle, bar->done, bar->total, whole ? MCH_BAR_FINISHED : MCH_BAR_BROKEN);
+  finish(&bar->handle, bar->done, bar->total, how);
 }
 
 /***
@@ -633,7 +728,7 @@ End the bar where it is, as leaving the scope of a `<close>` variable does. Twic
 */
 static int bar_close(lua_State *L) {
   struct bar *bar = luaL_checkudata(L, 1, bar_type);
-  close_bar(bar);
+  close_bar(L, bar, 2);
   if (lua_isnoneornil(L, 2) && bar->handle.out != NULL)
     mch_loutput_render(L, bar->handle.out);
   return 0;
@@ -641,7 +736,8 @@ static int bar_close(lua_State *L) {
 
 static int bar_gc(lua_State *L) {
   struct bar *bar = luaL_checkudata(L, 1, bar_type);
-  close_bar(bar);
+  bar->closed = 1;
+  forget(&bar->handle, bar->done, bar->total);
   release(&bar->handle);
   return 0;
 }
@@ -681,7 +777,8 @@ static int atpbar_disable(lua_State *L) {
 Let a function show progress. It is called as `f(report)`, inside of calls of this library only, on
 the caller's thread. A report is a table with `event` ("start", "update" or "end"), `id`, `name`,
 `done`, `total` (nil: not known), `elapsed` (seconds); of a task's bar also `runid` and `task`; of a
-pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued` and `failed`; at the end
+pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued`, `failed` and `cancelled`; of
+a bar of bytes `unit`; at the end
 `state` ("finished", "broken", or the kind of the task's end). An error in `f` is logged once at
 ERROR by the logger `mantichora`; `f` is then called no more, and bars are shown as before.
 @function set_renderer
@@ -729,8 +826,8 @@ static void new_bar_type(lua_State *L) {
       {NULL, NULL},
   };
   static const luaL_Reg methods[] = {
-      {"add", bar_add},     {"set", bar_set}, {"set_total", bar_set_total},
-      {"close", bar_close}, {NULL, NULL},
+      {"add", bar_add},           {"set", bar_set},     {"set_total", bar_set_total},
+      {"set_name", bar_set_name}, {"close", bar_close}, {NULL, NULL},
   };
   luaL_newmetatable(L, bar_type);
   luaL_setfuncs(L, metamethods, 0);

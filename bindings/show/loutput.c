@@ -97,6 +97,11 @@ static void push_report(lua_State *L, const struct mch_report *report) {
     set_integer(L, "running", report->running);
     set_integer(L, "queued", mch_render_queued(report));
     set_integer(L, "failed", report->failed);
+    set_integer(L, "cancelled", report->cancelled);
+  }
+  if (report->unit != MCH_UNIT_NONE) {
+    lua_pushstring(L, mch_bar_unit_word(report->unit));
+    lua_setfield(L, -2, "unit");
   }
   if (report->runid >= 0)
     set_integer(L, "runid", (uint64_t)report->runid);

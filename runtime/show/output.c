@@ -11,6 +11,9 @@
 
 enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the next frame; ms */
 
+/* The grace of tasks that are stopped, and what it takes to see their end. */
+static const uint64_t stop_patience = SECOND * 3 / 4;
+
 /* --- who may --- */
 
 static int ours(const struct mch_output *out) {
@@ -57,7 +60,7 @@ static void push_after_host(struct mch_output *out, struct mch_sink *sink, int o
 
 static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) {
   push_after_host(out, &out->sinks[0], on_lua_thread, patience);
-  if (out->mixed)
+  if (out->mixed || (out->same && on_lua_thread))
     push_after_host(out, &out->sinks[1], on_lua_thread, patience);
   else
     push(&out->sinks[1], patience);
@@ -137,8 +140,9 @@ static uint64_t report_due(const struct mch_output *out) {
   uint64_t step = out->mode == MCH_PROGRESS_TEXT ? TEXT_INTERVAL : FRAME_INTERVAL;
   const struct mch_bar *bar;
   for (bar = out->progress.running.first; bar != NULL && due > 0; bar = bar->next)
-    due = sooner(due, bar->told ? bar->told_ns + step : 0);
-  return due;
+    if (!bar->waiting)
+      due = sooner(due, bar->told ? bar->told_ns + step : 0);
+  return out->waiting > 0 ? sooner(due, out->stop_ns + stop_patience) : due;
 }
 
 static uint64_t progress_due(const struct mch_output *out) {
@@ -180,7 +184,7 @@ static void forward(struct mch_output *out, uint64_t now) {
   struct mch_bar *bar;
   out->drawn_ns = now;
   for (bar = out->progress.running.first; bar != NULL; bar = bar->next) {
-    if (!bar->forwarded || !mch_progress_sample(bar))
+    if (bar->waiting || !bar->forwarded || !mch_progress_sample(bar))
       continue;
     if (bar->upstream != NULL) {
       atomic_store_explicit(&bar->upstream->total, bar->total, memory_order_relaxed);
@@ -223,6 +227,8 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
   if (!enter(out))
     return NULL;
   mch_output_resolve(out);
+  if (spec->tasks == NULL && !mch_progress_has_work(&out->progress))
+    out->fit.known = 0; /* nothing stands that would jump */
   if (shows_bars(out))
     bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
   if (bar != NULL) {
@@ -239,26 +245,92 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
 
 static void pump(struct mch_output *out, uint64_t now, int on_lua_thread);
 
-/* The last of this process's own bars is shown at once: its loop goes on to print. */
+static int goes(const struct mch_bar *bar) {
+  return bar->leave == MCH_LEAVE_NEVER ||
+         (bar->leave == MCH_LEAVE_FAILED && *mch_bar_end_mark(bar->how) == '\0');
+}
+
+/* A bar that has ended leaves its place: what comes from now on stands below it. */
+static void move_up(struct mch_output *out, struct mch_bar *bar) {
+  out->waiting -= bar->waiting;
+  mch_progress_move(&out->progress, bar);
+  bar->place = mch_buf_unread(&out->above);
+  if (out->mode == MCH_PROGRESS_OFF || (out->mode == MCH_PROGRESS_BAR && goes(bar)))
+    mch_progress_drop(&out->progress, bar);
+  else if (out->mode == MCH_PROGRESS_TEXT || out->mode == MCH_PROGRESS_JSON)
+    mch_output_write_reports(out, mch_output_now(out));
+}
+
+/* Those that wait for others which were stopped by the same call; 0: all that wait. */
+static void move_up_all(struct mch_output *out, uint64_t stop) {
+  struct mch_bar *bar, *next;
+  if (!out->finalizing)
+    mch_output_take_host(out, 0);
+  for (bar = out->progress.running.first; bar != NULL && out->waiting > 0; bar = next) {
+    next = bar->next;
+    if (bar->waiting && (stop == 0 || bar->stop == stop))
+      move_up(out, bar);
+  }
+}
+
+/* Does a bar still run that this call has stopped, and whose end is to be waited for? */
+static int awaits_others(const struct mch_output *out, uint64_t stop, uint64_t now) {
+  const struct mch_bar *bar = out->progress.running.first;
+  if (stop == 0 || out->mode == MCH_PROGRESS_REPORTS || out->mode == MCH_PROGRESS_OFF ||
+      (stop == out->stop && now >= out->stop_ns + stop_patience))
+    return 0;
+  while (bar != NULL && (bar->stop != stop || bar->waiting))
+    bar = bar->next;
+  return bar != NULL;
+}
+
+/* It has ended. The last of this process's own bars is shown at once, for its loop goes on to
+ * print; so are all where the host's text is not held. */
 static void ended(struct mch_output *out, int loop) {
-  if (out->mode == MCH_PROGRESS_OFF)
-    mch_progress_drop(&out->progress, out->progress.ended.last);
+  uint64_t now = mch_output_now(out);
   if (out->mode == MCH_PROGRESS_REPORTS)
     want_owner(out, WANTED_FOR_REPORTS);
-  if (loop && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
-    pump(out, mch_output_now(out), 1);
+  if (!loop || out->mode == MCH_PROGRESS_REPORTS) {
+    hasten(out, 0);
+    return;
+  }
+  if (in_frames(out) && out->hold.streams == 0 && out->progress.ended.count > 0)
+    mch_output_draw_frame(out, now, 1);
+  if (out->progress.running.count == 0 || out->mode != MCH_PROGRESS_BAR)
+    pump(out, now, 1);
   else
     hasten(out, 0);
 }
 
+/* What reached its end has ended well, whatever became of its task. */
+static enum mch_bar_end fair_end(uint64_t done, uint64_t total, enum mch_bar_end how) {
+  return total != MCH_BAR_UNKNOWN && done >= total ? MCH_BAR_FINISHED : how;
+}
+
 static void end_bar(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                     enum mch_bar_end how) {
+  uint64_t now = mch_output_now(out), stop = bar->stop;
   int loop = bar->loop;
-  mch_progress_end(&out->progress, bar, done, total, how, mch_output_now(out));
-  if (out->child)
-    end_upstream(out, bar, how);
-  else
-    ended(out, loop);
+  if (out->child) {
+    mch_progress_end(&out->progress, bar, done, total, how, now);
+    bar->how = bar->of_tasks ? how : fair_end(bar->done, bar->total, how);
+    end_upstream(out, bar, bar->how);
+    return;
+  }
+  if (!out->finalizing)
+    mch_output_take_host(out, loop);
+  mch_progress_stay(bar, done, total, how, now);
+  if (!bar->of_tasks)
+    bar->how = fair_end(bar->done, bar->total, how);
+  bar->waiting = 1;
+  out->waiting++;
+  if (!awaits_others(out, stop, now)) {
+    if (stop != 0)
+      move_up_all(out, stop);
+    else
+      move_up(out, bar);
+  }
+  ended(out, loop);
 }
 
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
@@ -275,25 +347,60 @@ void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t do
   quit(out, loop);
 }
 
+void mch_output_finalize(struct mch_output *out, int on) {
+  if (!enter(out))
+    return;
+  out->finalizing = on;
+  quit(out, 0);
+}
+
+void mch_output_bar_name(struct mch_output *out, struct mch_bar *bar, const char *name,
+                         size_t length) {
+  if (bar == NULL || !enter(out))
+    return;
+  if (!bar->foreign && !bar->waiting) {
+    mch_progress_rename(bar, name, length);
+    if (out->child)
+      out->upstream.bar_name(out->upstream.ud, bar->key, mch_progress_name(bar), bar->name_length);
+  }
+  quit(out, 0);
+}
+
+void mch_output_begin_stop(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  out->stop++;
+  out->stop_ns = mch_output_now(out);
+  quit(out, 0);
+}
+
+void mch_output_bar_stopping(struct mch_output *out, struct mch_bar *bar) {
+  if (bar == NULL || !enter(out))
+    return;
+  if (bar->stop == 0)
+    bar->stop = out->stop;
+  quit(out, 0);
+}
+
 /* Its object lives on, and is of no use. */
-static void leave_bar(struct mch_output *out, struct mch_bar *bar) {
+static void leave_bar(struct mch_output *out, struct mch_bar *bar, enum mch_bar_end how) {
   struct mch_bar *heir = mch_progress_leave(&out->progress, bar);
-  int whole;
   if (heir == NULL)
     return;
   mch_progress_sample(heir);
-  whole = heir->total == MCH_BAR_UNKNOWN || heir->done >= heir->total;
-  end_bar(out, heir, MCH_BAR_UNKNOWN, 0, whole ? MCH_BAR_FINISHED : MCH_BAR_BROKEN);
+  if (how == MCH_BAR_FINISHED && heir->total != MCH_BAR_UNKNOWN)
+    how = MCH_BAR_BROKEN;
+  end_bar(out, heir, MCH_BAR_UNKNOWN, 0, how);
 }
 
-void mch_output_leave_bars(struct mch_output *out, uint64_t first) {
+void mch_output_leave_bars(struct mch_output *out, uint64_t first, enum mch_bar_end how) {
   struct mch_bar *bar, *next;
   if (!enter(out))
     return;
   for (bar = out->progress.running.first; bar != NULL; bar = next) {
     next = bar->next;
-    if (bar->loop && bar->key >= first)
-      leave_bar(out, bar);
+    if (bar->loop && bar->key >= first && !bar->waiting)
+      leave_bar(out, bar, how);
   }
   quit(out, 1);
 }
@@ -322,6 +429,8 @@ static int host_waits(struct mch_output *out) {
 static void pump_progress(struct mch_output *out, uint64_t now, int on_lua_thread) {
   if (progress_due(out) > now && !(on_lua_thread && host_waits(out)))
     return;
+  if (out->waiting > 0 && now >= out->stop_ns + stop_patience)
+    move_up_all(out, 0);
   if (out->child)
     forward(out, now);
   else if (out->mode == MCH_PROGRESS_TEXT || out->mode == MCH_PROGRESS_JSON)
@@ -406,7 +515,8 @@ static void draw_out(struct mch_output *out, uint64_t now) {
 static void flush(struct mch_output *out, int all) {
   uint64_t now = mch_output_now(out);
   int waiting = flush_host(out);
-  if (in_frames(out) && (all || waiting || mch_buf_unread(&out->above) > 0))
+  if (in_frames(out) && (all || waiting || mch_buf_unread(&out->above) > 0 ||
+                         (out->hold.streams == 0 && is_undrawn(out))))
     draw_out(out, now);
   else
     pump_progress(out, now, 1);
@@ -448,6 +558,8 @@ static void end_edit(struct mch_output *out) {
 }
 
 static void release(struct mch_output *out) {
+  if (out->waiting > 0)
+    move_up_all(out, 0);
   end_edit(out);
   flush(out, 1);
   if (out->hold.streams != 0 || mch_screen_live(&out->screen) > 0)
@@ -711,6 +823,8 @@ void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
   if (in_frames(out) && mode != MCH_PROGRESS_BAR && !out->edit.active)
     release(out);
   drop_reported(out);
+  if (out->waiting > 0)
+    move_up_all(out, 0);
   out->mode = mode;
   out->reports = mode == MCH_PROGRESS_REPORTS;
   atomic_fetch_and(&out->wanted, ~WANTED_FOR_REPORTS);
@@ -752,7 +866,7 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   out->reports = 0;
   out->wanted = 0;
   out->reported = NULL;
-  out->forwarded = 0;
+  out->forwarded = out->waiting = 0;
   out->looked = out->mixed = out->paused = out->leaving = out->edit.active = 0;
   out->child = 1;
   out->upstream = *upstream;

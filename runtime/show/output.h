@@ -93,9 +93,23 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                         enum mch_bar_end how);
 
+/* While bars are ended by finalizers (nonzero): what the host has printed since the last frame
+ * stands below them. It may be the message of an error, and the state closes. */
+void mch_output_finalize(struct mch_output *out, int on);
+
+/* Another name for a running bar; copied. */
+void mch_output_bar_name(struct mch_output *out, struct mch_bar *bar, const char *name,
+                         size_t length);
+
 /* By the Lua thread: a task of this process has ended, whose first bar had this key. Its bars that
- * nobody has ended end here. Who holds one may go on, without effect, and must end it. */
-void mch_output_leave_bars(struct mch_output *out, uint64_t first);
+ * nobody has ended end here, as `how` says if they are not whole. Who holds one may go on, without
+ * effect, and must end it. */
+void mch_output_leave_bars(struct mch_output *out, uint64_t first, enum mch_bar_end how);
+
+/* One call or signal begins to stop tasks, and these are bars of theirs: those that end by that
+ * move up together, in their order, when the last of them has ended or after a time. */
+void mch_output_begin_stop(struct mch_output *out);
+void mch_output_bar_stopping(struct mch_output *out, struct mch_bar *bar);
 
 /* Count. If bar->ticking, call mch_output_tick() as well. One thread at a time. */
 static inline void mch_bar_set(struct mch_bar *bar, uint64_t done) {
@@ -191,6 +205,7 @@ struct mch_upstream {
    * shown. */
   struct mch_bar_slot *(*bar_start)(void *ud, uint64_t key, const struct mch_bar_spec *spec);
   void (*bar_update)(void *ud, uint64_t key, uint64_t done, uint64_t total);
+  void (*bar_name)(void *ud, uint64_t key, const char *name, size_t length);
   void (*bar_end)(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how);
 };
 

@@ -50,8 +50,12 @@ struct mch_output {
   struct mch_progress progress;
   struct mch_bar *reported; /* ended, and its report has been taken */
   struct mch_screen screen;
-  struct mch_buf above;   /* lines that wait for the next frame */
-  struct mch_buf host;    /* text of the host, unless it is in `above` yet: an unfinished line */
+  struct mch_tty_fit fit; /* the width of bars so far */
+  uint64_t stop;          /* of the last call that has stopped tasks, and since when */
+  uint64_t stop_ns;
+  size_t waiting;       /* bars that have ended, and wait for others that were stopped with them */
+  struct mch_buf above; /* lines that wait for the next frame */
+  struct mch_buf host;  /* text of the host, unless it is in `above` yet: an unfinished line */
   struct mch_buf scratch; /* one line */
   struct mch_edit edit;
   struct mch_buf frame;
@@ -67,6 +71,7 @@ struct mch_output {
   int foreground; /* this process has been seen in the foreground of the terminal */
   int away;       /* and now it is not: only what stays is written */
   int leaving;    /* what the host prints next comes under the bars */
+  int finalizing; /* bars that end now were forgotten: the host's text is left below them */
 
   struct mch_buf kept; /* lines to be taken: stream, length and text of each */
   int keeps_lines;
@@ -133,6 +138,10 @@ void mch_output_add_edit(struct mch_output *out, unsigned columns, unsigned rows
 void mch_output_keep_edit(struct mch_output *out);
 
 /* --- output_frame.c --- */
+
+/* What the host has printed so far joins the lines above the bars; `wait`: even if it is printing
+ * just now. */
+void mch_output_take_host(struct mch_output *out, int wait);
 
 /* Draw a frame now, due or not. */
 void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thread);

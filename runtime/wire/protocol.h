@@ -61,7 +61,7 @@
 #include "runtime/show/output.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 5u
+#define MCH_PROTOCOL_VERSION 6u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
@@ -80,14 +80,15 @@
   X(QUIT, 4, D, "nothing")                                                                         \
   X(RESULT, 5, U, "struct mch_facts in wire form, graph")                                          \
   X(LOG, 6, U, "graph of one record")                                                              \
-  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
+  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, u8 unit, u8 leave, name")                      \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
-  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
+  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how, u64 stdout, u64 stderr position")        \
   X(EXIT, 10, U, "u32 status")                                                                     \
   X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
   X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
-  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
+  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")         \
+  X(BAR_NAME, 24, U, "u64 bar, name")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
@@ -116,6 +117,8 @@ enum mch_kind {
  * bytes that ever went into that pipe when the task ended; MCH_POSITION_UNKNOWN: read until empty.
  */
 #define MCH_FACTS_SIZE 33u
+#define MCH_BAR_START_SIZE 22u /* without the name */
+#define MCH_BAR_END_SIZE 41u
 #define MCH_POSITION_UNKNOWN UINT64_MAX
 
 /* In the place of an item's facts: it is OK and has written nothing. Most are so. */
