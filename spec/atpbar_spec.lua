@@ -455,7 +455,8 @@ describe("a renderer", function()
           mcore:run(function() for i in atpbar(3, "loop") do end return i end)
           mcore:run(function() for i in atpbar(3, "loop") do end return i end)
           local fine, list = pcall(mcore.returns, mcore)
-          if fine and list.n == 2 and list[1] == i and list[2] == i then results = results + 1 else raised = raised + 1 end
+          if not fine then raised = raised + 1 end
+          if fine and list.n == 2 and list[1] == i and list[2] == i then results = results + 1 end
         end
         print(results, raised, #records, records[1], records[50])]]):format(engine))
       assert.equal("50\t0\t50\tERROR the renderer failed and is not called any more: no paint 1\t"

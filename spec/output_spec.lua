@@ -237,8 +237,9 @@ describe("bars of tasks", function()
       mcore:returns()]])
     local rows = bars(got.screen:rows())
     assert.equal(4, #rows, got.screen:text())
-    for i, how in ipairs{ { "killed", "killed" }, { "exits", "exited" }, { "raises", "error" }, { "slow", "timeout" } } do
-      assert.truthy(rows[i]:find("^  40.00%% :+ +" .. how[2] .. " |        4 /       10 |:  " .. how[1] .. "$"), rows[i])
+    local ends = { { "killed", "killed" }, { "exits", "exited" }, { "raises", "error" }, { "slow", "timeout" } }
+    for i, how in ipairs(ends) do
+      assert.truthy(rows[i]:find(("^  40.00%%%% :+ +%s |        4 /       10 |:  %s$"):format(how[2], how[1])), rows[i])
     end
   end)
 

@@ -2,6 +2,7 @@
 #include "loutput.h"
 
 #include <lauxlib.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bindings/context.h"
@@ -62,11 +63,38 @@ static struct mch_output *new_output(lua_State *L) {
 
 struct mch_output *mch_loutput_get(lua_State *L) {
   struct output_box *box;
+  struct mch_output *out;
   luaL_checkstack(L, 4, NULL);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &output_key);
   box = lua_touserdata(L, -1);
   lua_pop(L, 1);
-  return box != NULL && box->out != NULL ? box->out : new_output(L);
+  out = box != NULL && box->out != NULL ? box->out : new_output(L);
+  mch_output_may_die(out, !mch_context_get(L)->embedded);
+  return out;
+}
+
+/* --- what is to be logged --- */
+
+static void log_trouble(lua_State *L, int trouble, int cause) {
+  const char *word = getenv("MANTICHORA_PROGRESS");
+  if (trouble == MCH_TROUBLE_MODE) {
+    lua_pushfstring(L, "MANTICHORA_PROGRESS is '%s': auto, bar, text, json, off or eta is expected",
+                    word != NULL ? word : "");
+    mch_notices_warn(L, lua_tostring(L, -1));
+  } else {
+    lua_pushfstring(L, "output to %s cannot be written and is lost: %s",
+                    trouble == MCH_TROUBLE_STDOUT ? "stdout" : "stderr", strerror(cause));
+    mch_notices_error(L, lua_tostring(L, -1));
+  }
+  lua_pop(L, 1);
+}
+
+static void log_troubles(lua_State *L, struct mch_output *out) {
+  int trouble, cause;
+  while ((trouble = mch_output_trouble(out, &cause)) != 0) {
+    luaL_checkstack(L, 4, NULL);
+    log_trouble(L, trouble, cause);
+  }
 }
 
 /* --- the renderer of the script --- */
@@ -162,6 +190,7 @@ static int goes_on(lua_State *L, int stops) {
 void mch_loutput_render(lua_State *L, struct mch_output *out) {
   struct mch_report report;
   int stops;
+  log_troubles(L, out);
   mch_sinks_output(L, out);
   if (mch_sinks_progress(L, out))
     return;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -68,6 +69,8 @@ void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->coming -= announced;
   pool->coming -= announced;
   pool->accepted += count;
+  if (pool->began == 0)
+    pool->began = mch_now();
   if (pool->bar_name != NULL && pool->accepted == count)
     begin_bar(pool);
   count_bar(pool);
@@ -76,10 +79,21 @@ void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t 
 static void count_failure(struct mch_pool *pool, const struct mch_result *result) {
   if (result == NULL)
     return;
-  if (result->kind == MCH_KIND_CANCELLED)
+  if (result->kind == MCH_KIND_CANCELLED) {
+    pool->tally.cancelled++;
     atomic_fetch_add(&pool->counted.cancelled, 1);
-  else if (result->kind != MCH_KIND_OK)
+  } else if (result->kind != MCH_KIND_OK) {
+    pool->tally.failed++;
     atomic_fetch_add(&pool->counted.failed, 1);
+  }
+}
+
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally) {
+  pthread_mutex_lock(&pool->lock);
+  *tally = pool->tally;
+  tally->ok = pool->next_runid - pool->unfinished - tally->failed - tally->cancelled;
+  tally->elapsed = pool->began != 0 ? mch_now() - pool->began : 0;
+  pthread_mutex_unlock(&pool->lock);
 }
 
 /* Whether the task of this run ID, or item of a batch, has not ended. */

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "output.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -38,11 +39,37 @@ static void quit(struct mch_output *out, int on_lua_thread) {
 
 /* --- lines --- */
 
-static void push(struct mch_sink *sink, int patience) {
+/* There is something for whoever takes lines or reports, at once. */
+static void want_owner(struct mch_output *out, int what) {
+  atomic_fetch_or(&out->wanted, what);
+}
+
+void mch_output_complain(struct mch_output *out, int trouble, int cause) {
+  unsigned bit = 1u << trouble;
+  if (out->troubled & bit)
+    return;
+  out->troubled |= bit;
+  out->untold |= bit;
+  out->causes[trouble] = cause;
+  want_owner(out, WANTED_FOR_TROUBLE);
+}
+
+/* What could not be written is lost. */
+static void see_failure(struct mch_output *out, struct mch_sink *sink, int for_stdout) {
+  if (sink->failure == 0)
+    return;
+  if (for_stdout && sink->failure == EPIPE && out->may_die && !out->child)
+    mch_sink_die();
+  mch_output_complain(out, for_stdout ? MCH_TROUBLE_STDOUT : MCH_TROUBLE_STDERR, sink->failure);
+  sink->failure = 0;
+}
+
+static void push(struct mch_output *out, struct mch_sink *sink, int patience) {
   if (patience > 0)
     mch_sink_finish(sink, patience);
   else
     mch_sink_push(sink);
+  see_failure(out, sink, sink == &out->sinks[0] || out->mixed);
 }
 
 /* Send what waits for descriptor 1 or 2, if it needs the host's stdout not to be in the way. */
@@ -54,7 +81,7 @@ static void push_after_host(struct mch_output *out, struct mch_sink *sink, int o
   locked = mch_output_lock_stdout(out, on_lua_thread);
   if (locked < 0)
     return;
-  push(sink, patience);
+  push(out, sink, patience);
   mch_hold_unlock(locked);
 }
 
@@ -63,7 +90,7 @@ static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) 
   if (out->mixed || (out->same && on_lua_thread))
     push_after_host(out, &out->sinks[1], on_lua_thread, patience);
   else
-    push(&out->sinks[1], patience);
+    push(out, &out->sinks[1], patience);
   if (mch_buf_unread(&out->sinks[1].unsent) == 0)
     out->mixed = 0;
 }
@@ -71,11 +98,6 @@ static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) 
 /* Is what appears on the terminal put together in frames? */
 static int in_frames(const struct mch_output *out) {
   return (out->mode == MCH_PROGRESS_BAR || out->edit.active) && !out->child;
-}
-
-/* There is something for whoever takes lines or reports, at once. */
-static void want_owner(struct mch_output *out, int what) {
-  atomic_fetch_or(&out->wanted, what);
 }
 
 static void keep_line(struct mch_output *out, int stream, const char *bytes, size_t length) {
@@ -255,6 +277,9 @@ static void move_up(struct mch_output *out, struct mch_bar *bar) {
   out->waiting -= bar->waiting;
   mch_progress_move(&out->progress, bar);
   bar->place = mch_buf_unread(&out->above);
+  bar->forgotten = out->finalizing != 0;
+  if (bar->forgotten)
+    mch_progress_sort_forgotten(&out->progress);
   if (out->mode == MCH_PROGRESS_OFF || (out->mode == MCH_PROGRESS_BAR && goes(bar)))
     mch_progress_drop(&out->progress, bar);
   else if (out->mode == MCH_PROGRESS_TEXT || out->mode == MCH_PROGRESS_JSON)
@@ -715,6 +740,45 @@ void mch_output_keep_lines(struct mch_output *out, int keep) {
   quit(out, 1);
 }
 
+int mch_output_trouble(struct mch_output *out, int *cause) {
+  int trouble = 0, i;
+  if ((out->wanted & WANTED_FOR_TROUBLE) == 0 || !enter(out))
+    return 0;
+  for (i = 1; i < MCH_TROUBLES && trouble == 0; i++)
+    if (out->untold & 1u << i)
+      trouble = i;
+  *cause = out->causes[trouble];
+  out->untold &= ~(1u << trouble);
+  if (out->untold == 0)
+    atomic_fetch_and(&out->wanted, ~WANTED_FOR_TROUBLE);
+  quit(out, 1);
+  return trouble;
+}
+
+void mch_output_may_die(struct mch_output *out, int may) {
+  atomic_store_explicit(&out->may_die, may, memory_order_relaxed);
+}
+
+int mch_output_is_joined(struct mch_output *out) {
+  int joined;
+  if (!enter(out))
+    return 0;
+  mch_output_look(out);
+  joined = out->same && !out->keeps_lines;
+  quit(out, 0);
+  return joined;
+}
+
+int mch_output_shows_bars(struct mch_output *out) {
+  int shows;
+  if (!enter(out))
+    return 0;
+  mch_output_resolve(out);
+  shows = !out->child && (out->mode == MCH_PROGRESS_BAR || out->mode == MCH_PROGRESS_TEXT);
+  quit(out, 0);
+  return shows;
+}
+
 int mch_output_wants_owner(struct mch_output *out, uint64_t now_ns) {
   return out->wanted || (out->reports && mch_output_next(out) <= now_ns);
 }
@@ -865,6 +929,7 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   out->keeps_lines = 0;
   out->reports = 0;
   out->wanted = 0;
+  out->untold = 0;
   out->reported = NULL;
   out->forwarded = out->waiting = 0;
   out->looked = out->mixed = out->paused = out->leaving = out->edit.active = 0;

@@ -193,6 +193,22 @@ void mch_output_keep_lines(struct mch_output *out, int keep);
  * zero; its stream, or 0: there is none. Without memory its text is lost. */
 int mch_output_take_line(struct mch_output *out, struct mch_buf *line);
 
+/* What somebody on the Lua thread should log, once each. Returns one of these, or 0; with `cause`
+ * filled, an errno. */
+enum { MCH_TROUBLE_MODE = 1, MCH_TROUBLE_STDOUT, MCH_TROUBLE_STDERR, MCH_TROUBLES };
+int mch_output_trouble(struct mch_output *out, int *cause);
+
+/* May this process end by SIGPIPE when what tasks print cannot be written, since nobody reads it?
+ * Not at first; and in no case where the host handles or ignores SIGPIPE. */
+void mch_output_may_die(struct mch_output *out, int may);
+
+/* Are standard output and error one file, and is what tasks print written there? Then they may
+ * write to it in their order. */
+int mch_output_is_joined(struct mch_output *out);
+
+/* Are bars shown, on the terminal or as text? */
+int mch_output_shows_bars(struct mch_output *out);
+
 /* Nonzero if there are lines or reports for somebody to take on the Lua thread. Takes no lock. */
 int mch_output_wants_owner(struct mch_output *out, uint64_t now_ns);
 

@@ -23,7 +23,7 @@
 #define FRAME_INTERVAL (SECOND / 10) /* between frames, and between reports of one bar */
 #define TEXT_INTERVAL (SECOND * 60)  /* between plain lines of one bar */
 
-enum { WANTED_FOR_LINES = 1, WANTED_FOR_REPORTS = 2 };
+enum { WANTED_FOR_LINES = 1, WANTED_FOR_REPORTS = 2, WANTED_FOR_TROUBLE = 4 };
 
 /* A line that somebody edits. */
 struct mch_edit {
@@ -66,6 +66,9 @@ struct mch_output {
   struct anchor *anchor;    /* for the end of the process; NULL: not needed yet */
   struct mch_sink sinks[2]; /* descriptors 1 and 2 */
   int mixed;                /* sinks[1] holds lines for standard output */
+  atomic_int may_die;
+  unsigned troubled, untold; /* bits of MCH_TROUBLE_... */
+  int causes[MCH_TROUBLES];
   uint64_t drawn_ns;
   int paused;
   int foreground; /* this process has been seen in the foreground of the terminal */
@@ -112,6 +115,9 @@ int mch_output_in_background(struct mch_output *out);
 /* Learn what standard output and error are; decide how progress is shown. Both once. */
 void mch_output_look(struct mch_output *out);
 void mch_output_resolve(struct mch_output *out);
+
+/* Something to be logged on the Lua thread, the first time. In output.c. */
+void mch_output_complain(struct mch_output *out, int trouble, int cause);
 
 /* --- output_report.c --- */
 

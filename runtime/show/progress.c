@@ -216,6 +216,24 @@ void mch_progress_move(struct mch_progress *progress, struct mch_bar *bar) {
   append(&progress->ended, bar);
 }
 
+void mch_progress_sort_forgotten(struct mch_progress *progress) {
+  struct mch_bar *bar = progress->ended.last, *at = bar->previous;
+  struct mch_bar_list *list = &progress->ended;
+  while (at != NULL && at->forgotten && at->place == bar->place && at->key > bar->key)
+    at = at->previous;
+  if (at == bar->previous)
+    return;
+  take(list, bar);
+  bar->previous = at;
+  bar->next = at != NULL ? at->next : list->first;
+  bar->next->previous = bar;
+  if (at != NULL)
+    at->next = bar;
+  else
+    list->first = bar;
+  list->count++;
+}
+
 void mch_progress_end(struct mch_progress *progress, struct mch_bar *bar, uint64_t done,
                       uint64_t total, enum mch_bar_end how, uint64_t now_ns) {
   mch_progress_stay(bar, done, total, how, now_ns);

@@ -105,7 +105,8 @@ struct mch_bar {
   uint64_t stop;           /* the call that has stopped it, with others; 0: none */
   size_t place;            /* of an ended one: so many bytes of other lines stand above it */
   char *renamed;           /* its later name, or NULL */
-  unsigned char waiting;   /* ended, but still in its place among the running ones */
+  unsigned char forgotten; /* ended by a finalizer */
+  unsigned char waiting; /* ended, but still in its place among the running ones */
   unsigned char told;      /* the start was reported */
   unsigned char forwarded; /* in a worker: counters are copied to the parent by the clock */
   unsigned char ticking;   /* who stores into it must call mch_output_tick() too */
@@ -142,6 +143,10 @@ void mch_progress_end(struct mch_progress *progress, struct mch_bar *bar, uint64
 void mch_progress_stay(struct mch_bar *bar, uint64_t done, uint64_t total, enum mch_bar_end how,
                        uint64_t now_ns);
 void mch_progress_move(struct mch_progress *progress, struct mch_bar *bar);
+
+/* The last of the ended ones was forgotten, as were those before it: put it where it stood among
+ * them. (Finalizers run from the youngest to the oldest.) */
+void mch_progress_sort_forgotten(struct mch_progress *progress);
 
 /* Read the counters of one bar out of its slot. Nonzero if they differ from the last sample. */
 int mch_progress_sample(struct mch_bar *bar);
