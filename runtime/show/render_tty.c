@@ -10,16 +10,17 @@
 #include "width.h"
 
 enum {
-  HEAD = 8,       /* " 100.00%" */
-  BAR = 40,       /* cells of a bar, as in the original */
-  BAR_GOOD = 20,  /* names are cut before it becomes shorter */
-  BAR_LEAST = 4,  /* a shorter one tells nothing */
-  DIGITS = 8,     /* of a count, as in the original */
-  NAME_LEAST = 8, /* of a name that wants more */
-  NAME_GOOD = 12, /* bars shrink before it becomes shorter */
-  RATE = 8,       /* "1234.5/s" */
-  CLOCK = 5,      /* "00:12" */
-  CLOCK_MOST = 40 /* more than any time takes */
+  HEAD = 8,        /* " 100.00%" */
+  BAR = 40,        /* cells of a bar, as in the original */
+  BAR_GOOD = 20,   /* names are cut before it becomes shorter */
+  BAR_MARKED = 10, /* any mark fits into it */
+  BAR_LEAST = 4,   /* a shorter one tells nothing */
+  DIGITS = 8,      /* of a count, as in the original */
+  NAME_LEAST = 8,  /* of a name that wants more */
+  NAME_GOOD = 12,  /* bars shrink before it becomes shorter */
+  RATE = 8,        /* "1234.5/s" */
+  CLOCK = 5,       /* "00:12" */
+  CLOCK_MOST = 40  /* more than any time takes */
 };
 
 /* What stands between bar and name, from the most to the least. */
@@ -238,25 +239,33 @@ static void take_step(struct mch_tty_layout *layout, const struct step *step,
   layout->fixed = fixed(layout);
 }
 
+/* Does a step leave enough for bar and name: for a bar that any mark fits into, above all? */
+static int has_room(const struct mch_tty_layout *layout, size_t name) {
+  size_t some = most(BAR_LEAST + least(name, NAME_LEAST), BAR_MARKED + least(name, NAME_LEAST / 2));
+  return layout->fixed + 1 + some <= layout->width;
+}
+
+/* How bar and name share what is left for both. */
+static size_t share(size_t room, size_t name) {
+  if (room >= BAR_GOOD + name)
+    return least(room - name, BAR);
+  if (room >= BAR_MARKED + least(name, NAME_GOOD))
+    return least(room - least(name, NAME_GOOD), BAR_GOOD);
+  if (room >= BAR_MARKED + least(name, NAME_LEAST / 2))
+    return BAR_MARKED;
+  return room >= BAR_LEAST + least(name, NAME_LEAST) ? room - least(name, NAME_LEAST) : 0;
+}
+
 void mch_render_layout(struct mch_tty_layout *layout, enum mch_tty_style style, unsigned columns,
                        const struct mch_tty_needs *needs) {
   const struct step *step = style == MCH_TTY_ETA ? eta_steps : plain_steps;
-  size_t name = least(needs->name, NAME_LEAST);
-  size_t taken;
   layout->width = columns > 1 ? columns - 1 : 1;
   take_step(layout, step, needs);
-  while (step->counts + step->times > 0 && layout->fixed + 1 + BAR_LEAST + name > layout->width)
+  while (step->counts + step->times > 0 && !has_room(layout, needs->name))
     take_step(layout, ++step, needs);
   layout->bar = 0;
-  taken = layout->fixed + 1;
-  if (taken + BAR_LEAST + name > layout->width)
-    return;
-  name = least(needs->name, NAME_GOOD);
-  layout->bar = BAR_LEAST;
-  if (layout->width > taken + BAR_LEAST + name)
-    layout->bar = least(layout->width - taken - name, BAR_GOOD);
-  if (layout->width > taken + BAR_GOOD + needs->name)
-    layout->bar = least(layout->width - taken - needs->name, BAR);
+  if (layout->width > layout->fixed + 1)
+    layout->bar = share(layout->width - layout->fixed - 1, needs->name);
 }
 
 void mch_render_fit(struct mch_tty_layout *layout, struct mch_tty_fit *fit, unsigned columns) {
@@ -384,14 +393,18 @@ size_t mch_render_name(struct mch_buf *to, const char *name, size_t length, size
   return head + 1 + mch_width_put(to, name + at, length - at, tail);
 }
 
-/* The name, cut if need be so that what stands behind it stays (if there is room for more than
- * that), and a space if there is room for one. */
+/* The name, cut if need be so that what stands behind it stays, and a space if there is room for
+ * one. A mark may leave no room for any of it. */
 static size_t put_name(struct mch_buf *to, const struct mch_tty_layout *layout,
                        const struct mch_report *report, size_t room) {
   char mark[MCH_MARK_MOST] = "";
   size_t name = mch_width_cells(report->name, report->name_length), tail = 0, cells;
   if (report->of_tasks || !is_over_bar(layout, mch_bar_end_mark(report->how)))
     tail = mch_render_mark(mark, report, name < room ? room - name : 0);
+  if (!report->of_tasks && tail >= room && tail <= room + 1 && tail > 0) {
+    mch_buf_append(to, mark + 1, tail - 1); /* without its space */
+    return tail - 1;
+  }
   cells = mch_render_name(to, report->name, report->name_length, tail < room ? room - tail : room);
   tail = least(tail, room - cells);
   mch_buf_append(to, mark, tail);

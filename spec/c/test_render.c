@@ -118,8 +118,10 @@ static void marks(struct mch_buf *to) {
            "a rather long name of a task ");
   tty(to, 60, &report); /* the name is cut, the mark stays */
   SAME(to, "  50.00% :::: killed |        5 /       10 |:  a rath\xE2\x80\xA6 task");
-  tty(to, 40, &report); /* behind the name where the bar is too short */
-  SAME(to, "  50.00% ::   |  5 / 10 |:  a  (killed)");
+  tty(to, 40, &report);
+  SAME(to, "  50.00% ::: killed |  5 / 10 |:  a \xE2\x80\xA6sk");
+  tty(to, 26, &report); /* behind the name where the bar is too short */
+  SAME(to, "  50.00% ::   |: (killed)");
   report.name_length = 4;
   tty(to, 20, &report); /* as much of the mark as there is room for */
   SAME(to, "  50.00% |: a ra (k");
@@ -143,9 +145,9 @@ static void narrow(struct mch_buf *to) {
   EQUAL(tty(to, 80, &report), 79);
   SAME(to, "  50.00% :::::::::::::::                 |        5 /       10 |:  another task");
   tty(to, 40, &report);
-  SAME(to, "  50.00% ::   |  5 / 10 |:  anoth\xE2\x80\xA6 task");
+  SAME(to, "  50.00% :::::      |  5 / 10 |:  an\xE2\x80\xA6sk");
   tty(to, 30, &report);
-  SAME(to, "  50.00% ::   |: another task");
+  SAME(to, "  50.00% :::::      |: ano\xE2\x80\xA6sk");
   tty(to, 20, &report);
   SAME(to, "  50.00% |: ano\xE2\x80\xA6"
            "ask");
@@ -186,7 +188,7 @@ static void times(struct mch_buf *to) {
 static void odd_times(struct mch_buf *to) {
   struct mch_report report = report_of("x", 0, 10);
   eta(to, 60, &report); /* nobody knows yet */
-  SAME(to, "   0.00%           |  0 / 10 | 00:02 < --:--    0.0/s |:  x");
+  SAME(to, "   0.00%                     | 00:02 < --:--    0.0/s |:  x");
   report = report_of("x", 30, MCH_BAR_UNKNOWN);
   eta(to, 100, &report);
   SAME(to, "                                               |       30 /        ? | "
@@ -319,7 +321,7 @@ static void large_counts(struct mch_buf *to) {
   SAME(to, "  97.20% ::::::::::  | 120000000000 / 123456789012 |:  huge");
   report = report_of("unknown", 123, MCH_BAR_UNKNOWN);
   tty(to, 30, &report);
-  SAME(to, "     123           |: unknown");
+  SAME(to, "     123            |: unk\xE2\x80\xA6wn");
 }
 
 static void wide_names(struct mch_buf *to) {
