@@ -106,7 +106,7 @@ struct mch_bar {
   size_t place;            /* of an ended one: so many bytes of other lines stand above it */
   char *renamed;           /* its later name, or NULL */
   unsigned char forgotten; /* ended by a finalizer */
-  unsigned char waiting; /* ended, but still in its place among the running ones */
+  unsigned char waiting;   /* ended, but still in its place among the running ones */
   unsigned char told;      /* the start was reported */
   unsigned char forwarded; /* in a worker: counters are copied to the parent by the clock */
   unsigned char ticking;   /* who stores into it must call mch_output_tick() too */
