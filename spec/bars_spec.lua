@@ -449,17 +449,23 @@ describe("a narrower window", function()
     local folder = shell.folder()
     shell.write(folder .. "/s.lua", HEAD .. [[
       local bars = {}
+      print "first"
+      print "second"
       for i = 1, 3 do bars[i] = atpbar.bar{ name = "bar " .. i, total = 4 } end
       while not io.open(arg[1]) do bars[1]:add(0) mantichora.sleep(0.05) end
       for i = 1, 3 do bars[i]:close() end]])
     local t <close> = terminal.start(("XTERM_VERSION='XTerm(379)' %s %s/s.lua %s/go"):format(shell.interpreter, folder,
       folder), 100, 20)
-    t:wait(function(rows) return #rows == 3 end)
-    t:resize(60, 20)
-    t:wait(function(rows) return #rows == 3 and utf8.len(rows[1]) < 60 end)
+    t:wait(function(rows) return #rows == 5 end)
+    t:resize(40, 20)
+    t:wait(function(rows) return rows[#rows]:find("| 0 / 4 |:  bar 3", 1, true) end)
     shell.write(folder .. "/go", "")
     t:finish()
-    assert.equal(3, #t:screen())
+    local bars = 0
+    for _, row in ipairs(t:screen()) do
+      if row:find("|:", 1, true) then bars = bars + 1 end
+    end
+    assert.equal(3, bars, table.concat(t:screen(), "\n"))
     shell.remove(folder)
   end)
 end)
