@@ -21,7 +21,7 @@
 #include "bindings/context.h"
 #include "bindings/embedded.h"
 #include "bindings/incomplete.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/pool/lpool.h"
 #include "runtime/show/output.h"
 #include "runtime/base/platform.h"
@@ -82,7 +82,7 @@ static int send_frame(lua_State *L) {
   const char *bytes = luaL_checklstring(L, 1, &length);
   if (!is_ours(kernel))
     return luaL_error(L, "only the process of the notebook can do this");
-  mch_output_flush(mch_atpbar_output(L));
+  mch_output_flush(mch_loutput_get(L));
   fflush(stdout);
   fflush(stderr);
   lua_pushboolean(L, mch_frames_send(kernel->fd, bytes, length) == MCH_FRAMES_OK);
@@ -427,14 +427,14 @@ static int open_kernel(lua_State *L) {
   if (mch_platform_lifeline(atoi(luaL_checkstring(L, 2))) != 0)
     return luaL_error(L, "the host cannot watch its kernel");
   setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
-  mch_atpbar_output(L);
+  mch_loutput_get(L);
   if (progress == NULL || strcasecmp(progress, "off") != 0) {
     context->sinks.progress = tell_bar;
     context->sinks.progress_ud = kernel;
   }
   context->child_hook = leave_frames;
   context->child_hook_ud = kernel;
-  mch_atpbar_choose_mode(L);
+  mch_loutput_choose_mode(L);
   replace_stdin(L, kernel);
   mch_coroutines_watch(&kernel->coroutines, L);
   action.sa_handler = on_sigint;

@@ -17,7 +17,7 @@
 
 #include "bindings/incomplete.h"
 #include "bindings/part.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "lineedit.h"
 #include "runtime/show/output.h"
 
@@ -61,7 +61,7 @@ static enum mch_typed read_plain(lua_State *L, const char *prompt) {
 
 /* The same, while bars and lines of tasks keep away from the prompt. */
 static enum mch_typed read_paused(lua_State *L, const char *prompt) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   enum mch_typed typed;
   mch_output_pause(output);
   typed = read_plain(L, prompt);

@@ -154,16 +154,21 @@ static void end_now(lua_State *L, struct lpool *lpool) {
 /* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
 int mch_lends_pool_gc(lua_State *L) {
   struct lpool *lpool = mch_lpool_to_pool(L);
+  struct mch_output *output;
   if (lpool->pool == NULL) {
     mch_mark_free(&lpool->mark);
     return 0;
   }
   if (!mch_mark_is_ours(&lpool->mark))
     return 0;
+  output = mch_output_ref(lpool->output);
   if (lpool->started)
     mch_notices_collected(L, mch_pool_unfinished(lpool->pool, NULL),
                           mch_pool_failed(lpool->pool, &lpool->group, 0));
+  mch_output_finalize(output, 1);
   end_now(L, lpool);
+  mch_output_finalize(output, 0);
+  mch_output_unref(output);
   return 0;
 }
 

@@ -24,6 +24,8 @@ struct lpool {
   struct mch_pool *pool;  /* NULL: closed */
   struct mch_group group; /* the tasks of run() */
   struct mch_ltask task;  /* for the workers */
+  int leave_failed;       /* bars of what ended well go */
+  int shows_bars;         /* of its tasks */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
   struct mch_task *left;      /* was taken for the next take() of a task of run() */

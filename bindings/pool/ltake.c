@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/items.h"
 #include "bindings/values/number.h"
 #include "runtime/base/buf.h"
@@ -338,7 +338,7 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
     return;
   hold_taken(lpool);
   if (tell)
-    mch_atpbar_tell(L, lpool->output);
+    mch_loutput_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->early))
     mch_lserve_store_pieces(L, lpool, 1);
   take_held(L, lpool, task);

@@ -6,7 +6,7 @@
 #include <lauxlib.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "runtime/base/platform.h"
 #include "runtime/pool/pool_state.h"
 #include "runtime/show/output.h"
@@ -144,9 +144,9 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
   for (;;) {
     mch_lserve_pump(L, lpool, 0);
     if (is_end(goal))
-      mch_atpbar_pump_quietly(L);
+      mch_loutput_pump_quietly(L);
     else
-      mch_atpbar_pump(L);
+      mch_loutput_pump(L);
     if (lpool->pool == NULL)
       mch_lpool_raise_closed(L);
     if (is_met(lpool, goal))

@@ -11,7 +11,7 @@
 #include "runtime/base/platform.h"
 #include "bindings/context.h"
 #include "bindings/values/graph.h"
-#include "latpbar.h"
+#include "loutput.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
@@ -93,7 +93,7 @@ static int log_threshold(lua_State *L) {
 
 /* write_line(line, stream): a line of the log, above the bars; without its newline. */
 static int write_line(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   size_t length;
   const char *line;
   int stream = 2;

@@ -525,6 +525,42 @@ void mch_platform_purge_stdio(void) {
 #endif
 }
 
+#if defined(__GLIBC__)
+
+static ssize_t write_after_stdout(void *ud, const char *bytes, size_t count) {
+  size_t done = 0;
+  (void)ud;
+  if (__fpending(stdout) > 0)
+    fflush(stdout);
+  while (done < count) {
+    ssize_t written = write(STDERR_FILENO, bytes + done, count - done);
+    if (written < 0 && errno != EINTR)
+      return 0; /* the error */
+    done += written > 0 ? (size_t)written : 0;
+  }
+  return (ssize_t)done;
+}
+
+/* What a line-buffered stdout keeps goes out before any write to the new stderr, which is the old
+ * one's descriptor for whoever asks. */
+void mch_platform_join_streams(void) {
+  cookie_io_functions_t functions = {NULL, write_after_stdout, NULL, NULL};
+  FILE *joined = fopencookie(NULL, "w", functions);
+  if (joined == NULL)
+    return;
+  setvbuf(joined, NULL, _IONBF, 0);
+  joined->_fileno = STDERR_FILENO;
+  stderr = joined;
+}
+
+#else
+
+void mch_platform_join_streams(void) {
+  setvbuf(stdout, NULL, _IONBF, 0);
+}
+
+#endif
+
 void mch_platform_flush_streams(void) {
   if (ftrylockfile(stdin) == 0) {
     fflush(NULL);

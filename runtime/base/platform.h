@@ -122,6 +122,10 @@ void mch_platform_signal_orphan(void);
 /* Forget what stdin has buffered; what stdout has not written. */
 void mch_platform_purge_stdio(void);
 
+/* stdout and stderr are one file: what is written to either stays in the order of the calls, though
+ * stdout has a buffer. `stderr` is another stream then. In a new worker only. */
+void mch_platform_join_streams(void);
+
 /* Whether stdout may have bytes that were not written yet: 1 also where that is not known. */
 int mch_platform_stdout_pending(void);
 

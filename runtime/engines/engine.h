@@ -113,9 +113,10 @@ struct mch_engine_config {
   unsigned nworkers;
   uint64_t timeout;              /* nanoseconds; 0: none */
   uint64_t max_tasks_per_worker; /* 0: no limit */
-  int snapshot;  /* one fork for each task, which finds its work in the memory it was forked with */
-  int bars;      /* show the bars of tasks */
-  int log_level; /* the lowest level of log records that is wanted */
+  int snapshot; /* one fork for each task, which finds its work in the memory it was forked with */
+  int bars;     /* show the bars of tasks */
+  int leave_failed; /* but those that end well go */
+  int log_level;    /* the lowest level of log records that is wanted */
   uint64_t limit_memory, limit_cpu, limit_files; /* as mch_platform_limit() has them */
   uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
   struct mch_output *output; /* referenced by the engine while it lives */

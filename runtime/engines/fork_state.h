@@ -242,6 +242,7 @@ void mch_bury_remove_ended(struct engine_fork *engine);
 enum mch_bar_end mch_hear_stopped_or(const struct mch_task *task, enum mch_bar_end usual);
 char *mch_hear_last_progress(const struct child *child);
 void mch_hear_stop_bars(struct child *child, enum mch_bar_end how);
+void mch_hear_stopping(struct child *child);
 size_t mch_hear_read_stream(struct child *child, int which);
 size_t mch_hear_whole_lines(struct stream *stream, size_t count);
 void mch_hear_pass_last_lines(struct child *child);

@@ -220,7 +220,7 @@ static uint64_t position(struct mch_worker *worker, int which) {
   for (tries = 0; tries < 2000; tries++) {
     uint32_t before = atomic_load(&shared->reading[which]);
     uint64_t consumed = atomic_load(&shared->consumed[which]);
-    long unread = ask_unread(worker, which);
+    long unread = mch_platform_unread(worker->pipes[which]);
     if (unread < 0)
       return MCH_POSITION_UNKNOWN;
     if ((before & 1) == 0 && atomic_load(&shared->reading[which]) == before)
@@ -777,7 +777,7 @@ static uint32_t take_bar_slot(struct mch_worker *worker) {
 
 static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_bar_spec *spec) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[20];
+  unsigned char fixed[MCH_BAR_START_SIZE];
   struct mch_bar_slot *slot;
   uint32_t i;
   if (mch_worker_is_stranger(worker))
@@ -793,6 +793,8 @@ static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_b
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, spec->total);
   mch_store_u32(fixed + 16, i);
+  fixed[20] = (unsigned char)spec->unit;
+  fixed[21] = (unsigned char)spec->leave;
   mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
   return slot;
@@ -810,9 +812,20 @@ static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
   say(worker, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
 }
 
+static void bar_name(void *ud, uint64_t key, const char *name, size_t length) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[8];
+  if (mch_worker_is_stranger(worker))
+    return;
+  mch_chaos_busy(&worker->chaos);
+  mch_store_u64(fixed, key);
+  say(worker, MCH_MESSAGE_BAR_NAME, fixed, sizeof fixed, name, length);
+}
+
+/* With where the streams are: what is printed from now on stands below the bar. */
 static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[25];
+  unsigned char fixed[MCH_BAR_END_SIZE];
   uint32_t i;
   if (mch_worker_is_stranger(worker))
     return;
@@ -827,10 +840,14 @@ static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum 
   mch_store_u64(fixed + 8, done);
   mch_store_u64(fixed + 16, total);
   fixed[24] = (unsigned char)how;
+  fflush(stdout);
+  fflush(stderr);
+  mch_store_u64(fixed + 25, position(worker, 0));
+  mch_store_u64(fixed + 33, position(worker, 1));
   say(worker, MCH_MESSAGE_BAR_END, fixed, sizeof fixed, NULL, 0);
 }
 
 struct mch_upstream mch_worker_upstream(struct mch_worker *worker) {
-  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_end};
+  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_name, bar_end};
   return upstream;
 }

@@ -193,6 +193,13 @@ struct mch_pool_counts {
   uint64_t next_runid;
 };
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts);
+
+/* How all its tasks have ended so far, and the nanoseconds since the first one came. */
+struct mch_pool_tally {
+  uint64_t ok, failed, cancelled;
+  uint64_t elapsed;
+};
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally);
 size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, size_t room);
 
 /* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it

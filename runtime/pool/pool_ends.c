@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -32,12 +33,17 @@ static void begin_bar(struct mch_pool *pool) {
   pool->bar = mch_output_bar_start(pool->output, &spec);
 }
 
+/* What ended in another way than by being cancelled. */
+static uint64_t count_ended(struct mch_pool *pool) {
+  return pool->accepted - pool->unfinished - atomic_load(&pool->counted.cancelled);
+}
+
 /* What is known without asking the workers. */
 static void count_bar(struct mch_pool *pool) {
   if (pool->bar == NULL)
     return;
   mch_bar_set_total(pool->bar, pool->accepted + pool->coming);
-  mch_bar_set(pool->bar, pool->accepted - pool->unfinished);
+  mch_bar_set(pool->bar, count_ended(pool));
 }
 
 void mch_ends_update_bar(struct mch_pool *pool) {
@@ -49,11 +55,12 @@ void mch_ends_update_bar(struct mch_pool *pool) {
 
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how) {
   atomic_store(&pool->counted.running, 0);
-  mch_output_bar_end(pool->output, pool->bar, pool->accepted - pool->unfinished,
-                     pool->accepted + pool->coming, how);
+  mch_output_bar_end(pool->output, pool->bar, count_ended(pool), pool->accepted + pool->coming,
+                     how);
   pool->bar = NULL;
   pool->accepted = 0;
   atomic_store(&pool->counted.failed, 0);
+  atomic_store(&pool->counted.cancelled, 0);
 }
 
 /* So many more tasks. */
@@ -62,14 +69,29 @@ void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->coming -= announced;
   pool->coming -= announced;
   pool->accepted += count;
+  if (pool->began == 0)
+    pool->began = mch_now();
   if (pool->bar_name != NULL && pool->accepted == count)
     begin_bar(pool);
   count_bar(pool);
 }
 
 static void count_failure(struct mch_pool *pool, const struct mch_result *result) {
-  if (result->kind != MCH_KIND_OK && result->kind != MCH_KIND_CANCELLED)
+  if (result == NULL)
+    return;
+  if (result->kind == MCH_KIND_CANCELLED)
+    atomic_fetch_add(&pool->counted.cancelled, 1);
+  else if (result->kind != MCH_KIND_OK)
     atomic_fetch_add(&pool->counted.failed, 1);
+}
+
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally) {
+  pthread_mutex_lock(&pool->lock);
+  tally->ok = pool->tally.ended[MCH_KIND_OK];
+  tally->cancelled = pool->tally.ended[MCH_KIND_CANCELLED];
+  tally->failed = pool->next_runid - pool->unfinished - tally->ok - tally->cancelled;
+  tally->elapsed = pool->began != 0 ? mch_now() - pool->began : 0;
+  pthread_mutex_unlock(&pool->lock);
 }
 
 /* Whether the task of this run ID, or item of a batch, has not ended. */
@@ -279,6 +301,7 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
       mch_buf_u8(&batch->answers, MCH_ANSWER_APART);
   }
   if (task->group->abandoned || batch->lost) {
+    count_failure(pool, result);
     mch_task_free(item);
     free(extra);
     mch_result_free(result);

@@ -69,6 +69,7 @@ struct mch_pool {
   struct mch_bar *bar;          /* while there are tasks that were not taken */
   struct mch_bar_tasks counted; /* what it shows */
   uint64_t accepted;            /* since it began */
+  uint64_t began;               /* when the first task came; 0: none yet */
   size_t coming;                /* tasks that groups have announced */
   int overfull;                 /* a group is since the last pump */
   size_t ended_since_wait;      /* tasks that ended since the owner last waited */

@@ -81,16 +81,17 @@
   X(QUIT, 4, D, "nothing")                                                                         \
   X(RESULT, 5, U, "facts (facts.h), graph")                                                        \
   X(LOG, 6, U, "graph of one record")                                                              \
-  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
+  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, u8 unit, u8 leave, name")                      \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
-  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
+  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how, u64 stdout, u64 stderr position")        \
   X(EXIT, 10, U, "u32 status")                                                                     \
   X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
   X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
   X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")         \
   X(STARTED, 15, U, "u64 when; of a batch: the item with this run ID. Only if somebody listens")   \
-  X(EMITTED, 16, U, "graph of the values; see orders.accepted")
+  X(EMITTED, 16, U, "graph of the values; see orders.accepted")                                    \
+  X(BAR_NAME, 24, U, "u64 bar, name")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
@@ -114,6 +115,9 @@ enum mch_kind {
 #undef MCH_KIND_CODE
       MCH_KIND_COUNT
 };
+
+#define MCH_BAR_START_SIZE 22u /* without the name */
+#define MCH_BAR_END_SIZE 41u
 
 /* In the place of an item's facts: it is OK and has written nothing. Most are so. */
 #define MCH_ITEM_OK 0xffu

@@ -508,6 +508,7 @@ local finish = core.undisturbed(function(self)
   if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
+  core.summary(self)
   core.free(self)
 end)
 
@@ -597,10 +598,17 @@ end
 
 local mantichora = {}
 
--- What the host's --workers asks for.
+local told_of_workers = false
+
+-- What the host's --workers asks for. What cannot be used is told once.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not text or text == "" then return 4 end
+  local number = options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not number and not told_of_workers then
+    told_of_workers = true
+    logger():warning("MANTICHORA_WORKERS is '%s': a whole number from 1 to 4096 or auto is expected", text)
+  end
   return number or 4
 end
 
@@ -615,6 +623,7 @@ local function make(options)
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),
+    leave_failed = o.leave == "failed",
     poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
