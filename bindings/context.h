@@ -50,6 +50,7 @@ struct mch_context {
   void *child_hook_ud;
   struct mch_poller *poller; /* hears all open pools; NULL: nobody waits for all */
   struct mch_mark poller_mark;
+  int inside;     /* so many handlers, sinks and renderers run, one inside the other */
   uint64_t visit; /* count of the times that all pools were looked at */
   struct mch_collected collected;
   char message[256]; /* of the last failure of the C API */

@@ -151,8 +151,9 @@ static void forget_renderer(lua_State *L) {
 
 /* Tell sinks, or the script's renderer, all that is new. */
 static void render(lua_State *L, struct mch_output *out) {
+  struct mch_context *context = mch_context_get(L);
   struct mch_report report;
-  int stops;
+  int stops, status;
   mch_sinks_output(L, out);
   if (mch_sinks_progress(L, out))
     return;
@@ -165,7 +166,10 @@ static void render(lua_State *L, struct mch_output *out) {
     lua_pushvalue(L, -1);
     push_report(L, &report);
     stops = mch_lwatch_stops(L);
-    if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+    context->inside++;
+    status = lua_pcall(L, 1, 0, 0);
+    context->inside--;
+    if (status != LUA_OK) {
       if (mch_lwatch_stops(L) == stops)
         forget_renderer(L);
       lua_error(L);

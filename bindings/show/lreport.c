@@ -142,6 +142,12 @@ static int stops(lua_State *L) {
   return 1;
 }
 
+/* enter(step): so many more handlers run, or less. */
+static int enter(lua_State *L) {
+  mch_context_get(L)->inside += (int)luaL_checkinteger(L, 1);
+  return 0;
+}
+
 /* time(): seconds since the epoch, with a fraction. */
 static int wall_time(lua_State *L) {
   struct timespec now;
@@ -162,6 +168,7 @@ int luaopen_mantichora_report(lua_State *L) {
                                        {"notices", notices},
                                        {"on_log", on_log},
                                        {"stops", stops},
+                                       {"enter", enter},
                                        {"time", wall_time},
                                        {NULL, NULL}};
   struct mch_buf *graph;

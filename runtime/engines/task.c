@@ -67,18 +67,27 @@ struct mch_task *mch_task_split(const struct mch_task *task, uint32_t number) {
   rest->codes = task->codes;
   rest->runid = task->runid + number;
   rest->priority = task->priority;
+  rest->careful = task->careful;
   rest->group = task->group;
   return rest;
 }
 
+struct mch_task *mch_task_hold(struct mch_task *task) {
+  atomic_fetch_add(&task->holds, 1);
+  return task;
+}
+
 void mch_task_free(struct mch_task *task) {
-  if (task == NULL)
+  if (task == NULL || atomic_fetch_sub(&task->holds, 1) > 0)
     return;
   if (task->batch != NULL)
     mch_buf_free(&task->batch->answers);
   free(task->batch);
   mch_cargo_drop(task->cargo);
   mch_cargo_drop(task->early);
+  if (!task->borrows)
+    mch_result_free(task->result);
+  mch_task_free(task->cause); /* which has none */
   free(task->extra);
   free(task);
 }

@@ -119,8 +119,17 @@ local function to_string(value)
 end
 
 -- Call in protected mode and tell what went wrong, except for Ctrl-C, which goes on its way.
+-- Meanwhile no listener of a pool is called.
+local enter = report.enter or function() end
+
+local function leave(...)
+  enter(-1)
+  return ...
+end
+
 local function guarded(what, f, ...)
-  local fine, err = try(f, ...)
+  enter(1)
+  local fine, err = settle(stops_so_far(), leave(pcall(f, ...)))
   if fine then return end
   local text = to_string(err)
   if text:find("interrupted!", 1, true) then error(err, 0) end

@@ -113,7 +113,10 @@ static int fake_hungry(struct mch_engine *base) {
   (void)base;
   return 0;
 }
-static unsigned fake_running(struct mch_engine *base) {
+static unsigned fake_running(struct mch_engine *base, const struct mch_group *group,
+                             unsigned *others) {
+  (void)group;
+  (void)others;
   return (unsigned)((struct fake_engine *)base)->begun;
 }
 static size_t fake_workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
@@ -197,6 +200,7 @@ static uint64_t run_with(struct mch_pool *pool, struct mch_group *group, int32_t
   if (retries > 0) {
     task->extra = calloc(1, sizeof *task->extra);
     task->extra->retries = retries;
+    task->extra->retry_on = 1u << MCH_KIND_KILLED | 1u << MCH_KIND_EXITED;
   }
   CHECK(mch_pool_run(pool, task, group, &runid, &error) == 0);
   return runid;
