@@ -140,6 +140,18 @@ describe("retries", function()
         assert.are.equal(1, #notes.read())
       end)
 
+      it("do not count for a halt while another attempt follows", function()
+        local notes <close> = new_notes()
+        local note = notes.note
+        local pool <close> = mantichora { nworkers = 1, engine = engine, halt = "soon" }
+        pool:run_with({ retries = 2, retry_on = { "error" } }, function()
+          if note("") < 3 then error("no") end
+          return "done"
+        end)
+        pool:run(function() return "other" end)
+        assert.are.same({ "done", "other", n = 2 }, pool:returns())
+      end)
+
       it("go with items of map and imap", function()
         local folder = shell.folder()
         local pool <close> = mantichora { nworkers = 1, engine = engine }
@@ -206,6 +218,29 @@ describe("retries", function()
       if note("") < 4 then error("no") end
     end)
     assert.are.same({ n = 1 }, pool:returns())
+  end)
+
+  it("are not made of a running task once its pool halts", function()
+    local folder = shell.folder()
+    local notes <close> = new_notes()
+    local note = notes.note
+    local pool <close> = mantichora { nworkers = 2, halt = "soon", on_error = "return" }
+    pool:run_with({ retries = 3, retry_on = { "error" } }, function()
+      note("")
+      shell.write(folder .. "/runs", "")
+      process.wait(function() return io.open(folder .. "/go") ~= nil end, 10)
+      error("runs", 0)
+    end)
+    pool:run(function()
+      process.wait(function() return io.open(folder .. "/runs") ~= nil end, 10)
+      error("halts", 0)
+    end)
+    process.wait(function() return pool:poll(0) == 1 end, 10)
+    shell.write(folder .. "/go", "")
+    local values = pool:returns()
+    assert.are.same({ "runs", "halts" }, { values[1].message, values[2].message })
+    assert.are.equal(1, #notes.read())
+    shell.remove(folder)
   end)
 
   it("are not made of a running task that was cancelled while it was stopped", function()

@@ -223,7 +223,8 @@ methods.run = core.run
 function methods:run_with(options, ...)
   check(self)
   local runid, why = core.run_with(self, check_options("run_with", options, 2), ...)
-  return runid, why
+  if runid == nil then return nil, why end
+  return runid
 end
 
 --- Queue several functions without arguments.
