@@ -101,7 +101,8 @@ function failure_meta:__tostring()
   local others = (self.failed or self.failures and #self.failures or 1) - 1
   if others > 0 then parts[#parts + 1] = ("\nand %d more tasks failed"):format(others) end
   if self.cancelled and self.cancelled > 0 then
-    parts[#parts + 1] = ("\n%d tasks were cancelled because of it"):format(self.cancelled)
+    parts[#parts + 1] = self.cancelled == 1 and "\n1 task was cancelled"
+      or ("\n%d tasks were cancelled"):format(self.cancelled)
   end
   return table.concat(parts)
 end
