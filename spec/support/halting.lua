@@ -53,7 +53,7 @@ local function check_runs(how, fail, nworkers)
   for i = 0, tasks - 1 do assert(ended[i], "not ended: " .. i) end
   local set, at_end = begun()
   if not cause then return end
-  assert(at_end - at_cause <= nworkers, ("%d have begun after the end"):format(at_end - at_cause))
+  assert(at_end - at_cause < nworkers, ("%d have begun after the end"):format(at_end - at_cause))
   if how == "now" then return end
   for runid, kind in pairs(ended) do
     assert(kind ~= "cancelled" or not set[tostring(runid)], "began and was cancelled: " .. runid)
