@@ -1,7 +1,7 @@
 /* Runs in: parent (in a worker: pools of its own only, and no sinks).
  *
- * The doors of mantichora.h for programs in C. What they do happens in protected mode, so that no
- * error leaves them. */
+ * The functions of mantichora.h for programs in C. Each works in protected mode, so that no error
+ * leaves it. */
 #include "runtime/mantichora.h"
 
 #include <lauxlib.h>
@@ -194,6 +194,25 @@ static int call_set_output(lua_State *L) {
 int mantichora_set_output_sink(lua_State *L, mantichora_output_sink fn, void *ud) {
   struct output_call call = {fn, ud};
   return protect(L, call_set_output, &call);
+}
+
+struct task_call {
+  mantichora_task_sink fn;
+  void *ud;
+};
+
+static int call_set_task(lua_State *L) {
+  const struct task_call *call = lua_touserdata(L, 1);
+  struct mch_sinks *sinks = &embed(L)->sinks;
+  sinks->task = call->fn;
+  sinks->task_ud = call->ud;
+  mch_lpool_listen_all(L);
+  return 0;
+}
+
+int mantichora_set_task_sink(lua_State *L, mantichora_task_sink fn, void *ud) {
+  struct task_call call = {fn, ud};
+  return protect(L, call_set_task, &call);
 }
 
 /* -- workers ------------------------------------------------------------------------------ */

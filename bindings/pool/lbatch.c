@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Items of a map that travel together, and their answers. */
+ * Items of a map that are sent as one batch, and their answers. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -11,7 +11,7 @@
 #include "bindings/show/latpbar.h"
 #include "bindings/values/encoding.h"
 #include "bindings/values/items.h"
-#include "bindings/values/plain.h"
+#include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
@@ -363,6 +363,8 @@ int mch_core_take_batch(lua_State *L) {
   lua_Integer count, first, last, bytes;
   mch_ltake_check_not_in_bulk(L, lpool);
   mch_lserve_deliver_logs(L, lpool);
+  mch_levents_prepare_take(L, lpool);
+  mch_levents_tell(L, lpool);
   if (lpool->pool == NULL)
     return mch_lpool_raise_closed(L);
   mch_buf_free(&answers->graphs);

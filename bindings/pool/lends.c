@@ -1,6 +1,7 @@
 /* Runs in: both.
  *
- * How a pool ends: by its methods, at the end of a scope, by the collector, with its state. */
+ * The ways in which a pool ends: by its methods, at the end of a scope, by the collector, with its
+ * state. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -107,6 +108,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   }
   mch_task_free(lpool->group.cause);
   lpool->group.cause = NULL;
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->places);
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_lserve_release_lent(L, lpool);
@@ -141,12 +143,15 @@ static int never(void *ud) {
 static void end_now(lua_State *L, struct lpool *lpool) {
   uint64_t patience = mch_now() + 5000000000u;
   lpool->task.L = L;
+  if (lpool->listening)
+    mch_pool_cancel_all(lpool->pool, NULL, UINT64_MAX);
   mch_pool_quit(lpool->pool, 1);
   while (!mch_pool_gone(lpool->pool) && mch_now() < patience) {
     mch_pool_pump(lpool->pool);
     if (!mch_pool_gone(lpool->pool))
       mch_pool_wait(lpool->pool, &(struct mch_waiting){patience, NULL, never, NULL, NULL, 1});
   }
+  mch_levents_tell_last(L, lpool);
   free_pool(L, lpool);
 }
 

@@ -83,6 +83,7 @@ static int core_start(lua_State *L) {
   if (mch_pool_start(lpool->pool, &error) != 0)
     return mch_lpool_raise_error(L, &error);
   lpool->started = 1;
+  mch_levents_tell(L, lpool);
   return 0;
 }
 
@@ -111,6 +112,7 @@ static int core_cancel(lua_State *L) {
   static const char *const was[] = {NULL, "queued", "running"};
   struct lpool *lpool = mch_lpool_check_pool(L);
   lua_pushstring(L, was[mch_pool_cancel(lpool->pool, (uint64_t)luaL_checkinteger(L, 2))]);
+  mch_levents_tell(L, lpool);
   return 1;
 }
 
@@ -283,7 +285,7 @@ static int core_new(lua_State *L) {
   mch_mark_make(&lpool->mark);
   lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
-  lpool->lent = lpool->warned = lpool->causes = lpool->place = LUA_NOREF;
+  lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = mch_lwait_main_thread(L);
@@ -301,7 +303,7 @@ static int core_new(lua_State *L) {
   lpool->group.halt = mch_lpool_halt_arg(L, -1);
   lua_pop(L, 1);
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
-  mch_context_push_weak(L);
+  mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
   if (flag_field(L, "snapshot")) {
     lua_newtable(L);
@@ -322,6 +324,9 @@ static int core_new(lua_State *L) {
   lua_pop(L, 1);
   if (lpool->pool == NULL)
     return mch_lpool_raise_error(L, &error);
+  lpool->is_inline = config.make == mch_engine_inline_new;
+  lpool->number = ++mch_context_get(L)->pools;
+  mch_levents_listen(L, lpool);
   if (mch_context_get(L)->poller != NULL && (poller = mch_lpools_poller(L, &error)) != NULL)
     mch_lpools_join(poller, lpool, &error); /* else it is tried again at the next poll */
   return 1;
@@ -369,6 +374,12 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_batch", mch_core_run_batch},
                                   {"take_batch", mch_core_take_batch},
                                   {"pace", mch_core_pace},
+                                  {"listen", mch_core_listen},
+                                  {"set_teller", mch_core_set_teller},
+                                  {"last_event", mch_core_last_event},
+                                  {"check_may_wait", mch_core_check_may_wait},
+                                  {"emit", mch_core_emit},
+                                  {"stats", mch_core_stats},
                                   {"weight", mch_core_weight},
                                   {"keep", mch_core_keep},
                                   {"want", mch_core_want},

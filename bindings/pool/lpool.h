@@ -1,7 +1,7 @@
 /* Runs in: both (a task may have a pool of its own).
  *
- * The pool object: a userdata around struct mch_pool. Its methods that are small steps are here;
- * those that put steps together are in scripts/mantichora/pool.lua. */
+ * The pool object: a userdata around struct mch_pool. Methods that are single steps are here; those
+ * that combine steps are in scripts/mantichora/pool.lua. */
 #ifndef MCH_LPOOL_H
 #define MCH_LPOOL_H
 
@@ -20,6 +20,10 @@ void mch_lpool_sleep(lua_State *L, uint64_t until);
 /* Move all pools of this state on, and wait until a task waits to be received, none is outstanding,
  * or `until`. How many wait. Raises as mch_lpool_sleep() does. */
 size_t mch_lpool_poll(lua_State *L, uint64_t until);
+
+/* See to it that all open pools of this state tell what happens, if a sink or a listener wants to
+ * know. May raise (memory). */
+void mch_lpool_listen_all(lua_State *L);
 
 /* A descriptor that is readable when mch_lpool_poll() has something to do; -1 and `error`: none is
  * to be had. And when it has although that is not readable. May raise (memory). */

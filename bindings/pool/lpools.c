@@ -17,10 +17,6 @@
 
 #define GATHERING "mantichora gathering"
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 /* Leave an open pool that this visit has not seen yet on the stack and return it; NULL (and
  * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
  */
@@ -116,9 +112,9 @@ static void count_tasks(struct lpool *lpool, void *ud) {
 
 static void look_when_due(struct lpool *lpool, void *ud) {
   struct tally *tally = ud;
-  tally->due = sooner(tally->due, mch_pool_deadline(lpool->pool));
+  tally->due = mch_sooner(tally->due, mch_pool_deadline(lpool->pool));
   if (!lpool->joined)
-    tally->due = sooner(tally->due, mch_now() + SLICE);
+    tally->due = mch_sooner(tally->due, mch_now() + SLICE);
 }
 
 /* `due` costs a little: filled in only if it is wanted. */
@@ -190,7 +186,7 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
     *tally = add_up(L, now < end->until);
     if (now >= end->until || (end->result && (tally->finished > 0 || tally->unfinished == 0)))
       return 0;
-    due = sooner(end->until, sooner(tally->due, mch_output_next(output)));
+    due = mch_sooner(end->until, mch_sooner(tally->due, mch_output_next(output)));
     if (wait_for_any(poller, end, due, &look))
       return 1;
     mch_lwait_obey_hooks(L, output, &own, &of_main, 0);
@@ -207,6 +203,8 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
 size_t mch_lpool_poll(lua_State *L, uint64_t until) {
   struct end end = {until, -1, NULL, 1, until == 0 && mch_context_get(L)->embedded};
   struct tally tally;
+  if (until != 0)
+    mch_levents_check_may_wait(L);
   wait_for_all(L, &end, &tally);
   return tally.finished;
 }
@@ -219,7 +217,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
 
 uint64_t mch_lpool_due(lua_State *L) {
   luaL_checkstack(L, 8, NULL);
-  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {
@@ -239,8 +237,18 @@ int mch_lpool_fd(lua_State *L, struct mch_error *error) {
 int mch_core_sleep(lua_State *L) {
   uint64_t until = mch_lpool_deadline_arg(L, 1);
   mch_notices_tell(L);
+  mch_levents_check_may_wait(L);
   mch_lpool_sleep(L, until == 0 ? mch_now() : until);
   return 0;
+}
+
+static void set_listening(struct lpool *lpool, void *L) {
+  mch_levents_listen(L, lpool);
+}
+
+void mch_lpool_listen_all(lua_State *L) {
+  luaL_checkstack(L, 8, NULL);
+  each_open(L, set_listening, L);
 }
 
 static void set_threshold(struct lpool *lpool, void *ud) {

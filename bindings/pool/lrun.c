@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a task from a call into the pool. */
+ * From a call of `run` into the pool: encodes a task and submits it. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -10,6 +10,7 @@
 #include "bindings/notices.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
+#include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -17,7 +18,7 @@
 
 /* group(pool, coming, most, halt): so many tasks will be run in it; 0: not known. While results of
  * more than `most` bytes wait no further one starts; 0: no such bound. `halt`: as options.lua has
- * checked it, or nil. */
+ * checked it, or nil. And its number in the pool. */
 int mch_core_group(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
@@ -33,7 +34,8 @@ int mch_core_group(lua_State *L) {
     return luaL_error(L, "not enough memory");
   lgroup->group->calling = 1;
   lgroup->group->halt = mch_lpool_halt_arg(L, 4);
-  return 1;
+  lua_pushinteger(L, (lua_Integer)lgroup->group->call);
+  return 2;
 }
 
 /* go_on(pool, group, runid): the failure of this task was handed over. If it has halted the group,
@@ -156,7 +158,7 @@ static int push_warning(lua_State *L, struct lpool *lpool, int count) {
   largest = lua_gettop(L);
   parts = (lua_Integer)lua_rawlen(L, largest);
   luaL_buffinit(L, &sentence);
-  lua_pushfstring(L, "%d MiB go with a task, above all", (int)(graph_size(lpool) >> 20));
+  lua_pushfstring(L, "%d MiB are sent with a task, mostly", (int)(graph_size(lpool) >> 20));
   luaL_addvalue(&sentence);
   for (i = 1; i <= parts; i++) {
     lua_rawgeti(L, largest, i);
@@ -168,7 +170,7 @@ static int push_warning(lua_State *L, struct lpool *lpool, int count) {
     lua_pop(L, 3);
     luaL_addvalue(&sentence);
   }
-  luaL_addstring(&sentence, "; mantichora.explain shows all");
+  luaL_addstring(&sentence, "; mantichora.explain shows everything");
   luaL_pushresult(&sentence);
   return 1;
 }
@@ -230,29 +232,21 @@ static int is_callable(lua_State *L, int index) {
 struct run_options {
   const char *name; /* on the stack */
   size_t name_length;
-  uint64_t timeout, delay, stream, index;
+  uint64_t timeout, delay, stream;
   unsigned retries, retry_on;
   int keyed; /* `stream` is given */
   int32_t priority;
 };
 
-/* splitmix64's. */
-static uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 /* The same on every machine. `type` keeps keys of different types apart. */
 static uint64_t hash(char type, const unsigned char *bytes, size_t length) {
-  uint64_t state = mix((uint64_t)(unsigned char)type << 56 ^ length);
+  uint64_t state = mch_mix((uint64_t)(unsigned char)type << 56 ^ length);
   while (length > 0) {
     uint64_t word = 0;
     size_t count = length < 8 ? length : 8, i;
     for (i = 0; i < count; i++)
       word |= (uint64_t)bytes[i] << 8 * i;
-    state = mix(state ^ word);
+    state = mch_mix(state ^ word);
     bytes += count;
     length -= count;
   }
@@ -287,12 +281,11 @@ static int add_extra(struct mch_task *task, const struct run_options *options) {
   struct mch_task_extra *extra;
   task->priority = options->priority;
   if (options->name_length == 0 && options->timeout == 0 && options->retries == 0 &&
-      options->index == 0 && !options->keyed)
+      !options->keyed)
     return 0;
   extra = calloc(1, sizeof *extra + options->name_length);
   if (extra == NULL)
     return -1;
-  extra->index = options->index;
   extra->timeout = options->timeout;
   extra->delay = options->delay;
   extra->keyed = options->keyed;
@@ -426,7 +419,9 @@ int mch_core_run(lua_State *L) {
   check_callable(L, 2, 2);
   if (lpool->max_queued > 0)
     mch_lwait_for_room(L, lpool);
-  return run_task(L, lpool, 2, &lpool->group, NULL);
+  run_task(L, lpool, 2, &lpool->group, NULL);
+  mch_levents_tell(L, lpool);
+  return 1;
 }
 
 /* What is less than a nanosecond is one, for 0 is no limit; what is long is 30 years. */
@@ -470,7 +465,6 @@ static struct run_options options_arg(lua_State *L, int index) {
   options.delay = time_option(L, index, "retry_delay");
   options.retries = (unsigned)integer_option(L, index, "retries", UINT16_MAX);
   options.retry_on = (unsigned)integer_option(L, index, "retry_on", UINT16_MAX);
-  options.index = (uint64_t)integer_option(L, index, "index", LUA_MAXINTEGER);
   options.priority = (int32_t)integer_option(L, index, "priority", INT32_MAX);
   if (lua_getfield(L, index, "retry_on") == LUA_TNIL)
     options.retry_on = 1u << MCH_KIND_KILLED | 1u << MCH_KIND_EXITED;
@@ -505,7 +499,9 @@ int mch_core_run_with(lua_State *L) {
   } else if (lpool->max_queued > 0 && waits)
     mch_lwait_for_room(L, lpool);
   options = options_arg(L, 2);
-  return run_task(L, lpool, 3, &lpool->group, &options);
+  run_task(L, lpool, 3, &lpool->group, &options);
+  mch_levents_tell(L, lpool);
+  return 1;
 }
 
 /* Tasks that were made and not accepted yet, in a userdata. */
@@ -601,6 +597,7 @@ int mch_core_run_many(lua_State *L) {
     lua_pop(L, 1);
   }
   lua_settop(L, 3);
+  mch_levents_tell(L, lpool);
   return 1;
 }
 

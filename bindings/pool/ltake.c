@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a result from the pool into Lua, and failures in words. */
+ * From the pool into Lua: decodes results, and turns failures into tables. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -10,7 +10,7 @@
 #include "bindings/lwatch.h"
 #include "bindings/show/latpbar.h"
 #include "bindings/values/items.h"
-#include "bindings/values/plain.h"
+#include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
@@ -225,21 +225,12 @@ static void set_error(lua_State *L, const struct mch_result *result) {
   lua_settop(L, failure);
 }
 
-static const char *kind_word(enum mch_kind kind) {
-  static const char *const words[] = {
-#define MCH_KIND_WORD(name, word) word,
-      MCH_KINDS(MCH_KIND_WORD)
-#undef MCH_KIND_WORD
-  };
-  return words[kind];
-}
-
 /* Push a table of all kinds: number by name. */
 void mch_ltake_push_kinds(lua_State *L) {
   int kind;
   lua_createtable(L, 0, MCH_KIND_CANCELLED + 1);
   for (kind = 0; kind <= MCH_KIND_CANCELLED; kind++)
-    mch_lpool_set_integer(L, kind_word((enum mch_kind)kind), kind);
+    mch_lpool_set_integer(L, mch_kind_word((enum mch_kind)kind), kind);
 }
 
 /* While other code may run that receives from this pool (sinks, finalizers), the taken task is kept
@@ -270,8 +261,8 @@ static void set_task(lua_State *L, const struct mch_task *task) {
     lua_pushlstring(L, task->extra->name, task->extra->name_length);
     lua_setfield(L, -2, "name");
   }
-  if (task->extra != NULL && task->extra->index > 0)
-    mch_lpool_set_integer(L, "index", (lua_Integer)task->extra->index);
+  if (task->index > 0)
+    mch_lpool_set_integer(L, "index", (lua_Integer)task->index);
   if (task->result->pid != 0)
     mch_lpool_set_integer(L, "pid", task->result->pid);
   set_number(L, "elapsed", task->result->elapsed);
@@ -281,7 +272,7 @@ static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch
   const struct mch_result *result = task->result;
   luaL_checkstack(L, 16, NULL);
   lua_newtable(L);
-  lua_pushstring(L, kind_word(result->kind));
+  lua_pushstring(L, mch_kind_word(result->kind));
   lua_setfield(L, -2, "kind");
   set_task(L, task);
   if (result->kind == MCH_KIND_KILLED && result->signal != 0)
@@ -332,21 +323,25 @@ static void push_cause(lua_State *L, struct lpool *lpool, const struct mch_task 
   lua_remove(L, causes);
 }
 
-/* Called with the pool: push the raw facts of the failure of the task that is held. One that has
- * halted others is held by them, or by its group. */
-static int make_failure(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
-  const struct mch_task *task = lpool->held;
-  lua_settop(L, 0);
+/* Push the raw facts of a failure. One that has halted others is held by them, or by its group. */
+static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
   if (task->halts) {
     push_cause(L, lpool, task);
-    return 1;
+    return;
   }
   push_raw_failure(L, lpool, task);
   if (task->cause != NULL) {
     push_cause(L, lpool, task->cause);
     lua_setfield(L, -2, "cause");
   }
+}
+
+/* Called with the pool: push the raw facts of the failure of the task that is held. */
+static int make_failure(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lpool->held;
+  lua_settop(L, 0);
+  push_failure(L, lpool, task);
   return 1;
 }
 
@@ -375,6 +370,24 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   set_task(L, task);
 }
 
+/* Called with the pool and the task: push the raw facts of its failure. */
+static int make_failure_of(lua_State *L) {
+  push_failure(L, lua_touserdata(L, 1), lua_touserdata(L, 2));
+  return 1;
+}
+
+void mch_ltake_push_failure(lua_State *L, struct lpool *lpool, struct mch_task *task) {
+  lua_pushcfunction(L, make_failure_of);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushlightuserdata(L, task);
+  if (mch_lwatch_pcall(L, 2, 1, 0) != LUA_OK)
+    push_undecodable(L, task);
+}
+
+void mch_ltake_push_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  push_function_place(L, lpool, task);
+}
+
 /* What the taken task wrote and showed is told before its values are handed over, and what came
  * ahead of them is stored. Code that runs then may receive from this pool, and close it. */
 static void settle_taken(lua_State *L, struct lpool *lpool) {
@@ -395,14 +408,16 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
 static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group, uint64_t *from) {
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
+  mch_levents_prepare_take(L, lpool);
   for (;;) {
     lpool->taken = from != NULL ? mch_pool_take_in_order(lpool->pool, group, from)
                                 : mch_pool_take(lpool->pool, group);
     if (lpool->taken != NULL)
       break;
-    if (!mch_pool_has_logs(lpool->pool))
+    if (!mch_pool_has_logs(lpool->pool) && !mch_levents_may_tell(L, lpool))
       return 0;
     mch_lserve_deliver_logs(L, lpool); /* they come first */
+    mch_levents_tell(L, lpool);
     if (lpool->pool == NULL)
       return mch_lpool_raise_closed(L);
   }
@@ -481,17 +496,19 @@ int mch_core_take(lua_State *L) {
   lpool->decoding++;
   status = mch_lwatch_pcall(L, 1, LUA_MULTRET, 0);
   lpool->decoding--;
-  take_held(L, lpool, task);
+  if (lpool->pool == NULL)
+    return mch_lpool_raise_closed(L);
   if (status == LUA_OK && !lua_checkstack(L, copies * lua_gettop(L) + LUA_MINSTACK)) {
     lua_settop(L, 2);
     lua_pushliteral(L, "it returned more values than a call can hand over: put them into a table");
     status = LUA_ERRRUN;
   }
-  if (status != LUA_OK) {
-    push_undecodable(L, lpool->taken);
+  if (status != LUA_OK) { /* the task is held meanwhile: finalizers may receive here too */
+    push_undecodable(L, task);
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
   }
+  take_held(L, lpool, task);
   drop_payload(L, lpool, lpool->taken);
   lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);

@@ -141,6 +141,8 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
   struct mch_waiting waiting = {until,          is_enough,
                                 is_interrupted, &wait,
                                 goal->group,    goal->condition == UNTIL_MANY ? goal->limit : 1};
+  if (until != 0)
+    mch_levents_check_may_wait(L);
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;
@@ -166,7 +168,8 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
 
 /* Whether code that is called in the middle of something, and must not wait, has called us. */
 static int may_wait(lua_State *L, const struct lpool *lpool) {
-  return mch_context_get(L)->inside == 0 && !lpool->task.running;
+  const struct mch_context *context = mch_context_get(L);
+  return context->inside == 0 && !context->telling && !lpool->task.running;
 }
 
 /* Wait until fewer tasks of run() are queued than may be. No message says that a worker begins what

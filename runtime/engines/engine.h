@@ -1,17 +1,17 @@
 /* Runs in: parent.
  *
- * The interface of a way to get work done. A pool owns tasks and their run IDs; an engine gets them
- * one by one, and tells by events how they ended. It speaks of tasks, never of processes: the same
- * interface fits workers forked here, this process itself, and later workers on other machines.
+ * The interface of an engine, which runs tasks for a pool. A pool owns tasks and their run IDs; an
+ * engine gets them one by one, and reports by events how they ended. The interface speaks of tasks,
+ * never of processes: it fits workers forked here, this process itself, and later workers on other
+ * machines.
  *
- * All calls come under the pool's lock, one at a time; none of them blocks. Only calls with `owner`
- * = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
+ * All calls are made under the pool's lock, one at a time; none of them blocks. Only calls with
+ * `owner` = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
 #ifndef MCH_ENGINE_H
 #define MCH_ENGINE_H
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "runtime/base/chaos.h"
 #include "runtime/base/error.h"
@@ -30,10 +30,11 @@ struct mch_events {
   /* The task was submitted and provably never started: it goes back to the head of the queue. */
   void (*returned)(void *ud, struct mch_task *task);
   /* The next item of a batch has this OK answer; or ended in another way (see failed). */
-  void (*answered)(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length);
+  void (*answered)(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
+                   const struct mch_course *course);
   /* The next `count` items have these OK answers: `length` bytes of records as in ITEMS. */
   void (*answered_many)(void *ud, struct mch_task *batch, const unsigned char *records,
-                        size_t length, uint32_t count);
+                        size_t length, uint32_t count, const struct mch_course *course);
   /* It ended in this way; NULL: there was no memory to say how. */
   void (*failed)(void *ud, struct mch_task *batch, struct mch_result *result);
   /* A batch is over, its items ran for so many nanoseconds. All are answered or split off. */
@@ -42,6 +43,15 @@ struct mch_events {
   void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest);
   /* A piece of the task's result came ahead. */
   void (*early)(void *ud, struct mch_task *task, const unsigned char *piece, size_t length);
+  /* While somebody listens (see listen): the task began, or the next item of a batch. That it had
+   * begun is said once more by how it ended. */
+  void (*started)(void *ud, struct mch_task *task, const struct mch_course *course);
+  /* It gave these values to its pool. 0: nobody wants them, nor is their worker to wait for that;
+   * else see accept. */
+  int (*emitted)(void *ud, struct mch_task *task, int source, const unsigned char *graph,
+                 size_t length);
+  /* A worker came; or (why, of static storage) went. */
+  void (*worker)(void *ud, int pid, unsigned slot, const char *why);
   /* A log record came; to be handed to Lua on the owner's thread before later results. */
   void (*log)(void *ud, const unsigned char *graph, size_t length);
   /* Let go of the pool's lock around code of the host, and take it again. */
@@ -90,7 +100,8 @@ struct mch_runner {
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
-  /* The same once more, if the task has met that error and runs on. NULL: it is not told again. */
+  /* Raise it once more, if the task has met that error and runs on. NULL: it is not raised again.
+   */
   void (*insist)(void *ud);
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */
@@ -163,6 +174,13 @@ struct mch_engine_ops {
   size_t (*workers)(struct mch_engine *engine, struct mch_worker_info *infos, size_t room);
   /* Tell the workers the lowest level of log records that is wanted. */
   void (*log_threshold)(struct mch_engine *engine, int level);
+  /* Whether somebody wants to know all about each task, which costs a little. */
+  void (*listen)(struct mch_engine *engine, int on);
+  /* So many bytes of emitted values from this source wait no longer. */
+  void (*accept)(struct mch_engine *engine, int source, size_t bytes);
+  /* How long each slot has worked, in nanoseconds, that of slot 1 first, and since when there are
+   * workers (0: there never was one). Returns how many slots there are. */
+  size_t (*work)(struct mch_engine *engine, uint64_t *worked, size_t room, uint64_t *since);
   /* End: ask the workers to leave (`kill`: end them now), no task is left with the engine. */
   void (*quit)(struct mch_engine *engine, int kill);
   /* 1 when quit() is complete: no worker is left. */

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
+#include "runtime/wire/facts.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
 
@@ -98,8 +100,8 @@ static void put(struct mch_worker *worker, enum mch_message type, const void *fi
     die(EXIT_BROKEN);
 }
 
-/* The same with a graph and the spans that belong into it, which are not copied: to be flushed
- * before anything becomes of them. */
+/* Queue a message that has facts, a graph and the spans that belong into it. Spans are not copied:
+ * to be flushed before anything becomes of them. */
 static void put_answer(struct mch_worker *worker, enum mch_message type, const void *facts,
                        size_t facts_length, const struct mch_buf *graph) {
   struct mch_message_head head = {(uint8_t)type, worker->attempt, worker->ticket, worker->runid};
@@ -144,9 +146,27 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
-int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length) {
+int mch_worker_may_emit(const struct mch_worker *worker, size_t length) {
+  const struct mch_orders *orders = &worker->shared->orders;
+  uint64_t waiting = worker->emitted - atomic_load(&orders->accepted);
+  if (mch_worker_is_stranger(worker) || !atomic_load(&orders->listening))
+    return -1;
+  return waiting == 0 || (length <= MCH_EMITTED_MOST && waiting <= MCH_EMITTED_MOST - length);
+}
+
+void mch_worker_emit(struct mch_worker *worker, const void *graph, size_t length) {
+  if (mch_worker_is_stranger(worker))
+    return;
+  mch_chaos_busy(&worker->chaos);
+  worker->emitted += length;
+  say(worker, MCH_MESSAGE_EMITTED, graph, length, NULL, 0);
+}
+
+int mch_worker_send_early(struct mch_worker *worker, const void *piece, size_t length) {
   struct mch_message_head head = {MCH_MESSAGE_EARLY, worker->attempt, worker->ticket,
                                   worker->runid};
+  if (mch_without(MCH_TRICK_EARLY))
+    return 0;
   if (mch_worker_is_stranger(worker))
     return 1;
   mch_chaos_busy(&worker->chaos);
@@ -218,7 +238,8 @@ static uint64_t position(struct mch_worker *worker, int which) {
 /* Whether a task has surely written nothing: it had less time for it, by half, than the fastest
  * system call takes. Spares the short ones the question, which takes longer than they do. */
 static int was_silent(const struct mch_worker *worker, uint64_t own_time) {
-  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending();
+  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending() &&
+         !mch_without(MCH_TRICK_SILENT);
 }
 
 static void find_positions(struct mch_worker *worker) {
@@ -239,20 +260,41 @@ static void tear(struct mch_worker *worker) {
   mch_chaos_die();
 }
 
-/* The largest size so far; short tasks are not worth a system call each. */
+/* The largest size so far; short tasks are not worth a system call each, unless somebody listens.
+ */
 static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
-  if (elapsed > 500000u || worker->maxrss_age++ % 64 == 0)
+  if (elapsed > 500000u || worker->cpu != MCH_UNMEASURED || worker->maxrss_age++ % 64 == 0)
     worker->maxrss = mch_platform_maxrss();
   return worker->maxrss;
 }
 
-static void put_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                      unsigned char *facts) {
-  facts[0] = (unsigned char)kind;
-  mch_store_u64(facts + 1, elapsed);
-  mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
-  mch_store_u64(facts + 17, worker->told[0]);
-  mch_store_u64(facts + 25, worker->told[1]);
+/* If somebody listens: say that the task or item begins, and measure more of it. */
+static void say_started(struct mch_worker *worker, uint64_t start) {
+  unsigned char when[8];
+  worker->cpu = MCH_UNMEASURED;
+  if (!atomic_load_explicit(&worker->shared->orders.listening, memory_order_relaxed))
+    return;
+  mch_store_u64(when, start);
+  mch_chaos_busy(&worker->chaos);
+  say(worker, MCH_MESSAGE_STARTED, when, sizeof when, NULL, 0);
+  worker->cpu = mch_platform_cpu_time();
+}
+
+/* Processor time since it began. */
+static uint64_t cpu_since(const struct mch_worker *worker) {
+  return worker->cpu == MCH_UNMEASURED ? MCH_UNMEASURED : mch_platform_cpu_time() - worker->cpu;
+}
+
+static void store_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t started,
+                        uint64_t elapsed, unsigned char *bytes) {
+  struct mch_facts facts = {.kind = kind,
+                            .started = started,
+                            .cpu = cpu_since(worker),
+                            .elapsed = elapsed,
+                            .maxrss = maxrss_after(worker, elapsed),
+                            .stdout_position = worker->told[0],
+                            .stderr_position = worker->told[1]};
+  mch_facts_store(&facts, bytes);
 }
 
 static void send_answer(struct mch_worker *worker) {
@@ -261,24 +303,23 @@ static void send_answer(struct mch_worker *worker) {
   flush(worker);
 }
 
-static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                   uint64_t own_time, const struct mch_buf *graph) {
+static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t started,
+                   uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
   unsigned char facts[MCH_FACTS_SIZE];
   if (!was_silent(worker, own_time))
     find_positions(worker);
   mch_chaos_busy(&worker->chaos);
-  put_facts(worker, kind, elapsed, facts);
+  store_facts(worker, kind, started, elapsed, facts);
   put_answer(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph);
   send_answer(worker);
 }
 
-/* Answer with all facts, after a question where the streams are. */
+/* Answer with all facts. */
 static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
-                        uint64_t elapsed, const struct mch_buf *graph) {
+                        uint64_t started, uint64_t elapsed, const struct mch_buf *graph) {
   unsigned char head[4 + MCH_FACTS_SIZE];
-  find_positions(worker);
   mch_store_u32(head, number);
-  put_facts(worker, kind, elapsed, head + 4);
+  store_facts(worker, kind, started, elapsed, head + 4);
   put_answer(worker, MCH_MESSAGE_ITEM, head, sizeof head, graph);
   send_answer(worker);
 }
@@ -290,7 +331,8 @@ static int answer_silent_item(struct mch_worker *worker, uint32_t number,
   struct mch_message_head head = {MCH_MESSAGE_ITEMS, worker->attempt, worker->ticket,
                                   worker->runid};
   unsigned char front[4 + 1];
-  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0) {
+  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0 &&
+      !mch_without(MCH_TRICK_ITEMS)) {
     if (mch_channel_put_record(&worker->channel, &head, graph->data, graph->length, NULL) != 0)
       die(EXIT_BROKEN);
     if (mch_channel_unsent(&worker->channel) == 0)
@@ -426,9 +468,10 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, un
   worker->runid = task->runid;
   worker->attempt = attempt;
   enter(worker, ticket, graph);
+  say_started(worker, start);
   kind = worker->runner.run(worker->runner.ud, task, graph);
   after_code(worker, ticket, kind);
-  answer(worker, kind, mch_now() - start, task->own_time, graph);
+  answer(worker, kind, start, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
   if (has_consequences(worker, ticket, options, kind))
     await_conclusions(worker, ticket, MCH_HEARD_ALL);
@@ -517,22 +560,28 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
                          unsigned options, uint64_t start, struct mch_run *run,
                          struct mch_buf *graph) {
   enum mch_kind kind;
+  int is_silent;
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
   run->began = start;
   worker->runner.calm(worker->runner.ud);
   enter(worker, ticket, graph);
+  say_started(worker, start);
   kind = worker->runner.run(worker->runner.ud, run, graph);
   after_code(worker, ticket, kind);
   mch_chaos_busy(&worker->chaos);
-  if (kind == MCH_KIND_OK && was_silent(worker, run->own_time) &&
-      !has_consequences(worker, ticket, options, kind)) {
+  is_silent = kind == MCH_KIND_OK && was_silent(worker, run->own_time) &&
+              !has_consequences(worker, ticket, options, kind);
+  if (is_silent) {
     run->precise -= run->precise > 0;
-    return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
+    if (worker->cpu == MCH_UNMEASURED) /* nobody listens */
+      return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
+  } else {
+    run->precise = PRECISE_ITEMS;
+    find_positions(worker);
   }
-  run->precise = PRECISE_ITEMS;
-  answer_item(worker, number, kind, run->ended - start, graph);
+  answer_item(worker, number, kind, start, run->ended - start, graph);
   if (has_consequences(worker, ticket, options, kind))
     await_conclusions(worker, ticket, number + 1);
   return mch_now();
@@ -572,8 +621,9 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
     run.first = 0;
   }
   worker->runid = message->head.runid;
+  worker->cpu = MCH_UNMEASURED;
   clear_answer(worker, graph);
-  answer(worker, MCH_KIND_OK, now - start, 0, graph);
+  answer(worker, MCH_KIND_OK, start, now - start, 0, graph);
   rest(worker, ticket, graph);
 }
 

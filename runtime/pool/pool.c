@@ -1,16 +1,18 @@
-/* Runs in: parent only. Purpose: pool.h. */
-
+/* Runs in: parent. Purpose: pool.h.
+ *
+ * Here: the pump, the driver's view, how tasks come in, and the descriptors to wait by. How they
+ * end is in pool_ends.c, how they are taken in pool_take.c, by run ID in pool_index.c. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -216,17 +218,13 @@ static const void *get_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_pool *)ud)->dictionary, id, length);
 }
 
-static void init_lock(pthread_mutex_t *lock) {
-  pthread_mutex_init(lock, NULL);
-}
-
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error) {
   struct mch_engine_config engine = config->engine;
   struct mch_pool *pool = calloc(1, sizeof *pool);
   mch_error_set(error, MCH_NOMEM, "not enough memory for a pool"); /* unless another failure says */
   if (pool == NULL)
     return NULL;
-  init_lock(&pool->lock);
+  pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
   pool->held_until = MCH_NEVER;
   pool->wakeup[0] = pool->wakeup[1] = -1;
@@ -242,7 +240,10 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                       mch_ends_failed,
                                       mch_ends_batch_over,
                                       mch_ends_split,
-                                      mch_ends_ahead,
+                                      mch_ends_early,
+                                      mch_events_started,
+                                      mch_events_emitted,
+                                      mch_events_worker,
                                       mch_ends_log_record,
                                       mch_ends_unlock_for_host,
                                       mch_ends_lock_again};
@@ -274,8 +275,32 @@ static void forget(struct mch_pool *pool, struct mch_task *task, uint64_t runid)
     mch_ends_free_if_idle(group);
 }
 
+/* A batch ends with its last item. */
+void mch_pool_end_all(struct mch_pool *pool) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  for (runid = pool->base; runid < pool->next_runid; runid++) {
+    struct mch_task *task = *mch_index_slot(pool, runid);
+    struct ending ending = {
+        .kind = MCH_KIND_CANCELLED,
+        .count = 1,
+        .course = {.elapsed = MCH_UNMEASURED, .cpu = MCH_UNMEASURED, .maxrss = MCH_UNMEASURED}};
+    if (task == NULL || !mch_ends_is_open(task, runid))
+      continue;
+    if (task->batch != NULL && runid == task->runid + task->batch->answered)
+      ending.count = task->batch->count - task->batch->answered;
+    else if (task->batch != NULL)
+      continue;
+    mch_events_ended(pool, task, &ending);
+  }
+  pool->listening = 0;
+  pthread_mutex_unlock(&pool->lock);
+}
+
 void mch_pool_free(struct mch_pool *pool) {
   end_driver(pool);
+  if (pool->engine != NULL)
+    mch_events_drop_all(pool);
   while (pool->base < pool->next_runid) {
     struct mch_task *task = pool->index[pool->index_start];
     if (task != NULL)
@@ -343,7 +368,8 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
     end_driver(pool); /* as in mch_pool_run() */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0) {
-    if (mch_index_index_reserve(pool, count) == 0)
+    if (mch_index_reserve(pool, count) == 0 &&
+        (!pool->listening || mch_events_reserve(pool, 2 * count) == 0))
       while (entered < count && mch_queue_enter(&pool->queue, tasks[entered]) == 0)
         entered++;
     if (entered < count) {
@@ -357,11 +383,13 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
 }
 
 /* Whether the owner queues one task after the other: then they are held to go many at once. The
- * helper thread sees to it that none waits long if the owner goes away. */
+ * helper thread sees to it that none waits long if the owner goes away. A task that no other is
+ * before goes at once: its owner may wait for each in turn. */
 static int in_burst(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  if (pool->driver == NULL || since >= burst_gap)
+  if (pool->driver == NULL || pool->submitted == 0 || since >= burst_gap ||
+      mch_without(MCH_TRICK_BURST))
     return 0;
   pool->held_until = now + hold_limit;
   return 1;
@@ -376,14 +404,14 @@ static void put_in_queue(struct mch_pool *pool, struct mch_task *task) {
   if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
     dispatch(pool, 1);
   else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
-           pool->engine->ops->wants_tasks(pool->engine))
+           !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
     pump(pool, 1);
   else
     mch_ends_raise_wakeup(pool); /* a pump is due */
 }
 
-/* The first worker has its task before the others are forked, and begins with it so long; the
- * helper thread comes last, since a process with one thread is forked faster. */
+/* The first worker has its task before the others are forked, and is already running it meanwhile;
+ * the helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   uint32_t count = mch_task_count(task), i;
@@ -392,7 +420,8 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
-      (mch_index_index_reserve(pool, count) != 0 ||
+      (mch_index_reserve(pool, count) != 0 ||
+       (pool->listening && mch_events_reserve(pool, count + 1) != 0) ||
        (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
@@ -401,6 +430,12 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
       *mch_index_slot(pool, pool->next_runid++) = task;
     task->group = group;
     task->careful = group->halt.how != MCH_HALT_NEVER;
+    task->accepted = mch_now();
+    if (group->call != 0)
+      task->index = group->accepted + 1;
+    group->accepted += count;
+    pool->tally.sent += task->length;
+    mch_events_queued(pool, task);
     group->unfinished += count;
     group->batches += task->batch != NULL;
     pool->unfinished += count;
@@ -442,6 +477,7 @@ struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t mo
   pthread_mutex_lock(&pool->lock);
   group->coming = coming;
   group->most = most;
+  group->call = ++pool->calls;
   pool->coming += coming;
   pthread_mutex_unlock(&pool->lock);
   return group;
@@ -566,7 +602,7 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   if (pool->wakeup[0] >= 0)
     return 0;
   if (mch_poller_fd(pool->engine->poller) < 0)
-    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
+    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait on a pool with");
   if ((code = mch_platform_pipe(pool->wakeup, error)) != 0)
     return code;
   mch_platform_nonblocking(pool->wakeup[0]);
@@ -578,8 +614,8 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
 
 static int listen(struct mch_pool *pool, struct mch_poller *poller, void *ud,
                   struct mch_error *error) {
-  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), MCH_READABLE, ud) == 0 &&
-      mch_poller_add(poller, pool->wakeup[0], MCH_READABLE, ud) == 0)
+  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), ud) == 0 &&
+      mch_poller_add(poller, pool->wakeup[0], ud) == 0)
     return 0;
   return mch_error_system(error, "cannot make a descriptor to wait for a pool");
 }
@@ -641,7 +677,7 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
   if (pool->driver != NULL)
-    mch_driver_stop(pool->driver); /* its end lacks_tickets while those of the workers do */
+    mch_driver_stop(pool->driver); /* it ends while the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {

@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The one way into DONE: what the engine says of tasks, and what it does to groups, bars and the
- * owner. */
+ * The one way into DONE. The engine says by struct mch_events how tasks and items end, come back or
+ * are split; here groups, the index, the pool's bar and whoever waits learn of it. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
@@ -79,9 +79,9 @@ int mch_ends_is_open(const struct mch_task *task, uint64_t runid) {
                              : task->state != MCH_TASK_DONE;
 }
 
-/* -- ends --------------------------------------------------------------------------------- */
+/* -- the owner's event loop --------------------------------------------------------------- */
 
-/* The owner's event loop shall look in. */
+/* It shall look in. */
 void mch_ends_raise_wakeup(struct mch_pool *pool) {
   if (pool->wakeup[1] >= 0 && !pool->wakeup_raised && write(pool->wakeup[1], "", 1) == 1)
     pool->wakeup_raised = 1;
@@ -93,6 +93,9 @@ void mch_ends_lower_wakeup(struct mch_pool *pool) {
     pool->wakeup_raised = 0;
 }
 
+/* -- ends of tasks ------------------------------------------------------------------------ */
+
+/* An abandoned group goes with the last of its tasks. */
 void mch_ends_free_if_idle(struct mch_group *group) {
   if (group->abandoned && group->unfinished == 0 && group->batches == 0)
     mch_pool_free_group(group);
@@ -127,6 +130,7 @@ static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->unfinished -= count;
   group->finished += count;
   pool->unfinished -= count;
+  pool->finished += count;
   pool->ended_since_wait += count;
 }
 
@@ -158,8 +162,9 @@ void mch_ends_drop_early(struct mch_task *task) {
   task->early_bytes = 0;
 }
 
-/* The one way into DONE for one task. */
-void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+/* The one way into DONE for one task; `is_told`: its end was. */
+static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result,
+                     int is_told) {
   struct mch_group *group = task->group;
   task->state = MCH_TASK_DONE;
   mch_queue_leave(&pool->queue, task);
@@ -167,6 +172,8 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
   task->cargo = NULL;
   task->borrows = result == NULL;
   task->result = result != NULL ? result : pool->no_memory;
+  if (!is_told)
+    mch_events_ended_with(pool, task, task->result);
   if (task->result->kind != MCH_KIND_OK)
     mch_ends_drop_early(task);
   list(task);
@@ -178,11 +185,15 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
   else
     mch_halt_count_failure(pool, task);
   if (group->abandoned) {
-    mch_take_take(pool, task);
+    mch_take_done(pool, task);
     mch_pool_discard(pool, task);
     mch_ends_free_if_idle(group);
   }
   mch_ends_raise_wakeup(pool);
+}
+
+void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+  set_done(pool, task, result, 0);
 }
 
 /* -- ends of batches ---------------------------------------------------------------------- */
@@ -201,10 +212,11 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
   mch_halt_count_ok(task->group, count);
   if (task->group->abandoned) {
     for (i = 0; i < count; i++)
-      mch_index_index_remove(pool, task->runid + batch->answered + i);
+      mch_index_remove(pool, task->runid + batch->answered + i);
     batch->kept -= count;
     batch->from += count;
     task->group->finished -= count;
+    pool->finished -= count;
   } else if (!batch->listed) {
     batch->listed = 1;
     list(task);
@@ -229,7 +241,16 @@ static void keep_answers(struct mch_pool *pool, struct mch_task *task, const uns
   add_bytes(pool, task->group, head_length + length);
 }
 
-void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+/* The end of the next items that have OK answers of so many bytes. */
+static void tell_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                          size_t length, const struct mch_course *course) {
+  struct ending ending = {
+      .kind = MCH_KIND_OK, .begun = 1, .count = count, .received = length, .course = *course};
+  mch_events_ended(pool, task, &ending);
+}
+
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
+                       const struct mch_course *course) {
   unsigned char head[5] = {(unsigned char)length};
   size_t head_length = 1;
   if (length - 1 >= MCH_RECORD_MAX) {
@@ -239,12 +260,14 @@ void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *gra
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;
+  tell_answered(ud, task, 1, length, course);
   keep_answers(ud, task, head, head_length, graph, length);
   count_answered(ud, task, 1);
 }
 
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
-                            size_t length, uint32_t count) {
+                            size_t length, uint32_t count, const struct mch_course *course) {
+  tell_answered(ud, task, count, length - count, course);
   keep_answers(ud, task, NULL, 0, records, length);
   count_answered(ud, task, count);
 }
@@ -256,6 +279,7 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   struct mch_task *item = mch_task_new(
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
+  mch_events_ended_with(pool, task, result != NULL ? result : pool->no_memory);
   if (!task->group->abandoned && !batch->lost) {
     batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
     if (!batch->lost)
@@ -269,14 +293,16 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
     return;
   }
   item->extra = extra;
-  item->extra->index = batch->index + batch->answered;
+  item->extra->index = item->index = batch->index + batch->answered;
+  item->accepted = task->accepted;
+  item->said = task->said;
   item->runid = task->runid + batch->answered;
   item->group = task->group;
   item->cause = task->cause != NULL ? mch_task_hold(task->cause) : NULL;
   *mch_index_slot(pool, item->runid) = item;
   batch->kept--;
   batch->answered++;
-  mch_ends_set_done(pool, item, result);
+  set_done(pool, item, result, 1);
 }
 
 static void close_batch(struct mch_pool *pool, struct mch_task *task) {
@@ -292,6 +318,7 @@ void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed) {
   struct mch_pool *pool = ud;
   struct mch_group *group = task->group;
   mch_index_count_submitted(pool, task, -1);
+  mch_events_batch_over(pool, task, elapsed);
   group->item_time += elapsed;
   group->items += elapsed > 0 ? task->batch->count : 0;
   close_batch(pool, task);
@@ -326,6 +353,8 @@ void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest) {
     mch_queue_add(&pool->queue, rest);
 }
 
+/* -- what the engine says of tasks -------------------------------------------------------- */
+
 /* A task that is with nobody ends. */
 void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
                        const char *why) {
@@ -355,8 +384,10 @@ void mch_ends_returned(void *ud, struct mch_task *task) {
     mch_queue_add(&pool->queue, task);
 }
 
-/* What is lost for want of memory is missed when the result is rebuilt. */
-void mch_ends_ahead(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length) {
+/* -- pieces and log records --------------------------------------------------------------- */
+
+/* A piece that is lost for want of memory is missed when the result is rebuilt. */
+void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length) {
   struct mch_pool *pool = ud;
   struct mch_buf none = {0};
   struct piece *piece;
@@ -393,6 +424,7 @@ void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length) {
   mch_ends_raise_wakeup(pool);
 }
 
+/* The engine calls code of the host: not under the lock. */
 void mch_ends_unlock_for_host(void *ud) {
   pthread_mutex_unlock(&((struct mch_pool *)ud)->lock);
 }

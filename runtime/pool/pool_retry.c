@@ -91,6 +91,7 @@ static void begin_anew(struct mch_pool *pool, struct mch_task *task) {
  * follows at once. */
 void mch_retry_again(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
   uint64_t pause = pause_of(task);
+  mch_events_retried(pool, task, result);
   mch_ends_drop_early(task);
   task->result = result;
   if (pause == 0 || !reserve(pool)) {

@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
- * What the rooms of a pool share. Everything here is used with the pool's lock held. */
+ * What the files of a pool share. All of it is used with the pool's lock held; public functions
+ * (pool.h) take the lock, those below have it. */
 #ifndef MCH_POOL_STATE_H
 #define MCH_POOL_STATE_H
 
@@ -25,6 +26,15 @@ struct piece {
   unsigned char bytes[];
 };
 
+/* What has happened and was not told. There is always room for one more for each unfinished task
+ * while somebody listens. */
+struct event_queue {
+  struct mch_event *events; /* a ring */
+  size_t first, count, room;
+  uint64_t last; /* number of the last one that was made */
+  uint64_t told; /* of the last one that was handed over */
+};
+
 enum {
   CROWD = 32,    /* so many results at once are many */
   FEED = 192,    /* with so many tasks in the queue it is looked whether workers want some */
@@ -47,9 +57,15 @@ struct mch_pool {
   uint64_t base, next_runid;
   size_t submitted;
   size_t unfinished; /* tasks and items of all groups that have not ended */
+  size_t finished;   /* that have, and were not taken */
   struct record *records, *last_record;
   size_t record_bytes;
   struct piece *pieces, *last_piece;
+  struct event_queue events;
+  int listening;  /* events are made */
+  int hasty;      /* tasks may be taken whose end was not told */
+  uint64_t calls; /* groups of maps so far */
+  struct mch_tally tally;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
   char *bar_name;               /* NULL: no bar for all tasks */
@@ -73,20 +89,45 @@ struct mch_pool {
   int wakeup_raised;
 };
 
-/* -- pool.c */
+/* pool.c: the pump, and when it is due. */
 
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
 
-/* -- pool_index.c */
+/* pool_events.c: what happens, for those who listen. */
+
+/* How a task, or `count` items of a batch from its first open one on, ended. */
+struct ending {
+  enum mch_kind kind;
+  int begun;
+  uint64_t count, received;
+  struct mch_course course;
+  struct mch_result *result; /* of one that failed; NULL: none */
+};
+int mch_events_reserve(struct mch_pool *pool, size_t more);
+void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
+void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
+int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
+                       size_t length);
+void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
+void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
+                        const struct mch_result *result);
+void mch_events_ended(struct mch_pool *pool, struct mch_task *task, const struct ending *ending);
+void mch_events_ended_with(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_events_batch_over(struct mch_pool *pool, const struct mch_task *task, uint64_t elapsed);
+int mch_events_hold(const struct mch_pool *pool, const struct mch_task *task);
+void mch_events_drop_all(struct mch_pool *pool);
+
+/* pool_index.c: tasks by run ID. mch_index_find() may be asked for any number, mch_index_slot() for
+ * those from `base` to `next_runid`. */
 
 struct mch_task **mch_index_slot(struct mch_pool *pool, uint64_t runid);
 struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid);
-int mch_index_index_reserve(struct mch_pool *pool, size_t count);
-void mch_index_index_remove(struct mch_pool *pool, uint64_t runid);
+int mch_index_reserve(struct mch_pool *pool, size_t count);
+void mch_index_remove(struct mch_pool *pool, uint64_t runid);
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
 
-/* -- pool_halt.c */
+/* pool_halt.c: what a failure does to the others of its group. */
 
 void mch_halt_count_ok(struct mch_group *group, uint32_t count);
 void mch_halt_count_failure(struct mch_pool *pool, struct mch_task *task);
@@ -94,7 +135,7 @@ void mch_halt_end(struct mch_pool *pool, struct mch_task *task);
 void mch_halt_carry_out(struct mch_pool *pool);
 void mch_halt_forget(struct mch_group *group);
 
-/* -- pool_retry.c */
+/* pool_retry.c: attempts after the first, and the pauses before them. */
 
 int mch_retry_is_due(const struct mch_task *task, const struct mch_result *result);
 void mch_retry_again(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
@@ -103,15 +144,16 @@ void mch_retry_leave(struct mch_pool *pool, struct mch_task *task);
 void mch_retry_release(struct mch_pool *pool, uint64_t now);
 uint64_t mch_retry_next(const struct mch_pool *pool);
 
-/* -- pool_take.c */
+/* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
+ * which shows the end of the bar with the last. */
 
 int mch_take_all_taken(struct mch_pool *pool);
-void mch_take_take(struct mch_pool *pool, struct mch_task *task);
-void mch_take_unlock_taken(struct mch_pool *pool);
-void mch_take_take_answers(struct mch_pool *pool, struct mch_task *task,
-                           struct mch_answers *answers);
+void mch_take_done(struct mch_pool *pool, struct mch_task *task);
+void mch_take_unlock(struct mch_pool *pool);
+void mch_take_answers(struct mch_pool *pool, struct mch_task *task, struct mch_answers *answers);
 
-/* -- pool_ends.c */
+/* pool_ends.c: the one way into DONE. Those with `ud` are the events of the engine (engine.h); the
+ * others count groups and the bar, and wake the owner. */
 
 void mch_ends_update_bar(struct mch_pool *pool);
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how);
@@ -126,9 +168,10 @@ void mch_ends_remove_bytes(struct mch_group *group, size_t bytes);
 size_t mch_ends_result_size(const struct mch_task *task);
 void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
 void mch_ends_free_if_over(struct mch_task *task);
-void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length);
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
+                       const struct mch_course *course);
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
-                            size_t length, uint32_t count);
+                            size_t length, uint32_t count, const struct mch_course *course);
 void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed);
 void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task *rest);
@@ -138,7 +181,7 @@ void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_ki
 void mch_ends_drop_early(struct mch_task *task);
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_returned(void *ud, struct mch_task *task);
-void mch_ends_ahead(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
+void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
 void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length);
 void mch_ends_unlock_for_host(void *ud);
 void mch_ends_lock_again(void *ud);

@@ -11,10 +11,11 @@
  *      | ------- TASK runid, ticket: name, graph -------> |  waits its turn in the stream
  *      |          (BATCH: a function and many items)      |
  *      |                                                  |  claim[ticket]: OFFERED -> TAKEN
- *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
+ *      | <------ STARTED -------------------------------- |  if the page says that somebody listens
+ *      | <------ LOG, BAR_START, BAR_END, EMITTED ------- |  while it runs; bars count in the page
  *      | <------ ITEM number: answer -------------------- |  each item of a batch,
  *      | <------ ITEMS: answer, answer, ... ------------- |  or short ones in a row
- *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
+ *      | <------ EARLY runid: piece of a large table ---- |  while what remains is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, the
@@ -61,7 +62,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/show/output.h"
+#include "runtime/show/progress.h"
 #include "ring.h"
 
 #define MCH_PROTOCOL_VERSION 6u
@@ -81,7 +82,7 @@
   X(CODE, 2, D, "bytecode; the run ID field holds its id")                                         \
   X(TASK, 3, D, "u8 options, u64 stream if it has one, u16 name length, name, graph")              \
   X(QUIT, 4, D, "nothing")                                                                         \
-  X(RESULT, 5, U, "struct mch_facts in wire form, graph")                                          \
+  X(RESULT, 5, U, "facts (facts.h), graph")                                                        \
   X(LOG, 6, U, "graph of one record")                                                              \
   X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
@@ -91,7 +92,9 @@
     "u8 options, u32 count, u32 length of a graph, the function's, items: u32, graph")             \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
   X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
-  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
+  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")         \
+  X(STARTED, 15, U, "u64 when; of a batch: the item with this run ID. Only if somebody listens")   \
+  X(EMITTED, 16, U, "graph of the values; see orders.accepted")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
@@ -119,17 +122,14 @@ enum mch_kind {
 #define MCH_KIND_CODE(name, word) MCH_KIND_##name,
   MCH_KINDS(MCH_KIND_CODE)
 #undef MCH_KIND_CODE
+      MCH_KIND_COUNT
 };
-
-/* What a worker tells about a task besides its values, at the head of RESULT:
- * u8 kind, u64 elapsed, u64 maxrss, u64 stdout position, u64 stderr position. A position counts the
- * bytes that ever went into that pipe when the task ended; MCH_POSITION_UNKNOWN: read until empty.
- */
-#define MCH_FACTS_SIZE 33u
-#define MCH_POSITION_UNKNOWN UINT64_MAX
 
 /* In the place of an item's facts: it is OK and has written nothing. Most are so. */
 #define MCH_ITEM_OK 0xffu
+
+/* Bytes of EMITTED of one worker that wait for the pool's owner at most, or one message. */
+#define MCH_EMITTED_MOST (4u << 20)
 
 /* -- the shared page ---------------------------------------------------------------------- */
 
@@ -173,8 +173,10 @@ struct mch_orders {
   _Atomic uint32_t insist;       /* likewise, when it is told once more */
   _Atomic uint64_t heard;        /* ticket << 32 | items, of the last answer that was dealt with */
   _Atomic int32_t log_threshold; /* records below this level need not be sent */
-  _Atomic uint32_t reading[2];   /* odd while the pool takes bytes from that pipe */
-  _Atomic uint64_t consumed[2];  /* bytes taken from stdout's and stderr's pipe */
+  _Atomic uint32_t listening;    /* somebody wants to know when each task begins, and all facts */
+  _Atomic uint64_t accepted;   /* bytes of EMITTED that do not wait for the pool's owner any more */
+  _Atomic uint32_t reading[2]; /* odd while the pool takes bytes from that pipe */
+  _Atomic uint64_t consumed[2]; /* bytes taken from stdout's and stderr's pipe */
 };
 
 /* A task may write over all that its worker can write, by accident or not. So the pool believes

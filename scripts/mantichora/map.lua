@@ -25,9 +25,9 @@ local function is_stop(problem, stops)
   return core.stops() ~= stops or type(problem) == "string" and problem:find("interrupted!", -12, true) ~= nil
 end
 
--- Where items come from: a function that gives up to `most` of them, as a list, the index in it of the
--- first, how many, and whether each is packed; nil when there are none now. What was taken of them is
--- then told to the second function.
+-- Where items come from: a function that returns up to `most` of them: a list, the index in it of the first,
+-- how many, and whether each is packed; nil when there are none now. The second function is then called with
+-- how many of them were taken.
 
 -- One without metamethods is read where it is.
 local function plain_list(list, n)
@@ -84,7 +84,7 @@ local function iterator(ask)
       there, urgent, pause = glance(pool, group)
       if urgent then break end
     end
-    -- Nobody foresaw it: what had gathered was kept back for one step, and is not to be for another one.
+    -- The step was unexpectedly slow: what had gathered waited for it, and shall not wait for another one.
     mapping.pause = pause and #gathered > 1 and smaller(pause / 10, longest_pause)
     mapping.there = there
     if there and not urgent and mapping.ahead >= mapping.nworkers * mapping.size then return nil end
@@ -103,9 +103,9 @@ local function new_mapping(pool, f, source, options)
   if options.halt == nil then options.halt = tools.halt(pool) end
   local known = not core.is_callable(source) and core.tointeger(source.n or #source)
   local expected = larger(known or 0, 0)
+  local group, call = core.group(pool, expected, options.window and most_kept or 0, options.halt)
   local mapping = setmetatable({
-    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool),
-    group = core.group(pool, expected, options.window and most_kept or 0, options.halt), size = 1, told = 0,
+    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), group = group, size = 1, told = 0,
     values = core.list(options.window and 0 or expected), failures = {}, sum = tools.failures_of.sum(),
     packed = options.window and {} or nil,
     index = 0, -- items that were queued
@@ -129,11 +129,12 @@ local function new_mapping(pool, f, source, options)
     mapping.list = source
   end
   mapping.is_iterator, mapping.known = not known, known or 0
+  tools.note(pool, call, mapping)
   return mapping
 end
 
--- There are no more items, and this is why: told when all that came before has been handed over. `stops` is
--- how many stops there had been before it.
+-- There are no more items, and `problem` is why: raised when all that came before has been handed over. `stops`
+-- is the count of stops before it.
 function Mapping:break_off(problem, stops)
   if is_stop(problem, stops) then error(problem, 0) end
   self.ended, self.problem = true, { problem }
@@ -192,7 +193,7 @@ end
 function Mapping:find_key(item, packed)
   local options, stops = self.options, core.stops()
   if packed then item = item[1] end
-  local fine, key = pcall(options.key_of, item, options.index)
+  local fine, key = pcall(options.key_of, item, self.index + 1)
   if fine and type(key) ~= "string" and type(key) ~= "number" then
     fine, key = false, ("the key of an item must be a string or a number: %s is given"):format(core.typename(key))
     self:refuse(key)
@@ -206,7 +207,6 @@ end
 
 function Mapping:send_one(list, from, packed)
   local item, options, runid, bytes = list[from], self.options
-  options.index = self.index + 1
   if options.key_of and not self:find_key(item, packed) then return end
   if packed then
     runid, bytes = core.run_in(self.pool, self.group, options, self.f, unpack(item, 1, item.n))
@@ -284,10 +284,12 @@ function Mapping:weigh(at, bytes)
   end
 end
 
+-- The item at `at`, which has not been received.
+function Mapping:item(at) return (self.items or self.list)[at] end
+
 function Mapping:fail(at, failure)
-  local items = self.items or self.list
-  failure.index, failure.item = at, items[at]
-  if failure.cause then failure.cause.item = failure.cause.item or items[failure.cause.index] end
+  failure.index, failure.item = at, self:item(at)
+  if failure.cause then failure.cause.item = failure.cause.item or self:item(failure.cause.index) end
   self.failed = true
   if not tools.keeps(self.pool) then self.sum:add(failure) end
   self.failures[at] = self.options.window == nil and failure.cause and not tools.keeps(self.pool) and true or failure

@@ -36,16 +36,16 @@ local settings_of = setmetatable({}, { __mode = "k" })
 -- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
 -- pool: a task is not lost because nobody asked for its value. If tasks failed and nobody received their
 -- failures, it raises the one that `returns` would raise (with `on_error = "return"` they are logged as by
--- `close`); of what was accepted before a `terminate` they are logged, and what was cancelled does not count.
--- Leaving it by an error ends as `terminate` and then `close` would, and so does Ctrl-C while it waits. To
--- leave early without waiting, call `terminate`.
+-- `close`); failures of tasks accepted before a `terminate` are logged, and cancelled tasks do not count.
+-- Leaving it by an error acts as `terminate` and then `close`, and so does Ctrl-C while it waits. To leave
+-- early without waiting, call `terminate`.
 --
--- A pool that is collected without having been closed kills its workers; the next call of the library logs
--- that, at WARNING of the logger `mantichora`, with how many tasks had not ended. It belongs to the process
--- that made it; in any other one its methods raise. After `close` they raise `pool is closed`.
+-- When a pool is collected without having been closed, its workers are killed; the next call of the library
+-- logs that, at WARNING of the logger `mantichora`, with how many tasks had not ended. A pool belongs to the
+-- process that made it; in any other its methods raise. After `close` they raise `pool is closed`.
 --
--- What waits can be interrupted by Ctrl-C, as the host handles it: `lua` and `mantichora` raise
--- `interrupted!`. The tasks go on then.
+-- Ctrl-C interrupts a call that waits, as the host handles it: `lua` and `mantichora` raise `interrupted!`.
+-- The tasks go on then.
 -- @type pool
 
 local methods = {}
@@ -122,7 +122,7 @@ end
 -- @tparam[opt] table options `packed = true`: all values of each, as `table.pack` makes them
 -- @treturn table the values in run order, with `n`
 -- @raise the `failure` of the lowest run ID, once all have ended; after a `halt` the one that was its cause. All
--- tasks that it covers count as received: what they gave stands in its fields `failures` and `results`.
+-- of these tasks then count as received: their failures and values are in its fields `failures` and `results`.
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
@@ -173,15 +173,18 @@ function methods:receive_one(timeout)
   local in_time = core.wait(self, "one", nil, timeout)
   if not in_time then return nil, "timeout" end
   local function again(runid, ...)
-    -- A log handler that ran meanwhile may have taken it.
-    if runid == nil and core.counts(self) > 0 then return self:receive_one(timeout) end
-    return received(self, runid, ...)
+    if runid ~= nil then return received(self, runid, ...) end
+    -- A log handler that ran meanwhile may have taken it, or its end was not told to this very listener yet.
+    local unfinished, finished = core.counts(self)
+    if unfinished + finished == 0 then return nil end
+    if timeout and timeout <= 0 then return nil, "timeout" end
+    return self:receive_one(timeout)
   end
   return again(take(self))
 end
 
 --- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
--- A `break` leaves the rest outstanding. Tasks that the loop runs are received in it too.
+-- A `break` leaves the other tasks outstanding. Tasks that the loop's body queues are received in it too.
 -- @function as_completed
 -- @return iterator over run ID and values
 -- @raise at each step, the `failure` of the task
@@ -195,8 +198,8 @@ end
 -- Running
 
 --- Queue a task: `f(...)`.
--- Function, upvalues and arguments are serialized now: what is changed later is not seen. (With
--- the engine `"snapshot"` they are kept as they are until the task's fork.)
+-- Function, upvalues and arguments are serialized during the call: the task does not see later changes. (With
+-- the engine `"snapshot"` they are not serialized; the task has them as they are at its fork.)
 -- @function run
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
@@ -231,7 +234,7 @@ end
 -- @function run_multiple
 -- @tparam table functions list of them
 -- @treturn table list of their run IDs. All are queued, or none.
--- @raise as `run`, with the place in the list of what cannot be sent; then none is queued
+-- @raise as `run`, with the position in the list of what cannot be sent; then none is queued
 -- @blocks as `run`
 function methods:run_multiple(functions)
   check(self)
@@ -251,13 +254,23 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Mapping (map.lua has what it is made of)
 
+local function in_pool(self)
+  local name = settings_of[self].name
+  return name and ("pool %q: "):format(name) or ""
+end
+
+local function new_failure(pool, raw) return failures_of.new(raw, settings_of[pool].name) end
+
+local events = part("events", { in_pool = in_pool, new_failure = new_failure })
+
 local map = part("map", {
+  note = events.note_map,
   take = function(pool, group) return take(pool, nil, group) end, failures_of = failures_of,
   halt = function(pool) return settings_of[pool].halt end,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
   nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
-  new_failure = function(pool, raw) return failures_of.new(raw, settings_of[pool].name) end,
+  new_failure = new_failure,
 })
 
 local function check_map(method, f, source)
@@ -293,7 +306,7 @@ local function for_mapping(checked, more)
 end
 
 --- Call `f(item)` for each item of a list, each as a task, and return the first values.
--- Short items travel in batches. Results of tasks that `run` has queued are not touched.
+-- Short items are sent in batches. Results of tasks that `run` queued are not touched.
 -- @function map
 -- @tparam function f function, or a table that can be called
 -- @tparam table list read from 1 to `list.n` or `#list`
@@ -301,11 +314,12 @@ end
 -- `run_with` has them; `halt` of this call, as pools have it (default: the pool's); `key`: a function that is called
 -- with each item and its number, and gives what `run_with` takes as `key`
 -- @treturn table the values in order, with `n`
--- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. What of an
--- item cannot be sent, with its number. What its `key` raises.
+-- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the
+-- item's number, what cannot be sent; and what its `key` raises.
 -- @blocks until the last item is done
 function methods:map(f, list, options)
   check(self)
+  core.check_may_wait()
   check_map("map", f, list)
   local checked = check_options("map", options, 4)
   local values, problem, is_foreign = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
@@ -314,17 +328,16 @@ function methods:map(f, list, options)
 end
 
 --- Iterate over the values of `f` for each item: `for i, value in mcore:imap(f, items) do`.
--- It looks ahead only so far that any number of items takes constant memory: at most 192 items for each
+-- Its look-ahead is bounded, so that any number of items takes constant memory: at most 192 items for each
 -- worker, and 64 MiB of serialized items and results that wait, or one item for each worker. Until it has
--- seen as many results as there are workers these are 4 items for each worker. What is there is handed
--- over before an iterator is asked again, so that a slow one delays no result by more than one step.
--- A `break` or an error cancels what the loop has queued. Results of tasks that `run` has
--- queued are not touched.
+-- seen as many results as there are workers, the bound is 4 items for each worker. Results that are ready are
+-- handed over before an iterator is called again, so that a slow one delays no result by more than one step.
+-- A `break` or an error cancels what the loop has queued. Results of tasks that `run` queued are not touched.
 -- @function imap
 -- @tparam function f function, or a table that can be called
--- @param source list, or a function that gives an item (one or more values) at each call and nil at the
--- end; it is called in this process, without arguments. What it raises is raised after the values of what
--- came before.
+-- @param source list, or a function that gives an item (one or more values) at each call and nil at the end;
+-- it is called in this process, without arguments. An error of its own is raised after the values of the
+-- items before it.
 -- @tparam[opt] table options `ordered = false`: in the order in which they end; and those of `map`
 -- @return iterator over the item's index and its values, and what a generic `for` closes
 -- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first); after a `halt`,
@@ -353,7 +366,7 @@ function methods:start()
   core.start(self)
 end
 
---- Move things on without receiving: start tasks, take results in, show bars, lines and log records.
+--- Advance the pool without receiving: start tasks, take in results, show bars, lines and log records.
 -- @function poll
 -- @tparam[opt=0] number timeout seconds to wait, if no task waits to be received, until one does
 -- @treturn integer how many tasks wait to be received
@@ -366,11 +379,11 @@ function methods:poll(timeout)
   return finished
 end
 
---- The workers that live now.
+--- The workers that are alive now.
 -- @function workers
--- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement has its
--- slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
--- used at most); in order of `slot`
+-- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement takes its slot),
+-- `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak memory in
+-- bytes); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -378,17 +391,18 @@ function methods:workers()
 end
 
 --- A descriptor that is readable when `poll(0)` has something to do, for event loops.
--- The pool's own: do not read or close it. `events` and `timeout` complete what cqueues asks of an object.
+-- The pool's own: do not read or close it. Together with `events` and `timeout` it makes a pool an object
+-- that cqueues can wait for.
 -- @function pollfd
 -- @treturn integer descriptor
--- @raise that the system has none
+-- @raise that the system has no such descriptor
 -- @blocks never
 function methods:pollfd()
   check(self)
   return core.fd(self)
 end
 
---- What to wait for on that descriptor, in the words of cqueues.
+--- What to wait for on that descriptor, in the notation of cqueues.
 -- @function events
 -- @treturn string `"r"`
 -- @blocks never
@@ -412,7 +426,7 @@ end
 -- Either way it ends as `cancelled`, and is received as such.
 -- @function cancel
 -- @tparam integer runid its run ID
--- @treturn string `"queued"` or `"running"`: what it was; nil: it had ended
+-- @treturn string `"queued"` or `"running"`: what the task was; nil: it had ended
 -- @blocks never
 function methods:cancel(runid)
   check(self)
@@ -421,30 +435,60 @@ function methods:cancel(runid)
   return core.cancel(self, number)
 end
 
+--- Be told what happens to tasks and workers, from now on.
+-- `f` is called with each event, on the caller's thread at the end of a call of the library, in the order in
+-- which things happened; several listeners in the order in which they were added. Never inside of another
+-- listener, a log handler, a sink or a renderer: what such a function causes is told after it has returned. It
+-- may call every method that does not wait; those that wait, and `close`, raise there, and it cannot yield. An
+-- error in it is logged at ERROR of the logger `mantichora`. While nobody listens, nothing of this costs anything.
+-- @function on
+-- @tparam function f called as `f(event)`, with an `event` of its own
+-- @treturn function ends it when it is called
+-- @raise what cannot be called
+-- @blocks never
+function methods:on(f)
+  check(self)
+  if f == nil or not core.is_callable(f) then
+    core.argument(2, "on takes a function: " .. core.typename(f) .. " is given")
+  end
+  return (events.listen(self, f))
+end
+
+--- What the pool has done so far, as a table.
+-- Tasks that have ended, by kind: `ok`, `error`, `unsendable`, `exited`, `killed`, `timeout`, `cancelled`; and
+-- `retried` (attempts that another followed), `found`, `queued`, `running`, `unreceived` (ended, and not handed
+-- over). `waiting` and `working`: how long the ended ones waited and ran, each `{sum=, mean=, max=}` in seconds;
+-- items of a map that are too short to be timed one by one count with the mean of their batch. `slots`: list of
+-- the share of time that each slot worked since the first worker was forked. `slowest`: at most five
+-- `{runid=, name=, index=, elapsed=, kind=}`, of what was timed. `bytes_sent`, `bytes_received`: of messages.
+-- @function stats
+-- @treturn table
+-- @blocks never
+function methods:stats()
+  check(self)
+  return core.stats(self)
+end
+
 -- What ends a pool of a task that is stopped is not cut short by that: its workers would be left.
 local end_tasks = core.undisturbed(function(self, next_runid)
   core.cancel_all(self, next_runid)
   core.wait(self, "below", next_runid)
 end)
 
---- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable. On a closed pool
--- it does nothing.
+--- Stop all tasks now, as `cancel` does. Results that have arrived stay. The pool stays usable. On a closed
+-- pool it does nothing.
 -- @function terminate
 -- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
   if core.is_closed(self) then return end
   check(self)
+  core.check_may_wait()
   local _, _, _, _, next_runid = core.counts(self)
   settings_of[self].stopped_below = next_runid
   end_tasks(self, next_runid)
 end
 
 local function logger() return core.logging().get("mantichora") end
-
-local function in_pool(self)
-  local name = settings_of[self].name
-  return name and ("pool %q: "):format(name) or ""
-end
 
 local function log_failures(self, count, first)
   logger():error("%s%s: %s", in_pool(self), count == 1 and "1 task failed and nobody received its failure"
@@ -470,7 +514,7 @@ local finish = core.undisturbed(function(self)
   core.free(self)
 end)
 
---- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
+--- Wait for outstanding tasks, drop their results, end the workers. Closing twice does no harm.
 -- Failures that nobody received are logged: one line at level ERROR of the logger `mantichora`, with their
 -- number and the first one. `pool["end"](pool)` is the same.
 -- @function close
@@ -479,6 +523,7 @@ end)
 function methods:close()
   if core.is_closed(self) then return end
   check(self)
+  core.check_may_wait()
   core.check_not_busy(self)
   local fine, problem = pcall(function()
     core.wait(self, "idle")
@@ -597,10 +642,10 @@ function mantichora.new(options)
   return pool
 end
 
---- Sleep, and move all pools of this state on meanwhile. In tasks and outside.
+--- Sleep, and advance all pools of this state meanwhile. In tasks and outside.
 -- @function sleep
 -- @tparam number duration seconds
--- @blocks for so long
+-- @blocks for `duration` seconds
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
     core.argument(1, "sleep takes a number of seconds: " .. to_text(duration) .. " is given")
@@ -608,13 +653,13 @@ function mantichora.sleep(duration)
   core.sleep(duration)
 end
 
---- How many CPUs this process may use, by its affinity and the quota of its cgroup.
+--- How many CPUs this process may use, according to its affinity and the quota of its cgroup.
 -- @function cpu_count
 -- @treturn integer at least 1
 -- @blocks never
 mantichora.cpu_count = core.cpu_count
 
---- Tell what `run(f, ...)` would send, and what of it cannot be sent.
+--- Report what `run(f, ...)` would send, and what of it cannot be sent.
 -- @function explain
 -- @tparam function f the function
 -- @param ... its arguments
@@ -633,6 +678,22 @@ mantichora.is_worker = core.is_worker
 -- @treturn integer run ID; nil outside of tasks
 -- @blocks never
 mantichora.runid = core.runid
+
+--- In a task: hand values to the process that has its pool, at once.
+-- They come as an event `emitted` to its listeners (`pool:on`), in order and before the task's result. Where
+-- nobody listens they are dropped. While 4 MiB of this worker wait for the parent it waits.
+-- @function emit
+-- @param ... values
+-- @raise what cannot be sent, with the path to it; outside of tasks
+-- @blocks while too much waits; it can be stopped there
+mantichora.emit = core.emit
+
+--- Whether a value is a `failure`.
+-- @function is_failure
+-- @param value any value
+-- @treturn boolean
+-- @blocks never
+function mantichora.is_failure(value) return failures_of.is(value) end
 
 return setmetatable(mantichora, {
   __call = function(_, options)
