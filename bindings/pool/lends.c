@@ -106,6 +106,8 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     mch_pool_discard(pool, lpool->held);
     lpool->held = next;
   }
+  mch_task_free(lpool->group.cause);
+  lpool->group.cause = NULL;
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->places);
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
@@ -113,6 +115,8 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_lserve_release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->causes);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);
   mch_parent_heap_restore(L, &lpool->task.heap);
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->spans);

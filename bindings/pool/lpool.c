@@ -310,7 +310,7 @@ static int core_new(lua_State *L) {
   mch_mark_make(&lpool->mark);
   lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
-  lpool->lent = lpool->warned = lpool->places = LUA_NOREF;
+  lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = mch_lwait_main_thread(L);
@@ -323,6 +323,10 @@ static int core_new(lua_State *L) {
   else
     lua_pop(L, 1);
   lpool->keep_gc = flag_field(L, "keep_gc");
+  lpool->max_queued = (size_t)integer_field(L, "max_queued");
+  lua_getfield(L, 1, "halt");
+  lpool->group.halt = mch_lpool_halt_arg(L, -1);
+  lua_pop(L, 1);
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
   mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -391,6 +395,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_many", mch_core_run_many},
                                   {"group", mch_core_group},
                                   {"abandon", mch_core_abandon},
+                                  {"go_on", mch_core_go_on},
                                   {"run_in", mch_core_run_in},
                                   {"run_batch", mch_core_run_batch},
                                   {"take_batch", mch_core_take_batch},
@@ -425,6 +430,8 @@ int mch_lpool_open(lua_State *L) {
   mch_context_get(L)->tell_log_level = mch_lpools_log_threshold;
   mch_notices_open(L);
   luaL_newlib(L, core);
+  mch_ltake_push_kinds(L);
+  lua_setfield(L, -2, "kinds");
   if (luaL_newmetatable(L, TASKS)) {
     lua_pushcfunction(L, mch_lrun_tasks_gc);
     lua_setfield(L, -2, "__gc");

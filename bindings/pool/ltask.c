@@ -182,7 +182,7 @@ static struct mch_stream *find_stream(lua_State *L) {
 }
 
 static lua_Unsigned own_seed(const struct call *call) {
-  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->runid));
+  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->stream));
 }
 
 /* As math.randomseed would, but without a call, which takes longer than many an item does. */

@@ -73,6 +73,7 @@ struct mch_run {
   int precise;    /* an item: see own_time */
   uint64_t began; /* an item: when the one before was over */
   uint64_t runid;
+  uint64_t stream;  /* names its random numbers; mostly the run ID */
   const char *name; /* not terminated */
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
@@ -148,13 +149,14 @@ struct mch_engine_ops {
   /* Ask that a submitted task end as `task->stop`; its end comes as an event. Of a batch that is
    * the item that runs, after those behind it were taken back. */
   void (*stop)(struct mch_engine *engine, struct mch_task *task);
-  /* Take back a submitted batch that has not begun: 1 (it has come by returned()), or 0. */
-  int (*reclaim)(struct mch_engine *engine, struct mch_task *batch);
+  /* Take back a submitted task or batch that has not begun: 1 (it has come by returned()), or 0. */
+  int (*reclaim)(struct mch_engine *engine, struct mch_task *task);
   /* Take back those of its items from `number` on that have not begun: they come by split(). */
   void (*shorten)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
   void (*recall)(struct mch_engine *engine, int32_t priority);
-  /* Let go of what was submitted: it may have been kept to send several at once. */
+  /* Let go of what was submitted: it may have been kept to send several at once. Of all events so
+   * far the conclusions were drawn: a worker that waits for that goes on. */
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
@@ -167,8 +169,9 @@ struct mch_engine_ops {
   int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
-  /* Tasks that run now; and what workers() lists. */
-  unsigned (*running)(struct mch_engine *engine);
+  /* Tasks (of this group, or NULL: all) that run now, and (unless it is NULL) workers that have
+   * some and have not begun; and what workers() lists. */
+  unsigned (*running)(struct mch_engine *engine, const struct mch_group *group, unsigned *others);
   size_t (*workers)(struct mch_engine *engine, struct mch_worker_info *infos, size_t room);
   /* Tell the workers the lowest level of log records that is wanted. */
   void (*log_threshold)(struct mch_engine *engine, int level);

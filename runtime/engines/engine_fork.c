@@ -150,10 +150,22 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   mch_feed_steal(engine, queued);
 }
 
+/* Workers that wait for the pool's conclusions go on. */
+static void say_heard(struct engine_fork *engine) {
+  struct child *child;
+  for (child = engine->children; engine->heard && child != NULL; child = child->next) {
+    if (child->heard != 0)
+      atomic_store(&child->shared->orders.heard, child->heard);
+    child->heard = 0;
+  }
+  engine->heard = 0;
+}
+
 /* After the pool has submitted what it could. */
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child, *next;
+  say_heard(engine);
   for (child = engine->unsent; child != NULL; child = next) {
     next = child->links[UNSENT].next;
     mch_chaos_pause(&engine->chaos);
@@ -192,12 +204,17 @@ static struct mch_task *runs(const struct child *child) {
                                                                                             : task;
 }
 
-static unsigned running(struct mch_engine *base) {
+static unsigned running(struct mch_engine *base, const struct mch_group *group, unsigned *others) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  unsigned count = 0;
+  unsigned count = 0, not_begun = 0;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    count += runs(child) != NULL;
+  for (child = engine->children; child != NULL; child = child->next) {
+    const struct mch_task *task = runs(child);
+    count += task != NULL && (group == NULL || task->group == group);
+    not_begun += task == NULL && child->outstanding > 0;
+  }
+  if (others != NULL)
+    *others = not_begun;
   return count;
 }
 

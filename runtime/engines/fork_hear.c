@@ -471,6 +471,15 @@ static struct mch_result *result_with(struct child *child, const struct mch_mess
   return result;
 }
 
+/* An answer was taken: its worker may wait for what the pool makes of it. `items`: of a batch, so
+ * many are dealt with by that. */
+static void note_heard(struct child *child, const struct mch_task *task, uint32_t items) {
+  if (!task->careful)
+    return;
+  child->heard = mch_heard_word(task->ticket, items);
+  child->engine->heard = 1;
+}
+
 /* 0, or -1 when the message is not what it should be. */
 static int task_result(struct child *child, const struct mch_message_in *message) {
   struct mch_facts facts;
@@ -479,6 +488,7 @@ static int task_result(struct child *child, const struct mch_message_in *message
       task->runid != message->head.runid)
     return -1;
   settle_facts(child, &facts);
+  note_heard(child, task, MCH_HEARD_ALL);
   mch_child_count_work(child, facts.elapsed);
   if (task->batch != NULL) {
     mch_hear_return_rest(child, task);
@@ -546,6 +556,7 @@ static int item_result(struct child *child, const struct mch_message_in *message
       return -1;
     settle_facts(child, &facts);
   }
+  note_heard(child, task, task->batch->answered + 1);
   if (facts.kind == MCH_KIND_OK && !is_stopped_item(task) && !message->lost) {
     count_one(child);
     course = course_of(child, &facts);
@@ -576,6 +587,7 @@ static int items_result(struct child *child, const struct mch_message_in *messag
   if (task == NULL || task->batch == NULL || count > task->batch->count - task->batch->answered ||
       message->head.runid + message->records_before != task->runid + task->batch->answered)
     return -1;
+  note_heard(child, task, task->batch->answered + count);
   if (task->stop != 0 && task->batch->answered + count == task->batch->count) {
     for (i = --count; i > 0; i--)
       last += 1 + *last;

@@ -110,6 +110,7 @@ struct child {
   int eager;             /* what it does before its first task is the host's, and may take long */
   uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
   int barren;            /* it did so for too long */
+  uint64_t heard;        /* for orders.heard, when the pool has drawn its conclusions; 0: nothing */
 };
 
 struct engine_fork {
@@ -137,6 +138,7 @@ struct engine_fork {
   uint64_t look_for_slow;     /* for workers that begin nothing, not before */
   int log_level;
   int timeouts; /* some task has one */
+  int heard;    /* some worker's `heard` is not 0 */
   struct mch_chaos chaos;
   uint64_t forks; /* so far */
   uint64_t first_fork;
@@ -218,7 +220,7 @@ uint64_t mch_time_due_at(struct child *child, uint64_t now);
 
 /* fork_feed.c: who gets which task, and what is taken back from whom. */
 
-int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch);
+int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task);
 void mch_feed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_feed_book(struct child *child, struct mch_task *task);
 int mch_feed_has_room(const struct engine_fork *engine, const struct child *child);

@@ -7,9 +7,11 @@
  * The life of a task
  *
  *     run --> QUEUED --submit--> SUBMITTED --finished--> DONE --take--> freed
- *               ^                    |
- *               +----- returned -----+   never started: stolen, recalled, its worker died;
- *                                        or it is tried again
+ *               ^ ^                  |   |
+ *               | +---- returned ----+   |   never started: stolen, recalled, its worker died
+ *               +---- PAUSED <- failed --+   it is tried again, at once or later
+ *
+ * What becomes of the others of its group when one has failed is in pool_halt.c.
  *
  * Threads: the pool has an owner, the thread that happens to call into it (one at a time); the
  * driver's thread comes between those calls. Each function takes the pool's lock by itself. */
@@ -32,6 +34,14 @@ struct mch_pool_config {
   const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
 };
 
+/* What failures do to the others of a group. Those that are retried do not count, nor those that
+ * were cancelled. */
+struct mch_halt {
+  enum { MCH_HALT_NEVER, MCH_HALT_SOON, MCH_HALT_NOW } how; /* NOW: what runs is stopped, too */
+  uint64_t after; /* when so many have failed; 0: see `share` */
+  double share;   /* when 3 have failed and they are this share of all that ended, or more */
+};
+
 /* Tasks that are received together: those of run(), or those of one map or imap. */
 struct mch_group {
   struct mch_task *first, *last; /* DONE ones, in order of completion */
@@ -49,6 +59,10 @@ struct mch_group {
   uint64_t call;     /* which map of the pool; 0: run() */
   uint64_t accepted; /* tasks so far */
   int abandoned;     /* nobody will take anything: drop what finishes, then the group */
+  struct mch_halt halt;
+  uint64_t ended, failed; /* since counting began: not cancelled ones; of them, failures */
+  struct mch_task *cause; /* the failure (held) because of which all others end; NULL: none */
+  int calling;            /* `cause` is only over when mch_pool_go_on() says so, not when taken */
 };
 
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
@@ -81,6 +95,11 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
  * is had before. 0 or a code. */
 int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t count,
                      struct mch_error *error);
+
+/* If this failure has halted the group: it was handed over, and tasks of the group run again. */
+void mch_pool_go_on(struct mch_pool *pool, struct mch_group *group, uint64_t runid);
+/* Free a group whose pool has gone. */
+void mch_pool_free_group(struct mch_group *group);
 
 /* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
 void mch_pool_pump(struct mch_pool *pool);
@@ -183,6 +202,9 @@ uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 /* Counts of a group, and of the whole pool (`unfinished` also where `group` is NULL). */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
 size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
+/* Whether so many tasks of a group (without batches) are queued: accepted, neither running nor
+ * done. 2: and workers have some before them that nobody will tell when they begin. */
+int mch_pool_is_full(struct mch_pool *pool, const struct mch_group *group, size_t limit);
 /* Both at once, of a group: whether something has finished, and whether fewer than `few` have not.
  */
 void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,

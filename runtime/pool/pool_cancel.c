@@ -42,6 +42,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
       cancel(pool, task);
   }
   drop_finished(pool, group);
+  mch_halt_forget(group);
   pool->coming -= group->coming;
   group->coming = 0;
   group->abandoned = 1;
@@ -126,6 +127,7 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
     return 0;
   if (task->batch != NULL)
     return cancel_batch(pool, task);
+  mch_retry_never(task);
   if (task->stop != 0)
     return 2;
   task->stop = MCH_KIND_CANCELLED;
@@ -133,7 +135,10 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
     pool->engine->ops->stop(pool->engine, task);
     return task->state == MCH_TASK_DONE ? 1 : 2;
   }
-  mch_queue_remove(&pool->queue, task);
+  if (task->state == MCH_TASK_PAUSED)
+    mch_retry_leave(pool, task);
+  else
+    mch_queue_remove(&pool->queue, task);
   mch_ends_set_done(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
   return 1;
 }

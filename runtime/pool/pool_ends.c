@@ -48,7 +48,8 @@ static void count_bar(struct mch_pool *pool) {
 
 void mch_ends_update_bar(struct mch_pool *pool) {
   if (pool->bar != NULL)
-    atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
+    atomic_store_explicit(&pool->counted.running,
+                          pool->engine->ops->running(pool->engine, NULL, NULL),
                           memory_order_relaxed);
   count_bar(pool);
 }
@@ -119,7 +120,7 @@ void mch_ends_lower_wakeup(struct mch_pool *pool) {
 /* An abandoned group goes with the last of its tasks. */
 void mch_ends_free_if_idle(struct mch_group *group) {
   if (group->abandoned && group->unfinished == 0 && group->batches == 0)
-    free(group);
+    mch_pool_free_group(group);
 }
 
 /* Put it at the end of its group's results. */
@@ -177,7 +178,7 @@ size_t mch_ends_result_size(const struct mch_task *task) {
   return task->result->length + task->early_bytes;
 }
 
-static void drop_early(struct mch_task *task) {
+void mch_ends_drop_early(struct mch_task *task) {
   mch_cargo_drop(task->early);
   task->early = NULL;
   task->early_bytes = 0;
@@ -191,15 +192,20 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   mch_queue_leave(&pool->queue, task);
   mch_cargo_drop(task->cargo);
   task->cargo = NULL;
+  task->borrows = result == NULL;
   task->result = result != NULL ? result : pool->no_memory;
   if (!is_told)
     mch_events_ended_with(pool, task, task->result);
   if (task->result->kind != MCH_KIND_OK)
-    drop_early(task);
+    mch_ends_drop_early(task);
   list(task);
   count_done(pool, group, 1);
   add_bytes(pool, group, mch_ends_result_size(task));
   count_failure(pool, task->result);
+  if (task->result->kind == MCH_KIND_OK)
+    mch_halt_count_ok(group, 1);
+  else
+    mch_halt_count_failure(pool, task);
   if (group->abandoned) {
     mch_take_done(pool, task);
     mch_pool_discard(pool, task);
@@ -225,6 +231,7 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
   struct mch_batch *batch = task->batch;
   uint32_t i;
   count_done(pool, task->group, count);
+  mch_halt_count_ok(task->group, count);
   if (task->group->abandoned) {
     for (i = 0; i < count; i++)
       mch_index_remove(pool, task->runid + batch->answered + i);
@@ -314,6 +321,7 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   item->said = task->said;
   item->runid = task->runid + batch->answered;
   item->group = task->group;
+  item->cause = task->cause != NULL ? mch_task_hold(task->cause) : NULL;
   *mch_index_slot(pool, item->runid) = item;
   batch->kept--;
   batch->answered++;
@@ -362,6 +370,8 @@ void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest) {
   mch_ends_adopt(pool, task, rest);
   if (rest->group->abandoned)
     end_batch(pool, rest, MCH_KIND_CANCELLED, NULL);
+  else if (rest->group->cause != NULL)
+    mch_halt_end(pool, rest);
   else
     mch_queue_add(&pool->queue, rest);
 }
@@ -380,16 +390,10 @@ void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_ki
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result) {
   struct mch_pool *pool = ud;
   mch_index_count_submitted(pool, task, -1);
-  if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
-      task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
-    mch_events_retried(pool, task, result);
-    mch_result_free(result);
-    drop_early(task);
-    task->attempt++;
-    mch_queue_add(&pool->queue, task);
-    return;
-  }
-  mch_ends_set_done(pool, task, result);
+  if (mch_retry_is_due(task, result))
+    mch_retry_again(pool, task, result);
+  else
+    mch_ends_set_done(pool, task, result);
 }
 
 void mch_ends_returned(void *ud, struct mch_task *task) {
@@ -397,6 +401,8 @@ void mch_ends_returned(void *ud, struct mch_task *task) {
   mch_index_count_submitted(pool, task, -1);
   if (task->stop != 0)
     mch_ends_end_task(pool, task, (enum mch_kind)task->stop, NULL);
+  else if (task->group->cause != NULL)
+    mch_halt_end(pool, task);
   else
     mch_queue_add(&pool->queue, task);
 }
@@ -460,9 +466,6 @@ void mch_ends_drop_piece(struct mch_pool *pool) {
 }
 
 void mch_pool_discard(struct mch_pool *pool, struct mch_task *task) {
-  if (task == NULL)
-    return;
-  if (task->result != pool->no_memory)
-    mch_result_free(task->result);
+  (void)pool;
   mch_task_free(task);
 }

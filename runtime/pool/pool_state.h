@@ -48,6 +48,9 @@ struct mch_pool {
   int background;            /* whether a thread is wanted while there are tasks */
   struct mch_driver *driver; /* NULL: none, or not yet */
   struct mch_queue queue;
+  struct mch_task **paused; /* a heap: the one that is due first is the first */
+  size_t paused_count, paused_room;
+  int halting; /* a group has a cause, and its tasks have yet to be ended */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -125,6 +128,23 @@ int mch_index_reserve(struct mch_pool *pool, size_t count);
 void mch_index_remove(struct mch_pool *pool, uint64_t runid);
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
 
+/* pool_halt.c: what a failure does to the others of its group. */
+
+void mch_halt_count_ok(struct mch_group *group, uint32_t count);
+void mch_halt_count_failure(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_end(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_carry_out(struct mch_pool *pool);
+void mch_halt_forget(struct mch_group *group);
+
+/* pool_retry.c: attempts after the first, and the pauses before them. */
+
+int mch_retry_is_due(const struct mch_task *task, const struct mch_result *result);
+void mch_retry_again(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_retry_never(struct mch_task *task);
+void mch_retry_leave(struct mch_pool *pool, struct mch_task *task);
+void mch_retry_release(struct mch_pool *pool, uint64_t now);
+uint64_t mch_retry_next(const struct mch_pool *pool);
+
 /* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
  * which shows the end of the bar with the last. */
 
@@ -159,6 +179,7 @@ void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_tas
 void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest);
 void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
                        const char *why);
+void mch_ends_drop_early(struct mch_task *task);
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_returned(void *ud, struct mch_task *task);
 void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);

@@ -70,6 +70,8 @@ void mch_pool_drop_piece(struct mch_pool *pool) {
 
 /* It is the owner's from now on. */
 void mch_take_done(struct mch_pool *pool, struct mch_task *task) {
+  if (task == task->group->cause && !task->group->calling)
+    mch_halt_forget(task->group);
   mch_ends_unlist(task);
   mch_ends_remove_bytes(task->group, mch_ends_result_size(task));
   task->group->finished--;
