@@ -155,8 +155,14 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
 
     it("are told to a listener that came while the task was on its way", function()
       local mcore <close> = new()
-      for i = 1, 5 do mcore:run(function() return i end) end
+      local flag = shell.folder() .. "/go"
+      for _ = 1, 5 do
+        mcore:run(function()
+          while not io.open(flag) do mantichora.sleep(0.005) end
+        end)
+      end
       local events = record(mcore)
+      io.open(flag, "w"):close()
       mcore:returns()
       for runid = 0, 4 do
         assert.truthy(("started ended"):find(story(events, runid), 1, true), story(events, runid))
