@@ -162,6 +162,7 @@ int mch_lends_pool_gc(lua_State *L) {
   if (lpool->started)
     mch_notices_collected(L, mch_pool_unfinished(lpool->pool, NULL),
                           mch_pool_failed(lpool->pool, &lpool->group, 0));
+  lpool->listens = 0; /* the object goes: only the sink of a program in C is told */
   end_now(L, lpool);
   return 0;
 }

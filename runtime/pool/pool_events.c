@@ -368,7 +368,7 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
 /* -- ends --------------------------------------------------------------------------------- */
 
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
-                        const struct mch_result *result) {
+                        struct mch_result *result) {
   struct mch_event *event;
   struct mch_course course = {.pid = result->pid, .slot = result->slot, .started = result->started};
   pool->tally.retried++;
@@ -381,7 +381,10 @@ void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
   event->runid = task->runid;
   event->attempt = attempt_of(task);
   event->kind = result->kind;
-  event->course = course;
+  event->course.pid = result->pid;
+  event->course.slot = result->slot;
+  if ((event->about = mch_task_about(task)) != NULL)
+    event->about->result = mch_result_share(result);
 }
 
 /* To be called before it is counted as finished: there is room until then. */

@@ -99,7 +99,7 @@ int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsign
                        size_t length);
 void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
-                        const struct mch_result *result);
+                        struct mch_result *result);
 /* A task, or the next item of a batch, ended; or so many items have OK answers. To be called before
  * they count as finished. */
 void mch_events_ended(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
