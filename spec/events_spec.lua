@@ -154,9 +154,15 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
     end)
 
     it("are told to a listener that came while the task was on its way", function()
-      local mcore <close> = new { background = false } -- no end is seen before the listener is there
-      for i = 1, 5 do mcore:run(function() return i end) end
+      local mcore <close> = new()
+      local flag = shell.folder() .. "/go"
+      for _ = 1, 5 do
+        mcore:run(function()
+          while not io.open(flag) do mantichora.sleep(0.005) end
+        end)
+      end
       local events = record(mcore)
+      io.open(flag, "w"):close()
       mcore:returns()
       for runid = 0, 4 do
         assert.truthy(("started ended"):find(story(events, runid), 1, true), story(events, runid))
@@ -401,6 +407,7 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
         local retried = find(events, "retried")
         assert.are.equal(1, retried.attempt)
         assert.are.equal("killed", retried.kind)
+        assert.are.equal("killed", retried.failure.kind)
         assert.are.equal(3, find(events, "ended", retried.runid).attempt)
       end
     end)
@@ -506,6 +513,25 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       assert.is_true(stats.bytes_sent > 0 and stats.bytes_received > 0)
       mcore:returns()
       assert.are.equal(0, mcore:stats().unreceived)
+    end)
+
+    it("tell every end when leaving the scope is interrupted again and again", function()
+      local events = {}
+      raises("interrupted!", function()
+        local mcore <close> = new()
+        for i = 1, 10 do
+          mcore:run(function() if i % 2 == 0 then mantichora.sleep(is_inline and 0 or 30) end end)
+        end
+        mcore:on(function(event)
+          events[#events + 1] = event
+          if event.event == "ended" then error("interrupted!", 0) end
+        end)
+        error("left")
+      end)
+      local ends = 0
+      for _, event in ipairs(events) do ends = ends + (event.event == "ended" and 1 or 0) end
+      assert.are.equal(10, ends)
+      assert.are.same({}, process.children())
     end)
 
     it("let a pool be collected whose listener holds it", function()

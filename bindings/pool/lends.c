@@ -170,6 +170,7 @@ int mch_lends_pool_gc(lua_State *L) {
     mch_notices_collected(L, mch_pool_unfinished(lpool->pool, NULL),
                           mch_pool_failed(lpool->pool, &lpool->group, 0));
   mch_output_finalize(output, 1);
+  lpool->listens = 0; /* the object goes: only the sink of a program in C is told */
   end_now(L, lpool);
   mch_output_finalize(output, 0);
   mch_output_unref(output);

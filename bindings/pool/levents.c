@@ -381,15 +381,17 @@ void mch_levents_tell(lua_State *L, struct lpool *lpool) {
 
 void mch_levents_tell_last(lua_State *L, struct lpool *lpool) {
   struct mch_context *context = mch_context_get(L);
-  if (!lpool->listening || context->sinks.task == NULL || !lua_checkstack(L, LUA_MINSTACK))
+  size_t patience = 100000; /* without memory nothing can be told */
+  if (!lpool->listening || context->telling || !lua_checkstack(L, LUA_MINSTACK))
     return;
   mch_pool_end_all(lpool->pool);
-  lpool->listens = 0;
   context->telling = 1;
-  lua_pushcfunction(L, tell_all);
-  lua_pushlightuserdata(L, lpool);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-    lua_pop(L, 1);
+  do { /* one that raises ends only its own call */
+    lua_pushcfunction(L, tell_all);
+    lua_pushlightuserdata(L, lpool);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+      lua_pop(L, 1);
+  } while (mch_pool_has_events(lpool->pool) && patience-- > 0);
   context->telling = 0;
 }
 

@@ -222,7 +222,7 @@ int mch_core_unfinished(lua_State *L);
 
 /* Tell what has happened, if this is the moment for it. Code of the user runs. */
 void mch_levents_tell(lua_State *L, struct lpool *lpool);
-/* Tell the sink of the program in C, as the state closes. Raises nothing. */
+/* Tell what is left, as the pool ends. Raises nothing. */
 void mch_levents_tell_last(lua_State *L, struct lpool *lpool);
 int mch_levents_may_tell(lua_State *L, const struct lpool *lpool);
 /* Where nothing can be told now, tasks may be taken before their ends are. */

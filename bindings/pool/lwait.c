@@ -152,6 +152,8 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
       mch_loutput_pump_quietly(L);
     else
       mch_loutput_pump(L);
+    if (lpool->pool != NULL && is_met(lpool, goal))
+      mch_levents_tell(L, lpool); /* what made it so, and came since the pump */
     if (lpool->pool == NULL)
       mch_lpool_raise_closed(L);
     if (is_met(lpool, goal))

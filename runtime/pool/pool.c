@@ -281,17 +281,12 @@ void mch_pool_end_all(struct mch_pool *pool) {
   pthread_mutex_lock(&pool->lock);
   for (runid = pool->base; runid < pool->next_runid; runid++) {
     struct mch_task *task = *mch_index_slot(pool, runid);
-    struct ending ending = {
-        .kind = MCH_KIND_CANCELLED,
-        .count = 1,
-        .course = {.elapsed = MCH_UNMEASURED, .cpu = MCH_UNMEASURED, .maxrss = MCH_UNMEASURED}};
     if (task == NULL || !mch_ends_is_open(task, runid))
       continue;
-    if (task->batch != NULL && runid == task->runid + task->batch->answered)
-      ending.count = task->batch->count - task->batch->answered;
-    else if (task->batch != NULL)
-      continue;
-    mch_events_ended(pool, task, &ending);
+    if (task->batch == NULL)
+      mch_events_forgotten(pool, task, 1);
+    else if (runid == task->runid + task->batch->answered)
+      mch_events_forgotten(pool, task, task->batch->count - task->batch->answered);
   }
   pool->listening = 0;
   pthread_mutex_unlock(&pool->lock);

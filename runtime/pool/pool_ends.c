@@ -195,7 +195,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   task->borrows = result == NULL;
   task->result = result != NULL ? result : pool->no_memory;
   if (!is_told)
-    mch_events_ended_with(pool, task, task->result);
+    mch_events_ended(pool, task, task->result);
   if (task->result->kind != MCH_KIND_OK)
     mch_ends_drop_early(task);
   list(task);
@@ -263,14 +263,6 @@ static void keep_answers(struct mch_pool *pool, struct mch_task *task, const uns
   add_bytes(pool, task->group, head_length + length);
 }
 
-/* The end of the next items that have OK answers of so many bytes. */
-static void tell_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
-                          size_t length, const struct mch_course *course) {
-  struct ending ending = {
-      .kind = MCH_KIND_OK, .begun = 1, .count = count, .received = length, .course = *course};
-  mch_events_ended(pool, task, &ending);
-}
-
 void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
                        const struct mch_course *course) {
   unsigned char head[5] = {(unsigned char)length};
@@ -282,14 +274,14 @@ void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *gra
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;
-  tell_answered(ud, task, 1, length, course);
+  mch_events_answered(ud, task, 1, length, course);
   keep_answers(ud, task, head, head_length, graph, length);
   count_answered(ud, task, 1);
 }
 
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
                             size_t length, uint32_t count, const struct mch_course *course) {
-  tell_answered(ud, task, count, length - count, course);
+  mch_events_answered(ud, task, count, length - count, course);
   keep_answers(ud, task, NULL, 0, records, length);
   count_answered(ud, task, count);
 }
@@ -301,7 +293,7 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   struct mch_task *item = mch_task_new(
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
-  mch_events_ended_with(pool, task, result != NULL ? result : pool->no_memory);
+  mch_events_ended(pool, task, result != NULL ? result : pool->no_memory);
   if (!task->group->abandoned && !batch->lost) {
     batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
     if (!batch->lost)

@@ -97,14 +97,6 @@ void mch_pool_pump_as_owner(struct mch_pool *pool);
 
 /* pool_events.c: what happens, for those who listen. */
 
-/* How a task, or `count` items of a batch from its first open one on, ended. */
-struct ending {
-  enum mch_kind kind;
-  int begun;
-  uint64_t count, received;
-  struct mch_course course;
-  struct mch_result *result; /* of one that failed; NULL: none */
-};
 int mch_events_reserve(struct mch_pool *pool, size_t more);
 void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
 void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
@@ -112,9 +104,13 @@ int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsign
                        size_t length);
 void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
-                        const struct mch_result *result);
-void mch_events_ended(struct mch_pool *pool, struct mch_task *task, const struct ending *ending);
-void mch_events_ended_with(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+                        struct mch_result *result);
+/* A task, or the next item of a batch, ended; or so many items have OK answers. To be called before
+ * they count as finished. */
+void mch_events_ended(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_events_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                         size_t length, const struct mch_course *course);
+void mch_events_forgotten(struct mch_pool *pool, struct mch_task *task, uint32_t count);
 void mch_events_batch_over(struct mch_pool *pool, const struct mch_task *task, uint64_t elapsed);
 int mch_events_hold(const struct mch_pool *pool, const struct mch_task *task);
 void mch_events_drop_all(struct mch_pool *pool);

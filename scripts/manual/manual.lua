@@ -14,6 +14,7 @@ local pages = {
   { name = "pool", section = 7, about = "running functions in a pool of workers" },
   { name = "values", section = 7, about = "what crosses between processes" },
   { name = "faults", section = 7, about = "tasks that fail, and how to stop them" },
+  { name = "events", section = 7, about = "what happens to tasks and workers" },
   { name = "trust", section = 7, about = "what a task can do to its parent" },
   { name = "progress", section = 7, about = "progress bars" },
   { name = "logging", section = 7, about = "log records and output of tasks" },
