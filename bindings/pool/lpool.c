@@ -106,6 +106,17 @@ static int core_workers(lua_State *L) {
   return 1;
 }
 
+/* resize(pool, nworkers) */
+static int core_resize(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lpool->nworkers = (unsigned)luaL_checkinteger(L, 2);
+  lpool->task.heap.nworkers = (int)lpool->nworkers;
+  mch_pool_resize(lpool->pool, lpool->nworkers);
+  if (lpool->started)
+    mch_lserve_pump(L, lpool, 0);
+  return 0;
+}
+
 /* cancel(pool, runid): "queued", "running" or nil. */
 static int core_cancel(lua_State *L) {
   static const char *const was[] = {NULL, "queued", "running"};
@@ -343,6 +354,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"counts", core_counts},
                                   {"start", core_start},
                                   {"workers", core_workers},
+                                  {"resize", core_resize},
                                   {"cancel", core_cancel},
                                   {"cancel_all", core_cancel_all},
                                   {"quit", mch_core_quit},

@@ -153,6 +153,13 @@ struct mch_engine_ops {
   /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when
    * there is not a single one after it. */
   int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
+  /* From now on no task starts while so many or more run. What was sent ahead comes by returned()
+   * and split(); superfluous workers leave once they have nothing to do. */
+  void (*resize)(struct mch_engine *engine, unsigned nworkers);
+  /* Take back all that was submitted and has not begun. */
+  void (*withdraw)(struct mch_engine *engine);
+  /* Whether a task that is submitted now starts at once, behind no other. */
+  int (*could_start)(struct mch_engine *engine, int owner);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
   /* Tasks that run now; and what workers() lists. */

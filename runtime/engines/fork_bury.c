@@ -105,7 +105,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
   char *progress;
-  int had_begun, which, never_ran, was_killed = child->killed;
+  int had_begun, which, never_ran, was_killed = child->killed, was_asked = child->state == LEAVING;
   child->ready |= STDOUT | STDERR;
   child->channel.ended = 0; /* a task closed its bell, say: the ring may have got more since then */
   mch_hear_drain(child);
@@ -114,7 +114,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
       ;
   if (mch_platform_mark_get(child->begun) & MCH_BEGUN_BROKEN)
     child->broke = 1;
-  never_ran = child->never_ran && !was_killed; /* by all that it said */
+  never_ran = child->never_ran && !was_killed && !was_asked; /* by all that it said */
   had_begun = may_have_begun(child);
   victim = mch_child_oldest(child);
   mch_hear_pass_last_lines(child);

@@ -114,10 +114,20 @@ void mch_time_send_quit(struct child *child) {
   mch_child_wake(child);
 }
 
-/* A worker that did its share leaves once nothing is with it. */
+/* Whether there are more workers than there shall be. While it is so nothing is given to any: so
+ * many as there shall be may run already. (Each task of a "snapshot" has its own, which leaves by
+ * itself.)
+ */
+int mch_time_has_too_many(const struct engine_fork *engine) {
+  return !engine->config.snapshot && engine->live > engine->config.nworkers;
+}
+
+/* A worker that did its share, or is superfluous, leaves once nothing is with it. */
 void mch_time_retire(struct engine_fork *engine, struct child *child) {
   uint64_t most = engine->config.max_tasks_per_worker;
-  if (most > 0 && child->state == LIVE && child->tasks >= most && child->outstanding == 0)
+  int has_done_its_share = most > 0 && child->tasks >= most;
+  if (child->state == LIVE && child->outstanding == 0 &&
+      (has_done_its_share || mch_time_has_too_many(engine)))
     mch_time_send_quit(child);
 }
 

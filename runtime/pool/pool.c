@@ -531,6 +531,12 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level) {
   pthread_mutex_unlock(&pool->lock);
 }
 
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers) {
+  pthread_mutex_lock(&pool->lock);
+  pool->engine->ops->resize(pool->engine, nworkers);
+  pthread_mutex_unlock(&pool->lock);
+}
+
 /* Whoever waits by a descriptor is told by it from now on. */
 static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   int code = 0;

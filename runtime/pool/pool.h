@@ -207,6 +207,10 @@ const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
 
 void mch_pool_log_threshold(struct mch_pool *pool, int level);
 
+/* From now on no task starts while so many or more run. Missing workers are made by the next
+ * mch_pool_add_workers(); superfluous ones leave after their task. */
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers);
+
 /* A descriptor that is readable when a pump has something to do; -1 where there is none. */
 int mch_pool_fd(struct mch_pool *pool, struct mch_error *error);
 

@@ -103,7 +103,7 @@ local function new_mapping(pool, f, source, options)
   local known = not core.is_callable(source) and core.tointeger(source.n or #source)
   local expected = larger(known or 0, 0)
   local mapping = setmetatable({
-    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool),
+    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), count_workers = tools.nworkers,
     group = core.group(pool, expected, options.window and most_kept or 0), size = 1, told = 0,
     values = core.list(options.window and 0 or expected), failures = {},
     packed = options.window and {} or nil,
@@ -151,6 +151,7 @@ end
 
 -- How many more items may be had now. An imap looks only so far ahead, in items and in bytes.
 function Mapping:room()
+  self.nworkers = self.count_workers(self.pool) -- it may have been resized
   local nworkers, window = self.nworkers, self.options.window
   local room = nworkers * larger(32, 3 * self.size) - self.ahead
   if not window then return room end

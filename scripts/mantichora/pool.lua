@@ -363,10 +363,25 @@ function methods:poll(timeout)
   return finished
 end
 
+--- Have another number of workers. No task starts from now on while so many or more run; what was sent ahead to
+-- workers comes back. More workers are forked at once, superfluous ones leave after their task. (A pool
+-- whose workers have not been forked yet forks so many later.)
+-- @function resize
+-- @param n as the option `nworkers`: 1 to 4096, or `"auto"`
+-- @raise that `n` is none of these
+-- @blocks never
+function methods:resize(n)
+  check(self)
+  local number, message = options_of.check_nworkers("nworkers", n)
+  if not number then core.raise(message) end
+  settings_of[self].nworkers = number
+  core.resize(self, number)
+end
+
 --- The workers that live now.
 -- @function workers
--- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement has its
--- slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
+-- @treturn table list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's
+-- replacement has its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
 -- used at most); in order of `slot`
 -- @blocks never
 function methods:workers()
