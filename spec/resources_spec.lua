@@ -139,3 +139,222 @@ describe("resize", function()
     assert.are.equal(7, inline:returns()[1])
   end)
 end)
+
+-- What `act(note)` has noted, line by line; `note(text)` may be called in any process.
+local count = 0
+local function noted(act)
+  count = count + 1
+  local path = ("%s/notes-%d"):format(folder, count)
+  local fine, problem = pcall(act, function(text)
+    local file <close> = assert(io.open(path, "a"))
+    file:write(text, "\n")
+  end)
+  return lines_of(path), fine, problem
+end
+
+local function caught(act)
+  local records = {}
+  logging.basic_config { stream = function() end }
+  local handler = logging.add_handler(function(record) records[#records + 1] = record end)
+  local fine, problem = pcall(act)
+  logging.remove_handler(handler)
+  assert(fine, problem)
+  return records
+end
+
+describe("fini", function()
+  it("runs once in each worker at close, after its last task", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 3, progressbar = false, fini = function()
+        assert(require("mantichora").is_worker() and require("mantichora").runid() == nil)
+        note "fini"
+      end }
+      for _ = 1, 6 do pool:run(note, "task") end
+      pool:returns()
+      pool:close()
+    end)
+    assert.are.same({ "task", "task", "task", "task", "task", "task", "fini", "fini", "fini" }, lines)
+  end)
+
+  it("runs at the end of the scope, also by an error, and in workers that never had a task", function()
+    local lines, fine, problem = noted(function(note)
+      local pool <close> = mantichora { nworkers = 2, progressbar = false, fini = function() note "fini" end }
+      pool:start()
+      error("no", 0)
+    end)
+    assert.are.same({ { "fini", "fini" }, false, "no" }, { lines, fine, problem })
+    lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, progressbar = false, fini = function() note "fini" end }
+      pool:run(note, "task")
+    end)
+    assert.are.same({ "task", "fini" }, lines)
+  end)
+
+  it("runs in workers that are replaced", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, max_tasks_per_worker = 2, progressbar = false,
+        fini = function() note "fini" end }
+      for i = 1, 4 do
+        pool:run(note, "task " .. i)
+        pool:returns()
+      end
+      process.wait(function() pool:poll(0.01) return #pool:workers() == 1 and pool:workers()[1].tasks == 0 end, 20)
+      note "close"
+    end)
+    assert.are.equal("task 1 task 2 fini task 3 task 4", table.concat(lines, " ", 1, 5))
+    table.sort(lines)
+    assert.are.same({ "close", "fini", "fini", "fini", "task 1", "task 2", "task 3", "task 4" }, lines)
+  end)
+
+  it("runs in workers that a resize makes superfluous", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 3, progressbar = false, fini = function() note "fini" end }
+      pool:start()
+      pool:resize(1)
+      process.wait(function() pool:poll(0.01) return #process.children() <= 1 end, 20)
+      note "close"
+    end)
+    assert.are.same({ "fini", "fini", "close", "fini" }, lines)
+  end)
+
+  it("runs where init has succeeded only", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, progressbar = false, on_error = "return",
+        init = function() note "init" error "no" end, fini = function() note "fini" end }
+      pool:run(note, "task")
+      assert.are.equal("error", pool:returns()[1].kind)
+    end)
+    assert.are.equal("init", lines[1])
+    for _, line in ipairs(lines) do assert.are.equal("init", line) end
+    lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, progressbar = false,
+        init = function() note "init" end, fini = function() note "fini" end }
+      pool:run(note, "task")
+    end)
+    assert.are.same({ "init", "task", "fini" }, lines)
+  end)
+
+  it("does not run where a task ended its process, in workers that were killed, nor at collection", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, progressbar = false, on_error = "return",
+        fini = function() note "fini" end }
+      pool:run(os.exit, 3)
+      assert.are.equal("exited", pool:returns()[1].kind)
+      pool:run(function() os.execute("kill -9 $PPID") end)
+      assert.are.equal("killed", pool:returns()[1].kind)
+      pool:run_with({ timeout = 0.1 }, function()
+        while true do pcall(function() while true do end end) end
+      end)
+      assert.are.equal("timeout", pool:returns()[1].kind)
+      note "close"
+    end)
+    assert.are.equal("close", lines[1])
+    lines = noted(function(note)
+      do
+        local pool = mantichora { nworkers = 1, progressbar = false, fini = function() note "fini" end }
+        pool:run(note, "task")
+        pool:returns()
+      end
+      collectgarbage()
+      collectgarbage()
+      process.wait(function() return #process.children() == 0 end, 20)
+    end)
+    assert.are.same({ "task" }, lines)
+    caught(mantichora.cpu_count)
+  end)
+
+  it("has its output and records delivered, and its error logged", function()
+    local script = folder .. "/fini.lua"
+    shell.write(script, [[
+      local m, logging = require "mantichora", require "mantichora.logging"
+      logging.basic_config { level = "INFO", stream = io.stderr }
+      local p <close> = m { nworkers = 1, progressbar = false, fini = function()
+        print "line"
+        io.write "no newline"
+        logging.info "record"
+        error "fini fails"
+      end }
+      p:run(print, "task")
+    ]])
+    local result = shell.run(shell.interpreter .. " " .. script)
+    assert.are.equal("task\nline\nno newline\n", result.out)
+    assert.are.equal(0, result.status)
+    assert.is_truthy(result.err:find("^INFO:root:record\nERROR:mantichora:fini of a worker raised an error: [^\n]*"
+      .. "fini.lua:7: fini fails\n$"), result.err)
+  end)
+
+  it("is stopped after the grace, and what never stops is killed", function()
+    local lines
+    local records = caught(function()
+      lines = noted(function(note)
+        local pool <close> = mantichora { nworkers = 2, progressbar = false, fini = function()
+          note "begin"
+          while true do end
+        end }
+        pool:start()
+        local before = process.clock()
+        pool:close()
+        assert.is_true(process.clock() - before < 10)
+      end)
+    end)
+    assert.are.same({ "begin", "begin" }, lines)
+    assert.are.equal(2, #records)
+    for _, record in ipairs(records) do
+      assert.are.equal("ERROR", record.levelname)
+      assert.are.equal("fini of a worker took too long and was stopped", record.message)
+    end
+    lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, progressbar = false, fini = function()
+        note "begin"
+        while true do pcall(function() while true do end end) end
+      end }
+      pool:start()
+    end)
+    assert.are.same({ "begin" }, lines)
+  end)
+
+  it("has the whole grace, also where the worker leaves by itself, and holds up nothing", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, max_tasks_per_worker = 1, progressbar = false, fini = function()
+        require("mantichora").sleep(0.3)
+        note "fini"
+      end }
+      for i = 1, 3 do pool:run(note, "task " .. i) end
+      pool:returns()
+    end)
+    local finis = 0
+    for _, line in ipairs(lines) do finis = finis + (line == "fini" and 1 or 0) end
+    assert.is_true(finis == 3 or finis == 4, table.concat(lines, " "))
+  end)
+
+  it("runs in each fork of the engine snapshot, and at close of inline", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 2, engine = "snapshot", progressbar = false,
+        fini = function() note "fini" end }
+      for _ = 1, 3 do pool:run(note, "task") end
+      pool:returns()
+    end)
+    table.sort(lines)
+    assert.are.same({ "fini", "fini", "fini", "task", "task", "task" }, lines)
+    lines = noted(function(note)
+      local pool <close> = mantichora { engine = "inline", fini = function() note "fini" end }
+      pool:run(note, "task")
+      pool:returns()
+      pool:close()
+      pool:close()
+      note "closed"
+    end)
+    assert.are.same({ "task", "fini", "closed" }, lines)
+    local records = caught(function()
+      local pool <close> = mantichora { engine = "inline", fini = function() error "no" end }
+      pool:run(function() end)
+      pool:returns()
+    end)
+    assert.are.equal(1, #records)
+    assert.is_truthy(records[1].message:find("fini of a worker raised an error: .*no"), records[1].message)
+  end)
+
+  it("must be a function", function()
+    assert.has_error(function() mantichora { fini = 1 } end, "option 'fini' must be a function: 1 is given")
+  end)
+end)

@@ -106,6 +106,14 @@ static int core_workers(lua_State *L) {
   return 1;
 }
 
+/* end_inline(pool): what workers do as they leave, where there are none. */
+static int core_end_inline(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lpool->task.L = L;
+  mch_ltask_end(&lpool->task);
+  return 0;
+}
+
 /* resize(pool, nworkers) */
 static int core_resize(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
@@ -234,6 +242,14 @@ static uint64_t time_field(lua_State *L, const char *name) {
   return mch_lrun_nanoseconds(seconds);
 }
 
+/* A reference to it, or LUA_NOREF. */
+static int function_field(lua_State *L, const char *name) {
+  if (lua_getfield(L, 1, name) != LUA_TNIL)
+    return luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pop(L, 1);
+  return LUA_NOREF;
+}
+
 /* Faults on purpose, as the environment wants them: see chaos.h. */
 static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
   struct mch_error error;
@@ -292,7 +308,8 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
+  lpool->task.baseline = lpool->task.init = lpool->task.fini = lpool->task.mapped =
+      lpool->task.factories = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
   lpool->lent = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
@@ -302,10 +319,8 @@ static int core_new(lua_State *L) {
   lpool->task.output = lpool->output;
   lpool->task.seed = (lua_Integer)integer_field(L, "seed");
   lpool->main_hooks = mch_lwait_hooks_of(mch_lwait_main_thread(L));
-  if (lua_getfield(L, 1, "init") != LUA_TNIL)
-    lpool->task.init = luaL_ref(L, LUA_REGISTRYINDEX);
-  else
-    lua_pop(L, 1);
+  lpool->task.init = function_field(L, "init");
+  lpool->task.fini = function_field(L, "fini");
   lpool->keep_gc = flag_field(L, "keep_gc");
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
   mch_context_push_weak(L);
@@ -355,6 +370,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"start", core_start},
                                   {"workers", core_workers},
                                   {"resize", core_resize},
+                                  {"end_inline", core_end_inline},
                                   {"cancel", core_cancel},
                                   {"cancel_all", core_cancel_all},
                                   {"quit", mch_core_quit},

@@ -94,6 +94,8 @@ struct mch_runner {
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */
   void (*calm)(void *ud);
+  /* In a worker that leaves in peace, after its last task. NULL: nothing is to be done then. */
+  void (*end)(void *ud);
   /* Names the format of bytecode and graphs; a worker with another one is refused. */
   const char *format;
 };

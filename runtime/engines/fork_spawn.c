@@ -287,7 +287,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->forked = mch_now();
   child->never_ran = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
-  child->lazy_setup = lazy_setup && !child->eager;
+  child->lazy_setup = lazy_setup && !child->eager && engine->config.runner.end == NULL;
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
   atomic_store(&child->shared->down.reader_sleeps, 1); /* who is lazy_setup wants a bell */
   if (only != NULL)

@@ -108,6 +108,8 @@ struct child {
   int eager;             /* what it does before its first task is the host's, and may take long */
   uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
   int barren;            /* it did so for too long */
+  uint64_t asked;        /* when it was LEAVING */
+  int hurried;           /* its `fini` took too long and was told to stop */
 };
 
 struct engine_fork {
@@ -200,6 +202,7 @@ uint64_t mch_time_timeout_of(const struct engine_fork *engine, const struct mch_
 uint64_t mch_time_init_limit(struct child *child);
 uint64_t mch_time_timeout_at(struct child *child);
 void mch_time_send_quit(struct child *child);
+void mch_time_leaves(struct child *child);
 void mch_time_retire(struct engine_fork *engine, struct child *child);
 int mch_time_has_too_many(const struct engine_fork *engine);
 void mch_time_flush(struct child *child);

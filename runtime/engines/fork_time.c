@@ -13,7 +13,10 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked to leave */
+static const uint64_t leave_grace = 500000000u;   /* an idle worker that was asked to leave */
+static const uint64_t end_patience = 2000000000u; /* one that has yet to begin its `fini` */
+static const uint64_t end_look = 50000000u;       /* how soon to look whether it has */
+static const uint64_t end_moment = 100000000u;    /* between telling `fini` to stop and SIGKILL */
 
 /* -- stopping ----------------------------------------------------------------------------- */
 
@@ -107,11 +110,39 @@ void mch_time_send_quit(struct child *child) {
     mch_child_kill_now(child);
     return;
   }
+  mch_child_put_into(child, UNSENT, &child->engine->unsent);
+  mch_time_leaves(child);
+}
+
+/* It is on its way out: another worker may have its place. */
+void mch_time_leaves(struct child *child) {
   child->state = LEAVING;
   child->engine->live--;
-  mch_child_put_into(child, UNSENT, &child->engine->unsent);
-  mch_child_kill_later(child, mch_now() + leave_grace);
+  child->asked = mch_now();
+  mch_child_kill_later(child, child->asked + leave_grace);
   mch_child_wake(child);
+}
+
+/* `fini` may run for the grace from when it begins, which a busy machine may delay. Then it is told
+ * to stop. Whether the worker is not to be killed yet. */
+static int may_finish(struct child *child, uint64_t now) {
+  const struct mch_engine_config *config = &child->engine->config;
+  uint64_t since = atomic_load(&child->shared->leaving_since), latest = child->asked + end_patience;
+  if (config->runner.end == NULL || child->state != LEAVING || child->barren || child->hurried)
+    return 0;
+  if (since != 0)
+    latest = mch_child_sooner(since, latest) + config->grace;
+  if (now < latest) {
+    mch_child_kill_later(child, mch_child_sooner(since == 0 ? now + end_look : latest, latest));
+    return 1;
+  }
+  if (since == 0)
+    return 0;
+  child->hurried = 1;
+  if (!mch_platform_has_ended(child->watch))
+    kill(child->pid, MCH_STOP_SIGNAL);
+  mch_child_kill_later(child, now + end_moment);
+  return 1;
 }
 
 /* Whether there are more workers than there shall be. While it is so nothing is given to any: so
@@ -173,6 +204,8 @@ static void end_init(struct child *child, uint64_t now) {
  * runs too long. */
 void mch_time_check_time(struct child *child, uint64_t now) {
   struct mch_task *task;
+  if (child->kill_at <= now && may_finish(child, now))
+    return;
   if (child->kill_at <= now)
     mch_child_kill_now(child);
   else if (child->insist_at <= now)

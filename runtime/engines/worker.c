@@ -166,16 +166,20 @@ int mch_worker_log_threshold(const struct mch_worker *worker) {
   return atomic_load_explicit(&worker->shared->orders.log_threshold, memory_order_relaxed);
 }
 
-void mch_worker_leave(struct mch_worker *worker, int status) {
+static void say_exit(struct mch_worker *worker, int status) {
   unsigned char bytes[4];
+  mch_store_u32(bytes, (uint32_t)status);
+  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+}
+
+void mch_worker_leave(struct mch_worker *worker, int status) {
   mch_worker_end_stranger(worker, status);
   if (worker->leaving)
     _exit(status);
   worker->leaving = 1;
   mch_platform_flush_streams();
   mch_chaos_idle(&worker->chaos);
-  mch_store_u32(bytes, (uint32_t)status);
-  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+  say_exit(worker, status);
   mch_chaos_idle(&worker->chaos);
   _exit(status);
 }
@@ -566,6 +570,26 @@ static void run_message(struct mch_worker *worker, const struct mch_message_in *
   worker->forgettable = 0;
 }
 
+/* Its last task is over: the user's `fini` runs. The pool stops it when it takes too long. */
+static void end_well(struct mch_worker *worker) {
+  if (worker->runner.end == NULL)
+    return;
+  atomic_store(&worker->shared->leaving_since, mch_now());
+  worker->preparing = 1;
+  worker->runner.end(worker->runner.ud);
+  worker->preparing = 0;
+  mch_worker_end_stranger(worker, 0);
+}
+
+/* It leaves by itself, between tasks: the pool hears of that first, so that no task waits here. */
+static void leave_well(struct mch_worker *worker) __attribute__((noreturn));
+static void leave_well(struct mch_worker *worker) {
+  if (worker->runner.end != NULL)
+    say_exit(worker, 0);
+  end_well(worker);
+  mch_worker_leave(worker, 0);
+}
+
 /* The task stands in the memory that was there at the fork. */
 static void run_only(struct mch_worker *worker, struct mch_buf *graph) __attribute__((noreturn));
 static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
@@ -578,7 +602,7 @@ static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   task.graph = only->body;
   task.length = only->length;
   run(worker, 1, only->attempt, &task, graph);
-  mch_worker_leave(worker, 0);
+  leave_well(worker);
 }
 
 /* Tickets come one after the other. */
@@ -606,9 +630,10 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
     worker->passed = message->head.ticket;
     atomic_store(&worker->shared->passed, worker->passed);
     if (worker->spent)
-      mch_worker_leave(worker, 0);
+      leave_well(worker);
     break;
   case MCH_MESSAGE_QUIT:
+    end_well(worker);
     mch_platform_flush_streams();
     die(0);
   default:

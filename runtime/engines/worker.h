@@ -29,7 +29,7 @@ struct mch_worker {
   struct mch_runner runner;
   uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */
-  atomic_int preparing;    /* `init` runs: whatever stop comes is for it */
+  atomic_int preparing;    /* `init` or `fini` runs: whatever stop comes is for it */
   uint16_t attempt;
   char name[MCH_NAME_MAX];     /* likewise */
   int forgettable;             /* its message is only its own */

@@ -135,6 +135,11 @@ end
 -- @field init function, run once in each new worker before its first task. It goes along by the fork,
 -- so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task
 -- that waits for it fails by that, and the others go to other workers.
+-- @field fini function, run once in each worker that leaves in an orderly way (`close`, the end of the scope, also
+-- by an error, replacement), after its last task, for half a second at most. It runs where `init` has succeeded or
+-- there is none; not in workers that were killed or ended by a task, and not when the pool is collected. What it
+-- prints and logs is delivered, an error in it is logged at ERROR of the logger `mantichora`. Engine
+-- `"snapshot"`: in each fork. `"inline"`: in this process, at `close`.
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
 -- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational
@@ -156,6 +161,7 @@ local pool_options = {
   max_tasks_per_worker = integer_from(1, "a positive integer"),
   seed = integer_from(1 << 63, "an integer"),
   init = of_type("function", "a function"),
+  fini = of_type("function", "a function"),
   limits = check_limits,
   capture_warn = integer_from(0, "a number of bytes (0: never)"),
   gc = choice_of("auto", "keep"),

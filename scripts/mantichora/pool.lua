@@ -476,10 +476,12 @@ end
 -- End the workers and free everything.
 local finish = core.undisturbed(function(self)
   drop_results(self)
+  if settings_of[self].inline and not core.is_closed(self) then core.end_inline(self) end
   if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
-  core.free(self)
+  core.pump(self) -- the workers' last records
+  if not core.is_closed(self) then core.free(self) end
 end)
 
 --- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
@@ -590,6 +592,7 @@ local function make(options)
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
     seed = o.seed or core.seed(),
     init = o.init,
+    fini = o.fini,
     limit_memory = limits.memory or 0,
     limit_cpu = limits.cpu or 0,
     limit_files = limits.files or 0,
