@@ -480,7 +480,7 @@ local finish = core.undisturbed(function(self)
   if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
-  core.pump(self) -- the workers' last records
+  core.wait(self, "gone") -- and has handed over the last records
   if not core.is_closed(self) then core.free(self) end
 end)
 
