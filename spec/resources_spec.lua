@@ -47,7 +47,7 @@ end
 
 local function mark(path, text)
   local file <close> = assert(io.open(path, "a"))
-  file:write(text, "\n")
+  file:write(text .. "\n")
 end
 
 describe("resize", function()
@@ -147,7 +147,7 @@ local function noted(act)
   local path = ("%s/notes-%d"):format(folder, count)
   local fine, problem = pcall(act, function(text)
     local file <close> = assert(io.open(path, "a"))
-    file:write(text, "\n")
+    file:write(text .. "\n")
   end)
   return lines_of(path), fine, problem
 end
@@ -356,5 +356,167 @@ describe("fini", function()
 
   it("must be a function", function()
     assert.has_error(function() mantichora { fini = 1 } end, "option 'fini' must be a function: 1 is given")
+  end)
+end)
+
+describe("max_memory_per_worker", function()
+  local function pid()
+    local file <close> = assert(io.open("/proc/self/stat"))
+    return file:read("n")
+  end
+
+  it("replaces a worker that keeps more than that after a task, and no other", function()
+    local pool <close> = mantichora { nworkers = 1, progressbar = false, max_memory_per_worker = 64 << 20 }
+    local function run(f)
+      pool:run(f)
+      return pool:returns()[1]
+    end
+    local first = run(pid)
+    assert.are.equal(first, run(function() kept = ("x"):rep(8 << 20) return pid() end))
+    assert.are.equal(first, run(pid))
+    assert.are.equal(first, run(function() kept = ("x"):rep(128 << 20) return pid() end))
+    assert.are_not.equal(first, run(pid))
+  end)
+
+  it("does not count what is shared with this process", function()
+    local large = ("y"):rep(128 << 20)
+    local pool <close> = mantichora { nworkers = 1, progressbar = false, max_memory_per_worker = 64 << 20 }
+    local pids = {}
+    for i = 1, 5 do
+      pool:run(pid)
+      pids[i] = pool:returns()[1]
+    end
+    for i = 2, 5 do assert.are.equal(pids[1], pids[i]) end
+    assert.are.equal(128 << 20, #large)
+  end)
+
+  it("loses no task and no item", function()
+    local pool <close> = mantichora { nworkers = 2, progressbar = false, max_memory_per_worker = 1 }
+    local list = {}
+    for i = 1, 300 do list[i] = i end
+    local values = pool:map(function(i) return i * 2 end, list)
+    for i = 1, 300 do assert.are.equal(i * 2, values[i]) end
+    for i = 1, 20 do pool:run(function() return i, pid() end) end
+    local seen, different = {}, 0
+    local results = pool:returns { packed = true }
+    for i = 1, 20 do
+      assert.are.equal(i, results[i][1])
+      if not seen[results[i][2]] then different = different + 1 end
+      seen[results[i][2]] = true
+    end
+    assert.is_true(different >= 10, different)
+  end)
+
+  it("has fini run in a worker that is replaced", function()
+    local lines = noted(function(note)
+      local pool <close> = mantichora { nworkers = 1, progressbar = false, max_memory_per_worker = 1,
+        fini = function() note "fini" end }
+      pool:run(note, "task")
+      pool:returns()
+      process.wait(function() pool:poll(0.01) return #lines_of(("%s/notes-%d"):format(folder, count)) == 2 end, 20)
+      note "close"
+    end)
+    assert.are.same({ "task", "fini", "close" }, { table.unpack(lines, 1, 3) })
+  end)
+end)
+
+describe("min_free_memory", function()
+  -- The machine of a script in that folder, with so many bytes available.
+  local function machine(bytes)
+    local root = shell.folder()
+    os.execute("mkdir -p " .. root .. "/proc/self")
+    shell.write(root .. "/proc/meminfo", ("MemTotal: 9999 kB\nMemAvailable: %d kB\n"):format(bytes // 1024))
+    shell.write(root .. "/proc/self/cgroup", "0::/\n")
+    return root
+  end
+
+  local prelude = [[
+    local m = require "mantichora"
+    local path = ...
+    local function note(text)
+      local file <close> = assert(io.open(path .. "/trace", "a"))
+      file:setvbuf "no"
+      file:write(text .. "\n")
+    end
+    local function task() note "begin" m.sleep(0.05) note "end" return 1 end
+    local function free(bytes)
+      local file <close> = assert(io.open(path .. "/proc/new", "w"))
+      file:write(("MemAvailable: %d kB\n"):format(bytes // 1024))
+      file:close()
+      assert(os.rename(path .. "/proc/new", path .. "/proc/meminfo"))
+    end
+  ]]
+
+  local function run(root, body)
+    local path = root .. "/script.lua"
+    shell.write(path, prelude .. body)
+    local result = shell.run(("MANTICHORA_TEST_ROOT=%s %s %s %s"):format(root, shell.interpreter, path, root))
+    assert.are.equal("", result.err)
+    assert.are.equal(0, result.status)
+    return result.out
+  end
+
+  for _, engine in ipairs { "fork", "snapshot" } do
+    it("has one task run at a time while less is free (" .. engine .. ")", function()
+      local root = machine(100 << 20)
+      run(root, ([[
+        local p <close> = m { nworkers = 4, min_free_memory = 200 << 20, engine = "%s", progressbar = false }
+        for _ = 1, 8 do p:run(task) end
+        assert(p:returns().n == 8)
+        local list = {}
+        for i = 1, 20 do list[i] = i end
+        assert(p:map(task, list).n == 20)
+      ]]):format(engine))
+      -- Of a batch, which is given to one worker, each item runs for itself anyway.
+      assert.are.equal(1, most_at_begin(root .. "/trace"))
+      assert.are.equal(56, #lines_of(root .. "/trace"))
+      shell.remove(root)
+    end)
+  end
+
+  it("holds nothing back while enough is free", function()
+    local root = machine(300 << 20)
+    run(root, [[
+      local p <close> = m { nworkers = 4, min_free_memory = 200 << 20, progressbar = false }
+      for _ = 1, 8 do p:run(function() note "begin" m.sleep(0.3) note "end" end) end
+      p:returns()
+    ]])
+    assert.are.equal(4, most_at_begin(root .. "/trace"))
+    shell.remove(root)
+  end)
+
+  it("takes back what was sent ahead when memory becomes scarce, and goes on when it is not", function()
+    local root = machine(300 << 20)
+    run(root, [[
+      local p <close> = m { nworkers = 4, min_free_memory = 200 << 20, progressbar = false }
+      for _ = 1, 100 do p:run(task) end
+      p:receive_one()
+      free(100 << 20)
+      m.sleep(1.2)
+      note "scarce"
+      m.sleep(0.5)
+      free(300 << 20)
+      note "enough"
+      assert(#p:receive_all() == 99)
+    ]])
+    local lines, running, scarce, most = lines_of(root .. "/trace"), 0, false, { [true] = 0, [false] = 0 }
+    for _, line in ipairs(lines) do
+      if line == "scarce" then scarce = true elseif line == "enough" then scarce = false end
+      running = running + (line == "begin" and 1 or line == "end" and -1 or 0)
+      if line == "begin" then most[scarce] = math.max(most[scarce], running) end
+    end
+    assert.are.same({ [true] = 1, [false] = 4 }, most)
+    assert.are.equal(202, #lines)
+    shell.remove(root)
+  end)
+
+  it("is checked", function()
+    assert.has_error(function() mantichora { min_free_memory = -1 } end,
+      "option 'min_free_memory' must be a positive number of bytes: -1 is given")
+    assert.has_error(function() mantichora { max_memory_per_worker = 0 } end,
+      "option 'max_memory_per_worker' must be a positive number of bytes: 0 is given")
+    local pool <close> = mantichora { nworkers = 2, min_free_memory = 1 << 60, progressbar = false }
+    for i = 1, 5 do pool:run(function() return i end) end
+    assert.are.same({ 1, 2, 3, 4, 5, n = 5 }, pool:returns())
   end)
 end)

@@ -273,6 +273,9 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.nworkers = lpool->nworkers = (unsigned)integer_field(L, "nworkers");
   lpool->task.heap.nworkers = (int)config->engine.nworkers;
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
+  config->engine.max_memory_per_worker = (uint64_t)integer_field(L, "max_memory_per_worker");
+  config->min_free_memory = (uint64_t)integer_field(L, "min_free_memory");
+  config->memory_root = getenv("MANTICHORA_TEST_ROOT"); /* for our tests */
   config->engine.timeout = time_field(L, "timeout");
   config->engine.grace = 500000000u;
   config->engine.limit_cpu = (uint64_t)integer_field(L, "limit_cpu");

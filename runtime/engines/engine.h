@@ -102,8 +102,9 @@ struct mch_runner {
 
 struct mch_engine_config {
   unsigned nworkers;
-  uint64_t timeout;              /* nanoseconds; 0: none */
-  uint64_t max_tasks_per_worker; /* 0: no limit */
+  uint64_t timeout;               /* nanoseconds; 0: none */
+  uint64_t max_tasks_per_worker;  /* 0: no limit */
+  uint64_t max_memory_per_worker; /* bytes of its own, after a task; 0: no limit */
   int snapshot;  /* one fork for each task, which finds its work in the memory it was forked with */
   int bars;      /* show the bars of tasks */
   int log_level; /* the lowest level of log records that is wanted */
@@ -181,6 +182,7 @@ struct mch_engine {
   const struct mch_engine_ops *ops;
   struct mch_poller *poller; /* what to wait for */
   int frugal;                /* workers are made only when none lives, and then one */
+  int gated;                 /* tasks wait in the pool although workers may have nothing to do */
 };
 
 /* Make an engine. NULL and `error`: it cannot be made. */

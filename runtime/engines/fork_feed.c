@@ -326,6 +326,8 @@ void mch_feed_steal(struct engine_fork *engine, size_t queued) {
   struct child *busiest;
   uint32_t ticket;
   unsigned share;
+  if (engine->base.gated && queued > 0 && has_idle(engine))
+    take_unbegun(engine);
   if (queued > 0 || !has_idle(engine))
     return;
   busiest = find_busiest(engine);

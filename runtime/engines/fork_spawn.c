@@ -175,6 +175,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_platform_protect(self->shared->down.bytes,
                        sizeof *self->shared - offsetof(struct mch_shared, down.bytes));
   worker->only = only;
+  worker->max_memory = only == NULL ? engine->config.max_memory_per_worker : 0;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
   worker->owner = plumbing->owner;

@@ -348,6 +348,11 @@ static void after_code(const struct mch_worker *worker, uint32_t ticket, enum mc
   look_at_page(worker, ticket);
 }
 
+static void look_at_memory(struct mch_worker *worker) {
+  if (worker->max_memory > 0 && mch_own_memory_exceeds(&worker->own_memory, worker->max_memory))
+    worker->spent = 1;
+}
+
 /* Between tasks. One that was stopped does not leave programs behind, which would run on or, when
  * their pipes are closed, be waited for: this group ends, and the pool makes another worker. */
 static void rest(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
@@ -410,6 +415,7 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, st
   after_code(worker, ticket, kind);
   answer(worker, kind, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
+  look_at_memory(worker);
 }
 
 /* -- batches ------------------------------------------------------------------------------ */
@@ -543,6 +549,7 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
     run.runid = message->head.runid + number;
     now = run_item(worker, ticket, number, now, &run, graph);
     run.first = 0;
+    look_at_memory(worker);
   }
   worker->runid = message->head.runid;
   clear_answer(worker, graph);
@@ -710,6 +717,8 @@ void mch_worker_main(struct mch_worker *worker) {
   mch_chaos_idle(&worker->chaos);
   put_hello(worker);
   atomic_store(&worker->shared->oom_count, mch_platform_oom_count());
+  if (worker->max_memory > 0)
+    mch_own_memory_begin(&worker->own_memory);
   prepare(worker);
   mch_worker_end_stranger(worker, 0);
   if (worker->only != NULL)

@@ -9,6 +9,7 @@
 
 #include "runtime/wire/channel.h"
 #include "runtime/base/chaos.h"
+#include "runtime/base/memory.h"
 #include "engine.h"
 #include "runtime/wire/protocol.h"
 
@@ -39,8 +40,10 @@ struct mch_worker {
   const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
   uint64_t maxrss;             /* as last asked for */
   unsigned maxrss_age;         /* tasks since */
-  int spent;                   /* the runner: leave after this task */
-  int leaving;                 /* mch_worker_leave() runs: a second call ends at once */
+  uint64_t max_memory;         /* leave after a task that left more of its own; 0: never */
+  struct mch_own_memory own_memory;
+  int spent;   /* leave after this task: the runner wants it, or its memory */
+  int leaving; /* mch_worker_leave() runs: a second call ends at once */
   struct mch_chaos chaos;
 };
 

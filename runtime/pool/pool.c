@@ -70,7 +70,8 @@ static void dispatch(struct mch_pool *pool, int owner) {
   struct mch_task *task;
   struct mch_error error;
   pool->held_until = MCH_NEVER;
-  while ((task = next_ready(pool)) != NULL) {
+  mch_admit_begin(pool);
+  while ((task = next_ready(pool)) != NULL && mch_admit_one(pool, owner)) {
     int code;
     cut_short(pool, task);
     code = ops->submit(pool->engine, task, owner, &error);
@@ -132,7 +133,9 @@ void mch_pool_add_workers(struct mch_pool *pool) {
 uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
-  uint64_t due = engine < output ? engine : output;
+  uint64_t due = engine < output ? engine : output, admission = mch_admit_deadline(pool);
+  if (admission < due)
+    due = admission;
   return pool->held_until < due ? pool->held_until : due;
 }
 
@@ -223,6 +226,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     return NULL;
   init_lock(&pool->lock);
   pool->background = config->background;
+  pool->admission.min_free = config->min_free_memory;
+  pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
   pool->held_until = MCH_NEVER;
   pool->wakeup[0] = pool->wakeup[1] = -1;
   pool->output = engine.output;

@@ -30,6 +30,8 @@ struct mch_pool_config {
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
   const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
+  uint64_t min_free_memory;        /* bytes: no task starts beside another while less is left */
+  const char *memory_root;         /* see mch_memory_available(); NULL: the usual one */
 };
 
 /* Tasks that are received together: those of run(), or those of one map or imap. */

@@ -131,6 +131,11 @@ end
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
 -- @field timeout seconds that each task may run, and `init`; default: any time
 -- @field max_tasks_per_worker a worker is replaced after so many tasks; default: never
+-- @field max_memory_per_worker bytes: a worker that has more memory of its own than that after a task is replaced
+-- (what it shares with nobody; where the system does not tell, what it has grown at most); default: never
+-- @field min_free_memory bytes: no task or batch is given to a worker while less is available, unless none runs.
+-- What the machine can give without swapping, and in a control group its limit minus its use, in which file cache
+-- that can be dropped does not count. Looked at every 0.1 to 0.5 seconds while tasks wait. Default: none.
 -- @field seed integer from which the random streams of the tasks are derived; default: unforeseeable
 -- @field init function, run once in each new worker before its first task. It goes along by the fork,
 -- so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task
@@ -159,6 +164,8 @@ local pool_options = {
   on_error = choice_of("raise", "return"),
   timeout = seconds,
   max_tasks_per_worker = integer_from(1, "a positive integer"),
+  max_memory_per_worker = integer_from(1, "a positive number of bytes"),
+  min_free_memory = integer_from(1, "a positive number of bytes"),
   seed = integer_from(1 << 63, "an integer"),
   init = of_type("function", "a function"),
   fini = of_type("function", "a function"),

@@ -590,6 +590,8 @@ local function make(options)
     poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
+    max_memory_per_worker = o.max_memory_per_worker or 0,
+    min_free_memory = o.min_free_memory or 0,
     seed = o.seed or core.seed(),
     init = o.init,
     fini = o.fini,
