@@ -372,9 +372,9 @@ describe("max_memory_per_worker", function()
       return pool:returns()[1]
     end
     local first = run(pid)
-    assert.are.equal(first, run(function() kept = ("x"):rep(8 << 20) return pid() end))
+    assert.are.equal(first, run(function() _G.kept = ("x"):rep(8 << 20) return pid() end))
     assert.are.equal(first, run(pid))
-    assert.are.equal(first, run(function() kept = ("x"):rep(128 << 20) return pid() end))
+    assert.are.equal(first, run(function() _G.kept = ("x"):rep(128 << 20) return pid() end))
     assert.are_not.equal(first, run(pid))
   end)
 

@@ -20,6 +20,7 @@
 #include "runtime/base/platform.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/worker.h"
+#include "runtime/pool/jobserver.h"
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 
@@ -114,12 +115,32 @@ static int core_end_inline(lua_State *L) {
   return 0;
 }
 
-/* resize(pool, nworkers) */
+/* auto_workers(): how many workers "auto" means here; whether the jobserver of make hands out what
+ * they need to run; and what is to be told of it, or nil. */
+static int core_auto_workers(lua_State *L) {
+  char why[MCH_JOBSERVER_WHY];
+  unsigned jobs, count = mch_platform_cpu_count();
+  enum mch_jobserver found = mch_jobserver_open(getenv("MAKEFLAGS"), &jobs, why);
+  if (found == MCH_JOBSERVER_READY)
+    mch_jobserver_close(); /* the pool has it open */
+  if (found == MCH_JOBSERVER_UNUSABLE)
+    count = 1;
+  else if (found == MCH_JOBSERVER_READY && jobs > 0 && jobs < count)
+    count = jobs;
+  lua_pushinteger(L, (lua_Integer)count);
+  lua_pushboolean(L, found == MCH_JOBSERVER_READY);
+  if (*why == '\0')
+    return 2;
+  lua_pushstring(L, why);
+  return 3;
+}
+
+/* resize(pool, nworkers, jobserver) */
 static int core_resize(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   lpool->nworkers = (unsigned)luaL_checkinteger(L, 2);
   lpool->task.heap.nworkers = (int)lpool->nworkers;
-  mch_pool_resize(lpool->pool, lpool->nworkers);
+  mch_pool_resize(lpool->pool, lpool->nworkers, lua_toboolean(L, 3) ? getenv("MAKEFLAGS") : NULL);
   if (lpool->started)
     mch_lserve_pump(L, lpool, 0);
   return 0;
@@ -274,6 +295,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   lpool->task.heap.nworkers = (int)config->engine.nworkers;
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
   config->engine.max_memory_per_worker = (uint64_t)integer_field(L, "max_memory_per_worker");
+  config->makeflags = flag_field(L, "jobserver") ? getenv("MAKEFLAGS") : NULL;
   config->min_free_memory = (uint64_t)integer_field(L, "min_free_memory");
   config->memory_root = getenv("MANTICHORA_TEST_ROOT"); /* for our tests */
   config->engine.timeout = time_field(L, "timeout");
@@ -372,6 +394,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"counts", core_counts},
                                   {"start", core_start},
                                   {"workers", core_workers},
+                                  {"auto_workers", core_auto_workers},
                                   {"resize", core_resize},
                                   {"end_inline", core_end_inline},
                                   {"cancel", core_cancel},

@@ -84,6 +84,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
     } else
       mch_ends_end_task(pool, task, MCH_KIND_ERROR, error.text);
   }
+  mch_admit_end(pool);
   ops->flush(pool->engine);
 }
 
@@ -255,6 +256,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     mch_pool_free(pool);
     return NULL;
   }
+  mch_admit_use_jobserver(pool, config->makeflags);
   return pool;
 }
 
@@ -293,6 +295,8 @@ void mch_pool_free(struct mch_pool *pool) {
   mch_ends_end_bar(pool, MCH_BAR_CANCELLED);
   free(pool->bar_name);
   mch_pool_part(pool);
+  if (pool->engine != NULL)
+    mch_admit_use_jobserver(pool, NULL);
   if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
@@ -536,9 +540,10 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level) {
   pthread_mutex_unlock(&pool->lock);
 }
 
-void mch_pool_resize(struct mch_pool *pool, unsigned nworkers) {
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers, const char *makeflags) {
   pthread_mutex_lock(&pool->lock);
   pool->engine->ops->resize(pool->engine, nworkers);
+  mch_admit_use_jobserver(pool, makeflags);
   pthread_mutex_unlock(&pool->lock);
 }
 

@@ -37,6 +37,10 @@ struct mch_admission {
   const char *root;  /* for mch_memory_available() */
   uint64_t looked;   /* when that was last asked */
   int scarce;        /* what it said */
+  int jobserver;     /* tasks want a permit of jobserver.h */
+  size_t permits;    /* that were taken, for those that are submitted */
+  int waits;         /* a task waits for one */
+  int listens;       /* the engine's poller has its descriptor */
 };
 
 struct mch_pool {
@@ -88,6 +92,8 @@ void mch_pool_pump_as_owner(struct mch_pool *pool);
 
 void mch_admit_begin(struct mch_pool *pool);
 int mch_admit_one(struct mch_pool *pool, int owner);
+void mch_admit_end(struct mch_pool *pool);
+void mch_admit_use_jobserver(struct mch_pool *pool, const char *makeflags);
 uint64_t mch_admit_deadline(const struct mch_pool *pool);
 
 /* -- pool_index.c */

@@ -85,7 +85,7 @@ local function seconds(name, value)
 end
 
 local function check_nworkers(name, value)
-  if value == "auto" then return core.cpu_count() end
+  if value == "auto" then return value end
   local number = type(value) == "number" and tointeger(value)
   if not number then return nil, complain(name, 'an integer or "auto"', value) end
   if number < 1 then return nil, ("nworkers must be at least one: %d is given"):format(number) end
@@ -121,7 +121,8 @@ end
 --- What `mantichora(options)` and `new(options)` take. All may be absent.
 -- @table options
 -- @field nworkers so many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
--- `cpu_count()` says. The environment variable MANTICHORA_WORKERS changes the default.
+-- `cpu_count()` says; under `make -j`, as many as its jobserver has tokens for beside that (see the chapter on
+-- pools). The environment variable MANTICHORA_WORKERS changes the default.
 -- @field engine `"fork"` (default): a pool of workers that are used again. `"snapshot"`: a fork for each
 -- task, from the state that this process has when the task starts; only results are serialized.
 -- `"inline"`: in this process, when its result is received, for debugging.

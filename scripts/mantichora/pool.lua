@@ -31,6 +31,18 @@ local check_options = options_of.check
 
 local settings_of = setmetatable({}, { __mode = "k" })
 
+local function logger() return core.logging().get("mantichora") end
+
+-- The number that "auto" means, and whether tasks need tokens of make's jobserver.
+local function auto_workers()
+  local count, jobserver, why = core.auto_workers()
+  if why then
+    logger():warning('nworkers = "auto" under make -j, whose jobserver cannot be used: %s; one task runs at a time',
+      why)
+  end
+  return count, jobserver
+end
+
 --- A pool of workers, made by `mantichora(options)`.
 --
 -- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
@@ -374,15 +386,17 @@ function methods:resize(n)
   check(self)
   local number, message = options_of.check_nworkers("nworkers", n)
   if not number then core.raise(message) end
+  local jobserver = false
+  if number == "auto" then number, jobserver = auto_workers() end
   settings_of[self].nworkers = number
-  core.resize(self, number)
+  core.resize(self, number, jobserver and not settings_of[self].inline)
 end
 
 --- The workers that live now.
 -- @function workers
--- @treturn table list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's
--- replacement has its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
--- used at most); in order of `slot`
+-- @treturn table list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's replacement
+-- has its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that
+-- it used at most); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -450,8 +464,6 @@ function methods:terminate()
   settings_of[self].stopped_below = next_runid
   end_tasks(self, next_runid)
 end
-
-local function logger() return core.logging().get("mantichora") end
 
 local function in_pool(self)
   local name = settings_of[self].name
@@ -580,9 +592,11 @@ end
 local function make(options)
   local o = check_options("pool", options, 1)
   local on = function(value) return value == nil or value end
-  local nworkers, limits = o.nworkers or default_nworkers(), o.limits or {}
+  local nworkers, limits, jobserver = o.nworkers or default_nworkers(), o.limits or {}, false
+  if nworkers == "auto" then nworkers, jobserver = auto_workers() end
   local pool = core.new {
     nworkers = nworkers,
+    jobserver = jobserver and o.engine ~= "inline",
     snapshot = o.engine == "snapshot",
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
