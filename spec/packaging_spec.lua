@@ -105,6 +105,7 @@ describe("packaging", function()
   it("installs what the contract lists, in its place", function()
     for _, path in ipairs {
       "bin/mantichora", "lib/lua/5.4/mantichora.so", "share/lua/5.4/mantichora/logging.lua",
+      "share/lua/5.4/mantichora.d.lua", "share/lua/5.4/mantichora/atpbar.d.lua", "share/lua/5.4/mantichora/logging.d.lua",
       "lib/libmantichora.a", "lib/libmantichora.so", "lib/libmantichora.so.0", "include/mantichora.h",
       "lib/pkgconfig/mantichora.pc", "lib/cmake/mantichora/mantichora-config.cmake",
     } do
