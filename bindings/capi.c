@@ -1,7 +1,7 @@
 /* Runs in: parent (in a worker: pools of its own only, and no sinks).
  *
- * The doors of mantichora.h for programs in C. What they do happens in protected mode, so that no
- * error leaves them. */
+ * The functions of mantichora.h for programs in C. Each works in protected mode, so that no error
+ * leaves it. */
 #include "runtime/mantichora.h"
 
 #include <lauxlib.h>

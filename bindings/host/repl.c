@@ -1,10 +1,11 @@
 /* Runs in: parent.
  *
  * The REPL: reads chunks of one or more lines, runs them, prints their values. On a terminal lines
- * come from lineedit.h, and tables are shown readably; else all is as plain as with `lua`. */
+ * come from lineedit.h, and tables are shown readably; otherwise it is as plain as `lua`. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "host.h"
+#include "lcall.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -178,10 +179,10 @@ static void print_values(const struct repl *repl) {
     return;
   luaL_checkstack(L, LUA_MINSTACK, "too many results to print");
   count = insert_printer(repl, count);
-  if (mch_host_call(L, count, false) == LUA_OK)
+  if (mch_lcall(L, count, false) == LUA_OK)
     return;
   lua_pushfstring(L, "error calling 'print' (%s)", lua_tostring(L, -1));
-  mch_host_report(L, LUA_ERRRUN, NULL);
+  mch_lcall_report(L, LUA_ERRRUN, NULL);
 }
 
 /* Does nothing but end the read that waits for a line. */
@@ -219,8 +220,8 @@ void mch_repl_run(lua_State *L) {
   sigaction(SIGINT, &action, &before);
   while (read_chunk(&repl, &status)) {
     if (status == LUA_OK)
-      status = mch_host_call(L, 0, true);
-    if (mch_host_report(L, status, NULL) == LUA_OK)
+      status = mch_lcall(L, 0, true);
+    if (mch_lcall_report(L, status, NULL) == LUA_OK)
       print_values(&repl);
   }
   sigaction(SIGINT, &before, NULL);

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Items of a map that travel together, and their answers. */
+ * Items of a map that are sent as one batch, and their answers. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -11,7 +11,7 @@
 #include "bindings/show/latpbar.h"
 #include "bindings/values/encoding.h"
 #include "bindings/values/items.h"
-#include "bindings/values/plain.h"
+#include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"

@@ -1,6 +1,7 @@
 /* Runs in: both.
  *
- * How a pool ends: by its methods, at the end of a scope, by the collector, with its state. */
+ * The ways in which a pool ends: by its methods, at the end of a scope, by the collector, with its
+ * state. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>

@@ -348,7 +348,7 @@ static int core_new(lua_State *L) {
   lpool->task.fini = function_field(L, "fini");
   lpool->keep_gc = flag_field(L, "keep_gc");
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
-  mch_context_push_weak(L);
+  mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
   if (flag_field(L, "snapshot")) {
     lua_newtable(L);

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Checks and errors that the rooms of the pool object share. */
+ * Checks and errors shared by the files of the pool object. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>

@@ -6,6 +6,7 @@
 
 #include <lua.h>
 
+#include "bindings/values/code.h"
 #include "bindings/values/graph.h"
 #include "lpool.h"
 #include "ltask.h"

@@ -17,10 +17,6 @@
 
 #define GATHERING "mantichora gathering"
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 /* Leave an open pool that this visit has not seen yet on the stack and return it; NULL (and
  * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
  */
@@ -116,9 +112,9 @@ static void count_tasks(struct lpool *lpool, void *ud) {
 
 static void look_when_due(struct lpool *lpool, void *ud) {
   struct tally *tally = ud;
-  tally->due = sooner(tally->due, mch_pool_deadline(lpool->pool));
+  tally->due = mch_sooner(tally->due, mch_pool_deadline(lpool->pool));
   if (!lpool->joined)
-    tally->due = sooner(tally->due, mch_now() + SLICE);
+    tally->due = mch_sooner(tally->due, mch_now() + SLICE);
 }
 
 /* `due` costs a little: filled in only if it is wanted. */
@@ -190,7 +186,7 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
     *tally = add_up(L, now < end->until);
     if (now >= end->until || (end->result && (tally->finished > 0 || tally->unfinished == 0)))
       return 0;
-    due = sooner(end->until, sooner(tally->due, mch_output_next(output)));
+    due = mch_sooner(end->until, mch_sooner(tally->due, mch_output_next(output)));
     if (wait_for_any(poller, end, due, &look))
       return 1;
     mch_lwait_obey_hooks(L, output, &own, &of_main, 0);
@@ -219,7 +215,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
 
 uint64_t mch_lpool_due(lua_State *L) {
   luaL_checkstack(L, 8, NULL);
-  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a task from a call into the pool. */
+ * From a call of `run` into the pool: encodes a task and submits it. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -145,7 +145,7 @@ static int push_warning(lua_State *L, struct lpool *lpool, int count) {
   largest = lua_gettop(L);
   parts = (lua_Integer)lua_rawlen(L, largest);
   luaL_buffinit(L, &sentence);
-  lua_pushfstring(L, "%d MiB go with a task, above all", (int)(graph_size(lpool) >> 20));
+  lua_pushfstring(L, "%d MiB are sent with a task, mostly", (int)(graph_size(lpool) >> 20));
   luaL_addvalue(&sentence);
   for (i = 1; i <= parts; i++) {
     lua_rawgeti(L, largest, i);
@@ -157,7 +157,7 @@ static int push_warning(lua_State *L, struct lpool *lpool, int count) {
     lua_pop(L, 3);
     luaL_addvalue(&sentence);
   }
-  luaL_addstring(&sentence, "; mantichora.explain shows all");
+  luaL_addstring(&sentence, "; mantichora.explain shows everything");
   luaL_pushresult(&sentence);
   return 1;
 }

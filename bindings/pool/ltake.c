@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a result from the pool into Lua, and failures in words. */
+ * From the pool into Lua: decodes results, and turns failures into tables. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -10,7 +10,7 @@
 #include "bindings/lwatch.h"
 #include "bindings/show/latpbar.h"
 #include "bindings/values/items.h"
-#include "bindings/values/plain.h"
+#include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
@@ -421,17 +421,19 @@ int mch_core_take(lua_State *L) {
   lpool->decoding++;
   status = mch_lwatch_pcall(L, 1, LUA_MULTRET, 0);
   lpool->decoding--;
-  take_held(L, lpool, task);
+  if (lpool->pool == NULL)
+    return mch_lpool_raise_closed(L);
   if (status == LUA_OK && !lua_checkstack(L, copies * lua_gettop(L) + LUA_MINSTACK)) {
     lua_settop(L, 2);
     lua_pushliteral(L, "it returned more values than a call can hand over: put them into a table");
     status = LUA_ERRRUN;
   }
-  if (status != LUA_OK) {
-    push_undecodable(L, lpool->taken);
+  if (status != LUA_OK) { /* the task is held meanwhile: finalizers may receive here too */
+    push_undecodable(L, task);
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
   }
+  take_held(L, lpool, task);
   drop_payload(L, lpool, lpool->taken);
   lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);

@@ -10,6 +10,7 @@
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "runtime/show/output.h"
+#include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
 #include "bindings/values/shown.h"
 #include "bindings/values/text.h"
@@ -129,14 +130,6 @@ static void answer_error(lua_State *L, struct call *call, enum mch_kind kind) {
 
 /* -- running ------------------------------------------------------------------------------ */
 
-/* splitmix64: run IDs that are neighbours get streams that are not. */
-static lua_Unsigned mix(lua_Unsigned x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 /* What math.random does to the state of a stream for each number. */
 static void step(struct mch_stream *stream) {
   uint64_t *s = stream->words, before = s[1];
@@ -188,7 +181,7 @@ static struct mch_stream *find_stream(lua_State *L) {
 }
 
 static lua_Unsigned own_seed(const struct call *call) {
-  return mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->runid));
 }
 
 /* As math.randomseed would, but without a call, which takes longer than many an item does. */
@@ -196,7 +189,7 @@ static int seed_directly(const struct call *call) {
   lua_Unsigned own = own_seed(call);
   if (call->task->stream == NULL)
     return 0;
-  *call->task->stream = seeded(own, mix(own));
+  *call->task->stream = seeded(own, mch_mix(own));
   return 1;
 }
 
@@ -210,7 +203,7 @@ static void seed_stream(lua_State *L, const struct call *call) {
     return;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
     lua_pushinteger(L, (lua_Integer)own);
-    lua_pushinteger(L, (lua_Integer)mix(own));
+    lua_pushinteger(L, (lua_Integer)mch_mix(own));
     lua_call(L, 2, 0);
   } else
     lua_pop(L, 1);
@@ -324,7 +317,7 @@ static void push_mapped(lua_State *L, struct call *call) {
   }
   if (task->mapped == LUA_NOREF) { /* or that failed, and does so for each */
     if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) != 1)
-      luaL_error(L, "a batch has another number of functions than one");
+      luaL_error(L, "a batch must have exactly one function");
     task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
@@ -349,9 +342,9 @@ static int decode(lua_State *L, struct call *call) {
   return 1 + decode_graph(L, call, run->graph, run->length, MCH_SEND_ITEM);
 }
 
-static int send_ahead(void *ud, const unsigned char *piece, size_t length) {
+static int send_early(void *ud, const unsigned char *piece, size_t length) {
   struct mch_ltask *task = ud;
-  return mch_worker_send_ahead(task->context->worker, piece, length);
+  return mch_worker_send_early(task->context->worker, piece, length);
 }
 
 static int encode_results(lua_State *L) {
@@ -365,7 +358,7 @@ static int encode_results(lua_State *L) {
   encoder.kind = MCH_SEND_RESULT;
   encoder.baseline = lua_istable(L, 1) ? 1 : 0;
   if (call->task->watching && call->run->function == NULL) { /* the answer will be a RESULT */
-    encoder.send_ahead = send_ahead;
+    encoder.send_early = send_early;
     encoder.ud = call->task;
   }
   encode_answer(L, call, &encoder, 2, count);
@@ -793,6 +786,9 @@ static int eager(void *ud) {
   return task->init != LUA_NOREF || task->context->child_hook != NULL;
 }
 
+#define DIGITS_OF(number) #number
+#define DIGITS(macro) DIGITS_OF(macro)
+
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
   struct mch_runner runner = {.ud = task,
                               .eager = eager,
@@ -803,7 +799,7 @@ struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
                               .interrupt = interrupt,
                               .insist = insist,
                               .calm = calm,
-                              .format = "Lua 5.4 graph 1"};
+                              .format = "Lua 5.4 graph " DIGITS(MCH_GRAPH_VERSION)};
   return runner;
 }
 

@@ -1,8 +1,8 @@
 /* Runs in: both. Purpose: latpbar.h.
  *
  * A loop is the iterator function, and a closing value that ends the bar when the loop is left by
- * `break` or an error. Both are one userdata, `struct loop`; the iterator has it as its upvalue. An
- * iteration is complete when the next one is asked for. */
+ * `break` or an error. Both are one userdata, `struct loop`, which is an upvalue of the iterator.
+ * An iteration is complete when the next one is asked for. */
 #include "latpbar.h"
 
 #include <stdatomic.h>
@@ -27,10 +27,10 @@ The module is called like a function.
     local atpbar = require "mantichora.atpbar"
     for i in atpbar(1000, "name") do ... end
 
-Bars go to stderr. On a terminal they are drawn at most ten times a second, else a line is written
-at the start, at the end, and every 60 seconds. The environment variable MANTICHORA_PROGRESS
-decides: `auto`, `bar`, `text`, `json` or `off`. A bar blocks only while the terminal takes the
-lines in; in a worker it never does.
+Bars go to stderr. On a terminal they are drawn at most ten times a second; elsewhere a line is
+written at the start, at the end, and every 60 seconds. The environment variable MANTICHORA_PROGRESS
+chooses: `auto`, `bar`, `text`, `json`, `off` or `eta`. A bar blocks only while the terminal accepts
+its lines; in a worker it never does.
 @module mantichora.atpbar
 */
 
@@ -568,13 +568,13 @@ static int is_list(lua_State *L, int index) {
 
 /***
 Loop with a progress bar: `for i in atpbar(n, name)` counts from 1 to n,
-`for i, v in atpbar(list, name)` walks a sequence. The bar ends with the loop; left by `break` or
-an error, it stays at the last complete iteration.
+`for i, v in atpbar(list, name)` walks a sequence. The bar ends with the loop; when the loop is left
+by `break` or an error, the bar stays at the last complete iteration.
 @function atpbar
 @param what integer, or list
 @string[opt] name the label; a description of `what` by default
 @return what a generic `for` takes: iterator, nil, nil, closing value
-@raise something that is neither
+@raise an argument that is neither
 */
 static int atpbar_call(lua_State *L) {
   mch_notices_tell(L);
@@ -637,7 +637,7 @@ known.
 @param t table, or value with `__pairs`
 @string[opt] name the label
 @return what a generic `for` takes: iterator, state, control, closing value
-@raise something that has no pairs
+@raise a value that has no pairs
 */
 static int atpbar_pairs(lua_State *L) {
   struct namer namer = {{0}, 0};
@@ -676,7 +676,7 @@ Loop over any iterator with a progress bar: `for line in atpbar.wrap(100, "lines
 @string[opt] name the label
 @param ... what a generic `for` takes: function, state, control, closing value
 @return the same, with a bar; the closing value is closed when the loop is left
-@raise an iterator that is missing
+@raise a missing iterator
 */
 static int atpbar_wrap(lua_State *L) {
   struct namer namer = {{0}, 0};
@@ -740,7 +740,7 @@ static uint64_t option_total(lua_State *L) {
 }
 
 /***
-A bar that is moved by hand: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
+A bar that your code advances: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
 @function bar
 @tparam table options `name`, a string; `total`, an integer (nil: not known, count and rate are
 shown)
@@ -770,14 +770,14 @@ static int atpbar_bar(lua_State *L) {
 }
 
 /***
-A bar that is moved by hand.
+A bar that your code advances.
 @type bar
 */
 
 /***
-Count on.
+Add to the count.
 @function add
-@int[opt=1] n by so many; negative: back, to 0 at most
+@int[opt=1] n how many to add; negative: subtract, but not below 0
 @treturn bar itself
 @raise `bar is closed`
 */
@@ -797,7 +797,7 @@ static int bar_add(lua_State *L) {
 /***
 Set the count.
 @function set
-@int n so many are done
+@int n how many are done
 @treturn bar itself
 @raise `bar is closed`
 */
@@ -813,7 +813,7 @@ static int bar_set(lua_State *L) {
 /***
 Set the total.
 @function set_total
-@int[opt] total so many there are; nil: not known
+@int[opt] total how many there are; nil: not known
 @treturn bar itself
 @raise `bar is closed`
 */
@@ -834,7 +834,8 @@ static void close_bar(struct bar *bar) {
 }
 
 /***
-End the bar where it is, as leaving the scope of a `<close>` variable does. Twice is fine.
+End the bar where it is, as leaving the scope of a `<close>` variable does. Closing twice does no
+harm.
 @function close
 */
 static int bar_close(lua_State *L) {
@@ -859,9 +860,9 @@ static int bar_gc(lua_State *L) {
 */
 
 /***
-Draw and write all that there is, at once.
+Draw all bars and write all lines now.
 @function flush
-@blocks until it is written
+@blocks until they are written
 */
 static int atpbar_flush(lua_State *L) {
   struct mch_output *out = mch_atpbar_output(L);
@@ -873,7 +874,7 @@ static int atpbar_flush(lua_State *L) {
 }
 
 /***
-No more progress is shown from now on.
+Show no progress from now on.
 @function disable
 */
 static int atpbar_disable(lua_State *L) {
@@ -893,7 +894,7 @@ pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued` and `fail
 the library, and `f` is called no more.
 @function set_renderer
 @tparam[opt] function f nil: bars are shown as before
-@raise something that is not a function
+@raise an argument that is not a function
 */
 static int atpbar_set_renderer(lua_State *L) {
   lua_settop(L, 1);

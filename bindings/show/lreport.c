@@ -5,10 +5,10 @@
 #include <lualib.h>
 #include <limits.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
 #include "bindings/context.h"
 #include "bindings/values/graph.h"
 #include "latpbar.h"
@@ -144,9 +144,7 @@ static int stops(lua_State *L) {
 
 /* time(): seconds since the epoch, with a fraction. */
 static int wall_time(lua_State *L) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9);
+  lua_pushnumber(L, mch_wall());
   return 1;
 }
 

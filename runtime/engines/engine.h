@@ -1,17 +1,17 @@
 /* Runs in: parent.
  *
- * The interface of a way to get work done. A pool owns tasks and their run IDs; an engine gets them
- * one by one, and tells by events how they ended. It speaks of tasks, never of processes: the same
- * interface fits workers forked here, this process itself, and later workers on other machines.
+ * The interface of an engine, which runs tasks for a pool. A pool owns tasks and their run IDs; an
+ * engine gets them one by one, and reports by events how they ended. The interface speaks of tasks,
+ * never of processes: it fits workers forked here, this process itself, and later workers on other
+ * machines.
  *
- * All calls come under the pool's lock, one at a time; none of them blocks. Only calls with `owner`
- * = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
+ * All calls are made under the pool's lock, one at a time; none of them blocks. Only calls with
+ * `owner` = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
 #ifndef MCH_ENGINE_H
 #define MCH_ENGINE_H
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "runtime/base/chaos.h"
 #include "runtime/base/error.h"
@@ -89,7 +89,8 @@ struct mch_runner {
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
-  /* The same once more, if the task has met that error and runs on. NULL: it is not told again. */
+  /* Raise it once more, if the task has met that error and runs on. NULL: it is not raised again.
+   */
   void (*insist)(void *ud);
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The null engine: tasks run in this process, on the owner's thread, one at each pump. For
+ * The null engine: tasks run in this process, on the owner's thread, one in each pump. For
  * debugging: same values, same reports, no processes. */
 #include "engine.h"
 

@@ -1,6 +1,9 @@
 /* Runs in: parent.
  *
- * Which worker gets which task, and what is taken back from one that has too many. */
+ * Which worker gets which task. Tasks are sent ahead, as many as a worker has room for, so that it
+ * never waits for the pool; so they are also taken back: when another worker has nothing to do
+ * (half of what the busiest one has), for a more urgent task, from a worker that does not begin
+ * what it has, and the later half of a batch that runs. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
@@ -14,8 +17,10 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t ticket_check = 1000000u; /* a worker lacks_tickets over what was taken back */
-static const uint64_t behind_check = 20000000u; /* the same of one that may have been stopped */
+/* How soon to look again at a worker without a free ticket, which passes over what was taken back
+ * from it; and at one that may have been stopped (SIGSTOP). */
+static const uint64_t ticket_check = 1000000u;
+static const uint64_t behind_check = 20000000u;
 
 int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch) {
   struct child *child = batch->holder;
@@ -57,8 +62,8 @@ void mch_feed_book(struct child *child, struct mch_task *task) {
     child->engine->timeouts = 1;
   if (mch_time_timeout_of(child->engine, task) != 0)
     mch_child_look_at(child->engine,
-                      mch_child_sooner(mch_now() + mch_time_timeout_of(child->engine, task),
-                                       mch_time_init_limit(child)));
+                      mch_sooner(mch_now() + mch_time_timeout_of(child->engine, task),
+                                 mch_time_init_limit(child)));
 }
 
 /* A worker of its own for the task, forked now. */

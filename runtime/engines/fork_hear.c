@@ -1,6 +1,8 @@
 /* Runs in: parent.
  *
- * All that a worker says, from its hello to its death: bars, output, results. */
+ * All that a worker says, from its HELLO to its last line: bars, output, results of tasks and of
+ * items, log records, EXIT. Nothing of it is believed that can be checked; a worker that says what
+ * it may not is killed. What becomes of its tasks then is in fork_bury.c. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
@@ -17,6 +19,7 @@
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 #include "runtime/show/progress.h"
+#include "runtime/wire/facts.h"
 #include "runtime/wire/protocol.h"
 #include "runtime/wire/ring.h"
 #include "task.h"
@@ -269,6 +272,8 @@ static void settle_stream(struct child *child, int which, uint64_t position) {
   pass_lines(child, which, unread, 1);
 }
 
+/* -- results ------------------------------------------------------------------------------ */
+
 /* More of the worker's tasks, or items of one, are over. */
 static void count_ended(struct child *child, uint32_t count) {
   mch_buf_clear(&child->last_log);
@@ -385,6 +390,8 @@ int mch_hear_item_has_begun(const struct child *child, const struct mch_task *ta
   return mch_fork_first_unbegun(child, task) > task->batch->answered;
 }
 
+/* -- messages ----------------------------------------------------------------------------- */
+
 /* The task that a message of the worker is about: the oldest that it has, which it must have begun.
  * NULL: another. */
 static struct mch_task *told_of(const struct child *child, const struct mch_message_in *message) {
@@ -397,32 +404,36 @@ static struct mch_task *told_of(const struct child *child, const struct mch_mess
              : NULL;
 }
 
-static void settle_facts(struct child *child, const unsigned char *facts) {
-  settle_stream(child, 0, mch_load_u64(facts + 17));
-  settle_stream(child, 1, mch_load_u64(facts + 25));
-  child->maxrss = mch_load_u64(facts + 9);
+static void settle_facts(struct child *child, const struct mch_facts *facts) {
+  settle_stream(child, 0, facts->stdout_position);
+  settle_stream(child, 1, facts->stderr_position);
+  child->maxrss = facts->maxrss;
+}
+
+/* The result of a message that has facts in front of its graph. NULL: no memory. */
+static struct mch_result *result_with(struct child *child, const struct mch_message_in *message,
+                                      const struct mch_facts *facts, size_t head) {
+  struct mch_result *result = result_of(child, message, facts->kind, head);
+  if (result != NULL) {
+    result->elapsed = facts->elapsed;
+    result->maxrss = facts->maxrss;
+  }
+  return result;
 }
 
 /* 0, or -1 when the message is not what it should be. */
 static int task_result(struct child *child, const struct mch_message_in *message) {
-  const unsigned char *facts = message->body;
+  struct mch_facts facts;
   struct mch_task *task = told_of(child, message);
-  struct mch_result *result;
-  if (message->length < MCH_FACTS_SIZE || facts[0] > MCH_KIND_UNSENDABLE || task == NULL ||
+  if (mch_facts_load(&facts, message->body, message->length) != 0 || task == NULL ||
       task->runid != message->head.runid)
     return -1;
-  settle_facts(child, facts);
+  settle_facts(child, &facts);
   if (task->batch != NULL) {
     mch_hear_return_rest(child, task);
-    mch_hear_finish_batch(child, task, mch_load_u64(facts + 1));
-    return 0;
-  }
-  result = result_of(child, message, (enum mch_kind)facts[0], MCH_FACTS_SIZE);
-  if (result != NULL) {
-    result->elapsed = mch_load_u64(facts + 1);
-    result->maxrss = child->maxrss;
-  }
-  mch_hear_finish(child, task, result);
+    mch_hear_finish_batch(child, task, facts.elapsed);
+  } else
+    mch_hear_finish(child, task, result_with(child, message, &facts, MCH_FACTS_SIZE));
   return 0;
 }
 
@@ -437,35 +448,28 @@ static int early_piece(struct child *child, const struct mch_message_in *message
   return 0;
 }
 
-/* The same for an item. Most are OK and have nothing else to say. */
+/* The result of one item. Most are OK and have nothing else to say. */
 static int item_result(struct child *child, const struct mch_message_in *message) {
   struct mch_task *task = told_of(child, message);
-  const unsigned char *facts = message->body + 4;
-  struct mch_result *result;
-  size_t head = 4 + MCH_FACTS_SIZE;
-  int kind = MCH_KIND_OK;
+  struct mch_facts facts = {.kind = MCH_KIND_OK};
+  size_t head = 4 + 1;
   if (message->length < 5 || task == NULL || task->batch == NULL ||
       task->batch->answered >= task->batch->count ||
       mch_load_u32(message->body) != task->batch->answered)
     return -1;
-  if (facts[0] == MCH_ITEM_OK)
-    head = 4 + 1;
-  else if (message->length < head || (kind = facts[0]) > MCH_KIND_UNSENDABLE)
-    return -1;
-  else
-    settle_facts(child, facts);
-  if (kind == MCH_KIND_OK && !is_stopped_item(task) && !message->lost) {
+  if (message->body[4] != MCH_ITEM_OK) {
+    head = 4 + MCH_FACTS_SIZE;
+    if (mch_facts_load(&facts, message->body + 4, message->length - 4) != 0)
+      return -1;
+    settle_facts(child, &facts);
+  }
+  if (facts.kind == MCH_KIND_OK && !is_stopped_item(task) && !message->lost) {
     count_one(child);
     mch_child_events(child)->answered(mch_child_events(child)->ud, task, message->body + head,
                                       message->length - head);
     return 0;
   }
-  result = result_of(child, message, (enum mch_kind)kind, head);
-  if (result != NULL && head > 5) {
-    result->elapsed = mch_load_u64(facts + 1);
-    result->maxrss = child->maxrss;
-  }
-  mch_hear_fail_item(child, task, result);
+  mch_hear_fail_item(child, task, result_with(child, message, &facts, head));
   return 0;
 }
 
@@ -594,12 +598,14 @@ void mch_hear_drain(struct child *child) {
   pass_ready_lines(child);
 }
 
+/* -- the page ----------------------------------------------------------------------------- */
+
 /* Whether what the page says about the oldest task can be right. What is about a later one says
  * that the answer to this one is there: it has been read, unless bytes wait. */
 static int fits(const struct child *child, const struct mch_task *task, uint32_t passed) {
   const struct mch_shared *shared = child->shared;
-  uint64_t claim = mch_child_claim_of(child, task->ticket),
-           began; /* once: the worker may take it any time */
+  uint64_t claim = mch_child_claim_of(child, task->ticket); /* once: it may be taken meanwhile */
+  uint64_t began;
   if (claim == mch_child_claim_word(task->ticket, MCH_CLAIM_OFFERED))
     return 1;
   if (claim != mch_child_claim_word(task->ticket, MCH_CLAIM_TAKEN))

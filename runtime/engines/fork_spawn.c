@@ -1,6 +1,7 @@
 /* Runs in: parent, then hands over to worker.c in the child.
  *
- * The one place that forks, and the child's way from there to its task loop. */
+ * The one place that forks: what is made before (pipes, shared memory), the child's way from the
+ * fork to its task loop, and the parent's way to listening to it. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
@@ -18,11 +19,14 @@
 #include "runtime/base/error.h"
 #include "runtime/base/gate.h"
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/wire/protocol.h"
 #include "task.h"
+#include "worker.h"
 
-static const uint64_t lazy_setup_delay =
-    20000000u; /* a worker without a task sets itself up later */
+static const uint64_t lazy_setup_delay = 20000000u; /* without a task it sets itself up then */
+
+/* -- pipes and sockets -------------------------------------------------------------------- */
 
 static void close_pair(int fds[2]) {
   if (fds[0] >= 0)
@@ -58,6 +62,8 @@ int mch_spawn_make_plumbing(struct plumbing *plumbing, struct mch_error *error) 
   plumbing->owner = getpid();
   return 0;
 }
+
+/* -- the child ---------------------------------------------------------------------------- */
 
 /* Handlers of the host become default; what it ignores stays ignored, as after exec. */
 static void child_reset_signals(void) {
@@ -187,10 +193,12 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_worker_main(worker);
 }
 
+/* -- the parent --------------------------------------------------------------------------- */
+
 static int watch(struct child *child, size_t index, int fd, unsigned bit) {
   child->sources[index].child = child;
   child->sources[index].bit = bit;
-  return mch_poller_add(child->engine->base.poller, fd, MCH_READABLE, &child->sources[index]);
+  return mch_poller_add(child->engine->base.poller, fd, &child->sources[index]);
 }
 
 /* The least number that no living worker has; there are at most as many as MOST_SLOTS. */
@@ -243,7 +251,7 @@ int mch_spawn_adopt(struct child *child, struct plumbing *plumbing) {
 
 /* A worker that came to nothing goes, as one that has left; its task was never its own. */
 static int disown(struct child *child, struct mch_task *only, struct mch_error *error) {
-  int code = mch_error_system(error, "cannot listen to a worker");
+  int code = mch_error_system(error, "cannot watch a worker");
   if (only != NULL)
     mch_child_settle(child, only);
   mch_child_kill_now(child);
@@ -288,9 +296,11 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->forked = mch_now();
   child->never_ran = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
-  child->lazy_setup = lazy_setup && !child->eager && engine->config.runner.end == NULL;
+  child->lazy_setup = lazy_setup && !child->eager && engine->config.runner.end == NULL &&
+                      !mch_without(MCH_TRICK_LAZY);
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
-  atomic_store(&child->shared->down.reader_sleeps, 1); /* who is lazy_setup wants a bell */
+  atomic_store(&child->shared->down.reader_sleeps,
+               1); /* one that defers its set-up must be woken by a bell */
   if (only != NULL)
     mch_feed_book(child, only);
   mch_platform_flush_streams();
@@ -315,6 +325,8 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   return mch_spawn_adopt(child, &plumbing) == 0 ? 0 : disown(child, only, error);
 }
+
+/* -- how many ----------------------------------------------------------------------------- */
 
 /* How many workers there shall be now. */
 unsigned mch_spawn_wanted(const struct engine_fork *engine) {

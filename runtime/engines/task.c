@@ -5,9 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine.h"
-
-/* -- tasks and results -------------------------------------------------------------------- */
+/* -- tasks and batches -------------------------------------------------------------------- */
 
 struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
                               size_t length) {
@@ -93,6 +91,8 @@ struct mch_body mch_task_graph(const struct mch_task *task) {
   struct mch_body body = {task->body + ids, task->length - ids, NULL, 0};
   return task->cargo != NULL ? task->cargo->body : body;
 }
+
+/* -- results ------------------------------------------------------------------------------ */
 
 struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
                                   size_t length) {

@@ -106,7 +106,7 @@ void mch_task_free(struct mch_task *task);
 /* A result with a copy of `length` bytes of graph, or NULL. `text` is copied, NULL for none. */
 struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
                                   size_t length);
-/* The same without a copy: the result takes over `memory`, in which the graph is, also on failure.
+/* A result without a copy: it takes over `memory`, in which the graph is, also on failure (NULL).
  */
 struct mch_result *mch_result_adopt(enum mch_kind kind, void *memory, const unsigned char *graph,
                                     size_t length);
@@ -119,9 +119,9 @@ struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *g
 /* Give such a task its graph as cargo instead, which is the task's from now on. */
 void mch_task_carry(struct mch_task *task, struct mch_cargo *cargo);
 
-/* The same for `count` items of one function, whose graph has `function_length` bytes; behind it
- * `length` bytes of items: u32 length and graph each. `index` is the caller's number of the first.
- */
+/* A batch: a task for `count` items of one function. Of the `length` bytes of `graph` the first
+ * `function_length` are the function's; then come the items, u32 length and graph each. `index` is
+ * the caller's number of the first one. NULL: no memory. */
 struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *graph,
                                size_t length, size_t function_length, uint32_t count,
                                uint64_t index);

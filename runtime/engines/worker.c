@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
+#include "runtime/wire/facts.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
 
@@ -98,8 +100,8 @@ static void put(struct mch_worker *worker, enum mch_message type, const void *fi
     die(EXIT_BROKEN);
 }
 
-/* The same with a graph and the spans that belong into it, which are not copied: to be flushed
- * before anything becomes of them. */
+/* Queue a message that has facts, a graph and the spans that belong into it. Spans are not copied:
+ * to be flushed before anything becomes of them. */
 static void put_answer(struct mch_worker *worker, enum mch_message type, const void *facts,
                        size_t facts_length, const struct mch_buf *graph) {
   struct mch_message_head head = {(uint8_t)type, worker->attempt, worker->ticket, worker->runid};
@@ -144,9 +146,11 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
-int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length) {
+int mch_worker_send_early(struct mch_worker *worker, const void *piece, size_t length) {
   struct mch_message_head head = {MCH_MESSAGE_EARLY, worker->attempt, worker->ticket,
                                   worker->runid};
+  if (mch_without(MCH_TRICK_EARLY))
+    return 0;
   if (mch_worker_is_stranger(worker))
     return 1;
   mch_chaos_busy(&worker->chaos);
@@ -222,7 +226,8 @@ static uint64_t position(struct mch_worker *worker, int which) {
 /* Whether a task has surely written nothing: it had less time for it, by half, than the fastest
  * system call takes. Spares the short ones the question, which takes longer than they do. */
 static int was_silent(const struct mch_worker *worker, uint64_t own_time) {
-  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending();
+  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending() &&
+         !mch_without(MCH_TRICK_SILENT);
 }
 
 static void find_positions(struct mch_worker *worker) {
@@ -250,13 +255,14 @@ static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
   return worker->maxrss;
 }
 
-static void put_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                      unsigned char *facts) {
-  facts[0] = (unsigned char)kind;
-  mch_store_u64(facts + 1, elapsed);
-  mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
-  mch_store_u64(facts + 17, worker->told[0]);
-  mch_store_u64(facts + 25, worker->told[1]);
+static void store_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
+                        unsigned char *bytes) {
+  struct mch_facts facts = {.kind = kind,
+                            .elapsed = elapsed,
+                            .maxrss = maxrss_after(worker, elapsed),
+                            .stdout_position = worker->told[0],
+                            .stderr_position = worker->told[1]};
+  mch_facts_store(&facts, bytes);
 }
 
 static void send_answer(struct mch_worker *worker) {
@@ -271,7 +277,7 @@ static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elaps
   if (!was_silent(worker, own_time))
     find_positions(worker);
   mch_chaos_busy(&worker->chaos);
-  put_facts(worker, kind, elapsed, facts);
+  store_facts(worker, kind, elapsed, facts);
   put_answer(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph);
   send_answer(worker);
 }
@@ -282,7 +288,7 @@ static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kin
   unsigned char head[4 + MCH_FACTS_SIZE];
   find_positions(worker);
   mch_store_u32(head, number);
-  put_facts(worker, kind, elapsed, head + 4);
+  store_facts(worker, kind, elapsed, head + 4);
   put_answer(worker, MCH_MESSAGE_ITEM, head, sizeof head, graph);
   send_answer(worker);
 }
@@ -294,7 +300,8 @@ static int answer_silent_item(struct mch_worker *worker, uint32_t number,
   struct mch_message_head head = {MCH_MESSAGE_ITEMS, worker->attempt, worker->ticket,
                                   worker->runid};
   unsigned char front[4 + 1];
-  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0) {
+  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0 &&
+      !mch_without(MCH_TRICK_ITEMS)) {
     if (mch_channel_put_record(&worker->channel, &head, graph->data, graph->length, NULL) != 0)
       die(EXIT_BROKEN);
     if (mch_channel_unsent(&worker->channel) == 0)

@@ -91,10 +91,10 @@ static struct {
   int reader, writer; /* -1: not open */
   size_t busy, held;  /* tasks that run; tokens that were taken for them */
   struct ledger *ledger;
-  int maker;                    /* the process that made it: the outermost */
-  volatile sig_atomic_t taking; /* a token is between the pipe and the ledger */
-  int told;                     /* what is wrong with it */
-  int handles;                  /* bit i: of the signals below the i-th is ours */
+  int maker;         /* the process that made it: the outermost */
+  atomic_int taking; /* a token is between the pipe and the ledger */
+  int told;          /* what is wrong with it */
+  int handles;       /* bit i: of the signals below the i-th is ours */
 } own = {.lock = PTHREAD_MUTEX_INITIALIZER, .reader = -1, .writer = -1};
 
 static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
@@ -159,7 +159,7 @@ static void on_end(int number) {
   unsigned long patience = 10000000;
   if (own.pid == (int)getpid()) {
     while (own.taking && patience-- > 0)
-      mch_platform_relax();
+      continue;
     give_all();
   }
   signal(number, SIG_DFL);

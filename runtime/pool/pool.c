@@ -1,16 +1,18 @@
-/* Runs in: parent only. Purpose: pool.h. */
-
+/* Runs in: parent. Purpose: pool.h.
+ *
+ * Here: the pump, the driver's view, how tasks come in, and the descriptors to wait by. How they
+ * end is in pool_ends.c, how they are taken in pool_take.c, by run ID in pool_index.c. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -215,17 +217,13 @@ static const void *get_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_pool *)ud)->dictionary, id, length);
 }
 
-static void init_lock(pthread_mutex_t *lock) {
-  pthread_mutex_init(lock, NULL);
-}
-
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error) {
   struct mch_engine_config engine = config->engine;
   struct mch_pool *pool = calloc(1, sizeof *pool);
   mch_error_set(error, MCH_NOMEM, "not enough memory for a pool"); /* unless another failure says */
   if (pool == NULL)
     return NULL;
-  init_lock(&pool->lock);
+  pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
   pool->admission.min_free = config->min_free_memory;
   pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
@@ -243,7 +241,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                       mch_ends_failed,
                                       mch_ends_batch_over,
                                       mch_ends_split,
-                                      mch_ends_ahead,
+                                      mch_ends_early,
                                       mch_ends_log_record,
                                       mch_ends_unlock_for_host,
                                       mch_ends_lock_again};
@@ -346,7 +344,7 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
     end_driver(pool); /* as in mch_pool_run() */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0) {
-    if (mch_index_index_reserve(pool, count) == 0)
+    if (mch_index_reserve(pool, count) == 0)
       while (entered < count && mch_queue_enter(&pool->queue, tasks[entered]) == 0)
         entered++;
     if (entered < count) {
@@ -360,18 +358,20 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
 }
 
 /* Whether the owner queues one task after the other: then they are held to go many at once. The
- * helper thread sees to it that none waits long if the owner goes away. */
+ * helper thread sees to it that none waits long if the owner goes away. A task that no other is
+ * before goes at once: its owner may wait for each in turn. */
 static int in_burst(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  if (pool->driver == NULL || since >= burst_gap)
+  if (pool->driver == NULL || pool->submitted == 0 || since >= burst_gap ||
+      mch_without(MCH_TRICK_BURST))
     return 0;
   pool->held_until = now + hold_limit;
   return 1;
 }
 
-/* The first worker has its task before the others are forked, and begins with it so long; the
- * helper thread comes last, since a process with one thread is forked faster. */
+/* The first worker has its task before the others are forked, and is already running it meanwhile;
+ * the helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   uint32_t count = mch_task_count(task), i;
@@ -380,7 +380,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
-      (mch_index_index_reserve(pool, count) != 0 ||
+      (mch_index_reserve(pool, count) != 0 ||
        (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
@@ -399,7 +399,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
       dispatch(pool, 1);
     else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
-             pool->engine->ops->wants_tasks(pool->engine))
+             !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
       pump(pool, 1);
     else
       mch_ends_raise_wakeup(pool); /* a pump is due */
@@ -553,7 +553,7 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   if (pool->wakeup[0] >= 0)
     return 0;
   if (mch_poller_fd(pool->engine->poller) < 0)
-    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
+    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait on a pool with");
   if ((code = mch_platform_pipe(pool->wakeup, error)) != 0)
     return code;
   mch_platform_nonblocking(pool->wakeup[0]);
@@ -565,8 +565,8 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
 
 static int listen(struct mch_pool *pool, struct mch_poller *poller, void *ud,
                   struct mch_error *error) {
-  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), MCH_READABLE, ud) == 0 &&
-      mch_poller_add(poller, pool->wakeup[0], MCH_READABLE, ud) == 0)
+  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), ud) == 0 &&
+      mch_poller_add(poller, pool->wakeup[0], ud) == 0)
     return 0;
   return mch_error_system(error, "cannot make a descriptor to wait for a pool");
 }
@@ -628,7 +628,7 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
   if (pool->driver != NULL)
-    mch_driver_stop(pool->driver); /* its end lacks_tickets while those of the workers do */
+    mch_driver_stop(pool->driver); /* it ends while the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {

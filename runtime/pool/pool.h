@@ -16,7 +16,6 @@
 #ifndef MCH_POOL_H
 #define MCH_POOL_H
 
-#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -121,15 +120,16 @@ void mch_pool_wait(struct mch_pool *pool, const struct mch_waiting *waiting);
  * away, as it does from a wait. */
 void mch_pool_attend(struct mch_pool *pool, int attended);
 
-/* The same for an event loop: wait until one of these descriptors is readable. Whether the first
- * one is. */
+/* The wait of an event loop: until one of these descriptors is readable, `until` comes, or a signal
+ * has something to say by `interrupted`. Whether the first one is readable. */
 int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
                     void *ud);
 
-/* The same with nothing to wait for: sleep until `until` or a signal. */
+/* Sleep until `until`, or until a signal has something to say by `interrupted`. */
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
 
-/* The same with pools that have joined `poller`; drivers do not keep away. */
+/* Wait for pools that have joined `poller`, until `until` or a signal as above. Drivers do not keep
+ * away. */
 void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void *ud), void *ud);
 
 /* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
@@ -198,7 +198,7 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
 /* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it
  * runs; its end comes later. */
 int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
-/* The same for all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
+/* Ask it of all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
 /* How many tasks below `limit` have not finished. */
 size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);

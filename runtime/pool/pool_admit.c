@@ -117,16 +117,12 @@ void mch_admit_end(struct mch_pool *pool) {
   listen(pool, pool->admission.waits);
 }
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 uint64_t mch_admit_deadline(const struct mch_pool *pool) {
   const struct mch_admission *admission = &pool->admission;
   uint64_t due = MCH_NEVER;
   if (admission->waits && (pool->submitted == 0 || !admission->listens))
     due = mch_now() + turn_pause;
   if (admission->min_free != 0 && anything_waits(pool))
-    due = sooner(due, admission->looked + (admission->scarce ? memory_pause : memory_at_most));
+    due = mch_sooner(due, admission->looked + (admission->scarce ? memory_pause : memory_at_most));
   return due;
 }

@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
- * Cancelling one task, many, an item of a batch. */
+ * Cancelling: a task, many, an item of a batch, a group that is abandoned. What waits ends here;
+ * what runs is stopped by the engine, and ends when that says so. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
@@ -9,17 +10,20 @@
 #include "runtime/base/buf.h"
 #include "runtime/engines/task.h"
 
+/* 0: it had ended, 1: it ends now, 2: it runs; its end comes later. */
 static int cancel(struct mch_pool *pool, struct mch_task *task);
+
+/* -- groups ------------------------------------------------------------------------------- */
 
 static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
   while (group->first != NULL) {
     struct mch_task *task = group->first;
     struct mch_answers answers;
     if (task->batch != NULL) {
-      mch_take_take_answers(pool, task, &answers);
+      mch_take_answers(pool, task, &answers);
       mch_buf_free(&answers.graphs);
     } else {
-      mch_take_take(pool, task);
+      mch_take_done(pool, task);
       mch_pool_discard(pool, task);
     }
   }
@@ -40,10 +44,10 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
   group->coming = 0;
   group->abandoned = 1;
   mch_ends_free_if_idle(group);
-  mch_take_unlock_taken(pool);
+  mch_take_unlock(pool);
 }
 
-/* -- stopping ----------------------------------------------------------------------------- */
+/* -- tasks and items ---------------------------------------------------------------------- */
 
 static void end_queued(struct mch_pool *pool, struct mch_task *task) {
   mch_queue_remove(&pool->queue, task);
@@ -106,8 +110,8 @@ static int cancel_item(struct mch_pool *pool, struct mch_task *task, uint64_t ru
     return 0;
   if (task->state == MCH_TASK_SUBMITTED && !pool->engine->ops->reclaim(pool->engine, task)) {
     pool->engine->ops->shorten(pool->engine, task, number);
-    if (*mch_index_slot(pool, runid) ==
-        task) /* it has begun; if others have after it, it is over */
+    /* Still there: it has begun; if others have after it, it is over. */
+    if (*mch_index_slot(pool, runid) == task)
       return number + 1 == task->batch->count ? cancel_running(pool, task) : 0;
     task = *mch_index_slot(pool, runid);
     number = 0;

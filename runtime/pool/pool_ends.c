@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The one way into DONE: what the engine says of tasks, and what it does to groups, bars and the
- * owner. */
+ * The one way into DONE. The engine says by struct mch_events how tasks and items end, come back or
+ * are split; here groups, the index, the pool's bar and whoever waits learn of it. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
@@ -78,9 +78,9 @@ int mch_ends_is_open(const struct mch_task *task, uint64_t runid) {
                              : task->state != MCH_TASK_DONE;
 }
 
-/* -- ends --------------------------------------------------------------------------------- */
+/* -- the owner's event loop --------------------------------------------------------------- */
 
-/* The owner's event loop shall look in. */
+/* It shall look in. */
 void mch_ends_raise_wakeup(struct mch_pool *pool) {
   if (pool->wakeup[1] >= 0 && !pool->wakeup_raised && write(pool->wakeup[1], "", 1) == 1)
     pool->wakeup_raised = 1;
@@ -92,6 +92,9 @@ void mch_ends_lower_wakeup(struct mch_pool *pool) {
     pool->wakeup_raised = 0;
 }
 
+/* -- ends of tasks ------------------------------------------------------------------------ */
+
+/* An abandoned group goes with the last of its tasks. */
 void mch_ends_free_if_idle(struct mch_group *group) {
   if (group->abandoned && group->unfinished == 0 && group->batches == 0)
     free(group);
@@ -172,7 +175,7 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
   add_bytes(pool, group, mch_ends_result_size(task));
   count_failure(pool, task->result);
   if (group->abandoned) {
-    mch_take_take(pool, task);
+    mch_take_done(pool, task);
     mch_pool_discard(pool, task);
     mch_ends_free_if_idle(group);
   }
@@ -194,7 +197,7 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
   count_done(pool, task->group, count);
   if (task->group->abandoned) {
     for (i = 0; i < count; i++)
-      mch_index_index_remove(pool, task->runid + batch->answered + i);
+      mch_index_remove(pool, task->runid + batch->answered + i);
     batch->kept -= count;
     batch->from += count;
     task->group->finished -= count;
@@ -316,6 +319,8 @@ void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest) {
     mch_queue_add(&pool->queue, rest);
 }
 
+/* -- what the engine says of tasks -------------------------------------------------------- */
+
 /* A task that is with nobody ends. */
 void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
                        const char *why) {
@@ -348,8 +353,10 @@ void mch_ends_returned(void *ud, struct mch_task *task) {
     mch_queue_add(&pool->queue, task);
 }
 
-/* What is lost for want of memory is missed when the result is rebuilt. */
-void mch_ends_ahead(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length) {
+/* -- pieces and log records --------------------------------------------------------------- */
+
+/* A piece that is lost for want of memory is missed when the result is rebuilt. */
+void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length) {
   struct mch_pool *pool = ud;
   struct mch_buf none = {0};
   struct piece *piece;
@@ -386,6 +393,7 @@ void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length) {
   mch_ends_raise_wakeup(pool);
 }
 
+/* The engine calls code of the host: not under the lock. */
 void mch_ends_unlock_for_host(void *ud) {
   pthread_mutex_unlock(&((struct mch_pool *)ud)->lock);
 }

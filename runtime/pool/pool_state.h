@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
- * What the rooms of a pool share. Everything here is used with the pool's lock held. */
+ * What the files of a pool share. All of it is used with the pool's lock held; public functions
+ * (pool.h) take the lock, those below have it. */
 #ifndef MCH_POOL_STATE_H
 #define MCH_POOL_STATE_H
 
@@ -83,12 +84,13 @@ struct mch_pool {
   int wakeup_raised;
 };
 
-/* -- pool.c */
+/* pool.c: the pump, and when it is due. */
 
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
 
-/* -- pool_admit.c */
+/* pool_admit.c: whether a task may be given to a worker now. dispatch() asks before each, between
+ * begin() and end(). */
 
 void mch_admit_begin(struct mch_pool *pool);
 int mch_admit_one(struct mch_pool *pool, int owner);
@@ -96,23 +98,25 @@ void mch_admit_end(struct mch_pool *pool);
 void mch_admit_use_jobserver(struct mch_pool *pool, const char *makeflags);
 uint64_t mch_admit_deadline(const struct mch_pool *pool);
 
-/* -- pool_index.c */
+/* pool_index.c: tasks by run ID. mch_index_find() may be asked for any number, mch_index_slot() for
+ * those from `base` to `next_runid`. */
 
 struct mch_task **mch_index_slot(struct mch_pool *pool, uint64_t runid);
 struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid);
-int mch_index_index_reserve(struct mch_pool *pool, size_t count);
-void mch_index_index_remove(struct mch_pool *pool, uint64_t runid);
+int mch_index_reserve(struct mch_pool *pool, size_t count);
+void mch_index_remove(struct mch_pool *pool, uint64_t runid);
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
 
-/* -- pool_take.c */
+/* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
+ * which shows the end of the bar with the last. */
 
 int mch_take_all_taken(struct mch_pool *pool);
-void mch_take_take(struct mch_pool *pool, struct mch_task *task);
-void mch_take_unlock_taken(struct mch_pool *pool);
-void mch_take_take_answers(struct mch_pool *pool, struct mch_task *task,
-                           struct mch_answers *answers);
+void mch_take_done(struct mch_pool *pool, struct mch_task *task);
+void mch_take_unlock(struct mch_pool *pool);
+void mch_take_answers(struct mch_pool *pool, struct mch_task *task, struct mch_answers *answers);
 
-/* -- pool_ends.c */
+/* pool_ends.c: the one way into DONE. Those with `ud` are the events of the engine (engine.h); the
+ * others count groups and the bar, and wake the owner. */
 
 void mch_ends_update_bar(struct mch_pool *pool);
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how);
@@ -138,7 +142,7 @@ void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_ki
                        const char *why);
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_returned(void *ud, struct mch_task *task);
-void mch_ends_ahead(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
+void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
 void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length);
 void mch_ends_unlock_for_host(void *ud);
 void mch_ends_lock_again(void *ud);

@@ -4,10 +4,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "output_state.h"
+#include "runtime/base/platform.h"
 
 enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the next frame; ms */
 
@@ -112,10 +111,6 @@ static void route(struct mch_output *out, int stream, const char *bytes, size_t 
 
 /* --- when --- */
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 static uint64_t frame_due(const struct mch_output *out) {
   size_t waiting = mch_buf_unread(&out->above);
   if (waiting > MANY_LINES)
@@ -137,7 +132,7 @@ static uint64_t report_due(const struct mch_output *out) {
   uint64_t step = out->mode == MCH_PROGRESS_TEXT ? TEXT_INTERVAL : FRAME_INTERVAL;
   const struct mch_bar *bar;
   for (bar = out->progress.running.first; bar != NULL && due > 0; bar = bar->next)
-    due = sooner(due, bar->told ? bar->told_ns + step : 0);
+    due = mch_sooner(due, bar->told ? bar->told_ns + step : 0);
   return due;
 }
 
@@ -150,7 +145,7 @@ static uint64_t progress_due(const struct mch_output *out) {
   case MCH_PROGRESS_TEXT:
   case MCH_PROGRESS_JSON:
   case MCH_PROGRESS_REPORTS:
-    return sooner(report_due(out), lines_due(out));
+    return mch_sooner(report_due(out), lines_due(out));
   default:
     return lines_due(out);
   }
@@ -160,7 +155,7 @@ static uint64_t progress_due(const struct mch_output *out) {
 static void schedule(struct mch_output *out, uint64_t now) {
   uint64_t due = progress_due(out);
   if (mch_buf_unread(&out->sinks[0].unsent) + mch_buf_unread(&out->sinks[1].unsent) > 0)
-    due = sooner(due, now + FRAME_INTERVAL);
+    due = mch_sooner(due, now + FRAME_INTERVAL);
   if (due <= now && now > 0) /* the host was printing, or the terminal takes nothing */
     due = now + FRAME_INTERVAL / 10;
   atomic_store_explicit(&out->due, due, memory_order_relaxed);
@@ -543,11 +538,8 @@ void mch_output_detach(struct mch_output *out) {
 /* By exit(): any thread may hold the lock, and may be ended while it does. */
 void mch_output_leave(void *arg) {
   struct anchor *anchor = arg;
-  struct timespec limit = {0, 0};
-  clock_gettime(CLOCK_REALTIME, &limit);
-  limit.tv_sec++;
   if (anchor->out != NULL && ours(anchor->out) &&
-      pthread_mutex_timedlock(&anchor->out->lock, &limit) == 0) {
+      mch_platform_lock_within(&anchor->out->lock, 1000000000u)) {
     release(anchor->out);
     anchor->out->mode = MCH_PROGRESS_OFF; /* a helper thread does not hold it again */
     pthread_mutex_unlock(&anchor->out->lock);

@@ -10,10 +10,11 @@
  *   - bars: mch_output_bar_start(), then stores into the bar's counters (mch_bar_set()), then
  *     mch_output_bar_end(). Lines: mch_output_lines().
  *   - nothing appears by itself. Somebody calls mch_output_pump() at mch_output_next(): a waiting
- *     call, the helper thread; or mch_output_tick() is called by the loop whose bar it is. Before
- *     results are handed over: mch_output_flush(). Before an error is raised out of a waiting call:
- *     mch_output_detach(); at the end: mch_output_release(). Before a fork: mch_output_flush() too,
- * it empties the host's stdout; after it, in the child: mch_output_become_child().
+ *     call, the helper thread; or mch_output_tick() is called by the loop whose bar it is.
+ *   - before results are handed over: mch_output_flush(); before an error is raised out of a
+ *     waiting call: mch_output_detach(); at the end: mch_output_release().
+ *   - before a fork: mch_output_flush(), which empties the host's stdout; after it, in the child:
+ *     mch_output_become_child().
  *
  * MANTICHORA_PROGRESS = auto | bar | text | json | off | eta says how progress is shown; it is read
  * when the first bar starts. auto: bars if standard error is a terminal (and TERM is not dumb),
@@ -130,21 +131,21 @@ uint64_t mch_output_next(struct mch_output *out);
  * the host has printed before comes first. Lua thread only. */
 void mch_output_flush(struct mch_output *out);
 
-/* The same, and draw the bars as they are now. */
+/* mch_output_flush(), and draw the bars as they are now. Lua thread only. */
 void mch_output_draw(struct mch_output *out);
 
-/* The same, and be ready for somebody who prints an error message: what the host prints next stands
- * under the bars as they are now. If they still run, they are drawn anew below. Before an error is
- * raised out of a waiting call. Lua thread only. */
+/* mch_output_draw(), and be ready for somebody who prints an error message: what the host prints
+ * next stands under the bars as they are now. If they still run, they are drawn anew below. Before
+ * an error is raised out of a waiting call. Lua thread only. */
 void mch_output_detach(struct mch_output *out);
 
-/* The same, and leave the terminal to somebody else at once, who may write to it in his own way:
- * the cursor is in column 0 under the bars. Before a prompt, before another program runs, at the
- * end. Lua thread only. */
+/* mch_output_draw(), and leave the terminal to somebody else at once, who may write to it in his
+ * own way: the cursor is in column 0 under the bars. Before a prompt, before another program runs,
+ * at the end. Lua thread only. */
 void mch_output_release(struct mch_output *out);
 
-/* The same, and draw nothing until mch_output_resume(): lines and ended bars wait. For a prompt at
- * which somebody types and that is not edited by mch_output_edit(). Lua thread only. */
+/* mch_output_release(), and draw nothing until mch_output_resume(): lines and ended bars wait. For
+ * a prompt at which somebody types and that is not edited by mch_output_edit(). Lua thread only. */
 void mch_output_pause(struct mch_output *out);
 void mch_output_resume(struct mch_output *out);
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "runtime/base/platform.h"
 #include "width.h"
 
 static const uint64_t absence = SECOND / 4; /* who has not pumped for so long is away */
@@ -43,7 +44,7 @@ int mch_output_lock_stdout(const struct mch_output *out, int on_lua_thread) {
     return locked;
   if (on_lua_thread)
     mch_hold_flush_stdout();
-  if (on_lua_thread || !mch_hold_pending_stdout())
+  if (on_lua_thread || !mch_platform_stdout_pending())
     return locked;
   mch_hold_unlock(locked);
   return -1;

@@ -1,8 +1,6 @@
-/* Runs in: both. Purpose: what is told about bars, and when; output_state.h. */
+/* Runs in: both. Purpose: what is reported about bars, and when; output_state.h. */
 #define _POSIX_C_SOURCE 200809L
 #include "output_state.h"
-
-#include <time.h>
 
 void mch_output_describe(const struct mch_bar *bar, uint64_t now, struct mch_report *report) {
   uint64_t end = bar->how == MCH_BAR_RUNNING ? now : bar->ended_ns;

@@ -2,9 +2,9 @@
  *
  * The inside of struct mch_output, shared by the files that make it up: output.c (the functions of
  * output.h, and when what is due), output_frame.c (bars on a terminal, and the host's text above
- * them), output_edit.c (the line that somebody edits under them), output_report.c (what text, JSON
- * and other people's renderers are told), output_system.c (time, size, what the descriptors are).
- * All of it is called under its lock, unless said. */
+ * them), output_edit.c (the line that somebody edits under them), output_report.c (the reports for
+ * text, JSON and other renderers), output_system.c (time, size, what the descriptors are). All of
+ * it is called under its lock, unless said. */
 #ifndef MCH_OUTPUT_STATE_H
 #define MCH_OUTPUT_STATE_H
 

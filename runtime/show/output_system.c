@@ -6,35 +6,20 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
-static uint64_t system_now(clockid_t clock) {
-  struct timespec time = {0, 0};
-  clock_gettime(clock, &time);
-  return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
-}
+#include "runtime/base/platform.h"
 
 uint64_t mch_output_now(const struct mch_output *out) {
-  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CLOCK_MONOTONIC);
+  return out->config.now != NULL ? out->config.now(out->config.ud) : mch_now();
 }
 
-#if defined(CLOCK_MONOTONIC_COARSE)
-#define CHEAP_CLOCK CLOCK_MONOTONIC_COARSE
-#else
-#define CHEAP_CLOCK CLOCK_MONOTONIC
-#endif
-
 uint64_t mch_output_cheap_now(const struct mch_output *out) {
-  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CHEAP_CLOCK);
+  return out->config.now != NULL ? out->config.now(out->config.ud) : mch_cheap_now();
 }
 
 double mch_output_wall(const struct mch_output *out) {
-  struct timespec time = {0, 0};
-  if (out->config.wall != NULL)
-    return out->config.wall(out->config.ud);
-  clock_gettime(CLOCK_REALTIME, &time);
-  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+  return out->config.wall != NULL ? out->config.wall(out->config.ud) : mch_wall();
 }
 
 void mch_output_size(const struct mch_output *out, unsigned *columns, unsigned *rows) {

@@ -1,11 +1,11 @@
 /* Runs in: both.
  *
  * The registry of bars: which ones run, in order of arrival, and which have ended and are not yet
- * shown, in order of finishing. It knows no terminal and has no clock: times are handed in.
+ * shown, in order of finishing. It knows no terminal and has no clock: times are passed in.
  *
- * The counters of a bar stand in a slot: eight-byte atomics that somebody else writes (the loop of
- * this process, or a worker through shared memory) and that are sampled when it is time to draw.
- * So one iteration costs a plain store. Locking is the caller's business (output.c). */
+ * The counters of a bar are in a slot: eight-byte atomics that somebody else writes (the loop of
+ * this process, or a worker through shared memory) and that are sampled when it is time to draw. So
+ * one iteration costs a plain store. The caller locks (output.c). */
 #ifndef MCH_PROGRESS_H
 #define MCH_PROGRESS_H
 

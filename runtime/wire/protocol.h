@@ -14,7 +14,7 @@
  *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
  *      | <------ ITEM number: answer -------------------- |  each item of a batch,
  *      | <------ ITEMS: answer, answer, ... ------------- |  or short ones in a row
- *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
+ *      | <------ EARLY runid: piece of a large table ---- |  while what remains is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, the
@@ -58,7 +58,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/show/output.h"
+#include "runtime/show/progress.h"
 #include "ring.h"
 
 #define MCH_PROTOCOL_VERSION 5u
@@ -78,7 +78,7 @@
   X(CODE, 2, D, "bytecode; the run ID field holds its id")                                         \
   X(TASK, 3, D, "u16 name length, name, graph")                                                    \
   X(QUIT, 4, D, "nothing")                                                                         \
-  X(RESULT, 5, U, "struct mch_facts in wire form, graph")                                          \
+  X(RESULT, 5, U, "facts (facts.h), graph")                                                        \
   X(LOG, 6, U, "graph of one record")                                                              \
   X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
@@ -110,13 +110,6 @@ enum mch_kind {
   MCH_KINDS(MCH_KIND_CODE)
 #undef MCH_KIND_CODE
 };
-
-/* What a worker tells about a task besides its values, at the head of RESULT:
- * u8 kind, u64 elapsed, u64 maxrss, u64 stdout position, u64 stderr position. A position counts the
- * bytes that ever went into that pipe when the task ended; MCH_POSITION_UNKNOWN: read until empty.
- */
-#define MCH_FACTS_SIZE 33u
-#define MCH_POSITION_UNKNOWN UINT64_MAX
 
 /* In the place of an item's facts: it is OK and has written nothing. Most are so. */
 #define MCH_ITEM_OK 0xffu

@@ -3,52 +3,52 @@
 -- Annotations for LuaLS, made of the comments in the sources (cmake --build build --target annotations).
 -- luacheck: ignore
 
---- A logger, by its name; names are a hierarchy by their dots.
---- A record goes to the handlers of its
---- logger and of all above it, up to the root, or to the first whose field `propagate` is false.
---- A task can take a logger along: it becomes the logger of that name over there.
+--- A named logger; dots in names form a hierarchy.
+--- A record goes to the handlers of its logger and of all
+--- above it, up to the root or to the first logger whose field `propagate` is false. A logger that is sent to
+--- a task becomes the logger of that name there.
 ---@class mantichora.logger
 local logger = {}
 
---- Log a message to the root logger.
+--- Log a message to the root logger at level `"DEBUG"`.
 ---@param ... any the message, as it is; or a format and its arguments, as for `string.format`
 function logger:debug(...) end
 
---- The same at level `"INFO"`.
+--- Log a message to the root logger at level `"INFO"`.
 ---@param ... any as for `debug`
 function logger:info(...) end
 
---- The same at level `"WARNING"`.
+--- Log a message to the root logger at level `"WARNING"`.
 ---@param ... any as for `debug`
 function logger:warning(...) end
 
---- The same at level `"ERROR"`.
+--- Log a message to the root logger at level `"ERROR"`.
 ---@param ... any as for `debug`
 function logger:error(...) end
 
---- The same at level `"CRITICAL"`.
+--- Log a message to the root logger at level `"CRITICAL"`.
 ---@param ... any as for `debug`
 function logger:critical(...) end
 
 --- Log a message.
---- The methods `debug`, `info`, `warning`, `error` and `critical` are short for it.
+--- The methods `debug`, `info`, `warning`, `error` and `critical` do so at their levels.
 ---@param level any name or number
 ---@param ... any the message, as it is; or a format and its arguments, as for `string.format`
 function logger:log(level, ...) end
 
---- Set the least level that this logger, and those below it that have none, let pass.
----
---- In a worker it changes nothing: the parent's levels decide.
+--- Set the lowest level that passes this logger, and those below it that have no level.
+--- In a worker it has no
+--- effect: the parent's levels apply.
 ---
 --- Raises: an unknown level, with the nearest right name
 ---@param level any name or number; nil: that of the logger above
 function logger:set_level(level) end
 
---- The level that holds for this logger.
+--- The level in effect for this logger.
 ---@return integer
 function logger:get_effective_level() end
 
---- Whether a record of this level would be made now; to save the work of making a message.
+--- Whether a record of this level would be made now; saves the work of making a message.
 ---
 --- Raises: an unknown level
 ---@param level any name or number
@@ -63,11 +63,11 @@ function logger:is_enabled_for(level) end
 ---
 --- Raises: a handler that cannot be called, an unknown level
 ---@param handler function called as `handler(record)`
----@param level? any the least level that it gets; default: all
+---@param level? any the lowest level that it gets; default: all
 ---@return any ... # the handler
 function logger:add_handler(handler, level) end
 
---- Take a handler away again.
+--- Remove a handler.
 ---@param handler function
 ---@return boolean # whether it was there
 function logger:remove_handler(handler) end
@@ -82,15 +82,15 @@ function logger:remove_handler(handler) end
 ---     local log = logging.get("net.http")
 ---     log:warning("slow")                            -- WARNING:net.http:slow
 ---
---- A record made in a worker is not shown there: it travels to the parent, ahead of the task's
---- result, and the levels and handlers that are set in the parent decide. Without mantichora's C
---- part this file is a logging module for one process.
+--- A record made in a worker is not shown there: it is sent to the parent, before the task's result, and the
+--- levels and handlers set in the parent apply. Without mantichora's C part this file is a logging module for
+--- one process.
 ---
---- A log call never raises, whatever it is given and whatever a handler does; what goes wrong is
---- told through `warn`. (Only the error of Ctrl-C, `interrupted!`, and that of a task that is stopped pass through.)
+--- A log call never raises, whatever it is given and whatever a handler does; errors are reported through
+--- `warn`. (Only the error of Ctrl-C, `interrupted!`, and that of a task that is being stopped pass through.)
 ---
---- Levels are the names `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` and `"CRITICAL"`, or numbers: these
---- are 10 to 50, and stand in the module under their names, `logging.INFO`.
+--- Levels are the names `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` and `"CRITICAL"`, or numbers: the named
+--- ones are 10 to 50, and are fields of the module, as `logging.INFO`.
 ---@class mantichora.logging
 ---@field DEBUG integer
 ---@field INFO integer
@@ -99,27 +99,27 @@ function logger:remove_handler(handler) end
 ---@field CRITICAL integer
 local logging = {}
 
---- Log a message to the root logger.
+--- Log a message to the root logger at level `"DEBUG"`.
 ---@param ... any the message, as it is; or a format and its arguments, as for `string.format`
 function logging.debug(...) end
 
---- The same at level `"INFO"`.
+--- Log a message to the root logger at level `"INFO"`.
 ---@param ... any as for `debug`
 function logging.info(...) end
 
---- The same at level `"WARNING"`.
+--- Log a message to the root logger at level `"WARNING"`.
 ---@param ... any as for `debug`
 function logging.warning(...) end
 
---- The same at level `"ERROR"`.
+--- Log a message to the root logger at level `"ERROR"`.
 ---@param ... any as for `debug`
 function logging.error(...) end
 
---- The same at level `"CRITICAL"`.
+--- Log a message to the root logger at level `"CRITICAL"`.
 ---@param ... any as for `debug`
 function logging.critical(...) end
 
---- The logger of this name; it is made if there is none.
+--- The logger of this name; it is made at the first call.
 ---
 --- Raises: a name that is not a string
 ---@param name? string
@@ -134,23 +134,23 @@ function logging.log(level, ...) end
 --- Set the root logger's level: `logging.get():set_level(level)`.
 ---
 --- Raises: an unknown level
----@param level any name or number; nil: that of a program that sets none
+---@param level any name or number; nil: the default, MANTICHORA_LOG_LEVEL or WARNING
 function logging.set_level(level) end
 
 --- Add a handler to the root logger: `logging.get():add_handler(handler, level)`.
 ---
 --- Raises: a handler that cannot be called, an unknown level
 ---@param handler function called as `handler(record)`
----@param level? any the least level that it gets; default: all
+---@param level? any the lowest level that it gets; default: all
 ---@return any ... # the handler
 function logging.add_handler(handler, level) end
 
---- Take a handler of the root logger away again.
+--- Remove a handler of the root logger.
 ---@param handler function
 ---@return boolean # whether it was there
 function logging.remove_handler(handler) end
 
---- Say where the root logger writes and what.
+--- Set where the root logger writes, and in what format.
 --- Called again, it replaces what it set before.
 --- At most one of `stream`, `filename` and `logger` can be given.
 ---
@@ -158,33 +158,34 @@ function logging.remove_handler(handler) end
 ---@param options? table
 function logging.basic_config(options) end
 
---- A bar that is moved by hand.
+--- A bar that your code advances.
 ---@class mantichora.bar
 local bar = {}
 
---- Count on.
+--- Add to the count.
 ---
 --- Raises: `bar is closed`
----@param n? int by so many; negative: back, to 0 at most
+---@param n? int how many to add; negative: subtract, but not below 0
 ---@return mantichora.bar # itself
 function bar:add(n) end
 
 --- Set the count.
 ---
 --- Raises: `bar is closed`
----@param n int so many are done
+---@param n int how many are done
 ---@return mantichora.bar # itself
 function bar:set(n) end
 
 --- Set the total.
 ---
 --- Raises: `bar is closed`
----@param total? int so many there are; nil: not known
+---@param total? int how many there are; nil: not known
 ---@return mantichora.bar # itself
 function bar:set_total(total) end
 
 --- End the bar where it is, as leaving the scope of a `<close>` variable does.
---- Twice is fine.
+--- Closing twice does no
+--- harm.
 function bar:close() end
 
 --- Progress bars, for loops and by hand, in tasks and outside.
@@ -194,10 +195,10 @@ function bar:close() end
 ---    local atpbar = require "mantichora.atpbar"
 ---    for i in atpbar(1000, "name") do ... end
 ---
---- Bars go to stderr. On a terminal they are drawn at most ten times a second, else a line is written
---- at the start, at the end, and every 60 seconds. The environment variable MANTICHORA_PROGRESS
---- decides: `auto`, `bar`, `text`, `json` or `off`. A bar blocks only while the terminal takes the
---- lines in; in a worker it never does.
+--- Bars go to stderr. On a terminal they are drawn at most ten times a second; elsewhere a line is
+--- written at the start, at the end, and every 60 seconds. The environment variable MANTICHORA_PROGRESS
+--- chooses: `auto`, `bar`, `text`, `json`, `off` or `eta`. A bar blocks only while the terminal accepts
+--- its lines; in a worker it never does.
 ---@class mantichora.atpbar
 ---@overload fun(what: any, name?: string): any, ...
 local atpbar = {}
@@ -206,7 +207,7 @@ local atpbar = {}
 --- With a `__pairs` metamethod the total is not
 --- known.
 ---
---- Raises: something that has no pairs
+--- Raises: a value that has no pairs
 ---@param t any table, or value with `__pairs`
 ---@param name? string the label
 ---@return any ... # what a generic `for` takes: iterator, state, control, closing value
@@ -214,26 +215,26 @@ function atpbar.pairs(t, name) end
 
 --- Loop over any iterator with a progress bar: `for line in atpbar.wrap(100, "lines", io.lines(f))`.
 ---
---- Raises: an iterator that is missing
+--- Raises: a missing iterator
 ---@param total? int how many iterations are expected; nil: not known, count and rate are shown
 ---@param name? string the label
 ---@param ... any what a generic `for` takes: function, state, control, closing value
 ---@return any ... # the same, with a bar; the closing value is closed when the loop is left
 function atpbar.wrap(total, name, ...) end
 
---- A bar that is moved by hand: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
+--- A bar that your code advances: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
 ---
 --- Raises: an unknown option, or one of the wrong type
 ---@param options table `name`, a string; `total`, an integer (nil: not known, count and rate are shown)
 ---@return mantichora.bar # the bar, which should stand in a `<close>` variable
 function atpbar.bar(options) end
 
---- Draw and write all that there is, at once.
+--- Draw all bars and write all lines now.
 ---
---- Blocks: until it is written
+--- Blocks: until they are written
 function atpbar.flush() end
 
---- No more progress is shown from now on.
+--- Show no progress from now on.
 function atpbar.disable() end
 
 --- Let a function show progress.
@@ -244,7 +245,7 @@ function atpbar.disable() end
 --- `state` ("finished", "broken", or the kind of the task's end). An error in `f` reaches the caller of
 --- the library, and `f` is called no more.
 ---
---- Raises: something that is not a function
+--- Raises: an argument that is not a function
 ---@param f? function nil: bars are shown as before
 function atpbar.set_renderer(f) end
 
@@ -259,34 +260,33 @@ function atpbar.set_style(name) end
 --- What `mantichora(options)` and `new(options)` take.
 --- All may be absent.
 ---@class mantichora.options
----@field nworkers? any so many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as `cpu_count()` says; under `make -j`, as many as its jobserver has tokens for beside that (see the chapter on pools). The environment variable MANTICHORA_WORKERS changes the default.
----@field engine? any `"fork"` (default): a pool of workers that are used again. `"snapshot"`: a fork for each task, from the state that this process has when the task starts; only results are serialized. `"inline"`: in this process, when its result is received, for debugging.
+---@field nworkers? any how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as `cpu_count()` returns; under `make -j`, as many as its jobserver has tokens for beside that (see the chapter on pools). The environment variable MANTICHORA_WORKERS changes the default.
+---@field engine? any `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task, from the state that this process has when the task starts; only results are serialized. `"inline"`: in this process, when its result is received, for debugging.
 ---@field progressbar? any false: bars of tasks are not shown. Default true.
 ---@field poolbar? any true: one more bar shows how many of the pool's tasks are done, run, wait and have failed. Default false.
 ---@field on_error? any `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
----@field timeout? any seconds that each task may run, and `init`; default: any time
----@field max_tasks_per_worker? any a worker is replaced after so many tasks; default: never
+---@field timeout? any seconds that each task, and `init`, may run; default: no limit
+---@field max_tasks_per_worker? any a worker is replaced after this many tasks; default: never
 ---@field max_memory_per_worker? any bytes: a worker that has more memory of its own than that after a task is replaced (what it shares with nobody; where the system does not tell, what it has grown at most); default: never
 ---@field min_free_memory? any bytes: no task or batch is given to a worker while less is available, unless none runs. What the machine can give without swapping, and in a control group its limit minus its use, in which file cache that can be dropped does not count. Looked at every 0.1 to 0.5 seconds while tasks wait. Default: none.
----@field seed? any integer from which the random streams of the tasks are derived; default: unforeseeable
----@field init? any function, run once in each new worker before its first task. It goes along by the fork, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task that waits for it fails by that, and the others go to other workers.
+---@field seed? any integer from which the random streams of the tasks are derived; default: random
+---@field init? any function, run once in each new worker before its first task. Workers get it by the fork, not serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task that waits for it fails, and the others go to other workers.
 ---@field fini? any function, run once in each worker that leaves in an orderly way (`close`, the end of the scope, also by an error, replacement), after its last task, for half a second at most. It runs where `init` has succeeded or there is none; not in workers that were killed or ended by a task, and not when the pool is collected. What it prints and logs is delivered, an error in it is logged at ERROR of the logger `mantichora`. Engine `"snapshot"`: in each fork. `"inline"`: in this process, at `close`.
 ---@field limits? any table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu` (seconds over its life), `files` (open descriptors)
----@field gc? any `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational before the first fork, so that workers share its pages, and back at `close`; a worker in which a task has left much, or has made a full collection, is replaced after it. `"keep"`: it is not touched.
----@field background? any true: from the first `run` to `close` a helper thread of this process moves the pool on between calls (where the system has no thread left, only calls do). false: no thread. Default true.
+---@field gc? any `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational mode before the first fork, so that workers share its pages, and back at `close`; a worker is replaced after a task that left much in it, or that ran a full collection. `"keep"`: the collector is not touched.
+---@field background? any true: from the first `run` to `close` a helper thread of this process advances the pool between calls (if no thread can be started, only calls do). false: no thread. Default true.
 ---@field capture_warn? any bytes: a task whose message is larger is logged, once for each function, at WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
 ---@field name? any string, shown in messages
 
---- How a task ended that did not return.
---- A call that receives it raises it, or with
---- `on_error = "return"` gives it in the place of the value. `tostring` makes a full report of it.
---- Fields that are not known are nil.
+--- How a task failed.
+--- The call that receives the task raises this table, or with `on_error = "return"`
+--- returns it in place of the value. `tostring` makes a full report of it. Fields that are not known are nil.
 ---@class mantichora.failure
 ---@field kind? any `"error"`: it raised. `"unsendable"`: it returned what cannot be sent. `"exited"`: it ended its process. `"killed"`: a signal ended its worker. `"timeout"`: it ran longer than allowed. `"cancelled"`: by `pool:cancel` or `pool:terminate`.
 ---@field runid? any the task's run ID
 ---@field index? any number of its item, in a `map` or `imap`
 ---@field item? any the item itself, the very value that was given
----@field name? any what `run_with` called it
+---@field name? any the task's name, from `run_with`
 ---@field message? any what happened, a string
 ---@field value? any the original error value, if it could be sent and rebuilt
 ---@field lost? any why an error value that was sent could not be rebuilt
@@ -296,33 +296,34 @@ function atpbar.set_style(name) end
 ---@field pid? any the worker's process ID
 ---@field signal? any the signal's number, of kind `"killed"`
 ---@field exitcode? any the exit status, of kind `"exited"`
----@field elapsed? any seconds that it ran
----@field maxrss? any bytes that the worker used at most, over its life so far
+---@field elapsed? any seconds that the task ran
+---@field maxrss? any the worker's peak memory so far, in bytes
 ---@field attempts? any how many attempts were made, if more than one
----@field progress? any where the last bar of a task stood whose worker died
----@field last_log? any message of the last record that such a task logged
+---@field progress? any where the task's last bar stood when its worker died
+---@field last_log? any message of the last record that the task logged before its worker died
 ---@field pool? any the pool's name
----@field failures? any where several tasks failed and one is raised for all: the list of them
----@field results? any with `failures`: what the others gave, by run ID; those of a `map` by `index`
+---@field failures? any the list of all failures, where one is raised for several tasks
+---@field results? any with `failures`: the values of the other tasks, by run ID; those of a `map` by `index`
 
 --- What `mantichora.explain(f, ...)` returns.
 --- `tostring` shows it as a tree.
 ---
 --- A part is a table with
 ---
---- - `path`: where it is, worded as in errors, as in `upvalue 'conn'.socket of function <img.lua:12>`
+--- - `path`: where it is, worded as in errors: `upvalue 'conn'.socket of function <img.lua:12>`
 --- - `step`: the last step of it
 --- - `kind`: `table`, `function <img.lua:12>`, `C function`, `number` ...
---- - `how`: `value`, `name` (by reference), `shared` (goes with another part), `globals` (`_G`), `hook`
----   (rebuilt by what its `__mantichora` returned), `environment` (as far as code names it), `refused`
---- - `detail`: the name, the path of the other part, or the reason of a refusal
---- - `size`: bytes, with what it contains; what is shared counts where it comes first
+--- - `how`: `value`, `name` (by reference), `shared` (sent with another part), `globals` (`_G`), `hook`
+---   (rebuilt by the function that its `__mantichora` returned), `environment` (as far as code names
+---   it), `refused`
+--- - `detail`: the name, the path of the other part, or why it cannot be sent
+--- - `size`: bytes, contents included; a shared part counts where it comes first
 --- - `parts`: list of parts (of a table: those that are not plain numbers, booleans or short strings)
 ---@class mantichora.report
 ---@field size? any bytes of the message
 ---@field parts? any list of parts: the function and its arguments, then globals
 ---@field refused? any list of the parts that cannot be sent; `run` would raise for the first
----@field globals? any names of the globals that the code mentions, sorted; one goes along if it was assigned since the workers were forked
+---@field globals? any names of the globals that the code mentions, sorted; those assigned since the workers were forked are sent
 ---@field largest? any `report:largest(n)`: list of the `n` (default 3) largest parts that do not contain each other
 
 --- A pool of workers, made by `mantichora(options)`.
@@ -330,16 +331,16 @@ function atpbar.set_style(name) end
 --- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
 --- pool: a task is not lost because nobody asked for its value. If tasks failed and nobody received their
 --- failures, it raises the one that `returns` would raise (with `on_error = "return"` they are logged as by
---- `close`); of what was accepted before a `terminate` they are logged, and what was cancelled does not count.
---- Leaving it by an error ends as `terminate` and then `close` would, and so does Ctrl-C while it waits. To
---- leave early without waiting, call `terminate`.
+--- `close`); failures of tasks accepted before a `terminate` are logged, and cancelled tasks do not count.
+--- Leaving it by an error acts as `terminate` and then `close`, and so does Ctrl-C while it waits. To leave
+--- early without waiting, call `terminate`.
 ---
---- A pool that is collected without having been closed kills its workers; the next call of the library logs
---- that, at WARNING of the logger `mantichora`, with how many tasks had not ended. It belongs to the process
---- that made it; in any other one its methods raise. After `close` they raise `pool is closed`.
+--- When a pool is collected without having been closed, its workers are killed; the next call of the library
+--- logs that, at WARNING of the logger `mantichora`, with how many tasks had not ended. A pool belongs to the
+--- process that made it; in any other its methods raise. After `close` they raise `pool is closed`.
 ---
---- What waits can be interrupted by Ctrl-C, as the host handles it: `lua` and `mantichora` raise
---- `interrupted!`. The tasks go on then.
+--- Ctrl-C interrupts a call that waits, as the host handles it: `lua` and `mantichora` raise `interrupted!`.
+--- The tasks go on then.
 ---@class mantichora.pool
 ---@field ["end"] fun(self: mantichora.pool) The same as `close`.
 local pool = {}
@@ -348,7 +349,7 @@ local pool = {}
 ---
 --- Only what was not received before.
 ---
---- Raises: the `failure` of the lowest run ID, once all have ended. All tasks that it covers count as received: what they gave stands in its fields `failures` and `results`.
+--- Raises: the `failure` of the lowest run ID, once all have ended. All of these tasks then count as received: their failures and values are in its fields `failures` and `results`.
 ---
 --- Blocks: until the last of them has ended
 ---@param options? table `packed = true`: all values of each, as `table.pack` makes them
@@ -382,7 +383,7 @@ function pool:receive_one(timeout) end
 
 --- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
 ---
---- A `break` leaves the rest outstanding. Tasks that the loop runs are received in it too.
+--- A `break` leaves the other tasks outstanding. Tasks that the loop's body queues are received in it too.
 ---
 --- Raises: at each step, the `failure` of the task
 ---
@@ -392,8 +393,8 @@ function pool:as_completed() end
 
 --- Queue a task: `f(...)`.
 ---
---- Function, upvalues and arguments are serialized now: what is changed later is not seen. (With
---- the engine `"snapshot"` they are kept as they are until the task's fork.)
+--- Function, upvalues and arguments are serialized during the call: the task does not see later changes. (With
+--- the engine `"snapshot"` they are not serialized; the task has them as they are at its fork.)
 ---
 --- Raises: what cannot be sent, with the path to it; that no worker could be forked
 ---
@@ -408,7 +409,7 @@ function pool:run(f, ...) end
 --- Raises: as `run`
 ---
 --- Blocks: as `run`
----@param options table `name`: string for messages, log records and reports. `timeout`: seconds of run time. `retries`: further attempts when its worker died, and only then. `priority`: integer, default 0; higher ones start first, equal ones in run order.
+---@param options table `name`: string for messages, log records and reports. `timeout`: seconds of run time. `retries`: further attempts if its worker dies, and only then. `priority`: integer, default 0; higher ones start first, equal ones in run order.
 ---@param f function function, or a table that can be called
 ---@param ... any its arguments
 ---@return integer # run ID
@@ -416,7 +417,7 @@ function pool:run_with(options, f, ...) end
 
 --- Queue several functions without arguments.
 ---
---- Raises: as `run`, with the place in the list of what cannot be sent; then none is queued
+--- Raises: as `run`, with the position in the list of what cannot be sent; then none is queued
 ---
 --- Blocks: as `run`
 ---@param functions table list of them
@@ -425,9 +426,9 @@ function pool:run_multiple(functions) end
 
 --- Call `f(item)` for each item of a list, each as a task, and return the first values.
 ---
---- Short items travel in batches. Results of tasks that `run` has queued are not touched.
+--- Short items are sent in batches. Results of tasks that `run` queued are not touched.
 ---
---- Raises: as `returns`, with `results` by the items' numbers; failures have `index` and `item`. What of an item cannot be sent, with its number.
+--- Raises: as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the item's number, what cannot be sent.
 ---
 --- Blocks: until the last item is done
 ---@param f function function, or a table that can be called
@@ -438,18 +439,17 @@ function pool:map(f, list, options) end
 
 --- Iterate over the values of `f` for each item: `for i, value in mcore:imap(f, items) do`.
 ---
---- It looks ahead only so far that any number of items takes constant memory: at most 192 items for each
+--- Its look-ahead is bounded, so that any number of items takes constant memory: at most 192 items for each
 --- worker, and 64 MiB of serialized items and results that wait, or one item for each worker. Until it has
---- seen as many results as there are workers these are 4 items for each worker. What is there is handed
---- over before an iterator is asked again, so that a slow one delays no result by more than one step.
---- A `break` or an error cancels what the loop has queued. Results of tasks that `run` has
---- queued are not touched.
+--- seen as many results as there are workers, the bound is 4 items for each worker. Results that are ready are
+--- handed over before an iterator is called again, so that a slow one delays no result by more than one step.
+--- A `break` or an error cancels what the loop has queued. Results of tasks that `run` queued are not touched.
 ---
---- Raises: at the item's turn, its `failure`, with `index` and `item` (of several values the first)
+--- Raises: at the item's turn, its `failure`, with `index` and `item` (the first of several values)
 ---
 --- Blocks: at each step, until that item is done
 ---@param f function function, or a table that can be called
----@param source any list, or a function that gives an item (one or more values) at each call and nil at the end; it is called in this process, without arguments. What it raises is raised after the values of what came before.
+---@param source any list, or a function that gives an item (one or more values) at each call and nil at the end; it is called in this process, without arguments. An error of its own is raised after the values of the items before it.
 ---@param options? table `ordered = false`: in the order in which they end; and those of `map`
 ---@return any ... # iterator over the item's index and its values, and what a generic `for` closes
 function pool:imap(f, source, options) end
@@ -461,7 +461,7 @@ function pool:imap(f, source, options) end
 --- Blocks: never
 function pool:start() end
 
---- Move things on without receiving: start tasks, take results in, show bars, lines and log records.
+--- Advance the pool without receiving: start tasks, take in results, show bars, lines and log records.
 ---
 --- Blocks: for `timeout` seconds at most
 ---@param timeout? number seconds to wait, if no task waits to be received, until one does
@@ -479,23 +479,24 @@ function pool:poll(timeout) end
 ---@param n any as the option `nworkers`: 1 to 4096, or `"auto"`
 function pool:resize(n) end
 
---- The workers that live now.
+--- The workers that are alive now.
 ---
 --- Blocks: never
----@return table # list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's replacement has its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it used at most); in order of `slot`
+---@return table # list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's replacement takes its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak memory in bytes); in order of `slot`
 function pool:workers() end
 
 --- A descriptor that is readable when `poll(0)` has something to do, for event loops.
 ---
---- The pool's own: do not read or close it. `events` and `timeout` complete what cqueues asks of an object.
+--- The pool's own: do not read or close it. Together with `events` and `timeout` it makes a pool an object
+--- that cqueues can wait for.
 ---
---- Raises: that the system has none
+--- Raises: that the system has no such descriptor
 ---
 --- Blocks: never
 ---@return integer # descriptor
 function pool:pollfd() end
 
---- What to wait for on that descriptor, in the words of cqueues.
+--- What to wait for on that descriptor, in the notation of cqueues.
 ---
 --- Blocks: never
 ---@return string # `"r"`
@@ -515,18 +516,18 @@ function pool:timeout() end
 ---
 --- Blocks: never
 ---@param runid integer its run ID
----@return string # `"queued"` or `"running"`: what it was; nil: it had ended
+---@return string # `"queued"` or `"running"`: what the task was; nil: it had ended
 function pool:cancel(runid) end
 
 --- Stop all tasks now, as `cancel` does.
---- Results that are there stay. The pool stays usable. On a closed pool
---- it does nothing.
+--- Results that have arrived stay. The pool stays usable. On a closed
+--- pool it does nothing.
 ---
 --- Blocks: until the workers are gone or idle: a little more than half a second at most
 function pool:terminate() end
 
 --- Wait for outstanding tasks, drop their results, end the workers.
---- Twice is fine.
+--- Closing twice does no harm.
 --- Failures that nobody received are logged: one line at level ERROR of the logger `mantichora`, with their
 --- number and the first one. `pool["end"](pool)` is the same.
 ---
@@ -560,20 +561,20 @@ local mantichora = {}
 ---@return mantichora.pool # the pool, which should stand in a `<close>` variable
 function mantichora.new(options) end
 
---- Sleep, and move all pools of this state on meanwhile.
+--- Sleep, and advance all pools of this state meanwhile.
 --- In tasks and outside.
 ---
---- Blocks: for so long
+--- Blocks: for `duration` seconds
 ---@param duration number seconds
 function mantichora.sleep(duration) end
 
---- How many CPUs this process may use, by its affinity and the quota of its cgroup.
+--- How many CPUs this process may use, according to its affinity and the quota of its cgroup.
 ---
 --- Blocks: never
 ---@return integer # at least 1
 function mantichora.cpu_count() end
 
---- Tell what `run(f, ...)` would send, and what of it cannot be sent.
+--- Report what `run(f, ...)` would send, and what of it cannot be sent.
 ---
 --- Blocks: never
 ---@param f function the function

@@ -1,6 +1,6 @@
 --- @submodule mantichora
 
--- How a task ended that did not return: the failure as a table, and its report. Loaded by pool.lua with the core;
+-- Failures: the table, and its report. Loaded by pool.lua with the core;
 -- returns a function that makes a failure of what the core says, and one that puts it into one line.
 
 local core = ...
@@ -41,9 +41,8 @@ local wordings = {
   cancelled = function() return "it was cancelled" end,
 }
 
---- How a task ended that did not return. A call that receives it raises it, or with
--- `on_error = "return"` gives it in the place of the value. `tostring` makes a full report of it.
--- Fields that are not known are nil.
+--- How a task failed. The call that receives the task raises this table, or with `on_error = "return"`
+-- returns it in place of the value. `tostring` makes a full report of it. Fields that are not known are nil.
 -- @table failure
 -- @field kind `"error"`: it raised. `"unsendable"`: it returned what cannot be sent. `"exited"`: it
 -- ended its process. `"killed"`: a signal ended its worker. `"timeout"`: it ran longer than allowed.
@@ -51,7 +50,7 @@ local wordings = {
 -- @field runid the task's run ID
 -- @field index number of its item, in a `map` or `imap`
 -- @field item the item itself, the very value that was given
--- @field name what `run_with` called it
+-- @field name the task's name, from `run_with`
 -- @field message what happened, a string
 -- @field value the original error value, if it could be sent and rebuilt
 -- @field lost why an error value that was sent could not be rebuilt
@@ -62,14 +61,14 @@ local wordings = {
 -- @field pid the worker's process ID
 -- @field signal the signal's number, of kind `"killed"`
 -- @field exitcode the exit status, of kind `"exited"`
--- @field elapsed seconds that it ran
--- @field maxrss bytes that the worker used at most, over its life so far
+-- @field elapsed seconds that the task ran
+-- @field maxrss the worker's peak memory so far, in bytes
 -- @field attempts how many attempts were made, if more than one
--- @field progress where the last bar of a task stood whose worker died
--- @field last_log message of the last record that such a task logged
+-- @field progress where the task's last bar stood when its worker died
+-- @field last_log message of the last record that the task logged before its worker died
 -- @field pool the pool's name
--- @field failures where several tasks failed and one is raised for all: the list of them
--- @field results with `failures`: what the others gave, by run ID; those of a `map` by `index`
+-- @field failures the list of all failures, where one is raised for several tasks
+-- @field results with `failures`: the values of the other tasks, by run ID; those of a `map` by `index`
 
 local failure_meta = { __name = "mantichora failure" }
 

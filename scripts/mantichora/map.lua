@@ -25,9 +25,9 @@ local function is_stop(problem, stops)
   return core.stops() ~= stops or type(problem) == "string" and problem:find("interrupted!", -12, true) ~= nil
 end
 
--- Where items come from: a function that gives up to `most` of them, as a list, the index in it of the
--- first, how many, and whether each is packed; nil when there are none now. What was taken of them is
--- then told to the second function.
+-- Where items come from: a function that returns up to `most` of them: a list, the index in it of the first,
+-- how many, and whether each is packed; nil when there are none now. The second function is then called with
+-- how many of them were taken.
 
 -- One without metamethods is read where it is.
 local function plain_list(list, n)
@@ -84,7 +84,7 @@ local function iterator(ask)
       there, urgent, pause = glance(pool, group)
       if urgent then break end
     end
-    -- Nobody foresaw it: what had gathered was kept back for one step, and is not to be for another one.
+    -- The step was unexpectedly slow: what had gathered waited for it, and shall not wait for another one.
     mapping.pause = pause and #gathered > 1 and smaller(pause / 10, longest_pause)
     mapping.there = there
     if there and not urgent and mapping.ahead >= mapping.nworkers * mapping.size then return nil end
@@ -131,8 +131,8 @@ local function new_mapping(pool, f, source, options)
   return mapping
 end
 
--- There are no more items, and this is why: told when all that came before has been handed over. `stops` is
--- how many stops there had been before it.
+-- There are no more items, and `problem` is why: raised when all that came before has been handed over. `stops`
+-- is the count of stops before it.
 function Mapping:break_off(problem, stops)
   if is_stop(problem, stops) then error(problem, 0) end
   self.ended, self.problem = true, { problem }

@@ -1,6 +1,6 @@
 --- @submodule mantichora
 
--- What options there are, and what is said of wrong ones. Loaded by pool.lua with the core; returns the options by
+-- The options, their checks and the messages about wrong ones. Loaded by pool.lua with the core; returns the options by
 -- what takes them, and the check.
 
 local core = ...
@@ -120,27 +120,27 @@ end
 
 --- What `mantichora(options)` and `new(options)` take. All may be absent.
 -- @table options
--- @field nworkers so many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
--- `cpu_count()` says; under `make -j`, as many as its jobserver has tokens for beside that (see the chapter on
+-- @field nworkers how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
+-- `cpu_count()` returns; under `make -j`, as many as its jobserver has tokens for beside that (see the chapter on
 -- pools). The environment variable MANTICHORA_WORKERS changes the default.
--- @field engine `"fork"` (default): a pool of workers that are used again. `"snapshot"`: a fork for each
--- task, from the state that this process has when the task starts; only results are serialized.
--- `"inline"`: in this process, when its result is received, for debugging.
+-- @field engine `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task,
+-- from the state that this process has when the task starts; only results are serialized. `"inline"`: in this
+-- process, when its result is received, for debugging.
 -- @field progressbar false: bars of tasks are not shown. Default true.
 -- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
 -- failed. Default false.
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
--- @field timeout seconds that each task may run, and `init`; default: any time
--- @field max_tasks_per_worker a worker is replaced after so many tasks; default: never
+-- @field timeout seconds that each task, and `init`, may run; default: no limit
+-- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
 -- @field max_memory_per_worker bytes: a worker that has more memory of its own than that after a task is replaced
 -- (what it shares with nobody; where the system does not tell, what it has grown at most); default: never
 -- @field min_free_memory bytes: no task or batch is given to a worker while less is available, unless none runs.
 -- What the machine can give without swapping, and in a control group its limit minus its use, in which file cache
 -- that can be dropped does not count. Looked at every 0.1 to 0.5 seconds while tasks wait. Default: none.
--- @field seed integer from which the random streams of the tasks are derived; default: unforeseeable
--- @field init function, run once in each new worker before its first task. It goes along by the fork,
--- so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task
--- that waits for it fails by that, and the others go to other workers.
+-- @field seed integer from which the random streams of the tasks are derived; default: random
+-- @field init function, run once in each new worker before its first task. Workers get it by the fork, not
+-- serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process,
+-- the task that waits for it fails, and the others go to other workers.
 -- @field fini function, run once in each worker that leaves in an orderly way (`close`, the end of the scope, also
 -- by an error, replacement), after its last task, for half a second at most. It runs where `init` has succeeded or
 -- there is none; not in workers that were killed or ended by a task, and not when the pool is collected. What it
@@ -148,11 +148,11 @@ end
 -- `"snapshot"`: in each fork. `"inline"`: in this process, at `close`.
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
--- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational
--- before the first fork, so that workers share its pages, and back at `close`; a worker in which a task has
--- left much, or has made a full collection, is replaced after it. `"keep"`: it is not touched.
--- @field background true: from the first `run` to `close` a helper thread of this process moves the pool on
--- between calls (where the system has no thread left, only calls do). false: no thread. Default true.
+-- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational
+-- mode before the first fork, so that workers share its pages, and back at `close`; a worker is replaced
+-- after a task that left much in it, or that ran a full collection. `"keep"`: the collector is not touched.
+-- @field background true: from the first `run` to `close` a helper thread of this process advances the pool
+-- between calls (if no thread can be started, only calls do). false: no thread. Default true.
 -- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
 -- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
 -- @field name string, shown in messages
@@ -200,11 +200,11 @@ for name, check_option in pairs(map_options) do imap_options[name] = check_optio
 options_of.limits, options_of.run_with, options_of.returns = limit_options, run_options, returns_options
 options_of.map, options_of.imap = map_options, imap_options
 
--- In this order it is looked whose an option is that another function was given.
+-- Where to look, in this order, for the owner of an option that was given to the wrong function.
 local owners = { "limits", "pool", "run_with", "returns", "imap" }
 local names = { limits = "the pool's limits", pool = "the pool" }
 
--- What to say of an option that `owner` does not know: whose it is, or what looks most like it.
+-- The message about an option that `owner` does not have: whose it is, or which name is nearest.
 local function unknown_option(name, owner)
   local best, least = nearest(name, options_of[owner])
   local hint = ("did you mean '%s'?"):format(best)

@@ -48,16 +48,16 @@ end
 -- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
 -- pool: a task is not lost because nobody asked for its value. If tasks failed and nobody received their
 -- failures, it raises the one that `returns` would raise (with `on_error = "return"` they are logged as by
--- `close`); of what was accepted before a `terminate` they are logged, and what was cancelled does not count.
--- Leaving it by an error ends as `terminate` and then `close` would, and so does Ctrl-C while it waits. To
--- leave early without waiting, call `terminate`.
+-- `close`); failures of tasks accepted before a `terminate` are logged, and cancelled tasks do not count.
+-- Leaving it by an error acts as `terminate` and then `close`, and so does Ctrl-C while it waits. To leave
+-- early without waiting, call `terminate`.
 --
--- A pool that is collected without having been closed kills its workers; the next call of the library logs
--- that, at WARNING of the logger `mantichora`, with how many tasks had not ended. It belongs to the process
--- that made it; in any other one its methods raise. After `close` they raise `pool is closed`.
+-- When a pool is collected without having been closed, its workers are killed; the next call of the library
+-- logs that, at WARNING of the logger `mantichora`, with how many tasks had not ended. A pool belongs to the
+-- process that made it; in any other its methods raise. After `close` they raise `pool is closed`.
 --
--- What waits can be interrupted by Ctrl-C, as the host handles it: `lua` and `mantichora` raise
--- `interrupted!`. The tasks go on then.
+-- Ctrl-C interrupts a call that waits, as the host handles it: `lua` and `mantichora` raise `interrupted!`.
+-- The tasks go on then.
 -- @type pool
 
 local methods = {}
@@ -139,8 +139,8 @@ end
 -- @function returns
 -- @tparam[opt] table options `packed = true`: all values of each, as `table.pack` makes them
 -- @treturn table the values in run order, with `n`
--- @raise the `failure` of the lowest run ID, once all have ended. All tasks that it covers count as
--- received: what they gave stands in its fields `failures` and `results`.
+-- @raise the `failure` of the lowest run ID, once all have ended. All of these tasks then count as received:
+-- their failures and values are in its fields `failures` and `results`.
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
@@ -199,7 +199,7 @@ function methods:receive_one(timeout)
 end
 
 --- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
--- A `break` leaves the rest outstanding. Tasks that the loop runs are received in it too.
+-- A `break` leaves the other tasks outstanding. Tasks that the loop's body queues are received in it too.
 -- @function as_completed
 -- @return iterator over run ID and values
 -- @raise at each step, the `failure` of the task
@@ -213,8 +213,8 @@ end
 -- Running
 
 --- Queue a task: `f(...)`.
--- Function, upvalues and arguments are serialized now: what is changed later is not seen. (With
--- the engine `"snapshot"` they are kept as they are until the task's fork.)
+-- Function, upvalues and arguments are serialized during the call: the task does not see later changes. (With
+-- the engine `"snapshot"` they are not serialized; the task has them as they are at its fork.)
 -- @function run
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
@@ -225,9 +225,9 @@ methods.run = core.run
 
 --- Queue a task with options of its own.
 -- @function run_with
--- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run
--- time. `retries`: further attempts when its worker died, and only then. `priority`: integer, default
--- 0; higher ones start first, equal ones in run order.
+-- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run time.
+-- `retries`: further attempts if its worker dies, and only then. `priority`: integer, default 0; higher ones
+-- start first, equal ones in run order.
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
 -- @treturn integer run ID
@@ -244,7 +244,7 @@ end
 -- @function run_multiple
 -- @tparam table functions list of them
 -- @treturn table list of their run IDs. All are queued, or none.
--- @raise as `run`, with the place in the list of what cannot be sent; then none is queued
+-- @raise as `run`, with the position in the list of what cannot be sent; then none is queued
 -- @blocks as `run`
 function methods:run_multiple(functions)
   check(self)
@@ -305,14 +305,14 @@ local function for_mapping(checked, more)
 end
 
 --- Call `f(item)` for each item of a list, each as a task, and return the first values.
--- Short items travel in batches. Results of tasks that `run` has queued are not touched.
+-- Short items are sent in batches. Results of tasks that `run` queued are not touched.
 -- @function map
 -- @tparam function f function, or a table that can be called
 -- @tparam table list read from 1 to `list.n` or `#list`
 -- @tparam[opt] table options `name`, `timeout`, `retries`, `priority` of each item, as `run_with` has them
 -- @treturn table the values in order, with `n`
--- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. What of an
--- item cannot be sent, with its number.
+-- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the
+-- item's number, what cannot be sent.
 -- @blocks until the last item is done
 function methods:map(f, list, options)
   check(self)
@@ -324,20 +324,19 @@ function methods:map(f, list, options)
 end
 
 --- Iterate over the values of `f` for each item: `for i, value in mcore:imap(f, items) do`.
--- It looks ahead only so far that any number of items takes constant memory: at most 192 items for each
+-- Its look-ahead is bounded, so that any number of items takes constant memory: at most 192 items for each
 -- worker, and 64 MiB of serialized items and results that wait, or one item for each worker. Until it has
--- seen as many results as there are workers these are 4 items for each worker. What is there is handed
--- over before an iterator is asked again, so that a slow one delays no result by more than one step.
--- A `break` or an error cancels what the loop has queued. Results of tasks that `run` has
--- queued are not touched.
+-- seen as many results as there are workers, the bound is 4 items for each worker. Results that are ready are
+-- handed over before an iterator is called again, so that a slow one delays no result by more than one step.
+-- A `break` or an error cancels what the loop has queued. Results of tasks that `run` queued are not touched.
 -- @function imap
 -- @tparam function f function, or a table that can be called
--- @param source list, or a function that gives an item (one or more values) at each call and nil at the
--- end; it is called in this process, without arguments. What it raises is raised after the values of what
--- came before.
+-- @param source list, or a function that gives an item (one or more values) at each call and nil at the end;
+-- it is called in this process, without arguments. An error of its own is raised after the values of the
+-- items before it.
 -- @tparam[opt] table options `ordered = false`: in the order in which they end; and those of `map`
 -- @return iterator over the item's index and its values, and what a generic `for` closes
--- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first)
+-- @raise at the item's turn, its `failure`, with `index` and `item` (the first of several values)
 -- @blocks at each step, until that item is done
 function methods:imap(f, source, options, ...)
   check(self)
@@ -362,7 +361,7 @@ function methods:start()
   core.start(self)
 end
 
---- Move things on without receiving: start tasks, take results in, show bars, lines and log records.
+--- Advance the pool without receiving: start tasks, take in results, show bars, lines and log records.
 -- @function poll
 -- @tparam[opt=0] number timeout seconds to wait, if no task waits to be received, until one does
 -- @treturn integer how many tasks wait to be received
@@ -392,11 +391,11 @@ function methods:resize(n)
   core.resize(self, number, jobserver and not settings_of[self].inline)
 end
 
---- The workers that live now.
+--- The workers that are alive now.
 -- @function workers
 -- @treturn table list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's replacement
--- has its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that
--- it used at most); in order of `slot`
+-- takes its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak
+-- memory in bytes); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -404,17 +403,18 @@ function methods:workers()
 end
 
 --- A descriptor that is readable when `poll(0)` has something to do, for event loops.
--- The pool's own: do not read or close it. `events` and `timeout` complete what cqueues asks of an object.
+-- The pool's own: do not read or close it. Together with `events` and `timeout` it makes a pool an object
+-- that cqueues can wait for.
 -- @function pollfd
 -- @treturn integer descriptor
--- @raise that the system has none
+-- @raise that the system has no such descriptor
 -- @blocks never
 function methods:pollfd()
   check(self)
   return core.fd(self)
 end
 
---- What to wait for on that descriptor, in the words of cqueues.
+--- What to wait for on that descriptor, in the notation of cqueues.
 -- @function events
 -- @treturn string `"r"`
 -- @blocks never
@@ -438,7 +438,7 @@ end
 -- Either way it ends as `cancelled`, and is received as such.
 -- @function cancel
 -- @tparam integer runid its run ID
--- @treturn string `"queued"` or `"running"`: what it was; nil: it had ended
+-- @treturn string `"queued"` or `"running"`: what the task was; nil: it had ended
 -- @blocks never
 function methods:cancel(runid)
   check(self)
@@ -453,8 +453,8 @@ local end_tasks = core.undisturbed(function(self, next_runid)
   core.wait(self, "below", next_runid)
 end)
 
---- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable. On a closed pool
--- it does nothing.
+--- Stop all tasks now, as `cancel` does. Results that have arrived stay. The pool stays usable. On a closed
+-- pool it does nothing.
 -- @function terminate
 -- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
@@ -496,7 +496,7 @@ local finish = core.undisturbed(function(self)
   if not core.is_closed(self) then core.free(self) end
 end)
 
---- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
+--- Wait for outstanding tasks, drop their results, end the workers. Closing twice does no harm.
 -- Failures that nobody received are logged: one line at level ERROR of the logger `mantichora`, with their
 -- number and the first one. `pool["end"](pool)` is the same.
 -- @function close
@@ -632,10 +632,10 @@ function mantichora.new(options)
   return pool
 end
 
---- Sleep, and move all pools of this state on meanwhile. In tasks and outside.
+--- Sleep, and advance all pools of this state meanwhile. In tasks and outside.
 -- @function sleep
 -- @tparam number duration seconds
--- @blocks for so long
+-- @blocks for `duration` seconds
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
     core.argument(1, "sleep takes a number of seconds: " .. to_text(duration) .. " is given")
@@ -643,13 +643,13 @@ function mantichora.sleep(duration)
   core.sleep(duration)
 end
 
---- How many CPUs this process may use, by its affinity and the quota of its cgroup.
+--- How many CPUs this process may use, according to its affinity and the quota of its cgroup.
 -- @function cpu_count
 -- @treturn integer at least 1
 -- @blocks never
 mantichora.cpu_count = core.cpu_count
 
---- Tell what `run(f, ...)` would send, and what of it cannot be sent.
+--- Report what `run(f, ...)` would send, and what of it cannot be sent.
 -- @function explain
 -- @tparam function f the function
 -- @param ... its arguments

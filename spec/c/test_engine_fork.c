@@ -14,6 +14,7 @@
 #include "check.h"
 #include "runtime/base/gate.h"
 #include "runtime/pool/pool.h"
+#include "runtime/wire/facts.h"
 
 /* -- the pool's part ---------------------------------------------------------------------- */
 
@@ -160,10 +161,10 @@ static int take(struct peer *peer, uint32_t ticket) {
 }
 
 static void answer(struct peer *peer, uint32_t ticket, uint64_t runid, uint64_t out, uint64_t err) {
-  unsigned char facts[MCH_FACTS_SIZE] = {MCH_KIND_OK};
-  mch_store_u64(facts + 17, out);
-  mch_store_u64(facts + 25, err);
-  say(peer, MCH_MESSAGE_RESULT, ticket, runid, facts, sizeof facts);
+  struct mch_facts facts = {.kind = MCH_KIND_OK, .stdout_position = out, .stderr_position = err};
+  unsigned char bytes[MCH_FACTS_SIZE];
+  mch_facts_store(&facts, bytes);
+  say(peer, MCH_MESSAGE_RESULT, ticket, runid, bytes, sizeof bytes);
 }
 
 static void end_all(struct engine_fork *engine) {
