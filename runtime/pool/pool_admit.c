@@ -43,7 +43,7 @@ static void listen(struct mch_pool *pool, int on) {
     return;
   if (!on)
     mch_poller_remove(pool->engine->poller, mch_jobserver_fd());
-  else if (mch_poller_add(pool->engine->poller, mch_jobserver_fd(), MCH_READABLE, NULL) != 0)
+  else if (mch_poller_add(pool->engine->poller, mch_jobserver_fd(), NULL) != 0)
     return;
   admission->listens = on;
 }
