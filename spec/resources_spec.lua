@@ -520,3 +520,48 @@ describe("min_free_memory", function()
     assert.are.same({ 1, 2, 3, 4, 5, n = 5 }, pool:returns())
   end)
 end)
+
+-- Workers die, messages are late and torn, forks fail: each task ends, whatever is done to the pool meanwhile.
+describe("on bad days", function()
+  local script = [[
+    local m = require "mantichora"
+    math.randomseed(tonumber(arg[1]))
+    local options = load("return " .. arg[2])()
+    options.nworkers, options.on_error, options.progressbar = 4, "return", false
+    options.fini = function() io.write "" end
+    local p <close> = m(options)
+    local accepted = 0
+    for _ = 1, 25 do
+      for _ = 1, math.random(20) do
+        p:run_with({ retries = 3 }, function(x) for _ = 1, 5000 do end return x end, accepted)
+        accepted = accepted + 1
+      end
+      p:resize(math.random(6))
+      if math.random(4) == 1 then
+        local list = {}
+        for i = 1, 200 do list[i] = i end
+        assert(p:map(function(i) return -i end, list, { retries = 3 }).n == 200)
+      end
+      p:poll(0)
+    end
+    local ended, seen = p:receive_all(), {}
+    for _, entry in ipairs(ended) do
+      assert(not seen[entry[1] ] and entry.n == 2)
+      seen[entry[1] ] = true
+      assert(type(entry[2]) == "number" or entry[2].kind == "killed" or entry[2].kind == "error", tostring(entry[2]))
+    end
+    assert(#ended == accepted, #ended .. " of " .. accepted)
+  ]]
+
+  for seed, options in ipairs { "{}", "{ max_memory_per_worker = 1 }", "{ min_free_memory = 1 << 60 }",
+    '{ engine = "snapshot" }' } do
+    it("each task ends once, with " .. options, function()
+      local path = folder .. "/bad.lua"
+      shell.write(path, script)
+      local result = shell.run(("MANTICHORA_CHAOS=%d,0.02 %s %s %d '%s'"):format(seed, shell.interpreter, path, seed,
+        options), { timeout = 120 })
+      assert.are.equal("", result.err)
+      assert.are.equal(0, result.status)
+    end)
+  end
+end)
