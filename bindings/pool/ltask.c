@@ -793,7 +793,7 @@ struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
   struct mch_runner runner = {.ud = task,
                               .eager = eager,
                               .begin = begin,
-                              .end = task->fini != LUA_NOREF ? end : NULL,
+                              .end = task != NULL && task->fini != LUA_NOREF ? end : NULL,
                               .run = run,
                               .code = code,
                               .interrupt = interrupt,
