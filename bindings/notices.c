@@ -69,6 +69,10 @@ void mch_notices_warn(lua_State *L, const char *sentence) {
   mch_notices_log(L, "warning", sentence);
 }
 
+void mch_notices_error(lua_State *L, const char *sentence) {
+  mch_notices_log(L, "error", sentence);
+}
+
 void mch_notices_tell(lua_State *L) {
   char sentence[ROOM];
   if (take_sentence(L, sentence))

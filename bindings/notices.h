@@ -24,6 +24,7 @@ void mch_notices_tell(lua_State *L);
  */
 void mch_notices_log(lua_State *L, const char *level, const char *sentence);
 void mch_notices_warn(lua_State *L, const char *sentence);
+void mch_notices_error(lua_State *L, const char *sentence); /* at ERROR */
 
 /* Push the module mantichora.logging, loading it where that has not been done. */
 void mch_notices_push_logging(lua_State *L);

@@ -24,6 +24,8 @@ struct lpool {
   struct mch_pool *pool;  /* NULL: closed */
   struct mch_group group; /* the tasks of run() */
   struct mch_ltask task;  /* for the workers */
+  int leave_failed;       /* bars of what ended well go */
+  int shows_bars;         /* of its tasks */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
   struct mch_task *left;      /* was taken for the next take() of a task of run() */
@@ -52,6 +54,11 @@ struct lpool {
   int ready;            /* and has named it */
   unsigned nworkers;    /* at most */
   int frugal;           /* as last told to the pool */
+  int is_inline;        /* tasks run in this process */
+  int listens;          /* some function of the script is to be told of events */
+  int listening;        /* or a sink of the program in C */
+  int places;      /* registry reference: where functions are defined, by their bytecode's id */
+  uint64_t number; /* tells the pools of a state apart */
 };
 
 enum {
@@ -203,6 +210,25 @@ int mch_lends_pool_gc(lua_State *L);
 int mch_core_leaving(lua_State *L);
 int mch_core_unfinished(lua_State *L);
 
+/* -- levents.c */
+
+/* Tell what has happened, if this is the moment for it. Code of the user runs. */
+void mch_levents_tell(lua_State *L, struct lpool *lpool);
+/* Tell the sink of the program in C, as the state closes. Raises nothing. */
+void mch_levents_tell_last(lua_State *L, struct lpool *lpool);
+int mch_levents_may_tell(lua_State *L, const struct lpool *lpool);
+/* Where nothing can be told now, tasks may be taken before their ends are. */
+void mch_levents_prepare_take(lua_State *L, struct lpool *lpool);
+/* Listen, or no longer. Raises what stands against it. */
+void mch_levents_listen(lua_State *L, struct lpool *lpool);
+void mch_levents_check_may_wait(lua_State *L);
+int mch_core_listen(lua_State *L);
+int mch_core_set_teller(lua_State *L);
+int mch_core_last_event(lua_State *L);
+int mch_core_check_may_wait(lua_State *L);
+int mch_core_emit(lua_State *L);
+int mch_core_stats(lua_State *L);
+
 /* -- ltake.c */
 
 void mch_ltake_pack_values(lua_State *L, int first);
@@ -210,6 +236,10 @@ int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t leng
                            enum mch_graph_kind kind, int ahead);
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool);
 void mch_ltake_call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results);
+/* Push the raw facts of the failure of a task. */
+void mch_ltake_push_failure(lua_State *L, struct lpool *lpool, struct mch_task *task);
+/* Set the field `place` of the table on top, if it is known where the task's function is from. */
+void mch_ltake_push_place(lua_State *L, struct lpool *lpool, const struct mch_task *task);
 int mch_core_weight(lua_State *L);
 int mch_core_take_plain(lua_State *L);
 int mch_core_take(lua_State *L);

@@ -16,7 +16,7 @@
 #include "runtime/wire/cargo.h"
 
 /* group(pool, coming, most): so many tasks will be run in it; 0: not known. While results of more
- * than `most` bytes wait no further one starts; 0: no such bound. */
+ * than `most` bytes wait no further one starts; 0: no such bound. And its number in the pool. */
 int mch_core_group(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
@@ -30,7 +30,8 @@ int mch_core_group(lua_State *L) {
                                  (size_t)luaL_optinteger(L, 3, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
-  return 1;
+  lua_pushinteger(L, (lua_Integer)lgroup->group->call);
+  return 2;
 }
 
 /* Engine "snapshot": nobody will take the group's tasks, so their payloads go now. */
@@ -360,7 +361,9 @@ int mch_core_run(lua_State *L) {
   mch_notices_tell(L);
   lpool = mch_lpool_check_pool(L);
   check_callable(L, 2, 2);
-  return run_task(L, lpool, 2, &lpool->group, NULL);
+  run_task(L, lpool, 2, &lpool->group, NULL);
+  mch_levents_tell(L, lpool);
+  return 1;
 }
 
 /* What is less than a nanosecond is one, for 0 is no limit; what is long is 30 years. */
@@ -388,7 +391,9 @@ int mch_core_run_with(lua_State *L) {
   options.retries = (unsigned)mch_lrun_within(luaL_checkinteger(L, 4), 0, INT32_MAX);
   options.priority = (int32_t)mch_lrun_within(luaL_checkinteger(L, 5), INT32_MIN, INT32_MAX);
   check_callable(L, 6, 3);
-  return run_task(L, lpool, 6, &lpool->group, &options);
+  run_task(L, lpool, 6, &lpool->group, &options);
+  mch_levents_tell(L, lpool);
+  return 1;
 }
 
 /* Tasks that were made and not accepted yet, in a userdata. */
@@ -482,6 +487,7 @@ int mch_core_run_many(lua_State *L) {
     lua_pop(L, 1);
   }
   lua_settop(L, 3);
+  mch_levents_tell(L, lpool);
   return 1;
 }
 

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/items.h"
 #include "bindings/values/number.h"
 #include "runtime/base/buf.h"
@@ -215,15 +215,6 @@ static void set_error(lua_State *L, const struct mch_result *result) {
   lua_settop(L, failure);
 }
 
-static const char *kind_word(enum mch_kind kind) {
-  static const char *const words[] = {
-#define MCH_KIND_WORD(name, word) word,
-      MCH_KINDS(MCH_KIND_WORD)
-#undef MCH_KIND_WORD
-  };
-  return words[kind];
-}
-
 /* While other code may run that receives from this pool (sinks, finalizers), the taken task is kept
  * from it. */
 static struct mch_task *hold_taken(struct lpool *lpool) {
@@ -252,21 +243,18 @@ static void set_task(lua_State *L, const struct mch_task *task) {
     lua_pushlstring(L, task->extra->name, task->extra->name_length);
     lua_setfield(L, -2, "name");
   }
-  if (task->extra != NULL && task->extra->index > 0)
-    mch_lpool_set_integer(L, "index", (lua_Integer)task->extra->index);
+  if (task->index > 0)
+    mch_lpool_set_integer(L, "index", (lua_Integer)task->index);
   if (task->result->pid != 0)
     mch_lpool_set_integer(L, "pid", task->result->pid);
   set_number(L, "elapsed", task->result->elapsed);
 }
 
-/* Called with the pool: push the raw facts of the failure of the task that is held. */
-static int make_failure(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
-  const struct mch_task *task = lpool->held;
+/* Push the raw facts of a failure. */
+static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
   const struct mch_result *result = task->result;
-  lua_settop(L, 0);
   lua_newtable(L);
-  lua_pushstring(L, kind_word(result->kind));
+  lua_pushstring(L, mch_kind_word(result->kind));
   lua_setfield(L, -2, "kind");
   set_task(L, task);
   if (result->kind == MCH_KIND_KILLED && result->signal != 0)
@@ -287,6 +275,14 @@ static int make_failure(lua_State *L) {
     mch_lpool_set_integer(L, "maxrss", (lua_Integer)result->maxrss);
   push_function_place(L, lpool, task);
   set_error(L, result);
+}
+
+/* Called with the pool: push the raw facts of the failure of the task that is held. */
+static int make_failure(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lpool->held;
+  lua_settop(L, 0);
+  push_failure(L, lpool, task);
   return 1;
 }
 
@@ -315,6 +311,24 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   set_task(L, task);
 }
 
+/* Called with the pool and the task: push the raw facts of its failure. */
+static int make_failure_of(lua_State *L) {
+  push_failure(L, lua_touserdata(L, 1), lua_touserdata(L, 2));
+  return 1;
+}
+
+void mch_ltake_push_failure(lua_State *L, struct lpool *lpool, struct mch_task *task) {
+  lua_pushcfunction(L, make_failure_of);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushlightuserdata(L, task);
+  if (mch_lwatch_pcall(L, 2, 1, 0) != LUA_OK)
+    push_undecodable(L, task);
+}
+
+void mch_ltake_push_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  push_function_place(L, lpool, task);
+}
+
 /* What the taken task wrote and showed is told before its values are handed over, and what came
  * ahead of them is stored. Code that runs then may receive from this pool, and close it. */
 static void settle_taken(lua_State *L, struct lpool *lpool) {
@@ -324,7 +338,7 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
     return;
   hold_taken(lpool);
   if (tell)
-    mch_atpbar_tell(L, lpool->output);
+    mch_loutput_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->early))
     mch_lserve_store_pieces(L, lpool, 1);
   take_held(L, lpool, task);
@@ -335,14 +349,16 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
 static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group, uint64_t *from) {
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
+  mch_levents_prepare_take(L, lpool);
   for (;;) {
     lpool->taken = from != NULL ? mch_pool_take_in_order(lpool->pool, group, from)
                                 : mch_pool_take(lpool->pool, group);
     if (lpool->taken != NULL)
       break;
-    if (!mch_pool_has_logs(lpool->pool))
+    if (!mch_pool_has_logs(lpool->pool) && !mch_levents_may_tell(L, lpool))
       return 0;
     mch_lserve_deliver_logs(L, lpool); /* they come first */
+    mch_levents_tell(L, lpool);
     if (lpool->pool == NULL)
       return mch_lpool_raise_closed(L);
   }

@@ -5,10 +5,12 @@
 #include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bindings/notices.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
+#include "runtime/show/hold.h"
 #include "runtime/show/output.h"
 #include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
@@ -582,6 +584,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   }
   note_settings(L, task);
   task->running = task->context->running = 1;
+  task->context->task = task;
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
@@ -601,11 +604,13 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     outer.worker->spent = 1;
   task->running = 0;
   task->context->running = outer.running;
+  task->context->task = outer.task;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   if (task->context->first_bar != 0)
-    mch_output_leave_bars(task->output, task->context->first_bar);
+    mch_output_leave_bars(task->output, task->context->first_bar,
+                          call.kind == MCH_KIND_ERROR ? MCH_BAR_ERROR : MCH_BAR_FINISHED);
   task->context->hides_bars = outer.hides_bars;
   task->context->first_bar = outer.first_bar;
   return call.kind;
@@ -665,8 +670,29 @@ static void keep_inherited(lua_State *L) {
   luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
+/* Where both streams are one file, io.stderr keeps the order of writes to both. */
+static void join_streams(lua_State *L) {
+  FILE *before = stderr;
+  luaL_Stream *stream;
+  if (!mch_hold_same_file(STDOUT_FILENO, STDERR_FILENO))
+    return;
+  mch_platform_join_streams();
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushliteral(L, LUA_IOLIBNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "stderr");
+    lua_rawget(L, -2);
+    stream = luaL_testudata(L, -1, LUA_FILEHANDLE);
+    if (stream != NULL && stream->f == before)
+      stream->f = stderr;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
+  join_streams(L);
   lua_newtable(L);
   task->factories = luaL_ref(L, LUA_REGISTRYINDEX);
   keep_inherited(L);

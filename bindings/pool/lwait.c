@@ -6,7 +6,7 @@
 #include <lauxlib.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "runtime/base/platform.h"
 #include "runtime/pool/pool_state.h"
 #include "runtime/show/output.h"
@@ -136,15 +136,17 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
   struct mch_waiting waiting = {until,          is_enough,
                                 is_interrupted, &wait,
                                 goal->group,    goal->condition == UNTIL_MANY ? goal->limit : 1};
+  if (until != 0)
+    mch_levents_check_may_wait(L);
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;
   for (;;) {
     mch_lserve_pump(L, lpool, 0);
     if (is_end(goal))
-      mch_atpbar_pump_quietly(L);
+      mch_loutput_pump_quietly(L);
     else
-      mch_atpbar_pump(L);
+      mch_loutput_pump(L);
     if (lpool->pool == NULL)
       mch_lpool_raise_closed(L);
     if (is_met(lpool, goal))

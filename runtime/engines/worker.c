@@ -146,6 +146,22 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
+int mch_worker_may_emit(const struct mch_worker *worker, size_t length) {
+  const struct mch_orders *orders = &worker->shared->orders;
+  uint64_t waiting = worker->emitted - atomic_load(&orders->accepted);
+  if (mch_worker_is_stranger(worker) || !atomic_load(&orders->listening))
+    return -1;
+  return waiting == 0 || (length <= MCH_EMITTED_MOST && waiting <= MCH_EMITTED_MOST - length);
+}
+
+void mch_worker_emit(struct mch_worker *worker, const void *graph, size_t length) {
+  if (mch_worker_is_stranger(worker))
+    return;
+  mch_chaos_busy(&worker->chaos);
+  worker->emitted += length;
+  say(worker, MCH_MESSAGE_EMITTED, graph, length, NULL, 0);
+}
+
 int mch_worker_send_early(struct mch_worker *worker, const void *piece, size_t length) {
   struct mch_message_head head = {MCH_MESSAGE_EARLY, worker->attempt, worker->ticket,
                                   worker->runid};
@@ -208,7 +224,7 @@ static uint64_t position(struct mch_worker *worker, int which) {
   for (tries = 0; tries < 2000; tries++) {
     uint32_t before = atomic_load(&shared->reading[which]);
     uint64_t consumed = atomic_load(&shared->consumed[which]);
-    long unread = ask_unread(worker, which);
+    long unread = mch_platform_unread(worker->pipes[which]);
     if (unread < 0)
       return MCH_POSITION_UNKNOWN;
     if ((before & 1) == 0 && atomic_load(&shared->reading[which]) == before)
@@ -248,16 +264,36 @@ static void tear(struct mch_worker *worker) {
   mch_chaos_die();
 }
 
-/* The largest size so far; short tasks are not worth a system call each. */
+/* The largest size so far; short tasks are not worth a system call each, unless somebody listens.
+ */
 static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
-  if (elapsed > 500000u || worker->maxrss_age++ % 64 == 0)
+  if (elapsed > 500000u || worker->cpu != MCH_UNMEASURED || worker->maxrss_age++ % 64 == 0)
     worker->maxrss = mch_platform_maxrss();
   return worker->maxrss;
 }
 
-static void store_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                        unsigned char *bytes) {
+/* If somebody listens: say that the task or item begins, and measure more of it. */
+static void say_started(struct mch_worker *worker, uint64_t start) {
+  unsigned char when[8];
+  worker->cpu = MCH_UNMEASURED;
+  if (!atomic_load_explicit(&worker->shared->orders.listening, memory_order_relaxed))
+    return;
+  mch_store_u64(when, start);
+  mch_chaos_busy(&worker->chaos);
+  say(worker, MCH_MESSAGE_STARTED, when, sizeof when, NULL, 0);
+  worker->cpu = mch_platform_cpu_time();
+}
+
+/* Processor time since it began. */
+static uint64_t cpu_since(const struct mch_worker *worker) {
+  return worker->cpu == MCH_UNMEASURED ? MCH_UNMEASURED : mch_platform_cpu_time() - worker->cpu;
+}
+
+static void store_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t started,
+                        uint64_t elapsed, unsigned char *bytes) {
   struct mch_facts facts = {.kind = kind,
+                            .started = started,
+                            .cpu = cpu_since(worker),
                             .elapsed = elapsed,
                             .maxrss = maxrss_after(worker, elapsed),
                             .stdout_position = worker->told[0],
@@ -271,24 +307,23 @@ static void send_answer(struct mch_worker *worker) {
   flush(worker);
 }
 
-static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                   uint64_t own_time, const struct mch_buf *graph) {
+static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t started,
+                   uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
   unsigned char facts[MCH_FACTS_SIZE];
   if (!was_silent(worker, own_time))
     find_positions(worker);
   mch_chaos_busy(&worker->chaos);
-  store_facts(worker, kind, elapsed, facts);
+  store_facts(worker, kind, started, elapsed, facts);
   put_answer(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph);
   send_answer(worker);
 }
 
-/* Answer with all facts, after a question where the streams are. */
+/* Answer with all facts. */
 static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
-                        uint64_t elapsed, const struct mch_buf *graph) {
+                        uint64_t started, uint64_t elapsed, const struct mch_buf *graph) {
   unsigned char head[4 + MCH_FACTS_SIZE];
-  find_positions(worker);
   mch_store_u32(head, number);
-  store_facts(worker, kind, elapsed, head + 4);
+  store_facts(worker, kind, started, elapsed, head + 4);
   put_answer(worker, MCH_MESSAGE_ITEM, head, sizeof head, graph);
   send_answer(worker);
 }
@@ -418,9 +453,10 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, st
   worker->runid = task->runid;
   worker->attempt = attempt;
   enter(worker, ticket, graph);
+  say_started(worker, start);
   kind = worker->runner.run(worker->runner.ud, task, graph);
   after_code(worker, ticket, kind);
-  answer(worker, kind, mch_now() - start, task->own_time, graph);
+  answer(worker, kind, start, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
   look_at_memory(worker);
 }
@@ -507,21 +543,27 @@ enum { PRECISE_ITEMS = 16 };
 static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t number,
                          uint64_t start, struct mch_run *run, struct mch_buf *graph) {
   enum mch_kind kind;
+  int is_silent;
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
   run->began = start;
   worker->runner.calm(worker->runner.ud);
   enter(worker, ticket, graph);
+  say_started(worker, start);
   kind = worker->runner.run(worker->runner.ud, run, graph);
   after_code(worker, ticket, kind);
   mch_chaos_busy(&worker->chaos);
-  if (kind == MCH_KIND_OK && was_silent(worker, run->own_time)) {
+  is_silent = kind == MCH_KIND_OK && was_silent(worker, run->own_time);
+  if (is_silent) {
     run->precise -= run->precise > 0;
-    return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
+    if (worker->cpu == MCH_UNMEASURED) /* nobody listens */
+      return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
+  } else {
+    run->precise = PRECISE_ITEMS;
+    find_positions(worker);
   }
-  run->precise = PRECISE_ITEMS;
-  answer_item(worker, number, kind, run->ended - start, graph);
+  answer_item(worker, number, kind, start, run->ended - start, graph);
   return mch_now();
 }
 
@@ -559,8 +601,9 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
     look_at_memory(worker);
   }
   worker->runid = message->head.runid;
+  worker->cpu = MCH_UNMEASURED;
   clear_answer(worker, graph);
-  answer(worker, MCH_KIND_OK, now - start, 0, graph);
+  answer(worker, MCH_KIND_OK, start, now - start, 0, graph);
   rest(worker, ticket, graph);
 }
 
@@ -768,7 +811,7 @@ static uint32_t take_bar_slot(struct mch_worker *worker) {
 
 static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_bar_spec *spec) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[20];
+  unsigned char fixed[MCH_BAR_START_SIZE];
   struct mch_bar_slot *slot;
   uint32_t i;
   if (mch_worker_is_stranger(worker))
@@ -784,6 +827,8 @@ static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_b
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, spec->total);
   mch_store_u32(fixed + 16, i);
+  fixed[20] = (unsigned char)spec->unit;
+  fixed[21] = (unsigned char)spec->leave;
   mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
   return slot;
@@ -801,9 +846,20 @@ static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
   say(worker, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
 }
 
+static void bar_name(void *ud, uint64_t key, const char *name, size_t length) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[8];
+  if (mch_worker_is_stranger(worker))
+    return;
+  mch_chaos_busy(&worker->chaos);
+  mch_store_u64(fixed, key);
+  say(worker, MCH_MESSAGE_BAR_NAME, fixed, sizeof fixed, name, length);
+}
+
+/* With where the streams are: what is printed from now on stands below the bar. */
 static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[25];
+  unsigned char fixed[MCH_BAR_END_SIZE];
   uint32_t i;
   if (mch_worker_is_stranger(worker))
     return;
@@ -818,10 +874,14 @@ static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum 
   mch_store_u64(fixed + 8, done);
   mch_store_u64(fixed + 16, total);
   fixed[24] = (unsigned char)how;
+  fflush(stdout);
+  fflush(stderr);
+  mch_store_u64(fixed + 25, position(worker, 0));
+  mch_store_u64(fixed + 33, position(worker, 1));
   say(worker, MCH_MESSAGE_BAR_END, fixed, sizeof fixed, NULL, 0);
 }
 
 struct mch_upstream mch_worker_upstream(struct mch_worker *worker) {
-  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_end};
+  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_name, bar_end};
   return upstream;
 }

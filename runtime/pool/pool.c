@@ -242,6 +242,9 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                       mch_ends_batch_over,
                                       mch_ends_split,
                                       mch_ends_early,
+                                      mch_events_started,
+                                      mch_events_emitted,
+                                      mch_events_worker,
                                       mch_ends_log_record,
                                       mch_ends_unlock_for_host,
                                       mch_ends_lock_again};
@@ -274,8 +277,32 @@ static void forget(struct mch_pool *pool, struct mch_task *task, uint64_t runid)
     mch_ends_free_if_idle(group);
 }
 
+/* A batch ends with its last item. */
+void mch_pool_end_all(struct mch_pool *pool) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  for (runid = pool->base; runid < pool->next_runid; runid++) {
+    struct mch_task *task = *mch_index_slot(pool, runid);
+    struct ending ending = {
+        .kind = MCH_KIND_CANCELLED,
+        .count = 1,
+        .course = {.elapsed = MCH_UNMEASURED, .cpu = MCH_UNMEASURED, .maxrss = MCH_UNMEASURED}};
+    if (task == NULL || !mch_ends_is_open(task, runid))
+      continue;
+    if (task->batch != NULL && runid == task->runid + task->batch->answered)
+      ending.count = task->batch->count - task->batch->answered;
+    else if (task->batch != NULL)
+      continue;
+    mch_events_ended(pool, task, &ending);
+  }
+  pool->listening = 0;
+  pthread_mutex_unlock(&pool->lock);
+}
+
 void mch_pool_free(struct mch_pool *pool) {
   end_driver(pool);
+  if (pool->engine != NULL)
+    mch_events_drop_all(pool);
   while (pool->base < pool->next_runid) {
     struct mch_task *task = pool->index[pool->index_start];
     if (task != NULL)
@@ -344,7 +371,8 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
     end_driver(pool); /* as in mch_pool_run() */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0) {
-    if (mch_index_reserve(pool, count) == 0)
+    if (mch_index_reserve(pool, count) == 0 &&
+        (!pool->listening || mch_events_reserve(pool, 2 * count) == 0))
       while (entered < count && mch_queue_enter(&pool->queue, tasks[entered]) == 0)
         entered++;
     if (entered < count) {
@@ -381,6 +409,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
       (mch_index_reserve(pool, count) != 0 ||
+       (pool->listening && mch_events_reserve(pool, count + 1) != 0) ||
        (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
@@ -388,6 +417,12 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     for (i = 0; i < count; i++)
       *mch_index_slot(pool, pool->next_runid++) = task;
     task->group = group;
+    task->accepted = mch_now();
+    if (group->call != 0)
+      task->index = group->accepted + 1;
+    group->accepted += count;
+    pool->tally.sent += task->length;
+    mch_events_queued(pool, task);
     group->unfinished += count;
     group->batches += task->batch != NULL;
     pool->unfinished += count;
@@ -436,6 +471,7 @@ struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t mo
   pthread_mutex_lock(&pool->lock);
   group->coming = coming;
   group->most = most;
+  group->call = ++pool->calls;
   pool->coming += coming;
   pthread_mutex_unlock(&pool->lock);
   return group;

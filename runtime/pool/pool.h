@@ -21,6 +21,7 @@
 
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
+#include "runtime/engines/event.h"
 
 struct mch_pool;
 
@@ -42,13 +43,15 @@ struct mch_group {
   size_t coming;                 /* announced, and not accepted yet */
   size_t batches;                /* that are not over */
   uint64_t item_time, items;     /* nanoseconds that items of batches took, and how many */
-  size_t most;      /* bytes of results that may wait before no further task starts; 0: any */
-  size_t bytes;     /* of those that wait here */
-  size_t kept;      /* of those that the owner has taken, and keeps */
-  size_t submitted; /* tasks and batches with the engine */
-  int wanted;       /* the owner waits for any of them, whatever waits already */
-  int overfull;     /* more than `most` wait; what was sent ahead was taken back */
-  int abandoned;    /* nobody will take anything: drop what finishes, then the group */
+  size_t most;       /* bytes of results that may wait before no further task starts; 0: any */
+  size_t bytes;      /* of those that wait here */
+  size_t kept;       /* of those that the owner has taken, and keeps */
+  size_t submitted;  /* tasks and batches with the engine */
+  int wanted;        /* the owner waits for any of them, whatever waits already */
+  int overfull;      /* more than `most` wait; what was sent ahead was taken back */
+  uint64_t call;     /* which map of the pool; 0: run() */
+  uint64_t accepted; /* tasks so far */
+  int abandoned;     /* nobody will take anything: drop what finishes, then the group */
 };
 
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
@@ -193,6 +196,13 @@ struct mch_pool_counts {
   uint64_t next_runid;
 };
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts);
+
+/* How all its tasks have ended so far, and the nanoseconds since the first one came. */
+struct mch_pool_tally {
+  uint64_t ok, failed, cancelled;
+  uint64_t elapsed;
+};
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally);
 size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, size_t room);
 
 /* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it
@@ -202,6 +212,49 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
 /* How many tasks below `limit` have not finished. */
 size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);
+
+/* Whether somebody looks at what happens; of what happened before nothing is told. 0, or MCH_NOMEM:
+ * there must be room to tell the end of each task. */
+int mch_pool_listen(struct mch_pool *pool, int on, struct mch_error *error);
+/* The next thing that has happened, the caller's (mch_event_clear): 1. 0: nothing. No task is taken
+ * whose end is still to be told, unless `hasty` is set: for those who must take it now. */
+int mch_pool_take_event(struct mch_pool *pool, struct mch_event *event);
+int mch_pool_has_events(struct mch_pool *pool);
+void mch_pool_be_hasty(struct mch_pool *pool, int hasty);
+/* The number of the last thing that happened. */
+uint64_t mch_pool_last_event(struct mch_pool *pool);
+/* Values that the running task of an engine in this process has emitted. 0, or MCH_NOMEM. */
+int mch_pool_emit(struct mch_pool *pool, uint64_t runid, const void *graph, size_t length);
+/* Whatever has not ended does now, as CANCELLED: the workers have gone. */
+void mch_pool_end_all(struct mch_pool *pool);
+
+/* What the pool has counted so far. Times are in nanoseconds. */
+enum { MCH_SLOWEST = 5 };
+struct mch_slow {
+  uint64_t runid, index, elapsed;
+  enum mch_kind kind;
+  char name[64]; /* terminated, the beginning of it; "": none */
+};
+struct mch_time_span {
+  uint64_t count, sum, most;
+};
+struct mch_tally {
+  uint64_t ended[MCH_KIND_COUNT]; /* by kind */
+  uint64_t retried;
+  struct mch_time_span waiting, working;
+  uint64_t sent, received; /* bytes */
+  struct mch_slow slowest[MCH_SLOWEST];
+  unsigned slow; /* of them in use */
+};
+struct mch_pool_stats {
+  struct mch_tally tally;
+  size_t queued, running, unreceived;
+  uint64_t since; /* of the first worker; 0: there was none */
+  size_t slots;
+};
+/* `worked` gets nanoseconds by slot. */
+void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_t *worked,
+                    size_t room);
 
 /* Bytecode to its id in this pool; 0: send it with the message. */
 uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length);

@@ -9,6 +9,7 @@
 
 #include "runtime/base/buf.h"
 #include "runtime/engines/task.h"
+#include "runtime/show/output.h"
 
 /* 0: it had ended, 1: it ends now, 2: it runs; its end comes later. */
 static int cancel(struct mch_pool *pool, struct mch_task *task);
@@ -33,6 +34,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
   uint64_t runid;
   pthread_mutex_lock(&pool->lock);
   drop_finished(pool, group);
+  mch_output_begin_stop(pool->output);
   /* The group is kept by `abandoned` = 0 while its tasks are looked up; ends come in between. */
   for (runid = pool->next_runid; group->unfinished > 0 && runid-- > pool->base;) {
     struct mch_task *task = *mch_index_slot(pool, runid);
@@ -140,6 +142,7 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
   struct mch_task *task;
   int was;
   pthread_mutex_lock(&pool->lock);
+  mch_output_begin_stop(pool->output);
   task = mch_index_find(pool, runid);
   was = task != NULL && task->batch != NULL ? cancel_item(pool, task, runid) : cancel(pool, task);
   pthread_mutex_unlock(&pool->lock);
@@ -149,6 +152,7 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit) {
   uint64_t runid;
   pthread_mutex_lock(&pool->lock);
+  mch_output_begin_stop(pool->output);
   for (runid = limit < pool->next_runid ? limit : pool->next_runid; runid-- > pool->base;) {
     struct mch_task *task = *mch_index_slot(pool, runid);
     if (task != NULL && (group == NULL || task->group == group))

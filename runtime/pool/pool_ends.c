@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -32,12 +33,17 @@ static void begin_bar(struct mch_pool *pool) {
   pool->bar = mch_output_bar_start(pool->output, &spec);
 }
 
+/* What ended in another way than by being cancelled. */
+static uint64_t count_ended(struct mch_pool *pool) {
+  return pool->accepted - pool->unfinished - atomic_load(&pool->counted.cancelled);
+}
+
 /* What is known without asking the workers. */
 static void count_bar(struct mch_pool *pool) {
   if (pool->bar == NULL)
     return;
   mch_bar_set_total(pool->bar, pool->accepted + pool->coming);
-  mch_bar_set(pool->bar, pool->accepted - pool->unfinished);
+  mch_bar_set(pool->bar, count_ended(pool));
 }
 
 void mch_ends_update_bar(struct mch_pool *pool) {
@@ -49,11 +55,12 @@ void mch_ends_update_bar(struct mch_pool *pool) {
 
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how) {
   atomic_store(&pool->counted.running, 0);
-  mch_output_bar_end(pool->output, pool->bar, pool->accepted - pool->unfinished,
-                     pool->accepted + pool->coming, how);
+  mch_output_bar_end(pool->output, pool->bar, count_ended(pool), pool->accepted + pool->coming,
+                     how);
   pool->bar = NULL;
   pool->accepted = 0;
   atomic_store(&pool->counted.failed, 0);
+  atomic_store(&pool->counted.cancelled, 0);
 }
 
 /* So many more tasks. */
@@ -62,14 +69,29 @@ void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->coming -= announced;
   pool->coming -= announced;
   pool->accepted += count;
+  if (pool->began == 0)
+    pool->began = mch_now();
   if (pool->bar_name != NULL && pool->accepted == count)
     begin_bar(pool);
   count_bar(pool);
 }
 
 static void count_failure(struct mch_pool *pool, const struct mch_result *result) {
-  if (result->kind != MCH_KIND_OK && result->kind != MCH_KIND_CANCELLED)
+  if (result == NULL)
+    return;
+  if (result->kind == MCH_KIND_CANCELLED)
+    atomic_fetch_add(&pool->counted.cancelled, 1);
+  else if (result->kind != MCH_KIND_OK)
     atomic_fetch_add(&pool->counted.failed, 1);
+}
+
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally) {
+  pthread_mutex_lock(&pool->lock);
+  tally->ok = pool->tally.ended[MCH_KIND_OK];
+  tally->cancelled = pool->tally.ended[MCH_KIND_CANCELLED];
+  tally->failed = pool->next_runid - pool->unfinished - tally->ok - tally->cancelled;
+  tally->elapsed = pool->began != 0 ? mch_now() - pool->began : 0;
+  pthread_mutex_unlock(&pool->lock);
 }
 
 /* Whether the task of this run ID, or item of a batch, has not ended. */
@@ -129,6 +151,7 @@ static void count_done(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->unfinished -= count;
   group->finished += count;
   pool->unfinished -= count;
+  pool->finished += count;
   pool->ended_since_wait += count;
 }
 
@@ -160,14 +183,17 @@ static void drop_early(struct mch_task *task) {
   task->early_bytes = 0;
 }
 
-/* The one way into DONE for one task. */
-void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+/* The one way into DONE for one task; `is_told`: its end was. */
+static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result,
+                     int is_told) {
   struct mch_group *group = task->group;
   task->state = MCH_TASK_DONE;
   mch_queue_leave(&pool->queue, task);
   mch_cargo_drop(task->cargo);
   task->cargo = NULL;
   task->result = result != NULL ? result : pool->no_memory;
+  if (!is_told)
+    mch_events_ended_with(pool, task, task->result);
   if (task->result->kind != MCH_KIND_OK)
     drop_early(task);
   list(task);
@@ -180,6 +206,10 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
     mch_ends_free_if_idle(group);
   }
   mch_ends_raise_wakeup(pool);
+}
+
+void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+  set_done(pool, task, result, 0);
 }
 
 /* -- ends of batches ---------------------------------------------------------------------- */
@@ -201,6 +231,7 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
     batch->kept -= count;
     batch->from += count;
     task->group->finished -= count;
+    pool->finished -= count;
   } else if (!batch->listed) {
     batch->listed = 1;
     list(task);
@@ -225,7 +256,16 @@ static void keep_answers(struct mch_pool *pool, struct mch_task *task, const uns
   add_bytes(pool, task->group, head_length + length);
 }
 
-void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length) {
+/* The end of the next items that have OK answers of so many bytes. */
+static void tell_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                          size_t length, const struct mch_course *course) {
+  struct ending ending = {
+      .kind = MCH_KIND_OK, .begun = 1, .count = count, .received = length, .course = *course};
+  mch_events_ended(pool, task, &ending);
+}
+
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
+                       const struct mch_course *course) {
   unsigned char head[5] = {(unsigned char)length};
   size_t head_length = 1;
   if (length - 1 >= MCH_RECORD_MAX) {
@@ -235,12 +275,14 @@ void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *gra
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;
+  tell_answered(ud, task, 1, length, course);
   keep_answers(ud, task, head, head_length, graph, length);
   count_answered(ud, task, 1);
 }
 
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
-                            size_t length, uint32_t count) {
+                            size_t length, uint32_t count, const struct mch_course *course) {
+  tell_answered(ud, task, count, length - count, course);
   keep_answers(ud, task, NULL, 0, records, length);
   count_answered(ud, task, count);
 }
@@ -252,12 +294,14 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   struct mch_task *item = mch_task_new(
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
+  mch_events_ended_with(pool, task, result != NULL ? result : pool->no_memory);
   if (!task->group->abandoned && !batch->lost) {
     batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
     if (!batch->lost)
       mch_buf_u8(&batch->answers, MCH_ANSWER_APART);
   }
   if (task->group->abandoned || batch->lost) {
+    count_failure(pool, result);
     mch_task_free(item);
     free(extra);
     mch_result_free(result);
@@ -265,13 +309,15 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
     return;
   }
   item->extra = extra;
-  item->extra->index = batch->index + batch->answered;
+  item->extra->index = item->index = batch->index + batch->answered;
+  item->accepted = task->accepted;
+  item->said = task->said;
   item->runid = task->runid + batch->answered;
   item->group = task->group;
   *mch_index_slot(pool, item->runid) = item;
   batch->kept--;
   batch->answered++;
-  mch_ends_set_done(pool, item, result);
+  set_done(pool, item, result, 1);
 }
 
 static void close_batch(struct mch_pool *pool, struct mch_task *task) {
@@ -287,6 +333,7 @@ void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed) {
   struct mch_pool *pool = ud;
   struct mch_group *group = task->group;
   mch_index_count_submitted(pool, task, -1);
+  mch_events_batch_over(pool, task, elapsed);
   group->item_time += elapsed;
   group->items += elapsed > 0 ? task->batch->count : 0;
   close_batch(pool, task);
@@ -335,6 +382,7 @@ void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *resul
   mch_index_count_submitted(pool, task, -1);
   if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
       task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
+    mch_events_retried(pool, task, result);
     mch_result_free(result);
     drop_early(task);
     task->attempt++;

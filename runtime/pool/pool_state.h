@@ -26,6 +26,15 @@ struct piece {
   unsigned char bytes[];
 };
 
+/* What has happened and was not told. There is always room for one more for each unfinished task
+ * while somebody listens. */
+struct event_queue {
+  struct mch_event *events; /* a ring */
+  size_t first, count, room;
+  uint64_t last; /* number of the last one that was made */
+  uint64_t told; /* of the last one that was handed over */
+};
+
 enum {
   CROWD = 32,    /* so many results at once are many */
   FEED = 192,    /* with so many tasks in the queue it is looked whether workers want some */
@@ -57,15 +66,22 @@ struct mch_pool {
   uint64_t base, next_runid;
   size_t submitted;
   size_t unfinished; /* tasks and items of all groups that have not ended */
+  size_t finished;   /* that have, and were not taken */
   struct record *records, *last_record;
   size_t record_bytes;
   struct piece *pieces, *last_piece;
+  struct event_queue events;
+  int listening;  /* events are made */
+  int hasty;      /* tasks may be taken whose end was not told */
+  uint64_t calls; /* groups of maps so far */
+  struct mch_tally tally;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
   char *bar_name;               /* NULL: no bar for all tasks */
   struct mch_bar *bar;          /* while there are tasks that were not taken */
   struct mch_bar_tasks counted; /* what it shows */
   uint64_t accepted;            /* since it began */
+  uint64_t began;               /* when the first task came; 0: none yet */
   size_t coming;                /* tasks that groups have announced */
   int overfull;                 /* a group is since the last pump */
   size_t ended_since_wait;      /* tasks that ended since the owner last waited */
@@ -97,6 +113,30 @@ int mch_admit_one(struct mch_pool *pool, int owner);
 void mch_admit_end(struct mch_pool *pool);
 void mch_admit_use_jobserver(struct mch_pool *pool, const char *makeflags);
 uint64_t mch_admit_deadline(const struct mch_pool *pool);
+
+/* pool_events.c: what happens, for those who listen. */
+
+/* How a task, or `count` items of a batch from its first open one on, ended. */
+struct ending {
+  enum mch_kind kind;
+  int begun;
+  uint64_t count, received;
+  struct mch_course course;
+  struct mch_result *result; /* of one that failed; NULL: none */
+};
+int mch_events_reserve(struct mch_pool *pool, size_t more);
+void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
+void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
+int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
+                       size_t length);
+void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
+void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
+                        const struct mch_result *result);
+void mch_events_ended(struct mch_pool *pool, struct mch_task *task, const struct ending *ending);
+void mch_events_ended_with(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_events_batch_over(struct mch_pool *pool, const struct mch_task *task, uint64_t elapsed);
+int mch_events_hold(const struct mch_pool *pool, const struct mch_task *task);
+void mch_events_drop_all(struct mch_pool *pool);
 
 /* pool_index.c: tasks by run ID. mch_index_find() may be asked for any number, mch_index_slot() for
  * those from `base` to `next_runid`. */
@@ -131,9 +171,10 @@ void mch_ends_remove_bytes(struct mch_group *group, size_t bytes);
 size_t mch_ends_result_size(const struct mch_task *task);
 void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
 void mch_ends_free_if_over(struct mch_task *task);
-void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length);
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
+                       const struct mch_course *course);
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
-                            size_t length, uint32_t count);
+                            size_t length, uint32_t count, const struct mch_course *course);
 void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed);
 void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task *rest);

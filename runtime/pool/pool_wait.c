@@ -114,7 +114,7 @@ static int sleep_attended(struct mch_pool *pool, const struct mch_waiting *waiti
 /* Whether there is something that only the owner can do, outside of the pool. */
 static int needs_owner(struct mch_pool *pool) {
   uint64_t now = mch_now();
-  return pool->records != NULL || pool->pieces != NULL ||
+  return pool->records != NULL || pool->pieces != NULL || pool->events.count > 0 ||
          pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
          mch_output_next(pool->output) <= now || mch_output_wants_owner(pool->output, now);
 }

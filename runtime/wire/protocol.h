@@ -11,7 +11,8 @@
  *      | ------- TASK runid, ticket: name, graph -------> |  waits its turn in the stream
  *      |          (BATCH: a function and many items)      |
  *      |                                                  |  claim[ticket]: OFFERED -> TAKEN
- *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
+ *      | <------ STARTED -------------------------------- |  if the page says that somebody listens
+ *      | <------ LOG, BAR_START, BAR_END, EMITTED ------- |  while it runs; bars count in the page
  *      | <------ ITEM number: answer -------------------- |  each item of a batch,
  *      | <------ ITEMS: answer, answer, ... ------------- |  or short ones in a row
  *      | <------ EARLY runid: piece of a large table ---- |  while what remains is encoded
@@ -61,7 +62,7 @@
 #include "runtime/show/progress.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 5u
+#define MCH_PROTOCOL_VERSION 6u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
@@ -80,14 +81,17 @@
   X(QUIT, 4, D, "nothing")                                                                         \
   X(RESULT, 5, U, "facts (facts.h), graph")                                                        \
   X(LOG, 6, U, "graph of one record")                                                              \
-  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
+  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, u8 unit, u8 leave, name")                      \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
-  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
+  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how, u64 stdout, u64 stderr position")        \
   X(EXIT, 10, U, "u32 status")                                                                     \
   X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
   X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
-  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
+  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")         \
+  X(STARTED, 15, U, "u64 when; of a batch: the item with this run ID. Only if somebody listens")   \
+  X(EMITTED, 16, U, "graph of the values; see orders.accepted")                                    \
+  X(BAR_NAME, 24, U, "u64 bar, name")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
@@ -109,10 +113,17 @@ enum mch_kind {
 #define MCH_KIND_CODE(name, word) MCH_KIND_##name,
   MCH_KINDS(MCH_KIND_CODE)
 #undef MCH_KIND_CODE
+      MCH_KIND_COUNT
 };
+
+#define MCH_BAR_START_SIZE 22u /* without the name */
+#define MCH_BAR_END_SIZE 41u
 
 /* In the place of an item's facts: it is OK and has written nothing. Most are so. */
 #define MCH_ITEM_OK 0xffu
+
+/* Bytes of EMITTED of one worker that wait for the pool's owner at most, or one message. */
+#define MCH_EMITTED_MOST (4u << 20)
 
 /* -- the shared page ---------------------------------------------------------------------- */
 
@@ -149,8 +160,10 @@ struct mch_orders {
   _Atomic uint32_t stop;         /* ticket of the task that shall stop; 0: none */
   _Atomic uint32_t insist;       /* likewise, when it is told once more */
   _Atomic int32_t log_threshold; /* records below this level need not be sent */
-  _Atomic uint32_t reading[2];   /* odd while the pool takes bytes from that pipe */
-  _Atomic uint64_t consumed[2];  /* bytes taken from stdout's and stderr's pipe */
+  _Atomic uint32_t listening;    /* somebody wants to know when each task begins, and all facts */
+  _Atomic uint64_t accepted;   /* bytes of EMITTED that do not wait for the pool's owner any more */
+  _Atomic uint32_t reading[2]; /* odd while the pool takes bytes from that pipe */
+  _Atomic uint64_t consumed[2]; /* bytes taken from stdout's and stderr's pipe */
 };
 
 /* A task may write over all that its worker can write, by accident or not. So the pool believes

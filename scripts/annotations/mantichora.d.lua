@@ -36,9 +36,9 @@ function logger:critical(...) end
 ---@param ... any the message, as it is; or a format and its arguments, as for `string.format`
 function logger:log(level, ...) end
 
---- Set the lowest level that passes this logger, and those below it that have no level.
---- In a worker it has no
---- effect: the parent's levels apply.
+--- Set the least level that this logger, and those below it that have none, let pass.
+---
+--- In a worker it changes nothing, which is logged once at WARNING: the parent's levels decide.
 ---
 --- Raises: an unknown level, with the nearest right name
 ---@param level any name or number; nil: that of the logger above
@@ -62,8 +62,8 @@ function logger:is_enabled_for(level) end
 --- `process` (the process ID), and in tasks `runid` and `taskname`. It is the handler's to keep.
 ---
 --- Raises: a handler that cannot be called, an unknown level
----@param handler function called as `handler(record)`
----@param level? any the lowest level that it gets; default: all
+---@param handler function called as `handler(record)` In a worker it is never called, which is logged once at WARNING: the parent's handlers decide.
+---@param level? any the least level that it gets; default: all
 ---@return any ... # the handler
 function logger:add_handler(handler, level) end
 
@@ -183,6 +183,13 @@ function bar:set(n) end
 ---@return mantichora.bar # itself
 function bar:set_total(total) end
 
+--- Give it another name.
+---
+--- Raises: `bar is closed`
+---@param name string the name
+---@return mantichora.bar # itself
+function bar:set_name(name) end
+
 --- End the bar where it is, as leaving the scope of a `<close>` variable does.
 --- Closing twice does no
 --- harm.
@@ -225,7 +232,7 @@ function atpbar.wrap(total, name, ...) end
 --- A bar that your code advances: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
 ---
 --- Raises: an unknown option, or one of the wrong type
----@param options table `name`, a string; `total`, an integer (nil: not known, count and rate are shown)
+---@param options table `name`, a string; `total`, an integer from 0 (nil: not known, count and rate are shown, as they are beyond it); `unit`, `"B"` or `"iB"`: the numbers are bytes, shown as `3.00M / 1.00G` in powers of 1000, or of 1024; `leave`, false: its line goes from the terminal when it has ended
 ---@return mantichora.bar # the bar, which should stand in a `<close>` variable
 function atpbar.bar(options) end
 
@@ -241,9 +248,10 @@ function atpbar.disable() end
 --- It is called as `f(report)`, inside of calls of this library only, on
 --- the caller's thread. A report is a table with `event` ("start", "update" or "end"), `id`, `name`,
 --- `done`, `total` (nil: not known), `elapsed` (seconds); of a task's bar also `runid` and `task`; of a
---- pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued` and `failed`; at the end
---- `state` ("finished", "broken", or the kind of the task's end). An error in `f` reaches the caller of
---- the library, and `f` is called no more.
+--- pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued`, `failed` and `cancelled`; of
+--- a bar of bytes `unit`; at the end
+--- `state` ("finished", "broken", or the kind of the task's end). An error in `f` is logged once at
+--- ERROR by the logger `mantichora`; `f` is then called no more, and bars are shown as before.
 ---
 --- Raises: an argument that is not a function
 ---@param f? function nil: bars are shown as before
@@ -264,6 +272,7 @@ function atpbar.set_style(name) end
 ---@field engine? any `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task, from the state that this process has when the task starts; only results are serialized. `"inline"`: in this process, when its result is received, for debugging.
 ---@field progressbar? any false: bars of tasks are not shown. Default true.
 ---@field poolbar? any true: one more bar shows how many of the pool's tasks are done, run, wait and have failed. Default false.
+---@field leave? any `"failed"`: on a terminal the bars of tasks that ended well go, and the pool ends with one line such as `1000 tasks: 997 ok, 3 failed, 12.3 s` on stderr, if bars are shown. true (default): all stay.
 ---@field on_error? any `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
 ---@field timeout? any seconds that each task, and `init`, may run; default: no limit
 ---@field max_tasks_per_worker? any a worker is replaced after this many tasks; default: never
@@ -519,6 +528,34 @@ function pool:timeout() end
 ---@return string # `"queued"` or `"running"`: what the task was; nil: it had ended
 function pool:cancel(runid) end
 
+--- Be told what happens to tasks and workers, from now on.
+---
+--- `f` is called with each event, on the caller's thread at the end of a call of the library, in the order in
+--- which things happened; several listeners in the order in which they were added. Never inside of another
+--- listener, a log handler, a sink or a renderer: what such a function causes is told after it has returned. It
+--- may call every method that does not wait; those that wait, and `close`, raise there, and it cannot yield. An
+--- error in it is logged at ERROR of the logger `mantichora`. While nobody listens, nothing of this costs anything.
+---
+--- Raises: what cannot be called
+---
+--- Blocks: never
+---@param f function called as `f(event)`, with an `event` of its own
+---@return function # ends it when it is called
+function pool:on(f) end
+
+--- What the pool has done so far, as a table.
+---
+--- Tasks that have ended, by kind: `ok`, `error`, `unsendable`, `exited`, `killed`, `timeout`, `cancelled`; and
+--- `retried` (attempts that another followed), `found`, `queued`, `running`, `unreceived` (ended, and not handed
+--- over). `waiting` and `working`: how long the ended ones waited and ran, each `{sum=, mean=, max=}` in seconds;
+--- items of a map that are too short to be timed one by one count with the mean of their batch. `slots`: list of
+--- the share of time that each slot worked since the first worker was forked. `slowest`: at most five
+--- `{runid=, name=, index=, elapsed=, kind=}`, of what was timed. `bytes_sent`, `bytes_received`: of messages.
+---
+--- Blocks: never
+---@return table
+function pool:stats() end
+
 --- Stop all tasks now, as `cancel` does.
 --- Results that have arrived stay. The pool stays usable. On a closed
 --- pool it does nothing.
@@ -593,5 +630,23 @@ function mantichora.is_worker() end
 --- Blocks: never
 ---@return integer # run ID; nil outside of tasks
 function mantichora.runid() end
+
+--- In a task: hand values to the process that has its pool, at once.
+---
+--- They come as an event `emitted` to its listeners (`pool:on`), in order and before the task's result. Where
+--- nobody listens they are dropped. While 4 MiB of this worker wait for the parent it waits.
+---
+--- Raises: what cannot be sent, with the path to it; outside of tasks
+---
+--- Blocks: while too much waits; it can be stopped there
+---@param ... any values
+function mantichora.emit(...) end
+
+--- Whether a value is a `failure`.
+---
+--- Blocks: never
+---@param value any any value
+---@return boolean
+function mantichora.is_failure(value) end
 
 return mantichora

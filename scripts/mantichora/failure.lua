@@ -5,7 +5,7 @@
 
 local core = ...
 
-local setmetatable, tostring = setmetatable, tostring
+local getmetatable, setmetatable, tostring, type = getmetatable, setmetatable, tostring, type
 local fixed = core.fixed
 
 local signal_names = {
@@ -108,6 +108,9 @@ function failure.new(raw, pool_name)
   if raw.kind == "timeout" or raw.kind == "cancelled" then raw.value = nil end
   return setmetatable(raw, failure_meta)
 end
+
+-- Whether a value is one.
+function failure.is(value) return type(value) == "table" and getmetatable(value) == failure_meta end
 
 -- The first line of a report, and what its message says, in one line.
 function failure.in_one_line(self)

@@ -102,9 +102,10 @@ Mapping.__index = Mapping
 local function new_mapping(pool, f, source, options)
   local known = not core.is_callable(source) and core.tointeger(source.n or #source)
   local expected = larger(known or 0, 0)
+  local group, call = core.group(pool, expected, options.window and most_kept or 0)
   local mapping = setmetatable({
     pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), count_workers = tools.nworkers,
-    group = core.group(pool, expected, options.window and most_kept or 0), size = 1, told = 0,
+    group = group, size = 1, told = 0,
     values = core.list(options.window and 0 or expected), failures = {},
     packed = options.window and {} or nil,
     index = 0, -- items that were queued
@@ -128,6 +129,7 @@ local function new_mapping(pool, f, source, options)
     mapping.list = source
   end
   mapping.is_iterator = not known
+  tools.note(pool, call, mapping)
   return mapping
 end
 
@@ -266,9 +268,11 @@ function Mapping:weigh(at, bytes)
   end
 end
 
+-- The item at `at`, which has not been received.
+function Mapping:item(at) return (self.items or self.list)[at] end
+
 function Mapping:fail(at, failure)
-  local items = self.items or self.list
-  failure.index, failure.item = at, items[at]
+  failure.index, failure.item = at, self:item(at)
   self.failures[at], self.failed = failure, true
   if self.items then self.items[at] = nil end
 end

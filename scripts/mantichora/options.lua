@@ -129,6 +129,9 @@ end
 -- @field progressbar false: bars of tasks are not shown. Default true.
 -- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
 -- failed. Default false.
+-- @field leave `"failed"`: on a terminal the bars of tasks that ended well go, and the pool ends with
+-- one line such as `1000 tasks: 997 ok, 3 failed, 12.3 s` on stderr, if bars are shown. true (default):
+-- all stay.
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
 -- @field timeout seconds that each task, and `init`, may run; default: no limit
 -- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
@@ -162,6 +165,10 @@ local pool_options = {
   engine = choice_of("fork", "snapshot", "inline"),
   progressbar = of_type("boolean", "true or false"),
   poolbar = of_type("boolean", "true or false"),
+  leave = function(name, value)
+    if value == true or value == "failed" then return value end
+    return nil, complain(name, 'true or "failed"', value)
+  end,
   on_error = choice_of("raise", "return"),
   timeout = seconds,
   max_tasks_per_worker = integer_from(1, "a positive integer"),

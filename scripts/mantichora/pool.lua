@@ -191,9 +191,12 @@ function methods:receive_one(timeout)
   local in_time = core.wait(self, "one", nil, timeout)
   if not in_time then return nil, "timeout" end
   local function again(runid, ...)
-    -- A log handler that ran meanwhile may have taken it.
-    if runid == nil and core.counts(self) > 0 then return self:receive_one(timeout) end
-    return received(self, runid, ...)
+    if runid ~= nil then return received(self, runid, ...) end
+    -- A log handler that ran meanwhile may have taken it, or its end was not told to this very listener yet.
+    local unfinished, finished = core.counts(self)
+    if unfinished + finished == 0 then return nil end
+    if timeout and timeout <= 0 then return nil, "timeout" end
+    return self:receive_one(timeout)
   end
   return again(take(self))
 end
@@ -264,12 +267,22 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Mapping (map.lua has what it is made of)
 
+local function in_pool(self)
+  local name = settings_of[self].name
+  return name and ("pool %q: "):format(name) or ""
+end
+
+local function new_failure(pool, raw) return failures_of.new(raw, settings_of[pool].name) end
+
+local events = part("events", { in_pool = in_pool, new_failure = new_failure })
+
 local map = part("map", {
+  note = events.note_map,
   take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
   nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
-  new_failure = function(pool, raw) return failures_of.new(raw, settings_of[pool].name) end,
+  new_failure = new_failure,
 })
 
 local function check_map(method, f, source)
@@ -316,6 +329,7 @@ end
 -- @blocks until the last item is done
 function methods:map(f, list, options)
   check(self)
+  core.check_may_wait()
   check_map("map", f, list)
   local checked = check_options("map", options, 4)
   local values, problem = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
@@ -447,6 +461,40 @@ function methods:cancel(runid)
   return core.cancel(self, number)
 end
 
+--- Be told what happens to tasks and workers, from now on.
+-- `f` is called with each event, on the caller's thread at the end of a call of the library, in the order in
+-- which things happened; several listeners in the order in which they were added. Never inside of another
+-- listener, a log handler, a sink or a renderer: what such a function causes is told after it has returned. It
+-- may call every method that does not wait; those that wait, and `close`, raise there, and it cannot yield. An
+-- error in it is logged at ERROR of the logger `mantichora`. While nobody listens, nothing of this costs anything.
+-- @function on
+-- @tparam function f called as `f(event)`, with an `event` of its own
+-- @treturn function ends it when it is called
+-- @raise what cannot be called
+-- @blocks never
+function methods:on(f)
+  check(self)
+  if f == nil or not core.is_callable(f) then
+    core.argument(2, "on takes a function: " .. core.typename(f) .. " is given")
+  end
+  return (events.listen(self, f))
+end
+
+--- What the pool has done so far, as a table.
+-- Tasks that have ended, by kind: `ok`, `error`, `unsendable`, `exited`, `killed`, `timeout`, `cancelled`; and
+-- `retried` (attempts that another followed), `found`, `queued`, `running`, `unreceived` (ended, and not handed
+-- over). `waiting` and `working`: how long the ended ones waited and ran, each `{sum=, mean=, max=}` in seconds;
+-- items of a map that are too short to be timed one by one count with the mean of their batch. `slots`: list of
+-- the share of time that each slot worked since the first worker was forked. `slowest`: at most five
+-- `{runid=, name=, index=, elapsed=, kind=}`, of what was timed. `bytes_sent`, `bytes_received`: of messages.
+-- @function stats
+-- @treturn table
+-- @blocks never
+function methods:stats()
+  check(self)
+  return core.stats(self)
+end
+
 -- What ends a pool of a task that is stopped is not cut short by that: its workers would be left.
 local end_tasks = core.undisturbed(function(self, next_runid)
   core.cancel_all(self, next_runid)
@@ -460,15 +508,12 @@ end)
 function methods:terminate()
   if core.is_closed(self) then return end
   check(self)
+  core.check_may_wait()
   local _, _, _, _, next_runid = core.counts(self)
   settings_of[self].stopped_below = next_runid
   end_tasks(self, next_runid)
 end
 
-local function in_pool(self)
-  local name = settings_of[self].name
-  return name and ("pool %q: "):format(name) or ""
-end
 
 local function log_failures(self, count, first)
   logger():error("%s%s: %s", in_pool(self), count == 1 and "1 task failed and nobody received its failure"
@@ -493,7 +538,9 @@ local finish = core.undisturbed(function(self)
   core.quit(self)
   core.wait(self, "gone")
   core.wait(self, "gone") -- and has handed over the last records
-  if not core.is_closed(self) then core.free(self) end
+  if core.is_closed(self) then return end
+  core.summary(self)
+  core.free(self)
 end)
 
 --- Wait for outstanding tasks, drop their results, end the workers. Closing twice does no harm.
@@ -505,6 +552,7 @@ end)
 function methods:close()
   if core.is_closed(self) then return end
   check(self)
+  core.check_may_wait()
   core.check_not_busy(self)
   local fine, problem = pcall(function()
     core.wait(self, "idle")
@@ -581,10 +629,17 @@ end
 
 local mantichora = {}
 
--- What the host's --workers asks for.
+local told_of_workers = false
+
+-- What the host's --workers asks for. What cannot be used is told once.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not text or text == "" then return 4 end
+  local number = options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not number and not told_of_workers then
+    told_of_workers = true
+    logger():warning("MANTICHORA_WORKERS is '%s': a whole number from 1 to 4096 or auto is expected", text)
+  end
   return number or 4
 end
 
@@ -601,6 +656,7 @@ local function make(options)
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),
+    leave_failed = o.leave == "failed",
     poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
@@ -668,6 +724,22 @@ mantichora.is_worker = core.is_worker
 -- @treturn integer run ID; nil outside of tasks
 -- @blocks never
 mantichora.runid = core.runid
+
+--- In a task: hand values to the process that has its pool, at once.
+-- They come as an event `emitted` to its listeners (`pool:on`), in order and before the task's result. Where
+-- nobody listens they are dropped. While 4 MiB of this worker wait for the parent it waits.
+-- @function emit
+-- @param ... values
+-- @raise what cannot be sent, with the path to it; outside of tasks
+-- @blocks while too much waits; it can be stopped there
+mantichora.emit = core.emit
+
+--- Whether a value is a `failure`.
+-- @function is_failure
+-- @param value any value
+-- @treturn boolean
+-- @blocks never
+function mantichora.is_failure(value) return failures_of.is(value) end
 
 return setmetatable(mantichora, {
   __call = function(_, options)

@@ -809,16 +809,16 @@ static struct {
   unsigned char last; /* byte of the last record */
 } answers;
 
-static void on_answered(void *ud, struct mch_task *batch, const unsigned char *graph,
-                        size_t length) {
-  (void)ud;
+static void on_answered(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
+                        const struct mch_course *course) {
+  (void)ud, (void)course;
   answers.one++;
   answers.last = graph[length - 1];
   batch->batch->answered++;
 }
 static void on_answered_many(void *ud, struct mch_task *batch, const unsigned char *records,
-                             size_t length, uint32_t count) {
-  (void)ud;
+                             size_t length, uint32_t count, const struct mch_course *course) {
+  (void)ud, (void)course;
   answers.many += count;
   answers.last = records[length - 1];
   batch->batch->answered += count;
