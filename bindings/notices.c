@@ -51,7 +51,7 @@ static int take_sentence(lua_State *L, char *sentence) {
   return 1;
 }
 
-static void log_at(lua_State *L, const char *level, const char *sentence) {
+void mch_notices_log(lua_State *L, const char *level, const char *sentence) {
   int top = lua_gettop(L);
   luaL_checkstack(L, 6, NULL);
   mch_notices_push_logging(L);
@@ -66,11 +66,11 @@ static void log_at(lua_State *L, const char *level, const char *sentence) {
 }
 
 void mch_notices_warn(lua_State *L, const char *sentence) {
-  log_at(L, "warning", sentence);
+  mch_notices_log(L, "warning", sentence);
 }
 
 void mch_notices_error(lua_State *L, const char *sentence) {
-  log_at(L, "error", sentence);
+  mch_notices_log(L, "error", sentence);
 }
 
 void mch_notices_tell(lua_State *L) {

@@ -22,6 +22,7 @@
 #include "runtime/base/platform.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/worker.h"
+#include "runtime/pool/jobserver.h"
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 
@@ -128,6 +129,45 @@ static int core_workers(lua_State *L) {
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
   return 1;
+}
+
+/* end_inline(pool): what workers do as they leave, where there are none. */
+static int core_end_inline(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lpool->task.L = L;
+  mch_ltask_end(&lpool->task);
+  return 0;
+}
+
+/* auto_workers(): how many workers "auto" means here; whether the jobserver of make hands out what
+ * they need to run; and what is to be told of it, or nil. */
+static int core_auto_workers(lua_State *L) {
+  char why[MCH_JOBSERVER_WHY];
+  unsigned jobs, count = mch_platform_cpu_count();
+  enum mch_jobserver found = mch_jobserver_open(getenv("MAKEFLAGS"), &jobs, why);
+  if (found == MCH_JOBSERVER_READY)
+    mch_jobserver_close(); /* the pool has it open */
+  if (found == MCH_JOBSERVER_UNUSABLE)
+    count = 1;
+  else if (found == MCH_JOBSERVER_READY && jobs > 0 && jobs < count)
+    count = jobs;
+  lua_pushinteger(L, (lua_Integer)count);
+  lua_pushboolean(L, found == MCH_JOBSERVER_READY);
+  if (*why == '\0')
+    return 2;
+  lua_pushstring(L, why);
+  return 3;
+}
+
+/* resize(pool, nworkers, jobserver) */
+static int core_resize(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lpool->nworkers = (unsigned)luaL_checkinteger(L, 2);
+  lpool->task.heap.nworkers = (int)lpool->nworkers;
+  mch_pool_resize(lpool->pool, lpool->nworkers, lua_toboolean(L, 3) ? getenv("MAKEFLAGS") : NULL);
+  if (lpool->started)
+    mch_lserve_pump(L, lpool, 0);
+  return 0;
 }
 
 /* cancel(pool, runid): "queued", "running" or nil. */
@@ -248,6 +288,14 @@ static uint64_t time_field(lua_State *L, const char *name) {
   return mch_lrun_nanoseconds(seconds);
 }
 
+/* A reference to it, or LUA_NOREF. */
+static int function_field(lua_State *L, const char *name) {
+  if (lua_getfield(L, 1, name) != LUA_TNIL)
+    return luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pop(L, 1);
+  return LUA_NOREF;
+}
+
 /* Faults on purpose, as the environment wants them: see chaos.h. */
 static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
   struct mch_error error;
@@ -271,6 +319,10 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.nworkers = lpool->nworkers = (unsigned)integer_field(L, "nworkers");
   lpool->task.heap.nworkers = (int)config->engine.nworkers;
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
+  config->engine.max_memory_per_worker = (uint64_t)integer_field(L, "max_memory_per_worker");
+  config->makeflags = flag_field(L, "jobserver") ? getenv("MAKEFLAGS") : NULL;
+  config->min_free_memory = (uint64_t)integer_field(L, "min_free_memory");
+  config->memory_root = getenv("MANTICHORA_TEST_ROOT"); /* for our tests */
   config->engine.timeout = time_field(L, "timeout");
   config->engine.grace = 500000000u;
   config->engine.limit_cpu = (uint64_t)integer_field(L, "limit_cpu");
@@ -308,7 +360,8 @@ static int core_new(lua_State *L) {
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
+  lpool->task.baseline = lpool->task.init = lpool->task.fini = lpool->task.mapped =
+      lpool->task.factories = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
   lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
@@ -318,10 +371,8 @@ static int core_new(lua_State *L) {
   lpool->task.output = lpool->output;
   lpool->task.seed = (lua_Integer)integer_field(L, "seed");
   lpool->main_hooks = mch_lwait_hooks_of(mch_lwait_main_thread(L));
-  if (lua_getfield(L, 1, "init") != LUA_TNIL)
-    lpool->task.init = luaL_ref(L, LUA_REGISTRYINDEX);
-  else
-    lua_pop(L, 1);
+  lpool->task.init = function_field(L, "init");
+  lpool->task.fini = function_field(L, "fini");
   lpool->keep_gc = flag_field(L, "keep_gc");
   lpool->max_queued = (size_t)integer_field(L, "max_queued");
   lua_getfield(L, 1, "halt");
@@ -378,6 +429,9 @@ int mch_lpool_open(lua_State *L) {
                                   {"summary", core_summary},
                                   {"start", core_start},
                                   {"workers", core_workers},
+                                  {"auto_workers", core_auto_workers},
+                                  {"resize", core_resize},
+                                  {"end_inline", core_end_inline},
                                   {"cancel", core_cancel},
                                   {"cancel_all", core_cancel_all},
                                   {"quit", mch_core_quit},

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bindings/notices.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "runtime/show/hold.h"
@@ -697,9 +698,10 @@ static int set_up_worker(lua_State *L) {
   keep_inherited(L);
   replace_exit(L, task->baseline);
   mch_tidy_watch(L, &task->tidy, task->baseline);
-  if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
-    exchange_exits(L, lua_gettop(L));
-  lua_pop(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
+  exchange_exits(L, lua_gettop(L) - 1);
+  lua_pop(L, 2);
   mch_young_begin(L, &task->young, &task->heap, &task->watch);
   return 0;
 }
@@ -721,6 +723,59 @@ static void begin(void *ud, struct mch_worker *worker) {
     mch_worker_leave(worker, EXIT_FAILURE);
   run_init(L, task);
   mch_young_forgive(&task->young);
+}
+
+/* -- a worker leaves ---------------------------------------------------------------------- */
+
+/* Log what the error table on top says. */
+static int log_error_of_fini(lua_State *L) {
+  int was_stopped = (int)lua_tointeger(L, 2);
+  luaL_Buffer sentence;
+  luaL_buffinit(L, &sentence);
+  if (was_stopped)
+    luaL_addstring(&sentence, "fini of a worker took too long and was stopped");
+  else {
+    luaL_addstring(&sentence, "fini of a worker raised an error: ");
+    if (lua_istable(L, 1))
+      lua_rawgeti(L, 1, 1);
+    else
+      lua_pushvalue(L, 1);
+    if (!lua_isstring(L, -1)) {
+      lua_pop(L, 1);
+      lua_pushliteral(L, "(there is no message)");
+    }
+    luaL_addvalue(&sentence);
+  }
+  luaL_pushresult(&sentence);
+  mch_notices_log(L, "error", lua_tostring(L, -1));
+  return 0;
+}
+
+void mch_ltask_end(struct mch_ltask *task) {
+  lua_State *L = task_thread(task);
+  int status, stops;
+  if (task->fini == LUA_NOREF || task->broken || (task->init != LUA_NOREF && !task->prepared))
+    return;
+  lua_settop(L, 0);
+  stops = mch_lwatch_stops(L);
+  lua_pushcfunction(L, log_error_of_fini);
+  lua_pushcfunction(L, describe_error);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
+  status = lua_pcall(L, 0, 0, 2);
+  end_stranger(task, status);
+  stops = mch_lwatch_stops(L) - stops;
+  if (task->watching)
+    mch_lwatch_calm(&task->watch);
+  lua_remove(L, 2);
+  if (status != LUA_OK) {
+    lua_pushinteger(L, stops);
+    lua_pcall(L, 2, 0, 0);
+  }
+  lua_settop(L, 0);
+}
+
+static void end(void *ud) {
+  mch_ltask_end(ud);
 }
 
 /* -- stopping a task ---------------------------------------------------------------------- */
@@ -764,6 +819,7 @@ struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
   struct mch_runner runner = {.ud = task,
                               .eager = eager,
                               .begin = begin,
+                              .end = task != NULL && task->fini != LUA_NOREF ? end : NULL,
                               .run = run,
                               .code = code,
                               .interrupt = interrupt,
@@ -800,10 +856,11 @@ int mch_ltask_random(lua_State *L) {
 void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->baseline);
   luaL_unref(L, LUA_REGISTRYINDEX, task->init);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->fini);
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
   luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
   luaL_unref(L, LUA_REGISTRYINDEX, task->anchor);
   mch_tidy_forget(L, &task->tidy);
-  task->baseline = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
+  task->baseline = task->init = task->fini = task->payloads = task->lent = task->anchor = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

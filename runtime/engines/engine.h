@@ -106,14 +106,17 @@ struct mch_runner {
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */
   void (*calm)(void *ud);
+  /* In a worker that leaves in peace, after its last task. NULL: nothing is to be done then. */
+  void (*end)(void *ud);
   /* Names the format of bytecode and graphs; a worker with another one is refused. */
   const char *format;
 };
 
 struct mch_engine_config {
   unsigned nworkers;
-  uint64_t timeout;              /* nanoseconds; 0: none */
-  uint64_t max_tasks_per_worker; /* 0: no limit */
+  uint64_t timeout;               /* nanoseconds; 0: none */
+  uint64_t max_tasks_per_worker;  /* 0: no limit */
+  uint64_t max_memory_per_worker; /* bytes of its own, after a task; 0: no limit */
   int snapshot; /* one fork for each task, which finds its work in the memory it was forked with */
   int bars;     /* show the bars of tasks */
   int leave_failed; /* but those that end well go */
@@ -167,6 +170,13 @@ struct mch_engine_ops {
   /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when
    * there is not a single one after it. */
   int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
+  /* From now on no task starts while so many or more run. What was sent ahead comes by returned()
+   * and split(); superfluous workers leave once they have nothing to do. */
+  void (*resize)(struct mch_engine *engine, unsigned nworkers);
+  /* Take back all that was submitted and has not begun. */
+  void (*withdraw)(struct mch_engine *engine);
+  /* Whether a task that is submitted now starts at once, behind no other. */
+  int (*could_start)(struct mch_engine *engine, int owner);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
   /* Tasks (of this group, or NULL: all) that run now, and (unless it is NULL) workers that have
@@ -194,6 +204,7 @@ struct mch_engine {
   const struct mch_engine_ops *ops;
   struct mch_poller *poller; /* what to wait for */
   int frugal;                /* workers are made only when none lives, and then one */
+  int gated;                 /* tasks wait in the pool although workers may have nothing to do */
 };
 
 /* Make an engine. NULL and `error`: it cannot be made. */

@@ -249,6 +249,29 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
   return count;
 }
 
+/* The one with the highest number of those that have nothing to do; NULL: all have. */
+static struct child *last_idle(const struct engine_fork *engine) {
+  struct child *child, *last = NULL;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->outstanding == 0 &&
+        (last == NULL || child->slot > last->slot))
+      last = child;
+  return last;
+}
+
+static void resize(struct mch_engine *base, unsigned nworkers) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  int shrinks = nworkers < engine->config.nworkers;
+  engine->config.nworkers = nworkers;
+  if (shrinks)
+    mch_feed_withdraw(base);
+  while (mch_time_has_too_many(engine) && (child = last_idle(engine)) != NULL) {
+    mch_time_send_quit(child);
+    mch_time_flush(child);
+  }
+}
+
 static void log_threshold(struct mch_engine *base, int level) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
@@ -334,6 +357,9 @@ static const struct mch_engine_ops ops = {start,
                                           mch_feed_wants_tasks,
                                           mch_spawn_short_of_workers,
                                           mch_spawn_add,
+                                          resize,
+                                          mch_feed_withdraw,
+                                          mch_feed_could_start,
                                           deadline,
                                           running,
                                           workers,

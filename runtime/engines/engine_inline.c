@@ -167,6 +167,22 @@ static int add(struct mch_engine *base, size_t queued, struct mch_error *error) 
   return start(base, error);
 }
 
+/* It runs one at a time anyway. */
+static void resize(struct mch_engine *base, unsigned nworkers) {
+  (void)base;
+  (void)nworkers;
+}
+
+static void withdraw(struct mch_engine *base) {
+  recall(base, INT32_MAX);
+}
+
+static int could_start(struct mch_engine *base, int owner) {
+  const struct engine_inline *engine = (struct engine_inline *)base;
+  (void)owner;
+  return engine->waiting == NULL && engine->running == NULL;
+}
+
 static int short_of_workers(struct mch_engine *base, size_t queued) {
   (void)base;
   (void)queued;
@@ -234,11 +250,11 @@ static void free_engine(struct mch_engine *base) {
 }
 
 static const struct mch_engine_ops ops = {
-    start,         submit,         stop,    reclaim,     shorten,
-    recall,        flush,          pump,    wants_tasks, short_of_workers,
-    add,           deadline,       running, workers,     log_threshold,
-    set_listening, accept_emitted, work,    quit,        gone,
-    free_engine};
+    start,   submit,  stop,          reclaim,       shorten,
+    recall,  flush,   pump,          wants_tasks,   short_of_workers,
+    add,     resize,  withdraw,      could_start,   deadline,
+    running, workers, log_threshold, set_listening, accept_emitted,
+    work,    quit,    gone,          free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

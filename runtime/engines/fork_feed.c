@@ -248,6 +248,8 @@ int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
   struct child *child;
   if (engine->config.snapshot)
     return submit_snapshot(engine, task, owner, error);
+  if (mch_time_has_too_many(engine))
+    return MCH_FULL;
   child = choose(engine);
   if (child == NULL) {
     engine->waits_for_tickets = ticket_pause(engine);
@@ -334,6 +336,8 @@ void mch_feed_steal(struct engine_fork *engine, size_t queued) {
   struct child *busiest;
   uint32_t ticket;
   unsigned share;
+  if (engine->base.gated && queued > 0 && has_idle(engine))
+    take_unbegun(engine);
   if (queued > 0 || !has_idle(engine))
     return;
   busiest = find_busiest(engine);
@@ -386,6 +390,37 @@ void mch_feed_recall(struct mch_engine *base, int32_t priority) {
       lowest = stays < lowest ? stays : lowest;
     }
   engine->lowest = lowest;
+}
+
+/* Take back all that this worker has not begun, the items behind the one that runs as well. */
+void mch_feed_withdraw_from(struct child *child) {
+  uint32_t i;
+  for (i = 0; i < MCH_CLAIMS && child->outstanding > 0; i++) {
+    /* From the last to the first, since each goes to the head of the queue. */
+    uint32_t ticket = child->last_ticket - i;
+    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+    if (task == NULL || task->ticket != ticket)
+      continue;
+    if (mch_child_take_back(child, task))
+      mch_child_give_back(child, task);
+    else if (task->batch != NULL)
+      mch_hear_shorten_batch(child, task, 0, 0);
+  }
+}
+
+void mch_feed_withdraw(struct mch_engine *base) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE)
+      mch_feed_withdraw_from(child);
+}
+
+int mch_feed_could_start(struct mch_engine *base, int owner) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  if (engine->config.snapshot)
+    return owner && engine->live < engine->config.nworkers && mch_now() >= engine->fork_again;
+  return !mch_time_has_too_many(engine) && has_idle(engine);
 }
 
 /* Only a few are asked at each time, one after the other. */

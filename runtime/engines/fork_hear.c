@@ -612,6 +612,21 @@ static int hello(const struct child *child, const struct mch_message_in *message
              : -1;
 }
 
+/* It leaves, with its task or between tasks. In the latter case its `fini` may take some time: no
+ * task waits for that, and another worker may have its place. */
+static int exit_said(struct child *child, const struct mch_message_in *message) {
+  if (message->length != 4)
+    return -1;
+  child->exit_said = 1;
+  child->exit_status = (int)(mch_load_u32(message->body) & 0xff);
+  if (child->engine->config.runner.end == NULL || child->state != LIVE)
+    return 0;
+  mch_feed_withdraw_from(child);
+  if (child->outstanding == 0)
+    mch_time_leaves(child);
+  return 0;
+}
+
 static int handle(struct child *child, const struct mch_message_in *message) {
   if (message->lost && message->head.type == MCH_MESSAGE_LOG)
     return 0; /* without memory a log line is lost, not the task */
@@ -645,11 +660,7 @@ static int handle(struct child *child, const struct mch_message_in *message) {
   case MCH_MESSAGE_BAR_END:
     return bar_end(child, message) - 1;
   case MCH_MESSAGE_EXIT:
-    if (message->length != 4)
-      return -1;
-    child->exit_said = 1;
-    child->exit_status = (int)(mch_load_u32(message->body) & 0xff);
-    return 0;
+    return exit_said(child, message);
   default:
     return -1;
   }

@@ -183,6 +183,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_platform_protect(self->shared->down.bytes,
                        sizeof *self->shared - offsetof(struct mch_shared, down.bytes));
   worker->only = only;
+  worker->max_memory = only == NULL ? engine->config.max_memory_per_worker : 0;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
   worker->owner = plumbing->owner;
@@ -314,7 +315,8 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->forked = mch_now();
   child->never_ran = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
-  child->lazy_setup = lazy_setup && !child->eager && !mch_without(MCH_TRICK_LAZY);
+  child->lazy_setup = lazy_setup && !child->eager && engine->config.runner.end == NULL &&
+                      !mch_without(MCH_TRICK_LAZY);
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
   atomic_store(&child->shared->orders.listening, (uint32_t)engine->listening);
   atomic_store(&child->shared->down.reader_sleeps,

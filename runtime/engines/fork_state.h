@@ -111,6 +111,8 @@ struct child {
   uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
   int barren;            /* it did so for too long */
   uint64_t heard;        /* for orders.heard, when the pool has drawn its conclusions; 0: nothing */
+  uint64_t asked;        /* when it was LEAVING */
+  int hurried;           /* its `fini` took too long and was told to stop */
 };
 
 struct engine_fork {
@@ -213,7 +215,9 @@ uint64_t mch_time_timeout_of(const struct engine_fork *engine, const struct mch_
 uint64_t mch_time_init_limit(struct child *child);
 uint64_t mch_time_timeout_at(struct child *child);
 void mch_time_send_quit(struct child *child);
+void mch_time_leaves(struct child *child);
 void mch_time_retire(struct engine_fork *engine, struct child *child);
+int mch_time_has_too_many(const struct engine_fork *engine);
 void mch_time_flush(struct child *child);
 void mch_time_check_time(struct child *child, uint64_t now);
 uint64_t mch_time_due_at(struct child *child, uint64_t now);
@@ -230,6 +234,9 @@ int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
 void mch_feed_ring_for(struct child *child, uint64_t now);
 void mch_feed_steal(struct engine_fork *engine, size_t queued);
 void mch_feed_recall(struct mch_engine *base, int32_t priority);
+void mch_feed_withdraw_from(struct child *child);
+void mch_feed_withdraw(struct mch_engine *base);
+int mch_feed_could_start(struct mch_engine *base, int owner);
 int mch_feed_wants_tasks(struct mch_engine *base);
 
 /* fork_bury.c: a worker that has gone: noticing it, settling its tasks, freeing it. */

@@ -186,16 +186,20 @@ int mch_worker_log_threshold(const struct mch_worker *worker) {
   return atomic_load_explicit(&worker->shared->orders.log_threshold, memory_order_relaxed);
 }
 
-void mch_worker_leave(struct mch_worker *worker, int status) {
+static void say_exit(struct mch_worker *worker, int status) {
   unsigned char bytes[4];
+  mch_store_u32(bytes, (uint32_t)status);
+  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+}
+
+void mch_worker_leave(struct mch_worker *worker, int status) {
   mch_worker_end_stranger(worker, status);
   if (worker->leaving)
     _exit(status);
   worker->leaving = 1;
   mch_platform_flush_streams();
   mch_chaos_idle(&worker->chaos);
-  mch_store_u32(bytes, (uint32_t)status);
-  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+  say_exit(worker, status);
   mch_chaos_idle(&worker->chaos);
   _exit(status);
 }
@@ -386,6 +390,11 @@ static void after_code(const struct mch_worker *worker, uint32_t ticket, enum mc
   look_at_page(worker, ticket);
 }
 
+static void look_at_memory(struct mch_worker *worker) {
+  if (worker->max_memory > 0 && mch_own_memory_exceeds(&worker->own_memory, worker->max_memory))
+    worker->spent = 1;
+}
+
 /* Between tasks. One that was stopped does not leave programs behind, which would run on or, when
  * their pipes are closed, be waited for: this group ends, and the pool makes another worker. */
 static void rest(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
@@ -473,6 +482,7 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, un
   after_code(worker, ticket, kind);
   answer(worker, kind, start, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
+  look_at_memory(worker);
   if (has_consequences(worker, ticket, options, kind))
     await_conclusions(worker, ticket, MCH_HEARD_ALL);
 }
@@ -619,6 +629,7 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
     run.stream = run.runid;
     now = run_item(worker, ticket, number, message->body[0], now, &run, graph);
     run.first = 0;
+    look_at_memory(worker);
   }
   worker->runid = message->head.runid;
   worker->cpu = MCH_UNMEASURED;
@@ -657,6 +668,26 @@ static void run_message(struct mch_worker *worker, const struct mch_message_in *
   worker->forgettable = 0;
 }
 
+/* Its last task is over: the user's `fini` runs. The pool stops it when it takes too long. */
+static void end_well(struct mch_worker *worker) {
+  if (worker->runner.end == NULL)
+    return;
+  atomic_store(&worker->shared->leaving_since, mch_now());
+  worker->preparing = 1;
+  worker->runner.end(worker->runner.ud);
+  worker->preparing = 0;
+  mch_worker_end_stranger(worker, 0);
+}
+
+/* It leaves by itself, between tasks: the pool hears of that first, so that no task waits here. */
+static void leave_well(struct mch_worker *worker) __attribute__((noreturn));
+static void leave_well(struct mch_worker *worker) {
+  if (worker->runner.end != NULL)
+    say_exit(worker, 0);
+  end_well(worker);
+  mch_worker_leave(worker, 0);
+}
+
 /* The task stands in the memory that was there at the fork. */
 static void run_only(struct mch_worker *worker, struct mch_buf *graph) __attribute__((noreturn));
 static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
@@ -670,7 +701,7 @@ static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   task.graph = only->body;
   task.length = only->length;
   run(worker, 1, only->attempt, 0, &task, graph); /* it is the last that begins here */
-  mch_worker_leave(worker, 0);
+  leave_well(worker);
 }
 
 /* Tickets come one after the other. */
@@ -698,9 +729,10 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
     worker->passed = message->head.ticket;
     atomic_store(&worker->shared->passed, worker->passed);
     if (worker->spent)
-      mch_worker_leave(worker, 0);
+      leave_well(worker);
     break;
   case MCH_MESSAGE_QUIT:
+    end_well(worker);
     mch_platform_flush_streams();
     die(0);
   default:
@@ -777,6 +809,8 @@ void mch_worker_main(struct mch_worker *worker) {
   mch_chaos_idle(&worker->chaos);
   put_hello(worker);
   atomic_store(&worker->shared->oom_count, mch_platform_oom_count());
+  if (worker->max_memory > 0)
+    mch_own_memory_begin(&worker->own_memory);
   prepare(worker);
   mch_worker_end_stranger(worker, 0);
   if (worker->only != NULL)

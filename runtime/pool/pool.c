@@ -72,7 +72,8 @@ static void dispatch(struct mch_pool *pool, int owner) {
   struct mch_task *task;
   struct mch_error error;
   pool->held_until = MCH_NEVER;
-  while ((task = next_ready(pool)) != NULL) {
+  mch_admit_begin(pool);
+  while ((task = next_ready(pool)) != NULL && mch_admit_one(pool, owner)) {
     int code;
     cut_short(pool, task);
     code = ops->submit(pool->engine, task, owner, &error);
@@ -85,6 +86,7 @@ static void dispatch(struct mch_pool *pool, int owner) {
     } else
       mch_ends_end_task(pool, task, MCH_KIND_ERROR, error.text);
   }
+  mch_admit_end(pool);
   ops->flush(pool->engine);
 }
 
@@ -137,8 +139,11 @@ uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
   uint64_t due = engine < output ? engine : output, paused = mch_retry_next(pool);
+  uint64_t admission = mch_admit_deadline(pool);
   if (pool->held_until < due)
     due = pool->held_until;
+  if (admission < due)
+    due = admission;
   return paused < due ? paused : due;
 }
 
@@ -226,6 +231,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     return NULL;
   pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
+  pool->admission.min_free = config->min_free_memory;
+  pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
   pool->held_until = MCH_NEVER;
   pool->wakeup[0] = pool->wakeup[1] = -1;
   pool->output = engine.output;
@@ -256,6 +263,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     mch_pool_free(pool);
     return NULL;
   }
+  mch_admit_use_jobserver(pool, config->makeflags);
   return pool;
 }
 
@@ -313,6 +321,8 @@ void mch_pool_free(struct mch_pool *pool) {
   mch_ends_end_bar(pool, MCH_BAR_CANCELLED);
   free(pool->bar_name);
   mch_pool_part(pool);
+  if (pool->engine != NULL)
+    mch_admit_use_jobserver(pool, NULL);
   if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
@@ -588,6 +598,13 @@ const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length) {
 void mch_pool_log_threshold(struct mch_pool *pool, int level) {
   pthread_mutex_lock(&pool->lock);
   pool->engine->ops->log_threshold(pool->engine, level);
+  pthread_mutex_unlock(&pool->lock);
+}
+
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers, const char *makeflags) {
+  pthread_mutex_lock(&pool->lock);
+  pool->engine->ops->resize(pool->engine, nworkers);
+  mch_admit_use_jobserver(pool, makeflags);
   pthread_mutex_unlock(&pool->lock);
 }
 

@@ -32,6 +32,9 @@ struct mch_pool_config {
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
   const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
+  const char *makeflags;           /* of the jobserver that tasks need tokens of; NULL: none */
+  uint64_t min_free_memory;        /* bytes: no task starts beside another while less is left */
+  const char *memory_root;         /* see mch_memory_available(); NULL: the usual one */
 };
 
 /* What failures do to the others of a group. Those that are retried do not count, nor those that
@@ -281,6 +284,11 @@ uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length
 const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
 
 void mch_pool_log_threshold(struct mch_pool *pool, int level);
+
+/* From now on no task starts while so many or more run. Missing workers are made by the next
+ * mch_pool_add_workers(); superfluous ones leave after their task. `makeflags`: as in the config.
+ */
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers, const char *makeflags);
 
 /* A descriptor that is readable when a pump has something to do; -1 where there is none. */
 int mch_pool_fd(struct mch_pool *pool, struct mch_error *error);

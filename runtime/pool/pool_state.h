@@ -41,6 +41,18 @@ enum {
   FEED_STEP = 16 /* how often */
 };
 
+/* What stands against giving a task to a worker. */
+struct mch_admission {
+  uint64_t min_free; /* bytes; 0: none need be free */
+  const char *root;  /* for mch_memory_available() */
+  uint64_t looked;   /* when that was last asked */
+  int scarce;        /* what it said */
+  int jobserver;     /* tasks want a permit of jobserver.h */
+  size_t permits;    /* that were taken, for those that are submitted */
+  int waits;         /* a task waits for one */
+  int listens;       /* the engine's poller has its descriptor */
+};
+
 struct mch_pool {
   pthread_mutex_t lock;
   struct mch_engine *engine;
@@ -83,6 +95,7 @@ struct mch_pool {
   uint64_t last_run;            /* when a task came that could go at once */
   uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
   int started;
+  struct mch_admission admission;
   struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
   struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
   int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
@@ -94,6 +107,15 @@ struct mch_pool {
 
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
+
+/* pool_admit.c: whether a task may be given to a worker now. dispatch() asks before each, between
+ * begin() and end(). */
+
+void mch_admit_begin(struct mch_pool *pool);
+int mch_admit_one(struct mch_pool *pool, int owner);
+void mch_admit_end(struct mch_pool *pool);
+void mch_admit_use_jobserver(struct mch_pool *pool, const char *makeflags);
+uint64_t mch_admit_deadline(const struct mch_pool *pool);
 
 /* pool_events.c: what happens, for those who listen. */
 

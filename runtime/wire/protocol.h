@@ -193,6 +193,7 @@ struct mch_orders {
  *     passed         between what it was and the last ticket given out
  *     running_since  not later than now, nor before the worker was there
  *     preparing_since  not later than now
+ *     leaving_since  it cannot put off its end by it for long
  *     oom_count      only words depend on it
  *     bars           any numbers may be drawn
  *     up, down       at most MCH_RING_SIZE bytes wait; frames are in sequence (channel.c), and
@@ -206,9 +207,10 @@ struct mch_shared {
   _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
   _Atomic uint64_t running_since;      /* worker: mch_now() before a task or item is begun */
   _Atomic uint64_t preparing_since;   /* worker: mch_now() before `init`; MCH_NEVER: that is over */
+  _Atomic uint64_t leaving_since;     /* worker: mch_now() before `fini`; 0: it has not begun */
   _Atomic uint64_t oom_count;         /* worker: mch_platform_oom_count() before its first task */
   struct mch_bar_slot bars[MCH_BARS]; /* worker: what bars count */
-  char pad[MCH_PAGE_MAX - MCH_CLAIMS * 8 - 40 - MCH_BARS * sizeof(struct mch_bar_slot)];
+  char pad[MCH_PAGE_MAX - MCH_CLAIMS * 8 - 48 - MCH_BARS * sizeof(struct mch_bar_slot)];
   struct mch_ring up, down; /* the two streams, while both processes are on one machine */
   /* from down.bytes on the worker can only read */
   struct mch_orders orders;

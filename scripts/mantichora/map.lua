@@ -105,7 +105,8 @@ local function new_mapping(pool, f, source, options)
   local expected = larger(known or 0, 0)
   local group, call = core.group(pool, expected, options.window and most_kept or 0, options.halt)
   local mapping = setmetatable({
-    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), group = group, size = 1, told = 0,
+    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), count_workers = tools.nworkers,
+    group = group, size = 1, told = 0,
     values = core.list(options.window and 0 or expected), failures = {}, sum = tools.failures_of.sum(),
     packed = options.window and {} or nil,
     index = 0, -- items that were queued
@@ -153,6 +154,7 @@ end
 
 -- How many more items may be had now. An imap looks only so far ahead, in items and in bytes.
 function Mapping:room()
+  self.nworkers = self.count_workers(self.pool) -- it may have been resized
   local nworkers, window = self.nworkers, self.options.window
   local room = nworkers * larger(32, 3 * self.size) - self.ahead
   if not window then return room end

@@ -85,7 +85,7 @@ local function seconds(name, value)
 end
 
 local function check_nworkers(name, value)
-  if value == "auto" then return core.cpu_count() end
+  if value == "auto" then return value end
   local number = type(value) == "number" and tointeger(value)
   if not number then return nil, complain(name, 'an integer or "auto"', value) end
   if number < 1 then return nil, ("nworkers must be at least one: %d is given"):format(number) end
@@ -178,7 +178,8 @@ end
 --- What `mantichora(options)` and `new(options)` take. All may be absent.
 -- @table options
 -- @field nworkers how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
--- `cpu_count()` returns. The environment variable MANTICHORA_WORKERS changes the default.
+-- `cpu_count()` returns; under `make -j`, as many as its jobserver has tokens for beside that (see the chapter on
+-- pools). The environment variable MANTICHORA_WORKERS changes the default.
 -- @field engine `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task,
 -- from the state that this process has when the task starts; only results are serialized. `"inline"`: in this
 -- process, when its result is received, for debugging.
@@ -200,10 +201,20 @@ end
 -- @field max_queued `run` and `run_with` wait while so many tasks of theirs are queued, `run_multiple` before its
 -- first; default: any number. Not in handlers, sinks and renderers, nor with the engine `"inline"`.
 -- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
+-- @field max_memory_per_worker bytes: a worker that has more memory of its own than that after a task is replaced
+-- (what it shares with nobody; where the system does not tell, what it has grown at most); default: never
+-- @field min_free_memory bytes: no task or batch is given to a worker while less is available, unless none runs.
+-- What the machine can give without swapping, and in a control group its limit minus its use, in which file cache
+-- that can be dropped does not count. Looked at every 0.1 to 0.5 seconds while tasks wait. Default: none.
 -- @field seed integer from which the random streams of the tasks are derived; default: random
 -- @field init function, run once in each new worker before its first task. Workers get it by the fork, not
 -- serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process,
 -- the task that waits for it fails, and the others go to other workers.
+-- @field fini function, run once in each worker that leaves in an orderly way (`close`, the end of the scope, also
+-- by an error, replacement), after its last task, for half a second at most. It runs where `init` has succeeded or
+-- there is none; not in workers that were killed or ended by a task, and not when the pool is collected. What it
+-- prints and logs is delivered, an error in it is logged at ERROR of the logger `mantichora`. Engine
+-- `"snapshot"`: in each fork. `"inline"`: in this process, at `close`.
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
 -- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational
@@ -229,8 +240,11 @@ local pool_options = {
   halt = check_halt,
   max_queued = integer_from(1, "a positive integer"),
   max_tasks_per_worker = integer_from(1, "a positive integer"),
+  max_memory_per_worker = integer_from(1, "a positive number of bytes"),
+  min_free_memory = integer_from(1, "a positive number of bytes"),
   seed = integer_from(1 << 63, "an integer"),
   init = of_type("function", "a function"),
+  fini = of_type("function", "a function"),
   limits = check_limits,
   capture_warn = integer_from(0, "a number of bytes (0: never)"),
   gc = choice_of("auto", "keep"),

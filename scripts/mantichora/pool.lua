@@ -31,6 +31,18 @@ local check_options = options_of.check
 
 local settings_of = setmetatable({}, { __mode = "k" })
 
+local function logger() return core.logging().get("mantichora") end
+
+-- The number that "auto" means, and whether tasks need tokens of make's jobserver.
+local function auto_workers()
+  local count, jobserver, why = core.auto_workers()
+  if why then
+    logger():warning('nworkers = "auto" under make -j, whose jobserver cannot be used: %s; one task runs at a time',
+      why)
+  end
+  return count, jobserver
+end
+
 --- A pool of workers, made by `mantichora(options)`.
 --
 -- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
@@ -379,11 +391,28 @@ function methods:poll(timeout)
   return finished
 end
 
+--- Have another number of workers. No task starts from now on while so many or more run; what was sent ahead to
+-- workers comes back. More workers are forked at once, superfluous ones leave after their task. (A pool
+-- whose workers have not been forked yet forks so many later.)
+-- @function resize
+-- @param n as the option `nworkers`: 1 to 4096, or `"auto"`
+-- @raise that `n` is none of these
+-- @blocks never
+function methods:resize(n)
+  check(self)
+  local number, message = options_of.check_nworkers("nworkers", n)
+  if not number then core.raise(message) end
+  local jobserver = false
+  if number == "auto" then number, jobserver = auto_workers() end
+  settings_of[self].nworkers = number
+  core.resize(self, number, jobserver and not settings_of[self].inline)
+end
+
 --- The workers that are alive now.
 -- @function workers
--- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement takes its slot),
--- `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak memory in
--- bytes); in order of `slot`
+-- @treturn table list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's replacement
+-- takes its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak
+-- memory in bytes); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -488,7 +517,6 @@ function methods:terminate()
   end_tasks(self, next_runid)
 end
 
-local function logger() return core.logging().get("mantichora") end
 
 local function log_failures(self, count, first)
   logger():error("%s%s: %s", in_pool(self), count == 1 and "1 task failed and nobody received its failure"
@@ -508,9 +536,12 @@ end
 -- End the workers and free everything.
 local finish = core.undisturbed(function(self)
   drop_results(self)
+  if settings_of[self].inline and not core.is_closed(self) then core.end_inline(self) end
   if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
+  core.wait(self, "gone") -- and has handed over the last records
+  if core.is_closed(self) then return end
   core.summary(self)
   core.free(self)
 end)
@@ -613,9 +644,11 @@ end
 local function make(options)
   local o = check_options("pool", options, 1)
   local on = function(value) return value == nil or value end
-  local nworkers, limits = o.nworkers or default_nworkers(), o.limits or {}
+  local nworkers, limits, jobserver = o.nworkers or default_nworkers(), o.limits or {}, false
+  if nworkers == "auto" then nworkers, jobserver = auto_workers() end
   local pool = core.new {
     nworkers = nworkers,
+    jobserver = jobserver and o.engine ~= "inline",
     snapshot = o.engine == "snapshot",
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
@@ -626,8 +659,11 @@ local function make(options)
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
     halt = o.halt,
     max_queued = o.engine ~= "inline" and o.max_queued or 0,
+    max_memory_per_worker = o.max_memory_per_worker or 0,
+    min_free_memory = o.min_free_memory or 0,
     seed = o.seed or core.seed(),
     init = o.init,
+    fini = o.fini,
     limit_memory = limits.memory or 0,
     limit_cpu = limits.cpu or 0,
     limit_files = limits.files or 0,

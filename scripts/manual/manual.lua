@@ -329,4 +329,4 @@ local function make(modules)
   write(out .. "/html/style.css", read(source .. "/scripts/manual/style.css"))
 end
 
-return { make = make }
+return { make = make, annotate = require("annotations") }

@@ -171,7 +171,7 @@ static struct mch_pool *new_pool(unsigned nworkers, int background) {
   config.engine.grace = 300000000u;
   config.engine.output = mch_output_new(&sink, NULL);
   config.engine.runner = (struct mch_runner){
-      NULL, lazy_setup, begin, run_task, code, interrupt, NULL, calm, "test of the driver"};
+      NULL, lazy_setup, begin, run_task, code, interrupt, NULL, calm, NULL, "test of the driver"};
   pool = mch_pool_new(&config, &error);
   mch_output_unref(config.engine.output);
   if (pool == NULL)

@@ -622,8 +622,9 @@ static void no_bytecode(void *ud, uint32_t id, const unsigned char *bytes, size_
 static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
-  engine->config.runner = (struct mch_runner){
-      NULL, lazy_setup, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
+  engine->config.runner =
+      (struct mch_runner){NULL,    lazy_setup, begin_nothing, run_nothing, no_bytecode,
+                          nothing, NULL,       nothing,       NULL,        "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);
