@@ -223,9 +223,10 @@ int mch_core_run_batch(lua_State *L) {
 
 /* Keep the answer of an item: a single value in the table at 1; where there are several, or a nil,
  * all of them, packed, in that at 2 if there is one. */
-static void store_answer(lua_State *L, const unsigned char *graph, size_t length,
-                         lua_Integer index) {
-  int top = lua_gettop(L), count = mch_ltake_decode_graph(L, graph, length, MCH_SEND_RESULT, 0);
+static void store_answer(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
+                         size_t length, lua_Integer index) {
+  int top = lua_gettop(L);
+  int count = mch_ltake_decode_graph(L, lpool, graph, length, MCH_SEND_RESULT, 0);
   if (lua_isnil(L, 2) || (count == 1 && !lua_isnil(L, top + 1))) {
     lua_settop(L, top + 1);
     lua_rawseti(L, 1, index);
@@ -283,7 +284,7 @@ static int store_answers(lua_State *L) {
     if (length == MCH_ANSWER_APART)
       continue;
     if (!mch_items_get(L, at, length))
-      store_answer(L, at, length, index);
+      store_answer(L, weighing->lpool, at, length, index);
     else if (!packs || !lua_isnil(L, -1))
       lua_rawseti(L, 1, index);
     else {

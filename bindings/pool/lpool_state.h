@@ -204,8 +204,9 @@ int mch_core_unfinished(lua_State *L);
 /* -- ltake.c */
 
 void mch_ltake_pack_values(lua_State *L, int first);
-int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t length,
-                           enum mch_graph_kind kind, int ahead);
+int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder);
+int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
+                           size_t length, enum mch_graph_kind kind, int early);
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool);
 void mch_ltake_call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results);
 int mch_core_weight(lua_State *L);

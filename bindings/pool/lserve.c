@@ -19,9 +19,10 @@
 
 /* -- log records -------------------------------------------------------------------------- */
 
-/* Called with the bytes of a record as light userdata and a length. */
+/* Called with the bytes of a record as light userdata, a length, and the pool. */
 static int hand_over(lua_State *L) {
   struct mch_decoder decoder;
+  const struct lpool *lpool = lua_touserdata(L, 3);
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = lua_touserdata(L, 1);
   decoder.len = (size_t)lua_tointeger(L, 2);
@@ -38,7 +39,7 @@ static int hand_over(lua_State *L) {
     }
     mch_context_push_log_handler(L);
   }
-  if (mch_decode(L, &decoder) != 1)
+  if (mch_ltake_decode(L, lpool, &decoder) != 1)
     return luaL_error(L, "a log record with more than one value");
   lua_call(L, 1, 0);
   return 0;
@@ -54,8 +55,9 @@ void mch_lserve_deliver_logs(lua_State *L, struct lpool *lpool) {
     lua_pushcfunction(L, hand_over);
     lua_pushlightuserdata(L, lpool->record.data);
     lua_pushinteger(L, (lua_Integer)lpool->record.length);
+    lua_pushlightuserdata(L, lpool);
     stops = mch_lwatch_stops(L);
-    if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
       continue;
     if (!mch_lwatch_caught(L, stops)) {
       const char *message = luaL_tolstring(L, -1, NULL);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bindings/values/classes.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "runtime/show/output.h"
@@ -307,6 +308,8 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   decoder.find_code = find_code;
   decoder.ud = call->task;
   decoder.factories = lua_istable(L, baseline + 1) ? baseline + 1 : 0;
+  if (kind == MCH_SEND_TASK && decoder.baseline != 0)
+    mch_classes_begin_task(L, baseline, 0);
   count = mch_decode(L, &decoder);
   call->called |= decoder.called;
   lua_remove(L, baseline + 1);
@@ -695,6 +698,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   L = task_thread(task);
   mch_lwatch_install(&task->watch, L, L, task->memory);
   task->context->watch = &task->watch;
+  task->context->baseline = task->baseline != LUA_NOREF ? task->baseline : 0;
   task->watching = 1;
   lua_pushcfunction(L, set_up_worker);
   lua_pushlightuserdata(L, task);

@@ -7,6 +7,8 @@
 #include <lauxlib.h>
 #include <stdio.h>
 
+#include "classes.h"
+
 /* ---- objects ---- */
 
 int mch_encode_refuse(struct encoding *e, const char *why) {
@@ -109,6 +111,53 @@ int mch_encode_name(struct encoding *e, int at, const void *object, int as_metat
     mch_encode_string(e, -1);
   lua_pop(L, 2);
   return 1;
+}
+
+void mch_encode_class(struct encoding *e, int at, int is_sentinel) {
+  lua_State *L = e->L;
+  int classes = e->slots + CLASSES;
+  e->last_class = lua_topointer(L, at);
+  luaL_checkstack(L, 4, NULL);
+  if (lua_isnil(L, classes)) {
+    lua_newtable(L);
+    lua_replace(L, classes);
+  }
+  lua_pushvalue(L, at);
+  if (lua_rawget(L, classes) == LUA_TNIL) {
+    lua_pushvalue(L, at);
+    lua_pushinteger(L, is_sentinel);
+    lua_rawset(L, classes);
+    lua_pushvalue(L, at);
+    lua_rawseti(L, classes, (lua_Integer)lua_rawlen(L, classes) + 1);
+  } else if (!is_sentinel) { /* it is used as a metatable, too */
+    lua_pushvalue(L, at);
+    lua_pushinteger(L, 0);
+    lua_rawset(L, classes);
+  }
+  lua_pop(L, 1);
+}
+
+/* Behind the message: which of its objects are classes, by what ids. Some may have been left out of
+ * it again. */
+static void put_classes(struct encoding *e) {
+  lua_State *L = e->L;
+  int classes = e->slots + CLASSES, top = lua_gettop(L);
+  lua_Integer i,
+      n = e->baseline != 0 && lua_istable(L, classes) ? (lua_Integer)lua_rawlen(L, classes) : 0;
+  for (i = 1; i <= n; i++) {
+    const struct mch_met *met;
+    lua_rawgeti(L, classes, i);
+    met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)lua_topointer(L, top + 1));
+    if (met != NULL) {
+      lua_pushvalue(L, top + 1);
+      lua_rawget(L, classes);
+      *at_position(e, met->b) |= MCH_TAG_KEPT;
+      put_varint(e, met->a);
+      put_varint(e, (uint64_t)mch_classes_send(L, e->baseline, top + 1, (int)lua_tointeger(L, -1)));
+      e->to->classes++;
+    }
+    lua_settop(L, top);
+  }
 }
 
 void mch_encode_more_frames(struct encoding *e) {
@@ -599,7 +648,14 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   lua_settop(L, e->slots + SLOTS);
   lua_pushglobaltable(L);
   e->globals = lua_topointer(L, -1);
-  lua_pop(L, 1);
+  lua_pushliteral(L, "__index");
+  e->index_key = lua_topointer(L, -1);
+  lua_pop(L, 2);
+  e->has_classes = encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM;
+  e->returns_classes = !e->has_classes && e->baseline != 0;
+  e->last_class = e->last_metatable = NULL;
+  e->last_is_callable = 0;
+  encoder->classes = 0;
   e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0, 0};
   e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
@@ -632,6 +688,7 @@ int mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
     else if (status == REFUSED && !leave_out(&e))
       raise_refusal(&e);
   }
+  put_classes(&e);
   mch_identity_release(&e.met);
   mch_heap_release(L, e.slots + HEAP);
   has_lent = !lua_isnil(L, e.slots + LENT);

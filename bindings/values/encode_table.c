@@ -6,6 +6,8 @@
 
 #include <lauxlib.h>
 
+#include "classes.h"
+
 /* ---- records ---- */
 
 static uint64_t hash_shape(const void **keys, size_t n) {
@@ -22,6 +24,14 @@ enum { DOUBT = -8 };
 /* Where a shape is kept at hand. */
 static struct shape *recent_shape(struct encoding *e, const void *first_key) {
   return &e->recent[mch_identity_hash((uint64_t)(uintptr_t)first_key) % RECENT_SHAPES];
+}
+
+/* Is one of these keys __index? */
+static int has_index(const struct encoding *e, const void **keys, size_t n) {
+  size_t i = 0;
+  while (i < n && keys[i] != e->index_key)
+    i++;
+  return i < n;
 }
 
 /* Keep a shape at hand. Where another one was with the same first key, the tables behind that
@@ -50,7 +60,7 @@ static const struct shape *find_shape(struct encoding *e, const void **keys, siz
   struct mch_probe probe = mch_probe_first(&e->met, hash);
   while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL)
     if (has_keys(e, met->b, keys, n))
-      return use_shape(e, (struct shape){keys[0], met->a, met->b, n, 0});
+      return use_shape(e, (struct shape){keys[0], met->a, met->b, n, 0, has_index(e, keys, n)});
   return NULL;
 }
 
@@ -62,7 +72,7 @@ static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t 
     memset(e->recent, 0, sizeof e->recent);
   memcpy((const void **)e->keys.elements + before, keys, n * sizeof *keys);
   e->keys.count += n;
-  use_shape(e, (struct shape){keys[0], e->shapes, before, n, 0});
+  use_shape(e, (struct shape){keys[0], e->shapes, before, n, 0, has_index(e, keys, n)});
   mch_identity_add(&e->met, hash, e->shapes++, before);
 }
 
@@ -170,6 +180,12 @@ static void put_loose_end(struct encoding *e, size_t tag_at, size_t keys) {
   put_tag(e, MCH_TAG_END);
 }
 
+/* The table at `at` is a class if it has an __index, which this may be. */
+static inline void note_index(struct encoding *e, int at, int may_be) {
+  if (may_be && e->has_classes)
+    mch_encode_class(e, at, 0);
+}
+
 /* Put the table whose first key and value are on top of the stack as a record of this shape, as far
  * as it is one. Only what has contents, or a metatable, takes a frame. */
 static int put_expected(struct encoding *e, const struct shape *shape, int table,
@@ -178,6 +194,7 @@ static int put_expected(struct encoding *e, const struct shape *shape, int table
   int type;
   struct frame *frame;
   meet_looked(e, look);
+  note_index(e, table, shape->is_class);
   put_record_head(e, shape, metatable);
   if (e->listener == NULL)
     n = put_flat_fields(e, shape, table, &type);
@@ -393,9 +410,26 @@ static int count_elements(lua_State *L, int first, int n) {
   return i;
 }
 
+/* Is one of the keys of the table on the stack __index? */
+static int has_index_key(const struct encoding *e, int first, int n) {
+  int i;
+  for (i = 0; i < n; i++)
+    if (lua_topointer(e->L, first + 2 * i) == e->index_key)
+      return 1;
+  return 0;
+}
+
+/* A table without contents, but with a metatable, may be a sentinel. */
+static int is_sentinel(const struct encoding *e, int at, int n, unsigned metatable) {
+  return n == 0 && metatable != 0 && e->has_classes && mch_modules_is_class(e->L, at);
+}
+
 static void put_small_table(struct encoding *e, struct frame *frame, int n, unsigned metatable) {
   int first = frame_at(e, frame) + 1;
   int elements = count_elements(e->L, first, n);
+  note_index(e, first - 1, elements < n && has_index_key(e, first + 2 * elements, n - elements));
+  if (is_sentinel(e, first - 1, n, metatable))
+    mch_encode_class(e, first - 1, 1);
   frame->kind = SMALL;
   frame->count = (size_t)n;
   frame->array = (size_t)elements;
@@ -425,6 +459,11 @@ static void put_large_table(struct encoding *e, struct frame *frame, unsigned me
   lua_Unsigned border = lua_rawlen(e->L, -1);
   frame->array = border < most ? (size_t)border : most;
   frame->next = 1;
+  if (e->has_classes) {
+    lua_pushliteral(e->L, "__index");
+    note_index(e, lua_gettop(e->L) - 1, lua_rawget(e->L, -2) != LUA_TNIL);
+    lua_pop(e->L, 1);
+  }
   if (frame->array >= EARLY_FROM && e->to->send_early != NULL)
     send_early(e, frame);
   if (frame->next > 1) {
@@ -485,6 +524,60 @@ static int put_contents(struct encoding *e, int at, int top, const struct look *
   return OPENED;
 }
 
+/* Has the metatable of the table at `at` a __call? Then that is a class: what it makes are its
+ * instances. */
+static int is_callable(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  if (!lua_getmetatable(L, at))
+    return 0;
+  if (lua_topointer(L, -1) != e->last_metatable) {
+    e->last_metatable = lua_topointer(L, -1);
+    lua_pushliteral(L, "__call");
+    e->last_is_callable = lua_rawget(L, -2) != LUA_TNIL;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return e->last_is_callable;
+}
+
+/* The table at `at` was met, and is used as a metatable now. One that went by its name, or by the
+ * receiver's id, needs no id. */
+static void note_metatable(struct encoding *e, int at) {
+  const struct mch_met *met =
+      mch_identity_find(&e->met, (uint64_t)(uintptr_t)lua_topointer(e->L, at));
+  unsigned tag = *at_position(e, met->b) & ~(unsigned)(MCH_TAG_KEPT | MCH_TAG_META);
+  if (tag == MCH_TAG_TABLE || tag == MCH_TAG_SHAPED || tag == MCH_TAG_RECORD ||
+      tag == MCH_TAG_LOOSE)
+    mch_encode_class(e, at, 0);
+  else
+    e->last_class = lua_topointer(e->L, at);
+}
+
+/* The table at `at` has no name. If the receiver has it as its own class, say which: 1. If that may
+ * be gone by now, it goes by value, too: 0. */
+static int put_own(struct encoding *e, int at, const void *object) {
+  lua_State *L = e->L;
+  lua_Integer id = e->modules.id;
+  int is_known = 1;
+  if (id == 0 || ((id & 1) != 0 && !mch_modules_is_class(L, at)))
+    return 0;
+  if (e->to->own != 0) {
+    lua_pushvalue(L, at);
+    is_known = lua_rawget(L, e->to->own) != LUA_TNIL;
+    lua_pop(L, 1);
+    if (!is_known)
+      return 0;
+  } else if (!e->returns_classes) {
+    return 0;
+  } else {
+    is_known = mch_classes_came(L, e->baseline, id);
+  }
+  if (is_known)
+    meet(e, object);
+  put_tag_varint(e, is_known ? MCH_TAG_CLASS : MCH_TAG_CLASS | MCH_TAG_META, (uint64_t)id);
+  return is_known;
+}
+
 /* Put the table at `at`; `top` is the top of the stack. */
 static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   lua_State *L = e->L;
@@ -498,10 +591,15 @@ static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   if (met != NULL) {
     if (mch_encode_is_partial(e, at))
       mch_wants_all(&e->wants, at);
+    if (as_metatable && e->has_classes && object != e->last_class)
+      note_metatable(e, at);
     return mch_encode_ref(e, met);
   }
-  if (mch_modules_may_know(&e->modules, object) && mch_encode_name(e, at, object, as_metatable))
+  if (mch_modules_may_know(&e->modules, object) &&
+      (mch_encode_name(e, at, object, as_metatable) || put_own(e, at, object)))
     return DONE;
+  if (as_metatable && e->has_classes)
+    mch_encode_class(e, at, 0);
   if (lua_getmetatable(L, at)) {
     int status;
     lua_pop(L, 1);
@@ -509,6 +607,8 @@ static int put_table(struct encoding *e, int at, int top, int as_metatable) {
     status = mch_encode_hooked(e, at, object);
     if (status != DONE)
       return status;
+    if (e->has_classes && is_callable(e, at))
+      mch_encode_class(e, at, 0);
   }
   return put_contents(e, at, top, &look, metatable);
 }
@@ -622,6 +722,9 @@ int mch_encode_walk(struct encoding *e, struct frame *frame) {
 static int leave_record(struct encoding *e, struct frame *frame) {
   int status;
   put_loose(e, frame->tag_at, frame->keys);
+  lua_pushliteral(e->L, "__index");
+  note_index(e, frame_at(e, frame), lua_rawget(e->L, frame_at(e, frame)) != LUA_TNIL);
+  lua_pop(e->L, 1);
   frame->kind = WALK;
   frame->array = frame->count_at = 0;
   frame->next = 1;

@@ -1,0 +1,42 @@
+/* Runs in: both.
+ *
+ * Classes and sentinels of the script keep their identity by an id. Whoever sends one for the first
+ * time gives it one, and the id goes with it; the receiver remembers by which id its copy came, and
+ * sends the id instead of the copy when it comes to go back. What is private to a module goes by
+ * its name (private.h) and needs none.
+ *
+ *   parent                                worker
+ *   class -> id, weakly                   copy -> id, weakly; many copies have one
+ *   id -> class, weakly                   ids that came with the task at hand
+ *   classes that were sent since the pool was last idle: held, so that answers find them
+ *
+ * A class that the parent may have dropped meanwhile, since it came with an earlier task, goes back
+ * by its id and by value. All of it is part of the baseline. An id is even for a class, and odd for
+ * a sentinel, which must still be empty to be one. */
+#ifndef MCH_CLASSES_H
+#define MCH_CLASSES_H
+
+#include <lua.h>
+
+/* Put the tables for all this into a new baseline. */
+void mch_classes_begin(lua_State *L, int baseline);
+
+/* The id of the class at this index, given if it has none. It is held from now on. Raises on
+ * memory.
+ */
+lua_Integer mch_classes_send(lua_State *L, int baseline, int object, int is_sentinel);
+
+/* Hold no classes any more. */
+void mch_classes_release(lua_State *L, int baseline);
+
+/* The copy at this index came as class `id` of the sender. Raises on memory. */
+void mch_classes_receive(lua_State *L, int baseline, int copy, lua_Integer id);
+
+/* A new task begins: what came with those before may be gone. Engine "snapshot": what the parent
+ * holds has come with it. */
+void mch_classes_begin_task(lua_State *L, int baseline, int is_inherited);
+
+/* Did class `id` come with the task at hand? */
+int mch_classes_came(lua_State *L, int baseline, lua_Integer id);
+
+#endif
