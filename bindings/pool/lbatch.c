@@ -82,6 +82,7 @@ static int encode_item(lua_State *L, struct batching *batching, int is_packed) {
   begin_items(L, batching);
   mch_buf_u32(graph, 0);
   is_large = mch_encode(L, &batching->encoder, lua_gettop(L) - count + 1, count);
+  batching->lpool->holds |= batching->encoder.classes > 0;
   lua_settop(L, item - 1);
   if (graph->failed != 0)
     luaL_error(L, "not enough memory to send the task");
@@ -104,6 +105,7 @@ static void encode_function(lua_State *L, struct batching *batching) {
     return;
   mch_lrun_begin_encoding(L, lpool, &batching->encoder);
   mch_encode(L, &batching->encoder, 2, 1);
+  lpool->holds |= batching->encoder.classes > 0;
   if (batching->encoder.assigns)
     return; /* globals go along, and each task has them as they were */
   mch_buf_append(&lgroup->function, lpool->graph.data, lpool->graph.length);
@@ -382,6 +384,7 @@ int mch_core_take_batch(lua_State *L) {
   lua_pushlightuserdata(L, &weighing);
   mch_ltake_call_in_bulk(L, lpool, 6, 0);
   mch_buf_free(&answers->graphs);
+  mch_lserve_release_classes(L, lpool);
   lua_pushinteger(L, count);
   lua_pushinteger(L, first);
   lua_pushinteger(L, last);

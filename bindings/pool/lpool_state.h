@@ -39,6 +39,8 @@ struct lpool {
   struct hooks main_hooks, own_hooks;
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
+  int holds;            /* classes are held for answers (classes.h) */
+  uint64_t held_until;  /* those held before are for tasks below this */
   int encoding;         /* `graph` and `ids` are in use */
   int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
@@ -144,6 +146,8 @@ void mch_lserve_release_lent(lua_State *L, struct lpool *lpool);
 void mch_lserve_release_spent(lua_State *L, struct lpool *lpool);
 void mch_lserve_store_pieces(lua_State *L, struct lpool *lpool, int most);
 void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal);
+
+void mch_lserve_release_classes(lua_State *L, struct lpool *lpool);
 
 /* -- lwait.c */
 

@@ -12,6 +12,7 @@
 #include "bindings/values/early.h"
 #include "bindings/values/large.h"
 #include "lyoung.h"
+#include "bindings/values/classes.h"
 #include "runtime/base/platform.h"
 #include "runtime/mantichora.h"
 #include "runtime/show/output.h"
@@ -92,6 +93,35 @@ void mch_lserve_take_baseline(lua_State *L, struct lpool *lpool) {
   mch_lserve_prepare_collector(L, lpool);
 }
 
+static int age_classes(lua_State *L) {
+  lua_pushboolean(L, mch_classes_age(L, 1));
+  return 1;
+}
+
+/* Classes that were sent are held until the tasks that have them are over. Two sets take turns, so
+ * that a pool that is never idle drops them, too. */
+void mch_lserve_release_classes(lua_State *L, struct lpool *lpool) {
+  uint64_t next, over;
+  if (!lpool->holds || lpool->encoding || lpool->pool == NULL)
+    return;
+  over = mch_pool_over(lpool->pool, &next);
+  while (lpool->holds && over >= lpool->held_until) {
+    luaL_checkstack(L, 4, NULL);
+    lua_pushcfunction(L, age_classes);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK) {
+      lpool->holds = lua_toboolean(L, -1);
+      lpool->held_until = next;
+      lua_pop(L, 1);
+    } else { /* no memory: another time */
+      lua_pop(L, 1);
+      break;
+    }
+    if (over < next)
+      break;
+  }
+}
+
 static int update_baseline(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
@@ -103,7 +133,7 @@ static int update_baseline(lua_State *L) {
  * the first fork is noted. Without memory for that the new worker is named a little less. */
 static void prepare_fork(lua_State *L, struct lpool *lpool) {
   mch_output_flush(lpool->output);
-  if (lpool->task.baseline == LUA_NOREF)
+  if (lpool->task.baseline == LUA_NOREF || lpool->task.payloads != LUA_NOREF)
     return;
   luaL_checkstack(L, 4, NULL);
   lua_pushcfunction(L, update_baseline);

@@ -416,6 +416,7 @@ int mch_core_take_plain(lua_State *L) {
   lua_pushcfunction(L, take_plain);
   lua_insert(L, 1);
   mch_ltake_call_in_bulk(L, lpool, 5, 2);
+  mch_lserve_release_classes(L, lpool);
   return 2;
 }
 
@@ -461,5 +462,6 @@ int mch_core_take(lua_State *L) {
   lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
+  mch_lserve_release_classes(L, lpool);
   return lua_gettop(L);
 }

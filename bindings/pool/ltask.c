@@ -288,6 +288,9 @@ static int unpack_payload(lua_State *L, const struct call *call) {
   lua_remove(L, payload);
   if (call->task->watching)
     exchange_exits(L, payload);
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline) == LUA_TTABLE)
+    mch_classes_begin_task(L, lua_gettop(L), 1);
+  lua_pop(L, 1);
   return (int)count;
 }
 

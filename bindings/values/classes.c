@@ -2,6 +2,7 @@
 #include "classes.h"
 
 #include <lauxlib.h>
+#include <string.h>
 
 #include "bindings/context.h"
 #include "modules.h"
@@ -13,6 +14,8 @@ void mch_classes_begin(lua_State *L, int baseline) {
   lua_rawseti(L, baseline, MCH_BASELINE_CLASSES);
   lua_newtable(L);
   lua_rawseti(L, baseline, MCH_BASELINE_HELD);
+  lua_newtable(L);
+  lua_rawseti(L, baseline, MCH_BASELINE_HELD_BEFORE);
   lua_newtable(L);
   lua_rawseti(L, baseline, MCH_BASELINE_CAME);
 }
@@ -35,14 +38,16 @@ lua_Integer mch_classes_send(lua_State *L, int baseline, int object, int is_sent
   lua_pushvalue(L, object);
   if (lua_rawget(L, names) == LUA_TNUMBER)
     id = lua_tointeger(L, -1);
+  lua_rawgeti(L, baseline, MCH_BASELINE_CLASSES);
   if (id == 0 || (id & 1) != is_sentinel) {
-    lua_rawgeti(L, baseline, MCH_BASELINE_CLASSES);
     id = next_id(L, is_sentinel);
-    lua_pushvalue(L, object);
-    lua_rawseti(L, -2, id);
     lua_pushvalue(L, object);
     lua_pushinteger(L, id);
     lua_rawset(L, names);
+  }
+  if (lua_rawgeti(L, -1, id) == LUA_TNIL) { /* or it is a copy whose class is gone, sent on */
+    lua_pushvalue(L, object);
+    lua_rawseti(L, -3, id);
   }
   lua_rawgeti(L, baseline, MCH_BASELINE_HELD);
   lua_pushvalue(L, object);
@@ -52,18 +57,23 @@ lua_Integer mch_classes_send(lua_State *L, int baseline, int object, int is_sent
   return id;
 }
 
-void mch_classes_release(lua_State *L, int baseline) {
-  int held;
-  lua_rawgeti(L, baseline, MCH_BASELINE_HELD);
-  held = lua_gettop(L);
+static int is_empty(lua_State *L, int baseline, int part) {
+  int top = lua_gettop(L), empty;
+  lua_rawgeti(L, baseline, part);
   lua_pushnil(L);
-  while (lua_next(L, held)) {
-    lua_pop(L, 1);
-    lua_pushvalue(L, -1);
-    lua_pushnil(L);
-    lua_rawset(L, held);
-  }
-  lua_settop(L, held - 1);
+  empty = !lua_next(L, top + 1);
+  lua_settop(L, top);
+  return empty;
+}
+
+int mch_classes_age(lua_State *L, int baseline) {
+  if (is_empty(L, baseline, MCH_BASELINE_HELD) && is_empty(L, baseline, MCH_BASELINE_HELD_BEFORE))
+    return 0;
+  lua_newtable(L); /* before anything is dropped: this may raise */
+  lua_rawgeti(L, baseline, MCH_BASELINE_HELD);
+  lua_rawseti(L, baseline, MCH_BASELINE_HELD_BEFORE);
+  lua_rawseti(L, baseline, MCH_BASELINE_HELD);
+  return 1;
 }
 
 void mch_classes_receive(lua_State *L, int baseline, int copy, lua_Integer id) {
@@ -79,23 +89,30 @@ void mch_classes_receive(lua_State *L, int baseline, int copy, lua_Integer id) {
   lua_settop(L, top);
 }
 
-void mch_classes_begin_task(lua_State *L, int baseline, int is_inherited) {
-  int top = lua_gettop(L), came = top + 1, held = top + 2;
-  lua_rawgeti(L, baseline, MCH_BASELINE_CAME);
-  lua_rawgeti(L, baseline, MCH_BASELINE_HELD);
+/* The classes that are held in this part of the baseline came along. */
+static void add_held(lua_State *L, int baseline, int part, int came) {
+  int held;
+  lua_rawgeti(L, baseline, part);
+  held = lua_gettop(L);
   lua_pushnil(L);
-  if (lua_next(L, came)) { /* a new one is cheaper than to empty it */
-    lua_newtable(L);
-    lua_replace(L, came);
-    lua_pushvalue(L, came);
-    lua_rawseti(L, baseline, MCH_BASELINE_CAME);
-  }
-  lua_settop(L, held);
-  lua_pushnil(L);
-  while (is_inherited && lua_next(L, held)) {
+  while (lua_next(L, held)) {
     lua_pushboolean(L, 1);
     lua_rawseti(L, came, lua_tointeger(L, -2));
     lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+}
+
+void mch_classes_begin_task(lua_State *L, int baseline, int is_inherited) {
+  int top = lua_gettop(L), came = top + 1;
+  if (!is_empty(L, baseline, MCH_BASELINE_CAME)) { /* a new one is cheaper than to empty it */
+    lua_newtable(L);
+    lua_rawseti(L, baseline, MCH_BASELINE_CAME);
+  }
+  if (is_inherited) {
+    lua_rawgeti(L, baseline, MCH_BASELINE_CAME);
+    add_held(L, baseline, MCH_BASELINE_HELD, came);
+    add_held(L, baseline, MCH_BASELINE_HELD_BEFORE, came);
   }
   lua_settop(L, top);
 }
@@ -106,4 +123,103 @@ int mch_classes_came(lua_State *L, int baseline, lua_Integer id) {
   came = lua_rawgeti(L, -1, id) != LUA_TNIL;
   lua_pop(L, 2);
   return came;
+}
+
+/* ---- classes that are inherited ---- */
+
+/* What is looked at: objects in all, and entries of one table. */
+enum { MOST_OBJECTS = 20000, MOST_ENTRIES = 256 };
+
+/* Stack indices of a walk through what is inherited. */
+struct scan {
+  int baseline, names; /* `names`: of the baseline, the objects that have one */
+  int queue, seen;
+  lua_Integer first, last;
+};
+
+/* Queue the value on top, if it may hold classes and has no name. Pops it. */
+static void queue(lua_State *L, struct scan *scan) {
+  int value = lua_gettop(L), type = lua_type(L, value);
+  if ((type == LUA_TTABLE || (type == LUA_TFUNCTION && !lua_iscfunction(L, value))) &&
+      scan->last < MOST_OBJECTS) {
+    lua_pushvalue(L, value);
+    lua_pushvalue(L, value);
+    if (lua_rawget(L, scan->seen) == LUA_TNIL &&
+        (lua_pushvalue(L, value), lua_rawget(L, scan->names)) != LUA_TSTRING) {
+      lua_pushvalue(L, value);
+      lua_pushboolean(L, 1);
+      lua_rawset(L, scan->seen);
+      lua_pushvalue(L, value);
+      lua_rawseti(L, scan->queue, ++scan->last);
+    }
+  }
+  lua_settop(L, value - 1);
+}
+
+/* Queue what the table on top holds. */
+static void queue_entries(lua_State *L, struct scan *scan) {
+  int table = lua_gettop(L), entries = 0;
+  lua_pushnil(L);
+  while (entries++ < MOST_ENTRIES && lua_next(L, table)) {
+    queue(L, scan);
+    lua_pushvalue(L, -1);
+    queue(L, scan); /* keys may be classes, too */
+  }
+  lua_settop(L, table);
+}
+
+/* The table on top: is it a class, and its metatable? */
+static void scan_table(lua_State *L, struct scan *scan) {
+  int table = lua_gettop(L);
+  if (mch_modules_is_class(L, table)) {
+    int is_sentinel;
+    lua_pushnil(L);
+    is_sentinel = !lua_next(L, table);
+    lua_settop(L, table);
+    mch_classes_send(L, scan->baseline, table, is_sentinel);
+  }
+  queue_entries(L, scan);
+  if (lua_getmetatable(L, table)) {
+    lua_pushvalue(L, -1);
+    if (lua_rawget(L, scan->names) != LUA_TSTRING)
+      mch_classes_send(L, scan->baseline, table + 1, 0);
+    lua_pop(L, 1);
+    queue(L, scan);
+  }
+}
+
+static void scan_function(lua_State *L, struct scan *scan) {
+  int function = lua_gettop(L), i;
+  for (i = 1; lua_getupvalue(L, function, i) != NULL; i++)
+    queue(L, scan);
+}
+
+void mch_classes_scan(lua_State *L, int baseline, int first, int n) {
+  struct scan scan;
+  int top = lua_gettop(L), i;
+  luaL_checkstack(L, 24, NULL);
+  memset(&scan, 0, sizeof scan);
+  scan.baseline = lua_absindex(L, baseline);
+  lua_rawgeti(L, scan.baseline, MCH_BASELINE_MODULE);
+  lua_newtable(L);
+  lua_newtable(L);
+  scan.names = top + 1;
+  scan.queue = top + 2;
+  scan.seen = top + 3;
+  for (i = first; i < first + n; i++) {
+    lua_pushvalue(L, i);
+    queue(L, &scan);
+  }
+  lua_pushglobaltable(L);
+  queue_entries(L, &scan);
+  lua_pop(L, 1);
+  while (scan.first < scan.last) {
+    lua_rawgeti(L, scan.queue, ++scan.first);
+    if (lua_istable(L, -1))
+      scan_table(L, &scan);
+    else
+      scan_function(L, &scan);
+    lua_settop(L, top + 3);
+  }
+  lua_settop(L, top);
 }

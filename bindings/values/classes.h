@@ -26,8 +26,14 @@ void mch_classes_begin(lua_State *L, int baseline);
  */
 lua_Integer mch_classes_send(lua_State *L, int baseline, int object, int is_sentinel);
 
-/* Hold no classes any more. */
-void mch_classes_release(lua_State *L, int baseline);
+/* Nothing needs the classes any more that were held before the last call of this: hold them no
+ * longer. 0: none is held. Raises on memory. */
+int mch_classes_age(lua_State *L, int baseline);
+
+/* Engine "snapshot": give an id to each class that the worker will inherit: of the values at the
+ * stack indices first..first+n-1 and what they hold, and of the globals, as far as 20,000 objects
+ * go. Raises on memory. */
+void mch_classes_scan(lua_State *L, int baseline, int first, int n);
 
 /* The copy at this index came as class `id` of the sender. Raises on memory. */
 void mch_classes_receive(lua_State *L, int baseline, int copy, lua_Integer id);

@@ -10,19 +10,20 @@
 
 /* The parts of a baseline table (mch_baseline_take), by their array index. */
 enum mch_baseline_part {
-  MCH_BASELINE_MODULE = 1, /* weak: object -> name of its module, or id of a class (classes.h) */
-  MCH_BASELINE_FIELD,      /* object -> field in that module; nothing for the module itself */
-  MCH_BASELINE_LOADED,     /* module -> true when noted at the fork, false when loaded later */
-  MCH_BASELINE_STAMP,      /* a sum over package.loaded, to see cheaply that it did not change */
-  MCH_BASELINE_GLOBALS,    /* weak: global -> value at the fork */
-  MCH_BASELINE_PRESENT,    /* global -> true if it was not nil, false if workers differ in it */
-  MCH_BASELINE_CODES,      /* weak: function -> id of its bytecode */
-  MCH_BASELINE_USES,       /* id of bytecode -> what mch_bytecode_uses() says */
-  MCH_BASELINE_NAMES,      /* weak: function that is not sent -> what mch_bytecode_uses() says */
-  MCH_BASELINE_CALM,       /* weak: such a function -> list of all names that it leads to */
-  MCH_BASELINE_CLASSES,    /* weak: id of a class -> the class */
-  MCH_BASELINE_HELD,       /* classes that answers may name -> id */
-  MCH_BASELINE_CAME,       /* ids of classes that came with the task at hand -> true */
+  MCH_BASELINE_MODULE = 1,  /* weak: object -> name of its module, or id of a class (classes.h) */
+  MCH_BASELINE_FIELD,       /* object -> field in that module; nothing for the module itself */
+  MCH_BASELINE_LOADED,      /* module -> true when noted at the fork, false when loaded later */
+  MCH_BASELINE_STAMP,       /* a sum over package.loaded, to see cheaply that it did not change */
+  MCH_BASELINE_GLOBALS,     /* weak: global -> value at the fork */
+  MCH_BASELINE_PRESENT,     /* global -> true if it was not nil, false if workers differ in it */
+  MCH_BASELINE_CODES,       /* weak: function -> id of its bytecode */
+  MCH_BASELINE_USES,        /* id of bytecode -> what mch_bytecode_uses() says */
+  MCH_BASELINE_NAMES,       /* weak: function that is not sent -> what mch_bytecode_uses() says */
+  MCH_BASELINE_CALM,        /* weak: such a function -> list of all names that it leads to */
+  MCH_BASELINE_CLASSES,     /* weak: id of a class -> the class */
+  MCH_BASELINE_HELD,        /* classes that answers may name -> id */
+  MCH_BASELINE_HELD_BEFORE, /* likewise, those that were sent a while ago */
+  MCH_BASELINE_CAME,        /* ids of classes that came with the task at hand -> true */
   MCH_BASELINE_PARTS = MCH_BASELINE_CAME
 };
 
