@@ -281,6 +281,7 @@ static int core_new(lua_State *L) {
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
   lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
+  lpool->task.mapped_own = lpool->task.steady.anchors = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
   lpool->lent = lpool->warned = LUA_NOREF;
   luaL_setmetatable(L, TYPE);

@@ -75,12 +75,13 @@ struct mch_look {
 #define GROUP "mantichora group"
 
 /* The tasks of one map or imap: a userdata that holds its group until it is abandoned. Its user
- * value is the pool. */
+ * values are the pool, and the list of the classes that go with its function. */
 struct lgroup {
   struct lpool *lpool;
   struct mch_group *group; /* NULL: abandoned */
   /* The function whose items travel in batches, as it was when the first one was made. */
   enum { UNSEEN, STEADY, UNSTEADY } kind;
+  int shares;                   /* the classes of the items may go with it */
   struct mch_buf function, ids; /* its graph, and the bytecode that this needs */
   uint64_t glanced;             /* when the caller was last about to ask its iterator */
   unsigned slow;                /* so many more of its steps are taken for slow */

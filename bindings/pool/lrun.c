@@ -20,7 +20,7 @@
  * than `most` bytes wait no further one starts; 0: no such bound. */
 int mch_core_group(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
-  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
+  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 2);
   memset(lgroup, 0, sizeof *lgroup);
   lgroup->lpool = lpool;
   lgroup->slow = SLOW_STEPS;

@@ -586,16 +586,17 @@ static void read_values(struct decoding *d, uint64_t n, int are_all) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* What is behind a message: its classes. They are remembered by their ids. */
+/* What is behind a message: its classes. They are remembered by their ids, where there is a
+ * baseline to remember them in. */
 static void read_classes(struct decoding *d) {
   while (d->at < d->end) {
     uint64_t id;
     mch_decode_push_ref(d);
     id = take_varint(d);
-    if (!d->from->allow_code || d->baseline == 0 || !lua_istable(d->L, -1) || id < 2 ||
-        id > LUA_MAXINTEGER)
+    if (!d->from->allow_code || !lua_istable(d->L, -1) || id < 2 || id > LUA_MAXINTEGER)
       mch_decode_malformed(d, "bad class");
-    mch_classes_receive(d->L, d->baseline, -1, (lua_Integer)id);
+    if (d->baseline != 0)
+      mch_classes_receive(d->L, d->baseline, -1, (lua_Integer)id);
     lua_pop(d->L, 1);
   }
 }

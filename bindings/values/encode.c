@@ -155,6 +155,10 @@ static void put_classes(struct encoding *e) {
       put_varint(e, met->a);
       put_varint(e, (uint64_t)mch_classes_send(L, e->baseline, top + 1, (int)lua_tointeger(L, -1)));
       e->to->classes++;
+      if (e->to->found != 0) {
+        lua_pushvalue(L, top + 1);
+        lua_rawseti(L, e->to->found, (lua_Integer)lua_rawlen(L, e->to->found) + 1);
+      }
     }
     lua_settop(L, top);
   }
@@ -374,11 +378,26 @@ static int continue_sets_of(struct encoding *e, struct frame *frame) {
   return OPENED;
 }
 
+/* The value at this index, which was put, is a class, if it was not noted as one or as a sentinel.
+ */
+static void note_class(struct encoding *e, int at) {
+  int is_noted = 0;
+  if (lua_istable(e->L, e->slots + CLASSES)) {
+    lua_pushvalue(e->L, at);
+    is_noted = lua_rawget(e->L, e->slots + CLASSES) != LUA_TNIL;
+    lua_pop(e->L, 1);
+  }
+  if (!is_noted)
+    mch_encode_class(e, at, 0);
+}
+
 static int continue_root(struct encoding *e, struct frame *frame) {
   while (frame->next < frame->count) {
-    int status;
+    int number = (int)frame->next++, status;
     lua_settop(e->L, frame_at(e, frame));
-    status = mch_encode_put(e, e->first + (int)frame->next++);
+    status = mch_encode_put(e, e->first + number);
+    if (e->to->classes_from != 0 && number >= e->to->classes_from)
+      note_class(e, e->first + number);
     if (status != DONE)
       return status;
   }

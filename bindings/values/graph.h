@@ -139,8 +139,10 @@ struct mch_encoder {
   void *ud;                       /* of these two */
   struct mch_listener *listener;  /* follows the encoding (encoding.h), or NULL */
   struct mch_code_memory *memory; /* the caller's, or NULL */
-  int own; /* stack index of a table class -> id: the receiver has these by that (`own` of
-              struct mch_decoder); or 0 */
+  int own;   /* stack index of a table class -> id: the receiver has these by that (`own` of
+                struct mch_decoder); or 0 */
+  int found; /* stack index of a list that gets the classes that go by value with an id; or 0 */
+  int classes_from; /* values from this number on (0, 1 ...) are classes; 0: if they look like it */
   lua_Integer classes;      /* set to the number of classes that go by value with an id */
   int called;               /* set when a hook was called */
   int assigns;              /* set when globals or fields of environments went along */
