@@ -93,7 +93,7 @@ static int keep_payload(lua_State *L, struct lpool *lpool) {
   int count = lua_gettop(L) - 1, i;
   mch_lserve_take_baseline(L, lpool);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
-  mch_classes_scan(L, lua_gettop(L), 2, count);
+  mch_classes_scan(L, lua_gettop(L), 2, count, 0);
   lua_pop(L, 1);
   lpool->holds = 1;
   lua_createtable(L, count, 2);

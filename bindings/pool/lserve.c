@@ -89,6 +89,10 @@ void mch_lserve_take_baseline(lua_State *L, struct lpool *lpool) {
   if (lpool->task.baseline != LUA_NOREF)
     return;
   mch_baseline_take(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.init);
+  mch_classes_scan(L, lua_gettop(L) - 1, lua_gettop(L), 1, 1);
+  lua_pop(L, 1);
+  lpool->holds = 1;
   lpool->task.baseline = luaL_ref(L, LUA_REGISTRYINDEX);
   mch_lserve_prepare_collector(L, lpool);
 }

@@ -128,24 +128,31 @@ int mch_classes_came(lua_State *L, int baseline, lua_Integer id) {
 /* ---- classes that are inherited ---- */
 
 /* What is looked at: objects in all, and entries of one table. */
-enum { MOST_OBJECTS = 20000, MOST_ENTRIES = 256 };
+enum { MOST_OBJECTS = 10000, MOST_ENTRIES = 256 };
 
 /* Stack indices of a walk through what is inherited. */
 struct scan {
   int baseline, names; /* `names`: of the baseline, the objects that have one */
   int queue, seen;
   lua_Integer first, last;
+  int is_whole; /* what has a name is looked at, too, for what it holds */
 };
 
-/* Queue the value on top, if it may hold classes and has no name. Pops it. */
+static int is_named(lua_State *L, const struct scan *scan, int object) {
+  int named;
+  lua_pushvalue(L, object);
+  named = lua_rawget(L, scan->names) == LUA_TSTRING;
+  lua_pop(L, 1);
+  return named;
+}
+
+/* Queue the value on top, if it may hold classes and is to be looked at. Pops it. */
 static void queue(lua_State *L, struct scan *scan) {
   int value = lua_gettop(L), type = lua_type(L, value);
   if ((type == LUA_TTABLE || (type == LUA_TFUNCTION && !lua_iscfunction(L, value))) &&
       scan->last < MOST_OBJECTS) {
     lua_pushvalue(L, value);
-    lua_pushvalue(L, value);
-    if (lua_rawget(L, scan->seen) == LUA_TNIL &&
-        (lua_pushvalue(L, value), lua_rawget(L, scan->names)) != LUA_TSTRING) {
+    if (lua_rawget(L, scan->seen) == LUA_TNIL && (scan->is_whole || !is_named(L, scan, value))) {
       lua_pushvalue(L, value);
       lua_pushboolean(L, 1);
       lua_rawset(L, scan->seen);
@@ -171,7 +178,7 @@ static void queue_entries(lua_State *L, struct scan *scan) {
 /* The table on top: is it a class, and its metatable? */
 static void scan_table(lua_State *L, struct scan *scan) {
   int table = lua_gettop(L);
-  if (mch_modules_is_class(L, table)) {
+  if (mch_modules_is_class(L, table) && !is_named(L, scan, table)) {
     int is_sentinel;
     lua_pushnil(L);
     is_sentinel = !lua_next(L, table);
@@ -180,10 +187,8 @@ static void scan_table(lua_State *L, struct scan *scan) {
   }
   queue_entries(L, scan);
   if (lua_getmetatable(L, table)) {
-    lua_pushvalue(L, -1);
-    if (lua_rawget(L, scan->names) != LUA_TSTRING)
+    if (!is_named(L, scan, table + 1))
       mch_classes_send(L, scan->baseline, table + 1, 0);
-    lua_pop(L, 1);
     queue(L, scan);
   }
 }
@@ -194,12 +199,13 @@ static void scan_function(lua_State *L, struct scan *scan) {
     queue(L, scan);
 }
 
-void mch_classes_scan(lua_State *L, int baseline, int first, int n) {
+void mch_classes_scan(lua_State *L, int baseline, int first, int n, int is_whole) {
   struct scan scan;
   int top = lua_gettop(L), i;
   luaL_checkstack(L, 24, NULL);
   memset(&scan, 0, sizeof scan);
   scan.baseline = lua_absindex(L, baseline);
+  scan.is_whole = is_whole;
   lua_rawgeti(L, scan.baseline, MCH_BASELINE_MODULE);
   lua_newtable(L);
   lua_newtable(L);

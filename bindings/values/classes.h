@@ -30,10 +30,10 @@ lua_Integer mch_classes_send(lua_State *L, int baseline, int object, int is_sent
  * longer. 0: none is held. Raises on memory. */
 int mch_classes_age(lua_State *L, int baseline);
 
-/* Engine "snapshot": give an id to each class that the worker will inherit: of the values at the
- * stack indices first..first+n-1 and what they hold, and of the globals, as far as 20,000 objects
- * go. Raises on memory. */
-void mch_classes_scan(lua_State *L, int baseline, int first, int n);
+/* Workers inherit classes: give an id to each of those that the values at the stack indices
+ * first..first+n-1 hold, and the globals, as far as 10,000 objects go, the nearest first. Is it the
+ * whole state? Else what has a name is left out, which was looked at then. Raises on memory. */
+void mch_classes_scan(lua_State *L, int baseline, int first, int n, int is_whole);
 
 /* The copy at this index came as class `id` of the sender. Raises on memory. */
 void mch_classes_receive(lua_State *L, int baseline, int copy, lua_Integer id);
