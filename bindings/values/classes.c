@@ -21,17 +21,17 @@ void mch_classes_begin(lua_State *L, int baseline) {
 }
 
 /* The id at which the table on top of the stack has its next class. */
-static lua_Integer next_id(lua_State *L, int is_sentinel) {
+static lua_Integer next_id(lua_State *L, enum mch_class_kind kind) {
   lua_Integer id;
   lua_rawgeti(L, -1, 0);
-  id = lua_tointeger(L, -1) + 2;
+  id = lua_tointeger(L, -1) + 4;
   lua_pop(L, 1);
   lua_pushinteger(L, id);
   lua_rawseti(L, -2, 0);
-  return id + is_sentinel;
+  return id + (lua_Integer)kind;
 }
 
-lua_Integer mch_classes_send(lua_State *L, int baseline, int object, int is_sentinel) {
+lua_Integer mch_classes_send(lua_State *L, int baseline, int object, enum mch_class_kind kind) {
   int top = lua_gettop(L), names = top + 1;
   lua_Integer id = 0;
   lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
@@ -39,8 +39,8 @@ lua_Integer mch_classes_send(lua_State *L, int baseline, int object, int is_sent
   if (lua_rawget(L, names) == LUA_TNUMBER)
     id = lua_tointeger(L, -1);
   lua_rawgeti(L, baseline, MCH_BASELINE_CLASSES);
-  if (id == 0 || (id & 1) != is_sentinel) {
-    id = next_id(L, is_sentinel);
+  if (id == 0 || kind < MCH_CLASS_KIND(id)) {
+    id = next_id(L, kind);
     lua_pushvalue(L, object);
     lua_pushinteger(L, id);
     lua_rawset(L, names);
@@ -175,20 +175,33 @@ static void queue_entries(lua_State *L, struct scan *scan) {
   lua_settop(L, table);
 }
 
+static int has_metamethod(lua_State *L, int table) {
+  int entries = 0, has = 0;
+  lua_pushnil(L);
+  while (!has && entries++ < MOST_ENTRIES && lua_next(L, table)) {
+    lua_pop(L, 1);
+    has = mch_classes_is_metamethod(L, -1);
+  }
+  lua_settop(L, table);
+  return has;
+}
+
 /* The table on top: is it a class, and its metatable? */
 static void scan_table(lua_State *L, struct scan *scan) {
   int table = lua_gettop(L);
   if (mch_modules_is_class(L, table) && !is_named(L, scan, table)) {
-    int is_sentinel;
+    int is_filled;
     lua_pushnil(L);
-    is_sentinel = !lua_next(L, table);
+    is_filled = lua_next(L, table);
     lua_settop(L, table);
-    mch_classes_send(L, scan->baseline, table, is_sentinel);
+    mch_classes_send(L, scan->baseline, table, is_filled ? MCH_CLASS : MCH_SENTINEL);
+  } else if (has_metamethod(L, table) && !is_named(L, scan, table)) {
+    mch_classes_send(L, scan->baseline, table, MCH_MAYBE);
   }
   queue_entries(L, scan);
   if (lua_getmetatable(L, table)) {
     if (!is_named(L, scan, table + 1))
-      mch_classes_send(L, scan->baseline, table + 1, 0);
+      mch_classes_send(L, scan->baseline, table + 1, MCH_CLASS);
     queue(L, scan);
   }
 }

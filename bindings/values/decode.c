@@ -593,7 +593,7 @@ static void read_classes(struct decoding *d) {
     uint64_t id;
     mch_decode_push_ref(d);
     id = take_varint(d);
-    if (!d->from->allow_code || !lua_istable(d->L, -1) || id < 2 || id > LUA_MAXINTEGER)
+    if (!d->from->allow_code || !lua_istable(d->L, -1) || id < 4 || id > LUA_MAXINTEGER)
       mch_decode_malformed(d, "bad class");
     if (d->baseline != 0)
       mch_classes_receive(d->L, d->baseline, -1, (lua_Integer)id);

@@ -113,11 +113,12 @@ int mch_encode_name(struct encoding *e, int at, const void *object, int as_metat
   return 1;
 }
 
-void mch_encode_class(struct encoding *e, int at, int is_sentinel) {
+void mch_encode_class(struct encoding *e, int at, enum mch_class_kind kind) {
   lua_State *L = e->L;
   int classes = e->slots + CLASSES;
-  e->last_class = lua_topointer(L, at);
   luaL_checkstack(L, 4, NULL);
+  if (kind == MCH_CLASS)
+    e->last_class = lua_topointer(L, at);
   if (lua_isnil(L, classes)) {
     lua_newtable(L);
     lua_replace(L, classes);
@@ -125,16 +126,15 @@ void mch_encode_class(struct encoding *e, int at, int is_sentinel) {
   lua_pushvalue(L, at);
   if (lua_rawget(L, classes) == LUA_TNIL) {
     lua_pushvalue(L, at);
-    lua_pushinteger(L, is_sentinel);
-    lua_rawset(L, classes);
-    lua_pushvalue(L, at);
     lua_rawseti(L, classes, (lua_Integer)lua_rawlen(L, classes) + 1);
-  } else if (!is_sentinel) { /* it is used as a metatable, too */
-    lua_pushvalue(L, at);
-    lua_pushinteger(L, 0);
-    lua_rawset(L, classes);
+  } else if ((int)kind >= (int)lua_tointeger(L, -1)) {
+    lua_pop(L, 1);
+    return;
   }
   lua_pop(L, 1);
+  lua_pushvalue(L, at);
+  lua_pushinteger(L, (lua_Integer)kind);
+  lua_rawset(L, classes);
 }
 
 /* Behind the message: which of its objects are classes, by what ids. Some may have been left out of
@@ -149,13 +149,15 @@ static void put_classes(struct encoding *e) {
     lua_rawgeti(L, classes, i);
     met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)lua_topointer(L, top + 1));
     if (met != NULL) {
+      enum mch_class_kind kind;
       lua_pushvalue(L, top + 1);
       lua_rawget(L, classes);
+      kind = (enum mch_class_kind)lua_tointeger(L, -1);
       *at_position(e, met->b) |= MCH_TAG_KEPT;
       put_varint(e, met->a);
-      put_varint(e, (uint64_t)mch_classes_send(L, e->baseline, top + 1, (int)lua_tointeger(L, -1)));
+      put_varint(e, (uint64_t)mch_classes_send(L, e->baseline, top + 1, kind));
       e->to->classes++;
-      if (e->to->found != 0) {
+      if (e->to->found != 0 && kind != MCH_MAYBE) {
         lua_pushvalue(L, top + 1);
         lua_rawseti(L, e->to->found, (lua_Integer)lua_rawlen(L, e->to->found) + 1);
       }
@@ -388,7 +390,7 @@ static void note_class(struct encoding *e, int at) {
     lua_pop(e->L, 1);
   }
   if (!is_noted)
-    mch_encode_class(e, at, 0);
+    mch_encode_class(e, at, MCH_CLASS);
 }
 
 static int continue_root(struct encoding *e, struct frame *frame) {
@@ -667,9 +669,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   lua_settop(L, e->slots + SLOTS);
   lua_pushglobaltable(L);
   e->globals = lua_topointer(L, -1);
-  lua_pushliteral(L, "__index");
-  e->index_key = lua_topointer(L, -1);
-  lua_pop(L, 2);
+  lua_pop(L, 1);
   e->has_classes = encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM;
   e->returns_classes = !e->has_classes && e->baseline != 0;
   e->last_class = e->last_metatable = NULL;

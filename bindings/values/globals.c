@@ -54,6 +54,7 @@ void mch_baseline_take(lua_State *L) {
   mch_context_push_weak(L, "k");
   lua_rawseti(L, baseline, MCH_BASELINE_CALM);
   mch_classes_begin(L, baseline);
+  mch_modules_note_latest(L, baseline);
 }
 
 /* Push the global whose name is at this index. Is it what it was at the first fork and all since?

@@ -22,6 +22,9 @@ static const char iterator_name[] = "ipairs()";
 /* Its key in the registry is the address of this. */
 static const char iterator_key = 0;
 
+/* Likewise, of a list that has the baseline which was taken last, weakly. */
+static const char latest_key = 0;
+
 /* Push what the standard ipairs returns first, or nil. It is looked for once: a program may give
  * the name to another function later, and one in Lua is not called here. */
 static void push_iterator(lua_State *L) {
@@ -258,6 +261,13 @@ void mch_modules_note(lua_State *L, int baseline) {
   note_modules(L, baseline, 0);
 }
 
+void mch_modules_note_latest(lua_State *L, int baseline) {
+  mch_context_push_weak(L, "v");
+  lua_pushvalue(L, baseline);
+  lua_rawseti(L, -2, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &latest_key);
+}
+
 void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int baseline) {
   modules->module_of = slot;
   modules->field_of = slot + 1;
@@ -410,6 +420,59 @@ int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int 
     return 1;
   lua_pop(L, 2);
   return 0;
+}
+
+/* Push the name that the baseline which was taken last has for the object, or nil. */
+static void push_noted_name(lua_State *L, int object) {
+  int top = lua_gettop(L);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &latest_key) == LUA_TTABLE &&
+      lua_rawgeti(L, -1, 1) == LUA_TTABLE) {
+    lua_rawgeti(L, -1, MCH_BASELINE_MODULE);
+    lua_pushvalue(L, object);
+    lua_rawget(L, -2);
+  }
+  if (lua_gettop(L) == top + 1 || lua_type(L, -1) != LUA_TSTRING)
+    lua_pushnil(L);
+  lua_replace(L, top + 1);
+  lua_settop(L, top + 1);
+}
+
+/* Push the name of the loaded module from whose file the Lua function on top is, or nil. */
+static void push_file_module(lua_State *L) {
+  int function = lua_gettop(L), loaded = function + 1;
+  push_loaded(L);
+  lua_pushnil(L);
+  while (lua_next(L, loaded)) {
+    lua_pop(L, 1);
+    if (lua_type(L, -1) != LUA_TSTRING)
+      continue;
+    lua_pushvalue(L, function);
+    if (is_from_file(L, loaded + 1)) {
+      lua_settop(L, loaded + 1);
+      lua_replace(L, loaded);
+      return;
+    }
+    lua_pop(L, 1);
+  }
+  lua_pushnil(L);
+  lua_replace(L, loaded);
+}
+
+void mch_modules_push_former(lua_State *L, int object) {
+  int name;
+  luaL_checkstack(L, 16, NULL);
+  object = lua_absindex(L, object);
+  push_noted_name(L, object);
+  name = lua_gettop(L);
+  lua_pushnil(L);
+  while (lua_isnil(L, name) && lua_next(L, object)) {
+    if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1)) {
+      push_file_module(L);
+      lua_replace(L, name);
+    }
+    lua_settop(L, name + 1);
+  }
+  lua_settop(L, name);
 }
 
 /* Push package.loaded[module], loading it if need be and allowed. */

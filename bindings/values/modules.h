@@ -30,6 +30,9 @@ enum mch_baseline_part {
 /* Note the fields of all modules that are loaded now, in a baseline table. */
 void mch_modules_note(lua_State *L, int baseline);
 
+/* This baseline was taken last: mch_modules_push_former() asks it. */
+void mch_modules_note_latest(lua_State *L, int baseline);
+
 /* For looking up many objects: stack indices, all filled by mch_modules_open(). */
 enum { MCH_MODULES_SLOTS = 4 };
 struct mch_modules {
@@ -60,6 +63,10 @@ int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int 
  * __index, which its instances share, or a metatable with __call, its constructor; a sentinel is
  * empty, with a metatable that has neither __index nor __newindex. */
 int mch_modules_is_class(lua_State *L, int object);
+
+/* Push the name of the module that the class at this index seems to be of, though that does not
+ * know it, or nil. For messages. */
+void mch_modules_push_former(lua_State *L, int object);
 
 /* Can the object at this address have a name? Quick, and sometimes wrong when it says so. */
 static inline int mch_modules_may_know(const struct mch_modules *modules, const void *object) {

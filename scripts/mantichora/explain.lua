@@ -11,7 +11,8 @@
 -- - `kind`: `table`, `function <img.lua:12>`, `C function`, `number` ...
 -- - `how`: `value`, `name` (by reference), `shared` (goes with another part), `globals` (`_G`), `hook`
 --   (rebuilt by what its `__mantichora` returned), `environment` (as far as code names it), `refused`
--- - `detail`: the name, the path of the other part, or the reason of a refusal
+-- - `detail`: the name (also of what is private to a module: `date.diff, upvalue 3`), the path of the other
+--   part, or the reason of a refusal; of a class that goes by value, why, and that it comes back as itself
 -- - `size`: bytes, with what it contains; what is shared counts where it comes first
 -- - `parts`: list of parts (of a table: those that are not plain numbers, booleans or short strings)
 -- @table report
@@ -93,7 +94,9 @@ local SAID = {
   hook = function(part) return "rebuilt by what its __mantichora returned, " .. show_size(part.size) end,
   environment = function() return "custom _ENV, as far as the code names it" end,
   refused = function(part) return "CANNOT BE SENT: " .. part.detail end,
-  value = function(part) return "by value, " .. show_size(part.size) end,
+  value = function(part)
+    return "by value, " .. show_size(part.size) .. (part.detail and ", " .. part.detail or "")
+  end,
 }
 
 local function show(lines, part, indent)
