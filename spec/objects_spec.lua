@@ -591,7 +591,8 @@ describe("what is private to a module", function()
 
   each_engine("classes in a private table", function(go)
     local parser = module("spec_parser", parsers)
-    local there, value, back = go(function(x) return parser.is(x), x:value(), parser.parse(3, 4) end, parser.parse(1, 2))
+    local there, value, back = go(function(x) return parser.is(x), x:value(), parser.parse(3, 4) end,
+      parser.parse(1, 2))
     assert.is_true(there)
     assert.are.equal(3, value)
     assert.is_true(parser.is(back))
