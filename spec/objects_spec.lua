@@ -3,7 +3,6 @@
 -- small restatements of how people's own ones work, one an idiom.
 
 local mantichora = require "mantichora"
-local logging = require "mantichora.logging"
 local shell = require "spec.support.shell"
 
 local ENGINES = { "fork", "snapshot", "inline" }
@@ -453,6 +452,73 @@ describe("a class", function()
     end
     assert.are.equal(0, Counter.count)
   end)
+
+  each_engine("goes to each item as it is when that is queued", function(_, make)
+    local Config = { factor = 0 }
+    Config.__index = Config
+    function Config.of(x) return x * Config.factor end
+    local pool <close> = make { nworkers = 1 }
+    local function items()
+      return coroutine.wrap(function()
+        for i = 1, 2000 do
+          Config.factor = i
+          coroutine.yield(i)
+        end
+      end)
+    end
+    local last = 0
+    for i, value in pool:imap(function(x) return Config.of(x) end, items()) do
+      assert.is_true(value % i == 0 and value // i >= i and value // i >= last)
+      last = value // i
+    end
+    assert.is_true(last > 1000)
+  end)
+
+  it("of a worker's own pool is the worker's, and the parent's in the end", function()
+    local Cat = {}
+    Cat.__index = Cat
+    local pool <close> = mantichora { nworkers = 1 }
+    pool:run(function(class)
+      local inner <close> = require "mantichora" { nworkers = 1 }
+      inner:run(function() return setmetatable({}, Cat) end)
+      local cat = inner:returns()[1]
+      return cat, getmetatable(cat) == class
+    end, Cat)
+    local _, cat, is_class = pool:receive_one()
+    assert.are.equal(Cat, getmetatable(cat))
+    assert.is_true(is_class)
+  end)
+
+  it("is the parent's own in a result of a task that was begun again", function()
+    local Cat = {}
+    Cat.__index = Cat
+    local pool <close> = mantichora { nworkers = 1 }
+    local mark = os.tmpname()
+    finally(function() os.remove(mark) end)
+    pool:run_with({ retries = 1 }, function()
+      local file = io.open(mark)
+      local begun = file:read("a")
+      file:close()
+      if begun == "" then
+        file = io.open(mark, "w")
+        file:write("begun")
+        file:close()
+        os.exit(1)
+      end
+      return setmetatable({}, Cat)
+    end)
+    assert.are.equal(Cat, getmetatable(select(2, pool:receive_one())))
+  end)
+
+  each_engine("changes here between two tasks, and each has it as it was", function(go)
+    local Cat = {}
+    Cat.__index = Cat
+    local cat = setmetatable({}, Cat)
+    assert.is_nil(go(function() return cat.purrs end))
+    function Cat.purrs() return "purr" end
+    assert.are.equal("purr", go(function() return cat.purrs() end))
+    assert.are.equal("purr", go(function(x) return x.purrs() end, cat))
+  end)
 end)
 
 describe("a sentinel of the script", function()
@@ -674,19 +740,5 @@ describe("explain says how each class goes", function()
     local idiom = idioms.prototype()
     local text = report(function(x) return x end, idiom.new("x"))
     assert.is_truthy(text:find("by value, %d+ bytes, a class of the script, which comes back as itself"), text)
-  end)
-end)
-
-describe("a log record", function()
-  it("keeps the classes of what it has", function()
-    local Cat = {}
-    Cat.__index = Cat
-    local got
-    local remove = logging.add_handler(function(record) got = record end)
-    finally(function() if type(remove) == "function" then remove() end end)
-    local pool <close> = mantichora { nworkers = 1 }
-    pool:run(function() logging.get("spec.objects"):warning("%s", "done") end)
-    pool:returns()
-    assert.are.equal("done", got and got.message)
   end)
 end)

@@ -94,7 +94,7 @@ static void encode_function_with_classes(lua_State *L, struct batching *batching
     if (lpool->graph.failed == 0 && lpool->ids.failed == 0 && lgroup->function.failed == 0 &&
         lgroup->ids.failed == 0 &&
         !batching->encoder.assigns) /* each task has globals as they were */
-      lgroup->kind = STEADY;
+      lgroup->kind = mch_steady_watch(L, &lgroup->steady, 1, first, 1 + count) ? STEADY : UNSTEADY;
   }
   lua_settop(L, first - 1);
 }
@@ -207,8 +207,8 @@ static int encode_batch(lua_State *L) {
   int is_packed = lua_toboolean(L, 6), is_raw = !lua_getmetatable(L, 3);
   lua_settop(L, 7);
   push_classes(L, batching);
-  if (batching->lgroup->kind == UNSEEN)
-    encode_function(L, batching);
+  if (batching->lgroup->kind == UNSEEN || !mch_steady_is_same(L, &batching->lgroup->steady))
+    encode_function(L, batching); /* an iterator may change what the next items are to find */
   if (batching->lgroup->kind == UNSTEADY)
     return 0;
   begin_batch(batching);

@@ -82,6 +82,7 @@ struct lgroup {
   /* The function whose items travel in batches, as it was when the first one was made. */
   enum { UNSEEN, STEADY, UNSTEADY } kind;
   int shares;                   /* the classes of the items may go with it */
+  struct mch_steady steady;     /* how the tables of these looked then */
   struct mch_buf function, ids; /* its graph, and the bytecode that this needs */
   uint64_t glanced;             /* when the caller was last about to ask its iterator */
   unsigned slow;                /* so many more of its steps are taken for slow */

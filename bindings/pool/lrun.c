@@ -23,6 +23,7 @@ int mch_core_group(lua_State *L) {
   struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 2);
   memset(lgroup, 0, sizeof *lgroup);
   lgroup->lpool = lpool;
+  lgroup->steady.anchors = LUA_NOREF;
   lgroup->slow = SLOW_STEPS;
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
@@ -62,6 +63,7 @@ int mch_core_abandon(lua_State *L) {
   struct mch_group *group = lgroup->group;
   lgroup->group = NULL;
   mch_lpool_forget_function(lgroup);
+  mch_steady_forget(L, &lgroup->steady);
   if (group != NULL && mch_lpool_is_open(lgroup->lpool))
     drop_payloads(L, lgroup->lpool, group);
   /* A pool that was closed has freed its tasks, and this process may not be its own. */
