@@ -362,6 +362,7 @@ static int core_new(lua_State *L) {
   mch_mark_make(&lpool->mark);
   lpool->task.baseline = lpool->task.init = lpool->task.fini = lpool->task.mapped =
       lpool->task.factories = LUA_NOREF;
+  lpool->task.mapped_own = lpool->task.steady.anchors = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
   lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
   luaL_setmetatable(L, TYPE);

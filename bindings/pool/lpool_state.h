@@ -41,6 +41,8 @@ struct lpool {
   struct hooks main_hooks, own_hooks;
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
+  int holds;            /* classes are held for answers (classes.h) */
+  uint64_t held_until;  /* those held before are for tasks below this */
   int encoding;         /* `graph` and `ids` are in use */
   int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
@@ -84,12 +86,14 @@ struct mch_look {
 #define GROUP "mantichora group"
 
 /* The tasks of one map or imap: a userdata that holds its group until it is abandoned. Its user
- * value is the pool. */
+ * values are the pool, and the list of the classes that go with its function. */
 struct lgroup {
   struct lpool *lpool;
   struct mch_group *group; /* NULL: abandoned */
   /* The function whose items travel in batches, as it was when the first one was made. */
   enum { UNSEEN, STEADY, UNSTEADY } kind;
+  int shares;                   /* the classes of the items may go with it */
+  struct mch_steady steady;     /* how the tables of these looked then */
   struct mch_buf function, ids; /* its graph, and the bytecode that this needs */
   uint64_t glanced;             /* when the caller was last about to ask its iterator */
   unsigned slow;                /* so many more of its steps are taken for slow */
@@ -157,6 +161,8 @@ void mch_lserve_release_lent(lua_State *L, struct lpool *lpool);
 void mch_lserve_release_spent(lua_State *L, struct lpool *lpool);
 void mch_lserve_store_pieces(lua_State *L, struct lpool *lpool, int most);
 void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal);
+
+void mch_lserve_release_classes(lua_State *L, struct lpool *lpool);
 
 /* -- lwait.c */
 
@@ -240,8 +246,9 @@ int mch_core_stats(lua_State *L);
 /* -- ltake.c */
 
 void mch_ltake_pack_values(lua_State *L, int first);
-int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t length,
-                           enum mch_graph_kind kind, int ahead);
+int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder);
+int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
+                           size_t length, enum mch_graph_kind kind, int early);
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool);
 void mch_ltake_call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results);
 void mch_ltake_push_kinds(lua_State *L);

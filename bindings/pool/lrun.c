@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bindings/notices.h"
+#include "bindings/values/classes.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
 #include "runtime/base/mix.h"
@@ -21,9 +22,10 @@
  * checked it, or nil. And its number in the pool. */
 int mch_core_group(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
-  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
+  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 2);
   memset(lgroup, 0, sizeof *lgroup);
   lgroup->lpool = lpool;
+  lgroup->steady.anchors = LUA_NOREF;
   lgroup->slow = SLOW_STEPS;
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
@@ -74,6 +76,7 @@ int mch_core_abandon(lua_State *L) {
   struct mch_group *group = lgroup->group;
   lgroup->group = NULL;
   mch_lpool_forget_function(lgroup);
+  mch_steady_forget(L, &lgroup->steady);
   if (group != NULL && mch_lpool_is_open(lgroup->lpool))
     drop_payloads(L, lgroup->lpool, group);
   /* A pool that was closed has freed its tasks, and this process may not be its own. */
@@ -103,8 +106,11 @@ void mch_lrun_clear_message(struct lpool *lpool) {
  * table that has their group at 0; the task's bytes are their number. */
 static int keep_payload(lua_State *L, struct lpool *lpool) {
   int count = lua_gettop(L) - 1, i;
-  lpool->task.L = L;
-  mch_lserve_prepare_collector(L, lpool);
+  mch_lserve_take_baseline(L, lpool);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+  mch_classes_scan(L, lua_gettop(L), 2, count, 0);
+  lua_pop(L, 1);
+  lpool->holds = 1;
   lua_createtable(L, count, 2);
   lua_pushinteger(L, count);
   lua_setfield(L, -2, "n");
@@ -208,6 +214,7 @@ static int encode_task(lua_State *L) {
   encoder.spans = &lpool->spans;
   if (mch_encode(L, &encoder, 2, count))
     lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
+  lpool->holds |= encoder.classes > 0;
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
   if (lpool->capture_warn > 0 && graph_size(lpool) > lpool->capture_warn)

@@ -10,6 +10,7 @@
 #include "bindings/lwatch.h"
 #include "bindings/show/loutput.h"
 #include "bindings/values/items.h"
+#include "bindings/values/modules.h"
 #include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
@@ -29,7 +30,25 @@ void mch_ltake_pack_values(lua_State *L, int first) {
   lua_setfield(L, first, "n");
 }
 
-/* For a graph that came from a worker. */
+/* Push the values of a graph that came from a worker of this pool; returns how many. All that comes
+ * back goes through here: results, errors, log records. */
+int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder) {
+  int baseline = lua_gettop(L) + 1, count;
+  luaL_checkstack(L, 4, NULL);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+  if (lua_istable(L, baseline)) {
+    lua_rawgeti(L, baseline, MCH_BASELINE_CLASSES);
+    decoder->baseline = baseline;
+    decoder->own = baseline + 1;
+  } else {
+    lua_pushnil(L);
+  }
+  count = mch_decode(L, decoder);
+  lua_remove(L, baseline + 1);
+  lua_remove(L, baseline);
+  return count;
+}
+
 static struct mch_decoder new_decoder(const unsigned char *graph, size_t length,
                                       enum mch_graph_kind kind) {
   struct mch_decoder decoder;
@@ -41,13 +60,12 @@ static struct mch_decoder new_decoder(const unsigned char *graph, size_t length,
   return decoder;
 }
 
-/* Push the values of a graph that came from a worker; returns how many. `ahead`: stack index of the
- * tables that came ahead of it, or 0. */
-int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t length,
-                           enum mch_graph_kind kind, int ahead) {
+/* `early`: stack index of the tables that came before it, or 0. */
+int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
+                           size_t length, enum mch_graph_kind kind, int early) {
   struct mch_decoder decoder = new_decoder(graph, length, kind);
-  decoder.early = ahead;
-  return mch_decode(L, &decoder);
+  decoder.early = early;
+  return mch_ltake_decode(L, lpool, &decoder);
 }
 
 /* Finalizers may run wherever values are made. */
@@ -142,18 +160,21 @@ static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
   lua_setfield(L, -2, name);
 }
 
-/* Called with the answer of a worker that died: push the last record that its task logged. */
+/* Called with the answer of a worker that died, and the pool: push the last record that its task
+ * logged. */
 static int decode_last_log(lua_State *L) {
   const struct mch_result *result = lua_touserdata(L, 1);
-  return mch_ltake_decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, 0);
+  const struct lpool *lpool = lua_touserdata(L, 2);
+  return mch_ltake_decode_graph(L, lpool, result->graph, result->length, MCH_SEND_RESULT, 0);
 }
 
 /* Its message goes into the failure on top; where it cannot be had, the failure is told without. */
-static void set_last_log(lua_State *L, const struct mch_result *result) {
+static void set_last_log(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
   int failure = lua_gettop(L);
   lua_pushcfunction(L, decode_last_log);
   lua_pushlightuserdata(L, (void *)result);
-  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_istable(L, -1)) {
+  lua_pushlightuserdata(L, (void *)lpool);
+  if (lua_pcall(L, 2, 1, 0) == LUA_OK && lua_istable(L, -1)) {
     lua_pushliteral(L, "message");
     lua_rawget(L, -2);
     lua_setfield(L, failure, "last_log");
@@ -164,38 +185,41 @@ static void set_last_log(lua_State *L, const struct mch_result *result) {
 /* What a worker says of an error: message, traceback, the value shown as text or false, value. */
 enum { ERROR_PARTS = 4, PARTS_WITHOUT_VALUE = 3 };
 
-/* Called with the answer, and how many of those are wanted: push them. */
+/* Called with the answer, the pool, and how many of those are wanted: push them. */
 static int decode_error(lua_State *L) {
   const struct mch_result *result = lua_touserdata(L, 1);
+  const struct lpool *lpool = lua_touserdata(L, 2);
   struct mch_decoder decoder = new_decoder(result->graph, result->length, MCH_SEND_ERROR);
-  int wanted = (int)lua_tointeger(L, 2);
+  int wanted = (int)lua_tointeger(L, 3);
   decoder.most = wanted;
-  if (mch_decode(L, &decoder) != wanted)
+  if (mch_ltake_decode(L, lpool, &decoder) != wanted)
     return luaL_error(L, "a worker described an error in an unknown way");
   return wanted;
 }
 
 /* Push what was said of an error. An error value that cannot be
  * rebuilt here must not take along what else is known of the error: then it is nil. */
-static void push_error(lua_State *L, const struct mch_result *result) {
+static void push_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
   int top = lua_gettop(L);
   lua_pushcfunction(L, decode_error);
   lua_pushlightuserdata(L, (void *)result);
+  lua_pushlightuserdata(L, (void *)lpool);
   lua_pushinteger(L, ERROR_PARTS);
-  if (lua_pcall(L, 2, ERROR_PARTS, 0) == LUA_OK) {
+  if (lua_pcall(L, 3, ERROR_PARTS, 0) == LUA_OK) {
     lua_pushnil(L);
     return;
   }
   lua_pushcfunction(L, decode_error);
   lua_pushlightuserdata(L, (void *)result);
+  lua_pushlightuserdata(L, (void *)lpool);
   lua_pushinteger(L, PARTS_WITHOUT_VALUE);
-  lua_call(L, 2, PARTS_WITHOUT_VALUE);
+  lua_call(L, 3, PARTS_WITHOUT_VALUE);
   lua_pushnil(L);
   lua_rotate(L, top + 1, -1);
 }
 
 /* What a worker said of an error, into the failure on top. */
-static void set_error(lua_State *L, const struct mch_result *result) {
+static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
   int failure = lua_gettop(L);
   if (result->text != NULL) {
     lua_pushstring(L, result->text);
@@ -204,10 +228,10 @@ static void set_error(lua_State *L, const struct mch_result *result) {
   if (result->length == 0)
     return;
   if (result->graph_is_log) {
-    set_last_log(L, result);
+    set_last_log(L, lpool, result);
     return;
   }
-  push_error(L, result);
+  push_error(L, lpool, result);
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
   lua_pushvalue(L, failure + 2);
@@ -292,7 +316,7 @@ static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch
   if (result->maxrss != 0)
     mch_lpool_set_integer(L, "maxrss", (lua_Integer)result->maxrss);
   push_function_place(L, lpool, task);
-  set_error(L, result);
+  set_error(L, lpool, result);
 }
 
 static void push_causes(lua_State *L, struct lpool *lpool) {
@@ -347,17 +371,18 @@ static int make_failure(lua_State *L) {
 
 /* Called with the pool: push the values of the task that is held. */
 static int make_values(lua_State *L) {
-  const struct mch_task *task = ((struct lpool *)lua_touserdata(L, 1))->held;
+  const struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lpool->held;
   const struct mch_result *result = task->result;
-  int ahead = 0;
+  int early = 0;
   lua_settop(L, 0);
   if (mch_items_is_none(result->graph, result->length))
     return 0;
   if (mch_items_get(L, result->graph, result->length))
     return 1;
   if (task->early != NULL)
-    ahead = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->early->anchor) == LUA_TTABLE;
-  return mch_ltake_decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, ahead);
+    early = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->early->anchor) == LUA_TTABLE;
+  return mch_ltake_decode_graph(L, lpool, result->graph, result->length, MCH_SEND_RESULT, early);
 }
 
 /* An answer that cannot be turned into values here is an error of its task. */
@@ -466,6 +491,7 @@ int mch_core_take_plain(lua_State *L) {
   lua_pushcfunction(L, take_plain);
   lua_insert(L, 1);
   mch_ltake_call_in_bulk(L, lpool, 5, 2);
+  mch_lserve_release_classes(L, lpool);
   return 2;
 }
 
@@ -513,5 +539,6 @@ int mch_core_take(lua_State *L) {
   lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
+  mch_lserve_release_classes(L, lpool);
   return lua_gettop(L);
 }

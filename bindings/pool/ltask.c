@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 #include "bindings/notices.h"
+#include "bindings/values/classes.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
+#include "bindings/values/modules.h"
 #include "runtime/show/hold.h"
 #include "runtime/show/output.h"
 #include "runtime/base/mix.h"
@@ -283,6 +285,9 @@ static int unpack_payload(lua_State *L, const struct call *call) {
   lua_remove(L, payload);
   if (call->task->watching)
     exchange_exits(L, payload);
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline) == LUA_TTABLE)
+    mch_classes_begin_task(L, lua_gettop(L), 1);
+  lua_pop(L, 1);
   return (int)count;
 }
 
@@ -293,7 +298,8 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   int count, baseline;
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline);
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->factories);
-  baseline = lua_gettop(L) - 1;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->mapped_own);
+  baseline = lua_gettop(L) - 2;
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = graph;
   decoder.len = length;
@@ -303,26 +309,70 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   decoder.find_code = find_code;
   decoder.ud = call->task;
   decoder.factories = lua_istable(L, baseline + 1) ? baseline + 1 : 0;
+  if (kind == MCH_SEND_TASK && decoder.baseline != 0)
+    mch_classes_begin_task(L, baseline, 0);
+  decoder.own = kind == MCH_SEND_ITEM && lua_istable(L, baseline + 2) ? baseline + 2 : 0;
   count = mch_decode(L, &decoder);
   call->called |= decoder.called;
-  lua_remove(L, baseline + 1);
-  lua_remove(L, baseline);
+  lua_rotate(L, baseline, -3);
+  lua_pop(L, 3);
   return count;
+}
+
+/* The function of a batch, with what came with it, is to be rebuilt for the next item. */
+static void forget_mapped(lua_State *L, struct mch_ltask *task) {
+  luaL_unref(L, LUA_REGISTRYINDEX, task->mapped);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->mapped_own);
+  task->mapped = task->mapped_own = LUA_NOREF;
+  mch_steady_forget(L, &task->steady);
+}
+
+/* The function of a batch and its classes are the values from `first` on: keep them. */
+static void keep_mapped(lua_State *L, struct mch_ltask *task, int first) {
+  int count = lua_gettop(L) - first + 1, own, baseline, names, i;
+  lua_createtable(L, 0, count - 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->baseline);
+  own = first + count;
+  baseline = own + 1;
+  if (lua_istable(L, baseline)) {
+    lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
+    names = baseline + 1;
+    for (i = first + 1; i < first + count; i++) {
+      lua_pushvalue(L, i);
+      if (lua_rawget(L, names) == LUA_TNUMBER) {
+        lua_pushvalue(L, i);
+        lua_rawset(L, own);
+      } else {
+        lua_pop(L, 1);
+      }
+    }
+    task->unsteady = !mch_steady_watch(L, &task->steady, baseline, first, count);
+  }
+  lua_pushvalue(L, own);
+  task->mapped_own = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_settop(L, first);
+  task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* Push the function of a batch, which is rebuilt for its first item. */
 static void push_mapped(lua_State *L, struct call *call) {
   struct mch_ltask *task = call->task;
-  if (call->run->first) {
-    luaL_unref(L, LUA_REGISTRYINDEX, task->mapped);
-    task->mapped = LUA_NOREF;
-  }
-  if (task->mapped == LUA_NOREF) { /* or that failed, and does so for each */
-    if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) != 1)
+  if (call->run->first)
+    forget_mapped(L, task);
+  if (task->mapped == LUA_NOREF) { /* or that failed, or an item has changed it */
+    int first = lua_gettop(L) + 1;
+    forget_mapped(L, task);
+    if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) < 1)
       luaL_error(L, "a batch must have exactly one function");
-    task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
+    keep_mapped(L, task, first);
   }
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
+}
+
+/* The next item is to find the function and its classes as this one did. */
+static void check_mapped(lua_State *L, struct mch_ltask *task) {
+  if (task->unsteady || !mch_steady_is_same(L, &task->steady))
+    forget_mapped(L, task);
 }
 
 /* Push the function and its arguments; returns how many values. */
@@ -592,6 +642,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->first_bar = 0;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
+  if (run->function != NULL)
+    check_mapped(L, task);
   mch_tidy_restore(L, &task->tidy,
                    !task->watching || call.kind != MCH_KIND_OK || run->own_time > LONG);
   if (call.called || call.kind != MCH_KIND_OK) {
@@ -716,6 +768,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   L = task_thread(task);
   mch_lwatch_install(&task->watch, L, L, task->memory);
   task->context->watch = &task->watch;
+  task->context->baseline = task->baseline != LUA_NOREF ? task->baseline : 0;
   task->watching = 1;
   lua_pushcfunction(L, set_up_worker);
   lua_pushlightuserdata(L, task);

@@ -6,6 +6,7 @@
 
 #include <lua.h>
 
+#include "bindings/values/steady.h"
 #include "runtime/wire/codes.h"
 #include "bindings/context.h"
 #include "runtime/engines/engine.h"
@@ -29,7 +30,10 @@ struct mch_ltask {
   struct mch_output *output;
   int baseline; /* registry references; LUA_NOREF: none */
   int init, fini;
-  int mapped;        /* of the batch that runs: its function, rebuilt */
+  int mapped;               /* of the batch that runs: its function, rebuilt */
+  int mapped_own;           /* likewise: the classes that came with it, by id */
+  struct mch_steady steady; /* likewise: how its tables looked */
+  int unsteady;             /* likewise: it is rebuilt for each item */
   int factories;     /* in a worker: what makes closures of code that comes often (mch_decoder) */
   int lent;          /* what the spans of the last answer need */
   int payloads;      /* engine "snapshot": table of { n = , function, arguments ... } by number */

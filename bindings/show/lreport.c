@@ -42,6 +42,9 @@ static int send_log(lua_State *L) {
   mch_buf_clear(graph);
   encoder.out = graph;
   encoder.kind = MCH_SEND_RESULT;
+  lua_settop(L, 1);
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, context->baseline) == LUA_TTABLE)
+    encoder.baseline = 2;
   mch_encode(L, &encoder, 1, 1);
   if (graph->failed != 0)
     return luaL_error(L, "not enough memory for a log record");

@@ -565,6 +565,15 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
   return count;
 }
 
+uint64_t mch_pool_over(struct mch_pool *pool, uint64_t *next) {
+  uint64_t over;
+  pthread_mutex_lock(&pool->lock);
+  over = pool->base;
+  *next = pool->next_runid;
+  pthread_mutex_unlock(&pool->lock);
+  return over;
+}
+
 size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit) {
   size_t count = 0;
   uint64_t runid;

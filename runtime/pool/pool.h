@@ -232,6 +232,9 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
 int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
 /* Ask it of all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
+/* Run IDs below this are over: their results were taken or dropped. `next`: that of the next task.
+ */
+uint64_t mch_pool_over(struct mch_pool *pool, uint64_t *next);
 /* How many tasks below `limit` have not finished. */
 size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);
 
