@@ -205,6 +205,7 @@ int mch_core_unfinished(lua_State *L);
 
 /* -- ltake.c */
 
+int mch_core_untold(lua_State *L);
 void mch_ltake_pack_values(lua_State *L, int first);
 int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t length,
                            enum mch_graph_kind kind, int ahead);

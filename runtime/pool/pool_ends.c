@@ -67,9 +67,13 @@ void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t 
   count_bar(pool);
 }
 
-static void count_failure(struct mch_pool *pool, const struct mch_result *result) {
-  if (result->kind != MCH_KIND_OK && result->kind != MCH_KIND_CANCELLED)
+static void count_failure(struct mch_pool *pool, struct mch_task *task) {
+  enum mch_kind kind = task->result->kind;
+  task->told = 0;
+  if (kind != MCH_KIND_OK && kind != MCH_KIND_CANCELLED) {
     atomic_fetch_add(&pool->counted.failed, 1);
+    task->group->untold++;
+  }
 }
 
 /* Whether the task of this run ID, or item of a batch, has not ended. */
@@ -173,7 +177,7 @@ void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_
   list(task);
   count_done(pool, group, 1);
   add_bytes(pool, group, mch_ends_result_size(task));
-  count_failure(pool, task->result);
+  count_failure(pool, task);
   if (group->abandoned) {
     mch_take_done(pool, task);
     mch_pool_discard(pool, task);
