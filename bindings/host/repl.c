@@ -175,15 +175,16 @@ static bool load_statement(const struct repl *repl, int *status) {
 static bool leaves(struct repl *repl) {
   if (!repl->terminal)
     return true;
-  if (repl->ending) {
-    ask(repl, "stop", 0);
-    lua_pop(repl->L, 1);
-    return true;
+  if (!repl->ending) {
+    ask(repl, "outstanding", 0);
+    repl->ending = say(repl);
+    clearerr(stdin);
+    if (repl->ending)
+      return false;
   }
-  ask(repl, "outstanding", 0);
-  repl->ending = say(repl);
-  clearerr(stdin);
-  return !repl->ending;
+  ask(repl, "leave", 0);
+  lua_pop(repl->L, 1);
+  return true;
 }
 
 /* Read one chunk and leave it compiled, or the message why it cannot be. False at the end. */

@@ -141,10 +141,12 @@ local function find_folders(add, folder, ending, prefix)
   end
 end
 
+local hidden = { _G = true, ["mantichora.report"] = true } -- no modules, and not for people
+
 local function find_modules(prefix)
   local seen, list = {}, {}
   local function consider(name)
-    if type(name) == "string" and sub(name, 1, #prefix) == prefix and name ~= "_G" and not seen[name] then
+    if type(name) == "string" and sub(name, 1, #prefix) == prefix and not hidden[name] and not seen[name] then
       seen[name] = true
       list[#list + 1] = name
     end

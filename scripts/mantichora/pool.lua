@@ -541,6 +541,8 @@ end)
 local for_prompt = {}
 meta.__prompt = for_prompt
 
+function for_prompt.is_open(self) return not core.problem(self) end
+
 -- In one line, the next failure that was neither received nor told by this; nil: none.
 function for_prompt.failure(self)
   local raw = not core.problem(self) and core.untold(self)
@@ -549,7 +551,7 @@ end
 
 -- How many tasks and items have not ended, and how many tasks wait to be received.
 function for_prompt.counts(self)
-  if core.problem(self) then return 0, 0 end
+  if core.problem(self) then return 0 end
   local _, finished = core.counts(self)
   return core.unfinished(self), finished
 end

@@ -54,7 +54,9 @@ local function each_pool()
   for pool in next, pools do
     local meta = getmetatable(pool)
     local of_prompt = type(meta) == "table" and rawget(meta, "__prompt")
-    if of_prompt then list[#list + 1] = { pool = pool, failure = of_prompt.failure, counts = of_prompt.counts } end
+    if of_prompt and of_prompt.is_open(pool) then
+      list[#list + 1] = { pool = pool, failure = of_prompt.failure, counts = of_prompt.counts }
+    end
   end
   return list
 end
@@ -84,8 +86,12 @@ function prompt.outstanding()
     or "%d tasks are outstanding: Ctrl-D once more stops them and leaves.\n"):format(count)
 end
 
-function prompt.stop()
-  for _, entry in next, each_pool() do entry.pool:terminate() end
+-- When somebody leaves: what has not ended is stopped, and failures that nobody received are logged.
+function prompt.leave()
+  for _, entry in next, each_pool() do
+    entry.pool:terminate()
+    entry.pool:close()
+  end
 end
 
 -- The text of an error value that is a table; nil: it says itself what it is.
