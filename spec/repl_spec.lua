@@ -473,6 +473,13 @@ describe("completion", function()
     assert.are.same({ "f" }, { complete("deep.er:", 80) })
   end)
 
+  it("tells others the names, and the values of paths", function()
+    local names, prefix, follow = complete("x = deep.er.")
+    assert.are.same({ "f", "g", "value" }, names)
+    assert.are.equal("", prefix)
+    assert.are.equal(5, follow("deep.er.value"))
+  end)
+
   it("of modules inside of require", function()
     shell.write(folder .. "/modules.lua", ([[
       package.path, package.cpath = "%s/lib/?.lua;%s/lib/?/init.lua", "%s/lib/?.so"

@@ -1,6 +1,7 @@
 -- Completes names at the prompt: globals and keywords, fields after a dot, methods after a colon.
 -- Loaded by bindings/host/repl.c, which calls the function returned as complete(text, columns). Looks at
--- tables raw and along __index tables; never calls a metamethod.
+-- tables raw and along __index tables; never calls a metamethod. Without columns it returns the names, what they
+-- begin with, and what finds the value of a path.
 
 -- What lists the names in a folder; nil: modules are found by what is loaded only.
 local list_folder = ...
@@ -184,6 +185,10 @@ local function find_names(text)
 end
 
 return function(text, columns)
+  if not columns then
+    local list, prefix = find_names(text)
+    return list, prefix, follow
+  end
   if not find(text, "[^ \t\n]%s*$") or find(text, "\n%s*$") then return "  " end -- indentation
   local list, prefix = find_names(text)
   if #list == 0 then return end
