@@ -13,7 +13,7 @@ if(NOT "$ENV{DESTDIR}" STREQUAL "" OR mantichora_is_packed OR
     set(mantichora_file "$ENV{DESTDIR}${mantichora_folder}/${mantichora_file}")
     file(READ "${mantichora_file}" mantichora_text)
     string(REPLACE " -Wl,-rpath,\${libdir}" "" mantichora_text "${mantichora_text}")
-    string(REPLACE "set(mantichora_run_path ON)" "set(mantichora_run_path OFF)" mantichora_text
+    string(REGEX REPLACE "# Programs find[^\n]*\n[^\n]*\n[^\n]*-rpath,[^\n]*\n" "" mantichora_text
       "${mantichora_text}")
     file(WRITE "${mantichora_file}" "${mantichora_text}")
   endforeach()

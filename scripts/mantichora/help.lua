@@ -279,8 +279,8 @@ local function whole_text(item)
   if #lines > before then
     table.insert(lines, before + 1, "")
     lines[#lines + 1] = ""
-    lines[#lines + 1] = ('help "%s" tells more of one of them.'):format(match(lines[#lines - 1], "^ +([%w_.:]+)%(")
-      or match(concat(lines, "\n", before + 2), "([%w_]+[.:][%w_]+)%("))
+    lines[#lines + 1] = ('help "%s" tells more of one of them.'):format(
+      match(concat(lines, "\n", before + 2), "([%w_]+[.:][%w_]+)%("))
   end
   return concat(lines, "\n")
 end
@@ -310,7 +310,7 @@ local function manual_path()
       local file = open(place .. below)
       if file then
         file:close()
-        return place .. below
+        return (gsub(gsub(place .. below, "[^/]+/%.%./%.%./", "../"), "[^/]+/%.%./", ""))
       end
     end
   end
