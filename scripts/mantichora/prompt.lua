@@ -6,7 +6,7 @@ local readable, pools, tell = ...
 
 local globals, next, pcall, rawget, rawset, require, type = _G, next, pcall, rawget, rawset, require, type
 local getmetatable = debug.getmetatable
-local concat, sort = table.concat, table.sort
+local concat = table.concat
 local match = string.match
 
 local print, select = print, select
@@ -72,7 +72,6 @@ function prompt.failures()
     end
   end
   if lines[1] == nil then return nil end
-  sort(lines)
   if more > 0 then lines[#lines + 1] = ("... and %d more tasks have failed"):format(more) end
   return concat(lines, "\n") .. "\n"
 end
