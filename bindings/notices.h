@@ -22,6 +22,7 @@ void mch_notices_tell(lua_State *L);
 
 /* Log that sentence at WARNING of the logger `mantichora`; likewise. */
 void mch_notices_warn(lua_State *L, const char *sentence);
+void mch_notices_error(lua_State *L, const char *sentence); /* at ERROR */
 
 /* Push the module mantichora.logging, loading it where that has not been done. */
 void mch_notices_push_logging(lua_State *L);

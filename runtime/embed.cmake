@@ -1,5 +1,5 @@
 # cmake -D FROM=<folder of *.lua> -D TO=<C file> [-D PREFIX=mantichora] [-D FIND=mch_embedded_find]
-#       [-D REFERENCE=<LDoc's config.ld>] -P embed.cmake
+#       [-D REFERENCE=<LDoc's config.ld>] [-D "AND=<one more file>"] -P embed.cmake
 #
 # Writes the Lua files as constant bytes: FROM/logging.lua becomes "mantichora.logging". The table
 # ends with an entry without a name, and is searched by a function as in bindings/embedded.h. Before
@@ -9,6 +9,7 @@ if(NOT PREFIX)
   set(FIND mch_embedded_find)
 endif()
 file(GLOB parts ${FROM}/*.lua)
+list(APPEND parts ${AND})
 list(SORT parts)
 set(arrays "")
 set(rows "")

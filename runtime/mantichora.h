@@ -203,6 +203,43 @@ typedef void (*mantichora_output_sink)(void *ud, const struct mantichora_output 
 MANTICHORA_API int mantichora_set_output_sink(struct lua_State *L, mantichora_output_sink fn,
                                               void *ud);
 
+/* What happens to tasks and workers. Fields that are not known or have no meaning for an event are
+ * NULL, or negative. */
+struct mantichora_task {
+  size_t size;       /* of this structure */
+  const char *event; /* "queued", "started", "emitted", "retried", "ended", "worker_started",
+                        "worker_ended", and others in later versions */
+  uint64_t pool;     /* tells this state's pools apart */
+  double time;       /* seconds since the epoch */
+  double clock;      /* seconds of a clock that nobody sets */
+  int64_t runid;
+  const char *name;               /* of the task */
+  const char *place;              /* queued: where its function is defined, "<file.lua:12>" */
+  int priority;                   /* queued */
+  int64_t index;                  /* number of the item that it is in a map or imap, from 1 */
+  int64_t call;                   /* which of the pool's maps, from 1 */
+  int attempt;                    /* from 1 */
+  int64_t pid;                    /* of the worker */
+  int slot;                       /* likewise, from 1 */
+  const char *kind;               /* ended, retried: "ok", "error", "killed", ... */
+  double waited, elapsed, cpu;    /* ended: seconds */
+  int64_t maxrss, sent, received; /* ended: bytes */
+  int exitcode, signal;           /* ended: of the kinds "exited" and "killed" */
+  const char *message;            /* ended: what was said of a failure */
+  const char *why;                /* worker_ended */
+  struct lua_State *L;            /* emitted: the values stand on this stack, */
+  int first, count;               /* so many from this index on */
+};
+
+/* Whatever happens to tasks of all pools of the state from now on is told to `fn`, at the end of
+ * the step in which it was found out, in the order of its happening. Each "queued" is followed by
+ * exactly one "ended", by lua_close() at the latest. It is not called while another sink, a handler
+ * or a listener of a script (pool:on) runs, nor inside of itself: what these cause is told later.
+ * It may use what does not wait; what waits, and closing a pool, fails there. As long as there is a
+ * task sink, tasks cost a little more. */
+typedef void (*mantichora_task_sink)(void *ud, const struct mantichora_task *event);
+MANTICHORA_API int mantichora_set_task_sink(struct lua_State *L, mantichora_task_sink fn, void *ud);
+
 /* -- workers ------------------------------------------------------------------------------ */
 
 /* `fn` is called in each worker that is forked for this state from now on, as the first thing there

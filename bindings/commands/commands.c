@@ -21,7 +21,7 @@ static const struct command commands[] = {
     {"top", NULL},
     {"key", NULL},
     {"busted", NULL},
-    {"jupyter", NULL},
+    {"jupyter", "commands.jupyter"},
     {NULL, NULL},
 };
 
@@ -56,8 +56,8 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 }
 
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
-  static const char *const parts[] = {"main",     "options", "expression",
-                                      "template", "stream",  "report"};
+  static const char *const parts[] = {"main",   "options", "expression", "template", "stream",
+                                      "report", "jupyter", "notebook",   "cell"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {
@@ -67,6 +67,7 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
     return 255;
   }
   preload(L, "mantichora.commands.core", mch_commands_open_core);
+  preload(L, "mantichora.commands.kernel", mch_kernel_open);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     lua_pushfstring(L, "commands.%s", parts[i]);
     preload(L, lua_tostring(L, -1), load_part);

@@ -4,15 +4,10 @@
 #ifndef MCH_HOST_H
 #define MCH_HOST_H
 
-#include <stdbool.h>
-
 #include <lua.h>
 
 /* Print who we are: our version, and Lua's. */
 void mch_host_version(void);
-
-/* Whether the message on top says of a chunk that it is not complete yet. */
-bool mch_repl_is_incomplete(lua_State *L, int status);
 
 /* Read, evaluate and print until the end of stdin. */
 void mch_repl_run(lua_State *L);

@@ -25,7 +25,7 @@
 #include "history.h"
 #include "runtime/show/hold.h"
 #include "lcall.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/pool/lpool.h"
 #include "runtime/show/output.h"
 #include "runtime/base/platform.h"
@@ -462,7 +462,7 @@ static locale_t enter_locale(const struct mch_lineedit *edit) {
 }
 
 struct mch_lineedit *mch_lineedit_new(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   struct mch_lineedit *edit = NULL;
   bool opened;
   locale_t before;

@@ -18,8 +18,9 @@
 #include <lauxlib.h>
 
 #include "bindings/context.h"
+#include "bindings/incomplete.h"
 #include "bindings/part.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "lineedit.h"
 #include "runtime/show/output.h"
 
@@ -98,7 +99,7 @@ static enum mch_typed read_plain(lua_State *L, const char *prompt) {
 
 /* The same, while bars and lines of tasks keep away from the prompt. */
 static enum mch_typed read_paused(lua_State *L, const char *prompt) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   enum mch_typed typed;
   mch_output_pause(output);
   typed = read_plain(L, prompt);
@@ -120,16 +121,6 @@ static enum mch_typed read_line(const struct repl *repl, bool is_first) {
       repl->edit != NULL ? mch_lineedit_read(repl->edit, L, prompt) : read_paused(L, prompt);
   lua_remove(L, place);
   return typed;
-}
-
-bool mch_repl_is_incomplete(lua_State *L, int status) {
-  static const char mark[] = "<eof>";
-  size_t length;
-  const char *message;
-  if (status != LUA_ERRSYNTAX)
-    return false;
-  message = lua_tolstring(L, -1, &length);
-  return length >= sizeof mark - 1 && strcmp(message + length - (sizeof mark - 1), mark) == 0;
 }
 
 static int load(lua_State *L, int text) {
@@ -158,7 +149,7 @@ static bool load_statement(const struct repl *repl, int *status) {
   for (;;) {
     enum mch_typed typed;
     *status = load(L, 1);
-    if (!mch_repl_is_incomplete(L, *status))
+    if (!mch_incomplete(L, *status))
       return true;
     typed = read_line(repl, false);
     if (typed != MCH_TYPED_LINE)

@@ -3,7 +3,9 @@
 #include "lpool_state.h"
 
 #include <lauxlib.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,7 +14,7 @@
 #include "bindings/part.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/text.h"
 #include "runtime/base/chaos.h"
 #include "runtime/base/decimal.h"
@@ -75,6 +77,27 @@ static int core_counts(lua_State *L) {
   return 5;
 }
 
+/* summary(pool): the line that a pool ends with which leaves only bars of what failed; nil: none.
+ */
+static int core_summary(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_pool_tally tally;
+  char seconds[MCH_DECIMAL_ROOM], cancelled[40] = "", text[200];
+  uint64_t all;
+  mch_pool_get_tally(lpool->pool, &tally);
+  all = tally.ok + tally.failed + tally.cancelled;
+  if (!lpool->leave_failed || !lpool->shows_bars || all == 0 ||
+      !mch_output_shows_bars(lpool->output))
+    return 0;
+  if (tally.cancelled > 0)
+    snprintf(cancelled, sizeof cancelled, ", %" PRIu64 " cancelled", tally.cancelled);
+  mch_decimal_fixed(seconds, (double)tally.elapsed / 1e9, 1);
+  snprintf(text, sizeof text, "%" PRIu64 " task%s: %" PRIu64 " ok, %" PRIu64 " failed%s, %.20s s\n",
+           all, all == 1 ? "" : "s", tally.ok, tally.failed, cancelled, seconds);
+  mch_output_lines(lpool->output, 2, text, strlen(text));
+  return 0;
+}
+
 static int core_start(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct mch_error error;
@@ -83,6 +106,7 @@ static int core_start(lua_State *L) {
   if (mch_pool_start(lpool->pool, &error) != 0)
     return mch_lpool_raise_error(L, &error);
   lpool->started = 1;
+  mch_levents_tell(L, lpool);
   return 0;
 }
 
@@ -111,6 +135,7 @@ static int core_cancel(lua_State *L) {
   static const char *const was[] = {NULL, "queued", "running"};
   struct lpool *lpool = mch_lpool_check_pool(L);
   lua_pushstring(L, was[mch_pool_cancel(lpool->pool, (uint64_t)luaL_checkinteger(L, 2))]);
+  mch_levents_tell(L, lpool);
   return 1;
 }
 
@@ -254,6 +279,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   if (lpool->task.memory > 0)
     config->engine.limit_memory = lpool->task.memory + MEMORY_SLACK;
   config->engine.bars = flag_field(L, "progressbar") && !context->hides_bars;
+  config->engine.leave_failed = lpool->leave_failed = flag_field(L, "leave_failed");
+  lpool->shows_bars = config->engine.bars;
   lpool->task.hides_bars = !config->engine.bars;
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
@@ -268,7 +295,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
  * max_tasks_per_worker (0: none), seed, init, poolbar (its name, if it is wanted), and the flags
- * inline, background, progressbar. */
+ * inline, background, progressbar, leave_failed. */
 static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
@@ -277,13 +304,13 @@ static int core_new(lua_State *L) {
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
   mch_notices_tell(L);
-  output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
+  output = mch_loutput_get(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
   lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
-  lpool->lent = lpool->warned = LUA_NOREF;
+  lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = mch_lwait_main_thread(L);
@@ -296,6 +323,10 @@ static int core_new(lua_State *L) {
   else
     lua_pop(L, 1);
   lpool->keep_gc = flag_field(L, "keep_gc");
+  lpool->max_queued = (size_t)integer_field(L, "max_queued");
+  lua_getfield(L, 1, "halt");
+  lpool->group.halt = mch_lpool_halt_arg(L, -1);
+  lua_pop(L, 1);
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
   mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -318,6 +349,9 @@ static int core_new(lua_State *L) {
   lua_pop(L, 1);
   if (lpool->pool == NULL)
     return mch_lpool_raise_error(L, &error);
+  lpool->is_inline = config.make == mch_engine_inline_new;
+  lpool->number = ++mch_context_get(L)->pools;
+  mch_levents_listen(L, lpool);
   if (mch_context_get(L)->poller != NULL && (poller = mch_lpools_poller(L, &error)) != NULL)
     mch_lpools_join(poller, lpool, &error); /* else it is tried again at the next poll */
   return 1;
@@ -341,6 +375,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"is_closed", core_is_closed},
                                   {"pump", mch_core_pump},
                                   {"counts", core_counts},
+                                  {"summary", core_summary},
                                   {"start", core_start},
                                   {"workers", core_workers},
                                   {"cancel", core_cancel},
@@ -361,10 +396,17 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_many", mch_core_run_many},
                                   {"group", mch_core_group},
                                   {"abandon", mch_core_abandon},
+                                  {"go_on", mch_core_go_on},
                                   {"run_in", mch_core_run_in},
                                   {"run_batch", mch_core_run_batch},
                                   {"take_batch", mch_core_take_batch},
                                   {"pace", mch_core_pace},
+                                  {"listen", mch_core_listen},
+                                  {"set_teller", mch_core_set_teller},
+                                  {"last_event", mch_core_last_event},
+                                  {"check_may_wait", mch_core_check_may_wait},
+                                  {"emit", mch_core_emit},
+                                  {"stats", mch_core_stats},
                                   {"weight", mch_core_weight},
                                   {"keep", mch_core_keep},
                                   {"want", mch_core_want},
@@ -389,6 +431,8 @@ int mch_lpool_open(lua_State *L) {
   mch_context_get(L)->tell_log_level = mch_lpools_log_threshold;
   mch_notices_open(L);
   luaL_newlib(L, core);
+  mch_ltake_push_kinds(L);
+  lua_setfield(L, -2, "kinds");
   if (luaL_newmetatable(L, TASKS)) {
     lua_pushcfunction(L, mch_lrun_tasks_gc);
     lua_setfield(L, -2, "__gc");

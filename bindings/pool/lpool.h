@@ -21,6 +21,10 @@ void mch_lpool_sleep(lua_State *L, uint64_t until);
  * or `until`. How many wait. Raises as mch_lpool_sleep() does. */
 size_t mch_lpool_poll(lua_State *L, uint64_t until);
 
+/* See to it that all open pools of this state tell what happens, if a sink or a listener wants to
+ * know. May raise (memory). */
+void mch_lpool_listen_all(lua_State *L);
+
 /* A descriptor that is readable when mch_lpool_poll() has something to do; -1 and `error`: none is
  * to be had. And when it has although that is not readable. May raise (memory). */
 int mch_lpool_fd(lua_State *L, struct mch_error *error);

@@ -7,7 +7,7 @@
 
 #include "bindings/context.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
 #include "runtime/show/output.h"
@@ -171,7 +171,7 @@ static int wait_for_any(struct mch_poller *poller, const struct end *end, uint64
 /* Move all pools on and draw, until one of the ends has come. Leaves in `tally` how many tasks are
  * finished. Whether the descriptor is readable. */
 static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, end->woken};
   struct mch_error error;
@@ -185,7 +185,7 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
     pump_all(L, poller, end->frugal);
     now = mch_now();
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
-      mch_atpbar_pump(L);
+      mch_loutput_pump(L);
     *tally = add_up(L, now < end->until);
     if (now >= end->until || (end->untold && tally->untold) ||
         (end->result && (tally->finished > 0 || tally->unfinished == 0)))
@@ -207,6 +207,8 @@ void mch_lpool_sleep(lua_State *L, uint64_t until) {
 size_t mch_lpool_poll(lua_State *L, uint64_t until) {
   struct end end = {until, -1, NULL, 1, until == 0 && mch_context_get(L)->embedded, 0};
   struct tally tally;
+  if (until != 0)
+    mch_levents_check_may_wait(L);
   wait_for_all(L, &end, &tally);
   return tally.finished;
 }
@@ -225,7 +227,7 @@ int mch_lpool_await_failure(lua_State *L, int fd, int (*woken)(void)) {
 
 uint64_t mch_lpool_due(lua_State *L) {
   luaL_checkstack(L, 8, NULL);
-  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_loutput_get(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {
@@ -245,8 +247,18 @@ int mch_lpool_fd(lua_State *L, struct mch_error *error) {
 int mch_core_sleep(lua_State *L) {
   uint64_t until = mch_lpool_deadline_arg(L, 1);
   mch_notices_tell(L);
+  mch_levents_check_may_wait(L);
   mch_lpool_sleep(L, until == 0 ? mch_now() : until);
   return 0;
+}
+
+static void set_listening(struct lpool *lpool, void *L) {
+  mch_levents_listen(L, lpool);
+}
+
+void mch_lpool_listen_all(lua_State *L) {
+  luaL_checkstack(L, 8, NULL);
+  each_open(L, set_listening, L);
 }
 
 static void set_threshold(struct lpool *lpool, void *ud) {

@@ -193,7 +193,8 @@ void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal) {
   if (frugal != lpool->frugal)
     mch_pool_spare_forks(lpool->pool, frugal);
   lpool->frugal = frugal;
-  mch_pool_pump(lpool->pool);
+  if (!lpool->is_inline || !mch_context_get(L)->telling) /* a listener runs no tasks */
+    mch_pool_pump(lpool->pool);
   lpool->pumped = mch_now();
   mch_lserve_release_spent(L, lpool);
   if (mch_pool_short_of_workers(lpool->pool)) {
@@ -204,4 +205,5 @@ void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal) {
   }
   mch_lserve_store_pieces(L, lpool, MOST_PIECES);
   mch_lserve_deliver_logs(L, lpool);
+  mch_levents_tell(L, lpool);
 }

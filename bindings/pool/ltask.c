@@ -5,9 +5,11 @@
 #include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
+#include "runtime/show/hold.h"
 #include "runtime/show/output.h"
 #include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
@@ -180,7 +182,7 @@ static struct mch_stream *find_stream(lua_State *L) {
 }
 
 static lua_Unsigned own_seed(const struct call *call) {
-  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->runid));
+  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->stream));
 }
 
 /* As math.randomseed would, but without a call, which takes longer than many an item does. */
@@ -581,6 +583,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   }
   note_settings(L, task);
   task->running = task->context->running = 1;
+  task->context->task = task;
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
@@ -600,11 +603,13 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     outer.worker->spent = 1;
   task->running = 0;
   task->context->running = outer.running;
+  task->context->task = outer.task;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   if (task->context->first_bar != 0)
-    mch_output_leave_bars(task->output, task->context->first_bar);
+    mch_output_leave_bars(task->output, task->context->first_bar,
+                          call.kind == MCH_KIND_ERROR ? MCH_BAR_ERROR : MCH_BAR_FINISHED);
   task->context->hides_bars = outer.hides_bars;
   task->context->first_bar = outer.first_bar;
   return call.kind;
@@ -664,8 +669,29 @@ static void keep_inherited(lua_State *L) {
   luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
+/* Where both streams are one file, io.stderr keeps the order of writes to both. */
+static void join_streams(lua_State *L) {
+  FILE *before = stderr;
+  luaL_Stream *stream;
+  if (!mch_hold_same_file(STDOUT_FILENO, STDERR_FILENO))
+    return;
+  mch_platform_join_streams();
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushliteral(L, LUA_IOLIBNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "stderr");
+    lua_rawget(L, -2);
+    stream = luaL_testudata(L, -1, LUA_FILEHANDLE);
+    if (stream != NULL && stream->f == before)
+      stream->f = stderr;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
+  join_streams(L);
   lua_newtable(L);
   task->factories = luaL_ref(L, LUA_REGISTRYINDEX);
   keep_inherited(L);

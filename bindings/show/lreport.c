@@ -11,7 +11,7 @@
 #include "runtime/base/platform.h"
 #include "bindings/context.h"
 #include "bindings/values/graph.h"
-#include "latpbar.h"
+#include "loutput.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
@@ -93,7 +93,7 @@ static int log_threshold(lua_State *L) {
 
 /* write_line(line, stream): a line of the log, above the bars; without its newline. */
 static int write_line(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   size_t length;
   const char *line;
   int stream = 2;
@@ -142,6 +142,12 @@ static int stops(lua_State *L) {
   return 1;
 }
 
+/* enter(step): so many more handlers run, or less. */
+static int enter(lua_State *L) {
+  mch_context_get(L)->inside += (int)luaL_checkinteger(L, 1);
+  return 0;
+}
+
 /* time(): seconds since the epoch, with a fraction. */
 static int wall_time(lua_State *L) {
   lua_pushnumber(L, mch_wall());
@@ -160,6 +166,7 @@ int luaopen_mantichora_report(lua_State *L) {
                                        {"notices", notices},
                                        {"on_log", on_log},
                                        {"stops", stops},
+                                       {"enter", enter},
                                        {"time", wall_time},
                                        {NULL, NULL}};
   struct mch_buf *graph;

@@ -112,7 +112,8 @@ enum mch_graph_kind {
   MCH_SEND_TASK,   /* the function, then "argument 1" ... */
   MCH_SEND_RESULT, /* "result 1" ... */
   MCH_SEND_ERROR,  /* "error value" */
-  MCH_SEND_ITEM    /* "argument 1" ..., of a function that went before */
+  MCH_SEND_ITEM,   /* "argument 1" ..., of a function that went before */
+  MCH_SEND_EMITTED /* the same, of emit() in a task */
 };
 
 struct mch_code_memory;

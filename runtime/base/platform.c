@@ -293,6 +293,26 @@ long mch_platform_unread(int fd) {
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;
 }
 
+#if defined(__linux__)
+static ssize_t take_from_reader(void *cookie, char *bytes, size_t room) {
+  struct mch_reader *reader = cookie;
+  return reader->take(reader->ud, bytes, room);
+}
+#endif
+
+FILE *mch_platform_reader(struct mch_reader *reader) {
+#if defined(__linux__)
+  cookie_io_functions_t functions = {take_from_reader, NULL, NULL, NULL};
+  FILE *file = fopencookie(reader, "r", functions);
+  if (file != NULL)
+    setvbuf(file, NULL, _IONBF, 0);
+  return file;
+#else
+  (void)reader;
+  return NULL;
+#endif
+}
+
 /* -- processes ---------------------------------------------------------------------------- */
 
 int mch_platform_watch_process(pid_t pid) {
@@ -476,6 +496,13 @@ uint64_t mch_platform_maxrss(void) {
 #endif
 }
 
+uint64_t mch_platform_cpu_time(void) {
+  struct timespec used;
+  if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) != 0)
+    return 0;
+  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
 /* -- stdio -------------------------------------------------------------------------------- */
 
 int mch_platform_stdout_pending(void) {
@@ -497,6 +524,42 @@ void mch_platform_purge_stdio(void) {
   fpurge(stderr);
 #endif
 }
+
+#if defined(__GLIBC__)
+
+static ssize_t write_after_stdout(void *ud, const char *bytes, size_t count) {
+  size_t done = 0;
+  (void)ud;
+  if (__fpending(stdout) > 0)
+    fflush(stdout);
+  while (done < count) {
+    ssize_t written = write(STDERR_FILENO, bytes + done, count - done);
+    if (written < 0 && errno != EINTR)
+      return 0; /* the error */
+    done += written > 0 ? (size_t)written : 0;
+  }
+  return (ssize_t)done;
+}
+
+/* What a line-buffered stdout keeps goes out before any write to the new stderr, which is the old
+ * one's descriptor for whoever asks. */
+void mch_platform_join_streams(void) {
+  cookie_io_functions_t functions = {NULL, write_after_stdout, NULL, NULL};
+  FILE *joined = fopencookie(NULL, "w", functions);
+  if (joined == NULL)
+    return;
+  setvbuf(joined, NULL, _IONBF, 0);
+  joined->_fileno = STDERR_FILENO;
+  stderr = joined;
+}
+
+#else
+
+void mch_platform_join_streams(void) {
+  setvbuf(stdout, NULL, _IONBF, 0);
+}
+
+#endif
 
 void mch_platform_flush_streams(void) {
   if (ftrylockfile(stdin) == 0) {

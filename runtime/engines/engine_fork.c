@@ -150,10 +150,22 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   mch_feed_steal(engine, queued);
 }
 
+/* Workers that wait for the pool's conclusions go on. */
+static void say_heard(struct engine_fork *engine) {
+  struct child *child;
+  for (child = engine->children; engine->heard && child != NULL; child = child->next) {
+    if (child->heard != 0)
+      atomic_store(&child->shared->orders.heard, child->heard);
+    child->heard = 0;
+  }
+  engine->heard = 0;
+}
+
 /* After the pool has submitted what it could. */
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child, *next;
+  say_heard(engine);
   for (child = engine->unsent; child != NULL; child = next) {
     next = child->links[UNSENT].next;
     mch_chaos_pause(&engine->chaos);
@@ -192,12 +204,17 @@ static struct mch_task *runs(const struct child *child) {
                                                                                             : task;
 }
 
-static unsigned running(struct mch_engine *base) {
+static unsigned running(struct mch_engine *base, const struct mch_group *group, unsigned *others) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  unsigned count = 0;
+  unsigned count = 0, not_begun = 0;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    count += runs(child) != NULL;
+  for (child = engine->children; child != NULL; child = child->next) {
+    const struct mch_task *task = runs(child);
+    count += task != NULL && (group == NULL || task->group == group);
+    not_begun += task == NULL && child->outstanding > 0;
+  }
+  if (others != NULL)
+    *others = not_begun;
   return count;
 }
 
@@ -244,13 +261,49 @@ static void quit(struct mch_engine *base, int kill) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
   engine->quitting = 1;
-  for (child = engine->children; child != NULL; child = child->next)
+  for (child = engine->children; child != NULL; child = child->next) {
+    if (child->state != ENDED)
+      child->why = "closed";
     if (kill)
       mch_child_kill_now(child);
     else {
       mch_time_send_quit(child);
       mch_time_flush(child);
     }
+  }
+}
+
+static void set_listening(struct mch_engine *base, int on) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  engine->listening = on;
+  for (child = engine->children; child != NULL; child = child->next)
+    atomic_store(&child->shared->orders.listening, (uint32_t)on);
+}
+
+static void accept_emitted(struct mch_engine *base, int source, size_t bytes) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->pid == source && child->state != ENDED)
+      atomic_fetch_add(&child->shared->orders.accepted, bytes);
+}
+
+/* What runs counts up to now. */
+static size_t work(struct mch_engine *base, uint64_t *worked, size_t room, uint64_t *since) {
+  const struct engine_fork *engine = (struct engine_fork *)base;
+  const struct child *child;
+  uint64_t now = mch_now();
+  size_t count = engine->slots < room ? engine->slots : room, i;
+  *since = engine->first_fork;
+  for (i = 0; i < count; i++)
+    worked[i] = engine->worked[i];
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->slot - 1 < count && mch_child_begun(child) != NULL) {
+      uint64_t began = mch_child_believed(child, atomic_load(&child->shared->running_since));
+      worked[child->slot - 1] += began != 0 ? now - began : 0;
+    }
+  return count;
 }
 
 static int gone(struct mch_engine *base) {
@@ -266,6 +319,7 @@ static void free_engine(struct mch_engine *base) {
   }
   mch_output_unref(engine->config.output);
   mch_poller_free(base->poller);
+  free(engine->worked);
   free(engine);
 }
 
@@ -284,6 +338,9 @@ static const struct mch_engine_ops ops = {start,
                                           running,
                                           workers,
                                           log_threshold,
+                                          set_listening,
+                                          accept_emitted,
+                                          work,
                                           quit,
                                           gone,
                                           free_engine};

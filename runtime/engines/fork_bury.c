@@ -51,8 +51,12 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   result->signal = ending->signal;
   result->exitcode = child->exit_said ? child->exit_status : ending->exitcode;
   result->maxrss = ending->maxrss;
-  if (had_begun)
-    result->elapsed = now - since(child, now);
+  result->begun = had_begun;
+  if (had_begun) {
+    result->started = since(child, now);
+    result->elapsed = now - result->started;
+    mch_child_count_work(child, result->elapsed);
+  }
   if (progress != NULL)
     result->progress = strdup(progress);
   result->perhaps_oom = kind == MCH_KIND_KILLED && ending->signal == SIGKILL && !child->killed &&
@@ -102,9 +106,20 @@ static int may_have_begun(const struct child *child) {
                                   mch_child_claim_word(task->ticket, MCH_CLAIM_OFFERED));
 }
 
+/* Why the worker went, in a word. */
+static const char *why_gone(const struct child *child, const struct mch_ending *ending,
+                            int had_begun) {
+  if (child->why != NULL)
+    return child->why;
+  if (!has_exited(child, ending))
+    return "killed";
+  return had_begun ? "exited" : "replaced";
+}
+
 static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
+  const char *why;
   char *progress;
   int had_begun, which, never_ran, was_killed = child->killed;
   child->ready |= STDOUT | STDERR;
@@ -117,6 +132,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
     child->broke = 1;
   never_ran = child->never_ran && !was_killed; /* by all that it said */
   had_begun = may_have_begun(child);
+  why = why_gone(child, ending, had_begun);
   victim = mch_child_oldest(child);
   mch_hear_pass_last_lines(child);
   progress = mch_hear_last_progress(child);
@@ -135,6 +151,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   free(progress);
   engine->died_idle = child->barren || (never_ran && !had_begun);
   give_back_all(child);
+  mch_child_tell(child, why);
 }
 
 /* A worker that died with a task takes what it started along; one that left in peace does not. */

@@ -77,6 +77,34 @@ const struct mch_task *mch_child_offered_with(const struct child *child, uint64_
   return NULL;
 }
 
+/* -- what is told of a worker ------------------------------------------------------------- */
+
+/* Times that a worker may say are not later than this; looking at the clock for each takes longer
+ * than what comes of one that is a little wrong. */
+static uint64_t latest(const struct child *child) {
+  enum { GRACE = 1000000000 };
+  return child->engine->pumped + GRACE;
+}
+
+/* A time that the worker says, or 0 where it cannot be. */
+uint64_t mch_child_believed(const struct child *child, uint64_t when) {
+  return when < child->forked || when > latest(child) ? 0 : when;
+}
+
+/* It has worked so long. */
+void mch_child_count_work(const struct child *child, uint64_t nanoseconds) {
+  if (child->slot - 1 < child->engine->slots && nanoseconds <= latest(child) - child->forked)
+    child->engine->worked[child->slot - 1] += nanoseconds;
+}
+
+/* Tell the pool that it came, or (why) went. */
+void mch_child_tell(struct child *child, const char *why) {
+  if (!child->engine->listening)
+    return;
+  child->announced = 1;
+  mch_child_events(child)->worker(mch_child_events(child)->ud, (int)child->pid, child->slot, why);
+}
+
 /* -- its tasks, and its end --------------------------------------------------------------- */
 
 const struct mch_events *mch_child_events(const struct child *child) {

@@ -22,12 +22,12 @@
 static const uint64_t ticket_check = 1000000u;
 static const uint64_t behind_check = 20000000u;
 
-int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch) {
-  struct child *child = batch->holder;
+int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct child *child = task->holder;
   (void)base;
-  if (child == NULL || !mch_child_take_back(child, batch))
+  if (child == NULL || !mch_child_take_back(child, task))
     return 0;
-  mch_child_give_back(child, batch);
+  mch_child_give_back(child, task);
   return 1;
 }
 
@@ -137,24 +137,29 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   struct mch_message_head head = {MCH_MESSAGE_TASK, task->attempt, 0, task->runid};
   size_t name_length = task->extra == NULL ? 0 : task->extra->name_length;
   struct mch_body graph = mch_task_graph(task);
-  size_t front_length;
-  unsigned char front[2 + MCH_NAME_MAX];
+  size_t front_length = 1;
+  unsigned char front[1 + 8 + 2 + MCH_NAME_MAX] = {task->careful ? MCH_OPTION_CAREFUL : 0};
   uint32_t ticket = mch_child_next_ticket(child);
   int code;
   if ((code = send_codes(child, task, error)) != 0)
     return code;
   if (task->batch != NULL) {
     head.type = MCH_MESSAGE_BATCH;
-    mch_store_u32(front, task->batch->count);
-    mch_store_u32(front + 4, task->batch->function_length);
-    front_length = 8;
+    mch_store_u32(front + 1, task->batch->count);
+    mch_store_u32(front + 5, task->batch->function_length);
+    front_length += 8;
   } else {
     if (name_length > MCH_NAME_MAX)
       name_length = MCH_NAME_MAX;
-    front_length = 2 + name_length;
-    mch_store_u16(front, (uint16_t)name_length);
+    if (task->extra != NULL && task->extra->keyed) {
+      front[0] |= MCH_OPTION_STREAM;
+      mch_store_u64(front + 1, task->extra->stream);
+      front_length += 8;
+    }
+    mch_store_u16(front + front_length, (uint16_t)name_length);
     if (name_length > 0)
-      memcpy(front + 2, task->extra->name, name_length);
+      memcpy(front + front_length + 2, task->extra->name, name_length);
+    front_length += 2 + name_length;
   }
   head.ticket = ticket;
   code = task->cargo != NULL ? mch_channel_put_body(&child->channel, &head, front, front_length,

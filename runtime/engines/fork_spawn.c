@@ -20,6 +20,7 @@
 #include "runtime/base/gate.h"
 #include "runtime/base/platform.h"
 #include "runtime/base/tricks.h"
+#include "runtime/show/output.h"
 #include "runtime/wire/protocol.h"
 #include "task.h"
 #include "worker.h"
@@ -112,7 +113,8 @@ static void child_close_pools(struct engine_fork *engine) {
     close(mch_poller_fd(engine->base.poller));
 }
 
-static void child_set_stdio(const struct plumbing *plumbing) {
+/* `joined`: both streams go into the first pipe, in the order of their writes. */
+static void child_set_stdio(const struct plumbing *plumbing, int joined) {
   int null = open("/dev/null", O_RDONLY);
   if (null >= 0) {
     dup2(null, 0); /* nothing happens when it is 0 already: so without O_CLOEXEC */
@@ -120,7 +122,7 @@ static void child_set_stdio(const struct plumbing *plumbing) {
       close(null);
   }
   dup2(plumbing->out[1], 1);
-  dup2(plumbing->err[1], 2);
+  dup2(joined ? plumbing->out[1] : plumbing->err[1], 2);
   clearerr(stdin);
   setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
   setvbuf(stderr, NULL, _IONBF, 0);
@@ -147,9 +149,9 @@ static void child_wait_to_be_asked(int socket) {
  *  8. the gate, should the C library not know what is to be done with it.
  * Random state, pools, os.exit and finalizers are Lua's: the runner's `begin` sees to them. */
 static void child_main(const struct child *self, struct plumbing *plumbing,
-                       const struct mch_task *only) __attribute__((noreturn));
+                       const struct mch_task *only, int joined) __attribute__((noreturn));
 static void child_main(const struct child *self, struct plumbing *plumbing,
-                       const struct mch_task *only) {
+                       const struct mch_task *only, int joined) {
   struct engine_fork *engine = self->engine;
   struct mch_worker *worker;
   setpgid(0, 0);
@@ -166,7 +168,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_platform_limit(engine->config.limit_memory, engine->config.limit_cpu,
                      engine->config.limit_files);
   mch_platform_purge_stdio();
-  child_set_stdio(plumbing);
+  child_set_stdio(plumbing, joined);
   child_set_mask_empty();
   if (engine->config.self != NULL)
     mch_worker_disown(engine->config.self);
@@ -213,6 +215,20 @@ static unsigned free_slot(const struct engine_fork *engine) {
   return slot;
 }
 
+/* Count what this slot works from now on. */
+static void count_slot(struct engine_fork *engine, unsigned slot) {
+  if (slot > engine->slot_room) {
+    size_t room = 2 * slot;
+    uint64_t *worked = realloc(engine->worked, room * sizeof *worked);
+    if (worked == NULL)
+      return;
+    engine->worked = worked;
+    engine->slot_room = room;
+  }
+  while (engine->slots < slot)
+    engine->worked[engine->slots++] = 0;
+}
+
 /* The parent's side of a fresh worker. 0, or -1: it cannot be listened to. */
 int mch_spawn_adopt(struct child *child, struct plumbing *plumbing) {
   struct engine_fork *engine = child->engine;
@@ -239,6 +255,9 @@ int mch_spawn_adopt(struct child *child, struct plumbing *plumbing) {
   }
   child->unforked = mch_platform_keep_from_forks(child->shared, sizeof *child->shared);
   child->slot = free_slot(engine);
+  count_slot(engine, child->slot);
+  if (engine->first_fork == 0)
+    engine->first_fork = child->forked;
   child->next = engine->children;
   engine->children = child;
   engine->live++;
@@ -276,7 +295,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   struct plumbing plumbing;
   struct child *child = calloc(1, sizeof *child);
   sigset_t all, old;
-  int code;
+  int code, joined;
   if (child == NULL)
     return mch_error_set(error, MCH_NOMEM, "cannot start a worker: not enough memory");
   child->shared = mch_platform_share(sizeof *child->shared);
@@ -297,10 +316,12 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
   child->lazy_setup = lazy_setup && !child->eager && !mch_without(MCH_TRICK_LAZY);
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
+  atomic_store(&child->shared->orders.listening, (uint32_t)engine->listening);
   atomic_store(&child->shared->down.reader_sleeps,
                1); /* one that defers its set-up must be woken by a bell */
   if (only != NULL)
     mch_feed_book(child, only);
+  joined = mch_output_is_joined(engine->config.output);
   mch_platform_flush_streams();
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -308,7 +329,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   engine->forks++;
   child->pid = fork_now(engine);
   if (child->pid == 0)
-    child_main(child, &plumbing, only);
+    child_main(child, &plumbing, only, joined);
   mch_gate_open();
   if (child->pid < 0) {
     code = mch_error_system(error, "cannot start a worker");
@@ -321,7 +342,9 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
     return code;
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
-  return mch_spawn_adopt(child, &plumbing) == 0 ? 0 : disown(child, only, error);
+  code = mch_spawn_adopt(child, &plumbing);
+  mch_child_tell(child, NULL);
+  return code == 0 ? 0 : disown(child, only, error);
 }
 
 /* -- how many ----------------------------------------------------------------------------- */

@@ -90,6 +90,8 @@ struct child {
   unsigned slot;          /* from 1 */
   uint64_t offers;        /* tasks ever offered, less those taken back */
   uint64_t maxrss;
+  const char *why;         /* it goes; NULL: as the end of its process says */
+  int announced;           /* that it came was told */
   struct mch_buf codes;    /* sorted u32 ids that it has */
   struct mch_buf last_log; /* the last record of the running task */
   struct mch_bar **bars;
@@ -108,6 +110,7 @@ struct child {
   int eager;             /* what it does before its first task is the host's, and may take long */
   uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
   int barren;            /* it did so for too long */
+  uint64_t heard;        /* for orders.heard, when the pool has drawn its conclusions; 0: nothing */
 };
 
 struct engine_fork {
@@ -135,8 +138,13 @@ struct engine_fork {
   uint64_t look_for_slow;     /* for workers that begin nothing, not before */
   int log_level;
   int timeouts; /* some task has one */
+  int heard;    /* some worker's `heard` is not 0 */
   struct mch_chaos chaos;
   uint64_t forks; /* so far */
+  uint64_t first_fork;
+  int listening;    /* somebody wants to know all about each task */
+  uint64_t *worked; /* nanoseconds, by slot from 1 on; some may be missing for want of memory */
+  size_t slots, slot_room;
 };
 
 /* -- forking ------------------------------------------------------------------------------ */
@@ -160,6 +168,9 @@ void mch_fork_visit_all(struct engine_fork *engine, uint64_t now);
  * offered, and what it has begun of them by claims and mark. mch_child_withdraw() is the one way to
  * make sure that a task never begins; take_back settles it as well, give_back tells the pool. */
 
+uint64_t mch_child_believed(const struct child *child, uint64_t when);
+void mch_child_count_work(const struct child *child, uint64_t nanoseconds);
+void mch_child_tell(struct child *child, const char *why);
 void mch_child_take_out(struct child *child, enum membership kind);
 void mch_child_put_into(struct child *child, enum membership kind, struct child **list);
 void mch_child_wake(struct child *child);
@@ -209,7 +220,7 @@ uint64_t mch_time_due_at(struct child *child, uint64_t now);
 
 /* fork_feed.c: who gets which task, and what is taken back from whom. */
 
-int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch);
+int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task);
 void mch_feed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_feed_book(struct child *child, struct mch_task *task);
 int mch_feed_has_room(const struct engine_fork *engine, const struct child *child);
@@ -233,6 +244,7 @@ void mch_bury_remove_ended(struct engine_fork *engine);
 enum mch_bar_end mch_hear_stopped_or(const struct mch_task *task, enum mch_bar_end usual);
 char *mch_hear_last_progress(const struct child *child);
 void mch_hear_stop_bars(struct child *child, enum mch_bar_end how);
+void mch_hear_stopping(struct child *child);
 size_t mch_hear_read_stream(struct child *child, int which);
 size_t mch_hear_whole_lines(struct stream *stream, size_t count);
 void mch_hear_pass_last_lines(struct child *child);

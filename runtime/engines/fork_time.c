@@ -32,6 +32,8 @@ void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
   }
+  if (task->stop == MCH_KIND_CANCELLED)
+    mch_hear_stopping(child);
   atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   mch_child_kill_later(child, mch_now() + engine->config.grace);

@@ -39,6 +39,8 @@ struct mch_worker {
   const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
   uint64_t maxrss;             /* as last asked for */
   unsigned maxrss_age;         /* tasks since */
+  uint64_t cpu;                /* processor time used when the task began; MCH_UNMEASURED */
+  uint64_t emitted;            /* bytes of all EMITTED so far */
   int spent;                   /* the runner: leave after this task */
   int leaving;                 /* mch_worker_leave() runs: a second call ends at once */
   struct mch_chaos chaos;
@@ -59,6 +61,12 @@ void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((nore
 
 /* Send one log record. Blocks while the pool takes nothing; does not return when it has gone. */
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length);
+
+/* Whether a message of so many bytes may be emitted now: what the pool's owner has yet to take is
+ * bounded. 1, or 0: not yet; -1: nobody wants it. */
+int mch_worker_may_emit(const struct mch_worker *worker, size_t length);
+/* Emit values: as mch_worker_log(). */
+void mch_worker_emit(struct mch_worker *worker, const void *graph, size_t length);
 
 /* Send a piece of the task's result ahead. Never blocks: what the pool does not take now goes
  * before the next that is said. 1, or 0: no memory. Does not return when the pool has gone. */

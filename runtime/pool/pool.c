@@ -91,6 +91,8 @@ static void dispatch(struct mch_pool *pool, int owner) {
 static void pump(struct mch_pool *pool, int owner) {
   pool->engine->ops->pump(pool->engine, owner, pool->queue.count);
   take_back(pool);
+  mch_halt_carry_out(pool);
+  mch_retry_release(pool, mch_now());
   dispatch(pool, owner);
   mch_ends_update_bar(pool);
 }
@@ -134,8 +136,10 @@ void mch_pool_add_workers(struct mch_pool *pool) {
 uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
-  uint64_t due = engine < output ? engine : output;
-  return pool->held_until < due ? pool->held_until : due;
+  uint64_t due = engine < output ? engine : output, paused = mch_retry_next(pool);
+  if (pool->held_until < due)
+    due = pool->held_until;
+  return paused < due ? paused : due;
 }
 
 void mch_pool_pump_as_owner(struct mch_pool *pool) {
@@ -186,7 +190,8 @@ static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
   if (pool->record_bytes >= MOST_RECORD_BYTES)
     return 0; /* only the owner can take this away */
-  return pool->submitted > 0 || pool->queue.count > 0 || mch_output_next(pool->output) != MCH_NEVER;
+  return pool->submitted > 0 || pool->queue.count > 0 || pool->paused_count > 0 ||
+         mch_output_next(pool->output) != MCH_NEVER;
 }
 
 static uint64_t drive_deadline(void *ud) {
@@ -236,6 +241,9 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                       mch_ends_batch_over,
                                       mch_ends_split,
                                       mch_ends_early,
+                                      mch_events_started,
+                                      mch_events_emitted,
+                                      mch_events_worker,
                                       mch_ends_log_record,
                                       mch_ends_unlock_for_host,
                                       mch_ends_lock_again};
@@ -267,8 +275,27 @@ static void forget(struct mch_pool *pool, struct mch_task *task, uint64_t runid)
     mch_ends_free_if_idle(group);
 }
 
+/* A batch ends with its last item. */
+void mch_pool_end_all(struct mch_pool *pool) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  for (runid = pool->base; runid < pool->next_runid; runid++) {
+    struct mch_task *task = *mch_index_slot(pool, runid);
+    if (task == NULL || !mch_ends_is_open(task, runid))
+      continue;
+    if (task->batch == NULL)
+      mch_events_forgotten(pool, task, 1);
+    else if (runid == task->runid + task->batch->answered)
+      mch_events_forgotten(pool, task, task->batch->count - task->batch->answered);
+  }
+  pool->listening = 0;
+  pthread_mutex_unlock(&pool->lock);
+}
+
 void mch_pool_free(struct mch_pool *pool) {
   end_driver(pool);
+  if (pool->engine != NULL)
+    mch_events_drop_all(pool);
   while (pool->base < pool->next_runid) {
     struct mch_task *task = pool->index[pool->index_start];
     if (task != NULL)
@@ -296,6 +323,7 @@ void mch_pool_free(struct mch_pool *pool) {
   mch_dictionary_free(&pool->dictionary);
   mch_result_free(pool->no_memory);
   mch_queue_free(&pool->queue);
+  free(pool->paused);
   free(pool->index);
   mch_output_unref(pool->output);
   pthread_mutex_destroy(&pool->lock);
@@ -335,7 +363,8 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
     end_driver(pool); /* as in mch_pool_run() */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0) {
-    if (mch_index_reserve(pool, count) == 0)
+    if (mch_index_reserve(pool, count) == 0 &&
+        (!pool->listening || mch_events_reserve(pool, 2 * count) == 0))
       while (entered < count && mch_queue_enter(&pool->queue, tasks[entered]) == 0)
         entered++;
     if (entered < count) {
@@ -361,17 +390,33 @@ static int in_burst(struct mch_pool *pool) {
   return 1;
 }
 
+/* Have an accepted task run as soon as that may be. */
+static void put_in_queue(struct mch_pool *pool, struct mch_task *task) {
+  int urgent = mch_queue_overtakes(&pool->queue, task->priority);
+  mch_queue_add(&pool->queue, task);
+  if (urgent)
+    pool->engine->ops->recall(pool->engine, task->priority);
+  if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
+    dispatch(pool, 1);
+  else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
+           !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
+    pump(pool, 1);
+  else
+    mch_ends_raise_wakeup(pool); /* a pump is due */
+}
+
 /* The first worker has its task before the others are forked, and is already running it meanwhile;
  * the helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   uint32_t count = mch_task_count(task), i;
-  int code, urgent;
+  int code;
   if (!pool->started)
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
       (mch_index_reserve(pool, count) != 0 ||
+       (pool->listening && mch_events_reserve(pool, count + 1) != 0) ||
        (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
@@ -379,21 +424,21 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     for (i = 0; i < count; i++)
       *mch_index_slot(pool, pool->next_runid++) = task;
     task->group = group;
+    task->careful = group->halt.how != MCH_HALT_NEVER;
+    task->accepted = mch_now();
+    if (group->call != 0)
+      task->index = group->accepted + 1;
+    group->accepted += count;
+    pool->tally.sent += task->length;
+    mch_events_queued(pool, task);
     group->unfinished += count;
     group->batches += task->batch != NULL;
     pool->unfinished += count;
     mch_ends_count_in(pool, group, count);
-    urgent = mch_queue_overtakes(&pool->queue, task->priority);
-    mch_queue_add(&pool->queue, task);
-    if (urgent)
-      pool->engine->ops->recall(pool->engine, task->priority);
-    if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
-      dispatch(pool, 1);
-    else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
-             !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
-      pump(pool, 1);
+    if (group->cause != NULL)
+      mch_halt_end(pool, task);
     else
-      mch_ends_raise_wakeup(pool); /* a pump is due */
+      put_in_queue(pool, task);
     complete(pool);
     if (pool->background && pool->driver == NULL)
       start_driver(pool);
@@ -427,6 +472,7 @@ struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t mo
   pthread_mutex_lock(&pool->lock);
   group->coming = coming;
   group->most = most;
+  group->call = ++pool->calls;
   pool->coming += coming;
   pthread_mutex_unlock(&pool->lock);
   return group;
@@ -478,9 +524,23 @@ void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t 
   pthread_mutex_unlock(&pool->lock);
 }
 
+int mch_pool_is_full(struct mch_pool *pool, const struct mch_group *group, size_t limit) {
+  const struct mch_engine_ops *ops = pool->engine->ops;
+  unsigned running, before_workers = 0;
+  int full;
+  pthread_mutex_lock(&pool->lock);
+  full = group->unfinished >= limit;
+  if (full) {
+    running = ops->running(pool->engine, group, &before_workers);
+    full = group->unfinished >= limit + running;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return full && before_workers > 0 ? 2 : full;
+}
+
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts) {
   pthread_mutex_lock(&pool->lock);
-  counts->running = pool->engine->ops->running(pool->engine);
+  counts->running = pool->engine->ops->running(pool->engine, NULL, NULL);
   counts->queued = pool->unfinished;
   counts->queued -= counts->running < counts->queued ? counts->running : counts->queued;
   counts->next_runid = pool->next_runid;

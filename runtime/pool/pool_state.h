@@ -26,6 +26,15 @@ struct piece {
   unsigned char bytes[];
 };
 
+/* What has happened and was not told. There is always room for one more for each unfinished task
+ * while somebody listens. */
+struct event_queue {
+  struct mch_event *events; /* a ring */
+  size_t first, count, room;
+  uint64_t last; /* number of the last one that was made */
+  uint64_t told; /* of the last one that was handed over */
+};
+
 enum {
   CROWD = 32,    /* so many results at once are many */
   FEED = 192,    /* with so many tasks in the queue it is looked whether workers want some */
@@ -39,21 +48,31 @@ struct mch_pool {
   int background;            /* whether a thread is wanted while there are tasks */
   struct mch_driver *driver; /* NULL: none, or not yet */
   struct mch_queue queue;
+  struct mch_task **paused; /* a heap: the one that is due first is the first */
+  size_t paused_count, paused_room;
+  int halting; /* a group has a cause, and its tasks have yet to be ended */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
   uint64_t base, next_runid;
   size_t submitted;
   size_t unfinished; /* tasks and items of all groups that have not ended */
+  size_t finished;   /* that have, and were not taken */
   struct record *records, *last_record;
   size_t record_bytes;
   struct piece *pieces, *last_piece;
+  struct event_queue events;
+  int listening;  /* events are made */
+  int hasty;      /* tasks may be taken whose end was not told */
+  uint64_t calls; /* groups of maps so far */
+  struct mch_tally tally;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
   char *bar_name;               /* NULL: no bar for all tasks */
   struct mch_bar *bar;          /* while there are tasks that were not taken */
   struct mch_bar_tasks counted; /* what it shows */
   uint64_t accepted;            /* since it began */
+  uint64_t began;               /* when the first task came; 0: none yet */
   size_t coming;                /* tasks that groups have announced */
   int overfull;                 /* a group is since the last pump */
   size_t ended_since_wait;      /* tasks that ended since the owner last waited */
@@ -76,6 +95,26 @@ struct mch_pool {
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
 
+/* pool_events.c: what happens, for those who listen. */
+
+int mch_events_reserve(struct mch_pool *pool, size_t more);
+void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
+void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
+int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
+                       size_t length);
+void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
+void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
+                        struct mch_result *result);
+/* A task, or the next item of a batch, ended; or so many items have OK answers. To be called before
+ * they count as finished. */
+void mch_events_ended(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_events_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                         size_t length, const struct mch_course *course);
+void mch_events_forgotten(struct mch_pool *pool, struct mch_task *task, uint32_t count);
+void mch_events_batch_over(struct mch_pool *pool, const struct mch_task *task, uint64_t elapsed);
+int mch_events_hold(const struct mch_pool *pool, const struct mch_task *task);
+void mch_events_drop_all(struct mch_pool *pool);
+
 /* pool_index.c: tasks by run ID. mch_index_find() may be asked for any number, mch_index_slot() for
  * those from `base` to `next_runid`. */
 
@@ -84,6 +123,23 @@ struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid);
 int mch_index_reserve(struct mch_pool *pool, size_t count);
 void mch_index_remove(struct mch_pool *pool, uint64_t runid);
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
+
+/* pool_halt.c: what a failure does to the others of its group. */
+
+void mch_halt_count_ok(struct mch_group *group, uint32_t count);
+void mch_halt_count_failure(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_end(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_carry_out(struct mch_pool *pool);
+void mch_halt_forget(struct mch_group *group);
+
+/* pool_retry.c: attempts after the first, and the pauses before them. */
+
+int mch_retry_is_due(const struct mch_task *task, const struct mch_result *result);
+void mch_retry_again(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_retry_never(struct mch_task *task);
+void mch_retry_leave(struct mch_pool *pool, struct mch_task *task);
+void mch_retry_release(struct mch_pool *pool, uint64_t now);
+uint64_t mch_retry_next(const struct mch_pool *pool);
 
 /* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
  * which shows the end of the bar with the last. */
@@ -109,15 +165,17 @@ void mch_ends_remove_bytes(struct mch_group *group, size_t bytes);
 size_t mch_ends_result_size(const struct mch_task *task);
 void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
 void mch_ends_free_if_over(struct mch_task *task);
-void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length);
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
+                       const struct mch_course *course);
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
-                            size_t length, uint32_t count);
+                            size_t length, uint32_t count, const struct mch_course *course);
 void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed);
 void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task *rest);
 void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest);
 void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
                        const char *why);
+void mch_ends_drop_early(struct mch_task *task);
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_returned(void *ud, struct mch_task *task);
 void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);

@@ -75,11 +75,14 @@ static int has_failed(const struct mch_task *task) {
 
 /* It is the owner's from now on. */
 void mch_take_done(struct mch_pool *pool, struct mch_task *task) {
+  if (task == task->group->cause && !task->group->calling)
+    mch_halt_forget(task->group);
   mch_ends_unlist(task);
   mch_ends_remove_bytes(task->group, mch_ends_result_size(task));
   task->group->finished--;
-  task->group->untold -= has_failed(task) && !task->told;
+  task->group->untold -= has_failed(task) && !task->noted;
   mch_index_remove(pool, task->runid);
+  pool->finished--;
 }
 
 /* The owner has taken one. When it was the last, the bar is shown as it ends: what is printed next
@@ -109,6 +112,7 @@ void mch_take_answers(struct mch_pool *pool, struct mch_task *task, struct mch_a
     }
   batch->kept -= answers->taken;
   task->group->finished -= answers->taken;
+  pool->finished -= answers->taken;
   batch->from = batch->answered;
   batch->listed = 0;
   mch_ends_unlist(task);
@@ -121,7 +125,7 @@ int mch_pool_take_answers(struct mch_pool *pool, struct mch_group *group,
   int taken;
   pthread_mutex_lock(&pool->lock);
   task = pool->records == NULL ? group->first : NULL;
-  taken = task != NULL && task->batch != NULL;
+  taken = task != NULL && task->batch != NULL && !mch_events_hold(pool, task);
   if (taken)
     mch_take_answers(pool, task, answers);
   mch_take_unlock(pool);
@@ -132,7 +136,7 @@ struct mch_task *mch_pool_take(struct mch_pool *pool, struct mch_group *group) {
   struct mch_task *task;
   pthread_mutex_lock(&pool->lock);
   task = pool->records == NULL ? group->first : NULL;
-  if (task != NULL && task->batch != NULL)
+  if (task != NULL && (task->batch != NULL || mch_events_hold(pool, task)))
     task = NULL;
   if (task != NULL)
     mch_take_done(pool, task);
@@ -148,8 +152,11 @@ struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group 
     *from = pool->base;
   for (; pool->records == NULL && *from < pool->next_runid; ++*from) {
     task = *mch_index_slot(pool, *from);
-    if (task != NULL && task->group == group && task->state == MCH_TASK_DONE)
+    if (task != NULL && task->group == group && task->state == MCH_TASK_DONE) {
+      if (mch_events_hold(pool, task))
+        task = NULL;
       break;
+    }
     task = NULL;
   }
   if (task != NULL) {
@@ -174,11 +181,11 @@ const struct mch_task *mch_pool_untold(struct mch_pool *pool, struct mch_group *
   struct mch_task *task = NULL;
   pthread_mutex_lock(&pool->lock);
   if (group->untold > 0) {
-    for (task = group->first; task != NULL && (!has_failed(task) || task->told);)
+    for (task = group->first; task != NULL && (!has_failed(task) || task->noted);)
       task = task->next;
   }
   if (task != NULL) {
-    task->told = 1;
+    task->noted = 1;
     group->untold--;
   }
   pthread_mutex_unlock(&pool->lock);

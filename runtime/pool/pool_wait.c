@@ -27,7 +27,7 @@ enum wakeup { NO_WAIT, NAP, WAIT };
 static uint64_t nap_for(struct mch_pool *pool, const struct mch_group *group, size_t count) {
   size_t missing = count > group->finished ? count - group->finished : 0;
   uint64_t pace = group->items > 0 ? group->item_time / group->items : 0, time;
-  unsigned running = pool->engine->ops->running(pool->engine);
+  unsigned running = pool->engine->ops->running(pool->engine, NULL, NULL);
   if (running == 0)
     return 0;
   time = missing > longest_nap / (pace + 1) * running ? longest_nap : missing * pace / running / 2;
@@ -114,7 +114,7 @@ static int sleep_attended(struct mch_pool *pool, const struct mch_waiting *waiti
 /* Whether there is something that only the owner can do, outside of the pool. */
 static int needs_owner(struct mch_pool *pool) {
   uint64_t now = mch_now();
-  return pool->records != NULL || pool->pieces != NULL ||
+  return pool->records != NULL || pool->pieces != NULL || pool->events.count > 0 ||
          pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
          mch_output_next(pool->output) <= now || mch_output_wants_owner(pool->output, now);
 }

@@ -17,6 +17,8 @@
 #define MCH_FACTS(X)                                                                               \
   X(elapsed)         /* nanoseconds of run time */                                                 \
   X(maxrss)          /* bytes, 0: unknown */                                                       \
+  X(started)         /* mch_now() when it was begun */                                             \
+  X(cpu)             /* nanoseconds of processor time; UINT64_MAX: not measured */                 \
   X(stdout_position) /* */                                                                         \
   X(stderr_position) /* */
 #define MCH_POSITION_UNKNOWN UINT64_MAX

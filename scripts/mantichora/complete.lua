@@ -1,7 +1,7 @@
 -- Completes names at the prompt: globals and keywords, fields after a dot, methods after a colon.
 -- Loaded by bindings/host/repl.c, which calls the function returned as complete(text, columns). Looks at
--- tables raw and along __index tables; never calls a metamethod. Without columns it returns the names, what they
--- begin with, and what finds the value of a path.
+-- tables raw and along __index tables; never calls a metamethod. Without `columns` it returns all
+-- candidates, the prefix that they complete, and the function that finds the value of `a.b.c`.
 
 -- What lists the names in a folder; nil: modules are found by what is loaded only.
 local list_folder = ...

@@ -15,9 +15,9 @@
 
 local _, core = ...
 
-local error, ipairs, next, select, setmetatable, tonumber, type =
-  error, ipairs, next, select, setmetatable, tonumber, type
-local pack, sort = table.pack, table.sort
+local error, ipairs, next, pairs, select, setmetatable, tonumber, type =
+  error, ipairs, next, pairs, select, setmetatable, tonumber, type
+local pack = table.pack
 local to_text, tointeger = core.text, core.tointeger
 
 -- Another part of ours, given the core and what else it takes.
@@ -83,29 +83,23 @@ function forms.packed(_, failed, ...)
 end
 function forms.entry(runid, _, ...) return { runid, n = 1 + select("#", ...), ... } end
 
--- The failure of the lowest run ID, with the others and with what succeeded.
-local function failures_as_one(failures, results)
-  sort(failures, function(a, b) return a.runid < b.runid end)
-  local first = failures[1]
-  first.failures, first.results = failures, results
-  return first
-end
-
-local function raise_lowest(failures, results)
-  error(failures_as_one(failures, results), 0)
-end
-
--- Take everything finished, in `form`: the list, its length, the failures, and what succeeded by run ID.
+-- Take everything finished, in `form`: the list, its length, the failures, and what succeeded by run ID. What a
+-- halt has cancelled does not stand in the list if failures are raised.
 local function take_list(self, from, form)
-  local list, n, failures, results = {}, 0, {}, {}
+  local list, n, failures, results = {}, 0, failures_of.sum(), {}
+  local raising = raises(self)
   local copies = form ~= forms.first and 2 or 1
   local function add(runid, failed, ...)
     if runid == nil then return false end
+    if from then from = runid + 1 end
+    if failed and raising then
+      failures:add((...))
+      return true
+    end
     n = n + 1
     local value = form(runid, failed, ...)
     list[n] = value
-    if failed then failures[#failures + 1] = (...) else results[runid] = value end
-    if from then from = runid + 1 end
+    if failed then failures:add((...)) else results[runid] = value end
     return true
   end
   repeat
@@ -118,7 +112,7 @@ end
 -- wished: the one of the lowest run ID, with the others and with what succeeded.
 local function receive_list(self, from, form)
   local list, n, failures, results = core.hand_over(self, take_list, self, from, form)
-  if failures[1] and raises(self) then raise_lowest(failures, results) end
+  if failures:any() and raises(self) then error(failures:as_one(results), 0) end
   return list, n
 end
 
@@ -127,8 +121,8 @@ end
 -- @function returns
 -- @tparam[opt] table options `packed = true`: all values of each, as `table.pack` makes them
 -- @treturn table the values in run order, with `n`
--- @raise the `failure` of the lowest run ID, once all have ended. All of these tasks then count as received:
--- their failures and values are in its fields `failures` and `results`.
+-- @raise the `failure` of the lowest run ID, once all have ended; after a `halt` the one that was its cause. All
+-- of these tasks then count as received: their failures and values are in its fields `failures` and `results`.
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
@@ -179,9 +173,12 @@ function methods:receive_one(timeout)
   local in_time = core.wait(self, "one", nil, timeout)
   if not in_time then return nil, "timeout" end
   local function again(runid, ...)
-    -- A log handler that ran meanwhile may have taken it.
-    if runid == nil and core.counts(self) > 0 then return self:receive_one(timeout) end
-    return received(self, runid, ...)
+    if runid ~= nil then return received(self, runid, ...) end
+    -- A log handler that ran meanwhile may have taken it, or its end was not told to this very listener yet.
+    local unfinished, finished = core.counts(self)
+    if unfinished + finished == 0 then return nil end
+    if timeout and timeout <= 0 then return nil, "timeout" end
+    return self:receive_one(timeout)
   end
   return again(take(self))
 end
@@ -208,23 +205,28 @@ end
 -- @param ... its arguments
 -- @treturn integer run ID: 0, 1, 2, ... in each pool
 -- @raise what cannot be sent, with the path to it; that no worker could be forked
--- @blocks never for a task; the first call forks the workers
+-- @blocks while as many tasks of `run` are queued as the pool's `max_queued` allows; else never for a task. The
+-- first call forks the workers
 methods.run = core.run
 
 --- Queue a task with options of its own.
 -- @function run_with
--- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run time.
--- `retries`: further attempts if its worker dies, and only then. `priority`: integer, default 0; higher ones
--- start first, equal ones in run order.
+-- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run
+-- time, of each attempt. `retries`: further attempts, up to 65,535, after the kinds of failures that `retry_on`
+-- lists (default `{"killed", "exited"}`, that is when its worker died; what was cancelled is never tried again).
+-- `retry_delay`: seconds before the second attempt, default 0; doubled for each further one, up to 60 s. In the
+-- pause the task counts as queued. `priority`: integer, default 0; higher ones start first, equal ones in run
+-- order. `key`: string or number that names the task's random stream instead of the run ID, so that it keeps its
+-- numbers when others come before it; 1, 1.0 and "1" are three keys. `wait = false`: see below.
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
--- @treturn integer run ID
+-- @treturn integer run ID; nil and `"full"` with `wait = false` where the pool's `max_queued` would have it wait
 -- @raise as `run`
 -- @blocks as `run`
 function methods:run_with(options, ...)
   check(self)
-  local o = check_options("run_with", options, 2)
-  local runid = core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
+  local runid, why = core.run_with(self, check_options("run_with", options, 2), ...)
+  if runid == nil then return nil, why end
   return runid
 end
 
@@ -252,12 +254,23 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Mapping (map.lua has what it is made of)
 
+local function in_pool(self)
+  local name = settings_of[self].name
+  return name and ("pool %q: "):format(name) or ""
+end
+
+local function new_failure(pool, raw) return failures_of.new(raw, settings_of[pool].name) end
+
+local events = part("events", { in_pool = in_pool, new_failure = new_failure })
+
 local map = part("map", {
-  take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
+  note = events.note_map,
+  take = function(pool, group) return take(pool, nil, group) end, failures_of = failures_of,
+  halt = function(pool) return settings_of[pool].halt end,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
   nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
-  new_failure = function(pool, raw) return failures_of.new(raw, settings_of[pool].name) end,
+  new_failure = new_failure,
 })
 
 local function check_map(method, f, source)
@@ -286,9 +299,9 @@ end
 
 -- Options of a mapping for the core; what a batch cannot carry makes each item travel alone.
 local function for_mapping(checked, more)
-  more.name, more.timeout = checked.name, checked.timeout
-  more.retries, more.priority = checked.retries or 0, checked.priority or 0
-  more.alone = (checked.name or checked.timeout or checked.retries) ~= nil
+  for name, value in pairs(checked) do more[name] = value end
+  more.key_of, more.key, more.priority = checked.key, nil, checked.priority or 0
+  more.alone = (checked.name or checked.timeout or checked.retries or checked.key) ~= nil
   return more
 end
 
@@ -297,17 +310,20 @@ end
 -- @function map
 -- @tparam function f function, or a table that can be called
 -- @tparam table list read from 1 to `list.n` or `#list`
--- @tparam[opt] table options `name`, `timeout`, `retries`, `priority` of each item, as `run_with` has them
+-- @tparam[opt] table options `name`, `timeout`, `retries`, `retry_on`, `retry_delay`, `priority` of each item, as
+-- `run_with` has them; `halt` of this call, as pools have it (default: the pool's); `key`: a function that is called
+-- with each item and its number, and gives what `run_with` takes as `key`
 -- @treturn table the values in order, with `n`
 -- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the
--- item's number, what cannot be sent.
+-- item's number, what cannot be sent; and what its `key` raises.
 -- @blocks until the last item is done
 function methods:map(f, list, options)
   check(self)
+  core.check_may_wait()
   check_map("map", f, list)
   local checked = check_options("map", options, 4)
-  local values, problem = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
-  if not values then error(problem, 2) end
+  local values, problem, is_foreign = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
+  if not values then error(problem, is_foreign and 0 or 2) end
   return values
 end
 
@@ -324,7 +340,8 @@ end
 -- items before it.
 -- @tparam[opt] table options `ordered = false`: in the order in which they end; and those of `map`
 -- @return iterator over the item's index and its values, and what a generic `for` closes
--- @raise at the item's turn, its `failure`, with `index` and `item` (the first of several values)
+-- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first); after a `halt`,
+-- at the turn of the first item that has no value, the failure that was its cause
 -- @blocks at each step, until that item is done
 function methods:imap(f, source, options, ...)
   check(self)
@@ -418,6 +435,40 @@ function methods:cancel(runid)
   return core.cancel(self, number)
 end
 
+--- Be told what happens to tasks and workers, from now on.
+-- `f` is called with each event, on the caller's thread at the end of a call of the library, in the order in
+-- which things happened; several listeners in the order in which they were added. Never inside of another
+-- listener, a log handler, a sink or a renderer: what such a function causes is told after it has returned. It
+-- may call every method that does not wait; those that wait, and `close`, raise there, and it cannot yield. An
+-- error in it is logged at ERROR of the logger `mantichora`. While nobody listens, nothing of this costs anything.
+-- @function on
+-- @tparam function f called as `f(event)`, with an `event` of its own
+-- @treturn function ends it when it is called
+-- @raise what cannot be called
+-- @blocks never
+function methods:on(f)
+  check(self)
+  if f == nil or not core.is_callable(f) then
+    core.argument(2, "on takes a function: " .. core.typename(f) .. " is given")
+  end
+  return (events.listen(self, f))
+end
+
+--- What the pool has done so far, as a table.
+-- Tasks that have ended, by kind: `ok`, `error`, `unsendable`, `exited`, `killed`, `timeout`, `cancelled`; and
+-- `retried` (attempts that another followed), `found`, `queued`, `running`, `unreceived` (ended, and not handed
+-- over). `waiting` and `working`: how long the ended ones waited and ran, each `{sum=, mean=, max=}` in seconds;
+-- items of a map that are too short to be timed one by one count with the mean of their batch. `slots`: list of
+-- the share of time that each slot worked since the first worker was forked. `slowest`: at most five
+-- `{runid=, name=, index=, elapsed=, kind=}`, of what was timed. `bytes_sent`, `bytes_received`: of messages.
+-- @function stats
+-- @treturn table
+-- @blocks never
+function methods:stats()
+  check(self)
+  return core.stats(self)
+end
+
 -- What ends a pool of a task that is stopped is not cut short by that: its workers would be left.
 local end_tasks = core.undisturbed(function(self, next_runid)
   core.cancel_all(self, next_runid)
@@ -431,17 +482,13 @@ end)
 function methods:terminate()
   if core.is_closed(self) then return end
   check(self)
+  core.check_may_wait()
   local _, _, _, _, next_runid = core.counts(self)
   settings_of[self].stopped_below = next_runid
   end_tasks(self, next_runid)
 end
 
 local function logger() return core.logging().get("mantichora") end
-
-local function in_pool(self)
-  local name = settings_of[self].name
-  return name and ("pool %q: "):format(name) or ""
-end
 
 local function log_failures(self, count, first)
   logger():error("%s%s: %s", in_pool(self), count == 1 and "1 task failed and nobody received its failure"
@@ -464,6 +511,7 @@ local finish = core.undisturbed(function(self)
   if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
+  core.summary(self)
   core.free(self)
 end)
 
@@ -476,6 +524,7 @@ end)
 function methods:close()
   if core.is_closed(self) then return end
   check(self)
+  core.check_may_wait()
   core.check_not_busy(self)
   local fine, problem = pcall(function()
     core.wait(self, "idle")
@@ -503,21 +552,15 @@ local function unreceived_failure(self)
   local from = settings_of[self].stopped_below
   if not raises(self) or core.failed(self, from) == 0 then return nil end
   local _, _, failures, results = core.hand_over(self, take_list, self, 0, forms.first)
-  local counted, rest = {}, {}
-  for _, failure in ipairs(failures) do
-    if failure.kind ~= "cancelled" then
-      local list = failure.runid >= from and counted or rest
-      list[#list + 1] = failure
-    end
-  end
-  return failures_as_one(counted, results), rest
+  local counted, rest = failures:split(from)
+  return counted:as_one(results), rest
 end
 
 -- What was accepted is waited for, and what was not received is told: the failure to raise, or nil.
 local function leave_in_order(self)
   core.wait(self, "idle")
   local failure, rest = unreceived_failure(self)
-  if rest and rest[1] then log_failures(self, #rest, failures_as_one(rest)) end
+  if rest and rest:any() then log_failures(self, rest.n, rest:as_one()) end
   if not core.is_closed(self) then finish(self) end
   return failure
 end
@@ -571,10 +614,17 @@ end
 
 local mantichora = {}
 
--- What the host's --workers asks for.
+local told_of_workers = false
+
+-- What the host's --workers asks for. What cannot be used is told once.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not text or text == "" then return 4 end
+  local number = options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not number and not told_of_workers then
+    told_of_workers = true
+    logger():warning("MANTICHORA_WORKERS is '%s': a whole number from 1 to 4096 or auto is expected", text)
+  end
   return number or 4
 end
 
@@ -589,9 +639,12 @@ local function make(options)
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),
+    leave_failed = o.leave == "failed",
     poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
+    halt = o.halt,
+    max_queued = o.engine ~= "inline" and o.max_queued or 0,
     seed = o.seed or core.seed(),
     init = o.init,
     limit_memory = limits.memory or 0,
@@ -601,7 +654,7 @@ local function make(options)
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0,
-    inline = o.engine == "inline" }
+    inline = o.engine == "inline", halt = o.halt }
   return pool
 end
 
@@ -653,6 +706,22 @@ mantichora.is_worker = core.is_worker
 -- @treturn integer run ID; nil outside of tasks
 -- @blocks never
 mantichora.runid = core.runid
+
+--- In a task: hand values to the process that has its pool, at once.
+-- They come as an event `emitted` to its listeners (`pool:on`), in order and before the task's result. Where
+-- nobody listens they are dropped. While 4 MiB of this worker wait for the parent it waits.
+-- @function emit
+-- @param ... values
+-- @raise what cannot be sent, with the path to it; outside of tasks
+-- @blocks while too much waits; it can be stopped there
+mantichora.emit = core.emit
+
+--- Whether a value is a `failure`.
+-- @function is_failure
+-- @param value any value
+-- @treturn boolean
+-- @blocks never
+function mantichora.is_failure(value) return failures_of.is(value) end
 
 return setmetatable(mantichora, {
   __call = function(_, options)

@@ -230,11 +230,11 @@ static void test_a_task(void) {
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 1);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 2);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == 7);
-  CHECK(message.length == 7 && memcmp(message.body, "\0\0graph", 7) == 0);
+  CHECK(message.length == 8 && memcmp(message.body, "\0\0\0graph", 8) == 0);
   CHECK(hear(&peer, &message) == 0);
-  CHECK(engine->base.ops->running(&engine->base) == 0);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 0);
   CHECK(take(&peer, 1));
-  CHECK(engine->base.ops->running(&engine->base) == 1);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 1);
   CHECK(write(peer.out[0], "one\ntw", 6) == 6);
   answer(&peer, 1, 7, 6, 0);
   CHECK(write(peer.out[0], "next\n", 5) == 5); /* the next task's */
@@ -808,16 +808,16 @@ static struct {
   unsigned char last; /* byte of the last record */
 } answers;
 
-static void on_answered(void *ud, struct mch_task *batch, const unsigned char *graph,
-                        size_t length) {
-  (void)ud;
+static void on_answered(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
+                        const struct mch_course *course) {
+  (void)ud, (void)course;
   answers.one++;
   answers.last = graph[length - 1];
   batch->batch->answered++;
 }
 static void on_answered_many(void *ud, struct mch_task *batch, const unsigned char *records,
-                             size_t length, uint32_t count) {
-  (void)ud;
+                             size_t length, uint32_t count, const struct mch_course *course) {
+  (void)ud, (void)course;
   answers.many += count;
   answers.last = records[length - 1];
   batch->batch->answered += count;

@@ -11,11 +11,15 @@ static void test_wire_form(void) {
   struct mch_facts facts = {.kind = MCH_KIND_ERROR,
                             .elapsed = 0x0102030405060708u,
                             .maxrss = 9,
+                            .started = 0x22,
+                            .cpu = 0x33,
                             .stdout_position = MCH_POSITION_UNKNOWN,
                             .stderr_position = 0x1100};
   static const char expected[] = "\1"
                                  "\10\7\6\5\4\3\2\1"
                                  "\11\0\0\0\0\0\0\0"
+                                 "\42\0\0\0\0\0\0\0"
+                                 "\63\0\0\0\0\0\0\0"
                                  "\377\377\377\377\377\377\377\377"
                                  "\0\21\0\0\0\0\0";
   unsigned char bytes[MCH_FACTS_SIZE];
@@ -25,6 +29,7 @@ static void test_wire_form(void) {
   CHECK(memcmp(bytes, expected, sizeof expected) == 0);
   CHECK(mch_facts_load(&back, bytes, sizeof bytes) == 0);
   CHECK(back.kind == facts.kind && back.elapsed == facts.elapsed && back.maxrss == 9);
+  CHECK(back.started == 0x22 && back.cpu == 0x33);
   CHECK(back.stdout_position == MCH_POSITION_UNKNOWN && back.stderr_position == 0x1100);
 }
 
