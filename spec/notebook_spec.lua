@@ -472,7 +472,7 @@ describe("notebook", function()
       { is_complete = "for i = 1, 2 do" }, { is_complete = "t.f" }, { is_complete = "x = = 1" },
       { is_complete = "t.f +" }, { is_complete = "s = [[" },
       { run = "add?" },
-      { run = "help(add)" },
+      { run = "help(add)" }, { run = "help(mantichora.new)" },
     }
     assert.are.same({ "field", "fill" }, results[2].matches)
     assert.are.same({ 14, 15 }, { results[2].cursor_start, results[2].cursor_end })
@@ -487,6 +487,7 @@ describe("notebook", function()
     assert.are.equal("ok", results[12].status)
     assert.are.same({}, results[12].outputs)
     assert.truthy(told(results[13])[1]:find("add%(n, %.%.%.%).*Adds one%."))
+    assert.truthy(told(results[14])[1]:find("mantichora.new([options])", 1, true))
   end)
 
   -- What must be in the outputs of an example: names of bars at 100 %, and a pattern of the text.

@@ -212,6 +212,47 @@ describe("packaging", function()
     end
   end)
 
+  it("gives programs a run path, unless the loader looks there or it is a package", function()
+    local function has_run_path(root, libdir)
+      local pc = shell.run(("grep -c rpath '%s/%s/pkgconfig/mantichora.pc'"):format(root, libdir)).out
+      local targets = shell.run(("grep -c 'rpath' '%s/%s/cmake/mantichora/mantichora-config.cmake'"):format(root,
+        libdir)).out
+      assert.are.equal(pc, targets)
+      return pc == "1\n"
+    end
+    assert.is_false(has_run_path(prefix, "lib")) -- by DESTDIR
+    local plain = folder .. "/usual"
+    must("cmake --install %s --prefix %s", build, plain)
+    assert.is_true(has_run_path(plain, "lib"))
+    -- The line of the manual is enough; and CMake writes it into programs that are installed, too.
+    must("cd %s && cc main.c -o bare $(PKG_CONFIG_PATH=%s/lib/pkgconfig pkg-config --cflags --libs mantichora)", folder,
+      plain)
+    works(folder .. "/bare")
+    local where = folder .. "/installed"
+    must("mkdir %s", where)
+    shell.write(where .. "/CMakeLists.txt", CMAKE:format("C", version(), "../main.c", "../main.c")
+      .. "\ninstall(TARGETS shared DESTINATION bin)\n")
+    must("cmake -S %s -B %s/b '-DCMAKE_PREFIX_PATH=%s' && cmake --build %s/b", where, where, plain, where)
+    must("cmake --install %s/b --prefix %s/p", where, where)
+    works(where .. "/p/bin/shared")
+    for folder_of, expected in pairs {
+      ["/usr/lib"] = false, ["/lib"] = false, ["/usr/lib/x86_64-linux-gnu"] = false, ["/usr/lib64"] = false,
+      ["/usr/local/lib"] = true, ["/opt/lib"] = true, ["/usr/libexec"] = true,
+    } do
+      -- Where `cmake --install` would put it, without touching that: the decision alone.
+      local script = folder .. "/decide.cmake"
+      shell.write(script, ([[
+        function(file)
+          message("taken out")
+        endfunction()
+        set(mantichora_libdir "%s")
+        include("%s/runtime/runpath.cmake")
+      ]]):format(folder_of, os.getenv "PWD"))
+      local got = shell.run("env -u DESTDIR cmake -P " .. script)
+      assert.are.equal(not expected, got.err:find("taken out", 1, true) ~= nil, folder_of)
+    end
+  end)
+
   it("builds programs by find_package: shared and static; in C and C++", function()
     for language, source in pairs { C = "main.c", CXX = "main.cpp" } do
       local where = folder .. "/in_" .. language
@@ -283,6 +324,10 @@ describe("Debian package", function()
       assert.truthy(depends:find(", " .. package .. "[ ,]"), depends)
     end
     assert.falsy(depends:find("gcc") or depends:find("%-dev"), depends)
+  end)
+
+  it("has no run path", function()
+    assert.are.equal("", must("grep -rlI rpath %s/usr || true", root))
   end)
 
   it("puts the module where Debian's lua5.4 looks, and the rest where its tools do", function()

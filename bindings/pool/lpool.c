@@ -441,6 +441,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"hand_over", mch_core_hand_over},
                                   {"failed", mch_core_failed},
                                   {"drop", mch_core_drop},
+                                  {"untold", mch_core_untold},
                                   {"leaving", mch_core_leaving},
                                   {"logging", core_logging},
                                   {"argument", mch_core_argument},

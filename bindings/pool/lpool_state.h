@@ -245,6 +245,7 @@ int mch_core_stats(lua_State *L);
 
 /* -- ltake.c */
 
+int mch_core_untold(lua_State *L);
 void mch_ltake_pack_values(lua_State *L, int first);
 int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder);
 int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,

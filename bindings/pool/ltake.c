@@ -218,20 +218,36 @@ static void push_error(lua_State *L, const struct lpool *lpool, const struct mch
   lua_rotate(L, top + 1, -1);
 }
 
+/* Push the same without the value: only strings, so that no code runs. */
+static void push_error_in_words(lua_State *L, const struct lpool *lpool,
+                                const struct mch_result *result) {
+  lua_pushcfunction(L, decode_error);
+  lua_pushlightuserdata(L, (void *)result);
+  lua_pushlightuserdata(L, (void *)lpool);
+  lua_pushinteger(L, PARTS_WITHOUT_VALUE);
+  lua_call(L, 3, PARTS_WITHOUT_VALUE);
+  lua_pushnil(L);
+  lua_pushnil(L);
+}
+
 /* What a worker said of an error, into the failure on top. */
-static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
+static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result,
+                      int in_words) {
   int failure = lua_gettop(L);
   if (result->text != NULL) {
     lua_pushstring(L, result->text);
     lua_setfield(L, failure, "reason");
   }
-  if (result->length == 0)
+  if (result->length == 0 || (result->graph_is_log && in_words))
     return;
   if (result->graph_is_log) {
     set_last_log(L, lpool, result);
     return;
   }
-  push_error(L, lpool, result);
+  if (in_words)
+    push_error_in_words(L, lpool, result);
+  else
+    push_error(L, lpool, result);
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
   lua_pushvalue(L, failure + 2);
@@ -292,7 +308,9 @@ static void set_task(lua_State *L, const struct mch_task *task) {
   set_number(L, "elapsed", task->result->elapsed);
 }
 
-static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+/* Push the raw facts of a task's failure; `in_words`: without its value, and no code runs. */
+static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task,
+                             int in_words) {
   const struct mch_result *result = task->result;
   luaL_checkstack(L, 16, NULL);
   lua_newtable(L);
@@ -316,7 +334,7 @@ static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch
   if (result->maxrss != 0)
     mch_lpool_set_integer(L, "maxrss", (lua_Integer)result->maxrss);
   push_function_place(L, lpool, task);
-  set_error(L, lpool, result);
+  set_error(L, lpool, result, in_words);
 }
 
 static void push_causes(lua_State *L, struct lpool *lpool) {
@@ -338,7 +356,7 @@ static void push_cause(lua_State *L, struct lpool *lpool, const struct mch_task 
   push_causes(L, lpool);
   if (lua_rawgeti(L, causes, (lua_Integer)task->runid) != LUA_TTABLE) {
     lua_settop(L, causes);
-    push_raw_failure(L, lpool, task);
+    push_raw_failure(L, lpool, task, 0);
     lua_pushboolean(L, 1);
     lua_setfield(L, -2, "halts");
     lua_pushvalue(L, -1);
@@ -353,7 +371,7 @@ static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_tas
     push_cause(L, lpool, task);
     return;
   }
-  push_raw_failure(L, lpool, task);
+  push_raw_failure(L, lpool, task, 0);
   if (task->cause != NULL) {
     push_cause(L, lpool, task->cause);
     lua_setfield(L, -2, "cause");
@@ -367,6 +385,33 @@ static int make_failure(lua_State *L) {
   lua_settop(L, 0);
   push_failure(L, lpool, task);
   return 1;
+}
+
+/* Called with the pool and its task, which somebody could receive meanwhile: but no finalizer runs,
+ * nor anything else. */
+static int describe_untold(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lua_touserdata(L, 2);
+  push_raw_failure(L, lpool, task, 1);
+  return 1;
+}
+
+/* untold(pool): the raw facts of the next failure that was neither received nor told by this; nil:
+ * none. The task stays to be received. */
+int mch_core_untold(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  const struct mch_task *task = mch_pool_untold(lpool->pool, &lpool->group);
+  int runs = lua_gc(L, LUA_GCISRUNNING), status;
+  if (task == NULL)
+    return 0;
+  lua_pushcfunction(L, describe_untold);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)task);
+  lua_gc(L, LUA_GCSTOP);
+  status = lua_pcall(L, 2, 1, 0);
+  if (runs)
+    lua_gc(L, LUA_GCRESTART);
+  return status == LUA_OK ? 1 : lua_error(L);
 }
 
 /* Called with the pool: push the values of the task that is held. */

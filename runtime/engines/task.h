@@ -86,6 +86,7 @@ struct mch_task {
   uint32_t ticket;         /* the engine's */
   void *holder;            /* the engine's: who has it; NULL: nobody */
   uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
+  uint8_t noted;           /* that it failed: see mch_pool_untold() */
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
   struct mch_cargo *early; /* held by it and by the pieces that came; the owner's anchor is what

@@ -56,6 +56,7 @@ struct mch_group {
   size_t most;       /* bytes of results that may wait before no further task starts; 0: any */
   size_t bytes;      /* of those that wait here */
   size_t kept;       /* of those that the owner has taken, and keeps */
+  size_t untold;     /* finished tasks that failed, and were neither taken nor told of */
   size_t submitted;  /* tasks and batches with the engine */
   int wanted;        /* the owner waits for any of them, whatever waits already */
   int overfull;      /* more than `most` wait; what was sent ahead was taken back */
@@ -184,6 +185,10 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
 /* How many finished tasks of a group that nobody took have failed, cancelled ones not counted:
  * those with run IDs from `from` on. */
 size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uint64_t from);
+/* The first of those that was not told of yet, and is from now on; it stays the pool's, and where
+ * it is until somebody takes it. NULL: none. And whether there is one. */
+const struct mch_task *mch_pool_untold(struct mch_pool *pool, struct mch_group *group);
+int mch_pool_has_untold(struct mch_pool *pool, const struct mch_group *group);
 /* Drop what a group has finished; unless `all` is set, the failures that are counted above stay. */
 void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all);
 

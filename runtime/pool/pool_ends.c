@@ -202,6 +202,8 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   count_done(pool, group, 1);
   add_bytes(pool, group, mch_ends_result_size(task));
   count_failure(pool, task->result);
+  task->noted = 0;
+  group->untold += task->result->kind != MCH_KIND_OK && task->result->kind != MCH_KIND_CANCELLED;
   if (task->result->kind == MCH_KIND_OK)
     mch_halt_count_ok(group, 1);
   else

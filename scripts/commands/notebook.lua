@@ -150,7 +150,7 @@ local function name_of(value)
   end
 end
 
--- help() and help(value), where the prompt has none of its own.
+-- help() of a notebook; help(value) is that of the prompt, where that knows something.
 local function explain(...)
   if select("#", ...) == 0 then
     print("help(value) or name? tells what is known of a value. display(value) shows it in the middle of a cell.\n"
@@ -224,7 +224,7 @@ local function set_globals()
   local globals = {
     mantichora = mantichora, display = display,
     atpbar = require "mantichora.atpbar", logging = require "mantichora.logging",
-    help = help and function(...) print(help(...)) end or explain,
+    help = explain,
   }
   for name, value in next, globals do
     if _G[name] == nil then _G[name] = value end

@@ -611,6 +611,25 @@ meta.__close = core.leaving(function(self, problem, state_closes)
   if failure ~= nil then error(failure, 0) end
 end)
 
+-- For the prompt (prompt.lua). Of a pool that cannot be used here they say nothing.
+local for_prompt = {}
+meta.__prompt = for_prompt
+
+function for_prompt.is_open(self) return not core.problem(self) end
+
+-- In one line, the next failure that was neither received nor told by this; nil: none.
+function for_prompt.failure(self)
+  local raw = not core.problem(self) and core.untold(self)
+  return raw and in_pool(self) .. failures_of.in_one_line(failures_of.new(raw)) or nil
+end
+
+-- How many tasks and items have not ended, and how many tasks wait to be received.
+function for_prompt.counts(self)
+  if core.problem(self) then return 0 end
+  local _, finished = core.counts(self)
+  return core.unfinished(self), finished
+end
+
 function meta.__tostring(self)
   if core.is_closed(self) then return "mantichora: closed" end
   if core.problem(self) then return "mantichora: of another process" end
