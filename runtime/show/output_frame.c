@@ -196,7 +196,7 @@ static size_t room_for_bars(const struct mch_output *out, unsigned columns, unsi
 /* Put the next frame together. */
 static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
-  struct mch_tty_needs needs = {0, 0, 0};
+  struct mch_tty_needs needs = {0, 0, 0, 0};
   struct mch_tty_layout layout;
   struct mch_bar *bar;
   size_t running = drawable(out);

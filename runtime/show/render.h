@@ -67,6 +67,7 @@ struct mch_tty_needs {
   size_t name;   /* cells of a name, with a pool's short counts, and of counts that push it */
   size_t digits; /* of a count */
   size_t clock;  /* cells of a time */
+  size_t counts; /* a pool's short ones */
 };
 
 void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *report);

@@ -209,8 +209,10 @@ void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *re
     total = digits_of(report, report->total);
     name += excess(total);
   }
-  if (report->of_tasks)
+  if (report->of_tasks) {
+    needs->counts = most(needs->counts, tell_tasks(mark, report, 0));
     name += tell_tasks(mark, report, 0);
+  }
   put_clocks(elapsed, rest, report);
   needs->name = most(needs->name, name);
   needs->digits = most(needs->digits, most(done, total));
@@ -239,19 +241,24 @@ static void take_step(struct mch_tty_layout *layout, const struct step *step,
   layout->fixed = fixed(layout);
 }
 
+/* What a name can be cut to, with the counts of a pool. */
+static size_t short_of(size_t name, size_t tail) {
+  return most(least(name, NAME_LEAST / 2), tail > 0 ? least(name, tail + 2) : 0);
+}
+
 /* Does a step leave enough for bar and name: for a bar that any mark fits into, above all? */
-static int has_room(const struct mch_tty_layout *layout, size_t name) {
-  size_t some = most(BAR_LEAST + least(name, NAME_LEAST), BAR_MARKED + least(name, NAME_LEAST / 2));
+static int has_room(const struct mch_tty_layout *layout, size_t name, size_t tail) {
+  size_t some = most(BAR_LEAST + least(name, NAME_LEAST), BAR_MARKED + short_of(name, tail));
   return layout->fixed + 1 + some <= layout->width;
 }
 
 /* How bar and name share what is left for both. */
-static size_t share(size_t room, size_t name) {
+static size_t share(size_t room, size_t name, size_t tail) {
   if (room >= BAR_GOOD + name)
     return least(room - name, BAR);
-  if (room >= BAR_MARKED + least(name, NAME_GOOD))
-    return least(room - least(name, NAME_GOOD), BAR_GOOD);
-  if (room >= BAR_MARKED + least(name, NAME_LEAST / 2))
+  if (room >= BAR_MARKED + most(least(name, NAME_GOOD), short_of(name, tail)))
+    return least(room - most(least(name, NAME_GOOD), short_of(name, tail)), BAR_GOOD);
+  if (room >= BAR_MARKED + short_of(name, tail))
     return BAR_MARKED;
   return room >= BAR_LEAST + least(name, NAME_LEAST) ? room - least(name, NAME_LEAST) : 0;
 }
@@ -261,11 +268,11 @@ void mch_render_layout(struct mch_tty_layout *layout, enum mch_tty_style style, 
   const struct step *step = style == MCH_TTY_ETA ? eta_steps : plain_steps;
   layout->width = columns > 1 ? columns - 1 : 1;
   take_step(layout, step, needs);
-  while (step->counts + step->times > 0 && !has_room(layout, needs->name))
+  while (step->counts + step->times > 0 && !has_room(layout, needs->name, needs->counts))
     take_step(layout, ++step, needs);
   layout->bar = 0;
   if (layout->width > layout->fixed + 1)
-    layout->bar = share(layout->width - layout->fixed - 1, needs->name);
+    layout->bar = share(layout->width - layout->fixed - 1, needs->name, needs->counts);
 }
 
 void mch_render_fit(struct mch_tty_layout *layout, struct mch_tty_fit *fit, unsigned columns) {

@@ -619,6 +619,7 @@ static void a_worker(int give) {
   mch_output_become_child(rig.out, &upstream);
   CHECK(mch_output_backlog(rig.out) == 0);
   mch_bar_set(inherited, 3); /* does nothing, to nobody */
+  mch_output_bar_name(rig.out, inherited, "other", 5);
   bar = start(&rig, "mine", 10);
   CHECK(up.starts == 1);
   mch_bar_set(bar, 4);
@@ -631,7 +632,6 @@ static void a_worker(int give) {
   mch_output_bar_end(rig.out, inherited, 10, 10, MCH_BAR_FINISHED);
   CHECK(up.ends == 0);
   mch_output_bar_name(rig.out, bar, "other", 5);
-  mch_output_bar_name(rig.out, inherited, "none", 4);
   CHECK(up.names == 1);
   end(&rig, bar, 9, 10);
   CHECK(up.ends == 1 && up.done == 9);

@@ -56,7 +56,7 @@ static struct mch_report report_of(const char *name, uint64_t done, uint64_t tot
 
 static size_t styled(struct mch_buf *to, enum mch_tty_style style, unsigned columns,
                      const struct mch_report *report) {
-  struct mch_tty_needs needs = {0, 0, 0};
+  struct mch_tty_needs needs = {0, 0, 0, 0};
   struct mch_tty_layout layout;
   mch_render_measure(&needs, report);
   mch_render_layout(&layout, style, columns, &needs);
@@ -273,7 +273,7 @@ static void bytes(struct mch_buf *to) {
 static void fits(struct mch_buf *to) {
   struct mch_report small = report_of("a", 1, 2),
                     large = report_of("a/long/path/to/some/file.png", 1, 2);
-  struct mch_tty_needs needs = {0, 0, 0};
+  struct mch_tty_needs needs = {0, 0, 0, 0};
   struct mch_tty_layout layout;
   struct mch_tty_fit fit = {0, 0, 0};
   mch_render_measure(&needs, &large);
