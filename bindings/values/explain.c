@@ -76,7 +76,8 @@ static void push_how(struct encoding *e, const struct mch_part *part, int detail
 
 /* Push what is to be said of a table that goes by value: how a class keeps its identity, or why not
  * by the name of its module; else nil. */
-static void push_detail(lua_State *L, const struct mch_part *part) {
+static void push_detail(const struct encoding *e, const struct mch_part *part) {
+  lua_State *L = e->L;
   int top = lua_gettop(L), is_class, is_empty;
   lua_pushnil(L);
   if (!lua_istable(L, part->at) || part->role == ENVIRONMENT)
@@ -84,11 +85,9 @@ static void push_detail(lua_State *L, const struct mch_part *part) {
   is_class = mch_modules_is_class(L, part->at);
   if (!is_class && part->role != METATABLE)
     return;
-  mch_modules_push_former(L, part->at);
+  mch_modules_push_former(L, &e->modules, part->at);
   if (lua_isstring(L, -1) && strcmp(lua_tostring(L, -1), LUA_GNAME) != 0) {
-    lua_pushfstring(L,
-                    "since module '%s' has not got it (it was loaded anew, or keeps it where none "
-                    "of its functions holds it); comes back as itself",
+    lua_pushfstring(L, "since module '%s' was loaded anew and has not got it; comes back as itself",
                     lua_tostring(L, -1));
   } else {
     lua_pushnil(L);
@@ -127,7 +126,7 @@ static void begin_part(struct mch_listener *listener, struct encoding *e,
     mch_path_set(&x->step, 0, NULL);
   push_kind(e->L, part->at);
   lua_replace(e->L, x->kind);
-  push_detail(e->L, part);
+  push_detail(e, part);
   lua_replace(e->L, x->detail);
 }
 

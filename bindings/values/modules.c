@@ -437,42 +437,68 @@ static void push_noted_name(lua_State *L, int object) {
   lua_settop(L, top + 1);
 }
 
-/* Push the name of the loaded module from whose file the Lua function on top is, or nil. */
-static void push_file_module(lua_State *L) {
-  int function = lua_gettop(L), loaded = function + 1;
-  push_loaded(L);
+/* Push the first key and Lua function of the table at this index: 1. 0: it has none. */
+static int push_method(lua_State *L, int table) {
   lua_pushnil(L);
-  while (lua_next(L, loaded)) {
+  while (lua_next(L, table)) {
+    if (lua_type(L, -2) == LUA_TSTRING && lua_isfunction(L, -1) && !lua_iscfunction(L, -1))
+      return 1;
     lua_pop(L, 1);
-    if (lua_type(L, -1) != LUA_TSTRING)
-      continue;
-    lua_pushvalue(L, function);
-    if (is_from_file(L, loaded + 1)) {
-      lua_settop(L, loaded + 1);
-      lua_replace(L, loaded);
+  }
+  return 0;
+}
+
+/* Is the value on top a function of the same place in a file as the one at this index, but another?
+ */
+static int is_same_place(lua_State *L, int function) {
+  lua_Debug a, b;
+  if (!lua_isfunction(L, -1) || lua_iscfunction(L, -1) || lua_rawequal(L, -1, function))
+    return 0;
+  lua_pushvalue(L, function);
+  lua_getinfo(L, ">S", &a);
+  lua_pushvalue(L, -1);
+  lua_getinfo(L, ">S", &b);
+  return a.linedefined == b.linedefined && strcmp(a.source, b.source) == 0;
+}
+
+/* Push the name of the module that has another table with a function of the same key and place as
+ * one of the class has, or nil. */
+static void push_module_of_twin(lua_State *L, const struct mch_modules *modules, int object) {
+  int top = lua_gettop(L), key = top + 1, function = top + 2, other = top + 3;
+  if (!modules->opened || !push_method(L, object)) {
+    lua_pushnil(L);
+    return;
+  }
+  lua_pushnil(L);
+  while (lua_next(L, modules->module_of)) {
+    int is_twin = 0;
+    if (lua_istable(L, other) && lua_type(L, -1) == LUA_TSTRING &&
+        !lua_rawequal(L, other, object)) {
+      lua_pushvalue(L, key);
+      lua_rawget(L, other);
+      is_twin = is_same_place(L, function);
+      lua_pop(L, 1);
+    }
+    if (is_twin) {
+      lua_replace(L, key);
+      lua_settop(L, key);
       return;
     }
     lua_pop(L, 1);
   }
   lua_pushnil(L);
-  lua_replace(L, loaded);
+  lua_replace(L, key);
+  lua_settop(L, key);
 }
 
-void mch_modules_push_former(lua_State *L, int object) {
-  int name;
+void mch_modules_push_former(lua_State *L, const struct mch_modules *modules, int object) {
   luaL_checkstack(L, 16, NULL);
   object = lua_absindex(L, object);
   push_noted_name(L, object);
-  name = lua_gettop(L);
-  lua_pushnil(L);
-  while (lua_isnil(L, name) && lua_next(L, object)) {
-    if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1)) {
-      push_file_module(L);
-      lua_replace(L, name);
-    }
-    lua_settop(L, name + 1);
-  }
-  lua_settop(L, name);
+  if (!lua_isnil(L, -1))
+    return;
+  lua_pop(L, 1);
+  push_module_of_twin(L, modules, object);
 }
 
 /* Push package.loaded[module], loading it if need be and allowed. */

@@ -64,9 +64,9 @@ int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int 
  * empty, with a metatable that has neither __index nor __newindex. */
 int mch_modules_is_class(lua_State *L, int object);
 
-/* Push the name of the module that the class at this index seems to be of, though that does not
- * know it, or nil. For messages. */
-void mch_modules_push_former(lua_State *L, int object);
+/* Push the name of the module that the class at this index was of before that was loaded anew, or
+ * nil. For messages: it is a guess by what the module's tables look like now. */
+void mch_modules_push_former(lua_State *L, const struct mch_modules *modules, int object);
 
 /* Can the object at this address have a name? Quick, and sometimes wrong when it says so. */
 static inline int mch_modules_may_know(const struct mch_modules *modules, const void *object) {
