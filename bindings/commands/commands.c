@@ -1,6 +1,7 @@
 /* Runs in: parent. Purpose: commands.h. */
 #include "bindings/commands/commands.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include <lauxlib.h>
@@ -61,9 +62,8 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {
-    lua_writestringerror("%s: ", program);
-    lua_writestringerror("this version has no command '%s'; ", words[0]);
-    lua_writestringerror("a script of that name is run as ./%s\n", words[0]);
+    fprintf(stderr, "%s: this version has no command '%s'; ", program, words[0]);
+    fprintf(stderr, "a script of that name is run as ./%s\n", words[0]);
     return 255;
   }
   preload(L, "mantichora.commands.core", mch_commands_open_core);

@@ -3,7 +3,7 @@
  * libedit turns keys into changes of a line, and keeps the chunks that were typed before. It never
  * draws: its output goes to the null device. What is seen is drawn by output.h, so that the line,
  * the bars above it and what tasks say share one frame; and while no key comes, pools move on. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "lineedit.h"
 
 #if defined(MANTICHORA_LIBEDIT)

@@ -1,5 +1,7 @@
 /* Runs in: both. Purpose: platform.h. The one file with system-specific calls. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "platform.h"
 
 #include <errno.h>
@@ -472,6 +474,16 @@ int mch_platform_lifeline(int fd) {
 void mch_platform_signal_orphan(void) {
 #if defined(__linux__)
   prctl(PR_SET_PDEATHSIG, MCH_OWNER_SIGNAL);
+#endif
+}
+
+int mch_platform_last_signal(void) {
+#if defined(NSIG)
+  return NSIG - 1;
+#elif defined(SIGRTMAX)
+  return SIGRTMAX;
+#else
+  return 31;
 #endif
 }
 

@@ -155,6 +155,9 @@ uint64_t mch_platform_mark_get(int fd);
 /* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
 long mch_platform_unread(int fd);
 
+/* The largest number of a signal. */
+int mch_platform_last_signal(void);
+
 /* The signal by which a worker is asked to stop its task: ignored by default, so that one that
  * comes late does no harm. */
 #define MCH_STOP_SIGNAL SIGURG

@@ -4,7 +4,7 @@
  * What it is made of: fork_child.c a worker as seen from here; fork_spawn.c the fork; fork_feed.c
  * who gets which task; fork_time.c time-outs and stops; fork_hear.c what workers say; fork_bury.c
  * their deaths. fork_state.h has the drawing of a worker's life. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <stdatomic.h>

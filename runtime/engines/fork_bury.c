@@ -3,7 +3,7 @@
  * A worker has gone: what becomes of its tasks, and when its last output has been read. The task
  * that it had begun ends with it, as killed, exited or whatever stopped it; those that it provably
  * had not begun go back to the queue. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <signal.h>

@@ -3,7 +3,7 @@
  * The pool's side of one worker, without a decision: the lists that it is in, the tasks that it was
  * offered, what their claims and the mark say, and how it is killed. Who decides is in fork_feed.c,
  * fork_time.c, fork_hear.c and fork_bury.c. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <signal.h>

@@ -4,7 +4,7 @@
  * never waits for the pool; so they are also taken back: when another worker has nothing to do
  * (half of what the busiest one has), for a more urgent task, from a worker that does not begin
  * what it has, and the later half of a batch that runs. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <stdatomic.h>

@@ -3,7 +3,7 @@
  * All that a worker says, from its HELLO to its last line: bars, output, results of tasks and of
  * items, log records, EXIT. Nothing of it is believed that can be checked; a worker that says what
  * it may not is killed. What becomes of its tasks then is in fork_bury.c. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <errno.h>

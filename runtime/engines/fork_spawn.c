@@ -2,7 +2,7 @@
  *
  * The one place that forks: what is made before (pipes, shared memory), the child's way from the
  * fork to its task loop, and the parent's way to listening to it. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <errno.h>
@@ -68,8 +68,8 @@ int mch_spawn_make_plumbing(struct plumbing *plumbing, struct mch_error *error) 
 
 /* Handlers of the host become default; what it ignores stays ignored, as after exec. */
 static void child_reset_signals(void) {
-  int number;
-  for (number = 1; number < NSIG; number++) {
+  int number, last = mch_platform_last_signal();
+  for (number = 1; number <= last; number++) {
     struct sigaction action;
     if (sigaction(number, NULL, &action) != 0)
       continue;

@@ -2,7 +2,7 @@
  *
  * Time limits: of tasks, of `init` and the set-up before the first task, of leaving; and how a task
  * is stopped. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <signal.h>

@@ -1,6 +1,8 @@
 /* The C API of mantichora.h as a program that embeds Lua uses it: unprotected calls, under a panic
  * function that ends the test. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "runtime/mantichora.h"
 
 #include <dirent.h>
@@ -18,6 +20,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "new_state.h"
 
 /* -- small helpers ------------------------------------------------------------------------ */
 
@@ -601,7 +604,8 @@ static void test_collector(void) {
   int mode;
   mantichora_poll(L, 0);
   run(L,
-      "ballast = ('x'):rep(80 << 20) p = mantichora { nworkers = 1 } p:run(sleep, 0) p:returns()");
+      "ballast = {} for i = 1, 8 << 20 do ballast[i] = i end " /* 5.5 does not count long strings */
+      "p = mantichora { nworkers = 1 } p:run(sleep, 0) p:returns()");
   mode = lua_gc(L, LUA_GCINC, 0, 0, 0);
   CHECK(mode == LUA_GCINC);
 #if LUA_VERSION_RELEASE_NUM >= 50404
@@ -850,7 +854,7 @@ static void ignore_progress(void *ud, const struct mantichora_progress *report) 
 /* All that the C API does, with so many allocations; 1 if none was missing. */
 static int afford(long count) {
   struct purse purse = {-1, 0};
-  lua_State *L = lua_newstate(spend, &purse);
+  lua_State *L = new_state(spend, &purse);
   int codes[7], i, complete = 1;
   lua_atpanic(L, panic);
   luaL_openlibs(L);

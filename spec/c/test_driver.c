@@ -1,7 +1,9 @@
 /* runtime/driver: the helper thread, with real workers but no Lua: it moves things on while the
  * owner is away, keeps away while he waits, loses no wake-up and burns no time. Meant to be run
  * under the thread sanitizer, too. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "runtime/pool/driver.h"
 
 #include <errno.h>

@@ -182,7 +182,7 @@ static void end_all(struct engine_fork *engine) {
 }
 
 static struct mch_task *new_task(uint64_t runid, uint32_t codes) {
-  uint32_t ids[300], i;
+  uint32_t ids[300] = {0}, i;
   struct mch_task *task;
   for (i = 0; i < codes; i++)
     ids[i] = i + 1;
