@@ -47,10 +47,10 @@ void mch_context_drop_poller(struct mch_context *context) {
   context->poller = NULL;
 }
 
-void mch_context_push_weak(lua_State *L) {
+void mch_context_push_weak(lua_State *L, const char *mode) {
   lua_newtable(L);
   lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
+  lua_pushstring(L, mode);
   lua_setfield(L, -2, "__mode");
   lua_setmetatable(L, -2);
 }
@@ -59,7 +59,7 @@ void mch_context_push_pools(lua_State *L) {
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key) == LUA_TTABLE)
     return;
   lua_pop(L, 1);
-  mch_context_push_weak(L);
+  mch_context_push_weak(L, "k");
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &pools_key);
 }

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * What one Lua state knows of mantichora: whether it is in a worker, what task runs, who wants log
- * records. One per state, in its registry; nothing here is shared between states. */
+ * What one Lua state knows of mantichora: whether it is in a worker, which task runs, where log
+ * records go. One per state, in its registry; nothing here is shared between states. */
 #ifndef MCH_CONTEXT_H
 #define MCH_CONTEXT_H
 
@@ -77,8 +77,8 @@ void mch_context_drop_poller(struct mch_context *context);
 /* Push the table of this state's pools (weak keys). */
 void mch_context_push_pools(lua_State *L);
 
-/* Push a new table with weak keys. */
-void mch_context_push_weak(lua_State *L);
+/* Push a new table that is weak in this mode: "k" its keys, "v" its values. */
+void mch_context_push_weak(lua_State *L, const char *mode);
 
 /* Push the function that takes log records of workers, or nil; set it from the stack's top. */
 void mch_context_push_log_handler(lua_State *L);

@@ -21,7 +21,7 @@ static void check_libraries(lua_State *L) {
     if (lua_getglobal(L, needed[i]) == LUA_TNIL)
       luaL_error(
           L,
-          "mantichora needs Lua's basic library, string and table, and here is no '%s': open "
+          "mantichora needs Lua's basic library, string and table, but '%s' is missing: open "
           "them first (luaL_openlibs opens all)",
           needed[i]);
     lua_pop(L, 1);

@@ -453,8 +453,8 @@ describe("functions", function()
   it("are known by an id to whom has a dictionary", function()
     local x, y = 10, 20
     local function f() return x + y end
-    local dictionary, notes = {}, codec.notes()
-    local opts = { dictionary = dictionary, notes = notes }
+    local dictionary, baseline = {}, codec.baseline()
+    local opts = { dictionary = dictionary, baseline = baseline }
     for _ = 1, 2 do
       local bytes, ids = codec.encode(opts, f, f)
       assert.are.same({ 1 }, ids)
@@ -517,8 +517,8 @@ describe("functions", function()
     }
     for kind, make in pairs(kinds) do
       it("are new each time: " .. kind, function()
-        local dictionary, notes, makers, met = {}, codec.notes(), {}, {}
-        local opts = { dictionary = dictionary, notes = notes, makers = makers }
+        local dictionary, baseline, factories, met = {}, codec.baseline(), {}, {}
+        local opts = { dictionary = dictionary, baseline = baseline, factories = factories }
         for t = 1, 6 do
           local made = table.pack(make(t))
           local f, expected = made[1], made[2]
@@ -539,13 +539,13 @@ describe("functions", function()
         end
         assert.are.equal(1, #dictionary)
         assert.are.equal(kind:find("101") and "boolean" or kind:find("255") and "boolean" or "function",
-          type(makers[1]))
+          type(factories[1]))
       end)
     end
 
     it("are known among others that come in any order", function()
       local dictionary = {}
-      local opts = { dictionary = dictionary, notes = codec.notes(), memory = codec.memory() }
+      local opts = { dictionary = dictionary, baseline = codec.baseline(), memory = codec.memory() }
       local function first(a, b) return function() return a + b end end
       local function second(a, b) return function() return a - b end end
       -- The beginnings of their code are the same: other names of variables only.
@@ -554,10 +554,10 @@ describe("functions", function()
         load("local x, y = ... return function() return x + y end", "=twin"),
         load("local a, b = ... return function() local c return a + b end", "=twin"),
       }
-      local makers = { first, second, first, first, second, second, first, twins[1], twins[2], twins[2], twins[1],
+      local factories = { first, second, first, first, second, second, first, twins[1], twins[2], twins[2], twins[1],
         twins[3], twins[1], twins[3] }
       for round = 1, 20 do
-        for i, make in ipairs(makers) do
+        for i, make in ipairs(factories) do
           local f = make(round, i)
           local g = codec.decode(opts, (codec.encode(opts, f)))
           assert.are.equal(f(), g())
@@ -569,7 +569,7 @@ describe("functions", function()
     end)
 
     it("use globals as they are now, and may be met again", function()
-      local opts = { dictionary = {}, notes = codec.notes(), memory = codec.memory() }
+      local opts = { dictionary = {}, baseline = codec.baseline(), memory = codec.memory() }
       local closure = load "local i = ... return function() return i + codec_spec_offset end"
       rawset(_G, "codec_spec_offset", 1000)
       finally(function() rawset(_G, "codec_spec_offset", nil) end)
@@ -584,11 +584,11 @@ describe("functions", function()
     end)
 
     it("are not made in sight of a hook", function()
-      local dictionary, notes, makers, n = {}, codec.notes(), {}, 5
-      local opts = { dictionary = dictionary, notes = notes, makers = makers }
+      local dictionary, baseline, factories, n = {}, codec.baseline(), {}, 5
+      local opts = { dictionary = dictionary, baseline = baseline, factories = factories }
       local bytes = codec.encode(opts, function() return n end)
       for _ = 1, 3 do codec.decode(opts, bytes) end
-      assert.are.equal("function", type(makers[1]))
+      assert.are.equal("function", type(factories[1]))
       local sethook, getinfo, seen = debug.sethook, debug.getinfo, 0
       sethook(function() if getinfo(2, "S").what ~= "C" then seen = seen + 1 end end, "c")
       local f = codec.decode(opts, bytes)
@@ -649,12 +649,12 @@ describe("what loaded modules have", function()
     return M]]
 
   it("loaded after the fork is required on the other side", function()
-    local notes = codec.notes()
+    local baseline = codec.baseline()
     with_module("codectest.late", MODULE, function()
       local M = require "codectest.late"
       local other = codec.state()
       local object = setmetatable({ x = 21 }, M.Class)
-      local bytes = codec.encode({ notes = notes }, M, M.f, object, M.plain, setmetatable({}, M.marker))
+      local bytes = codec.encode({ baseline = baseline }, M, M.f, object, M.plain, setmetatable({}, M.marker))
       assert.are.equal("true true true 42 false 2 true", other:run([[
         local path, bytes = ...
         package.path = path
@@ -679,12 +679,12 @@ describe("what loaded modules have", function()
   end)
 
   it("goes by value when it was put there by others", function()
-    local notes = codec.notes()
+    local baseline = codec.baseline()
     with_module("codectest.patched", MODULE, function()
       local M = require "codectest.patched"
       local own = M.f
       M.g = function() return "patched" end
-      local opts = { notes = notes }
+      local opts = { baseline = baseline }
       local g, f = codec.decode(opts, (codec.encode(opts, M.g, own)))
       assert.are_not.equal(M.g, g)
       assert.are.equal("patched", g())
@@ -695,8 +695,8 @@ describe("what loaded modules have", function()
   it("goes by value when the name means something else since the fork", function()
     local module = { f = function() return 1 end, C = { __index = {} } }
     package.loaded["codectest.changed"] = module
-    local notes = codec.notes()
-    local opts = { notes = notes }
+    local baseline = codec.baseline()
+    local opts = { baseline = baseline }
     local was = module.f
     assert.are.equal(was, codec.decode(opts, (codec.encode(opts, was))))
     module.f = function() return 2 end
@@ -718,23 +718,23 @@ describe("what loaded modules have", function()
   end)
 
   it("is refused when it is a C function whose name was given away", function()
-    local notes = codec.notes()
+    local baseline = codec.baseline()
     local was = string.rep
     string.rep = function() end -- luacheck: ignore
-    local message = refusal({ notes = notes }, print, { was })
+    local message = refusal({ baseline = baseline }, print, { was })
     string.rep = was -- luacheck: ignore
     assert.are.equal("cannot send argument 1[1]: C function", message)
-    assert.are.equal(was, codec.decode({}, (codec.encode({ notes = notes }, was))))
+    assert.are.equal(was, codec.decode({}, (codec.encode({ baseline = baseline }, was))))
   end)
 
   it("is known by the worker's own C function", function()
-    local notes = codec.notes()
+    local baseline = codec.baseline()
     local was, own = os.exit, debug.sethook
     os.exit = own -- luacheck: ignore
-    codec.replace(notes, "os", "exit")
-    local bytes = codec.encode({ notes = notes, kind = "result" }, own)
+    codec.replace(baseline, "os", "exit")
+    local bytes = codec.encode({ baseline = baseline, kind = "result" }, own)
     os.exit = was -- luacheck: ignore
-    assert.are.equal(was, codec.decode({ notes = codec.notes() }, bytes))
+    assert.are.equal(was, codec.decode({ baseline = codec.baseline() }, bytes))
   end)
 
   it("does not include Lua functions that are globals", function()
@@ -752,8 +752,8 @@ describe("globals", function()
   local function worker_sees(before, after, task)
     local parent, worker = codec.state(), codec.state()
     worker:run(before)
-    local bytes = parent:run(before .. "\nlocal notes = codec.notes() " .. after ..
-      "\nreturn (codec.encode({ notes = notes }, " .. task .. "))")
+    local bytes = parent:run(before .. "\nlocal baseline = codec.baseline() " .. after ..
+      "\nreturn (codec.encode({ baseline = baseline }, " .. task .. "))")
     return worker:run("return codec.decode({}, ...)()", bytes)
   end
 
@@ -782,9 +782,9 @@ describe("globals", function()
     assert.is_true(worker_sees("", "z = coroutine.create(print)", "function() local s = 'z' return s == 'z' end"))
     local parent = codec.state()
     local lean, full = parent:run([[
-      local notes = codec.notes()
+      local baseline = codec.baseline()
       zzz = ("x"):rep(1000)
-      local function size(f) return #codec.encode({ notes = notes }, f) end
+      local function size(f) return #codec.encode({ baseline = baseline }, f) end
       return size(function(t) return t.zzz, "zzz" end), size(function() return zzz end)]])
     assert.is_true(lean < 500 and full > 1000)
   end)
@@ -820,11 +820,11 @@ describe("globals", function()
     local parent, worker = codec.state(), codec.state()
     local bytes = parent:run([[
       x, same, y = 1, 5, nil
-      notes = codec.notes()
+      baseline = codec.baseline()
       x, y = 2, 2
-      codec.update(notes)
+      codec.update(baseline)
       x, y = 1, nil
-      return (codec.encode({ notes = notes }, function() return x, y, same end))]])
+      return (codec.encode({ baseline = baseline }, function() return x, y, same end))]])
     assert.are.same({ n = 3, 1, nil, nil }, table.pack(worker:run("x, y = 2, 2 return codec.decode({}, ...)()", bytes)))
   end)
 
@@ -832,9 +832,9 @@ describe("globals", function()
     local parent, worker = codec.state(), codec.state()
     local source = "x = 1 "
     worker:run(source)
-    parent:run(source .. "notes = codec.notes()")
+    parent:run(source .. "baseline = codec.baseline()")
     for _, step in ipairs { { "x, y = 2, 3", "2 3" }, { "x, y = 1, nil", "1 nil" }, { "", "1 nil" } } do
-      local bytes = parent:run(step[1] .. " return (codec.encode({ notes = notes }, function() return x, y end))")
+      local bytes = parent:run(step[1] .. " return (codec.encode({ baseline = baseline }, function() return x, y end))")
       assert.are.equal(step[2], worker:run([[
         local a, b = codec.decode({}, ...)()
         return tostring(a) .. " " .. tostring(b)]], bytes))
@@ -844,19 +844,19 @@ describe("globals", function()
   it("do not come along with results", function()
     local worker = codec.state()
     local bytes = worker:run([[
-      local notes = codec.notes()
+      local baseline = codec.baseline()
       x = "the worker's"
-      return (codec.encode({ notes = notes, kind = "result" }, function() return x end))]])
+      return (codec.encode({ baseline = baseline, kind = "result" }, function() return x end))]])
     assert.are.equal("the parent's", codec.state():run("x = \"the parent's\" return codec.decode({}, ...)()", bytes))
   end)
 
-  it("are not kept alive by the notes", function()
+  it("are not kept alive by the baseline", function()
     assert.is_true(codec.state():run([[
       big = setmetatable({}, { __gc = function() gone = true end })
-      notes = codec.notes()
+      baseline = codec.baseline()
       big = nil
       collectgarbage()
-      return gone and #codec.encode({ notes = notes }, function() return big end) > 0]]))
+      return gone and #codec.encode({ baseline = baseline }, function() return big end) > 0]]))
   end)
 end)
 
@@ -968,11 +968,11 @@ describe("__mantichora", function()
     assert.are.equal("complete", getmetatable(send({ object })[1]).value)
     local parent, worker = codec.state(), codec.state()
     local bytes = parent:run([[
-      local notes = codec.notes()
+      local baseline = codec.baseline()
       function helper(x) return { x + offset } end
       offset = 100
       local object = setmetatable({}, { __mantichora = function() return function(x) return helper(x) end, 5 end })
-      return (codec.encode({ notes = notes }, print, object, function() return helper(1) end))]])
+      return (codec.encode({ baseline = baseline }, print, object, function() return helper(1) end))]])
     assert.are.equal(105, worker:run("local _, o = codec.decode({}, ...) return o[1]", bytes))
   end)
 
@@ -1032,12 +1032,12 @@ describe("__mantichora", function()
   it("that fails leaves out only the global it is in", function()
     local parent, worker = codec.state(), codec.state()
     local bytes = parent:run([[
-      local notes = codec.notes()
+      local baseline = codec.baseline()
       count = 0
       local function hook() count = count + 1 return print, coroutine.create(print) end
       local bad = setmetatable({}, { __mantichora = hook })
       a, b, c = { bad }, 2, { bad }
-      return (codec.encode({ notes = notes }, function() return a, b, c end))]])
+      return (codec.encode({ baseline = baseline }, function() return a, b, c end))]])
     assert.are.equal(1, parent:run("return count"))
     assert.are.same({ n = 3, nil, 2, nil }, table.pack(worker:run("return codec.decode({}, ...)()", bytes)))
   end)
@@ -1138,7 +1138,7 @@ describe("large tables of numbers", function()
   local function float(i) return i * 0.1 end
 
   -- Encode and decode; how many pieces went ahead.
-  local function send_ahead(...)
+  local function send_early(...)
     local pieces = {}
     local bytes = codec.encode({ kind = "result", ahead = pieces }, ...)
     return #pieces, codec.decode({ kind = "result", ahead = pieces }, bytes)
@@ -1168,7 +1168,7 @@ describe("large tables of numbers", function()
     } do
       for _, n in ipairs { MANY, MANY + 1, MANY + PIECE - 1, 2 * MANY } do
         local list = numbers(n, f)
-        local pieces, got = send_ahead(list)
+        local pieces, got = send_early(list)
         assert.are.equal(name == "kinds" and 0 or n // PIECE, pieces, name)
         assert.is_true(same(list, got), name .. " " .. n)
       end
@@ -1180,11 +1180,11 @@ describe("large tables of numbers", function()
       for _, other in ipairs { 3, 1 << 52, (1 << 53) + 1, math.maxinteger, math.mininteger } do
         local list = numbers(MANY, float)
         list[at] = other
-        local _, got = send_ahead(list)
+        local _, got = send_early(list)
         assert.is_true(same(list, got))
         list = numbers(MANY, function(i) return i end)
         list[at] = other + 0.0
-        _, got = send_ahead(list)
+        _, got = send_early(list)
         assert.is_true(same(list, got))
       end
     end
@@ -1194,7 +1194,7 @@ describe("large tables of numbers", function()
     for at = 3 * PIECE, 3 * PIECE + 2 do
       local list = numbers(MANY + 100, float)
       list[at] = "text"
-      local pieces, got = send_ahead(list)
+      local pieces, got = send_early(list)
       assert.are.equal((at - 1) // PIECE, pieces)
       assert.is_true(same(list, got))
     end
@@ -1202,7 +1202,7 @@ describe("large tables of numbers", function()
     list.name, list[-1], list[1.5], list[MANY + 200] = "n", 2, 3, 4
     setmetatable(list, { __name = "list" })
     list.self = list
-    local pieces, got, again = send_ahead(list, list)
+    local pieces, got, again = send_early(list, list)
     assert.are.equal(MANY // PIECE, pieces)
     assert.are.equal(got, again)
     assert.are.equal(got, got.self)
@@ -1214,7 +1214,7 @@ describe("large tables of numbers", function()
   it("may be several, in one another and beside refused ones", function()
     local a, b, c = numbers(MANY, float), numbers(2 * MANY, function(i) return i end), numbers(MANY, float)
     a[MANY + 1], b.c = b, c
-    local pieces, got, second = send_ahead({ a }, c)
+    local pieces, got, second = send_early({ a }, c)
     assert.are.equal(4 * MANY // PIECE, pieces)
     assert.are.equal(second, got[1][MANY + 1].c)
     assert.is_true(same(c, second))
@@ -1246,7 +1246,7 @@ describe("large tables of numbers", function()
     assert.are.same({ { 1, 2, 3 } }, { (codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\3\0\x53")) })
     assert.has_error_match(function()
       codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\2\0\x53")
-    end, "too many items")
+    end, "too many elements")
   end)
 end)
 
@@ -1301,9 +1301,9 @@ describe("explain", function()
     assert.are.equal("string", part_at(report, "argument 1").detail)
     assert.are.equal("string.format", part_at(report, "argument 2").detail)
     assert.are.equal("value", part_at(report, "_ENV.x").how)
-    local notes = codec.notes()
+    local baseline = codec.baseline()
     rawset(_G, "explained_global", coroutine.create(print))
-    report = codec.explain(notes, load "return explained_global")
+    report = codec.explain(baseline, load "return explained_global")
     rawset(_G, "explained_global", nil)
     assert.are.equal("refused", part_at(report, "global 'explained_global'").how)
   end)

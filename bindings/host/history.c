@@ -1,7 +1,7 @@
 /* Runs in: parent. Purpose: history.h.
  *
- * Whoever touches the file has it locked. It is cut by putting a new file in its place, so that it
- * is whole at every moment; who then holds the lock of the old one opens it again. */
+ * Every access to the file locks it. It is trimmed by a rename of a new file over it, so that it is
+ * whole at every moment; a session that holds the lock of the old file then opens it again. */
 #define _GNU_SOURCE
 #include "history.h"
 

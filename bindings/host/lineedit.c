@@ -24,8 +24,8 @@
 #include "runtime/base/buf.h"
 #include "history.h"
 #include "runtime/show/hold.h"
-#include "host.h"
-#include "bindings/show/latpbar.h"
+#include "lcall.h"
+#include "bindings/show/loutput.h"
 #include "bindings/pool/lpool.h"
 #include "runtime/show/output.h"
 #include "runtime/base/platform.h"
@@ -228,7 +228,7 @@ static bool wait_for_key(struct mch_lineedit *edit) {
   bool there = false;
   const char *message;
   lua_pushcfunction(L, await_key);
-  if (mch_host_call(L, 0, false) == LUA_OK) {
+  if (mch_lcall(L, 0, false) == LUA_OK) {
     there = lua_toboolean(L, -1);
     lua_pop(L, 1);
     return there;
@@ -239,7 +239,7 @@ static bool wait_for_key(struct mch_lineedit *edit) {
     lua_pop(L, 1);
     return false;
   }
-  mch_host_report(L, LUA_ERRRUN, NULL);
+  mch_lcall_report(L, LUA_ERRRUN, NULL);
   return has_key(mch_now() + 100000000u);
 }
 
@@ -334,7 +334,7 @@ static unsigned char complete(EditLine *el, int key) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, edit->complete);
   push_typed(edit);
   lua_pushinteger(L, (lua_Integer)mch_lineedit_columns(edit));
-  if (mch_host_report(L, mch_host_call(L, 2, false), NULL) != LUA_OK)
+  if (mch_lcall_report(L, mch_lcall(L, 2, false), NULL) != LUA_OK)
     return CC_REFRESH;
   lua_settop(L, top + 2);
   if (lua_isstring(L, top + 1))
@@ -453,7 +453,7 @@ static locale_t enter_locale(const struct mch_lineedit *edit) {
 }
 
 struct mch_lineedit *mch_lineedit_new(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   struct mch_lineedit *edit = NULL;
   bool opened;
   locale_t before;

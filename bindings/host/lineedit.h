@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The line that a person types at the prompt: keys, completion, history. Without libedit, and
- * elsewhere than on a terminal, there is no editor. */
+ * The line that is typed at the prompt: keys, completion, history. Without libedit, or without a
+ * terminal, there is no editor. */
 #ifndef MCH_LINEEDIT_H
 #define MCH_LINEEDIT_H
 

@@ -1,10 +1,11 @@
 /* Runs in: parent.
  *
  * The REPL: reads chunks of one or more lines, runs them, prints their values. On a terminal lines
- * come from lineedit.h, and tables are shown readably; else all is as plain as with `lua`. */
+ * come from lineedit.h, and tables are shown readably; otherwise it is as plain as `lua`. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "host.h"
+#include "lcall.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -14,8 +15,9 @@
 
 #include <lauxlib.h>
 
+#include "bindings/incomplete.h"
 #include "bindings/part.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "lineedit.h"
 #include "runtime/show/output.h"
 
@@ -59,7 +61,7 @@ static enum mch_typed read_plain(lua_State *L, const char *prompt) {
 
 /* The same, while bars and lines of tasks keep away from the prompt. */
 static enum mch_typed read_paused(lua_State *L, const char *prompt) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   enum mch_typed typed;
   mch_output_pause(output);
   typed = read_plain(L, prompt);
@@ -75,17 +77,6 @@ static enum mch_typed read_line(const struct repl *repl, bool is_first) {
       repl->edit != NULL ? mch_lineedit_read(repl->edit, L, prompt) : read_paused(L, prompt);
   lua_remove(L, place);
   return typed;
-}
-
-/* Whether a chunk failed to compile only because it is not complete yet. */
-static bool is_incomplete(lua_State *L, int status) {
-  static const char mark[] = "<eof>";
-  size_t length;
-  const char *message;
-  if (status != LUA_ERRSYNTAX)
-    return false;
-  message = lua_tolstring(L, -1, &length);
-  return length >= sizeof mark - 1 && strcmp(message + length - (sizeof mark - 1), mark) == 0;
 }
 
 static int load(lua_State *L, int text) {
@@ -114,7 +105,7 @@ static bool load_statement(const struct repl *repl, int *status) {
   for (;;) {
     enum mch_typed typed;
     *status = load(L, 1);
-    if (!is_incomplete(L, *status))
+    if (!mch_incomplete(L, *status))
       return true;
     typed = read_line(repl, false);
     if (typed != MCH_TYPED_LINE)
@@ -178,10 +169,10 @@ static void print_values(const struct repl *repl) {
     return;
   luaL_checkstack(L, LUA_MINSTACK, "too many results to print");
   count = insert_printer(repl, count);
-  if (mch_host_call(L, count, false) == LUA_OK)
+  if (mch_lcall(L, count, false) == LUA_OK)
     return;
   lua_pushfstring(L, "error calling 'print' (%s)", lua_tostring(L, -1));
-  mch_host_report(L, LUA_ERRRUN, NULL);
+  mch_lcall_report(L, LUA_ERRRUN, NULL);
 }
 
 /* Does nothing but end the read that waits for a line. */
@@ -219,8 +210,8 @@ void mch_repl_run(lua_State *L) {
   sigaction(SIGINT, &action, &before);
   while (read_chunk(&repl, &status)) {
     if (status == LUA_OK)
-      status = mch_host_call(L, 0, true);
-    if (mch_host_report(L, status, NULL) == LUA_OK)
+      status = mch_lcall(L, 0, true);
+    if (mch_lcall_report(L, status, NULL) == LUA_OK)
       print_values(&repl);
   }
   sigaction(SIGINT, &before, NULL);

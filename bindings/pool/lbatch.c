@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Items of a map that travel together, and their answers. */
+ * Items of a map that are sent as one batch, and their answers. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -8,10 +8,10 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/encoding.h"
 #include "bindings/values/items.h"
-#include "bindings/values/plain.h"
+#include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
@@ -315,7 +315,7 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
     return;
   memset(&lpool->answers, 0, sizeof lpool->answers);
   lpool->handing++;
-  mch_atpbar_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_loutput_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
   lpool->handing--;
   mch_buf_free(&lpool->answers.graphs);
   lpool->answers = answers;

@@ -3,7 +3,9 @@
 #include "lpool_state.h"
 
 #include <lauxlib.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,7 +14,7 @@
 #include "bindings/part.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/text.h"
 #include "runtime/base/chaos.h"
 #include "runtime/base/decimal.h"
@@ -73,6 +75,27 @@ static int core_counts(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)counts.queued);
   lua_pushinteger(L, (lua_Integer)counts.next_runid);
   return 5;
+}
+
+/* summary(pool): the line that a pool ends with which leaves only bars of what failed; nil: none.
+ */
+static int core_summary(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_pool_tally tally;
+  char seconds[MCH_DECIMAL_ROOM], cancelled[40] = "", text[200];
+  uint64_t all;
+  mch_pool_get_tally(lpool->pool, &tally);
+  all = tally.ok + tally.failed + tally.cancelled;
+  if (!lpool->leave_failed || !lpool->shows_bars || all == 0 ||
+      !mch_output_shows_bars(lpool->output))
+    return 0;
+  if (tally.cancelled > 0)
+    snprintf(cancelled, sizeof cancelled, ", %" PRIu64 " cancelled", tally.cancelled);
+  mch_decimal_fixed(seconds, (double)tally.elapsed / 1e9, 1);
+  snprintf(text, sizeof text, "%" PRIu64 " task%s: %" PRIu64 " ok, %" PRIu64 " failed%s, %.20s s\n",
+           all, all == 1 ? "" : "s", tally.ok, tally.failed, cancelled, seconds);
+  mch_output_lines(lpool->output, 2, text, strlen(text));
+  return 0;
 }
 
 static int core_start(lua_State *L) {
@@ -256,6 +279,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   if (lpool->task.memory > 0)
     config->engine.limit_memory = lpool->task.memory + MEMORY_SLACK;
   config->engine.bars = flag_field(L, "progressbar") && !context->hides_bars;
+  config->engine.leave_failed = lpool->leave_failed = flag_field(L, "leave_failed");
+  lpool->shows_bars = config->engine.bars;
   lpool->task.hides_bars = !config->engine.bars;
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
@@ -270,7 +295,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
  * max_tasks_per_worker (0: none), seed, init, poolbar (its name, if it is wanted), and the flags
- * inline, background, progressbar. */
+ * inline, background, progressbar, leave_failed. */
 static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
@@ -279,13 +304,13 @@ static int core_new(lua_State *L) {
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
   mch_notices_tell(L);
-  output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
+  output = mch_loutput_get(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
   lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
-  lpool->lent = lpool->warned = lpool->places = LUA_NOREF;
+  lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = mch_lwait_main_thread(L);
@@ -298,8 +323,12 @@ static int core_new(lua_State *L) {
   else
     lua_pop(L, 1);
   lpool->keep_gc = flag_field(L, "keep_gc");
+  lpool->max_queued = (size_t)integer_field(L, "max_queued");
+  lua_getfield(L, 1, "halt");
+  lpool->group.halt = mch_lpool_halt_arg(L, -1);
+  lua_pop(L, 1);
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
-  mch_context_push_weak(L);
+  mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
   if (flag_field(L, "snapshot")) {
     lua_newtable(L);
@@ -346,6 +375,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"is_closed", core_is_closed},
                                   {"pump", mch_core_pump},
                                   {"counts", core_counts},
+                                  {"summary", core_summary},
                                   {"start", core_start},
                                   {"workers", core_workers},
                                   {"cancel", core_cancel},
@@ -365,6 +395,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"run_many", mch_core_run_many},
                                   {"group", mch_core_group},
                                   {"abandon", mch_core_abandon},
+                                  {"go_on", mch_core_go_on},
                                   {"run_in", mch_core_run_in},
                                   {"run_batch", mch_core_run_batch},
                                   {"take_batch", mch_core_take_batch},
@@ -399,6 +430,8 @@ int mch_lpool_open(lua_State *L) {
   mch_context_get(L)->tell_log_level = mch_lpools_log_threshold;
   mch_notices_open(L);
   luaL_newlib(L, core);
+  mch_ltake_push_kinds(L);
+  lua_setfield(L, -2, "kinds");
   if (luaL_newmetatable(L, TASKS)) {
     lua_pushcfunction(L, mch_lrun_tasks_gc);
     lua_setfield(L, -2, "__gc");

@@ -1,7 +1,7 @@
 /* Runs in: both (a task may have a pool of its own).
  *
- * The pool object: a userdata around struct mch_pool. Its methods that are small steps are here;
- * those that put steps together are in scripts/mantichora/pool.lua. */
+ * The pool object: a userdata around struct mch_pool. Methods that are single steps are here; those
+ * that combine steps are in scripts/mantichora/pool.lua. */
 #ifndef MCH_LPOOL_H
 #define MCH_LPOOL_H
 

@@ -7,7 +7,7 @@
 
 #include "bindings/context.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
 #include "runtime/show/output.h"
@@ -16,10 +16,6 @@
 /* -- all pools of a state ----------------------------------------------------------------- */
 
 #define GATHERING "mantichora gathering"
-
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
 
 /* Leave an open pool that this visit has not seen yet on the stack and return it; NULL (and
  * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
@@ -116,9 +112,9 @@ static void count_tasks(struct lpool *lpool, void *ud) {
 
 static void look_when_due(struct lpool *lpool, void *ud) {
   struct tally *tally = ud;
-  tally->due = sooner(tally->due, mch_pool_deadline(lpool->pool));
+  tally->due = mch_sooner(tally->due, mch_pool_deadline(lpool->pool));
   if (!lpool->joined)
-    tally->due = sooner(tally->due, mch_now() + SLICE);
+    tally->due = mch_sooner(tally->due, mch_now() + SLICE);
 }
 
 /* `due` costs a little: filled in only if it is wanted. */
@@ -172,7 +168,7 @@ static int wait_for_any(struct mch_poller *poller, const struct end *end, uint64
 /* Move all pools on and draw, until one of the ends has come. Leaves in `tally` how many tasks are
  * finished. Whether the descriptor is readable. */
 static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, end->woken};
   struct mch_error error;
@@ -186,11 +182,11 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
     pump_all(L, poller, end->frugal);
     now = mch_now();
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
-      mch_atpbar_pump(L);
+      mch_loutput_pump(L);
     *tally = add_up(L, now < end->until);
     if (now >= end->until || (end->result && (tally->finished > 0 || tally->unfinished == 0)))
       return 0;
-    due = sooner(end->until, sooner(tally->due, mch_output_next(output)));
+    due = mch_sooner(end->until, mch_sooner(tally->due, mch_output_next(output)));
     if (wait_for_any(poller, end, due, &look))
       return 1;
     mch_lwait_obey_hooks(L, output, &own, &of_main, 0);
@@ -221,7 +217,7 @@ int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
 
 uint64_t mch_lpool_due(lua_State *L) {
   luaL_checkstack(L, 8, NULL);
-  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_loutput_get(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {

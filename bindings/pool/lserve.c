@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * What the owner's thread does for a pool around a pump: before forks, with log records and pieces
- * of results. */
+ * What the owner's thread does for a pool around each pump: prepare forks, deliver log records,
+ * decode early pieces of results. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a result from the pool into Lua, and failures in words. */
+ * From the pool into Lua: decodes results, and turns failures into tables. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/items.h"
-#include "bindings/values/plain.h"
+#include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
@@ -108,6 +108,7 @@ static void push_payload_place(lua_State *L, struct lpool *lpool, const struct m
 /* Push the fields that say where a function comes from: its bytecode is the first that its task
  * names, if it travelled by a name. */
 static void push_function_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  int failure = lua_gettop(L);
   uint32_t id;
   size_t length;
   const void *bytes;
@@ -118,13 +119,22 @@ static void push_function_place(lua_State *L, struct lpool *lpool, const struct 
   if (task->codes == 0)
     return;
   memcpy(&id, task->body, sizeof id);
-  bytes = mch_pool_code(lpool->pool, id, &length);
-  if (bytes == NULL)
-    return;
-  if (luaL_loadbufferx(L, bytes, length, "=", "b") == LUA_OK)
+  if (id != lpool->place_code) { /* failures of one function often come in crowds */
+    bytes = mch_pool_code(lpool->pool, id, &length);
+    if (bytes == NULL || luaL_loadbufferx(L, bytes, length, "=", "b") != LUA_OK) {
+      lua_settop(L, failure);
+      return;
+    }
     set_place(L);
-  else
-    lua_pop(L, 1);
+    lua_getfield(L, failure, "place");
+    lpool->place_code = 0;
+    luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);
+    lpool->place = luaL_ref(L, LUA_REGISTRYINDEX);
+    lpool->place_code = id;
+    return;
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->place);
+  lua_setfield(L, failure, "place");
 }
 
 static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
@@ -215,6 +225,14 @@ static void set_error(lua_State *L, const struct mch_result *result) {
   lua_settop(L, failure);
 }
 
+/* Push a table of all kinds: number by name. */
+void mch_ltake_push_kinds(lua_State *L) {
+  int kind;
+  lua_createtable(L, 0, MCH_KIND_CANCELLED + 1);
+  for (kind = 0; kind <= MCH_KIND_CANCELLED; kind++)
+    mch_lpool_set_integer(L, mch_kind_word((enum mch_kind)kind), kind);
+}
+
 /* While other code may run that receives from this pool (sinks, finalizers), the taken task is kept
  * from it. */
 static struct mch_task *hold_taken(struct lpool *lpool) {
@@ -250,9 +268,9 @@ static void set_task(lua_State *L, const struct mch_task *task) {
   set_number(L, "elapsed", task->result->elapsed);
 }
 
-/* Push the raw facts of a failure. */
-static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
   const struct mch_result *result = task->result;
+  luaL_checkstack(L, 16, NULL);
   lua_newtable(L);
   lua_pushstring(L, mch_kind_word(result->kind));
   lua_setfield(L, -2, "kind");
@@ -275,6 +293,47 @@ static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_tas
     mch_lpool_set_integer(L, "maxrss", (lua_Integer)result->maxrss);
   push_function_place(L, lpool, task);
   set_error(L, result);
+}
+
+static void push_causes(lua_State *L, struct lpool *lpool) {
+  if (lpool->causes == LUA_NOREF) {
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lpool->causes = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->causes);
+}
+
+/* Push the failure of a task that has halted others: the same table for all of them, as long as
+ * somebody has it. */
+static void push_cause(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  int causes = lua_gettop(L) + 1;
+  push_causes(L, lpool);
+  if (lua_rawgeti(L, causes, (lua_Integer)task->runid) != LUA_TTABLE) {
+    lua_settop(L, causes);
+    push_raw_failure(L, lpool, task);
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "halts");
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, causes, (lua_Integer)task->runid);
+  }
+  lua_remove(L, causes);
+}
+
+/* Push the raw facts of a failure. One that has halted others is held by them, or by its group. */
+static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  if (task->halts) {
+    push_cause(L, lpool, task);
+    return;
+  }
+  push_raw_failure(L, lpool, task);
+  if (task->cause != NULL) {
+    push_cause(L, lpool, task->cause);
+    lua_setfield(L, -2, "cause");
+  }
 }
 
 /* Called with the pool: push the raw facts of the failure of the task that is held. */
@@ -338,7 +397,7 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
     return;
   hold_taken(lpool);
   if (tell)
-    mch_atpbar_tell(L, lpool->output);
+    mch_loutput_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->early))
     mch_lserve_store_pieces(L, lpool, 1);
   take_held(L, lpool, task);
@@ -437,17 +496,19 @@ int mch_core_take(lua_State *L) {
   lpool->decoding++;
   status = mch_lwatch_pcall(L, 1, LUA_MULTRET, 0);
   lpool->decoding--;
-  take_held(L, lpool, task);
+  if (lpool->pool == NULL)
+    return mch_lpool_raise_closed(L);
   if (status == LUA_OK && !lua_checkstack(L, copies * lua_gettop(L) + LUA_MINSTACK)) {
     lua_settop(L, 2);
     lua_pushliteral(L, "it returned more values than a call can hand over: put them into a table");
     status = LUA_ERRRUN;
   }
-  if (status != LUA_OK) {
-    push_undecodable(L, lpool->taken);
+  if (status != LUA_OK) { /* the task is held meanwhile: finalizers may receive here too */
+    push_undecodable(L, task);
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
   }
+  take_held(L, lpool, task);
   drop_payload(L, lpool, lpool->taken);
   lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);

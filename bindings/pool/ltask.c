@@ -5,10 +5,13 @@
 #include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
+#include "runtime/show/hold.h"
 #include "runtime/show/output.h"
+#include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
 #include "bindings/values/shown.h"
 #include "bindings/values/text.h"
@@ -128,14 +131,6 @@ static void answer_error(lua_State *L, struct call *call, enum mch_kind kind) {
 
 /* -- running ------------------------------------------------------------------------------ */
 
-/* splitmix64: run IDs that are neighbours get streams that are not. */
-static lua_Unsigned mix(lua_Unsigned x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 /* What math.random does to the state of a stream for each number. */
 static void step(struct mch_stream *stream) {
   uint64_t *s = stream->words, before = s[1];
@@ -187,7 +182,7 @@ static struct mch_stream *find_stream(lua_State *L) {
 }
 
 static lua_Unsigned own_seed(const struct call *call) {
-  return mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->stream));
 }
 
 /* As math.randomseed would, but without a call, which takes longer than many an item does. */
@@ -195,7 +190,7 @@ static int seed_directly(const struct call *call) {
   lua_Unsigned own = own_seed(call);
   if (call->task->stream == NULL)
     return 0;
-  *call->task->stream = seeded(own, mix(own));
+  *call->task->stream = seeded(own, mch_mix(own));
   return 1;
 }
 
@@ -209,7 +204,7 @@ static void seed_stream(lua_State *L, const struct call *call) {
     return;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
     lua_pushinteger(L, (lua_Integer)own);
-    lua_pushinteger(L, (lua_Integer)mix(own));
+    lua_pushinteger(L, (lua_Integer)mch_mix(own));
     lua_call(L, 2, 0);
   } else
     lua_pop(L, 1);
@@ -323,7 +318,7 @@ static void push_mapped(lua_State *L, struct call *call) {
   }
   if (task->mapped == LUA_NOREF) { /* or that failed, and does so for each */
     if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) != 1)
-      luaL_error(L, "a batch has another number of functions than one");
+      luaL_error(L, "a batch must have exactly one function");
     task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
@@ -348,9 +343,9 @@ static int decode(lua_State *L, struct call *call) {
   return 1 + decode_graph(L, call, run->graph, run->length, MCH_SEND_ITEM);
 }
 
-static int send_ahead(void *ud, const unsigned char *piece, size_t length) {
+static int send_early(void *ud, const unsigned char *piece, size_t length) {
   struct mch_ltask *task = ud;
-  return mch_worker_send_ahead(task->context->worker, piece, length);
+  return mch_worker_send_early(task->context->worker, piece, length);
 }
 
 static int encode_results(lua_State *L) {
@@ -364,7 +359,7 @@ static int encode_results(lua_State *L) {
   encoder.kind = MCH_SEND_RESULT;
   encoder.baseline = lua_istable(L, 1) ? 1 : 0;
   if (call->task->watching && call->run->function == NULL) { /* the answer will be a RESULT */
-    encoder.send_ahead = send_ahead;
+    encoder.send_early = send_early;
     encoder.ud = call->task;
   }
   encode_answer(L, call, &encoder, 2, count);
@@ -613,7 +608,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   if (task->context->first_bar != 0)
-    mch_output_leave_bars(task->output, task->context->first_bar);
+    mch_output_leave_bars(task->output, task->context->first_bar,
+                          call.kind == MCH_KIND_ERROR ? MCH_BAR_ERROR : MCH_BAR_FINISHED);
   task->context->hides_bars = outer.hides_bars;
   task->context->first_bar = outer.first_bar;
   return call.kind;
@@ -673,8 +669,29 @@ static void keep_inherited(lua_State *L) {
   luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
+/* Where both streams are one file, io.stderr keeps the order of writes to both. */
+static void join_streams(lua_State *L) {
+  FILE *before = stderr;
+  luaL_Stream *stream;
+  if (!mch_hold_same_file(STDOUT_FILENO, STDERR_FILENO))
+    return;
+  mch_platform_join_streams();
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushliteral(L, LUA_IOLIBNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "stderr");
+    lua_rawget(L, -2);
+    stream = luaL_testudata(L, -1, LUA_FILEHANDLE);
+    if (stream != NULL && stream->f == before)
+      stream->f = stderr;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
+  join_streams(L);
   lua_newtable(L);
   task->factories = luaL_ref(L, LUA_REGISTRYINDEX);
   keep_inherited(L);

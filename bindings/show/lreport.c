@@ -5,13 +5,13 @@
 #include <lualib.h>
 #include <limits.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
 #include "bindings/context.h"
 #include "bindings/values/graph.h"
-#include "latpbar.h"
+#include "loutput.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
@@ -93,7 +93,7 @@ static int log_threshold(lua_State *L) {
 
 /* write_line(line, stream): a line of the log, above the bars; without its newline. */
 static int write_line(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   size_t length;
   const char *line;
   int stream = 2;
@@ -150,9 +150,7 @@ static int enter(lua_State *L) {
 
 /* time(): seconds since the epoch, with a fraction. */
 static int wall_time(lua_State *L) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9);
+  lua_pushnumber(L, mch_wall());
   return 1;
 }
 

@@ -22,11 +22,6 @@ enum {
 
 enum { MOST_NESTED = 250, NOT_WANTED = -1 };
 
-/* A part of a dump. */
-struct part {
-  const unsigned char *from, *to;
-};
-
 struct constant {
   const char *string; /* NULL: not a string */
   size_t length;
@@ -39,10 +34,7 @@ struct reading {
   int uses;    /* stack index of the result */
   int nested;  /* functions around the one at hand */
   int assigns; /* an upvalue of the outermost function is assigned to */
-  /* Of the outermost function, and of the last one directly inside of it: where they are, and what
-   * they say of their upvalues. */
-  struct part functions[2], upvalues[2];
-  int upvalue_count; /* of the outermost function */
+  struct mch_bytecode_parts parts;
 };
 
 /* One function of the dump. */
@@ -336,7 +328,7 @@ static void follow_code(struct reading *r, const struct proto *proto) {
 
 static void read_function(struct reading *r, struct proto *proto, const struct proto *parent) {
   int top = lua_gettop(r->L), depth = r->nested;
-  struct part function = {r->at, NULL}, upvalues;
+  struct mch_bytecode_part function = {r->at, NULL}, upvalues;
   size_t count, i;
   luaL_checkstack(r->L, 10, NULL);
   if (++r->nested > MOST_NESTED)
@@ -361,8 +353,8 @@ static void read_function(struct reading *r, struct proto *proto, const struct p
   if (!r->bad)
     follow_code(r, proto);
   if (depth < 2) {
-    r->functions[depth] = function;
-    r->upvalues[depth] = upvalues;
+    r->parts.functions[depth] = function;
+    r->parts.upvalues[depth] = upvalues;
   }
   r->nested--;
   lua_settop(r->L, top);
@@ -382,7 +374,7 @@ static void read_dump(struct reading *r, const unsigned char wanted[256]) {
   struct proto main;
   int i;
   check_header(r);
-  r->upvalue_count = main.upvalues = (int)take_byte(r);
+  r->parts.upvalue_count = main.upvalues = (int)take_byte(r);
   for (i = 0; i < main.upvalues; i++)
     main.outer[i] = wanted[i] ? i : NOT_WANTED;
   read_function(r, &main, NULL);
@@ -441,71 +433,13 @@ void mch_bytecode_push_dump(lua_State *L) {
   luaL_pushresult(&dump.buffer);
 }
 
-/* ---- factories ---- */
+/* ---- parts ---- */
 
-/* Each is a local variable of the maker, which cannot have ever more of those. */
-enum { MOST_MADE_UPVALUES = 100 };
-
-/* Push the source of a maker of functions that do nothing but have n upvalues. */
-static void push_source(lua_State *L, int n) {
-  luaL_Buffer names;
-  int i;
-  if (n == 0) {
-    lua_pushliteral(L, "return function() end");
-    return;
-  }
-  luaL_buffinit(L, &names);
-  for (i = 0; i < n; i++) {
-    lua_pushfstring(L, i == 0 ? "v%d" : ",v%d", i);
-    luaL_addvalue(&names);
-  }
-  luaL_pushresult(&names);
-  lua_pushfstring(L, "local %s return function() return %s end", lua_tostring(L, -1),
-                  lua_tostring(L, -1));
-  lua_remove(L, -2);
-}
-
-/* Replace the source on top of the stack by its bytecode. */
-static void compile(lua_State *L) {
-  if (luaL_loadbufferx(L, lua_tostring(L, -1), lua_rawlen(L, -1), "=?", "t") != LUA_OK)
-    lua_error(L);
-  lua_replace(L, -2);
-  mch_bytecode_push_dump(L);
-  lua_replace(L, -2);
-}
-
-static void push_bytes(lua_State *L, const unsigned char *from, const unsigned char *to) {
-  lua_pushlstring(L, (const char *)from, (size_t)(to - from));
-}
-
-/* The compiler knows best what a maker looks like. In what it makes of one, the function that does
- * nothing is replaced by the one at hand; but where the upvalues come from stays, for that is right
- * in this place: from the maker's variables, in their order. */
-void mch_bytecode_push_maker(lua_State *L, const void *dump, size_t length) {
-  struct reading function = new_reading(L, dump, length), maker;
+int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
+                            struct mch_bytecode_parts *parts) {
+  struct reading r = new_reading(L, dump, length);
   unsigned char none[256] = {0};
-  int top = lua_gettop(L), status = LUA_ERRSYNTAX;
-  luaL_checkstack(L, 10, NULL);
-  read_dump(&function, none);
-  if (function.bad || function.upvalue_count > MOST_MADE_UPVALUES) {
-    lua_pushboolean(L, 0);
-    return;
-  }
-  push_source(L, function.upvalue_count);
-  compile(L);
-  maker = new_reading(L, lua_tostring(L, -1), lua_rawlen(L, -1));
-  read_dump(&maker, none);
-  if (!maker.bad) {
-    push_bytes(L, (const unsigned char *)lua_tostring(L, top + 1), maker.functions[1].from);
-    push_bytes(L, function.functions[0].from, function.upvalues[0].from);
-    push_bytes(L, maker.upvalues[1].from, maker.upvalues[1].to);
-    push_bytes(L, function.upvalues[0].to, function.functions[0].to);
-    push_bytes(L, maker.functions[1].to, maker.end);
-    lua_concat(L, 5);
-    status = luaL_loadbufferx(L, lua_tostring(L, -1), lua_rawlen(L, -1), "=?", "b");
-  }
-  if (status != LUA_OK)
-    lua_pushboolean(L, 0);
-  lua_replace(L, top + 1);
-  lua_settop(L, top + 1);
+  read_dump(&r, none);
+  *parts = r.parts;
+  return !r.bad;
 }

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * What lua_dump() writes, read: which names a function looks up in its environment, and how to make
- * closures of it without loading it each time. Knows Lua 5.4's format and refuses to guess at
+ * What lua_dump() writes, read: which names a function looks up in its environment, whether it
+ * assigns to its upvalues, and what lies where. Knows Lua 5.4's format and refuses to guess at
  * another. */
 #ifndef MCH_BYTECODE_H
 #define MCH_BYTECODE_H
@@ -28,10 +28,19 @@ int mch_bytecode_assigns(lua_State *L, const void *dump, size_t length);
  * debugging only. Raises on memory. */
 void mch_bytecode_push_dump(lua_State *L);
 
-/* Push a function that returns a new closure of the dumped function each time it is called without
- * arguments, as loading it anew would, but for its upvalues: they are variables of its own, nil.
- * Loading allocates all of the code, this the closure and its variables only. Or push false, when
- * the format is not the known one or the function has too many upvalues. Raises on memory. */
-void mch_bytecode_push_maker(lua_State *L, const void *dump, size_t length);
+struct mch_bytecode_part {
+  const unsigned char *from, *to;
+};
+
+/* Of the outermost function of a dump [0], and of the last one directly inside of it [1]: where
+ * they are, and where they say which variables their upvalues are. */
+struct mch_bytecode_parts {
+  struct mch_bytecode_part functions[2], upvalues[2];
+  int upvalue_count; /* of the outermost function */
+};
+
+/* Find the parts of a dump. 0: its format is not the known one. Raises on memory. */
+int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
+                            struct mch_bytecode_parts *parts);
 
 #endif

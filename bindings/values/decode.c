@@ -1,9 +1,11 @@
 /* Runs in: both.
  *
- * Bytes to Lua values; graph.h has the format and the interface. Trusts nothing: every number is
- * bounded before something is allocated by it, and a value is complete before anything sees it.
- * Metatables are set at the end, so that no finalizer meets a half-built object and no weak table
- * loses its entries on the way. */
+ * Bytes to Lua values; graph.h has the format and the interface. The walk over the message, values
+ * that are neither tables nor functions, what stands outside of them (hooks, assignments), and the
+ * words for what cannot be rebuilt. The mirror of encode.c. Trusts nothing: every number is bounded
+ * before something is allocated by it, and a value is complete before anything sees it. Metatables
+ * are set at the end, so that no finalizer meets a half-built object and no weak table loses its
+ * entries on the way. */
 
 #include "decoding.h"
 
@@ -13,22 +15,23 @@
 #include <string.h>
 
 #include "large.h"
+#include "modules.h"
 #include "path.h"
 
 /* ---- failures ---- */
 
 static struct frame *innermost(struct decoding *d) {
-  return (struct frame *)d->frames.items + d->frames.count - 1;
+  return (struct frame *)d->frames.elements + d->frames.count - 1;
 }
 
 int mch_decode_frame_at(struct decoding *d, const struct frame *frame) {
   return mch_stack_at(&d->stack, frame->place);
 }
 
-static void tell_step(struct decoding *d, struct mch_path *path, const struct frame *frame) {
+static void add_step(struct decoding *d, struct mch_path *path, const struct frame *frame) {
   int at = mch_decode_frame_at(d, frame);
   switch (frame->kind) {
-  case ITEMS:
+  case ARRAY:
     mch_path_index(path, (lua_Integer)frame->next + 1);
     break;
   case FUNCTION:
@@ -73,7 +76,7 @@ _Noreturn void mch_decode_fail(struct decoding *d) {
         mch_path_root(&path, d->from->kind, (int)frame->next);
     } else if (!mch_path_full(&path)) {
       mch_stack_reach(&d->stack, frame->place);
-      tell_step(d, &path, frame);
+      add_step(d, &path, frame);
       lua_settop(L, mch_decode_frame_at(d, frame) - 1);
     }
     d->frames.count--;
@@ -90,21 +93,10 @@ _Noreturn void mch_decode_malformed(struct decoding *d, const char *what) {
 
 uint64_t mch_decode_long_varint(struct decoding *d) {
   uint64_t value;
-  const char *wrong = mch_plain_load_varint(&d->at, d->end, &value);
+  const char *wrong = mch_number_load_varint(&d->at, d->end, &value);
   if (wrong != NULL)
     mch_decode_malformed(d, wrong);
   return value;
-}
-
-static inline int next_is(const struct decoding *d, unsigned tag) {
-  return d->at < d->end && *d->at == tag;
-}
-
-/* Is this tag next? Then it is read. */
-static inline int take_tag(struct decoding *d, unsigned tag) {
-  int is_next = next_is(d, tag);
-  d->at += is_next;
-  return is_next;
 }
 
 /* Open a frame for the object on top of the stack. */
@@ -114,7 +106,7 @@ struct frame *mch_decode_open_frame(struct decoding *d, enum frame_kind kind, ui
   if (d->frames.count == d->frames.capacity)
     mch_array_grow(d->L, &d->frames, sizeof *frame, d->frames.count + 1, d->slots + HEAP,
                    HEAP_FRAMES);
-  frame = (struct frame *)d->frames.items + d->frames.count++;
+  frame = (struct frame *)d->frames.elements + d->frames.count++;
   *frame = (struct frame){.kind = kind, .count = count, .place = mch_stack_top(&d->stack)};
   return frame;
 }
@@ -156,137 +148,170 @@ static void make_sets(struct decoding *d, lua_Integer from) {
   d->sets = from;
 }
 
-/* ---- frames: read parts until one opens a frame (0) or the object is complete (1) ---- */
+/* ---- values ---- */
 
-/* Put the part on top of the stack where it belongs. */
-static void store_item(struct decoding *d, struct frame *frame) {
-  lua_rawseti(d->L, mch_decode_frame_at(d, frame), (lua_Integer)++frame->next);
+void mch_decode_push_ref(struct decoding *d) {
+  uint64_t number = take_varint(d);
+  if (number >= d->objects || lua_isnil(d->L, d->slots + REFS) ||
+      lua_rawgeti(d->L, d->slots + REFS, (lua_Integer)number) == LUA_TNIL)
+    mch_decode_malformed(d, "reference to nothing");
 }
 
-static void read_run(struct decoding *d, struct frame *frame, unsigned tag) {
-  uint64_t n = take_varint(d);
-  size_t width = mch_plain_run_width(tag);
-  if (n > frame->count - frame->next || n > left(d) / width)
-    mch_decode_malformed(d, "run too long");
-  mch_plain_store_run(d->L, mch_decode_frame_at(d, frame), (lua_Integer)frame->next, tag,
-                      take(d, (size_t)n * width), (size_t)n);
-  frame->next += n;
+/* Bytes that a tag takes with what follows, of those that often stand between strings. 0: of
+ * others. */
+static size_t flat_size(unsigned tag) {
+  if (tag == MCH_TAG_REF || tag == MCH_TAG_RECORD) /* if its number is small; else what is found */
+    return 2;                                      /* may be no string, and is not used */
+  return tag <= MCH_TAG_LIGHT || mch_scalar_is_short(tag) ? 1 + mch_scalar_size(tag) : 0;
 }
 
-static void skip_items(struct decoding *d, struct frame *frame) {
-  uint64_t n = take_varint(d);
-  if (n > frame->count - frame->next)
-    mch_decode_malformed(d, "too many items");
-  frame->next += n;
-}
-
-static int continue_items(struct decoding *d, struct frame *frame) {
-  while (frame->next < frame->count) {
-    unsigned tag = d->at < d->end ? *d->at : 0;
-    if (tag >= MCH_TAG_RUN1 && tag <= MCH_TAG_RUNF) {
-      d->at++;
-      read_run(d, frame, tag);
-    } else if (tag == MCH_TAG_SKIP) {
-      d->at++;
-      skip_items(d, frame);
-    } else {
-      if (!mch_decode_read_value(d))
-        return 0;
-      store_item(d, frame);
-    }
+/* Find short strings behind this place, as far as that is easy. */
+static void look_ahead(struct decoding *d) {
+  const unsigned char *at = d->at;
+  d->ahead = d->ahead_next = 0;
+  while (at < d->end && d->ahead < AHEAD_MOST) {
+    unsigned tag = *at;
+    size_t size = flat_size(tag);
+    if (size == 0 || size > (size_t)(d->end - at))
+      break;
+    if (mch_scalar_is_short(tag) && size > 2)
+      d->ahead_at[d->ahead++] = at + 1;
+    at += size;
   }
-  frame->kind = PAIRS;
-  frame->next = 0;
-  frame->count = frame->pairs;
+}
+
+/* Lua looks for each short string among all it has, and waits for memory. When the next ones are
+ * looked for at once, it waits for all of them together: 10^5 records with a name of their own are
+ * read in 0.78 of the time (scripts/bench/codec.lua). Those of one byte are few, and at hand. */
+static void push_short(struct decoding *d, size_t length) {
+  const unsigned char *bytes = take(d, length);
+  int i;
+  if (length < 2) {
+    lua_pushlstring(d->L, (const char *)bytes, length);
+    return;
+  }
+  if (d->ahead_next < d->ahead && d->ahead_at[d->ahead_next] == bytes) {
+    lua_pushvalue(d->L, d->slots + AHEAD + d->ahead_next++);
+    return;
+  }
+  look_ahead(d);
+  lua_pushlstring(d->L, (const char *)bytes, length);
+  for (i = 0; i < d->ahead; i++)
+    lua_pushlstring(d->L, (const char *)d->ahead_at[i], d->ahead_at[i][-1] & MCH_SCALAR_LONGEST);
+  while (i > 0)
+    lua_replace(d->L, d->slots + AHEAD + --i);
+}
+
+static void push_string(struct decoding *d, unsigned tag) {
+  if (tag < MCH_TAG_STRING) {
+    push_short(d, tag & MCH_SCALAR_LONGEST);
+  } else {
+    uint64_t length = take_varint(d);
+    if (length > left(d))
+      mch_decode_malformed(d, "string too long");
+    lua_pushlstring(d->L, (const char *)take(d, (size_t)length), (size_t)length);
+  }
+  keep(d, tag, d->objects++);
+}
+
+/* Read a value that must be a string. */
+void mch_decode_string(struct decoding *d) {
+  unsigned tag = *take(d, 1);
+  if (tag == MCH_TAG_REF)
+    mch_decode_push_ref(d);
+  else if (is_string_tag(tag))
+    push_string(d, tag);
+  else
+    mch_decode_malformed(d, "no string");
+  if (lua_type(d->L, -1) != LUA_TSTRING)
+    mch_decode_malformed(d, "no string");
+}
+
+static void read_name(struct decoding *d, unsigned tag) {
+  lua_State *L = d->L;
+  int top = lua_gettop(L);
+  uint64_t number = d->objects++;
+  mch_decode_string(d);
+  if ((tag & 0xf) == (MCH_TAG_FIELD & 0xf))
+    mch_decode_string(d);
+  else
+    lua_pushnil(L);
+  if (!mch_modules_resolve(L, d->baseline, top + 1, top + 2,
+                           d->from->allow_code ? &d->from->called : NULL))
+    mch_decode_fail(d);
+  lua_copy(L, -1, top + 1);
+  lua_settop(L, top + 1);
+  keep(d, tag, number);
+}
+
+static void open_hook(struct decoding *d, unsigned tag) {
+  struct frame *frame;
+  uint64_t n = take_varint(d);
+  if (!d->from->allow_code)
+    mch_decode_malformed(d, "code is not allowed here");
+  if (n == 0 || n > left(d) || n > INT_MAX)
+    mch_decode_malformed(d, "bad hook");
+  lua_pushnil(d->L);
+  frame = mch_decode_open_frame(d, HOOK, n);
+  frame->number = d->objects++;
+  frame->tag = tag;
+  frame->from = d->sets;
+}
+
+static int read_object(struct decoding *d, unsigned tag) {
+  if (is_string_tag(tag)) {
+    push_string(d, tag);
+    return 1;
+  }
+  switch (tag & ~(unsigned)(MCH_TAG_KEPT | MCH_TAG_META)) {
+  case MCH_TAG_TABLE:
+    mch_decode_table(d, tag);
+    return 0;
+  case MCH_TAG_EARLY:
+    mch_decode_early(d, tag);
+    return 0;
+  case MCH_TAG_SHAPED:
+  case MCH_TAG_RECORD:
+  case MCH_TAG_LOOSE:
+    return mch_decode_record(d, tag);
+  case MCH_TAG_FUNCTION:
+    mch_decode_function(d, tag);
+    return 0;
+  case MCH_TAG_MODULE:
+  case MCH_TAG_FIELD:
+    read_name(d, tag);
+    return 1;
+  case MCH_TAG_ENV:
+    mch_decode_environment(d, tag);
+    return 1;
+  case MCH_TAG_HOOK:
+    open_hook(d, tag);
+    return 0;
+  default:
+    mch_decode_malformed(d, "unknown tag");
+  }
+}
+
+int mch_decode_value(struct decoding *d, unsigned tag) {
+  if (tag >= MCH_TAG_OBJECT)
+    return read_object(d, tag);
+  if (tag == MCH_TAG_GLOBALS)
+    lua_pushglobaltable(d->L);
+  else if (tag == MCH_TAG_REF)
+    mch_decode_push_ref(d);
+  else
+    mch_decode_malformed(d, "unknown tag");
   return 1;
 }
 
-static void check_key(struct decoding *d) {
+/* A part on top of the stack is to be a key. */
+void mch_decode_check_key(struct decoding *d) {
   if (lua_isnil(d->L, -1) ||
       (lua_type(d->L, -1) == LUA_TNUMBER && lua_tonumber(d->L, -1) != lua_tonumber(d->L, -1)))
     mch_decode_malformed(d, "bad key");
 }
 
-/* Take the part on top of the stack as a key, or as the value of the key beneath it. */
-static void store_pair(struct decoding *d, struct frame *frame) {
-  if (!frame->has_key) {
-    check_key(d);
-    frame->has_key = 1;
-    return;
-  }
-  lua_rawset(d->L, mch_decode_frame_at(d, frame));
-  frame->has_key = 0;
-  frame->next++;
-}
-
-static int continue_pairs(struct decoding *d, struct frame *frame) {
-  while (frame->next < frame->count) {
-    if (!mch_decode_read_value(d))
-      return 0;
-    store_pair(d, frame);
-  }
-  return 1;
-}
-
-/* The key is beneath the value on top of the stack. */
-static void store_field(struct decoding *d, struct frame *frame) {
-  lua_rawset(d->L, mch_decode_frame_at(d, frame));
-  frame->next++;
-}
-
-static int continue_record(struct decoding *d, struct frame *frame) {
-  int record = mch_decode_frame_at(d, frame);
-  while (frame->next < frame->count) { /* a record among the fields may have taken the line */
-    if (frame->kind == LOOSE && next_is(d, MCH_TAG_CUT))
-      break;
-    lua_pushvalue(d->L, mch_decode_use_shape(d, frame->shape) + (int)frame->next);
-    if (!mch_decode_read_value(d))
-      return 0;
-    lua_rawset(d->L, record);
-    frame->next++;
-  }
-  return 1;
-}
-
-/* The fields of a LOOSE table are complete. */
-static void begin_rest(struct decoding *d, struct frame *frame) {
-  if (!take_tag(d, MCH_TAG_CUT))
-    mch_decode_malformed(d, "more fields than keys");
-  frame->kind = REST;
-}
-
-static int continue_rest(struct decoding *d, struct frame *frame) {
-  while (frame->has_key || !take_tag(d, MCH_TAG_END)) {
-    if (!mch_decode_read_value(d))
-      return 0;
-    store_pair(d, frame);
-  }
-  return 1;
-}
-
-static int continue_loose(struct decoding *d, struct frame *frame) {
-  if (!continue_record(d, frame))
-    return 0;
-  begin_rest(d, frame);
-  return continue_rest(d, frame);
-}
-
-static void store_upvalue(struct decoding *d, struct frame *frame) {
-  lua_setupvalue(d->L, mch_decode_frame_at(d, frame), (int)++frame->next);
-}
-
-static int continue_function(struct decoding *d, struct frame *frame) {
-  while (frame->next < frame->count) {
-    if (take_tag(d, MCH_TAG_CELL)) {
-      mch_decode_join_upvalue(d, frame);
-      continue;
-    }
-    if (!mch_decode_read_value(d))
-      return 0;
-    store_upvalue(d, frame);
-  }
-  return 1;
-}
+/* ---- frames: read parts until one opens a frame (0) or the object is complete (1) ---- */
 
 /* The metatable of the frame's object is on top of the stack: note the two for the end. */
 static void store_metatable(struct decoding *d, struct frame *frame) {
@@ -301,7 +326,7 @@ static void store_metatable(struct decoding *d, struct frame *frame) {
 
 static int continue_metatable(struct decoding *d, struct frame *frame) {
   if (frame->next == 0) {
-    if (!mch_decode_read_value(d))
+    if (!read_value(d))
       return 0;
     store_metatable(d, frame);
   }
@@ -322,7 +347,7 @@ static void store_assigned(struct decoding *d, struct frame *frame) {
     break;
   case 1:
     if (!lua_isnil(L, -1))
-      check_key(d);
+      mch_decode_check_key(d);
     break;
   default:
     if (lua_isnil(L, -2) && lua_type(L, -1) != LUA_TTABLE)
@@ -341,7 +366,7 @@ static int continue_assigned(struct decoding *d, struct frame *frame) {
       if (tag != MCH_TAG_SET)
         mch_decode_malformed(d, "no assignment");
     }
-    if (!mch_decode_read_value(d))
+    if (!read_value(d))
       return 0;
     store_assigned(d, frame);
   }
@@ -351,7 +376,7 @@ static int continue_assigned(struct decoding *d, struct frame *frame) {
 static int continue_values(struct decoding *d, struct frame *frame) {
   while (frame->next < frame->count) {
     mch_stack_reserve(&d->stack, lua_gettop(d->L));
-    if (!mch_decode_read_value(d))
+    if (!read_value(d))
       return 0;
     frame->next++;
     d->values += frame->kind == ROOT;
@@ -399,20 +424,12 @@ static int continue_parts(struct decoding *d, struct frame *frame) {
     return continue_hook(d, frame);
   case ASSIGNED:
     return continue_assigned(d, frame);
-  case ITEMS:
-    return continue_items(d, frame) && continue_pairs(d, frame);
-  case PAIRS:
-    return continue_pairs(d, frame);
-  case RECORD:
-    return continue_record(d, frame);
-  case LOOSE:
-    return continue_loose(d, frame);
-  case REST:
-    return continue_rest(d, frame);
   case FUNCTION:
-    return continue_function(d, frame);
-  default:
+    return mch_decode_upvalues(d, frame);
+  case METATABLE:
     return continue_metatable(d, frame);
+  default:
+    return mch_decode_contents(d, frame);
   }
 }
 
@@ -442,22 +459,14 @@ static void store_part(struct decoding *d, struct frame *frame) {
   case ASSIGNED:
     store_assigned(d, frame);
     break;
-  case ITEMS:
-    store_item(d, frame);
-    break;
-  case PAIRS:
-  case REST:
-    store_pair(d, frame);
-    break;
-  case RECORD:
-  case LOOSE:
-    store_field(d, frame);
-    break;
   case FUNCTION:
-    store_upvalue(d, frame);
+    mch_decode_store_upvalue(d, frame);
     break;
   case METATABLE:
     store_metatable(d, frame);
+    break;
+  default:
+    mch_decode_store(d, frame);
   }
 }
 
@@ -502,7 +511,7 @@ static void read_values(struct decoding *d, uint64_t n, int are_all) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* decode(decoding; baseline, factories, tables that came ahead, each or nil): the values. */
+/* decode(decoding; baseline, factories, tables that came early, each or nil): the values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;

@@ -5,9 +5,9 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#include "plain.h"
+#include "number.h"
 
-/* For a table that says it will be long, room is made for so many items per byte of its first
+/* For a table that says it will be long, room is made for so many elements per byte of its first
  * piece; then it grows as it fills. */
 enum { ROOM_PER_BYTE = 24 };
 
@@ -26,7 +26,7 @@ _Noreturn static void malformed(struct piece *piece) {
 
 static uint64_t take_varint(struct piece *piece) {
   uint64_t value;
-  if (mch_plain_load_varint(&piece->at, piece->end, &value) != NULL)
+  if (mch_number_load_varint(&piece->at, piece->end, &value) != NULL)
     malformed(piece);
   return value;
 }
@@ -59,17 +59,17 @@ int mch_early_is_ready(lua_State *L, int list, const unsigned char *bytes, size_
   return 0;
 }
 
-/* Store the next run behind item `last`; returns the last one then. */
+/* Store the next run behind element `last`; returns the last one then. */
 static uint64_t store_run(struct piece *piece, int table, uint64_t last) {
   unsigned tag = *piece->at++;
   uint64_t n = take_varint(piece);
   size_t width;
   if (tag < MCH_TAG_RUN1 || tag > MCH_TAG_RUNF)
     malformed(piece);
-  width = mch_plain_run_width(tag);
+  width = mch_number_run_width(tag);
   if (n > piece->array - last || n > (size_t)(piece->end - piece->at) / width)
     malformed(piece);
-  mch_plain_store_run(piece->L, table, (lua_Integer)last, tag, piece->at, (size_t)n);
+  mch_number_store_run(piece->L, table, (lua_Integer)last, tag, piece->at, (size_t)n);
   piece->at += (size_t)n * width;
   return last + n;
 }

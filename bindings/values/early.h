@@ -1,9 +1,9 @@
 /* Runs in: both.
  *
- * What comes ahead of a message: tables that fill with numbers, piece by piece (graph.h has the
+ * What comes before a message: tables that fill with numbers, piece by piece (graph.h has the
  * format), while the other side still makes the rest. Trusts nothing, as decode.c.
  *
- * A list of tables is a Lua table: [k] is table k, [-k] the number of items that it has. */
+ * A list of tables is a Lua table: [k] is table k, [-k] the number of elements that it has. */
 #ifndef MCH_EARLY_H
 #define MCH_EARLY_H
 
@@ -20,7 +20,8 @@ int mch_early_is_ready(lua_State *L, int list, const unsigned char *piece, size_
  */
 void mch_early_store(lua_State *L, int list, const unsigned char *piece, size_t len);
 
-/* Push table k and take it off the list, if `count` items came for it: 1. Else 0: some were lost.
+/* Push table k and take it off the list, if `count` elements came for it: 1. Else 0: some were
+ * lost.
  */
 int mch_early_take(lua_State *L, int list, uint64_t k, uint64_t count);
 

@@ -1,7 +1,8 @@
 /* Runs in: both.
  *
- * Lua values to bytes; graph.h has the format and the interface. The walk over the graph, what
- * stands outside of it (hooks, assignments), and the words for what cannot go. */
+ * Lua values to bytes; graph.h has the format and the interface. Here are the walk over the graph,
+ * the parts of a message outside of it (rebuild hooks, assignments), and the error messages for
+ * values that cannot be sent. */
 #include "encoding.h"
 
 #include <lauxlib.h>
@@ -19,7 +20,7 @@ int mch_encode_refuse(struct encoding *e, const char *why) {
 static int is_in_hook(const struct encoding *e, uint64_t number) {
   size_t hook = e->hook;
   while (hook != 0) {
-    const struct frame *frame = (const struct frame *)e->frames.items + hook - 1;
+    const struct frame *frame = (const struct frame *)e->frames.elements + hook - 1;
     if (frame->number == number)
       return 1;
     hook = frame->outer;
@@ -46,11 +47,8 @@ int mch_encode_text(struct encoding *e, const void *object, const char *s, size_
   } else {
     e->objects++;
   }
-  if (length < 32) {
-    unsigned char *to = room(e, 32);
-    to[0] = (unsigned char)(MCH_TAG_SHORT | length);
-    memcpy(to + 1, s, length);
-    e->out->length += length + 1;
+  if (length <= MCH_SCALAR_LONGEST) {
+    e->out->length += mch_scalar_store_short(room(e, MCH_SCALAR_ROOM), s, length);
   } else {
     put_u8(e, MCH_TAG_STRING);
     put_varint(e, length);
@@ -267,24 +265,16 @@ static int put_userdata(struct encoding *e, int at) {
 }
 
 static int put_value(struct encoding *e, int at) {
-  lua_State *L = e->L;
-  switch (lua_type(L, at)) {
-  case LUA_TNIL:
-    return put_tag(e, MCH_TAG_NIL);
-  case LUA_TBOOLEAN:
-    return put_tag(e, lua_toboolean(L, at) ? MCH_TAG_TRUE : MCH_TAG_FALSE);
-  case LUA_TNUMBER:
-    if (lua_isinteger(L, at))
-      return put_integer(e, lua_tointeger(L, at));
-    return put_tag64(e, MCH_TAG_FLOAT, mch_plain_float_bits(lua_tonumber(L, at)));
+  int type = lua_type(e->L, at);
+  if (put_scalar(e, at, type))
+    return DONE;
+  switch (type) {
   case LUA_TSTRING:
     return mch_encode_string(e, at);
   case LUA_TTABLE:
     return mch_encode_table(e, at, 0);
   case LUA_TFUNCTION:
     return mch_encode_function(e, at);
-  case LUA_TLIGHTUSERDATA:
-    return put_tag64(e, MCH_TAG_LIGHT, (uint64_t)(uintptr_t)lua_touserdata(L, at));
   case LUA_TUSERDATA:
     return put_userdata(e, at);
   default:
@@ -292,18 +282,32 @@ static int put_value(struct encoding *e, int at) {
   }
 }
 
-int mch_encode_as(struct encoding *e, int at, enum role role) {
+static int put_as(struct encoding *e, int at, enum role role) {
   if (role == VALUE)
     return put_value(e, at);
   return role == METATABLE ? mch_encode_table(e, at, 1) : mch_encode_environment(e, at);
 }
 
+/* Put a value while a listener follows. */
+static int put_followed(struct encoding *e, int at, enum role role) {
+  struct mch_part part = {at,         role, e->frames.count - 1, position(e), size_so_far(e),
+                          e->objects, 0};
+  e->listener->begin(e->listener, e, &part);
+  part.status = put_as(e, at, role);
+  if (part.status == REFUSED)
+    put_tag(e, MCH_TAG_NIL);
+  if (part.status == OPENED)
+    innermost(e)->start = part.before;
+  e->listener->end(e->listener, e, &part);
+  return part.status == OPENED ? OPENED : DONE;
+}
+
 int mch_encode_part(struct encoding *e, int at, enum role role) {
-  return e->explain == 0 ? mch_encode_as(e, at, role) : mch_explain_part(e, at, role);
+  return e->listener == NULL ? put_as(e, at, role) : put_followed(e, at, role);
 }
 
 int mch_encode_put(struct encoding *e, int at) {
-  return e->explain == 0 ? put_value(e, at) : mch_explain_part(e, at, VALUE);
+  return e->listener == NULL ? put_value(e, at) : put_followed(e, at, VALUE);
 }
 
 /* ---- frames: parts until one opens a frame, is REFUSED, or none is left (DONE) ---- */
@@ -353,7 +357,7 @@ static void push_mark(struct encoding *e, int global) {
   struct mark *mark;
   if (e->marks.count == e->marks.capacity)
     mch_array_grow(e->L, &e->marks, sizeof *mark, e->marks.count + 1, e->slots + HEAP, HEAP_MARKS);
-  mark = (struct mark *)e->marks.items + e->marks.count++;
+  mark = (struct mark *)e->marks.elements + e->marks.count++;
   mark->global = global;
   mark->frame = e->frames.count - 1;
   mark->position = position(e);
@@ -374,7 +378,7 @@ static void push_mark(struct encoding *e, int global) {
 
 /* A value cannot be sent: if that is in a global, leave it out and return 1. */
 static int leave_out(struct encoding *e) {
-  const struct mark *marks = e->marks.items, *mark;
+  const struct mark *marks = e->marks.elements, *mark;
   size_t i = e->marks.count;
   while (i > 0 && !marks[i - 1].global)
     i--;
@@ -427,7 +431,7 @@ static int put_set(struct encoding *e) {
   put_target(e, target);
   mch_encode_string(e, name);
   if (lua_topointer(L, target) == e->globals) {
-    if (e->explain == 0)
+    if (e->listener == NULL)
       mch_wants_sent(&e->wants, name);
     lua_pushvalue(L, name);
     lua_rawget(L, target);
@@ -516,8 +520,8 @@ static int continue_frame(struct encoding *e, struct frame *frame) {
 
 /* What it has on the stack stays there: the frame around it sets the top as it needs it. */
 static void close_frame(struct encoding *e, const struct frame *frame) {
-  if (e->explain != 0 && frame->kind != ROOT)
-    mch_explain_close(e, frame);
+  if (e->listener != NULL && frame->kind != ROOT)
+    e->listener->close(e->listener, e, frame);
   if (frame->kind == HOOK) {
     e->hook = frame->outer;
     e->hooks--;
@@ -588,10 +592,9 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->out = encoder->out;
   e->first = first;
   e->baseline = encoder->baseline != 0 ? lua_absindex(L, encoder->baseline) : 0;
-  e->explain = encoder->explain != 0 ? lua_absindex(L, encoder->explain) : 0;
-  e->objects = e->shapes = e->codes = e->ahead = 0;
+  e->listener = encoder->listener;
+  e->objects = e->shapes = e->codes = e->early = 0;
   e->lent = 0;
-  e->last_table = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
   e->slots = lua_gettop(L);
   lua_settop(L, e->slots + SLOTS);

@@ -1,41 +1,15 @@
 /* Runs in: both.
  *
- * How functions are put: their code, once in a message or by an id that the receiver knows, their
+ * Encodes functions: their code, once in a message or by an id that the receiver knows, their
  * upvalues, and as much of their environments as the code names. */
 #include "encoding.h"
 
 #include <lauxlib.h>
 
 #include "bytecode.h"
+#include "code.h"
 
 /* ---- code ---- */
-
-static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
-  struct mch_buf *dump = ud;
-  (void)L;
-  if (count > dump->capacity - dump->length) { /* comes in many small pieces */
-    mch_buf_append(dump, bytes, count);
-    return dump->failed;
-  }
-  memcpy(dump->data + dump->length, bytes, count);
-  dump->length += count;
-  return 0;
-}
-
-/* A dump that is not kept, but compared with what it may be equal to. */
-struct comparison {
-  const char *at, *end;
-};
-
-static int compare_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
-  struct comparison *with = ud;
-  (void)L;
-  if (count > (size_t)(with->end - with->at) ||
-      (count == 1 ? *(const char *)bytes != *with->at : memcmp(bytes, with->at, count) != 0))
-    return 1;
-  with->at += count;
-  return 0;
-}
 
 static uint64_t hash_bytes(const unsigned char *bytes, size_t count) {
   uint64_t hash = count;
@@ -81,22 +55,13 @@ static uint64_t put_inline_code(struct encoding *e, const struct mch_buf *dump) 
   return number;
 }
 
-/* Functions are remembered by themselves, too. In a loop that makes closures each is a new one:
- * then only some are looked for and remembered, to see when that changes. Whether the next is one.
- */
-static int is_sample(const struct encoding *e) {
-  enum { FEW = 64, SAMPLE = 16 };
-  const struct mch_code_memory *memory = e->to->memory;
-  return memory == NULL || memory->fresh < FEW || memory->fresh % SAMPLE == 0;
-}
-
 /* The id by which the dictionary has the code of the function at this index, if that was found out
  * before; else 0. */
 static uint32_t cached_id(struct encoding *e, int at) {
   lua_State *L = e->L;
   int codes = e->slots + CODES;
   uint32_t id = 0;
-  if (e->to->intern_code == NULL || e->baseline == 0 || !is_sample(e))
+  if (e->to->intern_code == NULL || e->baseline == 0 || !mch_code_is_sample(e->to->memory))
     return 0;
   if (lua_isnil(L, codes)) {
     lua_rawgeti(L, e->baseline, MCH_BASELINE_CODES);
@@ -130,20 +95,21 @@ static int use_table(struct encoding *e, int slot, int part) {
   return slot;
 }
 
-/* Push what the function on top of the stack does with its environments. */
+/* Read it from the dump. */
 static void read_uses(struct encoding *e, const struct mch_buf *dump) {
   unsigned char wanted[256];
   mch_globals_wanted(e->L, lua_gettop(e->L), wanted);
   mch_bytecode_uses(e->L, dump->data, dump->length, wanted);
 }
 
-/* The same, remembered in the table at `known` by this key. */
+/* Push what the function on top of the stack does with its environments, remembered in the table at
+ * `known` by this key. */
 static void push_uses(struct encoding *e, int known, lua_Integer key, const struct mch_buf *dump) {
   lua_State *L = e->L;
   if (lua_rawgeti(L, known, key) != LUA_TNIL)
     return;
   lua_pop(L, 1);
-  if (dump == NULL) { /* the baseline have its id, but forgot this: take it as not known */
+  if (dump == NULL) { /* the baseline has its id, but forgot this: take it as not known */
     lua_pushboolean(L, 1);
     return;
   }
@@ -159,16 +125,6 @@ struct code {
   struct mch_buf *dump; /* NULL: the code went before */
 };
 
-/* Is it the code that went last? In a loop that makes closures it is. */
-static int is_last_code(struct encoding *e) {
-  const struct mch_code_memory *memory = e->to->memory;
-  struct comparison with;
-  if (memory == NULL || memory->id == 0 || e->baseline == 0)
-    return 0;
-  with = (struct comparison){memory->bytes, memory->bytes + memory->length};
-  return lua_dump(e->L, compare_dump, &with, 0) == 0 && with.at == with.end;
-}
-
 /* Has this code gone by value before? */
 static int went_by_value(struct encoding *e, uint32_t id) {
   int went = lua_rawgeti(e->L, use_table(e, KNOWN_USES, MCH_BASELINE_USES), id) != LUA_TNIL;
@@ -179,39 +135,38 @@ static int went_by_value(struct encoding *e, uint32_t id) {
 /* Look up the code of the function at this index in the dictionary. 1: it has gone by value before.
  */
 static int find_code(struct encoding *e, int at, struct code *code) {
+  lua_State *L = e->L;
+  struct mch_code_memory *memory = e->to->memory;
   const char *kept = NULL;
-  lua_pushvalue(e->L, at);
-  if (is_last_code(e)) {
-    code->id = e->to->memory->id;
-    lua_pop(e->L, 1);
+  lua_pushvalue(L, at);
+  if (e->baseline != 0 && mch_code_is_last(L, memory)) {
+    code->id = memory->id;
+    lua_pop(L, 1);
     return 1;
   }
-  code->dump = mch_heap_buf(e->L, e->slots + HEAP, HEAP_DUMP);
+  code->dump = mch_heap_buf(L, e->slots + HEAP, HEAP_DUMP);
   mch_buf_clear(code->dump);
-  if (lua_dump(e->L, write_dump, code->dump, 0) != 0 || code->dump->length > UINT32_MAX)
-    luaL_error(e->L, "not enough memory");
-  lua_pop(e->L, 1);
+  if (!mch_code_dump(L, code->dump) || code->dump->length > UINT32_MAX)
+    luaL_error(L, "not enough memory");
+  lua_pop(L, 1);
   if (e->to->intern_code != NULL)
     code->id =
         e->to->intern_code(e->to->ud, (const char *)code->dump->data, code->dump->length, &kept);
-  if (e->to->memory != NULL) { /* its id is told when it has gone */
-    e->to->memory->id = 0;
-    e->to->memory->bytes = kept;
-    e->to->memory->length = code->dump->length;
-  }
+  if (memory != NULL)
+    mch_code_goes(memory, kept, code->dump->length);
   return code->id != 0 && went_by_value(e, code->id);
 }
 
 /* Note what was found out about the function at this index. */
 static void remember(struct encoding *e, int at, const struct code *code) {
   struct mch_code_memory *memory = e->to->memory;
-  if (!code->met && is_sample(e))
+  if (!code->met && mch_code_is_sample(e->to->memory))
     cache_id(e, at, code->id);
   if (memory == NULL)
     return;
-  memory->fresh = code->met ? 0 : memory->fresh + 1;
+  mch_code_count(memory, code->met);
   if (code->dump != NULL && e->baseline != 0)
-    memory->id = code->id;
+    mch_code_went(memory, code->id);
 }
 
 /* Put the code of the function on top of the stack. Pushes what it does with its environments. */
@@ -287,8 +242,8 @@ static int note_environment(struct encoding *e, int i, const char *name) {
     int is_whole = whole || (custom && !mch_encode_is_partial(e, env) &&
                              mch_identity_find(&e->met, (uint64_t)(uintptr_t)object) != NULL);
     mch_wants_names(&e->wants, env, env + 1, is_whole);
-    if (e->explain != 0 && !custom)
-      mch_explain_names(e);
+    if (e->listener != NULL && !custom)
+      e->listener->names(e->listener, e);
     e->noted[0] = lua_topointer(L, env + 1);
     e->noted[1] = object;
   }

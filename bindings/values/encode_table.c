@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * How tables are put: small ones in one go, records by their shape, large ones walked, numbers in
+ * Encodes tables: small ones in one go, records by their shape, large ones by a walk, numbers in
  * runs. */
 #include "encoding.h"
 
@@ -25,7 +25,7 @@ static struct shape *recent_shape(struct encoding *e, const void *first_key) {
 }
 
 /* Keep a shape at hand. Where another one was with the same first key, the tables behind that
- * cannot be told by it. */
+ * cannot be known by it. */
 static struct shape *use_shape(struct encoding *e, struct shape shape) {
   struct shape *recent = recent_shape(e, shape.first_key);
   shape.trust = recent->first_key == shape.first_key ? DOUBT : 1;
@@ -34,7 +34,7 @@ static struct shape *use_shape(struct encoding *e, struct shape shape) {
 }
 
 static int has_keys(const struct encoding *e, size_t first, const void **keys, size_t n) {
-  const void **known = (const void **)e->keys.items + first;
+  const void **known = (const void **)e->keys.elements + first;
   size_t i = 0;
   if (first + n > e->keys.count)
     return 0;
@@ -60,7 +60,7 @@ static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t 
     mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_KEYS);
   if (e->shapes == 0)
     memset(e->recent, 0, sizeof e->recent);
-  memcpy((const void **)e->keys.items + before, keys, n * sizeof *keys);
+  memcpy((const void **)e->keys.elements + before, keys, n * sizeof *keys);
   e->keys.count += n;
   use_shape(e, (struct shape){keys[0], e->shapes, before, n, 0});
   mch_identity_add(&e->met, hash, e->shapes++, before);
@@ -118,18 +118,9 @@ enum { HAS_CONTENTS = 2 };
 
 /* Put the value of this type at a stack index, if it is one without contents: DONE. */
 static inline int put_flat(struct encoding *e, int at, int type) {
-  switch (type) {
-  case LUA_TNUMBER:
-    if (lua_isinteger(e->L, at))
-      return put_integer(e, lua_tointegerx(e->L, at, NULL));
-    return put_tag64(e, MCH_TAG_FLOAT, mch_plain_float_bits(lua_tonumberx(e->L, at, NULL)));
-  case LUA_TSTRING:
+  if (type == LUA_TSTRING)
     return mch_encode_string(e, at);
-  case LUA_TBOOLEAN:
-    return put_tag(e, lua_toboolean(e->L, at) ? MCH_TAG_TRUE : MCH_TAG_FALSE);
-  default:
-    return HAS_CONTENTS;
-  }
+  return put_scalar(e, at, type) ? DONE : HAS_CONTENTS;
 }
 
 /* The shape that a table with this first key most likely has, or NULL. */
@@ -148,7 +139,7 @@ enum { NO_ENTRY = -2 };
  * not the next of the shape. Returns how many; *type: of that one, or NO_ENTRY. */
 static size_t put_flat_fields(struct encoding *e, const struct shape *shape, int table, int *type) {
   lua_State *L = e->L;
-  const void *const *keys = (const void *const *)e->keys.items + shape->first;
+  const void *const *keys = (const void *const *)e->keys.elements + shape->first;
   size_t n = 0;
   for (;;) {
     *type = lua_type(L, table + 2);
@@ -171,7 +162,7 @@ static size_t put_flat_fields(struct encoding *e, const struct shape *shape, int
 static void put_loose(struct encoding *e, size_t tag_at, size_t keys) {
   *at_position(e, tag_at) ^= MCH_TAG_RECORD ^ MCH_TAG_LOOSE;
   put_u8(e, MCH_TAG_CUT);
-  recent_shape(e, ((const void *const *)e->keys.items)[keys])->trust = DOUBT;
+  recent_shape(e, ((const void *const *)e->keys.elements)[keys])->trust = DOUBT;
 }
 
 static void put_loose_end(struct encoding *e, size_t tag_at, size_t keys) {
@@ -188,7 +179,7 @@ static int put_expected(struct encoding *e, const struct shape *shape, int table
   struct frame *frame;
   meet_looked(e, look);
   put_record_head(e, shape, metatable);
-  if (e->explain == 0)
+  if (e->listener == NULL)
     n = put_flat_fields(e, shape, table, &type);
   else
     type = lua_type(e->L, table + 2);
@@ -213,7 +204,7 @@ static int put_expected(struct encoding *e, const struct shape *shape, int table
 
 enum { RUN_MOST = 1024, RUN_LEAST = 4 };
 
-/* Numbers of one kind, collected from the items of a table. */
+/* Numbers of one kind, collected from the elements of a table. */
 struct run {
   int integers;
   size_t count;
@@ -245,7 +236,7 @@ static inline int add_float(lua_State *L, struct run *run, int at) {
   number = lua_tonumberx(L, at, NULL);
   if (!has_fraction(number) && lua_isinteger(L, at))
     return 0;
-  run->values[run->count++] = mch_plain_float_bits(number);
+  run->values[run->count++] = mch_number_bits_of_float(number);
   return 1;
 }
 
@@ -266,7 +257,7 @@ static void put_numbers(struct encoding *e, const struct run *run) {
   unsigned char *to;
   put_u8(e, (unsigned)tag);
   put_varint(e, n);
-  width = mch_plain_run_width((unsigned)tag);
+  width = mch_number_run_width((unsigned)tag);
   to = room(e, n * width);
   e->out->length += n * width;
   switch (width) {
@@ -299,21 +290,22 @@ static void put_run(struct encoding *e, const struct run *run) {
     if (run->integers)
       put_integer(e, (lua_Integer)run->values[i]);
     else
-      put_tag64(e, MCH_TAG_FLOAT, run->values[i]);
+      put_float(e, run->values[i]);
   }
 }
 
-/* Go on to the next entry of the table: is it the item `next`? Each key is looked at: that the walk
- * gives the items first, or in their order, is not promised. */
-static inline int next_is_item(lua_State *L, int table, size_t next, int *more) {
+/* Go on to the next entry of the table: is it the element `next`? Each key is looked at: that the
+ * walk gives the elements first, or in their order, is not promised. */
+static inline int next_is_element(lua_State *L, int table, size_t next, int *more) {
   lua_settop(L, table + 1);
   *more = lua_next(L, table);
   return *more && lua_isinteger(L, table + 1) &&
          (uint64_t)lua_tointegerx(L, table + 1, NULL) == next;
 }
 
-/* Put the number on top of the stack, which is the next item, and the items behind it that are
- * numbers of its kind. Returns as lua_next() does, with the first entry that is not among them. */
+/* Put the number on top of the stack, which is the next element, and the elements behind it that
+ * are numbers of its kind. Returns as lua_next() does, with the first entry that is not among them.
+ */
 static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
   lua_State *L = e->L;
   struct run run;
@@ -325,11 +317,11 @@ static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
   run.bits = 0;
   run.integers = lua_isinteger(L, table + 2);
   if (run.integers)
-    while (add_integer(L, &run, table + 2) && next_is_item(L, table, ++next, &more) &&
+    while (add_integer(L, &run, table + 2) && next_is_element(L, table, ++next, &more) &&
            run.count < most)
       ;
   else
-    while (add_float(L, &run, table + 2) && next_is_item(L, table, ++next, &more) &&
+    while (add_float(L, &run, table + 2) && next_is_element(L, table, ++next, &more) &&
            run.count < most)
       ;
   frame->next += run.count;
@@ -337,22 +329,22 @@ static int walk_numbers(struct encoding *e, struct frame *frame, int table) {
   return more;
 }
 
-static int is_item(lua_State *L, const struct frame *frame) {
+static int is_element(lua_State *L, const struct frame *frame) {
   return lua_isinteger(L, -2) && (uint64_t)lua_tointeger(L, -2) == frame->next &&
          frame->next <= frame->array;
 }
 
-enum { PIECE_RUNS = 16, AHEAD_FROM = 4 * PIECE_RUNS * RUN_MOST };
+enum { PIECE_RUNS = 16, EARLY_FROM = 4 * PIECE_RUNS * RUN_MOST };
 
 /* Make a piece of the next numbers of the table, behind what the message has so far; the entry at
  * which the walk is stands on top of the stack. 0: they are not as many as a piece has. */
 static int put_piece(struct encoding *e, struct frame *frame, int table, int *more) {
   int i;
-  put_varint(e, e->ahead + 1);
+  put_varint(e, e->early + 1);
   put_varint(e, frame->array);
   for (i = 0; i < PIECE_RUNS; i++) {
     size_t before = frame->next;
-    if (!*more || lua_type(e->L, table + 2) != LUA_TNUMBER || !is_item(e->L, frame))
+    if (!*more || lua_type(e->L, table + 2) != LUA_TNUMBER || !is_element(e->L, frame))
       return 0;
     *more = walk_numbers(e, frame, table);
     if (frame->next - before != RUN_MOST)
@@ -361,15 +353,15 @@ static int put_piece(struct encoding *e, struct frame *frame, int table, int *mo
   return 1;
 }
 
-/* Send the numbers with which the walk through the table on top of the stack begins ahead of the
+/* Send the numbers with which the walk through the table on top of the stack begins before the
  * message, as many as fill pieces. */
-static void send_ahead(struct encoding *e, struct frame *frame) {
+static void send_early(struct encoding *e, struct frame *frame) {
   size_t before = position(e), sent = frame->next;
   int table = lua_gettop(e->L), more;
   lua_pushnil(e->L);
   more = lua_next(e->L, table);
   while (put_piece(e, frame, table, &more) &&
-         e->to->send_ahead(e->to->ud, at_position(e, before), position(e) - before)) {
+         e->to->send_early(e->to->ud, at_position(e, before), position(e) - before)) {
     sent = frame->next;
     e->out->length = e->out->read + before;
   }
@@ -394,7 +386,7 @@ static int push_entries(lua_State *L, int table) {
 }
 
 /* The number of entries at the front whose keys are 1, 2, 3 ... */
-static int count_items(lua_State *L, int first, int n) {
+static int count_elements(lua_State *L, int first, int n) {
   int i = 0;
   while (i < n && lua_isinteger(L, first + 2 * i) && lua_tointeger(L, first + 2 * i) == i + 1)
     i++;
@@ -403,17 +395,17 @@ static int count_items(lua_State *L, int first, int n) {
 
 static void put_small_table(struct encoding *e, struct frame *frame, int n, unsigned metatable) {
   int first = frame_at(e, frame) + 1;
-  int items = count_items(e->L, first, n);
+  int elements = count_elements(e->L, first, n);
   frame->kind = SMALL;
   frame->count = (size_t)n;
-  frame->array = (size_t)items;
-  if (n > 0 && items == 0 && put_record(e, first, n, metatable)) {
+  frame->array = (size_t)elements;
+  if (n > 0 && elements == 0 && put_record(e, first, n, metatable)) {
     frame->values_only = 1;
     return;
   }
   put_u8(e, MCH_TAG_TABLE | metatable);
-  put_varint(e, (uint64_t)items);
-  put_varint(e, (uint64_t)(n - items));
+  put_varint(e, (uint64_t)elements);
+  put_varint(e, (uint64_t)(n - elements));
 }
 
 /* A varint that is not known yet takes PADDED bytes. */
@@ -426,18 +418,18 @@ static void put_padded(unsigned char *to, uint64_t value) {
   to[i] = (unsigned char)(value & 0x7f);
 }
 
-/* A large table is walked. Its border tells how many items to expect, which is a guess and no more:
- * what the walk gives in another order goes as pairs. Their number turns out at the end. */
+/* A large table is walked. Its border says how many elements to expect, which is a guess and no
+ * more: what the walk gives in another order goes as pairs. Their number turns out at the end. */
 static void put_large_table(struct encoding *e, struct frame *frame, unsigned metatable) {
   const size_t most = SIZE_MAX / 2 - 1; /* below what `next` means at the end of a frame */
   lua_Unsigned border = lua_rawlen(e->L, -1);
   frame->array = border < most ? (size_t)border : most;
   frame->next = 1;
-  if (frame->array >= AHEAD_FROM && e->to->send_ahead != NULL)
-    send_ahead(e, frame);
+  if (frame->array >= EARLY_FROM && e->to->send_early != NULL)
+    send_early(e, frame);
   if (frame->next > 1) {
     put_u8(e, MCH_TAG_EARLY | metatable);
-    put_varint(e, ++e->ahead);
+    put_varint(e, ++e->early);
     put_varint(e, frame->next - 1);
   } else {
     put_u8(e, MCH_TAG_TABLE | metatable);
@@ -474,7 +466,8 @@ static int put_contents(struct encoding *e, int at, int top, const struct look *
       return status;
     }
     mch_stack_room(&e->stack, table + 2);
-    /* lua_next() begins with the items, so a first key that is a string means that there are few.
+    /* lua_next() begins with the elements, so a first key that is a string means that there are
+     * few.
      */
     n = key == NULL && lua_rawlen(L, table) > MCH_GRAPH_SMALL_TABLE ? -1 : push_entries(L, table);
   }
@@ -492,22 +485,6 @@ static int put_contents(struct encoding *e, int at, int top, const struct look *
   return OPENED;
 }
 
-/* Objects that were made one after the other lie side by side, and tables are often met in that
- * order, or against it, when those inside are made first. The processor foresees the one, but not
- * the other. */
-static void look_ahead(struct encoding *e, const void *object) {
-  enum { NEAR = 1024, AHEAD = 1536, LINE = 64 };
-  uintptr_t at = (uintptr_t)object, ahead = at - AHEAD;
-  if (e->last_table - at < NEAR) {
-    __builtin_prefetch((const void *)ahead);
-    __builtin_prefetch((const void *)(ahead - LINE));
-    __builtin_prefetch((const void *)(ahead - 2 * LINE));
-    __builtin_prefetch((const void *)(ahead - 3 * LINE));
-    __builtin_prefetch(mch_identity_slot(&e->met, ahead));
-  }
-  e->last_table = at;
-}
-
 /* Put the table at `at`; `top` is the top of the stack. */
 static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   lua_State *L = e->L;
@@ -517,7 +494,6 @@ static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   struct look look;
   if (object == e->globals)
     return put_tag(e, MCH_TAG_GLOBALS);
-  look_ahead(e, object);
   met = look_up(e, object, &look);
   if (met != NULL) {
     if (mch_encode_is_partial(e, at))
@@ -570,8 +546,8 @@ int mch_encode_small(struct encoding *e, struct frame *frame) {
   return frame->next == SIZE_MAX ? DONE : put_metatable(e, frame);
 }
 
-/* Put what is missing until the item `to`. */
-static void skip_items(struct encoding *e, struct frame *frame, size_t to) {
+/* Put what is missing until the element `to`. */
+static void skip_elements(struct encoding *e, struct frame *frame, size_t to) {
   if (to > frame->next) {
     put_u8(e, MCH_TAG_SKIP);
     put_varint(e, to - frame->next);
@@ -579,21 +555,21 @@ static void skip_items(struct encoding *e, struct frame *frame, size_t to) {
   }
 }
 
-/* The entry on top of the stack: an item in its turn, an item after some that are missing, or a
- * pair. */
+/* The entry on top of the stack: an element in its turn, an element after some that are missing, or
+ * a pair. */
 static int put_entry(struct encoding *e, struct frame *frame) {
   lua_State *L = e->L;
-  enum { GAP = 8 }; /* a larger one ends the items */
+  enum { GAP = 8 }; /* a larger one ends the elements */
   if (frame->next <= frame->array) {
     if (lua_isinteger(L, -2)) {
       uint64_t key = (uint64_t)lua_tointeger(L, -2);
       if (key >= frame->next && key <= frame->array && key - frame->next <= GAP) {
-        skip_items(e, frame, (size_t)key);
+        skip_elements(e, frame, (size_t)key);
         frame->next++;
         return mch_encode_put(e, lua_gettop(L));
       }
     }
-    skip_items(e, frame, frame->array + 1);
+    skip_elements(e, frame, frame->array + 1);
   }
   frame->count++;
   frame->in_value = 1;
@@ -601,7 +577,7 @@ static int put_entry(struct encoding *e, struct frame *frame) {
 }
 
 static int finish_walk(struct encoding *e, struct frame *frame) {
-  skip_items(e, frame, frame->array + 1);
+  skip_elements(e, frame, frame->array + 1);
   if (frame->count_at == 0)
     put_tag(e, MCH_TAG_END);
   else
@@ -624,7 +600,7 @@ int mch_encode_walk(struct encoding *e, struct frame *frame) {
   lua_settop(L, table + 1);
   more = lua_next(L, table);
   while (more) {
-    if (lua_type(L, -1) == LUA_TNUMBER && is_item(L, frame)) {
+    if (lua_type(L, -1) == LUA_TNUMBER && is_element(L, frame)) {
       more = walk_numbers(e, frame, table);
       continue;
     }
@@ -655,7 +631,7 @@ static int leave_record(struct encoding *e, struct frame *frame) {
 
 /* Of the value on top of the stack; LUA_TNONE if its key is not that of the frame's next field. */
 static int field_type(const struct encoding *e, const struct frame *frame, int table) {
-  const void *const *keys = (const void *const *)e->keys.items + frame->keys;
+  const void *const *keys = (const void *const *)e->keys.elements + frame->keys;
   if (frame->next == frame->count || lua_topointer(e->L, table + 1) != keys[frame->next])
     return LUA_TNONE;
   return lua_type(e->L, table + 2);
@@ -664,7 +640,7 @@ static int field_type(const struct encoding *e, const struct frame *frame, int t
 /* Put the value on top of the stack. */
 static int put_field(struct encoding *e, int at, int type) {
   int status;
-  if (e->explain != 0)
+  if (e->listener != NULL)
     return mch_encode_put(e, at);
   if (type == LUA_TTABLE)
     return put_table(e, at, at, 0);
@@ -700,7 +676,7 @@ static inline int put_fields(struct encoding *e, struct frame *frame) {
 
 /* Is there a record around this one, to go on with when this one is complete? */
 static int is_in_record(const struct encoding *e, const struct frame *frame) {
-  return e->explain == 0 && e->frames.count > 1 && frame[-1].kind == RECORD;
+  return e->listener == NULL && e->frames.count > 1 && frame[-1].kind == RECORD;
 }
 
 /* Records in records are common: spare them the way through the main loop. */

@@ -2,8 +2,8 @@
  *
  * What the files of the encoder share. encode.c has the walk: mch_encode_put() writes a value, or
  * opens a frame for one that has contents, and the main loop lets the innermost frame put its next
- * part. encode_table.c and encode_function.c know how tables and functions are put, explain.c tells
- * about it. */
+ * part. encode_table.c and encode_function.c know how tables and functions are put. A listener
+ * (struct mch_listener) may follow it. */
 #ifndef MCH_ENCODING_H
 #define MCH_ENCODING_H
 
@@ -16,7 +16,7 @@
 #include "identity.h"
 #include "modules.h"
 #include "path.h"
-#include "plain.h"
+#include "scalar.h"
 #include "stack.h"
 
 /* Stack slots of an encoding, above what the caller had. */
@@ -30,7 +30,6 @@ enum {
   HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
   LENT,       /* list of the strings that are lent */
   ENVS,       /* environment that is put in part -> true */
-  KIND,       /* of the part that is explained */
   PAUSE,      /* of the collector, once a hook was called */
   WANTS,
   MODULES = WANTS + MCH_WANTS_SLOTS,
@@ -64,8 +63,8 @@ struct frame {
   size_t count; /* WALK: pairs put; others: parts */
   union {
     struct {           /* SMALL, WALK */
-      size_t array;    /* items that go without their keys */
-      size_t count_at; /* where in the message the number of pairs belongs; 0: END tells it */
+      size_t array;    /* elements that go without their keys */
+      size_t count_at; /* where in the message the number of pairs belongs; 0: an END does */
     };
     struct {         /* RECORD */
       size_t keys;   /* place of the first of its keys among all */
@@ -78,7 +77,7 @@ struct frame {
       size_t outer;  /* HOOK: value of e->hook outside */
     };
   };
-  size_t start; /* size before its value, if the message is explained */
+  size_t start; /* size before its value, if there is a listener */
 };
 
 enum { FRAMES_START = 8 };
@@ -107,20 +106,42 @@ enum role { VALUE, METATABLE, ENVIRONMENT };
 /* put(): what has become of the value. */
 enum { REFUSED = -1, DONE = 0, OPENED = 1 };
 
+struct encoding;
+
+/* A part of the message, as a listener sees it. */
+struct mch_part {
+  int at;          /* stack index of the value, good in `begin` only */
+  enum role role;  /* in the whole around it */
+  size_t level;    /* of frames around it; the innermost one is that of its whole */
+  size_t place;    /* where in the message it begins */
+  size_t before;   /* size of the message before it */
+  uint64_t number; /* that it gets if it is an object */
+  int status;      /* in `end`: what became of it. Of one that was refused a nil is put */
+};
+
+/* Follows an encoding: a value before it is put and after, a frame when it is complete, and the
+ * names in the list on top of the stack, which a function looks up in _G. Nothing is refused then,
+ * and no global left out. Each leaves the stack as it is and may raise. */
+struct mch_listener {
+  void (*begin)(struct mch_listener *listener, struct encoding *e, const struct mch_part *);
+  void (*end)(struct mch_listener *listener, struct encoding *e, const struct mch_part *);
+  void (*close)(struct mch_listener *listener, struct encoding *e, const struct frame *);
+  void (*names)(struct mch_listener *listener, struct encoding *e);
+};
+
 struct encoding {
   lua_State *L;
   struct mch_encoder *to;
   struct mch_buf *out;
-  int slots;              /* SPILLS is at slots + SPILLS and so on */
-  int first;              /* stack index of the first value */
-  int baseline;           /* absolute, or 0 */
-  int explain;            /* likewise */
-  const void *globals;    /* _G */
-  uintptr_t last_table;   /* address of the one met last */
-  uint64_t objects;       /* numbered so far */
-  uint64_t shapes, codes; /* likewise */
-  uint64_t ahead;         /* likewise: tables of which a part went ahead */
-  size_t lent;            /* bytes in spans */
+  int slots;                     /* SPILLS is at slots + SPILLS and so on */
+  int first;                     /* stack index of the first value */
+  int baseline;                  /* absolute, or 0 */
+  struct mch_listener *listener; /* or NULL */
+  const void *globals;           /* _G */
+  uint64_t objects;              /* numbered so far */
+  uint64_t shapes, codes;        /* likewise */
+  uint64_t early;                /* likewise: tables of which a part went early */
+  size_t lent;                   /* bytes in spans */
   struct mch_stack stack;
   struct mch_array frames; /* struct frame */
   struct mch_array keys;   /* const void *: the keys of all shapes */
@@ -166,23 +187,15 @@ static inline unsigned char *at_position(const struct encoding *e, size_t place)
   return e->out->data + e->out->read + place;
 }
 
-static inline size_t write_varint(unsigned char *to, uint64_t value) {
-  size_t n = 0;
-  for (; value >= 0x80; value >>= 7)
-    to[n++] = (unsigned char)(value | 0x80);
-  to[n++] = (unsigned char)value;
-  return n;
-}
-
 static inline void put_varint(struct encoding *e, uint64_t value) {
-  unsigned char *to = room(e, 10);
-  e->out->length += write_varint(to, value);
+  unsigned char *to = room(e, MCH_NUMBER_VARINT);
+  e->out->length += mch_number_store_varint(to, value);
 }
 
 static inline void put_tag_varint(struct encoding *e, unsigned tag, uint64_t value) {
-  unsigned char *to = room(e, 11);
+  unsigned char *to = room(e, 1 + MCH_NUMBER_VARINT);
   to[0] = (unsigned char)tag;
-  e->out->length += 1 + write_varint(to + 1, value);
+  e->out->length += 1 + mch_number_store_varint(to + 1, value);
 }
 
 static inline void put_bytes(struct encoding *e, const void *bytes, size_t count) {
@@ -193,17 +206,22 @@ static inline void put_bytes(struct encoding *e, const void *bytes, size_t count
 }
 
 static inline int put_integer(struct encoding *e, lua_Integer value) {
-  unsigned char *to = room(e, MCH_PLAIN_ROOM);
-  e->out->length += mch_plain_store_integer(to, value);
+  unsigned char *to = room(e, MCH_NUMBER_ROOM);
+  e->out->length += mch_number_store_integer(to, value);
   return DONE;
 }
 
-static inline int put_tag64(struct encoding *e, int tag, uint64_t bits) {
-  unsigned char *to = room(e, 9);
-  to[0] = (unsigned char)tag;
-  mch_store_u64(to + 1, bits);
-  e->out->length += 9;
+static inline int put_float(struct encoding *e, uint64_t bits) {
+  unsigned char *to = room(e, MCH_NUMBER_ROOM);
+  e->out->length += mch_scalar_store_bits(to, MCH_TAG_FLOAT, bits);
   return DONE;
+}
+
+/* Put the value of this type at a stack index, if it is a scalar and no string: 1. */
+static inline int put_scalar(struct encoding *e, int at, int type) {
+  size_t length = mch_scalar_store(room(e, MCH_NUMBER_ROOM), e->L, at, type);
+  e->out->length += length;
+  return length > 0;
 }
 
 static inline int put_tag(struct encoding *e, int tag) {
@@ -236,7 +254,7 @@ static inline void meet(struct encoding *e, const void *object) {
 }
 
 static inline struct frame *innermost(struct encoding *e) {
-  return (struct frame *)e->frames.items + e->frames.count - 1;
+  return (struct frame *)e->frames.elements + e->frames.count - 1;
 }
 
 static inline int frame_at(struct encoding *e, const struct frame *frame) {
@@ -251,7 +269,7 @@ static inline struct frame *add_frame(struct encoding *e, enum frame_kind kind, 
   struct frame *frame;
   if (e->frames.count == e->frames.capacity)
     mch_encode_more_frames(e);
-  frame = (struct frame *)e->frames.items + e->frames.count++;
+  frame = (struct frame *)e->frames.elements + e->frames.count++;
   *frame = (struct frame){.kind = kind, .place = place};
   return frame;
 }
@@ -261,11 +279,8 @@ static inline struct frame *add_frame(struct encoding *e, enum frame_kind kind, 
 /* Put the value at this stack index. DONE, OPENED (a frame will put its contents) or REFUSED. */
 int mch_encode_put(struct encoding *e, int at);
 
-/* The same for a value that is something else to its whole than a part. */
+/* Put a value that is something else to its whole than a part. */
 int mch_encode_part(struct encoding *e, int at, enum role role);
-
-/* The same, without telling about it. */
-int mch_encode_as(struct encoding *e, int at, enum role role);
 
 /* Put a string: the one at a stack index, or the bytes of the string object at this address. */
 int mch_encode_string(struct encoding *e, int at);
@@ -312,15 +327,5 @@ int mch_encode_is_partial(struct encoding *e, int at);
 
 /* Put the next parts of a FUNCTION frame. */
 int mch_encode_upvalues(struct encoding *e, struct frame *frame);
-
-/* ---- explain.c ---- */
-
-/* Put a value and tell e->explain about it; what is refused is told, and not put. */
-int mch_explain_part(struct encoding *e, int at, enum role role);
-
-/* Tell that a frame is complete; tell the names on top of the stack, which a function looks up in
- * _G. */
-void mch_explain_close(struct encoding *e, const struct frame *frame);
-void mch_explain_names(struct encoding *e);
 
 #endif

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * What would be sent: an encoding that tells all its parts to scripts/mantichora/explain.lua, which
- * makes a tree of them. */
+ * What would be sent: a listener that follows an encoding and gives all its parts to
+ * scripts/mantichora/explain.lua, which makes a tree of them. */
 #include <lauxlib.h>
 #include <string.h>
 
@@ -10,7 +10,16 @@
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 
-/* ---- telling the parts ---- */
+/* The stack indices are those of whoever calls mch_encode(). */
+struct explaining {
+  struct mch_listener listener; /* first: it is cast */
+  int recorder;                 /* stack index of the function that gets the parts */
+  int kind;                     /* likewise, of the kind of the part at hand */
+  struct mch_path step;         /* from its whole to it */
+  int is_field;                 /* it is one of an environment that has gone before */
+};
+
+/* ---- the listener ---- */
 
 /* Push "function <img.lua:12>", "userdata (FILE*)" or the type's name. */
 static void push_kind(lua_State *L, int at) {
@@ -40,13 +49,14 @@ static const char *name_tag(unsigned tag) {
 }
 
 /* Push how a part goes, and the name or the reason that belongs to it. */
-static void push_how(struct encoding *e, int at, enum role role, int status, size_t start) {
+static void push_how(struct encoding *e, const struct mch_part *part) {
   lua_State *L = e->L;
-  const char *how = status == REFUSED ? "refused" : name_tag(*at_position(e, start));
+  const char *how = part->status == REFUSED ? "refused" : name_tag(*at_position(e, part->place));
   lua_pushstring(L, how);
-  if (status == REFUSED)
+  if (part->status == REFUSED)
     lua_pushvalue(L, e->slots + REASON);
-  else if (strcmp(how, "name") == 0 && mch_modules_find(L, &e->modules, at, role == METATABLE)) {
+  else if (strcmp(how, "name") == 0 &&
+           mch_modules_find(L, &e->modules, part->at, part->role == METATABLE)) {
     const char *field = lua_tostring(L, -1);
     lua_pushfstring(L, field != NULL ? "%s.%s" : "%s", lua_tostring(L, -2), field);
     lua_rotate(L, -3, 1);
@@ -55,70 +65,66 @@ static void push_how(struct encoding *e, int at, enum role role, int status, siz
     lua_pushnil(L);
 }
 
-/* The number of the object that the reference at `start` names, or of the object that is there. */
-static uint64_t object_number(const struct encoding *e, size_t start, uint64_t next) {
-  const unsigned char *at = at_position(e, start);
-  uint64_t number = 0;
-  unsigned shift = 0;
+/* The number of the object that the part refers to, or is. */
+static uint64_t object_number(const struct encoding *e, const struct mch_part *part) {
+  const unsigned char *at = at_position(e, part->place);
+  uint64_t number;
   if (*at != MCH_TAG_REF)
-    return next;
-  do {
-    at++;
-    number |= (uint64_t)(*at & 0x7f) << shift;
-    shift += 7;
-  } while (*at >= 0x80);
+    return part->number;
+  at++;
+  mch_number_load_varint(&at, at_position(e, position(e)), &number);
   return number;
 }
 
-int mch_explain_part(struct encoding *e, int at, enum role role) {
-  lua_State *L = e->L;
-  struct mch_path step;
-  size_t level = e->frames.count - 1, start = position(e), before = size_so_far(e);
-  uint64_t number = e->objects;
-  int status, kind = e->slots + KIND, top;
-  int is_field = innermost(e)->kind == SPREAD; /* of an environment that has gone before */
-  mch_path_begin(&step);
-  if (innermost(e)->kind == ROOT)
-    mch_path_root(&step, e->to->kind, (int)innermost(e)->next - 1);
+/* Keep what is gone when the value has been put. */
+static void begin_part(struct mch_listener *listener, struct encoding *e,
+                       const struct mch_part *part) {
+  struct explaining *x = (struct explaining *)listener;
+  const struct frame *whole = innermost(e);
+  mch_path_begin(&x->step);
+  if (whole->kind == ROOT)
+    mch_path_root(&x->step, e->to->kind, (int)whole->next - 1);
   else
-    mch_encode_step(e, &step, innermost(e));
-  if (is_field)
-    mch_path_set(&step, 0, NULL);
-  push_kind(L, at);
-  lua_replace(L, kind);
-  status = mch_encode_as(e, at, role);
-  if (status == REFUSED)
-    put_tag(e, MCH_TAG_NIL);
-  if (status == OPENED)
-    innermost(e)->start = before;
-  top = lua_gettop(L);
-  lua_pushvalue(L, e->explain);
-  lua_pushliteral(L, "part");
-  lua_pushinteger(L, (lua_Integer)level);
-  mch_path_push_step(&step, L);
-  lua_pushvalue(L, kind);
-  push_how(e, at, role, status, start);
-  lua_pushinteger(L, (lua_Integer)object_number(e, start, number));
-  if (status == OPENED)
-    lua_pushnil(L);
-  else
-    lua_pushinteger(L, (lua_Integer)(size_so_far(e) - before));
-  lua_pushboolean(L, is_field);
-  lua_call(L, 10, 0);
-  lua_settop(L, top);
-  return status == OPENED ? OPENED : DONE;
+    mch_encode_step(e, &x->step, whole);
+  x->is_field = whole->kind == SPREAD;
+  if (x->is_field)
+    mch_path_set(&x->step, 0, NULL);
+  push_kind(e->L, part->at);
+  lua_replace(e->L, x->kind);
 }
 
-void mch_explain_close(struct encoding *e, const struct frame *frame) {
-  lua_pushvalue(e->L, e->explain);
+static void end_part(struct mch_listener *listener, struct encoding *e,
+                     const struct mch_part *part) {
+  struct explaining *x = (struct explaining *)listener;
+  lua_State *L = e->L;
+  int top = lua_gettop(L);
+  lua_pushvalue(L, x->recorder);
+  lua_pushliteral(L, "part");
+  lua_pushinteger(L, (lua_Integer)part->level);
+  mch_path_push_step(&x->step, L);
+  lua_pushvalue(L, x->kind);
+  push_how(e, part);
+  lua_pushinteger(L, (lua_Integer)object_number(e, part));
+  if (part->status == OPENED)
+    lua_pushnil(L);
+  else
+    lua_pushinteger(L, (lua_Integer)(size_so_far(e) - part->before));
+  lua_pushboolean(L, x->is_field);
+  lua_call(L, 10, 0);
+  lua_settop(L, top);
+}
+
+static void close_frame(struct mch_listener *listener, struct encoding *e,
+                        const struct frame *frame) {
+  lua_pushvalue(e->L, ((struct explaining *)listener)->recorder);
   lua_pushliteral(e->L, "close");
   lua_pushinteger(e->L, (lua_Integer)e->frames.count - 1);
   lua_pushinteger(e->L, (lua_Integer)(size_so_far(e) - frame->start));
   lua_call(e->L, 3, 0);
 }
 
-void mch_explain_names(struct encoding *e) {
-  lua_pushvalue(e->L, e->explain);
+static void give_names(struct mch_listener *listener, struct encoding *e) {
+  lua_pushvalue(e->L, ((struct explaining *)listener)->recorder);
   lua_pushliteral(e->L, "names");
   lua_pushvalue(e->L, -3);
   lua_call(e->L, 2, 0);
@@ -141,7 +147,7 @@ static struct mch_buf *new_buffer(lua_State *L) {
   return buf;
 }
 
-/* Push what the Lua part returns: the function to tell the parts to, and the one that makes the
+/* Push what the Lua part returns: the function that takes the parts, and the one that makes the
  * report. */
 static void push_recorder(lua_State *L) {
   mch_part_push(L, "mantichora.explain");
@@ -150,6 +156,7 @@ static void push_recorder(lua_State *L) {
 
 void mch_explain(lua_State *L, int baseline, int first, int n) {
   struct mch_encoder encoder;
+  struct explaining x;
   struct mch_body body;
   int top = lua_gettop(L);
   luaL_checkstack(L, 8, NULL);
@@ -159,9 +166,14 @@ void mch_explain(lua_State *L, int baseline, int first, int n) {
   encoder.out = new_buffer(L);
   encoder.spans = new_buffer(L);
   push_recorder(L);
-  encoder.explain = top + 3;
+  lua_pushnil(L);
+  x.listener = (struct mch_listener){begin_part, end_part, close_frame, give_names};
+  x.recorder = top + 3;
+  x.kind = top + 5;
+  encoder.listener = &x.listener;
   if (mch_encode(L, &encoder, first, n))
     lua_pop(L, 1);
+  lua_settop(L, top + 4);
   body = mch_body_of(encoder.out, encoder.spans);
   lua_pushinteger(L, (lua_Integer)mch_body_size(&body));
   lua_call(L, 1, 1);

@@ -1,29 +1,22 @@
 /* Runs in: both.
  *
- * Which globals travel: the baseline of what they were at the fork, and what a function's bytecode
- * names. */
+ * Which globals are sent: the baseline of what they were at the fork, and what a function's
+ * bytecode names. */
 #include "graph.h"
 
 #include <lauxlib.h>
 #include <string.h>
 
+#include "bindings/context.h"
 #include "bytecode.h"
 #include "globals.h"
 #include "modules.h"
 
-static void new_weak(lua_State *L, const char *mode) {
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushstring(L, mode);
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-}
-
-/* Values are held weakly, so that the baseline keep nothing alive that the program has dropped;
+/* Values are held weakly, so that the baseline keeps nothing alive that the program has dropped;
  * what was collected cannot be what the global is now. */
 static void note_globals(lua_State *L, int baseline) {
   int values = lua_gettop(L) + 1, present = values + 1, globals = values + 2;
-  new_weak(L, "v");
+  mch_context_push_weak(L, "v");
   lua_createtable(L, 0, 64);
   lua_pushglobaltable(L);
   lua_pushnil(L);
@@ -51,13 +44,13 @@ void mch_baseline_take(lua_State *L) {
   baseline = lua_gettop(L);
   mch_modules_note(L, baseline);
   note_globals(L, baseline);
-  new_weak(L, "k");
+  mch_context_push_weak(L, "k");
   lua_rawseti(L, baseline, MCH_BASELINE_CODES);
   lua_newtable(L);
   lua_rawseti(L, baseline, MCH_BASELINE_USES);
-  new_weak(L, "k");
+  mch_context_push_weak(L, "k");
   lua_rawseti(L, baseline, MCH_BASELINE_NAMES);
-  new_weak(L, "k");
+  mch_context_push_weak(L, "k");
   lua_rawseti(L, baseline, MCH_BASELINE_CALM);
 }
 
@@ -220,7 +213,7 @@ static void queue(struct mch_wants *wants) {
   lua_rawseti(wants->L, to, i + 1);
 }
 
-/* The parts of the baseline that tell about globals come to their slots. */
+/* The parts of the baseline about globals come to their slots. */
 static void use_globals(struct mch_wants *wants) {
   lua_State *L = wants->L;
   if (wants->has_globals)
@@ -375,8 +368,8 @@ static void push_function_uses(struct mch_wants *wants) {
   lua_settop(L, known);
 }
 
-/* The same for the function on top of the stack as for one that is sent, but for its code and its
- * upvalues, which the receiver has. */
+/* Queue what the function on top of the stack needs, as for one that is sent, but not its code and
+ * its upvalues, which the receiver has. */
 static void follow(struct mch_wants *wants) {
   lua_State *L = wants->L;
   int function = lua_gettop(L), uses = function + 1, value = function + 2, i;

@@ -1,14 +1,14 @@
 /* Runs in: both.
  *
- * Which assignments a message needs besides its values: globals that its code names and that
- * changed since the fork, and the fields of custom environments. */
+ * The assignments that a message needs besides its values: globals that its code names and that
+ * changed since the fork, and fields of custom environments. */
 #ifndef MCH_GLOBALS_H
 #define MCH_GLOBALS_H
 
 #include <lua.h>
 #include <stddef.h>
 
-/* Stack slots from `slot` on: queue of targets and names, what is done, the baseline' parts,
+/* Stack slots from `slot` on: queue of targets and names, what is done, the baseline's parts,
  * functions that were followed, and names that these led to. */
 enum { MCH_WANTS_SLOTS = 7 };
 

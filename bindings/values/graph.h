@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * Lua values to bytes and back: one message is one graph. What may cross is in encode.c, how names
- * stand for what both sides have is in modules.c, how globals travel is in globals.c.
+ * Lua values to bytes and back: one message is one graph. What can be sent is in encode.c, how
+ * values are sent by name is in modules.c, how globals are sent is in globals.c.
  *
  * The format (version MCH_GRAPH_VERSION). Integers are little-endian; `varint` is LEB128, at most
  * ten bytes. A message ends exactly at its last byte.
@@ -19,8 +19,8 @@
  *       c0..df  the others (e0..ff with bit 20). Bit 10 of tables: a metatable follows
  *               the contents.
  *
- *   table   := varint(array) varint(hash) item*array (key value)*hash [metatable]
- *   item    := value | SKIP varint(n)    n nils
+ *   table   := varint(array) varint(hash) element*array (key value)*hash [metatable]
+ *   element := value | SKIP varint(n)    n nils
  *            | RUNw varint(n) n*w bytes  n integers of w bytes each, or n floats
  *   shape   := varint(n) string*n    the keys of a record, kept by the reader, numbered 0, 1 ...
  *   record  := [shape] value*n [metatable]
@@ -34,10 +34,12 @@
  *   upvalue := value | CELL varint(object) varint(i)
  *                                    the variable is the i-th upvalue of that function
  *
- *   ahead   := varint(k) varint(n) table    the first n items of table k came ahead of the message:
- *   piece   := varint(k) varint(array) run* the next ones of table k, which will have so many
+ *   early   := varint(k) varint(n) table
+ *                                    the first n elements of table k came before the message
+ *   piece   := varint(k) varint(array) run*
+ *                                    the next ones of table k, which will have so many
  *
- * Of a large table, whole pieces of numbers may go ahead while the writer goes on with the next
+ * Of a large table, whole pieces of numbers may go early while the writer goes on with the next
  * (early.h has their reader), so that both sides work at the same time. Tables are numbered from 1.
  *
  * Nesting is as deep as memory allows: neither side recurses on the C stack (stack.h). */
@@ -90,7 +92,7 @@
   X(HOOK, 0xc7)     /* varint(n) value*n set* END: rebuilt by calling the first with the others */ \
   X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */               \
   X(LOOSE, 0xc9)    /* varint(shape), loose */                                                     \
-  X(EARLY, 0xca)    /* ahead */
+  X(EARLY, 0xca)    /* early */
 
 enum mch_graph_tag {
 #define MCH_TAG(name, tag) MCH_TAG_##name = tag,
@@ -114,13 +116,8 @@ enum mch_graph_kind {
   MCH_SEND_EMITTED /* the same, of emit() in a task */
 };
 
-/* What the caller keeps between messages about functions. Zero it, then leave it alone. */
-struct mch_code_memory {
-  unsigned fresh;    /* functions since one was met again */
-  uint32_t id;       /* of the code that went last, or 0 */
-  const char *bytes; /* the dictionary's */
-  size_t length;
-};
+struct mch_code_memory;
+struct mch_listener;
 
 /* Who is encoding for whom and what is known there. Zero it, then fill in. */
 struct mch_encoder {
@@ -135,11 +132,11 @@ struct mch_encoder {
    * gets the message, and where the dictionary has them for as long as `memory` is used; or 0: put
    * them inline. NULL: always inline. May not raise. */
   uint32_t (*intern_code)(void *ud, const char *bytes, size_t len, const char **kept);
-  /* Send a piece ahead of the message: 1, or 0: put what is in it into the message. NULL: always
+  /* Send a piece before the message: 1, or 0: put what is in it into the message. NULL: always
    * so. May not raise. */
-  int (*send_ahead)(void *ud, const unsigned char *piece, size_t len);
-  void *ud;    /* of these two */
-  int explain; /* stack index of a function that is told all parts (explain.c), or 0 */
+  int (*send_early)(void *ud, const unsigned char *piece, size_t len);
+  void *ud;                       /* of these two */
+  struct mch_listener *listener;  /* follows the encoding (encoding.h), or NULL */
   struct mch_code_memory *memory; /* the caller's, or NULL */
   int called;                     /* set when a hook was called */
   int assigns;                    /* set when globals or fields of environments went along */
@@ -169,7 +166,7 @@ struct mch_decoder {
   const unsigned char *bytes;
   size_t len;
   int baseline;   /* stack index of the baseline, or 0 */
-  int early;      /* stack index of the tables that came ahead (early.h), or 0 */
+  int early;      /* stack index of the tables that came early (early.h), or 0 */
   int allow_code; /* accept what runs code: bytecode, hooks, modules that are to be loaded */
   enum mch_graph_kind kind; /* words the paths */
   int called;               /* set when code was called: a hook, a module's file */
@@ -187,10 +184,10 @@ struct mch_decoder {
  * the path to the value). Memory use is bounded by a multiple of `len`. */
 int mch_decode(lua_State *L, struct mch_decoder *decoder);
 
-/* Push a new table that baseline what this state looks like: its raw globals, and the functions and
- * tables in the fields of its loaded modules. To be taken right before a pool's first fork, and
- * inherited by its workers, who name things by it in their results. Keeps nothing alive, and holds
- * no C pointers. */
+/* Push a new table that holds what this state looks like, its baseline: its raw globals, and the
+ * functions and tables in the fields of its loaded modules. To be taken right before a pool's first
+ * fork, and inherited by its workers, who name things by it in their results. Keeps nothing alive,
+ * and holds no C pointers. */
 void mch_baseline_take(lua_State *L);
 
 /* Before a later fork of the same pool: a global that differs from what was noted is sent from now

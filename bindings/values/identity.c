@@ -30,7 +30,7 @@ void mch_identity_init(struct mch_identity *map, lua_State *L, int heap, int ent
 }
 
 static void fill_slot(struct mch_identity *map, size_t number) {
-  uint32_t *slots = map->slots.items;
+  uint32_t *slots = map->slots.elements;
   struct mch_probe probe = mch_probe_first(map, mch_identity_entry(map, number)->key);
   while (slots[probe.slot] > map->stamp)
     mch_probe_step(map, &probe);
@@ -48,7 +48,7 @@ static void reset_slots(struct mch_identity *map, uint32_t stamp, int were_set) 
   map->stamp = stamp;
   if (!were_set || stamp > STAMP_MOST) {
     map->stamp = 0;
-    memset(map->slots.items, 0, (map->mask + 1) * sizeof(uint32_t));
+    memset(map->slots.elements, 0, (map->mask + 1) * sizeof(uint32_t));
     if (map->slots.heap != NULL)
       ((struct mch_heap *)lua_touserdata(map->L, map->heap))->slots = map->mask + 1;
   }

@@ -1,10 +1,11 @@
 /* Runs in: both.
  *
- * What a message has met so far: a hash map from 64-bit keys (addresses of Lua values, or hashes
- * with the top bit set) to entries. Entries stay in order and are found by number.
+ * The objects that a message contains so far: a hash map from 64-bit keys (addresses of Lua values,
+ * or hashes with the top bit set) to entries. Entries stay in order and are found by number.
  *
  * A slot holds the number of an entry + stamp + 1. The slots of a large map are kept for the next
- * message, as they are: what is not above the stamp with which that begins is an empty slot. */
+ * message, unchanged: that message begins with a higher stamp, and a slot that is not above it
+ * counts as empty. */
 #ifndef MCH_IDENTITY_H
 #define MCH_IDENTITY_H
 
@@ -45,7 +46,7 @@ struct mch_met *mch_identity_add(struct mch_identity *map, uint64_t key, uint64_
 void mch_identity_cut(struct mch_identity *map, size_t count);
 
 static inline struct mch_met *mch_identity_entry(const struct mch_identity *map, size_t number) {
-  return (struct mch_met *)map->entries.items + number;
+  return (struct mch_met *)map->entries.elements + number;
 }
 
 /* Objects that were made one after the other lie one behind the other, and are often met so: their
@@ -61,11 +62,6 @@ struct mch_probe {
   uint64_t perturb;
 };
 
-/* Where a search for this key begins. */
-static inline const void *mch_identity_slot(const struct mch_identity *map, uint64_t key) {
-  return (const uint32_t *)map->slots.items + (mch_identity_hash(key) & map->mask);
-}
-
 static inline struct mch_probe mch_probe_first(const struct mch_identity *map, uint64_t key) {
   struct mch_probe probe = {mch_identity_hash(key) & map->mask, key};
   return probe;
@@ -79,7 +75,7 @@ static inline void mch_probe_step(const struct mch_identity *map, struct mch_pro
 /* The next entry with this key, or NULL: then the probe is at the slot where it would be. */
 static inline struct mch_met *mch_identity_next(const struct mch_identity *map, uint64_t key,
                                                 struct mch_probe *probe) {
-  const uint32_t *slots = map->slots.items;
+  const uint32_t *slots = map->slots.elements;
   for (;;) {
     uint32_t slot = slots[probe->slot];
     struct mch_met *met;
@@ -107,7 +103,7 @@ static inline void mch_identity_put(struct mch_identity *map, const struct mch_p
   }
   *mch_identity_entry(map, number) = (struct mch_met){key, a, b};
   map->entries.count = number + 1;
-  ((uint32_t *)map->slots.items)[probe->slot] = map->stamp + (uint32_t)number + 1;
+  ((uint32_t *)map->slots.elements)[probe->slot] = map->stamp + (uint32_t)number + 1;
 }
 
 #endif

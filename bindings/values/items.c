@@ -5,45 +5,20 @@
 #include <string.h>
 
 #include "bytecode.h"
-#include "plain.h"
+#include "scalar.h"
 
-enum { LONGEST = 31, ROOM = 3 + LONGEST + 1, POPPED_AT_ONCE = 16 };
+enum { ROOM = 3 + MCH_SCALAR_ROOM, POPPED_AT_ONCE = 16 };
 
-/* -- plain values ------------------------------------------------------------------------- */
-
-static size_t store_number(unsigned char *to, lua_State *L, int index) {
-  if (lua_isinteger(L, index))
-    return mch_plain_store_integer(to, lua_tointeger(L, index));
-  to[0] = MCH_TAG_FLOAT;
-  mch_store_u64(to + 1, mch_plain_float_bits(lua_tonumber(L, index)));
-  return 9;
-}
-
-static size_t store_string(unsigned char *to, lua_State *L, int index) {
-  size_t length;
-  const char *string = lua_tolstring(L, index, &length);
-  if (length > LONGEST)
-    return 0;
-  to[0] = (unsigned char)(MCH_TAG_SHORT | length);
-  memcpy(to + 1, string, length);
-  return 1 + length;
-}
+/* -- scalars ------------------------------------------------------------------------------- */
 
 static size_t store(unsigned char *to, lua_State *L, int index) {
-  switch (lua_type(L, index)) {
-  case LUA_TNIL:
-    to[0] = MCH_TAG_NIL;
-    return 1;
-  case LUA_TBOOLEAN:
-    to[0] = lua_toboolean(L, index) ? MCH_TAG_TRUE : MCH_TAG_FALSE;
-    return 1;
-  case LUA_TNUMBER:
-    return store_number(to, L, index);
-  case LUA_TSTRING:
-    return store_string(to, L, index);
-  default:
-    return 0;
-  }
+  int type = lua_type(L, index);
+  size_t length;
+  const char *string;
+  if (type != LUA_TSTRING)
+    return mch_scalar_store(to, L, index, type);
+  string = lua_tolstring(L, index, &length);
+  return length <= MCH_SCALAR_LONGEST ? mch_scalar_store_short(to, string, length) : 0;
 }
 
 /* What is around a value of this length at to + 2; the length of the message. */
@@ -90,7 +65,7 @@ size_t mch_items_put_integers(struct mch_buf *out, size_t full, lua_State *L, in
     i++;
     if (!lua_isinteger(L, -1))
       break;
-    length = enclose(to + 4, mch_plain_store_integer(to + 6, lua_tointeger(L, -1)));
+    length = enclose(to + 4, mch_number_store_integer(to + 6, lua_tointeger(L, -1)));
     mch_store_u32(to, (uint32_t)length);
     out->length += 4 + length;
   }
@@ -122,55 +97,19 @@ int mch_items_is_none(const unsigned char *bytes, size_t length) {
   return length == 3 && bytes[0] == MCH_GRAPH_VERSION && bytes[1] == 0 && bytes[2] == MCH_TAG_END;
 }
 
-/* The tag is followed by `length` bytes. */
-static int push(lua_State *L, unsigned tag, const unsigned char *from, size_t length) {
-  if (tag < MCH_TAG_SMALL && length == 0) {
-    lua_pushinteger(L, (lua_Integer)tag);
-    return 1;
-  }
-  if ((tag & ~(unsigned)LONGEST) == MCH_TAG_SHORT && length == (tag & LONGEST)) {
-    lua_pushlstring(L, (const char *)from, length);
-    return 1;
-  }
-  switch (tag) {
-  case MCH_TAG_NIL:
-  case MCH_TAG_FALSE:
-  case MCH_TAG_TRUE:
-    if (length != 0)
-      return 0;
-    if (tag == MCH_TAG_NIL)
-      lua_pushnil(L);
-    else
-      lua_pushboolean(L, tag == MCH_TAG_TRUE);
-    return 1;
-  case MCH_TAG_INT1:
-  case MCH_TAG_INT2:
-  case MCH_TAG_INT4:
-  case MCH_TAG_INT8:
-    if (length != mch_plain_integer_size(tag))
-      return 0;
-    lua_pushinteger(L, (lua_Integer)mch_plain_load_integer(tag, from));
-    return 1;
-  case MCH_TAG_FLOAT:
-    if (length != 8)
-      return 0;
-    lua_pushnumber(L, mch_plain_float(mch_load_u64(from)));
-    return 1;
-  default:
-    return 0;
-  }
-}
-
 int mch_items_get(lua_State *L, const unsigned char *bytes, size_t length) {
   if (length < 4 || length > ROOM || bytes[0] != MCH_GRAPH_VERSION || bytes[1] != 1 ||
       bytes[length - 1] != MCH_TAG_END)
     return 0;
-  return push(L, bytes[2], bytes + 3, length - 4);
+  if (mch_scalar_size(bytes[2]) != length - 4)
+    return 0;
+  mch_scalar_push(L, bytes[2], bytes + 3);
+  return 1;
 }
 
 int mch_items_is_safe(const unsigned char *bytes, size_t length) {
   return length >= 4 && bytes[0] == MCH_GRAPH_VERSION && bytes[1] == 1 &&
-         (bytes[2] & ~(unsigned)LONGEST) != MCH_TAG_SHORT;
+         !mch_scalar_is_short(bytes[2]);
 }
 
 /* -- steady functions --------------------------------------------------------------------- */
@@ -239,7 +178,7 @@ static int stays(lua_State *L, int named, int list) {
   }
 }
 
-/* The same for the function on top and its upvalues. */
+/* Whether the function on top stays as it is, with its upvalues. */
 static int is_steady(lua_State *L, int named, int list) {
   int function = lua_gettop(L), i;
   if (lua_iscfunction(L, function))

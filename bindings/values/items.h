@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * What makes many small tasks of one function cheap: plain values go to bytes and back without the
- * codec's walk, in the same format, and a function may be rebuilt once for many calls if none of
- * them can change it. */
+ * What makes many small tasks of one function cheap: scalars go to bytes and back without the
+ * codec's walk, in its format, and a function may be rebuilt once for many calls if none of them
+ * can change it. */
 #ifndef MCH_ITEMS_H
 #define MCH_ITEMS_H
 
@@ -11,11 +11,11 @@
 
 #include "runtime/base/buf.h"
 
-/* Append the message of one value if it is nil, a boolean, a number or a short string: 1. Else, or
+/* Append the message of one value if it is a scalar (scalar.h): 1. Else, or
  * without memory, 0, and nothing is appended. */
 int mch_items_put(struct mch_buf *out, lua_State *L, int index);
 
-/* The same behind its length, u32. */
+/* Append it behind its length, u32. */
 int mch_items_put_sized(struct mch_buf *out, lua_State *L, int index);
 
 /* Do so with the integers in a table from this index on, read raw, at most so many and until `out`

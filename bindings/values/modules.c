@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "bindings/context.h"
 #include "graph.h"
 
 static void push_loaded(lua_State *L) {
@@ -183,7 +184,7 @@ static lua_Integer stamp(lua_State *L, int loaded) {
   return (lua_Integer)sum;
 }
 
-/* Name all modules that the baseline do not know yet. */
+/* Name all modules that the baseline does not know yet. */
 static void note_modules(lua_State *L, int baseline, int late) {
   struct noting n;
   int top = lua_gettop(L), known = top + 3, loaded = top + 4;
@@ -220,16 +221,12 @@ static void note_modules(lua_State *L, int baseline, int late) {
 
 void mch_modules_note(lua_State *L, int baseline) {
   int part;
-  for (part = MCH_BASELINE_MODULE; part <= MCH_BASELINE_LOADED; part++) {
-    lua_createtable(L, 0, part == MCH_BASELINE_LOADED ? 16 : 256);
-    if (part != MCH_BASELINE_LOADED) { /* keep nothing alive that the program has dropped */
-      lua_createtable(L, 0, 1);
-      lua_pushliteral(L, "k");
-      lua_setfield(L, -2, "__mode");
-      lua_setmetatable(L, -2);
-    }
+  for (part = MCH_BASELINE_MODULE; part < MCH_BASELINE_LOADED; part++) {
+    mch_context_push_weak(L, "k"); /* keeps nothing alive that the program has dropped */
     lua_rawseti(L, baseline, part);
   }
+  lua_newtable(L);
+  lua_rawseti(L, baseline, MCH_BASELINE_LOADED);
   note_modules(L, baseline, 0);
 }
 
@@ -269,7 +266,7 @@ static void refresh(lua_State *L, struct mch_modules *modules) {
     note_modules(L, modules->baseline, 1);
 }
 
-/* Many objects are looked up: be quick to tell that one has no name. */
+/* Many objects are looked up: be quick to see that one has no name. */
 static void fill_filter(lua_State *L, struct mch_modules *modules) {
   modules->filtered = 1;
   memset(modules->filter, 0, sizeof modules->filter);
@@ -405,7 +402,7 @@ static void prefer_noted(lua_State *L, int baseline, int module, int field) {
   lua_settop(L, live);
 }
 
-/* Do the baseline give the live value on top this name? */
+/* Does the baseline give the live value on top this name? */
 static int is_noted(lua_State *L, int baseline, int module, int field) {
   int live = lua_gettop(L), same = 0;
   if (!lua_isnil(L, live)) {

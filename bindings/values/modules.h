@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * What is known by name: the modules in package.loaded, their functions, their classes, and the
- * three standard files. Names are looked up raw. */
+ * Values that are sent by name: the modules in package.loaded, their functions, their classes, and
+ * the three standard files. Names are looked up raw. */
 #ifndef MCH_MODULES_H
 #define MCH_MODULES_H
 
@@ -41,9 +41,8 @@ struct mch_modules {
 /* Fill four stack slots from `slot` on. baseline: a stack index, or 0. */
 void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int baseline);
 
-/* Do these baseline have a name for the object at this index? The name may mean something else by
- * now.
- */
+/* Does this baseline have a name for the object at this index? The name may mean something else by
+ * now. */
 int mch_modules_have_noted(lua_State *L, int baseline, int object);
 
 /* Is the object at this index known by name, and does the name still mean it? Then push the

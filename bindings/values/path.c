@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "plain.h"
+#include "number.h"
 
 #define SHOWN 40 /* longest key shown in full */
 
@@ -61,7 +61,7 @@ void mch_path_index(struct mch_path *path, lua_Integer index) {
 }
 
 void mch_path_key(struct mch_path *path, lua_State *L, int key) {
-  char step[MCH_PLAIN_FLOAT_TEXT + 2], number[MCH_PLAIN_FLOAT_TEXT];
+  char step[MCH_NUMBER_TEXT + 2], number[MCH_NUMBER_TEXT];
   switch (lua_type(L, key)) {
   case LUA_TSTRING: {
     size_t length;
@@ -74,7 +74,7 @@ void mch_path_key(struct mch_path *path, lua_State *L, int key) {
       mch_path_index(path, lua_tointeger(L, key));
       return;
     }
-    mch_plain_print_float(number, lua_tonumber(L, key));
+    mch_number_print(number, lua_tonumber(L, key));
     snprintf(step, sizeof step, "[%s]", number);
     break;
   case LUA_TBOOLEAN:
@@ -100,7 +100,7 @@ static void add(struct mch_path *path, const char *format, ...) {
     path->length += (size_t)n < room ? (size_t)n : room - 1;
 }
 
-/* Complete a part: its head, then the keys told so far; `tail` follows. */
+/* Complete a part: its head, then the keys so far; `tail` follows. */
 static void part(struct mch_path *path, const char *head, const char *tail) {
   add(path, "%s%s%s%s%s", path->length > 0 ? " in " : "", head, path->cut ? "[...]" : "",
       path->keys + path->start, tail);

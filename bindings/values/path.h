@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
  * Words where in a message a value is: "argument 2.conn.socket", "upvalue 'file' of function
- * <img.lua:12>". The steps are told from the value outwards; each function starts a new part,
+ * <img.lua:12>". The steps are given from the value outwards; each function starts a new part,
  * joined by "in". Too long a path keeps its inner end and its outermost step. */
 #ifndef MCH_PATH_H
 #define MCH_PATH_H
@@ -21,7 +21,7 @@ struct mch_path {
 
 void mch_path_begin(struct mch_path *path);
 
-/* The value is at the key at this stack index of the next value told; at an array index of it; is
+/* The value is at the key at this stack index of the next value given; at an array index of it; is
  * one of its keys, its metatable, or what its hook returned. */
 void mch_path_key(struct mch_path *path, lua_State *L, int key);
 void mch_path_index(struct mch_path *path, lua_Integer index);
@@ -40,7 +40,7 @@ void mch_path_root(struct mch_path *path, enum mch_graph_kind kind, int value);
 /* There is no room for more steps: go on to the root. */
 int mch_path_full(const struct mch_path *path);
 
-/* Push what was told, when that was one step: it, and what comes after the keys of deeper steps. */
+/* Push the step that was given, when it was one; then what comes after the keys of deeper steps. */
 void mch_path_push_step(const struct mch_path *path, lua_State *L);
 
 /* Push the sentence's part. */

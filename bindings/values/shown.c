@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "plain.h"
+#include "number.h"
 
 /* What is shown at the most. */
 enum {
@@ -70,8 +70,8 @@ static void add_string(struct text *text, const char *s, size_t length) {
 }
 
 static void add_float(struct text *text, lua_Number number) {
-  char part[MCH_PLAIN_FLOAT_TEXT];
-  mch_plain_print_float(part, number);
+  char part[MCH_NUMBER_TEXT];
+  mch_number_print(part, number);
   add(text, part[strspn(part, "-0123456789")] == '\0' ? "%s.0" : "%s", part);
 }
 
@@ -163,7 +163,7 @@ static void add_key(struct text *text, lua_State *L, int at) {
 /* The entries of a table that are not at its front, as far as it was shown. */
 struct entries {
   int table;
-  lua_Integer front; /* items 1 .. front go without their keys */
+  lua_Integer front; /* elements 1 .. front go without their keys */
   size_t count;      /* of the others */
 };
 

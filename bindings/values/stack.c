@@ -94,14 +94,14 @@ void mch_array_grow(lua_State *L, struct mch_array *array, size_t size, size_t m
   size_t used = array->count * size;
   if (heap == NULL) {
     heap = mch_heap_buf(L, slot, which);
-    mch_buf_append(heap, array->items, used);
+    mch_buf_append(heap, array->elements, used);
   }
   heap->length = used;
   mch_buf_reserve(heap, more * size);
   if (heap->failed != 0)
     luaL_error(L, "not enough memory");
   array->heap = heap;
-  array->items = heap->data;
+  array->elements = heap->data;
   array->capacity = heap->capacity / size;
 }
 

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * What lets encode.c and decode.c go as deep as memory allows: a stack of Lua values that moves its
- * lower end into tables when it gets long, and C arrays that start small on the C stack and move to
- * a userdata when they grow (so that an error, which leaves by longjmp, leaks nothing). */
+ * How encode.c and decode.c go as deep as memory allows: a stack of Lua values whose lower end
+ * moves into tables when it gets long, and C arrays that start small on the C stack and move to a
+ * userdata when they grow (so that an error, which leaves by longjmp, leaks nothing). */
 #ifndef MCH_STACK_H
 #define MCH_STACK_H
 
@@ -62,11 +62,11 @@ static inline void mch_stack_reach(struct mch_stack *s, size_t place) {
     mch_stack_unspill(s);
 }
 
-/* C arrays: room by mch_array_grow(), read by (type *)array.items. */
+/* C arrays: room by mch_array_grow(), read by (type *)array.elements. */
 struct mch_array {
-  void *items;
+  void *elements;
   size_t count, capacity;
-  struct mch_buf *heap; /* NULL while the items are where they started */
+  struct mch_buf *heap; /* NULL while the elements are where they started */
 };
 
 /* The memory behind arrays that grew: a userdata at a fixed stack index, made when first needed.
@@ -86,8 +86,8 @@ struct mch_buf *mch_heap_buf(lua_State *L, int slot, int which);
  * here. Of large ones a part is kept. */
 void mch_heap_release(lua_State *L, int slot);
 
-/* Give the array room for `more` items of `size` bytes in total. `slot` is the stack index of the
- * heap userdata or of the nil where it will be, `which` its number there. Raises on memory. */
+/* Give the array room for `more` elements of `size` bytes in total. `slot` is the stack index of
+ * the heap userdata or of the nil where it will be, `which` its number there. Raises on memory. */
 void mch_array_grow(lua_State *L, struct mch_array *array, size_t size, size_t more, int slot,
                     int which);
 

@@ -1,17 +1,17 @@
 /* Runs in: parent.
  *
- * The interface of a way to get work done. A pool owns tasks and their run IDs; an engine gets them
- * one by one, and tells by events how they ended. It speaks of tasks, never of processes: the same
- * interface fits workers forked here, this process itself, and later workers on other machines.
+ * The interface of an engine, which runs tasks for a pool. A pool owns tasks and their run IDs; an
+ * engine gets them one by one, and reports by events how they ended. The interface speaks of tasks,
+ * never of processes: it fits workers forked here, this process itself, and later workers on other
+ * machines.
  *
- * All calls come under the pool's lock, one at a time; none of them blocks. Only calls with `owner`
- * = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
+ * All calls are made under the pool's lock, one at a time; none of them blocks. Only calls with
+ * `owner` = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
 #ifndef MCH_ENGINE_H
 #define MCH_ENGINE_H
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "runtime/base/chaos.h"
 #include "runtime/base/error.h"
@@ -73,6 +73,7 @@ struct mch_run {
   int precise;    /* an item: see own_time */
   uint64_t began; /* an item: when the one before was over */
   uint64_t runid;
+  uint64_t stream;  /* names its random numbers; mostly the run ID */
   const char *name; /* not terminated */
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
@@ -99,7 +100,8 @@ struct mch_runner {
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
-  /* The same once more, if the task has met that error and runs on. NULL: it is not told again. */
+  /* Raise it once more, if the task has met that error and runs on. NULL: it is not raised again.
+   */
   void (*insist)(void *ud);
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */
@@ -112,9 +114,10 @@ struct mch_engine_config {
   unsigned nworkers;
   uint64_t timeout;              /* nanoseconds; 0: none */
   uint64_t max_tasks_per_worker; /* 0: no limit */
-  int snapshot;  /* one fork for each task, which finds its work in the memory it was forked with */
-  int bars;      /* show the bars of tasks */
-  int log_level; /* the lowest level of log records that is wanted */
+  int snapshot; /* one fork for each task, which finds its work in the memory it was forked with */
+  int bars;     /* show the bars of tasks */
+  int leave_failed; /* but those that end well go */
+  int log_level;    /* the lowest level of log records that is wanted */
   uint64_t limit_memory, limit_cpu, limit_files; /* as mch_platform_limit() has them */
   uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
   struct mch_output *output; /* referenced by the engine while it lives */
@@ -146,13 +149,14 @@ struct mch_engine_ops {
   /* Ask that a submitted task end as `task->stop`; its end comes as an event. Of a batch that is
    * the item that runs, after those behind it were taken back. */
   void (*stop)(struct mch_engine *engine, struct mch_task *task);
-  /* Take back a submitted batch that has not begun: 1 (it has come by returned()), or 0. */
-  int (*reclaim)(struct mch_engine *engine, struct mch_task *batch);
+  /* Take back a submitted task or batch that has not begun: 1 (it has come by returned()), or 0. */
+  int (*reclaim)(struct mch_engine *engine, struct mch_task *task);
   /* Take back those of its items from `number` on that have not begun: they come by split(). */
   void (*shorten)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
   void (*recall)(struct mch_engine *engine, int32_t priority);
-  /* Let go of what was submitted: it may have been kept to send several at once. */
+  /* Let go of what was submitted: it may have been kept to send several at once. Of all events so
+   * far the conclusions were drawn: a worker that waits for that goes on. */
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
@@ -165,8 +169,9 @@ struct mch_engine_ops {
   int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
-  /* Tasks that run now; and what workers() lists. */
-  unsigned (*running)(struct mch_engine *engine);
+  /* Tasks (of this group, or NULL: all) that run now, and (unless it is NULL) workers that have
+   * some and have not begun; and what workers() lists. */
+  unsigned (*running)(struct mch_engine *engine, const struct mch_group *group, unsigned *others);
   size_t (*workers)(struct mch_engine *engine, struct mch_worker_info *infos, size_t room);
   /* Tell the workers the lowest level of log records that is wanted. */
   void (*log_threshold)(struct mch_engine *engine, int level);

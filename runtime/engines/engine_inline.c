@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The null engine: tasks run in this process, on the owner's thread, one at each pump. For
+ * The null engine: tasks run in this process, on the owner's thread, one in each pump. For
  * debugging: same values, same reports, no processes. */
 #include "engine.h"
 
@@ -121,6 +121,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   memset(&graph, 0, sizeof graph);
   memset(&run, 0, sizeof run);
   run.runid = task->runid;
+  run.stream = mch_task_stream(task);
   run.name = task->extra != NULL ? task->extra->name : "";
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
   find_graph(task, &run, &whole);
@@ -141,10 +142,13 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
 }
 
 /* The pool gives it no batches. */
-static int reclaim(struct mch_engine *base, struct mch_task *batch) {
-  (void)base;
-  (void)batch;
-  return 0;
+static int reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct engine_inline *engine = (struct engine_inline *)base;
+  if (engine->waiting != task)
+    return 0;
+  engine->waiting = NULL;
+  engine->config.events.returned(engine->config.events.ud, task);
+  return 1;
 }
 
 static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
@@ -173,8 +177,11 @@ static uint64_t deadline(struct mch_engine *base) {
   return ((struct engine_inline *)base)->waiting != NULL ? 0 : MCH_NEVER;
 }
 
-static unsigned running(struct mch_engine *base) {
-  return ((struct engine_inline *)base)->running != NULL;
+static unsigned running(struct mch_engine *base, const struct mch_group *group, unsigned *others) {
+  const struct mch_task *task = ((struct engine_inline *)base)->running;
+  if (others != NULL)
+    *others = 0;
+  return task != NULL && (group == NULL || task->group == group);
 }
 
 static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {

@@ -1,10 +1,11 @@
 /* Runs in: parent.
  *
- * A worker has gone: what becomes of its tasks, and when the last is heard of it. */
+ * A worker has gone: what becomes of its tasks, and when its last output has been read. The task
+ * that it had begun ends with it, as killed, exited or whatever stopped it; those that it provably
+ * had not begun go back to the queue. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -172,6 +173,8 @@ void mch_bury_check_end(struct child *child, uint64_t now) {
   else if (child->stream_ended != 0 && now >= child->stream_ended + end_grace)
     mch_child_kill_now(child); /* it cannot answer any more, whatever it does */
 }
+
+/* -- afterwards --------------------------------------------------------------------------- */
 
 /* What belongs to its process, which has gone. */
 static void close_process(struct child *child) {

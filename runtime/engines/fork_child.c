@@ -1,10 +1,11 @@
 /* Runs in: parent.
  *
- * The pool's side of one worker: which tasks it was offered, what their claims say, and its end. */
+ * The pool's side of one worker, without a decision: the lists that it is in, the tasks that it was
+ * offered, what their claims and the mark say, and how it is killed. Who decides is in fork_feed.c,
+ * fork_time.c, fork_hear.c and fork_bury.c. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -56,10 +57,6 @@ void mch_child_wake(struct child *child) {
     engine->most = child->outstanding;
 }
 
-uint64_t mch_child_sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 /* At this time it is to be looked whether a worker's is up. */
 void mch_child_look_at(struct engine_fork *engine, uint64_t when) {
   if (when < engine->look)
@@ -108,7 +105,7 @@ void mch_child_tell(struct child *child, const char *why) {
   mch_child_events(child)->worker(mch_child_events(child)->ud, (int)child->pid, child->slot, why);
 }
 
-/* -- tasks -------------------------------------------------------------------------------- */
+/* -- its tasks, and its end --------------------------------------------------------------- */
 
 const struct mch_events *mch_child_events(const struct child *child) {
   return &child->engine->config.events;
@@ -171,6 +168,8 @@ void mch_child_break_off(struct child *child) {
   child->broke = 1;
   mch_child_kill_now(child);
 }
+
+/* -- what its claims say ------------------------------------------------------------------ */
 
 uint64_t mch_child_claim_word(uint32_t ticket, enum mch_claim claim) {
   return (uint64_t)ticket << 2 | (uint64_t)claim;

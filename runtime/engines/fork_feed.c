@@ -1,6 +1,9 @@
 /* Runs in: parent.
  *
- * Which worker gets which task, and what is taken back from one that has too many. */
+ * Which worker gets which task. Tasks are sent ahead, as many as a worker has room for, so that it
+ * never waits for the pool; so they are also taken back: when another worker has nothing to do
+ * (half of what the busiest one has), for a more urgent task, from a worker that does not begin
+ * what it has, and the later half of a batch that runs. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
@@ -14,15 +17,17 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t ticket_check = 1000000u; /* a worker lacks_tickets over what was taken back */
-static const uint64_t behind_check = 20000000u; /* the same of one that may have been stopped */
+/* How soon to look again at a worker without a free ticket, which passes over what was taken back
+ * from it; and at one that may have been stopped (SIGSTOP). */
+static const uint64_t ticket_check = 1000000u;
+static const uint64_t behind_check = 20000000u;
 
-int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch) {
-  struct child *child = batch->holder;
+int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct child *child = task->holder;
   (void)base;
-  if (child == NULL || !mch_child_take_back(child, batch))
+  if (child == NULL || !mch_child_take_back(child, task))
     return 0;
-  mch_child_give_back(child, batch);
+  mch_child_give_back(child, task);
   return 1;
 }
 
@@ -57,8 +62,8 @@ void mch_feed_book(struct child *child, struct mch_task *task) {
     child->engine->timeouts = 1;
   if (mch_time_timeout_of(child->engine, task) != 0)
     mch_child_look_at(child->engine,
-                      mch_child_sooner(mch_now() + mch_time_timeout_of(child->engine, task),
-                                       mch_time_init_limit(child)));
+                      mch_sooner(mch_now() + mch_time_timeout_of(child->engine, task),
+                                 mch_time_init_limit(child)));
 }
 
 /* A worker of its own for the task, forked now. */
@@ -132,24 +137,29 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   struct mch_message_head head = {MCH_MESSAGE_TASK, task->attempt, 0, task->runid};
   size_t name_length = task->extra == NULL ? 0 : task->extra->name_length;
   struct mch_body graph = mch_task_graph(task);
-  size_t front_length;
-  unsigned char front[2 + MCH_NAME_MAX];
+  size_t front_length = 1;
+  unsigned char front[1 + 8 + 2 + MCH_NAME_MAX] = {task->careful ? MCH_OPTION_CAREFUL : 0};
   uint32_t ticket = mch_child_next_ticket(child);
   int code;
   if ((code = send_codes(child, task, error)) != 0)
     return code;
   if (task->batch != NULL) {
     head.type = MCH_MESSAGE_BATCH;
-    mch_store_u32(front, task->batch->count);
-    mch_store_u32(front + 4, task->batch->function_length);
-    front_length = 8;
+    mch_store_u32(front + 1, task->batch->count);
+    mch_store_u32(front + 5, task->batch->function_length);
+    front_length += 8;
   } else {
     if (name_length > MCH_NAME_MAX)
       name_length = MCH_NAME_MAX;
-    front_length = 2 + name_length;
-    mch_store_u16(front, (uint16_t)name_length);
+    if (task->extra != NULL && task->extra->keyed) {
+      front[0] |= MCH_OPTION_STREAM;
+      mch_store_u64(front + 1, task->extra->stream);
+      front_length += 8;
+    }
+    mch_store_u16(front + front_length, (uint16_t)name_length);
     if (name_length > 0)
-      memcpy(front + 2, task->extra->name, name_length);
+      memcpy(front + front_length + 2, task->extra->name, name_length);
+    front_length += 2 + name_length;
   }
   head.ticket = ticket;
   code = task->cargo != NULL ? mch_channel_put_body(&child->channel, &head, front, front_length,

@@ -1,11 +1,10 @@
 /* Runs in: parent.
  *
- * Time limits: of tasks, of what comes before the first one, of leaving; and how a task is stopped.
- */
+ * Time limits: of tasks, of `init` and the set-up before the first task, of leaving; and how a task
+ * is stopped. */
 #define _GNU_SOURCE
 #include "fork_state.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -15,7 +14,7 @@
 
 static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked to leave */
 
-/* -- stopping ----------------------------------------------------------------------------- */
+/* -- stopping a task ---------------------------------------------------------------------- */
 
 void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
   struct engine_fork *engine = (struct engine_fork *)base;
@@ -33,6 +32,8 @@ void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
   }
+  if (task->stop == MCH_KIND_CANCELLED)
+    mch_hear_stopping(child);
   atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   mch_child_kill_later(child, mch_now() + engine->config.grace);
@@ -48,6 +49,8 @@ static void insist(struct child *child) {
   if (!child->killed && !mch_platform_has_ended(child->watch))
     kill(child->pid, MCH_STOP_SIGNAL);
 }
+
+/* -- limits ------------------------------------------------------------------------------- */
 
 uint64_t mch_time_timeout_of(const struct engine_fork *engine, const struct mch_task *task) {
   return task->extra != NULL && task->extra->timeout != 0 ? task->extra->timeout
@@ -67,7 +70,7 @@ static uint64_t limit_of(const struct child *child, const struct mch_task *task)
 }
 
 /* When the pool's time for what comes before the first task is over: the earliest time, while it
- * has not begun. MCH_NEVER: it may take any time, or is over. */
+ * has not begun. MCH_NEVER: there is no limit, or it is over. */
 uint64_t mch_time_init_limit(struct child *child) {
   uint64_t timeout = child->engine->config.timeout, now = mch_now(), since;
   if (!child->eager || timeout == 0 || child->state != LIVE)
@@ -96,7 +99,10 @@ uint64_t mch_time_timeout_at(struct child *child) {
   return least == 0 ? MCH_NEVER : mch_now() + least;
 }
 
-/* One that was never asked for anything has nothing to finish: the end of its stream will do. */
+/* -- leaving ------------------------------------------------------------------------------ */
+
+/* A worker that was never asked for anything has nothing to finish: the end of its stream will do.
+ */
 void mch_time_send_quit(struct child *child) {
   struct mch_message_head head = {MCH_MESSAGE_QUIT, 0, 0, 0};
   if (child->state != LIVE)
@@ -128,6 +134,8 @@ void mch_time_flush(struct child *child) {
   if (child->state == ENDED || mch_channel_unsent(&child->channel) == 0)
     mch_child_take_out(child, UNSENT);
 }
+
+/* -- when time is up ---------------------------------------------------------------------- */
 
 /* Its `init` takes too long. The task that waits for it ends by that, the others are for other
  * workers; this one is stopped like a task, and leaves. They are taken back from the last to the
@@ -187,16 +195,16 @@ void mch_time_check_time(struct child *child, uint64_t now) {
 
 /* When time has something to do with this worker. */
 uint64_t mch_time_due_at(struct child *child, uint64_t now) {
-  uint64_t due = mch_child_sooner(child->kill_at, child->insist_at);
+  uint64_t due = mch_sooner(child->kill_at, child->insist_at);
   if (child->state == ENDED)
     return MCH_NEVER;
   if (child->stream_ended != 0 && !child->killed)
-    due = mch_child_sooner(due, child->stream_ended + end_grace);
+    due = mch_sooner(due, child->stream_ended + end_grace);
   if (child->watch < 0)
-    due = mch_child_sooner(due, now + unwatched_check);
+    due = mch_sooner(due, now + unwatched_check);
   if (child->outstanding > 0 && !mch_child_is_taken(child, child->first_ticket))
-    due = mch_child_sooner(due, mch_child_slow_at(child));
+    due = mch_sooner(due, mch_child_slow_at(child));
   if (child->engine->timeouts && child->outstanding > 0)
-    due = mch_child_sooner(due, mch_time_timeout_at(child));
+    due = mch_sooner(due, mch_time_timeout_at(child));
   return due;
 }

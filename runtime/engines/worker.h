@@ -1,6 +1,6 @@
 /* Runs in: child only (the handle exists nowhere else).
  *
- * A worker's whole life: hello, take a task, run it, answer, leave by _exit. */
+ * A worker's whole life: send HELLO, take a task, run it, answer, leave by _exit. */
 #ifndef MCH_WORKER_H
 #define MCH_WORKER_H
 
@@ -70,7 +70,7 @@ void mch_worker_emit(struct mch_worker *worker, const void *graph, size_t length
 
 /* Send a piece of the task's result ahead. Never blocks: what the pool does not take now goes
  * before the next that is said. 1, or 0: no memory. Does not return when the pool has gone. */
-int mch_worker_send_ahead(struct mch_worker *worker, const void *piece, size_t length);
+int mch_worker_send_early(struct mch_worker *worker, const void *piece, size_t length);
 
 /* The runner has read its task: the memory of the message may be given back. */
 void mch_worker_forget_task(struct mch_worker *worker);

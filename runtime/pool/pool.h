@@ -7,16 +7,17 @@
  * The life of a task
  *
  *     run --> QUEUED --submit--> SUBMITTED --finished--> DONE --take--> freed
- *               ^                    |
- *               +----- returned -----+   never started: stolen, recalled, its worker died;
- *                                        or it is tried again
+ *               ^ ^                  |   |
+ *               | +---- returned ----+   |   never started: stolen, recalled, its worker died
+ *               +---- PAUSED <- failed --+   it is tried again, at once or later
+ *
+ * What becomes of the others of its group when one has failed is in pool_halt.c.
  *
  * Threads: the pool has an owner, the thread that happens to call into it (one at a time); the
  * driver's thread comes between those calls. Each function takes the pool's lock by itself. */
 #ifndef MCH_POOL_H
 #define MCH_POOL_H
 
-#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,14 @@ struct mch_pool_config {
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
   const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
+};
+
+/* What failures do to the others of a group. Those that are retried do not count, nor those that
+ * were cancelled. */
+struct mch_halt {
+  enum { MCH_HALT_NEVER, MCH_HALT_SOON, MCH_HALT_NOW } how; /* NOW: what runs is stopped, too */
+  uint64_t after; /* when so many have failed; 0: see `share` */
+  double share;   /* when 3 have failed and they are this share of all that ended, or more */
 };
 
 /* Tasks that are received together: those of run(), or those of one map or imap. */
@@ -50,6 +59,10 @@ struct mch_group {
   uint64_t call;     /* which map of the pool; 0: run() */
   uint64_t accepted; /* tasks so far */
   int abandoned;     /* nobody will take anything: drop what finishes, then the group */
+  struct mch_halt halt;
+  uint64_t ended, failed; /* since counting began: not cancelled ones; of them, failures */
+  struct mch_task *cause; /* the failure (held) because of which all others end; NULL: none */
+  int calling;            /* `cause` is only over when mch_pool_go_on() says so, not when taken */
 };
 
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
@@ -82,6 +95,11 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
  * is had before. 0 or a code. */
 int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t count,
                      struct mch_error *error);
+
+/* If this failure has halted the group: it was handed over, and tasks of the group run again. */
+void mch_pool_go_on(struct mch_pool *pool, struct mch_group *group, uint64_t runid);
+/* Free a group whose pool has gone. */
+void mch_pool_free_group(struct mch_group *group);
 
 /* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
 void mch_pool_pump(struct mch_pool *pool);
@@ -121,15 +139,16 @@ void mch_pool_wait(struct mch_pool *pool, const struct mch_waiting *waiting);
  * away, as it does from a wait. */
 void mch_pool_attend(struct mch_pool *pool, int attended);
 
-/* The same for an event loop: wait until one of these descriptors is readable. Whether the first
- * one is. */
+/* The wait of an event loop: until one of these descriptors is readable, `until` comes, or a signal
+ * has something to say by `interrupted`. Whether the first one is readable. */
 int mch_await_until(const int *fds, size_t count, uint64_t until, int (*interrupted)(void *ud),
                     void *ud);
 
-/* The same with nothing to wait for: sleep until `until` or a signal. */
+/* Sleep until `until`, or until a signal has something to say by `interrupted`. */
 void mch_sleep_until(uint64_t until, int (*interrupted)(void *ud), void *ud);
 
-/* The same with pools that have joined `poller`; drivers do not keep away. */
+/* Wait for pools that have joined `poller`, until `until` or a signal as above. Drivers do not keep
+ * away. */
 void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void *ud), void *ud);
 
 /* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
@@ -183,6 +202,9 @@ uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 /* Counts of a group, and of the whole pool (`unfinished` also where `group` is NULL). */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
 size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
+/* Whether so many tasks of a group (without batches) are queued: accepted, neither running nor
+ * done. 2: and workers have some before them that nobody will tell when they begin. */
+int mch_pool_is_full(struct mch_pool *pool, const struct mch_group *group, size_t limit);
 /* Both at once, of a group: whether something has finished, and whether fewer than `few` have not.
  */
 void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
@@ -193,12 +215,19 @@ struct mch_pool_counts {
   uint64_t next_runid;
 };
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts);
+
+/* How all its tasks have ended so far, and the nanoseconds since the first one came. */
+struct mch_pool_tally {
+  uint64_t ok, failed, cancelled;
+  uint64_t elapsed;
+};
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally);
 size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, size_t room);
 
 /* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it
  * runs; its end comes later. */
 int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
-/* The same for all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
+/* Ask it of all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
 /* How many tasks below `limit` have not finished. */
 size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);

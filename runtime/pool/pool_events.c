@@ -357,7 +357,7 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
                     size_t room) {
   pthread_mutex_lock(&pool->lock);
   stats->tally = pool->tally;
-  stats->running = pool->engine->ops->running(pool->engine);
+  stats->running = pool->engine->ops->running(pool->engine, NULL, NULL);
   stats->queued = pool->unfinished;
   stats->queued -= stats->running < stats->queued ? stats->running : stats->queued;
   stats->unreceived = pool->finished;

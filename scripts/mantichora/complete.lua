@@ -1,6 +1,7 @@
 -- Completes names at the prompt: globals and keywords, fields after a dot, methods after a colon.
 -- Loaded by bindings/host/repl.c, which calls the function returned as complete(text, columns). Looks at
--- tables raw and along __index tables; never calls a metamethod.
+-- tables raw and along __index tables; never calls a metamethod. Without `columns` it returns all
+-- candidates, the prefix that they complete, and the function that finds the value of `a.b.c`.
 
 local next, rawget, type = next, rawget, type
 local getmetatable = debug.getmetatable
@@ -114,6 +115,10 @@ local function find_names(text)
 end
 
 return function(text, columns)
+  if not columns then
+    local list, prefix = find_names(text)
+    return list, prefix, follow
+  end
   if not find(text, "[^ \t\n]%s*$") or find(text, "\n%s*$") then return "  " end -- indentation
   local list, prefix = find_names(text)
   if #list == 0 then return end

@@ -1,6 +1,6 @@
 --- @submodule mantichora
 
--- What options there are, and what is said of wrong ones. Loaded by pool.lua with the core; returns the options by
+-- The options, their checks and the messages about wrong ones. Loaded by pool.lua with the core; returns the options by
 -- what takes them, and the check.
 
 local core = ...
@@ -93,6 +93,63 @@ local function check_nworkers(name, value)
   return number
 end
 
+local halts = "halt must be \"never\", \"soon\", \"now\" or { \"soon\" or \"now\", fail = a number }: "
+
+-- When the tasks of a group shall halt: false for never, else a table with `how`, and `after` (so many failures) or
+-- `share` (of what has ended).
+local function check_halt(name, value)
+  if value == "never" then return false end
+  local given = type(value) == "table" and value or { value }
+  local how, fail = given[1], given.fail
+  for key in pairs(given) do
+    if key ~= 1 and key ~= "fail" then
+      return nil, ("option '%s' has 'fail' and no '%s'"):format(name, to_text(key))
+    end
+  end
+  if how ~= "soon" and how ~= "now" then
+    return nil, ("option '%s': %s%s is given"):format(name, halts, shown(how == nil and value or how))
+  end
+  if fail == nil then return { how = how, after = 1 } end
+  local number = type(fail) == "number" and tointeger(fail)
+  if number and number >= 1 then return { how = how, after = number } end
+  if type(fail) == "number" and fail > 0 and fail < 1 then return { how = how, share = fail } end
+  return nil, complain(name .. ".fail", "an integer from 1, or a share between 0 and 1", fail)
+end
+
+-- Kinds of ends after which a task is tried again, as bits of an integer.
+local function check_kinds(name, value)
+  if type(value) ~= "table" then return nil, complain(name, "a list of kinds of failures", value) end
+  local bits = 0
+  for key, kind in pairs(value) do
+    local number = core.kinds[kind]
+    if not tointeger(key) or not number or kind == "ok" or kind == "cancelled" then
+      return nil, complain(name, 'a list of "error", "unsendable", "exited", "killed" and "timeout"',
+        tointeger(key) and kind or key)
+    end
+    bits = bits | 1 << number
+  end
+  return bits
+end
+
+local function check_delay(name, value)
+  if type(value) ~= "number" or not (value >= 0) then
+    return nil, complain(name, "a number of seconds that is not negative", value)
+  end
+  return value
+end
+
+local function check_key(name, value)
+  if type(value) ~= "string" and type(value) ~= "number" then
+    return nil, complain(name, "a string or a number", value)
+  end
+  return value
+end
+
+local function check_key_function(name, value)
+  if not core.is_callable(value) then return nil, complain(name, "a function of item and index", value) end
+  return value
+end
+
 local options_of = {} -- by what takes them: filled in below
 
 local limit_options = {
@@ -120,28 +177,40 @@ end
 
 --- What `mantichora(options)` and `new(options)` take. All may be absent.
 -- @table options
--- @field nworkers so many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
--- `cpu_count()` says. The environment variable MANTICHORA_WORKERS changes the default.
--- @field engine `"fork"` (default): a pool of workers that are used again. `"snapshot"`: a fork for each
--- task, from the state that this process has when the task starts; only results are serialized.
--- `"inline"`: in this process, when its result is received, for debugging.
+-- @field nworkers how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
+-- `cpu_count()` returns. The environment variable MANTICHORA_WORKERS changes the default.
+-- @field engine `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task,
+-- from the state that this process has when the task starts; only results are serialized. `"inline"`: in this
+-- process, when its result is received, for debugging.
 -- @field progressbar false: bars of tasks are not shown. Default true.
 -- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
 -- failed. Default false.
+-- @field leave `"failed"`: on a terminal the bars of tasks that ended well go, and the pool ends with
+-- one line such as `1000 tasks: 997 ok, 3 failed, 12.3 s` on stderr, if bars are shown. true (default):
+-- all stay.
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
--- @field timeout seconds that each task may run, and `init`; default: any time
--- @field max_tasks_per_worker a worker is replaced after so many tasks; default: never
--- @field seed integer from which the random streams of the tasks are derived; default: unforeseeable
--- @field init function, run once in each new worker before its first task. It goes along by the fork,
--- so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process, the task
--- that waits for it fails by that, and the others go to other workers.
+-- @field timeout seconds that each task, and `init`, may run; default: no limit
+-- @field halt what a failure does to the rest of the tasks. `"never"` (default): nothing. `"soon"`: no further
+-- task starts, those that run may finish; `"now"`: those that run are stopped, too. `{ "soon", fail = n }` and
+-- `{ "now", fail = n }`: at the n-th failure; with `fail` between 0 and 1, when that share of the tasks that have
+-- ended so far has failed, and at least 3 have. Neither cancelled tasks nor failures that are retried count. What
+-- does not start ends as `cancelled`, with a message that names the failure, which is its `cause`; so do tasks that
+-- are run later, until that failure has been given, raised or logged. Then counting begins anew. Calls that receive
+-- many raise that failure. Each `map` or `imap` counts and stops for itself.
+-- @field max_queued `run` and `run_with` wait while so many tasks of theirs are queued, `run_multiple` before its
+-- first; default: any number. Not in handlers, sinks and renderers, nor with the engine `"inline"`.
+-- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
+-- @field seed integer from which the random streams of the tasks are derived; default: random
+-- @field init function, run once in each new worker before its first task. Workers get it by the fork, not
+-- serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process,
+-- the task that waits for it fails, and the others go to other workers.
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
--- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector turns generational
--- before the first fork, so that workers share its pages, and back at `close`; a worker in which a task has
--- left much, or has made a full collection, is replaced after it. `"keep"`: it is not touched.
--- @field background true: from the first `run` to `close` a helper thread of this process moves the pool on
--- between calls (where the system has no thread left, only calls do). false: no thread. Default true.
+-- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational
+-- mode before the first fork, so that workers share its pages, and back at `close`; a worker is replaced
+-- after a task that left much in it, or that ran a full collection. `"keep"`: the collector is not touched.
+-- @field background true: from the first `run` to `close` a helper thread of this process advances the pool
+-- between calls (if no thread can be started, only calls do). false: no thread. Default true.
 -- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
 -- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
 -- @field name string, shown in messages
@@ -151,8 +220,14 @@ local pool_options = {
   engine = choice_of("fork", "snapshot", "inline"),
   progressbar = of_type("boolean", "true or false"),
   poolbar = of_type("boolean", "true or false"),
+  leave = function(name, value)
+    if value == true or value == "failed" then return value end
+    return nil, complain(name, 'true or "failed"', value)
+  end,
   on_error = choice_of("raise", "return"),
   timeout = seconds,
+  halt = check_halt,
+  max_queued = integer_from(1, "a positive integer"),
   max_tasks_per_worker = integer_from(1, "a positive integer"),
   seed = integer_from(1 << 63, "an integer"),
   init = of_type("function", "a function"),
@@ -169,7 +244,11 @@ local run_options = {
   name = of_type("string", "a string"),
   timeout = seconds,
   retries = integer_from(0, "an integer that is not negative"),
+  retry_on = check_kinds,
+  retry_delay = check_delay,
   priority = integer_from(1 << 63, "an integer"),
+  key = check_key,
+  wait = of_type("boolean", "true or false"),
 }
 
 local returns_options = { packed = of_type("boolean", "true or false") }
@@ -177,7 +256,8 @@ local returns_options = { packed = of_type("boolean", "true or false") }
 -- What an item of `map` takes is what a task takes.
 local map_options = {
   name = run_options.name, timeout = run_options.timeout, retries = run_options.retries,
-  priority = run_options.priority,
+  retry_on = run_options.retry_on, retry_delay = run_options.retry_delay, priority = run_options.priority,
+  halt = check_halt, key = check_key_function,
 }
 
 local imap_options = { ordered = of_type("boolean", "true or false") }
@@ -186,11 +266,11 @@ for name, check_option in pairs(map_options) do imap_options[name] = check_optio
 options_of.limits, options_of.run_with, options_of.returns = limit_options, run_options, returns_options
 options_of.map, options_of.imap = map_options, imap_options
 
--- In this order it is looked whose an option is that another function was given.
+-- Where to look, in this order, for the owner of an option that was given to the wrong function.
 local owners = { "limits", "pool", "run_with", "returns", "imap" }
 local names = { limits = "the pool's limits", pool = "the pool" }
 
--- What to say of an option that `owner` does not know: whose it is, or what looks most like it.
+-- The message about an option that `owner` does not have: whose it is, or which name is nearest.
 local function unknown_option(name, owner)
   local best, least = nearest(name, options_of[owner])
   local hint = ("did you mean '%s'?"):format(best)

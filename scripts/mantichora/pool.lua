@@ -15,9 +15,9 @@
 
 local _, core = ...
 
-local error, ipairs, next, select, setmetatable, tonumber, type =
-  error, ipairs, next, select, setmetatable, tonumber, type
-local pack, sort = table.pack, table.sort
+local error, ipairs, next, pairs, select, setmetatable, tonumber, type =
+  error, ipairs, next, pairs, select, setmetatable, tonumber, type
+local pack = table.pack
 local to_text, tointeger = core.text, core.tointeger
 
 -- Another part of ours, given the core and what else it takes.
@@ -36,16 +36,16 @@ local settings_of = setmetatable({}, { __mode = "k" })
 -- Keep it in a `<close>` variable. Leaving its scope in the ordinary way waits for all tasks and closes the
 -- pool: a task is not lost because nobody asked for its value. If tasks failed and nobody received their
 -- failures, it raises the one that `returns` would raise (with `on_error = "return"` they are logged as by
--- `close`); of what was accepted before a `terminate` they are logged, and what was cancelled does not count.
--- Leaving it by an error ends as `terminate` and then `close` would, and so does Ctrl-C while it waits. To
--- leave early without waiting, call `terminate`.
+-- `close`); failures of tasks accepted before a `terminate` are logged, and cancelled tasks do not count.
+-- Leaving it by an error acts as `terminate` and then `close`, and so does Ctrl-C while it waits. To leave
+-- early without waiting, call `terminate`.
 --
--- A pool that is collected without having been closed kills its workers; the next call of the library logs
--- that, at WARNING of the logger `mantichora`, with how many tasks had not ended. It belongs to the process
--- that made it; in any other one its methods raise. After `close` they raise `pool is closed`.
+-- When a pool is collected without having been closed, its workers are killed; the next call of the library
+-- logs that, at WARNING of the logger `mantichora`, with how many tasks had not ended. A pool belongs to the
+-- process that made it; in any other its methods raise. After `close` they raise `pool is closed`.
 --
--- What waits can be interrupted by Ctrl-C, as the host handles it: `lua` and `mantichora` raise
--- `interrupted!`. The tasks go on then.
+-- Ctrl-C interrupts a call that waits, as the host handles it: `lua` and `mantichora` raise `interrupted!`.
+-- The tasks go on then.
 -- @type pool
 
 local methods = {}
@@ -83,29 +83,23 @@ function forms.packed(_, failed, ...)
 end
 function forms.entry(runid, _, ...) return { runid, n = 1 + select("#", ...), ... } end
 
--- The failure of the lowest run ID, with the others and with what succeeded.
-local function failures_as_one(failures, results)
-  sort(failures, function(a, b) return a.runid < b.runid end)
-  local first = failures[1]
-  first.failures, first.results = failures, results
-  return first
-end
-
-local function raise_lowest(failures, results)
-  error(failures_as_one(failures, results), 0)
-end
-
--- Take everything finished, in `form`: the list, its length, the failures, and what succeeded by run ID.
+-- Take everything finished, in `form`: the list, its length, the failures, and what succeeded by run ID. What a
+-- halt has cancelled does not stand in the list if failures are raised.
 local function take_list(self, from, form)
-  local list, n, failures, results = {}, 0, {}, {}
+  local list, n, failures, results = {}, 0, failures_of.sum(), {}
+  local raising = raises(self)
   local copies = form ~= forms.first and 2 or 1
   local function add(runid, failed, ...)
     if runid == nil then return false end
+    if from then from = runid + 1 end
+    if failed and raising then
+      failures:add((...))
+      return true
+    end
     n = n + 1
     local value = form(runid, failed, ...)
     list[n] = value
-    if failed then failures[#failures + 1] = (...) else results[runid] = value end
-    if from then from = runid + 1 end
+    if failed then failures:add((...)) else results[runid] = value end
     return true
   end
   repeat
@@ -118,7 +112,7 @@ end
 -- wished: the one of the lowest run ID, with the others and with what succeeded.
 local function receive_list(self, from, form)
   local list, n, failures, results = core.hand_over(self, take_list, self, from, form)
-  if failures[1] and raises(self) then raise_lowest(failures, results) end
+  if failures:any() and raises(self) then error(failures:as_one(results), 0) end
   return list, n
 end
 
@@ -127,8 +121,8 @@ end
 -- @function returns
 -- @tparam[opt] table options `packed = true`: all values of each, as `table.pack` makes them
 -- @treturn table the values in run order, with `n`
--- @raise the `failure` of the lowest run ID, once all have ended. All tasks that it covers count as
--- received: what they gave stands in its fields `failures` and `results`.
+-- @raise the `failure` of the lowest run ID, once all have ended; after a `halt` the one that was its cause. All
+-- of these tasks then count as received: their failures and values are in its fields `failures` and `results`.
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
@@ -190,7 +184,7 @@ function methods:receive_one(timeout)
 end
 
 --- Iterate over tasks as they end: `for runid, value in mcore:as_completed() do`.
--- A `break` leaves the rest outstanding. Tasks that the loop runs are received in it too.
+-- A `break` leaves the other tasks outstanding. Tasks that the loop's body queues are received in it too.
 -- @function as_completed
 -- @return iterator over run ID and values
 -- @raise at each step, the `failure` of the task
@@ -204,30 +198,35 @@ end
 -- Running
 
 --- Queue a task: `f(...)`.
--- Function, upvalues and arguments are serialized now: what is changed later is not seen. (With
--- the engine `"snapshot"` they are kept as they are until the task's fork.)
+-- Function, upvalues and arguments are serialized during the call: the task does not see later changes. (With
+-- the engine `"snapshot"` they are not serialized; the task has them as they are at its fork.)
 -- @function run
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
 -- @treturn integer run ID: 0, 1, 2, ... in each pool
 -- @raise what cannot be sent, with the path to it; that no worker could be forked
--- @blocks never for a task; the first call forks the workers
+-- @blocks while as many tasks of `run` are queued as the pool's `max_queued` allows; else never for a task. The
+-- first call forks the workers
 methods.run = core.run
 
 --- Queue a task with options of its own.
 -- @function run_with
 -- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run
--- time. `retries`: further attempts when its worker died, and only then. `priority`: integer, default
--- 0; higher ones start first, equal ones in run order.
+-- time, of each attempt. `retries`: further attempts, up to 65,535, after the kinds of failures that `retry_on`
+-- lists (default `{"killed", "exited"}`, that is when its worker died; what was cancelled is never tried again).
+-- `retry_delay`: seconds before the second attempt, default 0; doubled for each further one, up to 60 s. In the
+-- pause the task counts as queued. `priority`: integer, default 0; higher ones start first, equal ones in run
+-- order. `key`: string or number that names the task's random stream instead of the run ID, so that it keeps its
+-- numbers when others come before it; 1, 1.0 and "1" are three keys. `wait = false`: see below.
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
--- @treturn integer run ID
+-- @treturn integer run ID; nil and `"full"` with `wait = false` where the pool's `max_queued` would have it wait
 -- @raise as `run`
 -- @blocks as `run`
 function methods:run_with(options, ...)
   check(self)
-  local o = check_options("run_with", options, 2)
-  local runid = core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
+  local runid, why = core.run_with(self, check_options("run_with", options, 2), ...)
+  if runid == nil then return nil, why end
   return runid
 end
 
@@ -235,7 +234,7 @@ end
 -- @function run_multiple
 -- @tparam table functions list of them
 -- @treturn table list of their run IDs. All are queued, or none.
--- @raise as `run`, with the place in the list of what cannot be sent; then none is queued
+-- @raise as `run`, with the position in the list of what cannot be sent; then none is queued
 -- @blocks as `run`
 function methods:run_multiple(functions)
   check(self)
@@ -266,7 +265,8 @@ local events = part("events", { in_pool = in_pool, new_failure = new_failure })
 
 local map = part("map", {
   note = events.note_map,
-  take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
+  take = function(pool, group) return take(pool, nil, group) end, failures_of = failures_of,
+  halt = function(pool) return settings_of[pool].halt end,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
   nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
@@ -299,47 +299,49 @@ end
 
 -- Options of a mapping for the core; what a batch cannot carry makes each item travel alone.
 local function for_mapping(checked, more)
-  more.name, more.timeout = checked.name, checked.timeout
-  more.retries, more.priority = checked.retries or 0, checked.priority or 0
-  more.alone = (checked.name or checked.timeout or checked.retries) ~= nil
+  for name, value in pairs(checked) do more[name] = value end
+  more.key_of, more.key, more.priority = checked.key, nil, checked.priority or 0
+  more.alone = (checked.name or checked.timeout or checked.retries or checked.key) ~= nil
   return more
 end
 
 --- Call `f(item)` for each item of a list, each as a task, and return the first values.
--- Short items travel in batches. Results of tasks that `run` has queued are not touched.
+-- Short items are sent in batches. Results of tasks that `run` queued are not touched.
 -- @function map
 -- @tparam function f function, or a table that can be called
 -- @tparam table list read from 1 to `list.n` or `#list`
--- @tparam[opt] table options `name`, `timeout`, `retries`, `priority` of each item, as `run_with` has them
+-- @tparam[opt] table options `name`, `timeout`, `retries`, `retry_on`, `retry_delay`, `priority` of each item, as
+-- `run_with` has them; `halt` of this call, as pools have it (default: the pool's); `key`: a function that is called
+-- with each item and its number, and gives what `run_with` takes as `key`
 -- @treturn table the values in order, with `n`
--- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. What of an
--- item cannot be sent, with its number.
+-- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the
+-- item's number, what cannot be sent; and what its `key` raises.
 -- @blocks until the last item is done
 function methods:map(f, list, options)
   check(self)
   core.check_may_wait()
   check_map("map", f, list)
   local checked = check_options("map", options, 4)
-  local values, problem = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
-  if not values then error(problem, 2) end
+  local values, problem, is_foreign = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
+  if not values then error(problem, is_foreign and 0 or 2) end
   return values
 end
 
 --- Iterate over the values of `f` for each item: `for i, value in mcore:imap(f, items) do`.
--- It looks ahead only so far that any number of items takes constant memory: at most 192 items for each
+-- Its look-ahead is bounded, so that any number of items takes constant memory: at most 192 items for each
 -- worker, and 64 MiB of serialized items and results that wait, or one item for each worker. Until it has
--- seen as many results as there are workers these are 4 items for each worker. What is there is handed
--- over before an iterator is asked again, so that a slow one delays no result by more than one step.
--- A `break` or an error cancels what the loop has queued. Results of tasks that `run` has
--- queued are not touched.
+-- seen as many results as there are workers, the bound is 4 items for each worker. Results that are ready are
+-- handed over before an iterator is called again, so that a slow one delays no result by more than one step.
+-- A `break` or an error cancels what the loop has queued. Results of tasks that `run` queued are not touched.
 -- @function imap
 -- @tparam function f function, or a table that can be called
--- @param source list, or a function that gives an item (one or more values) at each call and nil at the
--- end; it is called in this process, without arguments. What it raises is raised after the values of what
--- came before.
+-- @param source list, or a function that gives an item (one or more values) at each call and nil at the end;
+-- it is called in this process, without arguments. An error of its own is raised after the values of the
+-- items before it.
 -- @tparam[opt] table options `ordered = false`: in the order in which they end; and those of `map`
 -- @return iterator over the item's index and its values, and what a generic `for` closes
--- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first)
+-- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first); after a `halt`,
+-- at the turn of the first item that has no value, the failure that was its cause
 -- @blocks at each step, until that item is done
 function methods:imap(f, source, options, ...)
   check(self)
@@ -364,7 +366,7 @@ function methods:start()
   core.start(self)
 end
 
---- Move things on without receiving: start tasks, take results in, show bars, lines and log records.
+--- Advance the pool without receiving: start tasks, take in results, show bars, lines and log records.
 -- @function poll
 -- @tparam[opt=0] number timeout seconds to wait, if no task waits to be received, until one does
 -- @treturn integer how many tasks wait to be received
@@ -377,11 +379,11 @@ function methods:poll(timeout)
   return finished
 end
 
---- The workers that live now.
+--- The workers that are alive now.
 -- @function workers
--- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement has its
--- slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (bytes that it
--- used at most); in order of `slot`
+-- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement takes its slot),
+-- `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak memory in
+-- bytes); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -389,17 +391,18 @@ function methods:workers()
 end
 
 --- A descriptor that is readable when `poll(0)` has something to do, for event loops.
--- The pool's own: do not read or close it. `events` and `timeout` complete what cqueues asks of an object.
+-- The pool's own: do not read or close it. Together with `events` and `timeout` it makes a pool an object
+-- that cqueues can wait for.
 -- @function pollfd
 -- @treturn integer descriptor
--- @raise that the system has none
+-- @raise that the system has no such descriptor
 -- @blocks never
 function methods:pollfd()
   check(self)
   return core.fd(self)
 end
 
---- What to wait for on that descriptor, in the words of cqueues.
+--- What to wait for on that descriptor, in the notation of cqueues.
 -- @function events
 -- @treturn string `"r"`
 -- @blocks never
@@ -423,7 +426,7 @@ end
 -- Either way it ends as `cancelled`, and is received as such.
 -- @function cancel
 -- @tparam integer runid its run ID
--- @treturn string `"queued"` or `"running"`: what it was; nil: it had ended
+-- @treturn string `"queued"` or `"running"`: what the task was; nil: it had ended
 -- @blocks never
 function methods:cancel(runid)
   check(self)
@@ -472,8 +475,8 @@ local end_tasks = core.undisturbed(function(self, next_runid)
   core.wait(self, "below", next_runid)
 end)
 
---- Stop all tasks now, as `cancel` does. Results that are there stay. The pool stays usable. On a closed pool
--- it does nothing.
+--- Stop all tasks now, as `cancel` does. Results that have arrived stay. The pool stays usable. On a closed
+-- pool it does nothing.
 -- @function terminate
 -- @blocks until the workers are gone or idle: a little more than half a second at most
 function methods:terminate()
@@ -508,10 +511,11 @@ local finish = core.undisturbed(function(self)
   if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
+  core.summary(self)
   core.free(self)
 end)
 
---- Wait for outstanding tasks, drop their results, end the workers. Twice is fine.
+--- Wait for outstanding tasks, drop their results, end the workers. Closing twice does no harm.
 -- Failures that nobody received are logged: one line at level ERROR of the logger `mantichora`, with their
 -- number and the first one. `pool["end"](pool)` is the same.
 -- @function close
@@ -548,21 +552,15 @@ local function unreceived_failure(self)
   local from = settings_of[self].stopped_below
   if not raises(self) or core.failed(self, from) == 0 then return nil end
   local _, _, failures, results = core.hand_over(self, take_list, self, 0, forms.first)
-  local counted, rest = {}, {}
-  for _, failure in ipairs(failures) do
-    if failure.kind ~= "cancelled" then
-      local list = failure.runid >= from and counted or rest
-      list[#list + 1] = failure
-    end
-  end
-  return failures_as_one(counted, results), rest
+  local counted, rest = failures:split(from)
+  return counted:as_one(results), rest
 end
 
 -- What was accepted is waited for, and what was not received is told: the failure to raise, or nil.
 local function leave_in_order(self)
   core.wait(self, "idle")
   local failure, rest = unreceived_failure(self)
-  if rest and rest[1] then log_failures(self, #rest, failures_as_one(rest)) end
+  if rest and rest:any() then log_failures(self, rest.n, rest:as_one()) end
   if not core.is_closed(self) then finish(self) end
   return failure
 end
@@ -597,10 +595,17 @@ end
 
 local mantichora = {}
 
--- What the host's --workers asks for.
+local told_of_workers = false
+
+-- What the host's --workers asks for. What cannot be used is told once.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not text or text == "" then return 4 end
+  local number = options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not number and not told_of_workers then
+    told_of_workers = true
+    logger():warning("MANTICHORA_WORKERS is '%s': a whole number from 1 to 4096 or auto is expected", text)
+  end
   return number or 4
 end
 
@@ -615,9 +620,12 @@ local function make(options)
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),
+    leave_failed = o.leave == "failed",
     poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
+    halt = o.halt,
+    max_queued = o.engine ~= "inline" and o.max_queued or 0,
     seed = o.seed or core.seed(),
     init = o.init,
     limit_memory = limits.memory or 0,
@@ -627,7 +635,7 @@ local function make(options)
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0,
-    inline = o.engine == "inline" }
+    inline = o.engine == "inline", halt = o.halt }
   return pool
 end
 
@@ -643,10 +651,10 @@ function mantichora.new(options)
   return pool
 end
 
---- Sleep, and move all pools of this state on meanwhile. In tasks and outside.
+--- Sleep, and advance all pools of this state meanwhile. In tasks and outside.
 -- @function sleep
 -- @tparam number duration seconds
--- @blocks for so long
+-- @blocks for `duration` seconds
 function mantichora.sleep(duration)
   if type(duration) ~= "number" or duration ~= duration then
     core.argument(1, "sleep takes a number of seconds: " .. to_text(duration) .. " is given")
@@ -654,13 +662,13 @@ function mantichora.sleep(duration)
   core.sleep(duration)
 end
 
---- How many CPUs this process may use, by its affinity and the quota of its cgroup.
+--- How many CPUs this process may use, according to its affinity and the quota of its cgroup.
 -- @function cpu_count
 -- @treturn integer at least 1
 -- @blocks never
 mantichora.cpu_count = core.cpu_count
 
---- Tell what `run(f, ...)` would send, and what of it cannot be sent.
+--- Report what `run(f, ...)` would send, and what of it cannot be sent.
 -- @function explain
 -- @tparam function f the function
 -- @param ... its arguments

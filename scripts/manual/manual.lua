@@ -18,6 +18,8 @@ local pages = {
   { name = "trust", section = 7, about = "what a task can do to its parent" },
   { name = "progress", section = 7, about = "progress bars" },
   { name = "logging", section = 7, about = "log records and output of tasks" },
+  { name = "shell", section = 7, about = "map, filter and run at the shell" },
+  { name = "notebook", section = 7, about = "mantichora in Jupyter's notebooks" },
   { name = "embedding", section = 7, about = "mantichora inside of programs" },
   { name = "performance", section = 7, about = "what things cost" },
   { name = "mantichora", section = 3, about = "Lua module: pools of workers" },

@@ -11,10 +11,13 @@
  * pass
  *
  * In that state `codec` is this module again. A dictionary is a table {[id] = bytes}. */
+#include "codec_module.h"
+
 #include <lauxlib.h>
 #include <lualib.h>
 #include <string.h>
 
+#include "bindings/values/code.h"
 #include "bindings/values/early.h"
 #include "bindings/values/graph.h"
 
@@ -80,7 +83,7 @@ static uint32_t intern(void *ud, const char *bytes, size_t len, const char **kep
   return (uint32_t)(n + 1);
 }
 
-static int send_ahead(void *ud, const unsigned char *piece, size_t len) {
+static int send_early(void *ud, const unsigned char *piece, size_t len) {
   struct holder *holder = ud;
   lua_pushlstring(holder->L, (const char *)piece, len);
   lua_rawseti(holder->L, holder->ahead, (lua_Integer)lua_rawlen(holder->L, holder->ahead) + 1);
@@ -124,7 +127,7 @@ static int encode(lua_State *L) {
     encoder.intern_code = intern;
   holder->ahead = get_table(L, "ahead");
   if (holder->ahead != 0)
-    encoder.send_ahead = send_ahead;
+    encoder.send_early = send_early;
   encoder.ud = holder;
   mch_encode(L, &encoder, 2, n);
   lua_pushlstring(L, (const char *)holder->out.data, holder->out.length);
@@ -223,8 +226,6 @@ static int replace(lua_State *L) {
   mch_baseline_replace(L, 1, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
   return 0;
 }
-
-__attribute__((visibility("default"))) int luaopen_codec_module(lua_State *L);
 
 static int state_new(lua_State *L) {
   lua_State **other = lua_newuserdatauv(L, sizeof *other, 0);

@@ -186,11 +186,11 @@ local function with_seed(seed, f)
   if not fine then error(("seed %d: %s"):format(seed, message), 0) end
 end
 
-local notes, dictionary = codec.notes(), {}
+local baseline, dictionary = codec.baseline(), {}
 
 local function round_trip()
   local value = { make({}, random(0, 6)), make({}, 2) }
-  local opts = { notes = random(2) == 1 and notes or nil, kind = random(2) == 1 and "task" or "result" }
+  local opts = { baseline = random(2) == 1 and baseline or nil, kind = random(2) == 1 and "task" or "result" }
   if random(3) == 1 then opts.dictionary = dictionary end
   local bytes = codec.encode(opts, value, value)
   local first, second = codec.decode(opts, bytes)
@@ -199,7 +199,7 @@ local function round_trip()
 end
 
 local function hostile()
-  local bytes = codec.encode({ notes = notes }, { make({}, random(0, 5)) })
+  local bytes = codec.encode({ baseline = baseline }, { make({}, random(0, 5)) })
   for _ = 1, 20 do
     local changed = bytes
     for _ = 1, random(3) do

@@ -230,11 +230,11 @@ static void test_a_task(void) {
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 1);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 2);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == 7);
-  CHECK(message.length == 7 && memcmp(message.body, "\0\0graph", 7) == 0);
+  CHECK(message.length == 8 && memcmp(message.body, "\0\0\0graph", 8) == 0);
   CHECK(hear(&peer, &message) == 0);
-  CHECK(engine->base.ops->running(&engine->base) == 0);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 0);
   CHECK(take(&peer, 1));
-  CHECK(engine->base.ops->running(&engine->base) == 1);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 1);
   CHECK(write(peer.out[0], "one\ntw", 6) == 6);
   answer(&peer, 1, 7, 6, 0);
   CHECK(write(peer.out[0], "next\n", 5) == 5); /* the next task's */

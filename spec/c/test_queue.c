@@ -1,8 +1,7 @@
-/* runtime/queue: whose turn it is, against a list that is searched; levels come and go. The queue's
- * own source is included, so that its tree can be looked at. */
-#include "runtime/pool/queue.c"
-
+/* runtime/queue: whose turn it is, against a list that is searched; levels come and go. */
 #include <string.h>
+
+#include "runtime/pool/queue_state.h"
 
 #include "check.h"
 
