@@ -476,7 +476,7 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       assert.are.same({ sum = 0.0, mean = 0.0, max = 0.0 }, zero.working)
       assert.are.same({}, zero.slots)
       assert.are.same({}, zero.slowest)
-      for i = 1, 3 do mcore:run_with({ name = "n" .. i }, function() mantichora.sleep(0.01 * i) end) end
+      for i = 1, 3 do mcore:run_with({ name = "n" .. i }, function() mantichora.sleep(0.1 * i) end) end
       mcore:run(error, "x")
       mcore:map(function(x) return x end, { 1, 2, 3, 4, 5 })
       if not is_inline then
@@ -508,8 +508,8 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
       assert.is_true(share > 0)
       local slow = {}
       for _, task in ipairs(stats.slowest) do slow[task.name or task.runid] = task.elapsed end
-      assert.is_true(slow.n3 >= 0.03 and stats.slowest[1].elapsed >= slow.n3)
-      assert.are.equal("ok", stats.slowest[1].kind)
+      assert.is_true(slow.n3 >= 0.3 and stats.slowest[1].elapsed >= slow.n3)
+      for _, task in ipairs(stats.slowest) do assert.is_true(task.name == nil or task.kind == "ok") end
       assert.is_true(#stats.slowest <= 5)
       for i = 2, #stats.slowest do assert.is_true(stats.slowest[i].elapsed <= stats.slowest[i - 1].elapsed) end
       assert.is_true(stats.bytes_sent > 0 and stats.bytes_received > 0)
