@@ -320,8 +320,18 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
     end)
 
     it("end what a loop leaves", function()
-      local mcore <close> = new()
+      local mcore <close> = new { nworkers = 1 }
       local events = record(mcore)
+      local function slow(x)
+        mantichora.sleep(0.05)
+        return x
+      end
+      for _ in mcore:imap(slow, { 1, 2, 3, 4, 5, 6, 7, 8, 9 }, { name = "alone" }) do break end
+      local open = 0 -- told as the loop is left; what was running may not have been told to have started
+      for _, event in ipairs(events) do
+        if event.event == "queued" and story(events, event.runid) == "queued" then open = open + 1 end
+      end
+      assert.is_true(open <= 1, open)
       for i in mcore:imap(function(x) return x end, function() return 1 end) do
         if i == 3 then break end
       end
