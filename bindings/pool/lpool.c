@@ -450,7 +450,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"unfinished", mch_core_unfinished},
                                   {"run_many", mch_core_run_many},
                                   {"group", mch_core_group},
-                                  {"abandon", mch_core_abandon},
+                                  {"abandon", mch_core_leave},
                                   {"go_on", mch_core_go_on},
                                   {"run_in", mch_core_run_in},
                                   {"run_batch", mch_core_run_batch},
@@ -501,7 +501,7 @@ int mch_lpool_open(lua_State *L) {
   if (luaL_newmetatable(L, GROUP)) {
     lua_pushcfunction(L, mch_core_abandon);
     lua_setfield(L, -2, "__gc");
-    lua_pushcfunction(L, mch_core_abandon);
+    lua_pushcfunction(L, mch_core_leave);
     lua_setfield(L, -2, "__close");
   }
   lua_pop(L, 1);

@@ -189,6 +189,7 @@ int mch_core_sleep(lua_State *L);
 int mch_core_group(lua_State *L);
 int mch_core_go_on(lua_State *L);
 int mch_core_abandon(lua_State *L);
+int mch_core_leave(lua_State *L);
 void mch_lrun_clear_message(struct lpool *lpool);
 void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder);
 void mch_lrun_begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder);

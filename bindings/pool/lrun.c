@@ -87,6 +87,15 @@ int mch_core_abandon(lua_State *L) {
   return 0;
 }
 
+/* The same as a step of the library, which ends with telling what it has caused. */
+int mch_core_leave(lua_State *L) {
+  struct lgroup *lgroup = luaL_checkudata(L, 1, GROUP);
+  mch_core_abandon(L);
+  if (mch_lpool_is_open(lgroup->lpool))
+    mch_levents_tell(L, lgroup->lpool);
+  return 0;
+}
+
 /* -- running ------------------------------------------------------------------------------ */
 
 static uint32_t intern_code(void *ud, const char *bytes, size_t length, const char **kept) {

@@ -97,6 +97,7 @@ void mch_halt_carry_out(struct mch_pool *pool) {
   if (!pool->halting)
     return;
   pool->halting = 0;
+  mch_output_begin_stop(pool->output); /* their bars move up together */
   for (runid = pool->base; runid < pool->next_runid; runid++) {
     struct mch_task *task = *mch_index_slot(pool, runid);
     if (task == NULL || task->group->cause == NULL)
