@@ -324,6 +324,8 @@ void mch_private_push_words(lua_State *L, int path) {
   luaL_buffinit(L, &words);
   for (at = 0; at < length; at += 1 + strlen(steps + at + 1)) {
     const char *step = steps + at + 1;
+    if (step[0] == '\0') /* none of ours: such a path leads nowhere */
+      continue;
     if (at > 0 && step[0] != '#')
       luaL_addstring(&words, ", ");
     if (step[0] == '^')
