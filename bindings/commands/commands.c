@@ -20,7 +20,7 @@ static const struct command commands[] = {
     {"journal", NULL},
     {"top", NULL},
     {"key", NULL},
-    {"busted", NULL},
+    {"busted", "commands.busted"},
     {"jupyter", NULL},
     {NULL, NULL},
 };
@@ -57,7 +57,8 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
   static const char *const parts[] = {"main",     "options", "expression",
-                                      "template", "stream",  "report"};
+                                      "template", "stream",  "report",
+                                      "nearest",  "busted",  "replay"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {
@@ -67,6 +68,7 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
     return 255;
   }
   preload(L, "mantichora.commands.core", mch_commands_open_core);
+  preload(L, "mantichora.commands.streams", mch_commands_open_streams);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     lua_pushfstring(L, "commands.%s", parts[i]);
     preload(L, lua_tostring(L, -1), load_part);

@@ -22,4 +22,7 @@ const struct mch_embedded *mch_commands_find_part(const char *name);
 /* Push what the parts of map, filter and run are made of. */
 int mch_commands_open_core(lua_State *L);
 
+/* Push what the part of busted takes: the streams of a task, kept in files. */
+int mch_commands_open_streams(lua_State *L);
+
 #endif
