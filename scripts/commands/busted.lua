@@ -140,27 +140,21 @@ end
 local function instrument(busted, run)
   local subscribe, publish, register = busted.subscribe, busted.publish, busted.register
 
+  -- A predicate that says no lets others hear, and stands in no traceback.
   function busted.subscribe(channel, listener, options)
-    local phase, wrapped = run.phase, listener
-    if phase == "handler" or phase == "filter" and channel[1] ~= "register" then
-      wrapped = function(...)
-        if run.recorder then return nil, true end
-        return listener(...)
-      end
-      if phase == "handler" and not (options and options.priority) then
-        run.flushes[table.concat(channel, " ")] = true
-      end
-    elseif phase == "helper" then
-      wrapped = function(...)
-        if run.replaying then return nil, true end
-        return listener(...)
-      end
+    local phase = run.phase
+    local here_only = phase == "handler" or phase == "filter" and channel[1] ~= "register"
+    if not here_only and phase ~= "helper" then return subscribe(channel, listener, options) end
+    if phase == "handler" and not (options and options.priority) then
+      run.flushes[table.concat(channel, " ")] = true
     end
     local hears = options and options.predicate
-    if hears and phase == "handler" then
-      options.predicate = function(...) return run.recorder ~= nil or hears(...) end
+    local own = { priority = options and options.priority }
+    function own.predicate(...)
+      if here_only and run.recorder or not here_only and run.replaying then return false end
+      return not hears or hears(...)
     end
-    return subscribe(channel, wrapped, options)
+    return subscribe(channel, listener, own)
   end
 
   function busted.publish(channel, ...)
@@ -484,6 +478,25 @@ local function prepare(run)
   end)
 end
 
+local function was_interrupted(problem) return tostring(problem):find("interrupted!", 1, true) ~= nil end
+
+-- An error that the runner lets through is told as if busted had been the script.
+local function start(program)
+  local name = arg[-1] or "mantichora"
+  local script = assert(load("\n\nrequire 'busted.runner' { standalone = false }", "@" .. program))
+  local fine, problem = xpcall(script, function(problem)
+    if was_interrupted(problem) then return "interrupted!" end
+    return debug.traceback(tostring(problem), 2)
+  end)
+  if fine then return 0 end
+  if was_interrupted(problem) then return 130 end
+  local _, last = problem:find(program .. ":3: in main chunk\n", 1, true)
+  if last then problem = problem:sub(1, last) .. "\t[C]: in ?" end
+  io.stdout:flush()
+  io.stderr:write(name, ": ", problem, "\n")
+  return 1
+end
+
 local function main(words)
   local given, rest = read(words)
   if not given then return complain(rest) end
@@ -506,9 +519,7 @@ local function main(words)
   rest[0], rest[-1] = program, arg and arg[-1] or nil
   arg = rest -- luacheck: globals arg
   core.watch_reader()
-  local start = assert(load("require 'busted.runner' { standalone = false }", "@" .. program))
-  start()
-  return 0
+  return start(program)
 end
 
 return function(_, ...)
