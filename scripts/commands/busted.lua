@@ -296,6 +296,12 @@ local function say_errors(job)
   if text ~= "" then io.stderr:write(text) end
 end
 
+-- Whether an event tells that a test was stopped for the time-out. What follows in that file is not its own.
+local function tells_stop(values)
+  local message = values[3][3] and values[3][3].value
+  return values[1][1] == "error" and type(message) == "string" and message:find("task stopped", 1, true) ~= nil
+end
+
 -- Print what the file has said up to the events that have come, and play them.
 local function catch_up(run, job)
   say_errors(job)
@@ -306,8 +312,10 @@ local function catch_up(run, job)
     local from, to = text:find(run.mark, at, true)
     local number = from and tonumber(text:sub(to + 1, to + 8), 16)
     if not number or #text < to + 8 or number > job.played and job.events[number] == nil then break end
+    if run.timeout and not job.ended and job.events[number] and tells_stop(job.events[number]) then break end
     io.stdout:write(text:sub(at, from - 1))
     at = to + 9
+    if job.failure and job.events[number] and tells_stop(job.events[number]) then break end
     while job.played < number do play(run, job) end
   end
   job.text = text:sub(at)
@@ -330,15 +338,17 @@ end
 
 local function finish(run, job)
   catch_up(run, job)
-  io.stdout:write(job.text)
-  while job.events[job.played + 1] do play(run, job) end
+  io.stdout:write((job.text:gsub(run.mark .. ("%x"):rep(8), "")))
+  while job.events[job.played + 1] and not (job.failure and tells_stop(job.events[job.played + 1])) do
+    play(run, job)
+  end
   if job.failure then
     run.replaying = true
     job.player.abort(story(run, job))
     run.replaying = false
   end
   job.streams:close()
-  job.streams, job.text = nil, nil
+  job.streams, job.text, job.events = nil, nil, nil
 end
 
 -- Something of the pool, for a tenth of a second at most.

@@ -165,16 +165,15 @@ function replay.player(busted, root, file)
   end
 
   function player.abort(message)
-    if not open[1] then
-      file.starttick, file.starttime = busted.monotime(), busted.gettime()
-      open[1] = { channel = "file", element = file }
-      publish({ "file", "start" }, file, { n = 1, file })
-    end
     local last = open[#open]
-    local element = last.element
+    local element = last and last.element
+    if not element or element == file then
+      -- As busted tells of a file that does not load: handlers copy the element, and a file's own holds functions.
+      element = { descriptor = "file", name = file.name }
+    end
     local trace = element.trace
       or { short_src = file.name, source = "@" .. file.name, currentline = 1, what = "main", traceback = "" }
-    local descriptor = last.channel == "test" and "it" or element.descriptor
+    local descriptor = last and last.channel == "test" and "it" or element.descriptor
     publish({ "error", descriptor }, element, { n = 4, element, context.parent(element), message, trace })
     while open[1] do
       local ending = table.remove(open)
