@@ -198,11 +198,13 @@ local function recording(run, file)
 end
 
 -- The counters of luacov that this file alone moves. Its own saving would race with other workers.
-local function counters()
+local function counters(hook)
   local luacov = package.loaded["luacov.runner"]
   if type(luacov) ~= "table" or not luacov.initialized then return nil end
   luacov.data, luacov.tick = {}, false
   luacov.save_stats = function() end
+  -- A hook is a thread's own, and a task may run in another.
+  if not debug.gethook() then debug.sethook(table.unpack(hook, 1, hook.n)) end
   return luacov
 end
 
@@ -214,7 +216,7 @@ local function run_file(run, file, saying, slot)
   -- The parent stands in the file whose turn it is.
   busted.context.pop()
   local root = busted.context.get()
-  local luacov = counters()
+  local luacov = counters(run.hook)
   recording(run, file)
   busted.safe("file", function() run.execute_file(file) end, file)
   require "busted.block"(busted).lazyTeardown(root)
@@ -272,7 +274,7 @@ local function begin(run)
     job.streams, job.slot, run.slots[slot] = streams.open(), slot, job
     job.player = replay.player(run.busted, run.busted.context.parent(job.file), job.file)
     io.stdout:flush()
-    run.beginning = job
+    run.beginning, run.hook = job, table.pack(debug.gethook())
     job.runid = run.pool:run_with({ name = job.file.name }, function()
       return run_file(run, job.file, job.streams, slot)
     end)
@@ -490,6 +492,14 @@ end
 
 local function was_interrupted(problem) return tostring(problem):find("interrupted!", 1, true) ~= nil end
 
+-- It comes as an error message.
+local function help_of_busted()
+  local cli = require "busted.modules.cli" { standalone = false, output = "plainTerminal" }
+  local _, text = cli:parse { "--help" }
+  text = tostring(text):match("\nARGUMENTS:.*$") or ""
+  return "busted's own are:\n" .. text:gsub("; re%-run with %-%-help for usage%.$", "")
+end
+
 -- An error that the runner lets through is told as if busted had been the script.
 local function start(program)
   local name = arg[-1] or "mantichora"
@@ -516,7 +526,11 @@ local function main(words)
   if not pcall(require, "busted.runner") then
     return complain("busted is not installed (Debian: lua-busted), or not for this Lua")
   end
-  if given.help then io.stdout:write(help) end
+  if given.help then
+    io.stdout:write(help, help_of_busted())
+    io.stdout:flush()
+    return 0
+  end
   local run = { workers = given["-j"] or mantichora.cpu_count(), timeout = given["--timeout"], flushes = {} }
   run.mark = "\0mantichora:" .. tostring(run):match("0x(%x+)") .. ("%x"):format(os.time()) .. ":"
   run.is_terminal = require "term".isatty(io.stdout)
