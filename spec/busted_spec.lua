@@ -236,18 +236,37 @@ ok 6 - is well
   -- Debian has no luacov. This one keeps what busted and mantichora use of it, and its file.
   local luacov = [[
     local runner = { data = {}, configuration = {}, initialized = false }
-    local function save()
-      local names, file = {}, assert(io.open("luacov.stats.out", "a"))
-      for name in pairs(runner.data) do names[#names + 1] = name end
+    local function add(to, name, line, hits)
+      local lines = to[name] or { max = 0, max_hits = 0 }
+      to[name] = lines
+      lines[line] = (lines[line] or 0) + hits
+      lines.max, lines.max_hits = math.max(lines.max, line), math.max(lines.max_hits, lines[line])
+    end
+    function runner.save_stats()
+      local sum, names, path = {}, {}, runner.configuration.statsfile
+      local before = io.open(path)
+      if before then
+        for text in before:lines() do
+          local line, name = 0, text:match("^%d+:(.*)$")
+          for hits in before:read("l"):gmatch("%d+") do
+            line = line + 1
+            add(sum, name, line, math.tointeger(hits))
+          end
+        end
+        before:close()
+      end
+      for name, lines in pairs(runner.data) do
+        for line = 1, lines.max do add(sum, name, line, lines[line] or 0) end
+      end
+      for name in pairs(sum) do names[#names + 1] = name end
       table.sort(names)
+      local file = assert(io.open(path, "w"))
       for _, name in ipairs(names) do
-        local lines, hits = runner.data[name], {}
-        for i = 1, lines.max do hits[i] = tostring(lines[i] or 0) end
-        file:write(lines.max, ":", name, "\n", table.concat(hits, " "), "\n")
+        file:write(sum[name].max, ":", name, "\n", table.concat(sum[name], " "), "\n")
       end
       file:close()
+      runner.data = {}
     end
-    function runner.save_stats() save() runner.data = {} end
     local at_end
     return setmetatable(runner, { __call = function()
       runner.configuration = { exclude = {}, statsfile = "luacov.stats.out" }
@@ -255,10 +274,7 @@ ok 6 - is well
       debug.sethook(function(_, line)
         local name = debug.getinfo(2, "S").source:match("^@(.*counted.lua)$")
         if not name then return end
-        local lines = runner.data[name] or { max = 0, max_hits = 0 }
-        runner.data[name] = lines
-        lines[line] = (lines[line] or 0) + 1
-        lines.max, lines.max_hits = math.max(lines.max, line), math.max(lines.max_hits, lines[line])
+        add(runner.data, name, line, 1)
       end, "l")
       at_end = setmetatable({}, { __gc = function() runner.save_stats() end })
       runner.at_end = at_end
@@ -284,6 +300,36 @@ ok 6 - is well
     local expected = count(host .. " " .. program)
     assert.are.equal("7:counted.lua\n0 7 3 0 4 8 8\n", expected)
     assert.are.equal(expected, count(host .. " busted -j2"))
+  end)
+
+  it("is not needed for that: lines run in tasks of any script count", function()
+    local folder = shell.folder()
+    shell.run("mkdir -p " .. shell.quote(folder .. "/luacov"))
+    shell.write(folder .. "/luacov/runner.lua", luacov)
+    shell.write(folder .. "/luacov.lua", [[require "luacov.runner"()]])
+    shell.write(folder .. "/counted.lua",
+      "return function(x)\n  if x > 50 then\n    return 1\n  end\n  return 2\nend\n")
+    shell.write(folder .. "/script.lua", [[
+      local mantichora = require "mantichora"
+      local f = dofile("counted.lua")
+      for _, engine in ipairs { "fork", "snapshot", "inline" } do
+        local pool <close> = mantichora { nworkers = 4, engine = engine, progressbar = false }
+        pool:map(function(x) return f(x) end, (function()
+          local list = {}
+          for i = 1, 100 do list[i] = i end
+          return list
+        end)())
+        pool:run(f, 1)
+        pool:run(f, 100)
+        pool:returns()
+      end
+      f(1)]])
+    local told = run_in(folder, "LUA_PATH='./?.lua;;' " .. host .. " -l luacov script.lua")
+    assert.are.equal("", told.err)
+    assert.are.equal(0, told.status)
+    local file <close> = assert(io.open(folder .. "/luacov.stats.out"))
+    assert.are.equal("6:counted.lua\n0 307 153 0 154 1\n", file:read("a"))
+    assert.are.equal("", run_in(folder, "ls *.lock 2>/dev/null").out)
   end)
 
   it("refuses what it does not know", function()

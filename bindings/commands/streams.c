@@ -78,9 +78,9 @@ static int set_environment(lua_State *L) {
 }
 
 int mch_commands_open_streams(lua_State *L) {
-  static const luaL_Reg methods[] = {{"take", streams_take},   {"are_one", streams_are_one},
-                                     {"get", streams_get},     {"close", streams_close},
-                                     {"__gc", streams_close},  {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"take", streams_take},  {"are_one", streams_are_one},
+                                     {"get", streams_get},    {"close", streams_close},
+                                     {"__gc", streams_close}, {NULL, NULL}};
   static const luaL_Reg functions[] = {
       {"open", streams_open}, {"setenv", set_environment}, {NULL, NULL}};
   luaL_newmetatable(L, type_name);

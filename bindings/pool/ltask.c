@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bindings/pool/coverage.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "runtime/show/output.h"
@@ -579,6 +580,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       forget_complaint(L, task);
     return call.kind;
   }
+  if (!task->watching)
+    mch_coverage_follow(L, task->L);
   note_settings(L, task);
   task->running = task->context->running = 1;
   task->context->task = task;
@@ -589,6 +592,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->first_bar = 0;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
+  if (task->covers)
+    mch_coverage_save(L);
   mch_tidy_restore(L, &task->tidy,
                    !task->watching || call.kind != MCH_KIND_OK || run->own_time > LONG);
   if (call.called || call.kind != MCH_KIND_OK) {
@@ -673,6 +678,7 @@ static int set_up_worker(lua_State *L) {
   keep_inherited(L);
   replace_exit(L, task->baseline);
   mch_tidy_watch(L, &task->tidy, task->baseline);
+  task->covers = mch_coverage_begin(L, task->L);
   if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
     exchange_exits(L, lua_gettop(L));
   lua_pop(L, 1);
