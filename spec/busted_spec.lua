@@ -226,6 +226,34 @@ ok 6 - is well
     assert.are.equal("nil\nok 1 - a\nnil\nok 2 - b\n1..2\n", ours(folder, "--no-auto-insulate -o TAP").out)
   end)
 
+  it("runs many files while the first takes long, with few descriptors", function()
+    local files = { ["spec/000_spec.lua"] = [[it("waits for the last", function()
+      os.execute("for n in $(seq 300); do [ -e last ] && exit; sleep 0.1; done")
+      assert(io.open("last"))
+    end)]] }
+    for i = 1, 60 do
+      files[("spec/%03d_spec.lua"):format(i)] = ([[it("is fine", function() print(%d)
+        if %d == 60 then assert(io.open("last", "w")):close() end end)]]):format(i, i)
+    end
+    local expected = { "ok 1 - waits for the last\n" }
+    for i = 1, 60 do expected[i + 1] = ("%d\nok %d - is fine\n"):format(i, i + 1) end
+    local told = run_in(suite(files), "ulimit -n 48; " .. host .. " busted -j2 -o TAP")
+    assert.are.equal("", told.err)
+    assert.are.equal(table.concat(expected) .. "1..61\n", told.out)
+  end)
+
+  it("lets specs do as they like with their streams", function()
+    local folder = suite { ["spec/a_spec.lua"] = [[
+      it("takes io.write", function() finally(function() io.write = write end) write = io.write io.write = error end)
+      it("takes io.stdout", function() local out = io.stdout io.stdout = nil out:write("out\n") io.stdout = out end)
+      it("takes print", function() print = nil end)
+      it("takes the default output", function()
+        io.output("file") io.write("x") io.output():close() io.output(io.stdout)
+      end)
+      it("has a long error", function() error(("x"):rep(5000000)) end)]] }
+    for _, handler in ipairs { "TAP", "plainTerminal", "junit", "gtest" } do same(folder, "-o " .. handler) end
+  end)
+
   it("hands over much output", function()
     local folder = suite { ["spec/a_spec.lua"] = [[
       for i = 1, 300 do it("t" .. i, function() io.write(("x"):rep(10000), "\n") end) end]] }

@@ -249,7 +249,7 @@ local function plan(run, first)
   for _, child in ipairs(busted.context.children(root)) do
     found = found or child == first
     if found and child.descriptor == "file" then
-      jobs[#jobs + 1] = { file = child, events = {}, heard = 0, played = 0, text = "", out = 0, err = 0 }
+      jobs[#jobs + 1] = { file = child, events = {}, heard = 0, played = 0, text = "", errors = "", out = 0, err = 0 }
     end
   end
   run.jobs, run.next_job, run.by_runid = jobs, 1, {}
@@ -291,11 +291,23 @@ local function play(run, job)
   run.replaying = false
 end
 
+-- What it has said by now. Once it has ended its files are closed: many may wait for one that is slow.
+local function listen(job)
+  if not job.streams then return end
+  local text = job.streams:get(1, job.out)
+  job.out, job.text = job.out + #text, job.text .. text
+  if not job.streams:are_one() then
+    text = job.streams:get(2, job.err)
+    job.err, job.errors = job.err + #text, job.errors .. text
+  end
+  if not job.ended then return end
+  job.streams:close()
+  job.streams = nil
+end
+
 local function say_errors(job)
-  if job.streams:are_one() then return end
-  local text = job.streams:get(2, job.err)
-  job.err = job.err + #text
-  if text ~= "" then io.stderr:write(text) end
+  if job.errors ~= "" then io.stderr:write(job.errors) end
+  job.errors = ""
 end
 
 -- Whether an event tells that a test was stopped for the time-out. What follows in that file is not its own.
@@ -306,10 +318,9 @@ end
 
 -- Print what the file has said up to the events that have come, and play them.
 local function catch_up(run, job)
+  listen(job)
   say_errors(job)
-  local fresh = job.streams:get(1, job.out)
-  job.out = job.out + #fresh
-  local text, at = job.text .. fresh, 1
+  local text, at = job.text, 1
   while true do
     local from, to = text:find(run.mark, at, true)
     local number = from and tonumber(text:sub(to + 1, to + 8), 16)
@@ -349,8 +360,7 @@ local function finish(run, job)
     job.player.abort(story(run, job))
     run.replaying = false
   end
-  job.streams:close()
-  job.streams, job.text, job.events = nil, nil, nil
+  job.text, job.events = nil, nil
 end
 
 -- Something of the pool, for a tenth of a second at most.
@@ -360,6 +370,7 @@ local function move_on(run)
   if not job then return end
   run.slots[job.slot] = false
   job.ended = true
+  listen(job)
   if mantichora.is_failure(value) then job.failure = value else merge_counters(value) end
 end
 
