@@ -21,7 +21,7 @@ static const struct command commands[] = {
     {"journal", NULL},
     {"top", NULL},
     {"key", NULL},
-    {"busted", NULL},
+    {"busted", "commands.busted"},
     {"jupyter", "commands.jupyter"},
     {NULL, NULL},
 };
@@ -57,8 +57,9 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 }
 
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
-  static const char *const parts[] = {"main",   "options", "expression", "template", "stream",
-                                      "report", "jupyter", "notebook",   "cell"};
+  static const char *const parts[] = {"main",   "options", "expression", "template",
+                                      "stream", "report",  "jupyter",    "notebook",
+                                      "cell",   "nearest", "busted",     "replay"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {
@@ -68,6 +69,7 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
   }
   preload(L, "mantichora.commands.core", mch_commands_open_core);
   preload(L, "mantichora.commands.kernel", mch_kernel_open);
+  preload(L, "mantichora.commands.streams", mch_commands_open_streams);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     lua_pushfstring(L, "commands.%s", parts[i]);
     preload(L, lua_tostring(L, -1), load_part);

@@ -39,4 +39,7 @@ int mch_commands_open_core(lua_State *L);
  */
 int mch_kernel_open(lua_State *L);
 
+/* Push what the part of busted takes: the streams of a task, kept in files. */
+int mch_commands_open_streams(lua_State *L);
+
 #endif

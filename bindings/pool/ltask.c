@@ -9,6 +9,7 @@
 
 #include "bindings/notices.h"
 #include "bindings/values/classes.h"
+#include "bindings/pool/coverage.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "bindings/values/modules.h"
@@ -632,6 +633,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       forget_complaint(L, task);
     return call.kind;
   }
+  if (!task->watching)
+    mch_coverage_follow(L, task->L);
   note_settings(L, task);
   task->running = task->context->running = 1;
   task->context->task = task;
@@ -644,6 +647,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     run_call(L, &call);
   if (run->function != NULL)
     check_mapped(L, task);
+  if (task->covers)
+    mch_coverage_save(L);
   mch_tidy_restore(L, &task->tidy,
                    !task->watching || call.kind != MCH_KIND_OK || run->own_time > LONG);
   if (call.called || call.kind != MCH_KIND_OK) {
@@ -750,6 +755,7 @@ static int set_up_worker(lua_State *L) {
   keep_inherited(L);
   replace_exit(L, task->baseline);
   mch_tidy_watch(L, &task->tidy, task->baseline);
+  task->covers = mch_coverage_begin(L, task->L);
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
   exchange_exits(L, lua_gettop(L) - 1);

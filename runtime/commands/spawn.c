@@ -23,7 +23,7 @@ void mch_spawn_init(struct mch_spawned *command) {
 }
 
 /* A file that nobody else finds, above the standard descriptors. */
-static int open_nameless(void) {
+int mch_spawn_nameless(void) {
   const char *folder = getenv("TMPDIR");
   char path[PATH_MAX];
   int fd, high;
@@ -59,8 +59,8 @@ int mch_spawn_start(struct mch_spawned *command, const char *text) {
   posix_spawnattr_t attributes;
   int problem;
   mch_spawn_drop(command);
-  command->out = open_nameless();
-  command->err = open_nameless();
+  command->out = mch_spawn_nameless();
+  command->err = mch_spawn_nameless();
   if (command->out < 0 || command->err < 0)
     return errno;
   if (posix_spawn_file_actions_init(&actions) != 0)
@@ -134,7 +134,7 @@ int mch_capture_begin(struct mch_capture *capture) {
   fflush(stdout);
   fflush(stderr);
   for (int i = 0; i < 2; i++) {
-    capture->files[i] = open_nameless();
+    capture->files[i] = mch_spawn_nameless();
     capture->saved[i] = fcntl(i + 1, F_DUPFD_CLOEXEC, 3);
   }
   for (int i = 0; i < 2; i++) {

@@ -30,6 +30,9 @@ int mch_spawn_wait(struct mch_spawned *command);
 int mch_spawn_size(const struct mch_spawned *command, int which, size_t *size);
 int mch_spawn_get(const struct mch_spawned *command, int which, char *to, size_t size);
 
+/* A file without a name; it is closed where another program begins. -1: errno. */
+int mch_spawn_nameless(void);
+
 /* The worker's own stdout and stderr go to files while something of its own runs. */
 struct mch_capture {
   int files[2], saved[2]; /* -1: none */

@@ -1,6 +1,8 @@
 -- The options of map, filter and run: a table of them, what --help prints of it, and what stands on
 -- a command line. Nothing here acts on an option.
 
+local nearest_of = require "commands.nearest"
+
 local options = {}
 
 local usages = {
@@ -118,28 +120,12 @@ was used wrong or could not go on.]]
   return table.concat(lines, "\n") .. "\n"
 end
 
--- Edit distance, for the nearest name.
-local function distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
-  for i = 1, #a do
-    local diagonal = row[0]
-    row[0] = i
-    for j = 1, #b do
-      local cost = a:byte(i) == b:byte(j) and 0 or 1
-      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
-    end
-  end
-  return row[#b]
-end
-
 local function nearest(word, verb)
-  local best, least
+  local names = {}
   for _, option in ipairs(known) do
-    local d = is_for(option, verb) and distance(word, option[1])
-    if d and (not least or d < least) then best, least = option[1], d end
+    if is_for(option, verb) then names[#names + 1] = option[1] end
   end
-  return best
+  return nearest_of(word, names)
 end
 
 local function find(name, verb)
