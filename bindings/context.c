@@ -32,6 +32,7 @@ void mch_context_become_worker(struct mch_context *context, struct mch_worker *w
   context->watch = NULL;
   context->running = 0;
   context->hides_bars = 0;
+  context->telling = context->inside = 0;
   context->child_hook = NULL;
   memset(&context->collected, 0, sizeof context->collected);
   memset(&context->sinks, 0, sizeof context->sinks);

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * What one Lua state knows of mantichora: whether it is in a worker, what task runs, who wants log
- * records. One per state, in its registry; nothing here is shared between states. */
+ * What one Lua state knows of mantichora: whether it is in a worker, which task runs, where log
+ * records go. One per state, in its registry; nothing here is shared between states. */
 #ifndef MCH_CONTEXT_H
 #define MCH_CONTEXT_H
 
@@ -13,6 +13,7 @@
 #include "runtime/base/platform.h"
 
 struct mch_lwatch;
+struct mch_ltask;
 struct mch_worker;
 
 /* What a program in C wants to be told. */
@@ -23,6 +24,8 @@ struct mch_sinks {
   void *progress_ud;
   mantichora_output_sink output;
   void *output_ud;
+  mantichora_task_sink task;
+  void *task_ud;
   int told; /* a progress or output sink runs */
 };
 
@@ -40,9 +43,11 @@ struct mch_context {
   uint64_t runid;
   const char *name; /* of the running task, not terminated */
   size_t name_length;
-  int hides_bars;     /* of the running task: its pool shows none */
-  uint64_t first_bar; /* key of the first that it has begun; 0: none */
-  int log_level;      /* records below it are wanted by nobody (outermost process) */
+  struct mch_ltask *task; /* of the pool whose task runs */
+  int hides_bars;         /* of the running task: its pool shows none */
+  uint64_t first_bar;     /* key of the first that it has begun; 0: none */
+  int log_level;          /* records below it are wanted by nobody (outermost process) */
+  void (*tell_log_level)(lua_State *L, int level); /* to all pools; NULL: there are none yet */
 
   int embedded; /* a program uses the C API: its collector is left alone */
   struct mch_sinks sinks;
@@ -50,6 +55,9 @@ struct mch_context {
   void *child_hook_ud;
   struct mch_poller *poller; /* hears all open pools; NULL: nobody waits for all */
   struct mch_mark poller_mark;
+  int telling;    /* a listener or task sink runs */
+  int inside;     /* so many handlers, sinks and renderers run, one inside the other */
+  uint64_t pools; /* made so far */
   uint64_t visit; /* count of the times that all pools were looked at */
   struct mch_collected collected;
   char message[256]; /* of the last failure of the C API */

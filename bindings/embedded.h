@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * The Lua parts of mantichora, the files of scripts/mantichora, carried inside as bytes. */
+ * The Lua parts of mantichora, the files of scripts/mantichora, embedded as bytes. */
 #ifndef MCH_EMBEDDED_H
 #define MCH_EMBEDDED_H
 

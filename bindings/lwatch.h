@@ -1,8 +1,9 @@
 /* Runs in: child only.
  *
- * The worker's allocator: it forwards to the state's own, and on the way it knows all coroutines
- * that the tasks make (so that a stop reaches them: a hook on one thread does not fire in another)
- * and counts what the worker adds to Lua's memory (so that a limit raises `not enough memory`). */
+ * The worker's allocator. It forwards to the state's own allocator; on the way it registers all
+ * coroutines that tasks make (so that a stop reaches them: a hook on one thread does not fire in
+ * another) and counts what the worker adds to Lua's memory (so that a limit raises `not enough
+ * memory`). */
 #ifndef MCH_LWATCH_H
 #define MCH_LWATCH_H
 

@@ -2,7 +2,7 @@
  *
  * luaopen_mantichora and the openers of its parts: registration and nothing else. */
 #include "context.h"
-#include "embedded.h"
+#include "part.h"
 #include "bindings/pool/lpool.h"
 #include "bindings/show/lreport.h"
 #include "bindings/pool/ltask.h"
@@ -13,15 +13,6 @@
 #include <lua.h>
 #include <lualib.h>
 
-/* Push the embedded part of this name as a function. */
-static void push_part(lua_State *L, const char *name) {
-  const struct mch_embedded *part = mch_embedded_find(name);
-  if (part == NULL)
-    luaL_error(L, "%s is not part of this build", name);
-  if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
-    lua_error(L);
-}
-
 /* What our parts in Lua cannot do without. A program may have opened as little as it likes. */
 static void check_libraries(lua_State *L) {
   static const char *const needed[] = {"pairs", LUA_STRLIBNAME, LUA_TABLIBNAME};
@@ -30,7 +21,7 @@ static void check_libraries(lua_State *L) {
     if (lua_getglobal(L, needed[i]) == LUA_TNIL)
       luaL_error(
           L,
-          "mantichora needs Lua's basic library, string and table, and here is no '%s': open "
+          "mantichora needs Lua's basic library, string and table, but '%s' is missing: open "
           "them first (luaL_openlibs opens all)",
           needed[i]);
     lua_pop(L, 1);
@@ -59,7 +50,7 @@ int luaopen_mantichora_logging(lua_State *L) {
   lua_settop(L, 0);
   check_libraries(L);
   preload(L, "mantichora.report", luaopen_mantichora_report);
-  push_part(L, "mantichora.logging");
+  mch_part_push(L, "mantichora.logging");
   lua_pushliteral(L, "mantichora.logging");
   luaL_requiref(L, "mantichora.report", luaopen_mantichora_report, 0);
   lua_call(L, 2, 1);
@@ -67,13 +58,12 @@ int luaopen_mantichora_logging(lua_State *L) {
   return 1;
 }
 
-/* The Lua half of the pool, given its C half and what map and imap are made of. */
+/* The Lua half of the pool, given its C half. */
 static void push_module(lua_State *L) {
-  push_part(L, "mantichora.pool");
+  mch_part_push(L, "mantichora.pool");
   lua_pushliteral(L, "mantichora");
   mch_lpool_open(L);
-  push_part(L, "mantichora.map");
-  lua_call(L, 3, 1);
+  lua_call(L, 2, 1);
 }
 
 /* Whether a program in C gave this state the library: by luaL_requiref() (one argument), in

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * What a finalizer has to say and cannot say at once, since it runs in the middle of anything: that
- * pools were collected which nobody had closed. The next call of the library logs it; a state that
- * closes before says it on stderr. */
+ * What a finalizer has to report but cannot report itself, since it may run in the middle of
+ * anything: that pools were collected without having been closed. The next call of the library logs
+ * it; if the state closes first, it goes to stderr. */
 #ifndef MCH_NOTICES_H
 #define MCH_NOTICES_H
 
@@ -20,8 +20,11 @@ void mch_notices_collected(lua_State *L, size_t tasks, size_t failures);
  * of the user (handlers) runs. May raise "interrupted!". */
 void mch_notices_tell(lua_State *L);
 
-/* Log that sentence at WARNING of the logger `mantichora`; likewise. */
+/* Log that sentence with the logger `mantichora`, by its method `level`, or at WARNING; likewise.
+ */
+void mch_notices_log(lua_State *L, const char *level, const char *sentence);
 void mch_notices_warn(lua_State *L, const char *sentence);
+void mch_notices_error(lua_State *L, const char *sentence); /* at ERROR */
 
 /* Push the module mantichora.logging, loading it where that has not been done. */
 void mch_notices_push_logging(lua_State *L);

@@ -11,11 +11,13 @@ local floors = {
   "runtime/wire",
   "runtime/engines",
   "runtime/pool",
+  "runtime/commands", -- for the program's own commands
   "bindings/ground", -- those files beside the folders that every room of bindings/ stands on
   "bindings/values",
   "bindings/show",
   "bindings/pool",
   "bindings/top", -- module.c and capi.c, which register what is below
+  "bindings/commands",
   "bindings/host",
 }
 local ground = {

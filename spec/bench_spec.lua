@@ -23,7 +23,7 @@ end
 
 local benchmarks = { -- and how many of their rows have targets
   closures = 2, map = 2, latency = 1, floats = 1, strings = 6, queued = 1, cycle = 1, atpbar = 2, waiting = 1,
-  order = 2, scaling = 1, sharing = 1, scale = 5, memory = 3, codec = 16,
+  order = 2, scaling = 1, sharing = 1, scale = 5, memory = 3, codec = 16, tricks = 0,
 }
 
 describe("the benchmark", function()
@@ -43,6 +43,15 @@ describe("the benchmark", function()
       assert.equal(targets, judged, out)
     end)
   end
+end)
+
+describe("the benchmark of the shell's commands", function()
+  it("prints figures, and what becomes of values", function()
+    local out = run("shell.lua --quick")
+    assert.is_truthy(out:find("\n| mantichora map | %d[%d.]* s | %d[%d.]* | %d[%d.]* s | "), out)
+    assert.is_truthy(out:find("\n| mantichora run true | %d[%d.]* s | "), out)
+    assert.is_truthy(out:find("\n| `12345678901234567` | [^|]* | [^|]* | `12345678901234567` |\n"), out)
+  end)
 end)
 
 describe("the command for all benchmarks", function()
@@ -95,7 +104,7 @@ describe("the command for all benchmarks", function()
     for path in pipe:lines() do
       local name = path:match("([^/]*)%.lua$")
       if shell.run("grep -c 'return bench.main' " .. path).out ~= "0\n" then
-        assert.is_truthy(name == "codec" or text:find('"' .. name .. '"', 1, true), name)
+        assert.is_truthy(name == "codec" or name == "tricks" or text:find('"' .. name .. '"', 1, true), name)
         assert.is_truthy(benchmarks[name], name)
       end
     end

@@ -164,7 +164,8 @@ describe("large strings", function()
   end)
 
   it("of a task that is cancelled half way do not disturb what follows", function()
-    local mcore <close> = mantichora { nworkers = 1, background = false, on_error = "return" }
+    -- gc: over the heap of this spec a worker is replaced when it holds much garbage.
+    local mcore <close> = mantichora { nworkers = 1, background = false, on_error = "return", gc = "keep" }
     mcore:start()
     local pid = mcore:workers()[1].pid
     kill("STOP", pid)

@@ -250,7 +250,7 @@ describe("explain", function()
       for i = 1, 3 do mcore:run(f) end
       mcore:run(function() end)
       mcore:returns()']])
-    local _, count = got.err:gsub("WARNING:mantichora:0 MiB go with a task", "")
+    local _, count = got.err:gsub("WARNING:mantichora:0 MiB are sent with a task", "")
     assert.are.equal(1, count, got.err)
     assert.truthy(got.err:find("upvalue 'big' of function <(command line):5> (195 KiB)", 1, true), got.err)
   end)

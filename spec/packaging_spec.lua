@@ -105,6 +105,8 @@ describe("packaging", function()
   it("installs what the contract lists, in its place", function()
     for _, path in ipairs {
       "bin/mantichora", "lib/lua/5.4/mantichora.so", "share/lua/5.4/mantichora/logging.lua",
+      "share/lua/5.4/mantichora.d.lua", "share/lua/5.4/mantichora/atpbar.d.lua",
+      "share/lua/5.4/mantichora/logging.d.lua",
       "lib/libmantichora.a", "lib/libmantichora.so", "lib/libmantichora.so.0", "include/mantichora.h",
       "lib/pkgconfig/mantichora.pc", "lib/cmake/mantichora/mantichora-config.cmake",
     } do
@@ -157,20 +159,27 @@ describe("packaging", function()
     end
     local variables = must("grep -rhoE 'getenv\\(\"MANTICHORA_[A-Z_]+' runtime bindings scripts/mantichora")
     for variable in variables:gmatch('"(%S+)') do
-      assert.truthy(variable == "MANTICHORA_CHAOS" or got.out:find(variable, 1, true), variable)
+      local ours = variable == "MANTICHORA_CHAOS" or variable == "MANTICHORA_TEST_ROOT" -- for tests
+        or variable == "MANTICHORA_WITHOUT" -- for benchmarks
+      assert.truthy(ours or got.out:find(variable, 1, true), variable)
     end
   end)
 
-  it("has a host that can be built without libedit, and is plain then", function()
-    must("cc -std=c11 -Wall -Wextra -Wconversion -Werror -DMANTICHORA_VERSION='\"0\"' -Iruntime -Ibindings "
-      .. "bindings/host/history.c bindings/host/host.c bindings/host/lineedit.c bindings/host/repl.c -o %s/plain %s/lib/libmantichora.a "
-      .. "$(pkg-config --cflags --libs lua5.4) -pthread", folder, build)
+  it("has a host that can be built without libedit and yajl, and is plain then", function()
+    must("cc -std=c11 -Wall -Wextra -Wconversion -Werror -DMANTICHORA_VERSION='\"0\"' -I. "
+      .. "bindings/host/*.c bindings/commands/*.c "
+      .. "runtime/commands/*.c %s/embedded_commands.c -o %s/plain %s/lib/libmantichora.a "
+      .. "$(pkg-config --cflags --libs lua5.4) -pthread", build, folder, build)
     assert.are.equal("> 42\n> \n", (must("echo '6 * 7' | %s/plain -i", folder):gsub("^[^\n]*\n", "")))
+    local told = shell.run(("echo 1 | %s/plain map _"):format(folder))
+    assert.are.equal(255, told.status)
+    assert.truthy(told.err:find("libyajl-dev", 1, true))
+    assert.are.equal("1\n", must("echo 1 | %s/plain map --in lines _", folder))
   end)
 
   it("shows no symbols of what is linked into it", function()
-    assert.are.equal("", must("nm -D --defined-only %s/bin/mantichora | grep -E ' (el_|history|tget|strl|MD5)' || true",
-      prefix))
+    local names = "' (el_|history|tget|strl|MD5|yajl)'"
+    assert.are.equal("", must("nm -D --defined-only %s/bin/mantichora | grep -E %s || true", prefix, names))
   end)
 
   it("links no Lua into module and library, and exports nothing but ours", function()
@@ -200,6 +209,47 @@ describe("packaging", function()
       works(folder .. "/with_a")
       must("cd %s && %s -static %s -o alone $(%s --static --cflags --libs mantichora)", folder, compiler, source, pc)
       works(folder .. "/alone")
+    end
+  end)
+
+  it("gives programs a run path, unless the loader looks there or it is a package", function()
+    local function has_run_path(root, libdir)
+      local pc = shell.run(("grep -c rpath '%s/%s/pkgconfig/mantichora.pc'"):format(root, libdir)).out
+      local targets = shell.run(("grep -c 'rpath' '%s/%s/cmake/mantichora/mantichora-config.cmake'"):format(root,
+        libdir)).out
+      assert.are.equal(pc, targets)
+      return pc == "1\n"
+    end
+    assert.is_false(has_run_path(prefix, "lib")) -- by DESTDIR
+    local plain = folder .. "/usual"
+    must("cmake --install %s --prefix %s", build, plain)
+    assert.is_true(has_run_path(plain, "lib"))
+    -- The line of the manual is enough; and CMake writes it into programs that are installed, too.
+    must("cd %s && cc main.c -o bare $(PKG_CONFIG_PATH=%s/lib/pkgconfig pkg-config --cflags --libs mantichora)", folder,
+      plain)
+    works(folder .. "/bare")
+    local where = folder .. "/installed"
+    must("mkdir %s", where)
+    shell.write(where .. "/CMakeLists.txt", CMAKE:format("C", version(), "../main.c", "../main.c")
+      .. "\ninstall(TARGETS shared DESTINATION bin)\n")
+    must("cmake -S %s -B %s/b '-DCMAKE_PREFIX_PATH=%s' && cmake --build %s/b", where, where, plain, where)
+    must("cmake --install %s/b --prefix %s/p", where, where)
+    works(where .. "/p/bin/shared")
+    for folder_of, expected in pairs {
+      ["/usr/lib"] = false, ["/lib"] = false, ["/usr/lib/x86_64-linux-gnu"] = false, ["/usr/lib64"] = false,
+      ["/usr/local/lib"] = true, ["/opt/lib"] = true, ["/usr/libexec"] = true,
+    } do
+      -- Where `cmake --install` would put it, without touching that: the decision alone.
+      local script = folder .. "/decide.cmake"
+      shell.write(script, ([[
+        function(file)
+          message("taken out")
+        endfunction()
+        set(mantichora_libdir "%s")
+        include("%s/runtime/runpath.cmake")
+      ]]):format(folder_of, os.getenv "PWD"))
+      local got = shell.run("env -u DESTDIR cmake -P " .. script)
+      assert.are.equal(not expected, got.err:find("taken out", 1, true) ~= nil, folder_of)
     end
   end)
 
@@ -274,6 +324,10 @@ describe("Debian package", function()
       assert.truthy(depends:find(", " .. package .. "[ ,]"), depends)
     end
     assert.falsy(depends:find("gcc") or depends:find("%-dev"), depends)
+  end)
+
+  it("has no run path", function()
+    assert.are.equal("", must("grep -rlI rpath %s/usr || true", root))
   end)
 
   it("puts the module where Debian's lua5.4 looks, and the rest where its tools do", function()

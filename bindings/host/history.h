@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Chunks typed at the prompt, kept in a file that is the user's alone: one a line, the oldest
+ * Chunks typed at the prompt, kept in a file that only its user may read: one per line, the oldest
  * first. Several sessions may write to it at once; none loses what another wrote. */
 #ifndef MCH_HISTORY_H
 #define MCH_HISTORY_H

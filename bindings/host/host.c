@@ -1,15 +1,18 @@
 /* Runs in: parent.
  *
- * The program `mantichora`: what the manual of Lua 5.4 says of `lua` in its section 7, with the
- * module inside and some options of our own, which reach it as environment variables. */
+ * The program `mantichora`: behaves as section 7 of Lua's manual says of `lua`, with the module
+ * inside and options of our own, which reach the module as environment variables. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "host.h"
+#include "lcall.h"
+#include "bindings/commands/commands.h"
 #include "runtime/mantichora.h"
 
 #include <ctype.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +71,7 @@ static const struct setting settings[] = {
 static void print_usage(FILE *to, const char *program) {
   fprintf(to,
           "usage: %s [options] [script [args]]\n"
+          "       %s [options] map|filter|run|jupyter ...   (each has --help)\n"
           "Available options are:\n"
           "  -e stat   execute string 'stat'\n"
           "  -i        enter interactive mode after executing 'script'\n"
@@ -76,13 +80,13 @@ static void print_usage(FILE *to, const char *program) {
           "  -v        show version information\n"
           "  -E        ignore environment variables\n"
           "  -W        turn warnings on\n"
-          "  --workers N|auto   workers of a pool that does not say how many\n"
+          "  --workers N|auto   workers of a pool that does not set nworkers\n"
           "  --progress MODE    how bars are shown: auto, bar, text, json, off or eta\n"
-          "  --log-level LEVEL  least level that is logged: DEBUG, INFO, WARNING, ...\n"
+          "  --log-level LEVEL  lowest level that is logged: DEBUG, INFO, WARNING, ...\n"
           "  --help    show this text\n"
           "  --        stop handling options\n"
           "  -         stop handling options and execute stdin\n",
-          program);
+          program, program);
 }
 
 void mch_host_version(void) {
@@ -176,6 +180,7 @@ struct command_line {
   bool executes;        /* -e */
   bool skips_variables; /* -E */
   bool wants_help;      /* --help */
+  int status;           /* of a command */
 };
 
 /* Look at all options before any is acted on. Returns the one that is wrong, or one of a kind that
@@ -220,77 +225,13 @@ static void complain(const struct command_line *line, const struct option *optio
 /* --- calls, errors and Ctrl-C -------------------------------------------------------------------
  */
 
-/* A signal handler has no other way to know: the state that runs now. */
-static lua_State *volatile running;
-
-static void raise_interrupted(lua_State *L, lua_Debug *activation) {
-  (void)activation;
-  lua_sethook(L, NULL, 0, 0);
-  luaL_error(L, "interrupted!");
-}
-
-/* Of Lua a signal handler may call lua_sethook (and look at what it has set). A Ctrl-C that comes
- * while the hook of the last one still waits, for Lua does not come round to it, ends the process.
- */
-static void on_sigint(int signal_number) {
-  int events = LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT;
-  if (lua_gethook(running) == raise_interrupted) {
-    signal(signal_number, SIG_DFL);
-    raise(signal_number);
-  } else
-    lua_sethook(running, raise_interrupted, events, 1);
-}
-
-/* The message handler: errors become strings with a traceback; those that know how to become a
- * string stay without. */
-static int add_traceback(lua_State *L) {
-  const char *message = lua_tostring(L, 1);
-  if (message == NULL) {
-    if (luaL_callmeta(L, 1, "__tostring") && lua_type(L, -1) == LUA_TSTRING)
-      return 1;
-    message = lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
-  }
-  luaL_traceback(L, L, message, 1);
-  return 1;
-}
-
-int mch_host_call(lua_State *L, int count, bool with_traceback) {
-  int handler = lua_gettop(L) - count;
-  struct sigaction action = {0};
-  struct sigaction before;
-  int status;
-  lua_pushcfunction(L, add_traceback);
-  lua_insert(L, handler);
-  running = L;
-  action.sa_handler = on_sigint;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, &before);
-  status = lua_pcall(L, count, LUA_MULTRET, with_traceback ? handler : 0);
-  sigaction(SIGINT, &before, NULL);
-  lua_remove(L, handler);
-  return status;
-}
-
-int mch_host_report(lua_State *L, int status, const char *program) {
-  if (status != LUA_OK) {
-    const char *message = lua_tostring(L, -1);
-    fflush(stdout);
-    if (program != NULL)
-      fprintf(stderr, "%s: ", program);
-    fprintf(stderr, "%s\n", message != NULL ? message : "(error message not a string)");
-    fflush(stderr);
-    lua_pop(L, 1);
-  }
-  return status;
-}
-
 /* --- what the options say is done ---------------------------------------------------------------
  */
 
 /* Call the chunk on top, or report why it could not be loaded. */
 static int run_chunk(lua_State *L, int load_status, int count, const char *program) {
-  int status = load_status != LUA_OK ? load_status : mch_host_call(L, count, true);
-  return mch_host_report(L, status, program);
+  int status = load_status != LUA_OK ? load_status : mch_lcall(L, count, true);
+  return mch_lcall_report(L, status, program);
 }
 
 static int run_file(lua_State *L, const char *name, const char *program) {
@@ -325,7 +266,7 @@ static int run_library(lua_State *L, const char *spec, const char *program) {
   lua_pushlstring(L, spec, length);
   lua_getglobal(L, "require");
   lua_pushstring(L, module);
-  status = mch_host_report(L, mch_host_call(L, 1, true), program);
+  status = mch_lcall_report(L, mch_lcall(L, 1, true), program);
   if (status == LUA_OK) {
     lua_settop(L, 2);
     lua_setglobal(L, lua_tostring(L, 1));
@@ -378,6 +319,25 @@ static int run_script(lua_State *L, const struct command_line *line) {
   return status;
 }
 
+static int call_command(lua_State *L) {
+  const struct command_line *line = lua_touserdata(L, 1);
+  lua_pushinteger(L, mch_commands_run(L, line->program, line->count - line->script,
+                                      line->words + line->script));
+  return 1;
+}
+
+/* One of the commands, which are words in the script's place. Its exit status. */
+static int run_command(lua_State *L, const struct command_line *line) {
+  int status = 255;
+  lua_settop(L, 0);
+  lua_pushcfunction(L, call_command);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)line);
+  if (mch_lcall_report(L, mch_lcall(L, 1, true), line->program) == LUA_OK)
+    status = (int)lua_tointeger(L, -1);
+  lua_settop(L, 0);
+  return status;
+}
+
 /* Without anything to do: talk with a person, or run what stands in stdin (whose failure, as with
  * `lua`, does not change the exit status). */
 static void run_stdin(lua_State *L, const struct command_line *line) {
@@ -421,9 +381,13 @@ static void preload_modules(lua_State *L) {
   lua_pop(L, 1);
 }
 
+static bool is_command(const struct command_line *line) {
+  return line->script < line->count && mch_commands_has(line->words[line->script]);
+}
+
 /* Runs in protected mode; true for success. */
 static int run(lua_State *L) {
-  const struct command_line *line = lua_touserdata(L, 1);
+  struct command_line *line = lua_touserdata(L, 1);
   luaL_checkversion(L);
   if (line->skips_variables) {
     lua_pushboolean(L, 1);
@@ -439,7 +403,9 @@ static int run(lua_State *L) {
   lua_settop(L, 0);
   if (run_options(L, line) != LUA_OK)
     return 0;
-  if (line->script < line->count && run_script(L, line) != LUA_OK)
+  if (is_command(line))
+    line->status = run_command(L, line);
+  else if (line->script < line->count && run_script(L, line) != LUA_OK)
     return 0;
   if (line->is_interactive)
     mch_repl_run(L);
@@ -473,10 +439,10 @@ static int run_state(struct command_line *line) {
   lua_pushcfunction(L, run);
   lua_pushlightuserdata(L, line);
   status = lua_pcall(L, 1, 1, 0);
-  if (mch_host_report(L, status, line->program) == LUA_OK)
+  if (mch_lcall_report(L, status, line->program) == LUA_OK)
     succeeded = lua_toboolean(L, -1);
   lua_close(L);
-  return succeeded ? EXIT_SUCCESS : EXIT_FAILURE;
+  return succeeded ? line->status : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv) {

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Items of a map that travel together, and their answers. */
+ * Items of a map that are sent as one batch, and their answers. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/encoding.h"
 #include "bindings/values/items.h"
 #include "bindings/values/number.h"
@@ -409,7 +409,7 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
     return;
   memset(&lpool->answers, 0, sizeof lpool->answers);
   lpool->handing++;
-  mch_atpbar_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_loutput_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
   lpool->handing--;
   mch_buf_free(&lpool->answers.graphs);
   lpool->answers = answers;
@@ -457,6 +457,8 @@ int mch_core_take_batch(lua_State *L) {
   lua_Integer count, first, last, bytes;
   mch_ltake_check_not_in_bulk(L, lpool);
   mch_lserve_deliver_logs(L, lpool);
+  mch_levents_prepare_take(L, lpool);
+  mch_levents_tell(L, lpool);
   if (lpool->pool == NULL)
     return mch_lpool_raise_closed(L);
   mch_buf_free(&answers->graphs);

@@ -1,6 +1,7 @@
 /* Runs in: both.
  *
- * How a pool ends: by its methods, at the end of a scope, by the collector, with its state. */
+ * The ways in which a pool ends: by its methods, at the end of a scope, by the collector, with its
+ * state. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -105,12 +106,17 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     mch_pool_discard(pool, lpool->held);
     lpool->held = next;
   }
+  mch_task_free(lpool->group.cause);
+  lpool->group.cause = NULL;
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->places);
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
   mch_lserve_release_lent(L, lpool);
   mch_lserve_release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->causes);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);
   mch_parent_heap_restore(L, &lpool->task.heap);
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->spans);
@@ -137,28 +143,37 @@ static int never(void *ud) {
 static void end_now(lua_State *L, struct lpool *lpool) {
   uint64_t patience = mch_now() + 5000000000u;
   lpool->task.L = L;
+  if (lpool->listening)
+    mch_pool_cancel_all(lpool->pool, NULL, UINT64_MAX);
   mch_pool_quit(lpool->pool, 1);
   while (!mch_pool_gone(lpool->pool) && mch_now() < patience) {
     mch_pool_pump(lpool->pool);
     if (!mch_pool_gone(lpool->pool))
       mch_pool_wait(lpool->pool, &(struct mch_waiting){patience, NULL, never, NULL, NULL, 1});
   }
+  mch_levents_tell_last(L, lpool);
   free_pool(L, lpool);
 }
 
 /* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
 int mch_lends_pool_gc(lua_State *L) {
   struct lpool *lpool = mch_lpool_to_pool(L);
+  struct mch_output *output;
   if (lpool->pool == NULL) {
     mch_mark_free(&lpool->mark);
     return 0;
   }
   if (!mch_mark_is_ours(&lpool->mark))
     return 0;
+  output = mch_output_ref(lpool->output);
   if (lpool->started)
     mch_notices_collected(L, mch_pool_unfinished(lpool->pool, NULL),
                           mch_pool_failed(lpool->pool, &lpool->group, 0));
+  mch_output_finalize(output, 1);
+  lpool->listens = 0; /* the object goes: only the sink of a program in C is told */
   end_now(L, lpool);
+  mch_output_finalize(output, 0);
+  mch_output_unref(output);
   return 0;
 }
 

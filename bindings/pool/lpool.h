@@ -1,7 +1,7 @@
 /* Runs in: both (a task may have a pool of its own).
  *
- * The pool object: a userdata around struct mch_pool. Its methods that are small steps are here;
- * those that put steps together are in scripts/mantichora/pool.lua. */
+ * The pool object: a userdata around struct mch_pool. Methods that are single steps are here; those
+ * that combine steps are in scripts/mantichora/pool.lua. */
 #ifndef MCH_LPOOL_H
 #define MCH_LPOOL_H
 
@@ -21,6 +21,10 @@ void mch_lpool_sleep(lua_State *L, uint64_t until);
  * or `until`. How many wait. Raises as mch_lpool_sleep() does. */
 size_t mch_lpool_poll(lua_State *L, uint64_t until);
 
+/* See to it that all open pools of this state tell what happens, if a sink or a listener wants to
+ * know. May raise (memory). */
+void mch_lpool_listen_all(lua_State *L);
+
 /* A descriptor that is readable when mch_lpool_poll() has something to do; -1 and `error`: none is
  * to be had. And when it has although that is not readable. May raise (memory). */
 int mch_lpool_fd(lua_State *L, struct mch_error *error);
@@ -30,7 +34,7 @@ uint64_t mch_lpool_due(lua_State *L);
  * `woken` says so, which is asked with all signals blocked (0). For a prompt. */
 int mch_lpool_await(lua_State *L, int fd, int (*woken)(void));
 
-/* Tell all pools of this state the lowest level of log records that is wanted. */
-void mch_lpool_log_threshold(lua_State *L, int level);
+/* The same, and until a task has failed of which untold() of the core did not tell (0). */
+int mch_lpool_await_failure(lua_State *L, int fd, int (*woken)(void));
 
 #endif

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * Checks and errors that the rooms of the pool object share. */
+ * Checks and errors shared by the files of the pool object. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -31,8 +31,15 @@ int mch_lpool_is_open(const struct lpool *lpool) {
 
 /* Is this function on the way from the user's call to the core? */
 static int is_between(lua_State *L, lua_Debug *info) {
-  return lua_getinfo(L, "S", info) && (strcmp(info->short_src, "mantichora/pool.lua") == 0 ||
-                                       strcmp(info->short_src, "mantichora/map.lua") == 0);
+  static const char *const ours[] = {"mantichora/pool.lua", "mantichora/map.lua",
+                                     "mantichora/options.lua", "mantichora/events.lua"};
+  size_t i;
+  if (!lua_getinfo(L, "S", info))
+    return 0;
+  for (i = 0; i < sizeof ours / sizeof ours[0]; i++)
+    if (strcmp(info->short_src, ours[i]) == 0)
+      return 1;
+  return 0;
 }
 
 /* The level of what called us: the first that is not our own. */
@@ -201,6 +208,24 @@ uint64_t mch_lpool_deadline_arg(lua_State *L, int index) {
   if (!(seconds > 0))
     return 0;
   return seconds > 1e9 ? MCH_NEVER : mch_now() + (uint64_t)(seconds * 1e9);
+}
+
+/* What options.lua has made of `halt`: a table with `how`, `after` and `share`; nil: never. */
+struct mch_halt mch_lpool_halt_arg(lua_State *L, int index) {
+  struct mch_halt halt = {MCH_HALT_NEVER, 0, 0};
+  int top = lua_gettop(L);
+  if (!lua_istable(L, index))
+    return halt;
+  index = lua_absindex(L, index);
+  lua_getfield(L, index, "how");
+  lua_getfield(L, index, "after");
+  lua_getfield(L, index, "share");
+  if (lua_type(L, top + 1) == LUA_TSTRING)
+    halt.how = strcmp(lua_tostring(L, top + 1), "now") == 0 ? MCH_HALT_NOW : MCH_HALT_SOON;
+  halt.after = (uint64_t)lua_tointeger(L, top + 2);
+  halt.share = (double)lua_tonumber(L, top + 3);
+  lua_settop(L, top);
+  return halt;
 }
 
 void mch_lpool_set_integer(lua_State *L, const char *name, lua_Integer value) {

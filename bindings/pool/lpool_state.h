@@ -24,6 +24,8 @@ struct lpool {
   struct mch_pool *pool;  /* NULL: closed */
   struct mch_group group; /* the tasks of run() */
   struct mch_ltask task;  /* for the workers */
+  int leave_failed;       /* bars of what ended well go */
+  int shows_bars;         /* of its tasks */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
   struct mch_task *left;      /* was taken for the next take() of a task of run() */
@@ -54,6 +56,15 @@ struct lpool {
   int ready;            /* and has named it */
   unsigned nworkers;    /* at most */
   int frugal;           /* as last told to the pool */
+  size_t max_queued;    /* so many tasks of run() may be queued before it waits; 0: any */
+  int causes;           /* registry reference: failures that have halted tasks, by run ID (weak) */
+  int place;            /* registry reference: where the function `place_code` is defined */
+  uint32_t place_code;  /* its id; 0: none yet */
+  int is_inline;        /* tasks run in this process */
+  int listens;          /* some function of the script is to be told of events */
+  int listening;        /* or a sink of the program in C */
+  int places;      /* registry reference: where functions are defined, by their bytecode's id */
+  uint64_t number; /* tells the pools of a state apart */
 };
 
 enum {
@@ -103,6 +114,7 @@ enum condition {
   UNTIL_IDLE,
   UNTIL_BELOW,
   UNTIL_GONE,
+  UNTIL_ROOM,
   UNTIL_TIME
 };
 
@@ -110,7 +122,7 @@ enum condition {
 struct goal {
   enum condition condition;
   const struct mch_group *group; /* ONE, MANY, ALL */
-  uint64_t limit;                /* BELOW; MANY: so many */
+  uint64_t limit;                /* BELOW; MANY: so many; ROOM: fewer are queued */
 };
 
 /* A large graph goes with its task as it is. */
@@ -137,6 +149,7 @@ int mch_lpool_raise_error(lua_State *L, const struct mch_error *error);
 void mch_lpool_forget_function(struct lgroup *lgroup);
 struct mch_group *mch_lpool_group_arg(lua_State *L, struct lpool *lpool, int index);
 uint64_t mch_lpool_deadline_arg(lua_State *L, int index);
+struct mch_halt mch_lpool_halt_arg(lua_State *L, int index);
 void mch_lpool_set_integer(lua_State *L, const char *name, lua_Integer value);
 
 /* -- lserve.c */
@@ -159,6 +172,7 @@ int mch_lwait_interrupted(void *ud);
 void mch_lwait_obey_hooks(lua_State *L, struct mch_output *output, struct hooks *own_hooks,
                           struct hooks *main_hooks, int is_ending);
 int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until);
+void mch_lwait_for_room(lua_State *L, struct lpool *lpool);
 int mch_core_wait(lua_State *L);
 int mch_core_pump(lua_State *L);
 
@@ -166,12 +180,16 @@ int mch_core_pump(lua_State *L);
 
 struct mch_poller *mch_lpools_poller(lua_State *L, struct mch_error *error);
 int mch_lpools_join(struct mch_poller *poller, struct lpool *lpool, struct mch_error *error);
+/* Tell all pools of this state the lowest level of log records that is wanted. */
+void mch_lpools_log_threshold(lua_State *L, int level);
 int mch_core_sleep(lua_State *L);
 
 /* -- lrun.c */
 
 int mch_core_group(lua_State *L);
+int mch_core_go_on(lua_State *L);
 int mch_core_abandon(lua_State *L);
+int mch_core_leave(lua_State *L);
 void mch_lrun_clear_message(struct lpool *lpool);
 void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder);
 void mch_lrun_begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder);
@@ -207,14 +225,39 @@ int mch_lends_pool_gc(lua_State *L);
 int mch_core_leaving(lua_State *L);
 int mch_core_unfinished(lua_State *L);
 
+/* -- levents.c */
+
+/* Tell what has happened, if this is the moment for it. Code of the user runs. */
+void mch_levents_tell(lua_State *L, struct lpool *lpool);
+/* Tell what is left, as the pool ends. Raises nothing. */
+void mch_levents_tell_last(lua_State *L, struct lpool *lpool);
+int mch_levents_may_tell(lua_State *L, const struct lpool *lpool);
+/* Where nothing can be told now, tasks may be taken before their ends are. */
+void mch_levents_prepare_take(lua_State *L, struct lpool *lpool);
+/* Listen, or no longer. Raises what stands against it. */
+void mch_levents_listen(lua_State *L, struct lpool *lpool);
+void mch_levents_check_may_wait(lua_State *L);
+int mch_core_listen(lua_State *L);
+int mch_core_set_teller(lua_State *L);
+int mch_core_last_event(lua_State *L);
+int mch_core_check_may_wait(lua_State *L);
+int mch_core_emit(lua_State *L);
+int mch_core_stats(lua_State *L);
+
 /* -- ltake.c */
 
+int mch_core_untold(lua_State *L);
 void mch_ltake_pack_values(lua_State *L, int first);
 int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder);
 int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
                            size_t length, enum mch_graph_kind kind, int early);
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool);
 void mch_ltake_call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results);
+void mch_ltake_push_kinds(lua_State *L);
+/* Push the raw facts of the failure of a task. */
+void mch_ltake_push_failure(lua_State *L, struct lpool *lpool, struct mch_task *task);
+/* Set the field `place` of the table on top, if it is known where the task's function is from. */
+void mch_ltake_push_place(lua_State *L, struct lpool *lpool, const struct mch_task *task);
 int mch_core_weight(lua_State *L);
 int mch_core_take_plain(lua_State *L);
 int mch_core_take(lua_State *L);

@@ -7,62 +7,15 @@
 
 #include "bindings/context.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 
-/* The first pool of this state that is open, or NULL. */
-static struct lpool *pump_others(lua_State *L, struct lpool *first) {
-  struct lpool *found = NULL;
-  luaL_checkstack(L, 6, NULL);
-  mch_context_push_pools(L);
-  lua_pushnil(L);
-  while (lua_next(L, -2) != 0) {
-    struct lpool *lpool = lua_touserdata(L, -2);
-    lua_pop(L, 1);
-    if (lpool == first || lpool->pool == NULL || !mch_mark_is_ours(&lpool->mark))
-      continue;
-    mch_pool_pump(lpool->pool);
-    found = lpool;
-  }
-  lua_pop(L, 1);
-  return found;
-}
-
-void mch_lpool_sleep(lua_State *L, uint64_t until) {
-  struct mch_output *output = mch_atpbar_output(L);
-  struct hooks own = {NULL, 0}, of_main = {NULL, 0};
-  struct goal goal = {UNTIL_TIME, NULL, 0};
-  struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, NULL};
-  for (;;) {
-    uint64_t now = mch_now(), next = mch_output_next(output);
-    struct lpool *lpool = pump_others(L, NULL);
-    if (lpool != NULL) {
-      /* Others have drivers of their own, or wait for their turn in slices. */
-      uint64_t slice = now + 20000000u;
-      int alone = pump_others(L, lpool) == NULL;
-      if (mch_lwait_wait_for(L, lpool, &goal, alone || slice > until ? until : slice) == 0 &&
-          mch_now() >= until)
-        return;
-      continue;
-    }
-    mch_atpbar_pump(L);
-    if (now >= until)
-      return;
-    mch_sleep_until(next < until ? next : until, mch_lwait_interrupted, &look);
-    mch_lwait_obey_hooks(L, output, &own, &of_main, 0);
-  }
-}
-
 /* -- all pools of a state ----------------------------------------------------------------- */
 
 #define GATHERING "mantichora gathering"
-
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
 
 /* Leave an open pool that this visit has not seen yet on the stack and return it; NULL (and
  * nothing) when all were seen. It starts anew each time: handlers make and close pools meanwhile.
@@ -135,27 +88,43 @@ static void mark_ready(struct mch_poller *poller) {
 /* What there is to know of all pools together. */
 struct tally {
   size_t finished, unfinished; /* tasks of run() */
+  int untold;                  /* some have failed, and nobody was told */
   uint64_t due;                /* when one has something to do though the poller says nothing */
 };
 
-/* `due` costs a little: filled in only if it is wanted. */
-static struct tally add_up(lua_State *L, int want_due) {
-  struct tally tally = {0, 0, MCH_NEVER};
+/* Call f with each open pool of this state; it runs no Lua. */
+static void each_open(lua_State *L, void (*f)(struct lpool *lpool, void *ud), void *ud) {
   mch_context_push_pools(L);
   lua_pushnil(L);
   while (lua_next(L, -2) != 0) {
     struct lpool *lpool = lua_touserdata(L, -2);
     lua_pop(L, 1);
-    if (!mch_lpool_is_open(lpool))
-      continue;
-    tally.finished += mch_pool_finished(lpool->pool, &lpool->group);
-    tally.unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
-    if (want_due)
-      tally.due = sooner(tally.due, mch_pool_deadline(lpool->pool));
-    if (want_due && !lpool->joined)
-      tally.due = sooner(tally.due, mch_now() + SLICE);
+    if (mch_lpool_is_open(lpool))
+      f(lpool, ud);
   }
   lua_pop(L, 1);
+}
+
+static void count_tasks(struct lpool *lpool, void *ud) {
+  struct tally *tally = ud;
+  tally->finished += mch_pool_finished(lpool->pool, &lpool->group);
+  tally->unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
+  tally->untold |= mch_pool_has_untold(lpool->pool, &lpool->group);
+}
+
+static void look_when_due(struct lpool *lpool, void *ud) {
+  struct tally *tally = ud;
+  tally->due = mch_sooner(tally->due, mch_pool_deadline(lpool->pool));
+  if (!lpool->joined)
+    tally->due = mch_sooner(tally->due, mch_now() + SLICE);
+}
+
+/* `due` costs a little: filled in only if it is wanted. */
+static struct tally add_up(lua_State *L, int want_due) {
+  struct tally tally = {0, 0, 0, MCH_NEVER};
+  each_open(L, count_tasks, &tally);
+  if (want_due)
+    each_open(L, look_when_due, &tally);
   return tally;
 }
 
@@ -176,57 +145,89 @@ static void pump_all(lua_State *L, struct mch_poller *poller, int frugal) {
   }
 }
 
-/* A frame of an engine has no time for forks. */
-size_t mch_lpool_poll(lua_State *L, uint64_t until) {
-  int frugal = until == 0 && mch_context_get(L)->embedded;
-  struct mch_output *output = mch_atpbar_output(L);
+/* What ends a wait for all pools, besides an error: a time, a descriptor, a signal, a result. */
+struct end {
+  uint64_t until;
+  int fd;             /* -1: none */
+  int (*woken)(void); /* NULL: nobody else knows of signals */
+  int result;         /* a task waits to be received, or none is outstanding */
+  int frugal;         /* workers are not replaced while others live */
+  int untold;         /* a task has failed, and nobody was told */
+};
+
+/* Wait until any of these may have something to do; 1: the descriptor has. */
+static int wait_for_any(struct mch_poller *poller, const struct end *end, uint64_t due,
+                        struct mch_look *look) {
+  int fds[] = {end->fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
+  if (end->fd >= 0)
+    return mch_await_until(fds, 2, due, mch_lwait_interrupted, look);
+  if (poller != NULL)
+    mch_wait(poller, due, mch_lwait_interrupted, look);
+  else
+    mch_sleep_until(due, mch_lwait_interrupted, look);
+  return 0;
+}
+
+/* Move all pools on and draw, until one of the ends has come. Leaves in `tally` how many tasks are
+ * finished. Whether the descriptor is readable. */
+static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally) {
+  struct mch_output *output = mch_loutput_get(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
-  struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, NULL};
+  struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, end->woken};
   struct mch_error error;
   mch_notices_tell(L);
   luaL_checkstack(L, 8, NULL);
   for (;;) {
     struct mch_poller *poller = mch_lpools_poller(L, &error);
-    struct tally tally;
     uint64_t now, due;
-    pump_all(L, poller, frugal);
+    if (end->woken != NULL && end->woken())
+      return 0;
+    pump_all(L, poller, end->frugal);
     now = mch_now();
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
-      mch_atpbar_pump(L);
-    tally = add_up(L, now < until);
-    if (tally.finished > 0 || tally.unfinished == 0 || now >= until)
-      return tally.finished;
-    due = sooner(until, sooner(tally.due, mch_output_next(output)));
-    if (poller != NULL)
-      mch_wait(poller, due, mch_lwait_interrupted, &look);
-    else
-      mch_sleep_until(due, mch_lwait_interrupted, &look);
+      mch_loutput_pump(L);
+    *tally = add_up(L, now < end->until);
+    if (now >= end->until || (end->untold && tally->untold) ||
+        (end->result && (tally->finished > 0 || tally->unfinished == 0)))
+      return 0;
+    due = mch_sooner(end->until, mch_sooner(tally->due, mch_output_next(output)));
+    if (wait_for_any(poller, end, due, &look))
+      return 1;
     mch_lwait_obey_hooks(L, output, &own, &of_main, 0);
   }
 }
 
+void mch_lpool_sleep(lua_State *L, uint64_t until) {
+  struct end end = {until, -1, NULL, 0, 0, 0};
+  struct tally tally;
+  wait_for_all(L, &end, &tally);
+}
+
+/* A frame of an engine has no time for forks. */
+size_t mch_lpool_poll(lua_State *L, uint64_t until) {
+  struct end end = {until, -1, NULL, 1, until == 0 && mch_context_get(L)->embedded, 0};
+  struct tally tally;
+  if (until != 0)
+    mch_levents_check_may_wait(L);
+  wait_for_all(L, &end, &tally);
+  return tally.finished;
+}
+
 int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
-  struct mch_output *output = mch_atpbar_output(L);
-  struct hooks own = {NULL, 0}, of_main = {NULL, 0};
-  struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, woken};
-  int readable = 0;
-  mch_notices_tell(L);
-  luaL_checkstack(L, 8, NULL);
-  while (!readable && !woken()) {
-    struct mch_error error;
-    struct mch_poller *poller = mch_lpools_poller(L, &error);
-    int fds[] = {fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
-    pump_all(L, poller, 0);
-    mch_atpbar_pump(L);
-    readable = mch_await_until(fds, 2, mch_lpool_due(L), mch_lwait_interrupted, &look);
-    mch_lwait_obey_hooks(L, output, &own, &of_main, 0);
-  }
-  return readable;
+  struct end end = {MCH_NEVER, fd, woken, 0, 0, 0};
+  struct tally tally;
+  return wait_for_all(L, &end, &tally);
+}
+
+int mch_lpool_await_failure(lua_State *L, int fd, int (*woken)(void)) {
+  struct end end = {MCH_NEVER, fd, woken, 0, 0, 1};
+  struct tally tally;
+  return wait_for_all(L, &end, &tally);
 }
 
 uint64_t mch_lpool_due(lua_State *L) {
   luaL_checkstack(L, 8, NULL);
-  return sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_loutput_get(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {
@@ -246,19 +247,25 @@ int mch_lpool_fd(lua_State *L, struct mch_error *error) {
 int mch_core_sleep(lua_State *L) {
   uint64_t until = mch_lpool_deadline_arg(L, 1);
   mch_notices_tell(L);
+  mch_levents_check_may_wait(L);
   mch_lpool_sleep(L, until == 0 ? mch_now() : until);
   return 0;
 }
 
-void mch_lpool_log_threshold(lua_State *L, int level) {
-  mch_context_get(L)->log_level = level;
-  mch_context_push_pools(L);
-  lua_pushnil(L);
-  while (lua_next(L, -2) != 0) {
-    struct lpool *lpool = lua_touserdata(L, -2);
-    lua_pop(L, 1);
-    if (lpool->pool != NULL && mch_mark_is_ours(&lpool->mark))
-      mch_pool_log_threshold(lpool->pool, level);
-  }
-  lua_pop(L, 1);
+static void set_listening(struct lpool *lpool, void *L) {
+  mch_levents_listen(L, lpool);
+}
+
+void mch_lpool_listen_all(lua_State *L) {
+  luaL_checkstack(L, 8, NULL);
+  each_open(L, set_listening, L);
+}
+
+static void set_threshold(struct lpool *lpool, void *ud) {
+  mch_pool_log_threshold(lpool->pool, *(const int *)ud);
+}
+
+void mch_lpools_log_threshold(lua_State *L, int level) {
+  luaL_checkstack(L, 4, NULL);
+  each_open(L, set_threshold, &level);
 }

@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * What the owner's thread does for a pool around a pump: before forks, with log records and pieces
- * of results. */
+ * What the owner's thread does for a pool around each pump: prepare forks, deliver log records,
+ * decode early pieces of results. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -229,7 +229,8 @@ void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal) {
   if (frugal != lpool->frugal)
     mch_pool_spare_forks(lpool->pool, frugal);
   lpool->frugal = frugal;
-  mch_pool_pump(lpool->pool);
+  if (!lpool->is_inline || !mch_context_get(L)->telling) /* a listener runs no tasks */
+    mch_pool_pump(lpool->pool);
   lpool->pumped = mch_now();
   mch_lserve_release_spent(L, lpool);
   if (mch_pool_short_of_workers(lpool->pool)) {
@@ -240,4 +241,5 @@ void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal) {
   }
   mch_lserve_store_pieces(L, lpool, MOST_PIECES);
   mch_lserve_deliver_logs(L, lpool);
+  mch_levents_tell(L, lpool);
 }

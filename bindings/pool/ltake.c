@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The way of a result from the pool into Lua, and failures in words. */
+ * From the pool into Lua: decodes results, and turns failures into tables. */
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/items.h"
 #include "bindings/values/modules.h"
 #include "bindings/values/number.h"
@@ -126,6 +126,7 @@ static void push_payload_place(lua_State *L, struct lpool *lpool, const struct m
 /* Push the fields that say where a function comes from: its bytecode is the first that its task
  * names, if it travelled by a name. */
 static void push_function_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  int failure = lua_gettop(L);
   uint32_t id;
   size_t length;
   const void *bytes;
@@ -136,13 +137,22 @@ static void push_function_place(lua_State *L, struct lpool *lpool, const struct 
   if (task->codes == 0)
     return;
   memcpy(&id, task->body, sizeof id);
-  bytes = mch_pool_code(lpool->pool, id, &length);
-  if (bytes == NULL)
-    return;
-  if (luaL_loadbufferx(L, bytes, length, "=", "b") == LUA_OK)
+  if (id != lpool->place_code) { /* failures of one function often come in crowds */
+    bytes = mch_pool_code(lpool->pool, id, &length);
+    if (bytes == NULL || luaL_loadbufferx(L, bytes, length, "=", "b") != LUA_OK) {
+      lua_settop(L, failure);
+      return;
+    }
     set_place(L);
-  else
-    lua_pop(L, 1);
+    lua_getfield(L, failure, "place");
+    lpool->place_code = 0;
+    luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);
+    lpool->place = luaL_ref(L, LUA_REGISTRYINDEX);
+    lpool->place_code = id;
+    return;
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->place);
+  lua_setfield(L, failure, "place");
 }
 
 static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
@@ -208,20 +218,36 @@ static void push_error(lua_State *L, const struct lpool *lpool, const struct mch
   lua_rotate(L, top + 1, -1);
 }
 
+/* Push the same without the value: only strings, so that no code runs. */
+static void push_error_in_words(lua_State *L, const struct lpool *lpool,
+                                const struct mch_result *result) {
+  lua_pushcfunction(L, decode_error);
+  lua_pushlightuserdata(L, (void *)result);
+  lua_pushlightuserdata(L, (void *)lpool);
+  lua_pushinteger(L, PARTS_WITHOUT_VALUE);
+  lua_call(L, 3, PARTS_WITHOUT_VALUE);
+  lua_pushnil(L);
+  lua_pushnil(L);
+}
+
 /* What a worker said of an error, into the failure on top. */
-static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
+static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result,
+                      int in_words) {
   int failure = lua_gettop(L);
   if (result->text != NULL) {
     lua_pushstring(L, result->text);
     lua_setfield(L, failure, "reason");
   }
-  if (result->length == 0)
+  if (result->length == 0 || (result->graph_is_log && in_words))
     return;
   if (result->graph_is_log) {
     set_last_log(L, lpool, result);
     return;
   }
-  push_error(L, lpool, result);
+  if (in_words)
+    push_error_in_words(L, lpool, result);
+  else
+    push_error(L, lpool, result);
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
   lua_pushvalue(L, failure + 2);
@@ -239,13 +265,12 @@ static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_
   lua_settop(L, failure);
 }
 
-static const char *kind_word(enum mch_kind kind) {
-  static const char *const words[] = {
-#define MCH_KIND_WORD(name, word) word,
-      MCH_KINDS(MCH_KIND_WORD)
-#undef MCH_KIND_WORD
-  };
-  return words[kind];
+/* Push a table of all kinds: number by name. */
+void mch_ltake_push_kinds(lua_State *L) {
+  int kind;
+  lua_createtable(L, 0, MCH_KIND_CANCELLED + 1);
+  for (kind = 0; kind <= MCH_KIND_CANCELLED; kind++)
+    mch_lpool_set_integer(L, mch_kind_word((enum mch_kind)kind), kind);
 }
 
 /* While other code may run that receives from this pool (sinks, finalizers), the taken task is kept
@@ -276,21 +301,20 @@ static void set_task(lua_State *L, const struct mch_task *task) {
     lua_pushlstring(L, task->extra->name, task->extra->name_length);
     lua_setfield(L, -2, "name");
   }
-  if (task->extra != NULL && task->extra->index > 0)
-    mch_lpool_set_integer(L, "index", (lua_Integer)task->extra->index);
+  if (task->index > 0)
+    mch_lpool_set_integer(L, "index", (lua_Integer)task->index);
   if (task->result->pid != 0)
     mch_lpool_set_integer(L, "pid", task->result->pid);
   set_number(L, "elapsed", task->result->elapsed);
 }
 
-/* Called with the pool: push the raw facts of the failure of the task that is held. */
-static int make_failure(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
-  const struct mch_task *task = lpool->held;
+/* Push the raw facts of a task's failure; `in_words`: without its value, and no code runs. */
+static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task,
+                             int in_words) {
   const struct mch_result *result = task->result;
-  lua_settop(L, 0);
+  luaL_checkstack(L, 16, NULL);
   lua_newtable(L);
-  lua_pushstring(L, kind_word(result->kind));
+  lua_pushstring(L, mch_kind_word(result->kind));
   lua_setfield(L, -2, "kind");
   set_task(L, task);
   if (result->kind == MCH_KIND_KILLED && result->signal != 0)
@@ -310,8 +334,84 @@ static int make_failure(lua_State *L) {
   if (result->maxrss != 0)
     mch_lpool_set_integer(L, "maxrss", (lua_Integer)result->maxrss);
   push_function_place(L, lpool, task);
-  set_error(L, lpool, result);
+  set_error(L, lpool, result, in_words);
+}
+
+static void push_causes(lua_State *L, struct lpool *lpool) {
+  if (lpool->causes == LUA_NOREF) {
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lpool->causes = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->causes);
+}
+
+/* Push the failure of a task that has halted others: the same table for all of them, as long as
+ * somebody has it. */
+static void push_cause(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  int causes = lua_gettop(L) + 1;
+  push_causes(L, lpool);
+  if (lua_rawgeti(L, causes, (lua_Integer)task->runid) != LUA_TTABLE) {
+    lua_settop(L, causes);
+    push_raw_failure(L, lpool, task, 0);
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "halts");
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, causes, (lua_Integer)task->runid);
+  }
+  lua_remove(L, causes);
+}
+
+/* Push the raw facts of a failure. One that has halted others is held by them, or by its group. */
+static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  if (task->halts) {
+    push_cause(L, lpool, task);
+    return;
+  }
+  push_raw_failure(L, lpool, task, 0);
+  if (task->cause != NULL) {
+    push_cause(L, lpool, task->cause);
+    lua_setfield(L, -2, "cause");
+  }
+}
+
+/* Called with the pool: push the raw facts of the failure of the task that is held. */
+static int make_failure(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lpool->held;
+  lua_settop(L, 0);
+  push_failure(L, lpool, task);
   return 1;
+}
+
+/* Called with the pool and its task, which somebody could receive meanwhile: but no finalizer runs,
+ * nor anything else. */
+static int describe_untold(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lua_touserdata(L, 2);
+  push_raw_failure(L, lpool, task, 1);
+  return 1;
+}
+
+/* untold(pool): the raw facts of the next failure that was neither received nor told by this; nil:
+ * none. The task stays to be received. */
+int mch_core_untold(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  const struct mch_task *task = mch_pool_untold(lpool->pool, &lpool->group);
+  int runs = lua_gc(L, LUA_GCISRUNNING), status;
+  if (task == NULL)
+    return 0;
+  lua_pushcfunction(L, describe_untold);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)task);
+  lua_gc(L, LUA_GCSTOP);
+  status = lua_pcall(L, 2, 1, 0);
+  if (runs)
+    lua_gc(L, LUA_GCRESTART);
+  return status == LUA_OK ? 1 : lua_error(L);
 }
 
 /* Called with the pool: push the values of the task that is held. */
@@ -340,6 +440,24 @@ static void push_undecodable(lua_State *L, const struct mch_task *task) {
   set_task(L, task);
 }
 
+/* Called with the pool and the task: push the raw facts of its failure. */
+static int make_failure_of(lua_State *L) {
+  push_failure(L, lua_touserdata(L, 1), lua_touserdata(L, 2));
+  return 1;
+}
+
+void mch_ltake_push_failure(lua_State *L, struct lpool *lpool, struct mch_task *task) {
+  lua_pushcfunction(L, make_failure_of);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushlightuserdata(L, task);
+  if (mch_lwatch_pcall(L, 2, 1, 0) != LUA_OK)
+    push_undecodable(L, task);
+}
+
+void mch_ltake_push_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  push_function_place(L, lpool, task);
+}
+
 /* What the taken task wrote and showed is told before its values are handed over, and what came
  * ahead of them is stored. Code that runs then may receive from this pool, and close it. */
 static void settle_taken(lua_State *L, struct lpool *lpool) {
@@ -349,7 +467,7 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
     return;
   hold_taken(lpool);
   if (tell)
-    mch_atpbar_tell(L, lpool->output);
+    mch_loutput_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->early))
     mch_lserve_store_pieces(L, lpool, 1);
   take_held(L, lpool, task);
@@ -360,14 +478,16 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
 static int take_next(lua_State *L, struct lpool *lpool, struct mch_group *group, uint64_t *from) {
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
+  mch_levents_prepare_take(L, lpool);
   for (;;) {
     lpool->taken = from != NULL ? mch_pool_take_in_order(lpool->pool, group, from)
                                 : mch_pool_take(lpool->pool, group);
     if (lpool->taken != NULL)
       break;
-    if (!mch_pool_has_logs(lpool->pool))
+    if (!mch_pool_has_logs(lpool->pool) && !mch_levents_may_tell(L, lpool))
       return 0;
     mch_lserve_deliver_logs(L, lpool); /* they come first */
+    mch_levents_tell(L, lpool);
     if (lpool->pool == NULL)
       return mch_lpool_raise_closed(L);
   }
@@ -447,17 +567,19 @@ int mch_core_take(lua_State *L) {
   lpool->decoding++;
   status = mch_lwatch_pcall(L, 1, LUA_MULTRET, 0);
   lpool->decoding--;
-  take_held(L, lpool, task);
+  if (lpool->pool == NULL)
+    return mch_lpool_raise_closed(L);
   if (status == LUA_OK && !lua_checkstack(L, copies * lua_gettop(L) + LUA_MINSTACK)) {
     lua_settop(L, 2);
     lua_pushliteral(L, "it returned more values than a call can hand over: put them into a table");
     status = LUA_ERRRUN;
   }
-  if (status != LUA_OK) {
-    push_undecodable(L, lpool->taken);
+  if (status != LUA_OK) { /* the task is held meanwhile: finalizers may receive here too */
+    push_undecodable(L, task);
     lua_pushboolean(L, 1);
     lua_replace(L, 2);
   }
+  take_held(L, lpool, task);
   drop_payload(L, lpool, lpool->taken);
   lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);

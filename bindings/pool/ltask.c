@@ -5,12 +5,16 @@
 #include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "bindings/notices.h"
 #include "bindings/values/classes.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "bindings/values/modules.h"
+#include "runtime/show/hold.h"
 #include "runtime/show/output.h"
+#include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
 #include "bindings/values/shown.h"
 #include "bindings/values/text.h"
@@ -130,14 +134,6 @@ static void answer_error(lua_State *L, struct call *call, enum mch_kind kind) {
 
 /* -- running ------------------------------------------------------------------------------ */
 
-/* splitmix64: run IDs that are neighbours get streams that are not. */
-static lua_Unsigned mix(lua_Unsigned x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 /* What math.random does to the state of a stream for each number. */
 static void step(struct mch_stream *stream) {
   uint64_t *s = stream->words, before = s[1];
@@ -189,7 +185,7 @@ static struct mch_stream *find_stream(lua_State *L) {
 }
 
 static lua_Unsigned own_seed(const struct call *call) {
-  return mix((lua_Unsigned)call->task->seed ^ mix((lua_Unsigned)call->run->runid));
+  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->stream));
 }
 
 /* As math.randomseed would, but without a call, which takes longer than many an item does. */
@@ -197,7 +193,7 @@ static int seed_directly(const struct call *call) {
   lua_Unsigned own = own_seed(call);
   if (call->task->stream == NULL)
     return 0;
-  *call->task->stream = seeded(own, mix(own));
+  *call->task->stream = seeded(own, mch_mix(own));
   return 1;
 }
 
@@ -211,7 +207,7 @@ static void seed_stream(lua_State *L, const struct call *call) {
     return;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
     lua_pushinteger(L, (lua_Integer)own);
-    lua_pushinteger(L, (lua_Integer)mix(own));
+    lua_pushinteger(L, (lua_Integer)mch_mix(own));
     lua_call(L, 2, 0);
   } else
     lua_pop(L, 1);
@@ -638,6 +634,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   }
   note_settings(L, task);
   task->running = task->context->running = 1;
+  task->context->task = task;
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
@@ -659,11 +656,13 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     outer.worker->spent = 1;
   task->running = 0;
   task->context->running = outer.running;
+  task->context->task = outer.task;
   task->context->runid = outer.runid;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   if (task->context->first_bar != 0)
-    mch_output_leave_bars(task->output, task->context->first_bar);
+    mch_output_leave_bars(task->output, task->context->first_bar,
+                          call.kind == MCH_KIND_ERROR ? MCH_BAR_ERROR : MCH_BAR_FINISHED);
   task->context->hides_bars = outer.hides_bars;
   task->context->first_bar = outer.first_bar;
   return call.kind;
@@ -723,16 +722,38 @@ static void keep_inherited(lua_State *L) {
   luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
+/* Where both streams are one file, io.stderr keeps the order of writes to both. */
+static void join_streams(lua_State *L) {
+  FILE *before = stderr;
+  luaL_Stream *stream;
+  if (!mch_hold_same_file(STDOUT_FILENO, STDERR_FILENO))
+    return;
+  mch_platform_join_streams();
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushliteral(L, LUA_IOLIBNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "stderr");
+    lua_rawget(L, -2);
+    stream = luaL_testudata(L, -1, LUA_FILEHANDLE);
+    if (stream != NULL && stream->f == before)
+      stream->f = stderr;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
+  join_streams(L);
   lua_newtable(L);
   task->factories = luaL_ref(L, LUA_REGISTRYINDEX);
   keep_inherited(L);
   replace_exit(L, task->baseline);
   mch_tidy_watch(L, &task->tidy, task->baseline);
-  if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
-    exchange_exits(L, lua_gettop(L));
-  lua_pop(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
+  exchange_exits(L, lua_gettop(L) - 1);
+  lua_pop(L, 2);
   mch_young_begin(L, &task->young, &task->heap, &task->watch);
   return 0;
 }
@@ -755,6 +776,59 @@ static void begin(void *ud, struct mch_worker *worker) {
     mch_worker_leave(worker, EXIT_FAILURE);
   run_init(L, task);
   mch_young_forgive(&task->young);
+}
+
+/* -- a worker leaves ---------------------------------------------------------------------- */
+
+/* Log what the error table on top says. */
+static int log_error_of_fini(lua_State *L) {
+  int was_stopped = (int)lua_tointeger(L, 2);
+  luaL_Buffer sentence;
+  luaL_buffinit(L, &sentence);
+  if (was_stopped)
+    luaL_addstring(&sentence, "fini of a worker took too long and was stopped");
+  else {
+    luaL_addstring(&sentence, "fini of a worker raised an error: ");
+    if (lua_istable(L, 1))
+      lua_rawgeti(L, 1, 1);
+    else
+      lua_pushvalue(L, 1);
+    if (!lua_isstring(L, -1)) {
+      lua_pop(L, 1);
+      lua_pushliteral(L, "(there is no message)");
+    }
+    luaL_addvalue(&sentence);
+  }
+  luaL_pushresult(&sentence);
+  mch_notices_log(L, "error", lua_tostring(L, -1));
+  return 0;
+}
+
+void mch_ltask_end(struct mch_ltask *task) {
+  lua_State *L = task_thread(task);
+  int status, stops;
+  if (task->fini == LUA_NOREF || task->broken || (task->init != LUA_NOREF && !task->prepared))
+    return;
+  lua_settop(L, 0);
+  stops = mch_lwatch_stops(L);
+  lua_pushcfunction(L, log_error_of_fini);
+  lua_pushcfunction(L, describe_error);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
+  status = lua_pcall(L, 0, 0, 2);
+  end_stranger(task, status);
+  stops = mch_lwatch_stops(L) - stops;
+  if (task->watching)
+    mch_lwatch_calm(&task->watch);
+  lua_remove(L, 2);
+  if (status != LUA_OK) {
+    lua_pushinteger(L, stops);
+    lua_pcall(L, 2, 0, 0);
+  }
+  lua_settop(L, 0);
+}
+
+static void end(void *ud) {
+  mch_ltask_end(ud);
 }
 
 /* -- stopping a task ---------------------------------------------------------------------- */
@@ -791,16 +865,20 @@ static int eager(void *ud) {
   return task->init != LUA_NOREF || task->context->child_hook != NULL;
 }
 
+#define DIGITS_OF(number) #number
+#define DIGITS(macro) DIGITS_OF(macro)
+
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
   struct mch_runner runner = {.ud = task,
                               .eager = eager,
                               .begin = begin,
+                              .end = task != NULL && task->fini != LUA_NOREF ? end : NULL,
                               .run = run,
                               .code = code,
                               .interrupt = interrupt,
                               .insist = insist,
                               .calm = calm,
-                              .format = "Lua 5.4 graph 1"};
+                              .format = "Lua 5.4 graph " DIGITS(MCH_GRAPH_VERSION)};
   return runner;
 }
 
@@ -831,10 +909,11 @@ int mch_ltask_random(lua_State *L) {
 void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->baseline);
   luaL_unref(L, LUA_REGISTRYINDEX, task->init);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->fini);
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
   luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
   luaL_unref(L, LUA_REGISTRYINDEX, task->anchor);
   mch_tidy_forget(L, &task->tidy);
-  task->baseline = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
+  task->baseline = task->init = task->fini = task->payloads = task->lent = task->anchor = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

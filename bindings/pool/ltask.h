@@ -29,7 +29,7 @@ struct mch_ltask {
   struct mch_context *context;
   struct mch_output *output;
   int baseline; /* registry references; LUA_NOREF: none */
-  int init;
+  int init, fini;
   int mapped;               /* of the batch that runs: its function, rebuilt */
   int mapped_own;           /* likewise: the classes that came with it, by id */
   struct mch_steady steady; /* likewise: how its tables looked */
@@ -57,6 +57,9 @@ struct mch_ltask {
 
 /* The runner of a pool whose `task` this is. */
 struct mch_runner mch_ltask_runner(struct mch_ltask *task);
+
+/* Run the user's `fini`, where `init` has not failed. What it raises is logged. */
+void mch_ltask_end(struct mch_ltask *task);
 
 /* Push an integer from the running task's random stream. 0: there is no such stream. */
 int mch_ltask_random(lua_State *L);

@@ -1,13 +1,13 @@
 /* Runs in: both.
  *
- * Generational collection over a large heap that workers inherit. A minor collection leaves what is
- * old alone, so that its pages stay shared; a major one walks through all of it, and the worker has
- * a copy of its own of every page. So a worker makes minor collections only, and it makes them at
- * the right time: what lives through two of them becomes old, and is never freed again. The
- * worker's allocator knows how much there is, and asks for a collection when the young generation
- * has grown to more than the largest structure that was built so far; what is built and dropped
- * then never becomes old. What did is garbage that only a major collection would free: when it has
- * grown large the worker leaves, between two tasks, and the pool forks another. */
+ * Generational collection over a large heap that workers inherit. A minor collection does not touch
+ * old objects, so that their pages stay shared; a major one visits all of them, and the worker then
+ * has its own copy of every page. So a worker makes only minor collections, and times them: what
+ * lives through two of them becomes old, and is never freed. The worker's allocator knows how much
+ * memory is young, and requests a collection when the young generation has grown beyond the largest
+ * structure that was built so far; what is built and dropped then never becomes old. Objects that
+ * became old nevertheless and died are garbage that only a major collection would free: when that
+ * has grown large the worker leaves, between two tasks, and the pool forks another. */
 #ifndef MCH_LYOUNG_H
 #define MCH_LYOUNG_H
 

@@ -1,8 +1,8 @@
 /* Runs in: both (in the parent only with the inline engine).
  *
- * What a task changes of the interpreter's own settings and the next one would meet: the debug hook
- * of the thread of tasks, the collector (stopped, its mode and parameters), and the default files
- * of the io library. They are set back after each task, and between the items of a batch, to what
+ * Settings of the interpreter that a task changes and the next task would see: the debug hook of
+ * the tasks' thread, the collector (stopped or not, mode and parameters), and the default files of
+ * the io library. After each task, and between the items of a batch, they are restored to what
  * `init` left. */
 #ifndef MCH_TIDY_H
 #define MCH_TIDY_H

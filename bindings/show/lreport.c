@@ -5,14 +5,13 @@
 #include <lualib.h>
 #include <limits.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
 #include "bindings/context.h"
 #include "bindings/values/graph.h"
-#include "latpbar.h"
-#include "bindings/pool/lpool.h"
+#include "loutput.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
@@ -76,8 +75,11 @@ static int taskname(lua_State *L) {
 
 /* set_log_threshold(level): nobody here wants records below it. */
 static int set_log_threshold(lua_State *L) {
+  struct mch_context *context = mch_context_get(L);
   lua_Number level = luaL_checknumber(L, 1);
-  mch_lpool_log_threshold(L, level < -1e6 ? INT_MIN : level > 1e6 ? INT_MAX : (int)level);
+  context->log_level = level < -1e6 ? INT_MIN : level > 1e6 ? INT_MAX : (int)level;
+  if (context->tell_log_level != NULL)
+    context->tell_log_level(L, context->log_level);
   return 0;
 }
 
@@ -94,7 +96,7 @@ static int log_threshold(lua_State *L) {
 
 /* write_line(line, stream): a line of the log, above the bars; without its newline. */
 static int write_line(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   size_t length;
   const char *line;
   int stream = 2;
@@ -143,11 +145,15 @@ static int stops(lua_State *L) {
   return 1;
 }
 
+/* enter(step): so many more handlers run, or less. */
+static int enter(lua_State *L) {
+  mch_context_get(L)->inside += (int)luaL_checkinteger(L, 1);
+  return 0;
+}
+
 /* time(): seconds since the epoch, with a fraction. */
 static int wall_time(lua_State *L) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9);
+  lua_pushnumber(L, mch_wall());
   return 1;
 }
 
@@ -163,6 +169,7 @@ int luaopen_mantichora_report(lua_State *L) {
                                        {"notices", notices},
                                        {"on_log", on_log},
                                        {"stops", stops},
+                                       {"enter", enter},
                                        {"time", wall_time},
                                        {NULL, NULL}};
   struct mch_buf *graph;

@@ -11,11 +11,14 @@
 
 /* Call `f` with `what` in protected mode; an error that leaves a sink is told through warn. */
 static void tell(lua_State *L, lua_CFunction f, void *what, int *told) {
+  struct mch_context *context = mch_context_get(L);
   int status;
   lua_pushcfunction(L, f);
   lua_pushlightuserdata(L, what);
   *told = 1;
+  context->inside++;
   status = mch_lwatch_pcall(L, 1, 0, 0);
+  context->inside--;
   *told = 0;
   if (status == LUA_OK)
     return;

@@ -1,7 +1,7 @@
 /* Runs in: parent.
  *
- * The sinks of a program in C (mantichora_set_..._sink()): turns what comes into their structures
- * and calls them, in protected mode, on the Lua thread. */
+ * The sinks of a program in C (mantichora_set_..._sink()): reports are converted to the public
+ * structures, and the sinks are called in protected mode, on the Lua thread. */
 #ifndef MCH_SINKS_H
 #define MCH_SINKS_H
 

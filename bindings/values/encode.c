@@ -1,7 +1,8 @@
 /* Runs in: both.
  *
- * Lua values to bytes; graph.h has the format and the interface. The walk over the graph, what
- * stands outside of it (hooks, assignments), and the words for what cannot go. */
+ * Lua values to bytes; graph.h has the format and the interface. Here are the walk over the graph,
+ * the parts of a message outside of it (rebuild hooks, assignments), and the error messages for
+ * values that cannot be sent. */
 #include "encoding.h"
 
 #include <lauxlib.h>

@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * How functions are put: their code, once in a message or by an id that the receiver knows, their
+ * Encodes functions: their code, once in a message or by an id that the receiver knows, their
  * upvalues, and as much of their environments as the code names. */
 #include "encoding.h"
 

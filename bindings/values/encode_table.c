@@ -1,6 +1,6 @@
 /* Runs in: both.
  *
- * How tables are put: small ones in one go, records by their shape, large ones walked, numbers in
+ * Encodes tables: small ones in one go, records by their shape, large ones by a walk, numbers in
  * runs. */
 #include "encoding.h"
 

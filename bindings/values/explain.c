@@ -6,7 +6,7 @@
 #include <lualib.h>
 #include <string.h>
 
-#include "bindings/embedded.h"
+#include "bindings/part.h"
 #include "encoding.h"
 #include "private.h"
 #include "bindings/lwatch.h"
@@ -187,11 +187,7 @@ static struct mch_buf *new_buffer(lua_State *L) {
 /* Push what the Lua part returns: the function that takes the parts, and the one that makes the
  * report. */
 static void push_recorder(lua_State *L) {
-  const struct mch_embedded *part = mch_embedded_find("mantichora.explain");
-  if (part == NULL)
-    luaL_error(L, "mantichora.explain is not part of this build");
-  if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
-    lua_error(L);
+  mch_part_push(L, "mantichora.explain");
   lua_call(L, 0, 2);
 }
 

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * Which globals travel: the baseline of what they were at the fork, and what a function's bytecode
- * names. */
+ * Which globals are sent: the baseline of what they were at the fork, and what a function's
+ * bytecode names. */
 #include "graph.h"
 
 #include <lauxlib.h>

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * Which assignments a message needs besides its values: globals that its code names and that
- * changed since the fork, and the fields of custom environments. */
+ * The assignments that a message needs besides its values: globals that its code names and that
+ * changed since the fork, and fields of custom environments. */
 #ifndef MCH_GLOBALS_H
 #define MCH_GLOBALS_H
 

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * Lua values to bytes and back: one message is one graph. What may cross is in encode.c, how names
- * stand for what both sides have is in modules.c, how globals travel is in globals.c.
+ * Lua values to bytes and back: one message is one graph. What can be sent is in encode.c, how
+ * values are sent by name is in modules.c, how globals are sent is in globals.c.
  *
  * The format (version MCH_GRAPH_VERSION). Integers are little-endian; `varint` is LEB128, at most
  * ten bytes. A message ends exactly at its last byte.
@@ -114,7 +114,8 @@ enum mch_graph_kind {
   MCH_SEND_TASK,   /* the function, then "argument 1" ... */
   MCH_SEND_RESULT, /* "result 1" ... */
   MCH_SEND_ERROR,  /* "error value" */
-  MCH_SEND_ITEM    /* "argument 1" ..., of a function that went before */
+  MCH_SEND_ITEM,   /* "argument 1" ..., of a function that went before */
+  MCH_SEND_EMITTED /* the same, of emit() in a task */
 };
 
 struct mch_code_memory;

@@ -1,10 +1,11 @@
 /* Runs in: both.
  *
- * What a message has met so far: a hash map from 64-bit keys (addresses of Lua values, or hashes
- * with the top bit set) to entries. Entries stay in order and are found by number.
+ * The objects that a message contains so far: a hash map from 64-bit keys (addresses of Lua values,
+ * or hashes with the top bit set) to entries. Entries stay in order and are found by number.
  *
  * A slot holds the number of an entry + stamp + 1. The slots of a large map are kept for the next
- * message, as they are: what is not above the stamp with which that begins is an empty slot. */
+ * message, unchanged: that message begins with a higher stamp, and a slot that is not above it
+ * counts as empty. */
 #ifndef MCH_IDENTITY_H
 #define MCH_IDENTITY_H
 

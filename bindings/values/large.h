@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * Large pages for a while: most of the time that a long string or table takes is spent on first
- * touches of its pages. */
+ * Huge pages for one allocation: most of the time that a long string or table takes is spent on
+ * page faults. */
 #ifndef MCH_LARGE_H
 #define MCH_LARGE_H
 

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * What is known by name: the modules in package.loaded, their functions, their classes, and the
- * three standard files. Names are looked up raw. */
+ * Values that are sent by name: the modules in package.loaded, their functions, their classes, and
+ * the three standard files. Names are looked up raw. */
 #ifndef MCH_MODULES_H
 #define MCH_MODULES_H
 

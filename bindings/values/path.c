@@ -152,7 +152,7 @@ void mch_path_root(struct mch_path *path, enum mch_graph_kind kind, int value) {
   else if (kind == MCH_SEND_RESULT)
     snprintf(head, sizeof head, "result %d", value + 1);
   else
-    snprintf(head, sizeof head, "argument %d", kind == MCH_SEND_ITEM ? value + 1 : value);
+    snprintf(head, sizeof head, "argument %d", kind == MCH_SEND_TASK ? value : value + 1);
   part(path, head, "");
 }
 

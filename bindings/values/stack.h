@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * What lets encode.c and decode.c go as deep as memory allows: a stack of Lua values that moves its
- * lower end into tables when it gets long, and C arrays that start small on the C stack and move to
- * a userdata when they grow (so that an error, which leaves by longjmp, leaks nothing). */
+ * How encode.c and decode.c go as deep as memory allows: a stack of Lua values whose lower end
+ * moves into tables when it gets long, and C arrays that start small on the C stack and move to a
+ * userdata when they grow (so that an error, which leaves by longjmp, leaks nothing). */
 #ifndef MCH_STACK_H
 #define MCH_STACK_H
 

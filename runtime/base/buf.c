@@ -101,12 +101,6 @@ void mch_buf_u8(struct mch_buf *buf, uint8_t value) {
   mch_buf_append(buf, &value, 1);
 }
 
-void mch_buf_u16(struct mch_buf *buf, uint16_t value) {
-  unsigned char bytes[2];
-  mch_store_u16(bytes, value);
-  mch_buf_append(buf, bytes, sizeof bytes);
-}
-
 void mch_buf_u32(struct mch_buf *buf, uint32_t value) {
   unsigned char bytes[4];
   mch_store_u32(bytes, value);

@@ -31,7 +31,7 @@ void mch_buf_consume(struct mch_buf *buf, size_t count);
 /* Forget the contents and the failure; keep the memory. */
 void mch_buf_clear(struct mch_buf *buf);
 
-/* The same, and keep no more than so much memory. */
+/* Forget the contents and the failure, and keep no more than so much memory. */
 void mch_buf_shrink(struct mch_buf *buf, size_t capacity);
 
 /* Forget everything and free the memory; `maximum` stays. */
@@ -43,7 +43,6 @@ static inline size_t mch_buf_unread(const struct mch_buf *buf) {
 
 /* Append one byte, or fixed-width integers in little-endian order. */
 void mch_buf_u8(struct mch_buf *buf, uint8_t value);
-void mch_buf_u16(struct mch_buf *buf, uint16_t value);
 void mch_buf_u32(struct mch_buf *buf, uint32_t value);
 void mch_buf_u64(struct mch_buf *buf, uint64_t value);
 

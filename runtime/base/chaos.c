@@ -10,20 +10,13 @@
 #include <unistd.h>
 
 #include "decimal.h"
+#include "mix.h"
 
 static const double usual_rate = 0.01;
 static const uint64_t longest_rest = 2000000u; /* 2 ms */
 
-/* splitmix64: a bijection that leaves no two neighbours alike. */
-static uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
 uint64_t mch_chaos_number(uint64_t *stream) {
-  uint64_t number = mix(*stream);
+  uint64_t number = mch_mix(*stream);
   *stream += 0x9e3779b97f4a7c15u;
   return number;
 }
@@ -34,8 +27,8 @@ int mch_chaos_draw(const struct mch_chaos *chaos, uint64_t *stream) {
 
 static void set_streams(struct mch_chaos *chaos, uint64_t seed) {
   chaos->seed = seed;
-  chaos->noise = mix(seed ^ 1);
-  chaos->fate = mix(seed ^ 2);
+  chaos->noise = mch_mix(seed ^ 1);
+  chaos->fate = mch_mix(seed ^ 2);
 }
 
 int mch_chaos_parse(struct mch_chaos *chaos, const char *text, struct mch_error *error) {
@@ -61,7 +54,7 @@ int mch_chaos_parse(struct mch_chaos *chaos, const char *text, struct mch_error 
   if (*end != '\0' || !(rate >= 0 && rate <= 1))
     goto unclear;
   chaos->rate = (uint64_t)(rate * 4294967296.0);
-  set_streams(chaos, mix((uint64_t)seed));
+  set_streams(chaos, mch_mix((uint64_t)seed));
   return 0;
 unclear:
   return mch_error_set(error, MCH_LIMIT,
@@ -73,7 +66,7 @@ unclear:
 struct mch_chaos mch_chaos_split(const struct mch_chaos *chaos, uint64_t number) {
   struct mch_chaos own = *chaos;
   /* The seed stays, since a task's fate is made of it wherever the task runs. */
-  own.noise = mix(chaos->noise ^ mix(number));
+  own.noise = mch_mix(chaos->noise ^ mch_mix(number));
   return own;
 }
 
@@ -85,7 +78,7 @@ struct mch_chaos mch_chaos_nest(struct mch_chaos *chaos) {
 
 void mch_chaos_begin_task(struct mch_chaos *chaos, uint64_t runid, uint32_t attempt) {
   if (chaos->rate != 0)
-    chaos->fate = mix(chaos->seed ^ mix(runid ^ (uint64_t)attempt << 48));
+    chaos->fate = mch_mix(chaos->seed ^ mch_mix(runid ^ (uint64_t)attempt << 48));
 }
 
 void mch_chaos_rest(struct mch_chaos *chaos) {

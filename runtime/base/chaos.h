@@ -2,19 +2,27 @@
  *
  * Faults on purpose. MANTICHORA_CHAOS=seed[,rate] makes every pool of this process suffer, as often
  * as `rate` says (the chance of a fault at each of the points below; default 0.01), what a bad day
- * does now and then. For us to test the pool, for users to test how their programs stand deaths:
+ * does now and then. For us to test the pool, for users to test how their programs cope.
  *
- *     worker   it is killed by SIGKILL: before HELLO, before and after it claims a task, at each
- * log record and each bar of the task, after the task's last line and before its RESULT, in the
- * middle of its RESULT, and between two tasks; before and after EXIT a pause of up to two
- * milliseconds at the same points pool     a worker's news is overlooked until the next pump, so
- * that messages, output and deaths are seen in another order; workers are served in another order
- *              tasks sent ahead are taken back for no reason
- *              a fork fails (never the only one), a pause between any two steps
- *     both     reads and writes of a few bytes, EINTR, and EAGAIN where it may come
+ * In a worker
+ *   - it is killed by SIGKILL: before HELLO; before and after it claims a task; at each log record
+ *     and each bar of the task; between the task's last line and its RESULT; in the middle of its
+ *     RESULT; between two tasks; before and after EXIT
+ *   - it pauses for up to two milliseconds at the same points
+ *
+ * In the pool
+ *   - what a worker says is overlooked until the next pump, so that messages, output and deaths are
+ *     seen in another order
+ *   - workers are served in another order
+ *   - tasks that were sent ahead are taken back for no reason
+ *   - a fork fails (never the only one)
+ *   - a pause between any two steps
+ *
+ * In both
+ *   - reads and writes of a few bytes, EINTR, and EAGAIN where it may come
  *
  * Nothing that is promised changes. A task whose worker is killed ends as `killed`, or is tried
- * again if it was given `retries`; everything else is right, only later.
+ * again if it was given `retries`; everything else is still delivered correctly, if later.
  *
  * All comes from the seed. A task's deaths come from a stream of its own, made of seed, run ID and
  * attempt: a task that was killed is killed again, at the same point, whenever the program runs

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
- * Numbers as text. What printf() and strtod() make of a fraction depends on the locale that the
- * host has set; what this library writes and reads never does: every fraction goes through here. */
+ * Numbers as text. The host's locale decides how printf() and strtod() write and read fractions;
+ * what this library writes and reads does not depend on it: every fraction goes through here. */
 #ifndef MCH_DECIMAL_H
 #define MCH_DECIMAL_H
 

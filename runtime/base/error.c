@@ -6,24 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *mch_error_name(int code) {
-  switch (code) {
-#define MCH_NAME(name, text)                                                                       \
-  case MCH_##name:                                                                                 \
-    return text;
-    MCH_ERRORS(MCH_NAME)
-#undef MCH_NAME
-  default:
-    return "no error";
-  }
-}
-
 int mch_error_set(struct mch_error *error, int code, const char *format, ...) {
   int saved = errno;
   if (error != NULL) {
     va_list arguments;
     error->code = code;
-    error->sys_errno = 0;
     va_start(arguments, format);
     vsnprintf(error->text, sizeof error->text, format, arguments);
     va_end(arguments);
@@ -35,8 +22,6 @@ int mch_error_set(struct mch_error *error, int code, const char *format, ...) {
 int mch_error_system(struct mch_error *error, const char *what) {
   int saved = errno;
   mch_error_set(error, MCH_SYSTEM, "%s: %s", what, strerror(saved));
-  if (error != NULL)
-    error->sys_errno = saved;
   errno = saved;
   return MCH_SYSTEM;
 }

@@ -1,8 +1,8 @@
 /* Runs in: parent.
  *
- * A fork copies every lock as it stands, also those inside the C library. So threads of ours do all
- * their work between mch_gate_hold_off() and mch_gate_let_go(), and a fork waits in
- * mch_gate_close() until none is between them. */
+ * A fork copies every lock in its present state, also those inside the C library. So threads of
+ * ours do all their work between mch_gate_hold_off() and mch_gate_let_go(), and a fork waits in
+ * mch_gate_close() until no thread is between them. */
 #ifndef MCH_GATE_H
 #define MCH_GATE_H
 

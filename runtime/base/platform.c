@@ -1,5 +1,7 @@
 /* Runs in: both. Purpose: platform.h. The one file with system-specific calls. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "platform.h"
 
 #include <errno.h>
@@ -18,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tricks.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #include <stdio_ext.h>
@@ -30,10 +34,85 @@
 #define MAP_ANONYMOUS MAP_ANON
 #endif
 
-uint64_t mch_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+/* -- time --------------------------------------------------------------------------------- */
+
+static uint64_t nanoseconds_of(clockid_t clock) {
+  struct timespec now = {0, 0};
+  clock_gettime(clock, &now);
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t mch_now(void) {
+  return nanoseconds_of(CLOCK_MONOTONIC);
+}
+
+#if defined(CLOCK_MONOTONIC_COARSE)
+#define CHEAP_CLOCK CLOCK_MONOTONIC_COARSE
+#else
+#define CHEAP_CLOCK CLOCK_MONOTONIC
+#endif
+
+uint64_t mch_cheap_now(void) {
+  return nanoseconds_of(CHEAP_CLOCK);
+}
+
+double mch_wall(void) {
+  return (double)nanoseconds_of(CLOCK_REALTIME) / 1e9;
+}
+
+int mch_milliseconds_until(uint64_t deadline) {
+  uint64_t now, left;
+  if (deadline == 0)
+    return 0;
+  if (deadline == MCH_NEVER)
+    return -1;
+  now = mch_now();
+  left = deadline > now ? (deadline - now + 999999u) / 1000000u : 0;
+  return left > INT_MAX ? INT_MAX : (int)left;
+}
+
+#if defined(__APPLE__) /* no pthread_condattr_setclock() */
+#define CONDITION_CLOCK CLOCK_REALTIME
+#else
+#define CONDITION_CLOCK CLOCK_MONOTONIC
+#endif
+
+void mch_platform_condition_init(pthread_cond_t *condition) {
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+#if !defined(__APPLE__)
+  pthread_condattr_setclock(&attributes, CONDITION_CLOCK);
+#endif
+  pthread_cond_init(condition, &attributes);
+  pthread_condattr_destroy(&attributes);
+}
+
+static struct timespec from_now(clockid_t clock, uint64_t nanoseconds) {
+  uint64_t when = nanoseconds_of(clock) + nanoseconds;
+  struct timespec time = {(time_t)(when / 1000000000u), (long)(when % 1000000000u)};
+  return time;
+}
+
+void mch_platform_condition_wait(pthread_cond_t *condition, pthread_mutex_t *lock,
+                                 uint64_t nanoseconds) {
+  struct timespec until = from_now(CONDITION_CLOCK, nanoseconds);
+  pthread_cond_timedwait(condition, lock, &until);
+}
+
+int mch_platform_lock_within(pthread_mutex_t *lock, uint64_t nanoseconds) {
+#if defined(__APPLE__) /* no pthread_mutex_timedlock() */
+  uint64_t end = mch_now() + nanoseconds;
+  struct timespec moment = {0, 1000000};
+  while (pthread_mutex_trylock(lock) != 0) {
+    if (mch_now() >= end)
+      return 0;
+    nanosleep(&moment, NULL);
+  }
+  return 1;
+#else
+  struct timespec until = from_now(CLOCK_REALTIME, nanoseconds);
+  return pthread_mutex_timedlock(lock, &until) == 0;
+#endif
 }
 
 /* -- descriptors -------------------------------------------------------------------------- */
@@ -94,6 +173,14 @@ int mch_platform_socketpair(int fds[2], struct mch_error *error) {
   return lift_both(fds, "cannot make a socket pair", error);
 }
 
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* there the socket has SO_NOSIGPIPE */
+#endif
+
+ssize_t mch_platform_send(int socket, const void *bytes, size_t count, int wait) {
+  return send(socket, bytes, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+}
+
 void mch_platform_end_stream(int socket) {
   shutdown(socket, SHUT_WR);
 }
@@ -135,7 +222,7 @@ void mch_platform_use_large_pages(void *memory, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
   uintptr_t start = ((uintptr_t)memory + page - 1) / page * page;
-  if (bytes >= LARGE_PAGES_FROM)
+  if (bytes >= LARGE_PAGES_FROM && !mch_without(MCH_TRICK_HUGE))
     madvise((void *)start, (bytes - (start - (uintptr_t)memory)) / page * page, MADV_HUGEPAGE);
 #else
   (void)memory;
@@ -206,6 +293,26 @@ void mch_platform_replace(void *memory, size_t bytes) {
 long mch_platform_unread(int fd) {
   int count = 0;
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;
+}
+
+#if defined(__linux__)
+static ssize_t take_from_reader(void *cookie, char *bytes, size_t room) {
+  struct mch_reader *reader = cookie;
+  return reader->take(reader->ud, bytes, room);
+}
+#endif
+
+FILE *mch_platform_reader(struct mch_reader *reader) {
+#if defined(__linux__)
+  cookie_io_functions_t functions = {take_from_reader, NULL, NULL, NULL};
+  FILE *file = fopencookie(reader, "r", functions);
+  if (file != NULL)
+    setvbuf(file, NULL, _IONBF, 0);
+  return file;
+#else
+  (void)reader;
+  return NULL;
+#endif
 }
 
 /* -- processes ---------------------------------------------------------------------------- */
@@ -370,6 +477,16 @@ void mch_platform_signal_orphan(void) {
 #endif
 }
 
+int mch_platform_last_signal(void) {
+#if defined(NSIG)
+  return NSIG - 1;
+#elif defined(SIGRTMAX)
+  return SIGRTMAX;
+#else
+  return 31;
+#endif
+}
+
 int mch_platform_is_main_thread(void) {
 #if defined(__linux__)
   return (pid_t)syscall(SYS_gettid) == getpid();
@@ -389,6 +506,13 @@ uint64_t mch_platform_maxrss(void) {
 #else
   return (uint64_t)usage.ru_maxrss * 1024u;
 #endif
+}
+
+uint64_t mch_platform_cpu_time(void) {
+  struct timespec used;
+  if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) != 0)
+    return 0;
+  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
 }
 
 /* -- stdio -------------------------------------------------------------------------------- */
@@ -412,6 +536,42 @@ void mch_platform_purge_stdio(void) {
   fpurge(stderr);
 #endif
 }
+
+#if defined(__GLIBC__)
+
+static ssize_t write_after_stdout(void *ud, const char *bytes, size_t count) {
+  size_t done = 0;
+  (void)ud;
+  if (__fpending(stdout) > 0)
+    fflush(stdout);
+  while (done < count) {
+    ssize_t written = write(STDERR_FILENO, bytes + done, count - done);
+    if (written < 0 && errno != EINTR)
+      return 0; /* the error */
+    done += written > 0 ? (size_t)written : 0;
+  }
+  return (ssize_t)done;
+}
+
+/* What a line-buffered stdout keeps goes out before any write to the new stderr, which is the old
+ * one's descriptor for whoever asks. */
+void mch_platform_join_streams(void) {
+  cookie_io_functions_t functions = {NULL, write_after_stdout, NULL, NULL};
+  FILE *joined = fopencookie(NULL, "w", functions);
+  if (joined == NULL)
+    return;
+  setvbuf(joined, NULL, _IONBF, 0);
+  joined->_fileno = STDERR_FILENO;
+  stderr = joined;
+}
+
+#else
+
+void mch_platform_join_streams(void) {
+  setvbuf(stdout, NULL, _IONBF, 0);
+}
+
+#endif
 
 void mch_platform_flush_streams(void) {
   if (ftrylockfile(stdin) == 0) {
@@ -599,50 +759,26 @@ void mch_poller_free(struct mch_poller *poller) {
   free(poller);
 }
 
-static int control(struct mch_poller *poller, int what, int fd, unsigned events, void *ud) {
+int mch_poller_add(struct mch_poller *poller, int fd, void *ud) {
   struct epoll_event event;
   memset(&event, 0, sizeof event);
-  event.events = ((events & MCH_READABLE) != 0 ? (uint32_t)EPOLLIN : 0u) |
-                 ((events & MCH_WRITABLE) != 0 ? (uint32_t)EPOLLOUT : 0u);
+  event.events = EPOLLIN;
   event.data.ptr = ud;
-  return epoll_ctl(poller->fd, what, fd, &event);
-}
-
-int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud) {
-  return control(poller, EPOLL_CTL_ADD, fd, events, ud);
-}
-
-int mch_poller_change(struct mch_poller *poller, int fd, unsigned events, void *ud) {
-  return control(poller, EPOLL_CTL_MOD, fd, events, ud);
+  return epoll_ctl(poller->fd, EPOLL_CTL_ADD, fd, &event);
 }
 
 void mch_poller_remove(struct mch_poller *poller, int fd) {
   epoll_ctl(poller->fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
-/* Milliseconds until `deadline`, rounded up so that it has passed when the wait ends. */
-static int milliseconds_until(uint64_t deadline) {
-  uint64_t now, left;
-  if (deadline == 0)
-    return 0;
-  if (deadline == MCH_NEVER)
-    return -1;
-  now = mch_now();
-  left = deadline > now ? (deadline - now + 999999u) / 1000000u : 0;
-  return left > INT_MAX ? INT_MAX : (int)left;
-}
-
 int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
                     const sigset_t *mask) {
   struct epoll_event events[64];
   int count, i;
-  count =
-      epoll_pwait(poller->fd, events, room < 64 ? room : 64, milliseconds_until(deadline), mask);
-  for (i = 0; i < count; i++) {
+  count = epoll_pwait(poller->fd, events, room < 64 ? room : 64, mch_milliseconds_until(deadline),
+                      mask);
+  for (i = 0; i < count; i++)
     ready[i].ud = events[i].data.ptr;
-    ready[i].events = ((events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) ? MCH_READABLE : 0u) |
-                      ((events[i].events & (EPOLLOUT | EPOLLERR)) ? MCH_WRITABLE : 0u);
-  }
   return count;
 }
 
@@ -680,11 +816,7 @@ void mch_poller_free(struct mch_poller *poller) {
   free(poller);
 }
 
-static short poll_events(unsigned events) {
-  return (short)(((events & MCH_READABLE) ? POLLIN : 0) | ((events & MCH_WRITABLE) ? POLLOUT : 0));
-}
-
-int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud) {
+int mch_poller_add(struct mch_poller *poller, int fd, void *ud) {
   if (poller->count == poller->room) {
     size_t room = poller->room == 0 ? 16 : poller->room * 2;
     struct pollfd *fds = realloc(poller->fds, room * sizeof *fds);
@@ -699,21 +831,9 @@ int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud)
     poller->room = room;
   }
   poller->fds[poller->count].fd = fd;
-  poller->fds[poller->count].events = poll_events(events);
+  poller->fds[poller->count].events = POLLIN;
   poller->uds[poller->count++] = ud;
   return 0;
-}
-
-int mch_poller_change(struct mch_poller *poller, int fd, unsigned events, void *ud) {
-  size_t i;
-  for (i = 0; i < poller->count; i++)
-    if (poller->fds[i].fd == fd) {
-      poller->fds[i].events = poll_events(events);
-      poller->uds[i] = ud;
-      return 0;
-    }
-  errno = ENOENT;
-  return -1;
 }
 
 void mch_poller_remove(struct mch_poller *poller, int fd) {
@@ -733,14 +853,9 @@ int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room
   size_t i;
   if (got <= 0)
     return got;
-  for (i = 0; i < poller->count && count < room; i++) {
-    short events = poller->fds[i].revents;
-    if (events == 0)
-      continue;
-    ready[count].ud = poller->uds[i];
-    ready[count++].events = ((events & (POLLIN | POLLHUP | POLLERR)) ? MCH_READABLE : 0u) |
-                            ((events & (POLLOUT | POLLERR)) ? MCH_WRITABLE : 0u);
-  }
+  for (i = 0; i < poller->count && count < room; i++)
+    if (poller->fds[i].revents != 0)
+      ready[count++].ud = poller->uds[i];
   return count;
 }
 

@@ -1,13 +1,16 @@
 /* Runs in: both.
  *
  * What differs between systems, each behind one function: Linux first, with a fallback that is
- * slower or less exact but right. Nothing else in the tree asks which system this is. */
+ * slower or less exact but right. Nothing else in runtime asks which system or C library this is,
+ * except show/hold_glibc.c, which is about the inside of glibc's streams. */
 #ifndef MCH_PLATFORM_H
 #define MCH_PLATFORM_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "error.h"
@@ -17,6 +20,29 @@ uint64_t mch_now(void);
 
 /* A deadline that never comes. */
 #define MCH_NEVER UINT64_MAX
+
+static inline uint64_t mch_sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+/* Milliseconds until `deadline`, rounded up so that it has passed when the wait ends; -1: never. As
+ * poll(2) takes them. */
+int mch_milliseconds_until(uint64_t deadline);
+
+/* The time as by mch_now(), where it may be some milliseconds behind if that makes it cheaper.
+ */
+uint64_t mch_cheap_now(void);
+
+/* Seconds since the epoch. */
+double mch_wall(void);
+
+/* A condition variable whose waits are not changed by setting the clock, where there are such. */
+void mch_platform_condition_init(pthread_cond_t *condition);
+/* Wait for it so long at most. */
+void mch_platform_condition_wait(pthread_cond_t *condition, pthread_mutex_t *lock,
+                                 uint64_t nanoseconds);
+/* Take a lock unless that lasts longer; whether it was taken. */
+int mch_platform_lock_within(pthread_mutex_t *lock, uint64_t nanoseconds);
 
 /* Pipes and socket pairs whose descriptors are close-on-exec and 3 or above, so that they survive
  * in a process whose standard descriptors are closed. 0, or MCH_SYSTEM with `error` filled. */
@@ -41,6 +67,9 @@ void mch_platform_replace(void *memory, size_t bytes);
 
 /* Say no more on a stream socket: the other side will find its end. */
 void mch_platform_end_stream(int socket);
+
+/* As send(2), without a signal if the other side has gone; `wait`: until there is room. */
+ssize_t mch_platform_send(int socket, const void *bytes, size_t count, int wait);
 
 /* Whether there is nothing more to be read than its end. */
 int mch_platform_stream_ended(int socket);
@@ -93,7 +122,11 @@ void mch_platform_signal_orphan(void);
 /* Forget what stdin has buffered; what stdout has not written. */
 void mch_platform_purge_stdio(void);
 
-/* Whether stdout may have bytes that were not written yet. */
+/* stdout and stderr are one file: what is written to either stays in the order of the calls, though
+ * stdout has a buffer. `stderr` is another stream then. In a new worker only. */
+void mch_platform_join_streams(void);
+
+/* Whether stdout may have bytes that were not written yet: 1 also where that is not known. */
 int mch_platform_stdout_pending(void);
 
 /* Flush all C streams, unless another thread sits in a read of stdin (which would not return). */
@@ -101,6 +134,14 @@ void mch_platform_flush_streams(void);
 
 /* Run `leave(status)` as the first of all exit handlers; it must not return. */
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
+
+/* A stream without a buffer whose bytes `take` gives: as read(2), 0: the end. NULL: not on this
+ * system, or no memory. The reader must live until fclose(). */
+struct mch_reader {
+  ssize_t (*take)(void *ud, char *bytes, size_t room);
+  void *ud;
+};
+FILE *mch_platform_reader(struct mch_reader *reader);
 
 /* A number that processes share after a fork, kept as the position of a file in memory: nothing
  * that one of them writes moves it, and it is there when one has gone. 0, and -1 in `fd` where
@@ -113,6 +154,9 @@ uint64_t mch_platform_mark_get(int fd);
 
 /* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
 long mch_platform_unread(int fd);
+
+/* The largest number of a signal. */
+int mch_platform_last_signal(void);
 
 /* The signal by which a worker is asked to stop its task: ignored by default, so that one that
  * comes late does no harm. */
@@ -131,15 +175,6 @@ void mch_mark_make(struct mch_mark *mark);
 void mch_mark_free(struct mch_mark *mark);
 int mch_mark_is_ours(const struct mch_mark *mark);
 
-/* Tell the processor that this is a loop of waiting. */
-static inline void mch_platform_relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
 /* Whether the calling thread is the one that is offered the process's signals first. */
 int mch_platform_is_main_thread(void);
 
@@ -148,6 +183,9 @@ unsigned mch_platform_cpu_count(void);
 
 /* The largest resident size of this process so far, in bytes; 0: unknown. */
 uint64_t mch_platform_maxrss(void);
+
+/* Nanoseconds of processor time that this process has used. */
+uint64_t mch_platform_cpu_time(void);
 
 /* Wait until one of these descriptors (four at most, -1: none) is readable, or `deadline` comes,
  * under the signal mask `mask`. Whether the first one is; 0 also for a signal. */
@@ -158,16 +196,14 @@ int mch_platform_get_byte(int fd);
 
 /* A set of descriptors to wait for. */
 struct mch_poller;
-enum { MCH_READABLE = 1, MCH_WRITABLE = 2 };
 struct mch_ready {
   void *ud;
-  unsigned events;
 };
 struct mch_poller *mch_poller_new(struct mch_error *error);
 void mch_poller_free(struct mch_poller *poller);
-/* Watch `fd` for `events`; one fd once. `ud` comes back with what is ready. */
-int mch_poller_add(struct mch_poller *poller, int fd, unsigned events, void *ud);
-int mch_poller_change(struct mch_poller *poller, int fd, unsigned events, void *ud);
+/* Watch whether `fd` is readable or at its end; one fd once. `ud` comes back when it is. 0, or -1
+ * with errno. */
+int mch_poller_add(struct mch_poller *poller, int fd, void *ud);
 void mch_poller_remove(struct mch_poller *poller, int fd);
 /* Wait until `deadline` (0: do not wait) under the signal mask `mask` (NULL: the present one).
  * Number of entries in `ready`, 0 for a time-out, -1 with errno EINTR or another. */

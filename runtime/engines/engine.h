@@ -1,17 +1,17 @@
 /* Runs in: parent.
  *
- * The interface of a way to get work done. A pool owns tasks and their run IDs; an engine gets them
- * one by one, and tells by events how they ended. It speaks of tasks, never of processes: the same
- * interface fits workers forked here, this process itself, and later workers on other machines.
+ * The interface of an engine, which runs tasks for a pool. A pool owns tasks and their run IDs; an
+ * engine gets them one by one, and reports by events how they ended. The interface speaks of tasks,
+ * never of processes: it fits workers forked here, this process itself, and later workers on other
+ * machines.
  *
- * All calls come under the pool's lock, one at a time; none of them blocks. Only calls with `owner`
- * = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
+ * All calls are made under the pool's lock, one at a time; none of them blocks. Only calls with
+ * `owner` = 1 are on the thread of the pool's owner, where forking and Lua are allowed. */
 #ifndef MCH_ENGINE_H
 #define MCH_ENGINE_H
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "runtime/base/chaos.h"
 #include "runtime/base/error.h"
@@ -30,10 +30,11 @@ struct mch_events {
   /* The task was submitted and provably never started: it goes back to the head of the queue. */
   void (*returned)(void *ud, struct mch_task *task);
   /* The next item of a batch has this OK answer; or ended in another way (see failed). */
-  void (*answered)(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length);
+  void (*answered)(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
+                   const struct mch_course *course);
   /* The next `count` items have these OK answers: `length` bytes of records as in ITEMS. */
   void (*answered_many)(void *ud, struct mch_task *batch, const unsigned char *records,
-                        size_t length, uint32_t count);
+                        size_t length, uint32_t count, const struct mch_course *course);
   /* It ended in this way; NULL: there was no memory to say how. */
   void (*failed)(void *ud, struct mch_task *batch, struct mch_result *result);
   /* A batch is over, its items ran for so many nanoseconds. All are answered or split off. */
@@ -42,6 +43,15 @@ struct mch_events {
   void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest);
   /* A piece of the task's result came ahead. */
   void (*early)(void *ud, struct mch_task *task, const unsigned char *piece, size_t length);
+  /* While somebody listens (see listen): the task began, or the next item of a batch. That it had
+   * begun is said once more by how it ended. */
+  void (*started)(void *ud, struct mch_task *task, const struct mch_course *course);
+  /* It gave these values to its pool. 0: nobody wants them, nor is their worker to wait for that;
+   * else see accept. */
+  int (*emitted)(void *ud, struct mch_task *task, int source, const unsigned char *graph,
+                 size_t length);
+  /* A worker came; or (why, of static storage) went. */
+  void (*worker)(void *ud, int pid, unsigned slot, const char *why);
   /* A log record came; to be handed to Lua on the owner's thread before later results. */
   void (*log)(void *ud, const unsigned char *graph, size_t length);
   /* Let go of the pool's lock around code of the host, and take it again. */
@@ -63,6 +73,7 @@ struct mch_run {
   int precise;    /* an item: see own_time */
   uint64_t began; /* an item: when the one before was over */
   uint64_t runid;
+  uint64_t stream;  /* names its random numbers; mostly the run ID */
   const char *name; /* not terminated */
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
@@ -89,22 +100,27 @@ struct mch_runner {
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
-  /* The same once more, if the task has met that error and runs on. NULL: it is not told again. */
+  /* Raise it once more, if the task has met that error and runs on. NULL: it is not raised again.
+   */
   void (*insist)(void *ud);
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */
   void (*calm)(void *ud);
+  /* In a worker that leaves in peace, after its last task. NULL: nothing is to be done then. */
+  void (*end)(void *ud);
   /* Names the format of bytecode and graphs; a worker with another one is refused. */
   const char *format;
 };
 
 struct mch_engine_config {
   unsigned nworkers;
-  uint64_t timeout;              /* nanoseconds; 0: none */
-  uint64_t max_tasks_per_worker; /* 0: no limit */
-  int snapshot;  /* one fork for each task, which finds its work in the memory it was forked with */
-  int bars;      /* show the bars of tasks */
-  int log_level; /* the lowest level of log records that is wanted */
+  uint64_t timeout;               /* nanoseconds; 0: none */
+  uint64_t max_tasks_per_worker;  /* 0: no limit */
+  uint64_t max_memory_per_worker; /* bytes of its own, after a task; 0: no limit */
+  int snapshot; /* one fork for each task, which finds its work in the memory it was forked with */
+  int bars;     /* show the bars of tasks */
+  int leave_failed; /* but those that end well go */
+  int log_level;    /* the lowest level of log records that is wanted */
   uint64_t limit_memory, limit_cpu, limit_files; /* as mch_platform_limit() has them */
   uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
   struct mch_output *output; /* referenced by the engine while it lives */
@@ -136,13 +152,14 @@ struct mch_engine_ops {
   /* Ask that a submitted task end as `task->stop`; its end comes as an event. Of a batch that is
    * the item that runs, after those behind it were taken back. */
   void (*stop)(struct mch_engine *engine, struct mch_task *task);
-  /* Take back a submitted batch that has not begun: 1 (it has come by returned()), or 0. */
-  int (*reclaim)(struct mch_engine *engine, struct mch_task *batch);
+  /* Take back a submitted task or batch that has not begun: 1 (it has come by returned()), or 0. */
+  int (*reclaim)(struct mch_engine *engine, struct mch_task *task);
   /* Take back those of its items from `number` on that have not begun: they come by split(). */
   void (*shorten)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
   void (*recall)(struct mch_engine *engine, int32_t priority);
-  /* Let go of what was submitted: it may have been kept to send several at once. */
+  /* Let go of what was submitted: it may have been kept to send several at once. Of all events so
+   * far the conclusions were drawn: a worker that waits for that goes on. */
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
@@ -153,13 +170,28 @@ struct mch_engine_ops {
   /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when
    * there is not a single one after it. */
   int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
+  /* From now on no task starts while so many or more run. What was sent ahead comes by returned()
+   * and split(); superfluous workers leave once they have nothing to do. */
+  void (*resize)(struct mch_engine *engine, unsigned nworkers);
+  /* Take back all that was submitted and has not begun. */
+  void (*withdraw)(struct mch_engine *engine);
+  /* Whether a task that is submitted now starts at once, behind no other. */
+  int (*could_start)(struct mch_engine *engine, int owner);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
-  /* Tasks that run now; and what workers() lists. */
-  unsigned (*running)(struct mch_engine *engine);
+  /* Tasks (of this group, or NULL: all) that run now, and (unless it is NULL) workers that have
+   * some and have not begun; and what workers() lists. */
+  unsigned (*running)(struct mch_engine *engine, const struct mch_group *group, unsigned *others);
   size_t (*workers)(struct mch_engine *engine, struct mch_worker_info *infos, size_t room);
   /* Tell the workers the lowest level of log records that is wanted. */
   void (*log_threshold)(struct mch_engine *engine, int level);
+  /* Whether somebody wants to know all about each task, which costs a little. */
+  void (*listen)(struct mch_engine *engine, int on);
+  /* So many bytes of emitted values from this source wait no longer. */
+  void (*accept)(struct mch_engine *engine, int source, size_t bytes);
+  /* How long each slot has worked, in nanoseconds, that of slot 1 first, and since when there are
+   * workers (0: there never was one). Returns how many slots there are. */
+  size_t (*work)(struct mch_engine *engine, uint64_t *worked, size_t room, uint64_t *since);
   /* End: ask the workers to leave (`kill`: end them now), no task is left with the engine. */
   void (*quit)(struct mch_engine *engine, int kill);
   /* 1 when quit() is complete: no worker is left. */
@@ -172,6 +204,7 @@ struct mch_engine {
   const struct mch_engine_ops *ops;
   struct mch_poller *poller; /* what to wait for */
   int frugal;                /* workers are made only when none lives, and then one */
+  int gated;                 /* tasks wait in the pool although workers may have nothing to do */
 };
 
 /* Make an engine. NULL and `error`: it cannot be made. */

@@ -1,21 +1,12 @@
-/* Runs in: parent, then hands over to worker.c in the child.
+/* Runs in: parent.
  *
- * Workers by fork and socket pair. The one place that forks.
- *
- * The life of a worker, as the pool's side sees it:
- *
- *     fork --> LIVE --(max tasks, quit: QUIT sent)--> LEAVING --> ENDED
- *               |                                        |
- *               +--(its stream or its process ends,      +--(grace over: SIGKILL)
- *                   or a stop outlives its grace: SIGKILL) --> ENDED: tasks settled, then freed
- *                                                              (when nobody has its pipes any more)
- */
-
-#define _GNU_SOURCE
+ * Workers by fork: the engine's table of functions, its pump, and when it wants to be pumped again.
+ * What it is made of: fork_child.c a worker as seen from here; fork_spawn.c the fork; fork_feed.c
+ * who gets which task; fork_time.c time-outs and stops; fork_hear.c what workers say; fork_bury.c
+ * their deaths. fork_state.h has the drawing of a worker's life. */
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -26,6 +17,9 @@
 #include "runtime/show/output.h"
 #include "runtime/wire/protocol.h"
 #include "task.h"
+#include "worker.h"
+
+/* -- what was begun of a batch ------------------------------------------------------------ */
 
 /* Whether the mark says that item `number` of the batch was begun, or one behind it. */
 int mch_fork_is_marked_item(const struct child *child, const struct mch_task *task,
@@ -53,6 +47,8 @@ uint32_t mch_fork_first_unbegun(const struct child *child, const struct mch_task
   return child->garbled ? bound : batch->answered + 1;
 }
 
+/* -- the pump ----------------------------------------------------------------------------- */
+
 static int start(struct mch_engine *base, struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
   engine->quitting = 0;
@@ -77,7 +73,7 @@ static void collect_ready(struct engine_fork *engine) {
   int count = mch_poller_wait(engine->base.poller, ready, 64, 0, NULL), i;
   for (i = 0; i < count; i++) {
     struct source *source = ready[i].ud;
-    if (source == NULL || !(ready[i].events & MCH_READABLE) || mch_chaos_strikes(&engine->chaos))
+    if (source == NULL || mch_chaos_strikes(&engine->chaos))
       continue;
     source->child->ready |= source->bit;
     mch_child_wake(source->child);
@@ -154,10 +150,22 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   mch_feed_steal(engine, queued);
 }
 
+/* Workers that wait for the pool's conclusions go on. */
+static void say_heard(struct engine_fork *engine) {
+  struct child *child;
+  for (child = engine->children; engine->heard && child != NULL; child = child->next) {
+    if (child->heard != 0)
+      atomic_store(&child->shared->orders.heard, child->heard);
+    child->heard = 0;
+  }
+  engine->heard = 0;
+}
+
 /* After the pool has submitted what it could. */
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child, *next;
+  say_heard(engine);
   for (child = engine->unsent; child != NULL; child = next) {
     next = child->links[UNSENT].next;
     mch_chaos_pause(&engine->chaos);
@@ -165,7 +173,7 @@ static void flush_all(struct mch_engine *base) {
   }
 }
 
-/* Those that have nothing to say are told to ring from now on. */
+/* When to pump again. Workers that have nothing to say are told to ring a bell from now on. */
 static uint64_t deadline(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   uint64_t soonest = engine->look;
@@ -180,9 +188,9 @@ static uint64_t deadline(struct mch_engine *base) {
   /* Once only: the owner forks at the pump that it brings, the driver's thread never can. */
   if (engine->started && !engine->quitting && engine->live < mch_spawn_wanted(engine) &&
       engine->fork_again > engine->pumped)
-    soonest = mch_child_sooner(soonest, engine->fork_again);
+    soonest = mch_sooner(soonest, engine->fork_again);
   if (engine->waits_for_tickets != 0)
-    soonest = mch_child_sooner(soonest, mch_now() + engine->waits_for_tickets);
+    soonest = mch_sooner(soonest, mch_now() + engine->waits_for_tickets);
   return soonest;
 }
 
@@ -196,12 +204,17 @@ static struct mch_task *runs(const struct child *child) {
                                                                                             : task;
 }
 
-static unsigned running(struct mch_engine *base) {
+static unsigned running(struct mch_engine *base, const struct mch_group *group, unsigned *others) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  unsigned count = 0;
+  unsigned count = 0, not_begun = 0;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    count += runs(child) != NULL;
+  for (child = engine->children; child != NULL; child = child->next) {
+    const struct mch_task *task = runs(child);
+    count += task != NULL && (group == NULL || task->group == group);
+    not_begun += task == NULL && child->outstanding > 0;
+  }
+  if (others != NULL)
+    *others = not_begun;
   return count;
 }
 
@@ -236,6 +249,29 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
   return count;
 }
 
+/* The one with the highest number of those that have nothing to do; NULL: all have. */
+static struct child *last_idle(const struct engine_fork *engine) {
+  struct child *child, *last = NULL;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->outstanding == 0 &&
+        (last == NULL || child->slot > last->slot))
+      last = child;
+  return last;
+}
+
+static void resize(struct mch_engine *base, unsigned nworkers) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  int shrinks = nworkers < engine->config.nworkers;
+  engine->config.nworkers = nworkers;
+  if (shrinks)
+    mch_feed_withdraw(base);
+  while (mch_time_has_too_many(engine) && (child = last_idle(engine)) != NULL) {
+    mch_time_send_quit(child);
+    mch_time_flush(child);
+  }
+}
+
 static void log_threshold(struct mch_engine *base, int level) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
@@ -248,13 +284,49 @@ static void quit(struct mch_engine *base, int kill) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child;
   engine->quitting = 1;
-  for (child = engine->children; child != NULL; child = child->next)
+  for (child = engine->children; child != NULL; child = child->next) {
+    if (child->state != ENDED)
+      child->why = "closed";
     if (kill)
       mch_child_kill_now(child);
     else {
       mch_time_send_quit(child);
       mch_time_flush(child);
     }
+  }
+}
+
+static void set_listening(struct mch_engine *base, int on) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  engine->listening = on;
+  for (child = engine->children; child != NULL; child = child->next)
+    atomic_store(&child->shared->orders.listening, (uint32_t)on);
+}
+
+static void accept_emitted(struct mch_engine *base, int source, size_t bytes) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->pid == source && child->state != ENDED)
+      atomic_fetch_add(&child->shared->orders.accepted, bytes);
+}
+
+/* What runs counts up to now. */
+static size_t work(struct mch_engine *base, uint64_t *worked, size_t room, uint64_t *since) {
+  const struct engine_fork *engine = (struct engine_fork *)base;
+  const struct child *child;
+  uint64_t now = mch_now();
+  size_t count = engine->slots < room ? engine->slots : room, i;
+  *since = engine->first_fork;
+  for (i = 0; i < count; i++)
+    worked[i] = engine->worked[i];
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->slot - 1 < count && mch_child_begun(child) != NULL) {
+      uint64_t began = mch_child_believed(child, atomic_load(&child->shared->running_since));
+      worked[child->slot - 1] += began != 0 ? now - began : 0;
+    }
+  return count;
 }
 
 static int gone(struct mch_engine *base) {
@@ -270,6 +342,7 @@ static void free_engine(struct mch_engine *base) {
   }
   mch_output_unref(engine->config.output);
   mch_poller_free(base->poller);
+  free(engine->worked);
   free(engine);
 }
 
@@ -284,10 +357,16 @@ static const struct mch_engine_ops ops = {start,
                                           mch_feed_wants_tasks,
                                           mch_spawn_short_of_workers,
                                           mch_spawn_add,
+                                          resize,
+                                          mch_feed_withdraw,
+                                          mch_feed_could_start,
                                           deadline,
                                           running,
                                           workers,
                                           log_threshold,
+                                          set_listening,
+                                          accept_emitted,
+                                          work,
                                           quit,
                                           gone,
                                           free_engine};

@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * The null engine: tasks run in this process, on the owner's thread, one at each pump. For
+ * The null engine: tasks run in this process, on the owner's thread, one in each pump. For
  * debugging: same values, same reports, no processes. */
 #include "engine.h"
 
@@ -14,6 +14,8 @@ struct engine_inline {
   struct mch_engine_config config;
   struct mch_task *waiting; /* the one submitted task, or NULL */
   struct mch_task *running; /* while it runs; its code may call the pool */
+  uint64_t cpu;             /* processor time used when it began */
+  uint64_t worked, since;   /* nanoseconds so far; when the first one began, 0: none did */
 };
 
 static int start(struct mch_engine *base, struct mch_error *error) {
@@ -40,9 +42,15 @@ static void finish(struct engine_inline *engine, struct mch_task *task, enum mch
   struct mch_result *result =
       mch_result_new(task->stop != 0 ? (enum mch_kind)task->stop : kind, NULL,
                      counts ? graph->data : NULL, counts ? graph->length : 0);
+  engine->worked += elapsed;
   if (result != NULL) {
     result->elapsed = elapsed;
     result->maxrss = mch_platform_maxrss();
+    result->begun = graph != NULL;
+    if (result->begun) {
+      result->started = mch_now() - elapsed;
+      result->cpu = mch_platform_cpu_time() - engine->cpu;
+    }
   }
   engine->config.events.finished(engine->config.events.ud, task, result);
 }
@@ -103,6 +111,8 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   enum mch_kind kind;
   uint64_t start_time;
   unsigned char *whole = NULL;
+  struct mch_course course = {
+      .elapsed = MCH_UNMEASURED, .cpu = MCH_UNMEASURED, .maxrss = MCH_UNMEASURED};
   (void)queued;
   if (task == NULL || !owner)
     return;
@@ -111,11 +121,17 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   memset(&graph, 0, sizeof graph);
   memset(&run, 0, sizeof run);
   run.runid = task->runid;
+  run.stream = mch_task_stream(task);
   run.name = task->extra != NULL ? task->extra->name : "";
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
   find_graph(task, &run, &whole);
   give_codes(engine, task);
   start_time = mch_now();
+  if (engine->since == 0)
+    engine->since = start_time;
+  course.started = start_time;
+  events->started(events->ud, task, &course);
+  engine->cpu = mch_platform_cpu_time();
   events->unlock(events->ud);
   kind = engine->config.runner.run(engine->config.runner.ud, &run, &graph);
   events->lock(events->ud);
@@ -126,10 +142,13 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
 }
 
 /* The pool gives it no batches. */
-static int reclaim(struct mch_engine *base, struct mch_task *batch) {
-  (void)base;
-  (void)batch;
-  return 0;
+static int reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct engine_inline *engine = (struct engine_inline *)base;
+  if (engine->waiting != task)
+    return 0;
+  engine->waiting = NULL;
+  engine->config.events.returned(engine->config.events.ud, task);
+  return 1;
 }
 
 static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
@@ -148,6 +167,22 @@ static int add(struct mch_engine *base, size_t queued, struct mch_error *error) 
   return start(base, error);
 }
 
+/* It runs one at a time anyway. */
+static void resize(struct mch_engine *base, unsigned nworkers) {
+  (void)base;
+  (void)nworkers;
+}
+
+static void withdraw(struct mch_engine *base) {
+  recall(base, INT32_MAX);
+}
+
+static int could_start(struct mch_engine *base, int owner) {
+  const struct engine_inline *engine = (struct engine_inline *)base;
+  (void)owner;
+  return engine->waiting == NULL && engine->running == NULL;
+}
+
 static int short_of_workers(struct mch_engine *base, size_t queued) {
   (void)base;
   (void)queued;
@@ -158,8 +193,11 @@ static uint64_t deadline(struct mch_engine *base) {
   return ((struct engine_inline *)base)->waiting != NULL ? 0 : MCH_NEVER;
 }
 
-static unsigned running(struct mch_engine *base) {
-  return ((struct engine_inline *)base)->running != NULL;
+static unsigned running(struct mch_engine *base, const struct mch_group *group, unsigned *others) {
+  const struct mch_task *task = ((struct engine_inline *)base)->running;
+  if (others != NULL)
+    *others = 0;
+  return task != NULL && (group == NULL || task->group == group);
 }
 
 static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
@@ -172,6 +210,27 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
 static void log_threshold(struct mch_engine *base, int level) {
   (void)base;
   (void)level;
+}
+
+static void set_listening(struct mch_engine *base, int on) {
+  (void)base;
+  (void)on;
+}
+
+static void accept_emitted(struct mch_engine *base, int source, size_t bytes) {
+  (void)base;
+  (void)source;
+  (void)bytes;
+}
+
+/* One slot: this process. */
+static size_t work(struct mch_engine *base, uint64_t *worked, size_t room, uint64_t *since) {
+  const struct engine_inline *engine = (struct engine_inline *)base;
+  *since = engine->since;
+  if (engine->since == 0 || room == 0)
+    return 0;
+  worked[0] = engine->worked;
+  return 1;
 }
 
 static void quit(struct mch_engine *base, int kill) {
@@ -191,9 +250,11 @@ static void free_engine(struct mch_engine *base) {
 }
 
 static const struct mch_engine_ops ops = {
-    start,       submit,           stop, reclaim,  shorten, recall,  flush,         pump,
-    wants_tasks, short_of_workers, add,  deadline, running, workers, log_threshold, quit,
-    gone,        free_engine};
+    start,   submit,  stop,          reclaim,       shorten,
+    recall,  flush,   pump,          wants_tasks,   short_of_workers,
+    add,     resize,  withdraw,      could_start,   deadline,
+    running, workers, log_threshold, set_listening, accept_emitted,
+    work,    quit,    gone,          free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

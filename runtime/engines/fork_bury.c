@@ -1,10 +1,11 @@
 /* Runs in: parent.
  *
- * A worker has gone: what becomes of its tasks, and when the last is heard of it. */
-#define _GNU_SOURCE
+ * A worker has gone: what becomes of its tasks, and when its last output has been read. The task
+ * that it had begun ends with it, as killed, exited or whatever stopped it; those that it provably
+ * had not begun go back to the queue. */
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -50,8 +51,12 @@ static struct mch_result *obituary(const struct child *child, const struct mch_t
   result->signal = ending->signal;
   result->exitcode = child->exit_said ? child->exit_status : ending->exitcode;
   result->maxrss = ending->maxrss;
-  if (had_begun)
-    result->elapsed = now - since(child, now);
+  result->begun = had_begun;
+  if (had_begun) {
+    result->started = since(child, now);
+    result->elapsed = now - result->started;
+    mch_child_count_work(child, result->elapsed);
+  }
   if (progress != NULL)
     result->progress = strdup(progress);
   result->perhaps_oom = kind == MCH_KIND_KILLED && ending->signal == SIGKILL && !child->killed &&
@@ -101,11 +106,22 @@ static int may_have_begun(const struct child *child) {
                                   mch_child_claim_word(task->ticket, MCH_CLAIM_OFFERED));
 }
 
+/* Why the worker went, in a word. */
+static const char *why_gone(const struct child *child, const struct mch_ending *ending,
+                            int had_begun) {
+  if (child->why != NULL)
+    return child->why;
+  if (!has_exited(child, ending))
+    return "killed";
+  return had_begun ? "exited" : "replaced";
+}
+
 static void bury(struct child *child, const struct mch_ending *ending) {
   struct engine_fork *engine = child->engine;
   struct mch_task *victim;
+  const char *why;
   char *progress;
-  int had_begun, which, never_ran, was_killed = child->killed;
+  int had_begun, which, never_ran, was_killed = child->killed, was_asked = child->state == LEAVING;
   child->ready |= STDOUT | STDERR;
   child->channel.ended = 0; /* a task closed its bell, say: the ring may have got more since then */
   mch_hear_drain(child);
@@ -114,8 +130,9 @@ static void bury(struct child *child, const struct mch_ending *ending) {
       ;
   if (mch_platform_mark_get(child->begun) & MCH_BEGUN_BROKEN)
     child->broke = 1;
-  never_ran = child->never_ran && !was_killed; /* by all that it said */
+  never_ran = child->never_ran && !was_killed && !was_asked; /* by all that it said */
   had_begun = may_have_begun(child);
+  why = why_gone(child, ending, had_begun);
   victim = mch_child_oldest(child);
   mch_hear_pass_last_lines(child);
   progress = mch_hear_last_progress(child);
@@ -134,6 +151,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   free(progress);
   engine->died_idle = child->barren || (never_ran && !had_begun);
   give_back_all(child);
+  mch_child_tell(child, why);
 }
 
 /* A worker that died with a task takes what it started along; one that left in peace does not. */
@@ -155,6 +173,8 @@ void mch_bury_check_end(struct child *child, uint64_t now) {
   else if (child->stream_ended != 0 && now >= child->stream_ended + end_grace)
     mch_child_kill_now(child); /* it cannot answer any more, whatever it does */
 }
+
+/* -- afterwards --------------------------------------------------------------------------- */
 
 /* What belongs to its process, which has gone. */
 static void close_process(struct child *child) {

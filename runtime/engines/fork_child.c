@@ -1,10 +1,11 @@
 /* Runs in: parent.
  *
- * The pool's side of one worker: which tasks it was offered, what their claims say, and its end. */
-#define _GNU_SOURCE
+ * The pool's side of one worker, without a decision: the lists that it is in, the tasks that it was
+ * offered, what their claims and the mark say, and how it is killed. Who decides is in fork_feed.c,
+ * fork_time.c, fork_hear.c and fork_bury.c. */
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -56,10 +57,6 @@ void mch_child_wake(struct child *child) {
     engine->most = child->outstanding;
 }
 
-uint64_t mch_child_sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
-
 /* At this time it is to be looked whether a worker's is up. */
 void mch_child_look_at(struct engine_fork *engine, uint64_t when) {
   if (when < engine->look)
@@ -80,7 +77,35 @@ const struct mch_task *mch_child_offered_with(const struct child *child, uint64_
   return NULL;
 }
 
-/* -- tasks -------------------------------------------------------------------------------- */
+/* -- what is told of a worker ------------------------------------------------------------- */
+
+/* Times that a worker may say are not later than this; looking at the clock for each takes longer
+ * than what comes of one that is a little wrong. */
+static uint64_t latest(const struct child *child) {
+  enum { GRACE = 1000000000 };
+  return child->engine->pumped + GRACE;
+}
+
+/* A time that the worker says, or 0 where it cannot be. */
+uint64_t mch_child_believed(const struct child *child, uint64_t when) {
+  return when < child->forked || when > latest(child) ? 0 : when;
+}
+
+/* It has worked so long. */
+void mch_child_count_work(const struct child *child, uint64_t nanoseconds) {
+  if (child->slot - 1 < child->engine->slots && nanoseconds <= latest(child) - child->forked)
+    child->engine->worked[child->slot - 1] += nanoseconds;
+}
+
+/* Tell the pool that it came, or (why) went. */
+void mch_child_tell(struct child *child, const char *why) {
+  if (!child->engine->listening)
+    return;
+  child->announced = 1;
+  mch_child_events(child)->worker(mch_child_events(child)->ud, (int)child->pid, child->slot, why);
+}
+
+/* -- its tasks, and its end --------------------------------------------------------------- */
 
 const struct mch_events *mch_child_events(const struct child *child) {
   return &child->engine->config.events;
@@ -143,6 +168,8 @@ void mch_child_break_off(struct child *child) {
   child->broke = 1;
   mch_child_kill_now(child);
 }
+
+/* -- what its claims say ------------------------------------------------------------------ */
 
 uint64_t mch_child_claim_word(uint32_t ticket, enum mch_claim claim) {
   return (uint64_t)ticket << 2 | (uint64_t)claim;

@@ -1,7 +1,9 @@
 /* Runs in: parent.
  *
- * All that a worker says, from its hello to its death: bars, output, results. */
-#define _GNU_SOURCE
+ * All that a worker says, from its HELLO to its last line: bars, output, results of tasks and of
+ * items, log records, EXIT. Nothing of it is believed that can be checked; a worker that says what
+ * it may not is killed. What becomes of its tasks then is in fork_bury.c. */
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <errno.h>
@@ -17,6 +19,7 @@
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 #include "runtime/show/progress.h"
+#include "runtime/wire/facts.h"
 #include "runtime/wire/protocol.h"
 #include "runtime/wire/ring.h"
 #include "task.h"
@@ -67,20 +70,48 @@ static int bar_start(struct child *child, const struct mch_message_in *message) 
   struct mch_bar_spec spec;
   const unsigned char *body = message->body;
   uint32_t slot;
-  if (message->length < 20 || !child->engine->config.bars || !bar_room(child))
-    return message->length >= 20;
+  const struct mch_task *task;
+  if (message->length < MCH_BAR_START_SIZE || body[20] >= MCH_UNITS || body[21] > MCH_LEAVE_FAILED)
+    return 0;
+  if (!child->engine->config.bars || !bar_room(child))
+    return 1;
   memset(&spec, 0, sizeof spec);
   slot = mch_load_u32(body + 16);
   spec.slot_id = mch_load_u64(body);
   spec.runid = (int64_t)message->head.runid;
   spec.total = mch_load_u64(body + 8);
   spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
-  spec.name = (const char *)body + 20;
-  spec.name_length = message->length - 20;
-  name_task(&spec, mch_child_offered_with(child, message->head.runid));
+  spec.unit = (enum mch_bar_unit)body[20];
+  spec.leave = (enum mch_bar_leave)body[21];
+  spec.name = (const char *)body + MCH_BAR_START_SIZE;
+  spec.name_length = message->length - MCH_BAR_START_SIZE;
+  if (spec.leave == MCH_LEAVE_ALWAYS && child->engine->config.leave_failed)
+    spec.leave = MCH_LEAVE_FAILED;
+  task = mch_child_offered_with(child, message->head.runid);
+  name_task(&spec, task);
   child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
-  if (child->bars[child->bar_count] != NULL)
-    child->bar_ids[child->bar_count++] = spec.slot_id;
+  if (child->bars[child->bar_count] == NULL)
+    return 1;
+  if (task != NULL && task->stop == MCH_KIND_CANCELLED)
+    mch_output_bar_stopping(child->engine->config.output, child->bars[child->bar_count]);
+  child->bar_ids[child->bar_count++] = spec.slot_id;
+  return 1;
+}
+
+void mch_hear_stopping(struct child *child) {
+  size_t i;
+  for (i = 0; i < child->bar_count; i++)
+    mch_output_bar_stopping(child->engine->config.output, child->bars[i]);
+}
+
+static int bar_name(struct child *child, const struct mch_message_in *message) {
+  size_t i;
+  if (message->length < 8)
+    return 0;
+  i = find_bar(child, mch_load_u64(message->body));
+  if (i < child->bar_count)
+    mch_output_bar_name(child->engine->config.output, child->bars[i],
+                        (const char *)message->body + 8, message->length - 8);
   return 1;
 }
 
@@ -103,17 +134,23 @@ enum mch_bar_end mch_hear_stopped_or(const struct mch_task *task, enum mch_bar_e
   return task->stop == MCH_KIND_TIMEOUT ? MCH_BAR_TIMEOUT : MCH_BAR_CANCELLED;
 }
 
-/* A loop that is left by the error which stops its task says "broken". */
+/* A loop that is left by the error which stops its task says "broken", or "error". */
 static enum mch_bar_end how_bar_ends(const struct child *child, uint64_t runid,
                                      enum mch_bar_end how) {
-  return how == MCH_BAR_BROKEN ? mch_hear_stopped_or(mch_child_offered_with(child, runid), how)
-                               : how;
+  return how == MCH_BAR_BROKEN || how == MCH_BAR_ERROR || how == MCH_BAR_CANCELLED
+             ? mch_hear_stopped_or(mch_child_offered_with(child, runid), how)
+             : how;
 }
+
+static void pass_lines_until(struct child *child, int which, uint64_t position, int complete);
 
 static int bar_end(struct child *child, const struct mch_message_in *message) {
   size_t i;
-  if (message->length != 25 || message->body[24] > MCH_BAR_CANCELLED)
+  int which;
+  if (message->length != MCH_BAR_END_SIZE || message->body[24] > MCH_BAR_CANCELLED)
     return 0;
+  for (which = 0; which < 2; which++)
+    pass_lines_until(child, which, mch_load_u64(message->body + 25 + 8 * which), 0);
   i = find_bar(child, mch_load_u64(message->body));
   if (i < child->bar_count) {
     mch_output_bar_end(
@@ -134,10 +171,10 @@ char *mch_hear_last_progress(const struct child *child) {
   bar = child->bars[child->bar_count - 1];
   mch_progress_sample(bar);
   if (bar->total == MCH_BAR_UNKNOWN)
-    snprintf(text, sizeof text, "%.*s: %llu", (int)bar->name_length, bar->text,
+    snprintf(text, sizeof text, "%.*s: %llu", (int)bar->name_length, mch_progress_name(bar),
              (unsigned long long)bar->done);
   else
-    snprintf(text, sizeof text, "%.*s: %llu / %llu", (int)bar->name_length, bar->text,
+    snprintf(text, sizeof text, "%.*s: %llu / %llu", (int)bar->name_length, mch_progress_name(bar),
              (unsigned long long)bar->done, (unsigned long long)bar->total);
   return strdup(text);
 }
@@ -248,9 +285,9 @@ void mch_hear_pass_last_lines(struct child *child) {
     pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
 }
 
-/* A task ended when `position` bytes had gone into this pipe: take them all, and complete its last
- * line. What is behind them belongs to the next task. */
-static void settle_stream(struct child *child, int which, uint64_t position) {
+/* A task, or a bar, ended when `position` bytes had gone into this pipe: take them all; with
+ * `complete`, complete its last line. What is behind them belongs to the next task. */
+static void pass_lines_until(struct child *child, int which, uint64_t position, int complete) {
   struct stream *stream = &child->streams[which];
   uint64_t start, end;
   size_t unread;
@@ -266,8 +303,10 @@ static void settle_stream(struct child *child, int which, uint64_t position) {
   start = stream->consumed - unread;
   if (position < stream->consumed)
     unread = position > start ? (size_t)(position - start) : 0;
-  pass_lines(child, which, unread, 1);
+  pass_lines(child, which, unread, complete);
 }
+
+/* -- results ------------------------------------------------------------------------------ */
 
 /* More of the worker's tasks, or items of one, are over. */
 static void count_ended(struct child *child, uint32_t count) {
@@ -293,6 +332,7 @@ static void judge(struct child *child, int stop, struct mch_result *result) {
     result->kind = (enum mch_kind)stop;
   }
   result->pid = (int)child->pid;
+  result->slot = child->slot;
 }
 
 void mch_hear_finish(struct child *child, struct mch_task *task, struct mch_result *result) {
@@ -385,6 +425,8 @@ int mch_hear_item_has_begun(const struct child *child, const struct mch_task *ta
   return mch_fork_first_unbegun(child, task) > task->batch->answered;
 }
 
+/* -- messages ----------------------------------------------------------------------------- */
+
 /* The task that a message of the worker is about: the oldest that it has, which it must have begun.
  * NULL: another. */
 static struct mch_task *told_of(const struct child *child, const struct mch_message_in *message) {
@@ -397,32 +439,93 @@ static struct mch_task *told_of(const struct child *child, const struct mch_mess
              : NULL;
 }
 
-static void settle_facts(struct child *child, const unsigned char *facts) {
-  settle_stream(child, 0, mch_load_u64(facts + 17));
-  settle_stream(child, 1, mch_load_u64(facts + 25));
-  child->maxrss = mch_load_u64(facts + 9);
+static void settle_facts(struct child *child, const struct mch_facts *facts) {
+  pass_lines_until(child, 0, facts->stdout_position, 1);
+  pass_lines_until(child, 1, facts->stderr_position, 1);
+  child->maxrss = facts->maxrss;
+}
+
+/* What the worker said of when and how long a task or item ran; `facts` may be all zero. */
+static struct mch_course course_of(const struct child *child, const struct mch_facts *facts) {
+  int is_told = facts->started != 0;
+  struct mch_course course = {(int)child->pid,
+                              child->slot,
+                              mch_child_believed(child, facts->started),
+                              is_told ? facts->elapsed : MCH_UNMEASURED,
+                              is_told ? facts->cpu : MCH_UNMEASURED,
+                              is_told ? facts->maxrss : MCH_UNMEASURED};
+  return course;
+}
+
+/* The result of a message that has facts in front of its graph. NULL: no memory. */
+static struct mch_result *result_with(struct child *child, const struct mch_message_in *message,
+                                      const struct mch_facts *facts, size_t head) {
+  struct mch_result *result = result_of(child, message, facts->kind, head);
+  if (result != NULL) {
+    result->begun = 1;
+    result->started = mch_child_believed(child, facts->started);
+    result->cpu = facts->started != 0 ? facts->cpu : MCH_UNMEASURED;
+    result->elapsed = facts->elapsed;
+    result->maxrss = facts->maxrss;
+  }
+  return result;
+}
+
+/* An answer was taken: its worker may wait for what the pool makes of it. `items`: of a batch, so
+ * many are dealt with by that. */
+static void note_heard(struct child *child, const struct mch_task *task, uint32_t items) {
+  if (!task->careful)
+    return;
+  child->heard = mch_heard_word(task->ticket, items);
+  child->engine->heard = 1;
 }
 
 /* 0, or -1 when the message is not what it should be. */
 static int task_result(struct child *child, const struct mch_message_in *message) {
-  const unsigned char *facts = message->body;
+  struct mch_facts facts;
   struct mch_task *task = told_of(child, message);
-  struct mch_result *result;
-  if (message->length < MCH_FACTS_SIZE || facts[0] > MCH_KIND_UNSENDABLE || task == NULL ||
+  if (mch_facts_load(&facts, message->body, message->length) != 0 || task == NULL ||
       task->runid != message->head.runid)
     return -1;
-  settle_facts(child, facts);
+  settle_facts(child, &facts);
+  note_heard(child, task, MCH_HEARD_ALL);
+  mch_child_count_work(child, facts.elapsed);
   if (task->batch != NULL) {
     mch_hear_return_rest(child, task);
-    mch_hear_finish_batch(child, task, mch_load_u64(facts + 1));
-    return 0;
-  }
-  result = result_of(child, message, (enum mch_kind)facts[0], MCH_FACTS_SIZE);
-  if (result != NULL) {
-    result->elapsed = mch_load_u64(facts + 1);
-    result->maxrss = child->maxrss;
-  }
-  mch_hear_finish(child, task, result);
+    mch_hear_finish_batch(child, task, facts.elapsed);
+  } else
+    mch_hear_finish(child, task, result_with(child, message, &facts, MCH_FACTS_SIZE));
+  return 0;
+}
+
+/* A task, or the next item of a batch, begins. */
+static int task_started(struct child *child, const struct mch_message_in *message) {
+  const struct mch_task *task = told_of(child, message);
+  struct mch_facts facts = {.kind = MCH_KIND_OK};
+  struct mch_course course;
+  uint64_t next;
+  if (message->length != 8 || task == NULL)
+    return -1;
+  next = task->runid + (task->batch != NULL ? task->batch->answered : 0);
+  if (message->head.runid != next ||
+      (task->batch != NULL && task->batch->answered >= task->batch->count))
+    return -1;
+  facts.started = mch_load_u64(message->body);
+  course = course_of(child, &facts);
+  mch_child_events(child)->started(mch_child_events(child)->ud, mch_child_oldest(child), &course);
+  return 0;
+}
+
+/* Values that the task that runs gives to the pool. */
+static int values_emitted(struct child *child, const struct mch_message_in *message) {
+  struct mch_task *task = told_of(child, message);
+  if (task == NULL || message->head.runid < task->runid ||
+      message->head.runid - task->runid >= mch_task_count(task))
+    return -1;
+  if (message->lost ||
+      !mch_child_events(child)->emitted(mch_child_events(child)->ud, task, (int)child->pid,
+                                        message->body, message->length))
+    atomic_fetch_add(&child->shared->orders.accepted, message->length);
   return 0;
 }
 
@@ -437,42 +540,41 @@ static int early_piece(struct child *child, const struct mch_message_in *message
   return 0;
 }
 
-/* The same for an item. Most are OK and have nothing else to say. */
+/* The result of one item. Most are OK and have nothing else to say. */
 static int item_result(struct child *child, const struct mch_message_in *message) {
   struct mch_task *task = told_of(child, message);
-  const unsigned char *facts = message->body + 4;
-  struct mch_result *result;
-  size_t head = 4 + MCH_FACTS_SIZE;
-  int kind = MCH_KIND_OK;
+  struct mch_facts facts = {.kind = MCH_KIND_OK};
+  struct mch_course course;
+  size_t head = 4 + 1;
   if (message->length < 5 || task == NULL || task->batch == NULL ||
       task->batch->answered >= task->batch->count ||
       mch_load_u32(message->body) != task->batch->answered)
     return -1;
-  if (facts[0] == MCH_ITEM_OK)
-    head = 4 + 1;
-  else if (message->length < head || (kind = facts[0]) > MCH_KIND_UNSENDABLE)
-    return -1;
-  else
-    settle_facts(child, facts);
-  if (kind == MCH_KIND_OK && !is_stopped_item(task) && !message->lost) {
+  if (message->body[4] != MCH_ITEM_OK) {
+    head = 4 + MCH_FACTS_SIZE;
+    if (mch_facts_load(&facts, message->body + 4, message->length - 4) != 0)
+      return -1;
+    settle_facts(child, &facts);
+  }
+  note_heard(child, task, task->batch->answered + 1);
+  if (facts.kind == MCH_KIND_OK && !is_stopped_item(task) && !message->lost) {
     count_one(child);
+    course = course_of(child, &facts);
     mch_child_events(child)->answered(mch_child_events(child)->ud, task, message->body + head,
-                                      message->length - head);
+                                      message->length - head, &course);
     return 0;
   }
-  result = result_of(child, message, (enum mch_kind)kind, head);
-  if (result != NULL && head > 5) {
-    result->elapsed = mch_load_u64(facts + 1);
-    result->maxrss = child->maxrss;
-  }
-  mch_hear_fail_item(child, task, result);
+  mch_hear_fail_item(child, task, result_with(child, message, &facts, head));
   return 0;
 }
 
 /* An item that was stopped, but has an OK answer. */
 static void answer_stopped(struct child *child, struct mch_task *task, const unsigned char *graph,
                            size_t length) {
-  mch_hear_fail_item(child, task, mch_result_new(MCH_KIND_OK, NULL, graph, length));
+  struct mch_result *result = mch_result_new(MCH_KIND_OK, NULL, graph, length);
+  if (result != NULL)
+    result->begun = 1;
+  mch_hear_fail_item(child, task, result);
 }
 
 /* Answers of items in a row. An item that was stopped is the last of its batch. */
@@ -480,9 +582,12 @@ static int items_result(struct child *child, const struct mch_message_in *messag
   struct mch_task *task = told_of(child, message);
   const unsigned char *last = message->body;
   uint32_t count = message->records, i;
+  struct mch_facts facts = {.kind = MCH_KIND_OK};
+  struct mch_course course = course_of(child, &facts);
   if (task == NULL || task->batch == NULL || count > task->batch->count - task->batch->answered ||
       message->head.runid + message->records_before != task->runid + task->batch->answered)
     return -1;
+  note_heard(child, task, task->batch->answered + count);
   if (task->stop != 0 && task->batch->answered + count == task->batch->count) {
     for (i = --count; i > 0; i--)
       last += 1 + *last;
@@ -491,7 +596,7 @@ static int items_result(struct child *child, const struct mch_message_in *messag
   if (count > 0) {
     count_ended(child, count);
     mch_child_events(child)->answered_many(mch_child_events(child)->ud, task, message->body,
-                                           (size_t)(last - message->body), count);
+                                           (size_t)(last - message->body), count, &course);
   }
   if (count < message->records)
     answer_stopped(child, task, last + 1, *last);
@@ -507,6 +612,21 @@ static int hello(const struct child *child, const struct mch_message_in *message
              : -1;
 }
 
+/* It leaves, with its task or between tasks. In the latter case its `fini` may take some time: no
+ * task waits for that, and another worker may have its place. */
+static int exit_said(struct child *child, const struct mch_message_in *message) {
+  if (message->length != 4)
+    return -1;
+  child->exit_said = 1;
+  child->exit_status = (int)(mch_load_u32(message->body) & 0xff);
+  if (child->engine->config.runner.end == NULL || child->state != LIVE)
+    return 0;
+  mch_feed_withdraw_from(child);
+  if (child->outstanding == 0)
+    mch_time_leaves(child);
+  return 0;
+}
+
 static int handle(struct child *child, const struct mch_message_in *message) {
   if (message->lost && message->head.type == MCH_MESSAGE_LOG)
     return 0; /* without memory a log line is lost, not the task */
@@ -519,6 +639,10 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return item_result(child, message);
   case MCH_MESSAGE_ITEMS:
     return items_result(child, message);
+  case MCH_MESSAGE_STARTED:
+    return task_started(child, message);
+  case MCH_MESSAGE_EMITTED:
+    return values_emitted(child, message);
   case MCH_MESSAGE_EARLY:
     return early_piece(child, message);
   case MCH_MESSAGE_LOG:
@@ -531,14 +655,12 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return bar_start(child, message) - 1;
   case MCH_MESSAGE_BAR_UPDATE:
     return bar_update(child, message) - 1;
+  case MCH_MESSAGE_BAR_NAME:
+    return bar_name(child, message) - 1;
   case MCH_MESSAGE_BAR_END:
     return bar_end(child, message) - 1;
   case MCH_MESSAGE_EXIT:
-    if (message->length != 4)
-      return -1;
-    child->exit_said = 1;
-    child->exit_status = (int)(mch_load_u32(message->body) & 0xff);
-    return 0;
+    return exit_said(child, message);
   default:
     return -1;
   }
@@ -583,12 +705,14 @@ void mch_hear_drain(struct child *child) {
   pass_ready_lines(child);
 }
 
+/* -- the page ----------------------------------------------------------------------------- */
+
 /* Whether what the page says about the oldest task can be right. What is about a later one says
  * that the answer to this one is there: it has been read, unless bytes wait. */
 static int fits(const struct child *child, const struct mch_task *task, uint32_t passed) {
   const struct mch_shared *shared = child->shared;
-  uint64_t claim = mch_child_claim_of(child, task->ticket),
-           began; /* once: the worker may take it any time */
+  uint64_t claim = mch_child_claim_of(child, task->ticket); /* once: it may be taken meanwhile */
+  uint64_t began;
   if (claim == mch_child_claim_word(task->ticket, MCH_CLAIM_OFFERED))
     return 1;
   if (claim != mch_child_claim_word(task->ticket, MCH_CLAIM_TAKEN))

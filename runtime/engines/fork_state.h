@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
- * What the rooms of the fork engine share: a worker as the pool's side sees it, and the engine.
+ * What the files of the fork engine share: a worker as the pool's side sees it, and the engine. All
+ * of it is used under the pool's lock. The life of a worker:
  *
  *     fork --> LIVE --(max tasks, quit: QUIT sent)--> LEAVING --> ENDED
  *               |                                        |
@@ -13,7 +14,6 @@
 
 #include "engine.h"
 #include "runtime/wire/channel.h"
-#include "worker.h"
 
 enum {
   READ_ROOM = 32 * 1024,             /* bytes of task output taken at once, on the stack */
@@ -42,7 +42,7 @@ struct source {
   struct child *child;
   unsigned bit; /* in child->ready */
 };
-enum { CHANNEL = 1, STDOUT = 2, STDERR = 4, PROCESS = 8, CHANNEL_WRITABLE = 16 };
+enum { CHANNEL = 1, STDOUT = 2, STDERR = 4, PROCESS = 8 };
 
 /* The reading end of a task's stdout or stderr. */
 struct stream {
@@ -90,6 +90,8 @@ struct child {
   unsigned slot;          /* from 1 */
   uint64_t offers;        /* tasks ever offered, less those taken back */
   uint64_t maxrss;
+  const char *why;         /* it goes; NULL: as the end of its process says */
+  int announced;           /* that it came was told */
   struct mch_buf codes;    /* sorted u32 ids that it has */
   struct mch_buf last_log; /* the last record of the running task */
   struct mch_bar **bars;
@@ -108,6 +110,9 @@ struct child {
   int eager;             /* what it does before its first task is the host's, and may take long */
   uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
   int barren;            /* it did so for too long */
+  uint64_t heard;        /* for orders.heard, when the pool has drawn its conclusions; 0: nothing */
+  uint64_t asked;        /* when it was LEAVING */
+  int hurried;           /* its `fini` took too long and was told to stop */
 };
 
 struct engine_fork {
@@ -125,7 +130,7 @@ struct engine_fork {
   struct child *unsent;            /* to be flushed */
   const struct child *wants_tasks; /* where to look on for one that wants more soon; NULL: begin */
   size_t batches;                  /* with all of them */
-  int32_t lowest; /* priority of what is with them and has not mch_child_begun, or below it */
+  int32_t lowest; /* priority of what is with them and has not begun, or below it */
   uint64_t look;  /* when time has something to do with any of them, at the earliest */
   int started, quitting;
   uint64_t fork_again;        /* after a failed fork, not before */
@@ -135,8 +140,13 @@ struct engine_fork {
   uint64_t look_for_slow;     /* for workers that begin nothing, not before */
   int log_level;
   int timeouts; /* some task has one */
+  int heard;    /* some worker's `heard` is not 0 */
   struct mch_chaos chaos;
   uint64_t forks; /* so far */
+  uint64_t first_fork;
+  int listening;    /* somebody wants to know all about each task */
+  uint64_t *worked; /* nanoseconds, by slot from 1 on; some may be missing for want of memory */
+  size_t slots, slot_room;
 };
 
 /* -- forking ------------------------------------------------------------------------------ */
@@ -149,19 +159,23 @@ struct plumbing {
   pid_t owner; /* the process that forks */
 };
 
-/* -- engine_fork.c */
+/* engine_fork.c: of a batch, which items were begun; the visit that looks after every worker. */
 
 int mch_fork_is_marked_item(const struct child *child, const struct mch_task *task,
                             uint32_t number);
 uint32_t mch_fork_first_unbegun(const struct child *child, const struct mch_task *task);
 void mch_fork_visit_all(struct engine_fork *engine, uint64_t now);
 
-/* -- fork_child.c */
+/* fork_child.c: one worker. Membership of lists; when to look at it next; the tasks that it was
+ * offered, and what it has begun of them by claims and mark. mch_child_withdraw() is the one way to
+ * make sure that a task never begins; take_back settles it as well, give_back tells the pool. */
 
+uint64_t mch_child_believed(const struct child *child, uint64_t when);
+void mch_child_count_work(const struct child *child, uint64_t nanoseconds);
+void mch_child_tell(struct child *child, const char *why);
 void mch_child_take_out(struct child *child, enum membership kind);
 void mch_child_put_into(struct child *child, enum membership kind, struct child **list);
 void mch_child_wake(struct child *child);
-uint64_t mch_child_sooner(uint64_t a, uint64_t b);
 void mch_child_look_at(struct engine_fork *engine, uint64_t when);
 void mch_child_kill_later(struct child *child, uint64_t when);
 const struct mch_task *mch_child_offered_with(const struct child *child, uint64_t runid);
@@ -183,7 +197,7 @@ struct mch_task *mch_child_begun(const struct child *child);
 int mch_child_is_items_word(const struct mch_task *task, uint64_t word);
 uint32_t mch_child_next_ticket(const struct child *child);
 
-/* -- fork_spawn.c */
+/* fork_spawn.c: the fork, with what comes before and after it; whether workers are missing. */
 
 int mch_spawn_make_plumbing(struct plumbing *plumbing, struct mch_error *error);
 int mch_spawn_adopt(struct child *child, struct plumbing *plumbing);
@@ -193,21 +207,24 @@ unsigned mch_spawn_wanted(const struct engine_fork *engine);
 int mch_spawn_short_of_workers(struct mch_engine *base, size_t queued);
 int mch_spawn_add(struct mch_engine *base, size_t queued, struct mch_error *error);
 
-/* -- fork_time.c */
+/* fork_time.c: stopping a task, time-outs of tasks and of `init`, leaving. mch_time_due_at() says
+ * when mch_time_check_time() has something to do. */
 
 void mch_time_stop(struct mch_engine *base, struct mch_task *task);
 uint64_t mch_time_timeout_of(const struct engine_fork *engine, const struct mch_task *task);
 uint64_t mch_time_init_limit(struct child *child);
 uint64_t mch_time_timeout_at(struct child *child);
 void mch_time_send_quit(struct child *child);
+void mch_time_leaves(struct child *child);
 void mch_time_retire(struct engine_fork *engine, struct child *child);
+int mch_time_has_too_many(const struct engine_fork *engine);
 void mch_time_flush(struct child *child);
 void mch_time_check_time(struct child *child, uint64_t now);
 uint64_t mch_time_due_at(struct child *child, uint64_t now);
 
-/* -- fork_feed.c */
+/* fork_feed.c: who gets which task, and what is taken back from whom. */
 
-int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch);
+int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task);
 void mch_feed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_feed_book(struct child *child, struct mch_task *task);
 int mch_feed_has_room(const struct engine_fork *engine, const struct child *child);
@@ -217,19 +234,24 @@ int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
 void mch_feed_ring_for(struct child *child, uint64_t now);
 void mch_feed_steal(struct engine_fork *engine, size_t queued);
 void mch_feed_recall(struct mch_engine *base, int32_t priority);
+void mch_feed_withdraw_from(struct child *child);
+void mch_feed_withdraw(struct mch_engine *base);
+int mch_feed_could_start(struct mch_engine *base, int owner);
 int mch_feed_wants_tasks(struct mch_engine *base);
 
-/* -- fork_bury.c */
+/* fork_bury.c: a worker that has gone: noticing it, settling its tasks, freeing it. */
 
 void mch_bury_check_end(struct child *child, uint64_t now);
 void mch_bury_close_child(struct child *child);
 void mch_bury_remove_ended(struct engine_fork *engine);
 
-/* -- fork_hear.c */
+/* fork_hear.c: what a worker says. mch_hear_drain() reads and handles all that has come; the others
+ * end its bars, lines, tasks and items when its time is over. */
 
 enum mch_bar_end mch_hear_stopped_or(const struct mch_task *task, enum mch_bar_end usual);
 char *mch_hear_last_progress(const struct child *child);
 void mch_hear_stop_bars(struct child *child, enum mch_bar_end how);
+void mch_hear_stopping(struct child *child);
 size_t mch_hear_read_stream(struct child *child, int which);
 size_t mch_hear_whole_lines(struct stream *stream, size_t count);
 void mch_hear_pass_last_lines(struct child *child);

@@ -1,11 +1,10 @@
 /* Runs in: parent.
  *
- * Time limits: of tasks, of what comes before the first one, of leaving; and how a task is stopped.
- */
-#define _GNU_SOURCE
+ * Time limits: of tasks, of `init` and the set-up before the first task, of leaving; and how a task
+ * is stopped. */
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -13,9 +12,12 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked to leave */
+static const uint64_t leave_grace = 500000000u;   /* an idle worker that was asked to leave */
+static const uint64_t end_patience = 2000000000u; /* one that has yet to begin its `fini` */
+static const uint64_t end_look = 50000000u;       /* how soon to look whether it has */
+static const uint64_t end_moment = 100000000u;    /* between telling `fini` to stop and SIGKILL */
 
-/* -- stopping ----------------------------------------------------------------------------- */
+/* -- stopping a task ---------------------------------------------------------------------- */
 
 void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
   struct engine_fork *engine = (struct engine_fork *)base;
@@ -33,6 +35,8 @@ void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
   }
+  if (task->stop == MCH_KIND_CANCELLED)
+    mch_hear_stopping(child);
   atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   mch_child_kill_later(child, mch_now() + engine->config.grace);
@@ -48,6 +52,8 @@ static void insist(struct child *child) {
   if (!child->killed && !mch_platform_has_ended(child->watch))
     kill(child->pid, MCH_STOP_SIGNAL);
 }
+
+/* -- limits ------------------------------------------------------------------------------- */
 
 uint64_t mch_time_timeout_of(const struct engine_fork *engine, const struct mch_task *task) {
   return task->extra != NULL && task->extra->timeout != 0 ? task->extra->timeout
@@ -67,7 +73,7 @@ static uint64_t limit_of(const struct child *child, const struct mch_task *task)
 }
 
 /* When the pool's time for what comes before the first task is over: the earliest time, while it
- * has not begun. MCH_NEVER: it may take any time, or is over. */
+ * has not begun. MCH_NEVER: there is no limit, or it is over. */
 uint64_t mch_time_init_limit(struct child *child) {
   uint64_t timeout = child->engine->config.timeout, now = mch_now(), since;
   if (!child->eager || timeout == 0 || child->state != LIVE)
@@ -96,7 +102,10 @@ uint64_t mch_time_timeout_at(struct child *child) {
   return least == 0 ? MCH_NEVER : mch_now() + least;
 }
 
-/* One that was never asked for anything has nothing to finish: the end of its stream will do. */
+/* -- leaving ------------------------------------------------------------------------------ */
+
+/* A worker that was never asked for anything has nothing to finish: the end of its stream will do.
+ */
 void mch_time_send_quit(struct child *child) {
   struct mch_message_head head = {MCH_MESSAGE_QUIT, 0, 0, 0};
   if (child->state != LIVE)
@@ -107,17 +116,55 @@ void mch_time_send_quit(struct child *child) {
     mch_child_kill_now(child);
     return;
   }
+  mch_child_put_into(child, UNSENT, &child->engine->unsent);
+  mch_time_leaves(child);
+}
+
+/* It is on its way out: another worker may have its place. */
+void mch_time_leaves(struct child *child) {
   child->state = LEAVING;
   child->engine->live--;
-  mch_child_put_into(child, UNSENT, &child->engine->unsent);
-  mch_child_kill_later(child, mch_now() + leave_grace);
+  child->asked = mch_now();
+  mch_child_kill_later(child, child->asked + leave_grace);
   mch_child_wake(child);
 }
 
-/* A worker that did its share leaves once nothing is with it. */
+/* `fini` may run for the grace from when it begins, which a busy machine may delay. Then it is told
+ * to stop. Whether the worker is not to be killed yet. */
+static int may_finish(struct child *child, uint64_t now) {
+  const struct mch_engine_config *config = &child->engine->config;
+  uint64_t since = atomic_load(&child->shared->leaving_since), latest = child->asked + end_patience;
+  if (config->runner.end == NULL || child->state != LEAVING || child->barren || child->hurried)
+    return 0;
+  if (since != 0)
+    latest = mch_sooner(since, latest) + config->grace;
+  if (now < latest) {
+    mch_child_kill_later(child, mch_sooner(since == 0 ? now + end_look : latest, latest));
+    return 1;
+  }
+  if (since == 0)
+    return 0;
+  child->hurried = 1;
+  if (!mch_platform_has_ended(child->watch))
+    kill(child->pid, MCH_STOP_SIGNAL);
+  mch_child_kill_later(child, now + end_moment);
+  return 1;
+}
+
+/* Whether there are more workers than there shall be. While it is so nothing is given to any: so
+ * many as there shall be may run already. (Each task of a "snapshot" has its own, which leaves by
+ * itself.)
+ */
+int mch_time_has_too_many(const struct engine_fork *engine) {
+  return !engine->config.snapshot && engine->live > engine->config.nworkers;
+}
+
+/* A worker that did its share, or is superfluous, leaves once nothing is with it. */
 void mch_time_retire(struct engine_fork *engine, struct child *child) {
   uint64_t most = engine->config.max_tasks_per_worker;
-  if (most > 0 && child->state == LIVE && child->tasks >= most && child->outstanding == 0)
+  int has_done_its_share = most > 0 && child->tasks >= most;
+  if (child->state == LIVE && child->outstanding == 0 &&
+      (has_done_its_share || mch_time_has_too_many(engine)))
     mch_time_send_quit(child);
 }
 
@@ -128,6 +175,8 @@ void mch_time_flush(struct child *child) {
   if (child->state == ENDED || mch_channel_unsent(&child->channel) == 0)
     mch_child_take_out(child, UNSENT);
 }
+
+/* -- when time is up ---------------------------------------------------------------------- */
 
 /* Its `init` takes too long. The task that waits for it ends by that, the others are for other
  * workers; this one is stopped like a task, and leaves. They are taken back from the last to the
@@ -163,6 +212,8 @@ static void end_init(struct child *child, uint64_t now) {
  * runs too long. */
 void mch_time_check_time(struct child *child, uint64_t now) {
   struct mch_task *task;
+  if (child->kill_at <= now && may_finish(child, now))
+    return;
   if (child->kill_at <= now)
     mch_child_kill_now(child);
   else if (child->insist_at <= now)
@@ -187,16 +238,16 @@ void mch_time_check_time(struct child *child, uint64_t now) {
 
 /* When time has something to do with this worker. */
 uint64_t mch_time_due_at(struct child *child, uint64_t now) {
-  uint64_t due = mch_child_sooner(child->kill_at, child->insist_at);
+  uint64_t due = mch_sooner(child->kill_at, child->insist_at);
   if (child->state == ENDED)
     return MCH_NEVER;
   if (child->stream_ended != 0 && !child->killed)
-    due = mch_child_sooner(due, child->stream_ended + end_grace);
+    due = mch_sooner(due, child->stream_ended + end_grace);
   if (child->watch < 0)
-    due = mch_child_sooner(due, now + unwatched_check);
+    due = mch_sooner(due, now + unwatched_check);
   if (child->outstanding > 0 && !mch_child_is_taken(child, child->first_ticket))
-    due = mch_child_sooner(due, mch_child_slow_at(child));
+    due = mch_sooner(due, mch_child_slow_at(child));
   if (child->engine->timeouts && child->outstanding > 0)
-    due = mch_child_sooner(due, mch_time_timeout_at(child));
+    due = mch_sooner(due, mch_time_timeout_at(child));
   return due;
 }

@@ -5,9 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine.h"
-
-/* -- tasks and results -------------------------------------------------------------------- */
+/* -- tasks and batches -------------------------------------------------------------------- */
 
 struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
                               size_t length) {
@@ -41,7 +39,7 @@ struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *
   }
   task->batch->count = task->batch->kept = count;
   task->batch->function_length = (uint32_t)function_length;
-  task->batch->index = index;
+  task->batch->index = task->index = index;
   return task;
 }
 
@@ -51,6 +49,17 @@ static size_t item_at(const struct mch_task *batch, uint32_t number) {
   for (; number > 0; number--)
     at += 4 + mch_load_u32(batch->body + at);
   return at;
+}
+
+size_t mch_task_item_length(const struct mch_task *task) {
+  struct mch_batch *batch = task->batch;
+  if (batch->next_at == 0 || batch->next > batch->answered) {
+    batch->next_at = item_at(task, 0);
+    batch->next = 0;
+  }
+  for (; batch->next < batch->answered; batch->next++)
+    batch->next_at += 4 + mch_load_u32(task->body + batch->next_at);
+  return mch_load_u32(task->body + batch->next_at);
 }
 
 struct mch_task *mch_task_split(const struct mch_task *task, uint32_t number) {
@@ -67,18 +76,53 @@ struct mch_task *mch_task_split(const struct mch_task *task, uint32_t number) {
   rest->codes = task->codes;
   rest->runid = task->runid + number;
   rest->priority = task->priority;
+  rest->careful = task->careful;
+  rest->accepted = task->accepted;
   rest->group = task->group;
   return rest;
 }
 
+struct mch_task *mch_task_hold(struct mch_task *task) {
+  atomic_fetch_add(&task->holds, 1);
+  return task;
+}
+
+struct mch_task *mch_task_about(const struct mch_task *task) {
+  int is_number = task->codes == 0 && task->cargo == NULL && task->length == sizeof(uint64_t);
+  struct mch_task *about =
+      mch_task_new((const uint32_t *)(const void *)task->body, task->codes > 0, task->body,
+                   is_number ? task->length : 0); /* engine "snapshot": that of what it keeps */
+  size_t name_length = task->extra != NULL ? task->extra->name_length : 0;
+  struct mch_task_extra *extra;
+  if (about == NULL)
+    return NULL;
+  about->runid = task->runid;
+  about->index = task->index;
+  about->attempt = task->attempt;
+  about->priority = task->priority;
+  about->cause = task->cause != NULL ? mch_task_hold(task->cause) : NULL;
+  if (task->extra == NULL)
+    return about;
+  about->extra = extra = malloc(sizeof *extra + name_length);
+  if (extra == NULL) {
+    mch_task_free(about);
+    return NULL;
+  }
+  memcpy(extra, task->extra, sizeof *extra + name_length);
+  return about;
+}
+
 void mch_task_free(struct mch_task *task) {
-  if (task == NULL)
+  if (task == NULL || atomic_fetch_sub(&task->holds, 1) > 0)
     return;
   if (task->batch != NULL)
     mch_buf_free(&task->batch->answers);
   free(task->batch);
   mch_cargo_drop(task->cargo);
   mch_cargo_drop(task->early);
+  if (!task->borrows)
+    mch_result_free(task->result);
+  mch_task_free(task->cause); /* which has none */
   free(task->extra);
   free(task);
 }
@@ -94,6 +138,8 @@ struct mch_body mch_task_graph(const struct mch_task *task) {
   return task->cargo != NULL ? task->cargo->body : body;
 }
 
+/* -- results ------------------------------------------------------------------------------ */
+
 struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,
                                   size_t length) {
   struct mch_result *result;
@@ -106,6 +152,7 @@ struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const vo
   result->kind = kind;
   result->length = length;
   result->graph = result->inlined;
+  result->cpu = MCH_UNMEASURED;
   if (length > 0)
     memcpy(result->inlined, graph, length);
   if (text != NULL && (result->text = strdup(text)) == NULL) {
@@ -128,7 +175,15 @@ struct mch_result *mch_result_adopt(enum mch_kind kind, void *memory, const unsi
   return result;
 }
 
+struct mch_result *mch_result_share(struct mch_result *result) {
+  atomic_fetch_add(&result->shared, 1);
+  return result;
+}
+
 void mch_result_free(struct mch_result *result) {
+  if (result != NULL && atomic_load(&result->shared) > 0 &&
+      atomic_fetch_sub(&result->shared, 1) > 0)
+    return;
   if (result != NULL) {
     free(result->memory);
     free(result->text);

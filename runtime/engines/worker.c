@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
+#include "runtime/wire/facts.h"
 
 enum { EXIT_POOL_GONE = 0, EXIT_BROKEN = 70 };
 
@@ -98,8 +100,8 @@ static void put(struct mch_worker *worker, enum mch_message type, const void *fi
     die(EXIT_BROKEN);
 }
 
-/* The same with a graph and the spans that belong into it, which are not copied: to be flushed
- * before anything becomes of them. */
+/* Queue a message that has facts, a graph and the spans that belong into it. Spans are not copied:
+ * to be flushed before anything becomes of them. */
 static void put_answer(struct mch_worker *worker, enum mch_message type, const void *facts,
                        size_t facts_length, const struct mch_buf *graph) {
   struct mch_message_head head = {(uint8_t)type, worker->attempt, worker->ticket, worker->runid};
@@ -144,9 +146,27 @@ void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length)
   say(worker, MCH_MESSAGE_LOG, graph, length, NULL, 0);
 }
 
+int mch_worker_may_emit(const struct mch_worker *worker, size_t length) {
+  const struct mch_orders *orders = &worker->shared->orders;
+  uint64_t waiting = worker->emitted - atomic_load(&orders->accepted);
+  if (mch_worker_is_stranger(worker) || !atomic_load(&orders->listening))
+    return -1;
+  return waiting == 0 || (length <= MCH_EMITTED_MOST && waiting <= MCH_EMITTED_MOST - length);
+}
+
+void mch_worker_emit(struct mch_worker *worker, const void *graph, size_t length) {
+  if (mch_worker_is_stranger(worker))
+    return;
+  mch_chaos_busy(&worker->chaos);
+  worker->emitted += length;
+  say(worker, MCH_MESSAGE_EMITTED, graph, length, NULL, 0);
+}
+
 int mch_worker_send_early(struct mch_worker *worker, const void *piece, size_t length) {
   struct mch_message_head head = {MCH_MESSAGE_EARLY, worker->attempt, worker->ticket,
                                   worker->runid};
+  if (mch_without(MCH_TRICK_EARLY))
+    return 0;
   if (mch_worker_is_stranger(worker))
     return 1;
   mch_chaos_busy(&worker->chaos);
@@ -166,16 +186,20 @@ int mch_worker_log_threshold(const struct mch_worker *worker) {
   return atomic_load_explicit(&worker->shared->orders.log_threshold, memory_order_relaxed);
 }
 
-void mch_worker_leave(struct mch_worker *worker, int status) {
+static void say_exit(struct mch_worker *worker, int status) {
   unsigned char bytes[4];
+  mch_store_u32(bytes, (uint32_t)status);
+  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+}
+
+void mch_worker_leave(struct mch_worker *worker, int status) {
   mch_worker_end_stranger(worker, status);
   if (worker->leaving)
     _exit(status);
   worker->leaving = 1;
   mch_platform_flush_streams();
   mch_chaos_idle(&worker->chaos);
-  mch_store_u32(bytes, (uint32_t)status);
-  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+  say_exit(worker, status);
   mch_chaos_idle(&worker->chaos);
   _exit(status);
 }
@@ -200,7 +224,7 @@ static uint64_t position(struct mch_worker *worker, int which) {
   for (tries = 0; tries < 2000; tries++) {
     uint32_t before = atomic_load(&shared->reading[which]);
     uint64_t consumed = atomic_load(&shared->consumed[which]);
-    long unread = ask_unread(worker, which);
+    long unread = mch_platform_unread(worker->pipes[which]);
     if (unread < 0)
       return MCH_POSITION_UNKNOWN;
     if ((before & 1) == 0 && atomic_load(&shared->reading[which]) == before)
@@ -218,7 +242,8 @@ static uint64_t position(struct mch_worker *worker, int which) {
 /* Whether a task has surely written nothing: it had less time for it, by half, than the fastest
  * system call takes. Spares the short ones the question, which takes longer than they do. */
 static int was_silent(const struct mch_worker *worker, uint64_t own_time) {
-  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending();
+  return own_time < worker->fastest_ask / 2 && !mch_platform_stdout_pending() &&
+         !mch_without(MCH_TRICK_SILENT);
 }
 
 static void find_positions(struct mch_worker *worker) {
@@ -239,20 +264,41 @@ static void tear(struct mch_worker *worker) {
   mch_chaos_die();
 }
 
-/* The largest size so far; short tasks are not worth a system call each. */
+/* The largest size so far; short tasks are not worth a system call each, unless somebody listens.
+ */
 static uint64_t maxrss_after(struct mch_worker *worker, uint64_t elapsed) {
-  if (elapsed > 500000u || worker->maxrss_age++ % 64 == 0)
+  if (elapsed > 500000u || worker->cpu != MCH_UNMEASURED || worker->maxrss_age++ % 64 == 0)
     worker->maxrss = mch_platform_maxrss();
   return worker->maxrss;
 }
 
-static void put_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                      unsigned char *facts) {
-  facts[0] = (unsigned char)kind;
-  mch_store_u64(facts + 1, elapsed);
-  mch_store_u64(facts + 9, maxrss_after(worker, elapsed));
-  mch_store_u64(facts + 17, worker->told[0]);
-  mch_store_u64(facts + 25, worker->told[1]);
+/* If somebody listens: say that the task or item begins, and measure more of it. */
+static void say_started(struct mch_worker *worker, uint64_t start) {
+  unsigned char when[8];
+  worker->cpu = MCH_UNMEASURED;
+  if (!atomic_load_explicit(&worker->shared->orders.listening, memory_order_relaxed))
+    return;
+  mch_store_u64(when, start);
+  mch_chaos_busy(&worker->chaos);
+  say(worker, MCH_MESSAGE_STARTED, when, sizeof when, NULL, 0);
+  worker->cpu = mch_platform_cpu_time();
+}
+
+/* Processor time since it began. */
+static uint64_t cpu_since(const struct mch_worker *worker) {
+  return worker->cpu == MCH_UNMEASURED ? MCH_UNMEASURED : mch_platform_cpu_time() - worker->cpu;
+}
+
+static void store_facts(struct mch_worker *worker, enum mch_kind kind, uint64_t started,
+                        uint64_t elapsed, unsigned char *bytes) {
+  struct mch_facts facts = {.kind = kind,
+                            .started = started,
+                            .cpu = cpu_since(worker),
+                            .elapsed = elapsed,
+                            .maxrss = maxrss_after(worker, elapsed),
+                            .stdout_position = worker->told[0],
+                            .stderr_position = worker->told[1]};
+  mch_facts_store(&facts, bytes);
 }
 
 static void send_answer(struct mch_worker *worker) {
@@ -261,24 +307,23 @@ static void send_answer(struct mch_worker *worker) {
   flush(worker);
 }
 
-static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t elapsed,
-                   uint64_t own_time, const struct mch_buf *graph) {
+static void answer(struct mch_worker *worker, enum mch_kind kind, uint64_t started,
+                   uint64_t elapsed, uint64_t own_time, const struct mch_buf *graph) {
   unsigned char facts[MCH_FACTS_SIZE];
   if (!was_silent(worker, own_time))
     find_positions(worker);
   mch_chaos_busy(&worker->chaos);
-  put_facts(worker, kind, elapsed, facts);
+  store_facts(worker, kind, started, elapsed, facts);
   put_answer(worker, MCH_MESSAGE_RESULT, facts, sizeof facts, graph);
   send_answer(worker);
 }
 
-/* Answer with all facts, after a question where the streams are. */
+/* Answer with all facts. */
 static void answer_item(struct mch_worker *worker, uint32_t number, enum mch_kind kind,
-                        uint64_t elapsed, const struct mch_buf *graph) {
+                        uint64_t started, uint64_t elapsed, const struct mch_buf *graph) {
   unsigned char head[4 + MCH_FACTS_SIZE];
-  find_positions(worker);
   mch_store_u32(head, number);
-  put_facts(worker, kind, elapsed, head + 4);
+  store_facts(worker, kind, started, elapsed, head + 4);
   put_answer(worker, MCH_MESSAGE_ITEM, head, sizeof head, graph);
   send_answer(worker);
 }
@@ -290,7 +335,8 @@ static int answer_silent_item(struct mch_worker *worker, uint32_t number,
   struct mch_message_head head = {MCH_MESSAGE_ITEMS, worker->attempt, worker->ticket,
                                   worker->runid};
   unsigned char front[4 + 1];
-  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0) {
+  if (graph->length - 1 < MCH_RECORD_MAX && worker->spans.length == 0 &&
+      !mch_without(MCH_TRICK_ITEMS)) {
     if (mch_channel_put_record(&worker->channel, &head, graph->data, graph->length, NULL) != 0)
       die(EXIT_BROKEN);
     if (mch_channel_unsent(&worker->channel) == 0)
@@ -344,6 +390,11 @@ static void after_code(const struct mch_worker *worker, uint32_t ticket, enum mc
   look_at_page(worker, ticket);
 }
 
+static void look_at_memory(struct mch_worker *worker) {
+  if (worker->max_memory > 0 && mch_own_memory_exceeds(&worker->own_memory, worker->max_memory))
+    worker->spent = 1;
+}
+
 /* Between tasks. One that was stopped does not leave programs behind, which would run on or, when
  * their pipes are closed, be waited for: this group ends, and the pool makes another worker. */
 static void rest(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
@@ -388,9 +439,33 @@ static void enter(struct mch_worker *worker, uint32_t ticket, struct mch_buf *gr
   clear_answer(worker, graph);
 }
 
+/* What was careful has failed or was to stop: nothing begins before the pool has dealt with that
+ * answer. `items`: of a batch, so many are answered. The pool may be away for long. */
+static void await_conclusions(const struct mch_worker *worker, uint32_t ticket, uint32_t items) {
+  const _Atomic uint64_t *heard = &worker->shared->orders.heard;
+  uint64_t start = mch_now(), now = start;
+  while (atomic_load(heard) < mch_heard_word(ticket, items) || atomic_load(heard) >> 32 != ticket) {
+    uint64_t pause = (now - start) / 8;
+    struct timespec moment = {0, 0};
+    moment.tv_nsec = pause < 20000000u ? (long)pause : 20000000;
+    if (now - start < 20000u)
+      sched_yield();
+    else
+      nanosleep(&moment, NULL);
+    now = mch_now();
+  }
+}
+
+/* Whether the pool may take back more because of how the task of this ticket has ended. */
+static int has_consequences(const struct mch_worker *worker, uint32_t ticket, unsigned options,
+                            enum mch_kind kind) {
+  return (options & MCH_OPTION_CAREFUL) != 0 &&
+         (kind != MCH_KIND_OK || atomic_load(&worker->shared->orders.stop) == ticket);
+}
+
 /* Run a task of this ticket and answer, if it was not taken back. */
-static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, struct mch_run *task,
-                struct mch_buf *graph) {
+static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, unsigned options,
+                struct mch_run *task, struct mch_buf *graph) {
   enum mch_kind kind;
   uint64_t start = mch_now();
   mch_chaos_idle(&worker->chaos);
@@ -402,10 +477,14 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, st
   worker->runid = task->runid;
   worker->attempt = attempt;
   enter(worker, ticket, graph);
+  say_started(worker, start);
   kind = worker->runner.run(worker->runner.ud, task, graph);
   after_code(worker, ticket, kind);
-  answer(worker, kind, mch_now() - start, task->own_time, graph);
+  answer(worker, kind, start, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
+  look_at_memory(worker);
+  if (has_consequences(worker, ticket, options, kind))
+    await_conclusions(worker, ticket, MCH_HEARD_ALL);
 }
 
 /* -- batches ------------------------------------------------------------------------------ */
@@ -418,8 +497,8 @@ struct items {
 static struct items parse_batch(const struct mch_worker *worker,
                                 const struct mch_message_in *message, struct mch_run *run,
                                 uint32_t *count) {
-  struct items items = {message->body, message->body + message->length};
-  if (message->length < 8)
+  struct items items = {message->body + 1, message->body + message->length};
+  if (message->length < 1 + 8)
     break_off(worker);
   *count = mch_load_u32(items.at);
   run->function_length = mch_load_u32(items.at + 4);
@@ -486,25 +565,35 @@ static int claim_item(struct mch_worker *worker, uint32_t ticket, uint32_t numbe
 /* After an item that took so long that it may have written, so many are timed more precisely. */
 enum { PRECISE_ITEMS = 16 };
 
-/* Run one item and answer; returns when it ended. */
+/* Run one item and answer; returns when the next one may begin. */
 static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t number,
-                         uint64_t start, struct mch_run *run, struct mch_buf *graph) {
+                         unsigned options, uint64_t start, struct mch_run *run,
+                         struct mch_buf *graph) {
   enum mch_kind kind;
+  int is_silent;
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
   run->began = start;
   worker->runner.calm(worker->runner.ud);
   enter(worker, ticket, graph);
+  say_started(worker, start);
   kind = worker->runner.run(worker->runner.ud, run, graph);
   after_code(worker, ticket, kind);
   mch_chaos_busy(&worker->chaos);
-  if (kind == MCH_KIND_OK && was_silent(worker, run->own_time)) {
+  is_silent = kind == MCH_KIND_OK && was_silent(worker, run->own_time) &&
+              !has_consequences(worker, ticket, options, kind);
+  if (is_silent) {
     run->precise -= run->precise > 0;
-    return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
+    if (worker->cpu == MCH_UNMEASURED) /* nobody listens */
+      return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
+  } else {
+    run->precise = PRECISE_ITEMS;
+    find_positions(worker);
   }
-  run->precise = PRECISE_ITEMS;
-  answer_item(worker, number, kind, run->ended - start, graph);
+  answer_item(worker, number, kind, start, run->ended - start, graph);
+  if (has_consequences(worker, ticket, options, kind))
+    await_conclusions(worker, ticket, number + 1);
   return mch_now();
 }
 
@@ -537,33 +626,66 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
     note_item(worker, ticket, number, count, run.precise);
     next_item(worker, &items, &run);
     run.runid = message->head.runid + number;
-    now = run_item(worker, ticket, number, now, &run, graph);
+    run.stream = run.runid;
+    now = run_item(worker, ticket, number, message->body[0], now, &run, graph);
     run.first = 0;
+    look_at_memory(worker);
   }
   worker->runid = message->head.runid;
+  worker->cpu = MCH_UNMEASURED;
   clear_answer(worker, graph);
-  answer(worker, MCH_KIND_OK, now - start, 0, graph);
+  answer(worker, MCH_KIND_OK, start, now - start, 0, graph);
   rest(worker, ticket, graph);
 }
 
 static void run_message(struct mch_worker *worker, const struct mch_message_in *message,
                         struct mch_buf *graph) {
+  const unsigned char *at = message->body;
+  unsigned options = message->length > 0 ? *at++ : 0;
+  size_t front = 1 + (options & MCH_OPTION_STREAM ? 8 : 0) + 2, length;
   struct mch_run task;
-  size_t length = message->length < 2 ? SIZE_MAX : mch_load_u16(message->body);
   memset(&task, 0, sizeof task);
-  if (message->lost && length > message->length - 2)
-    length = message->length - 2;
-  if (length > MCH_NAME_MAX || length > message->length - 2)
+  if (message->length < front)
     break_off(worker);
-  memcpy(worker->name, message->body + 2, length);
-  task.runid = message->head.runid;
+  task.runid = task.stream = message->head.runid;
+  if (options & MCH_OPTION_STREAM) {
+    task.stream = mch_load_u64(at);
+    at += 8;
+  }
+  length = mch_load_u16(at);
+  at += 2;
+  if (message->lost && length > message->length - front)
+    length = message->length - front;
+  if (length > MCH_NAME_MAX || length > message->length - front)
+    break_off(worker);
+  memcpy(worker->name, at, length);
   task.name = worker->name;
   task.name_length = length;
-  task.graph = message->lost ? NULL : message->body + 2 + length;
-  task.length = message->lost ? 0 : message->length - 2 - length;
+  task.graph = message->lost ? NULL : at + length;
+  task.length = message->lost ? 0 : message->length - front - length;
   worker->forgettable = 1;
-  run(worker, message->head.ticket, message->head.attempt, &task, graph);
+  run(worker, message->head.ticket, message->head.attempt, options, &task, graph);
   worker->forgettable = 0;
+}
+
+/* Its last task is over: the user's `fini` runs. The pool stops it when it takes too long. */
+static void end_well(struct mch_worker *worker) {
+  if (worker->runner.end == NULL)
+    return;
+  atomic_store(&worker->shared->leaving_since, mch_now());
+  worker->preparing = 1;
+  worker->runner.end(worker->runner.ud);
+  worker->preparing = 0;
+  mch_worker_end_stranger(worker, 0);
+}
+
+/* It leaves by itself, between tasks: the pool hears of that first, so that no task waits here. */
+static void leave_well(struct mch_worker *worker) __attribute__((noreturn));
+static void leave_well(struct mch_worker *worker) {
+  if (worker->runner.end != NULL)
+    say_exit(worker, 0);
+  end_well(worker);
+  mch_worker_leave(worker, 0);
 }
 
 /* The task stands in the memory that was there at the fork. */
@@ -573,12 +695,13 @@ static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   struct mch_run task;
   memset(&task, 0, sizeof task);
   task.runid = only->runid;
+  task.stream = mch_task_stream(only);
   task.name = only->extra != NULL ? only->extra->name : "";
   task.name_length = only->extra != NULL ? only->extra->name_length : 0;
   task.graph = only->body;
   task.length = only->length;
-  run(worker, 1, only->attempt, &task, graph);
-  mch_worker_leave(worker, 0);
+  run(worker, 1, only->attempt, 0, &task, graph); /* it is the last that begins here */
+  leave_well(worker);
 }
 
 /* Tickets come one after the other. */
@@ -606,9 +729,10 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
     worker->passed = message->head.ticket;
     atomic_store(&worker->shared->passed, worker->passed);
     if (worker->spent)
-      mch_worker_leave(worker, 0);
+      leave_well(worker);
     break;
   case MCH_MESSAGE_QUIT:
+    end_well(worker);
     mch_platform_flush_streams();
     die(0);
   default:
@@ -685,6 +809,8 @@ void mch_worker_main(struct mch_worker *worker) {
   mch_chaos_idle(&worker->chaos);
   put_hello(worker);
   atomic_store(&worker->shared->oom_count, mch_platform_oom_count());
+  if (worker->max_memory > 0)
+    mch_own_memory_begin(&worker->own_memory);
   prepare(worker);
   mch_worker_end_stranger(worker, 0);
   if (worker->only != NULL)
@@ -727,7 +853,7 @@ static uint32_t take_bar_slot(struct mch_worker *worker) {
 
 static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_bar_spec *spec) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[20];
+  unsigned char fixed[MCH_BAR_START_SIZE];
   struct mch_bar_slot *slot;
   uint32_t i;
   if (mch_worker_is_stranger(worker))
@@ -743,6 +869,8 @@ static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_b
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, spec->total);
   mch_store_u32(fixed + 16, i);
+  fixed[20] = (unsigned char)spec->unit;
+  fixed[21] = (unsigned char)spec->leave;
   mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
   return slot;
@@ -760,9 +888,20 @@ static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
   say(worker, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
 }
 
+static void bar_name(void *ud, uint64_t key, const char *name, size_t length) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[8];
+  if (mch_worker_is_stranger(worker))
+    return;
+  mch_chaos_busy(&worker->chaos);
+  mch_store_u64(fixed, key);
+  say(worker, MCH_MESSAGE_BAR_NAME, fixed, sizeof fixed, name, length);
+}
+
+/* With where the streams are: what is printed from now on stands below the bar. */
 static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[25];
+  unsigned char fixed[MCH_BAR_END_SIZE];
   uint32_t i;
   if (mch_worker_is_stranger(worker))
     return;
@@ -777,10 +916,14 @@ static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum 
   mch_store_u64(fixed + 8, done);
   mch_store_u64(fixed + 16, total);
   fixed[24] = (unsigned char)how;
+  fflush(stdout);
+  fflush(stderr);
+  mch_store_u64(fixed + 25, position(worker, 0));
+  mch_store_u64(fixed + 33, position(worker, 1));
   say(worker, MCH_MESSAGE_BAR_END, fixed, sizeof fixed, NULL, 0);
 }
 
 struct mch_upstream mch_worker_upstream(struct mch_worker *worker) {
-  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_end};
+  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_name, bar_end};
   return upstream;
 }

@@ -1,6 +1,6 @@
 /* Runs in: child only (the handle exists nowhere else).
  *
- * A worker's whole life: hello, take a task, run it, answer, leave by _exit. */
+ * A worker's whole life: send HELLO, take a task, run it, answer, leave by _exit. */
 #ifndef MCH_WORKER_H
 #define MCH_WORKER_H
 
@@ -9,6 +9,7 @@
 
 #include "runtime/wire/channel.h"
 #include "runtime/base/chaos.h"
+#include "runtime/base/memory.h"
 #include "engine.h"
 #include "runtime/wire/protocol.h"
 
@@ -29,7 +30,7 @@ struct mch_worker {
   struct mch_runner runner;
   uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */
-  atomic_int preparing;    /* `init` runs: whatever stop comes is for it */
+  atomic_int preparing;    /* `init` or `fini` runs: whatever stop comes is for it */
   uint16_t attempt;
   char name[MCH_NAME_MAX];     /* likewise */
   int forgettable;             /* its message is only its own */
@@ -39,8 +40,12 @@ struct mch_worker {
   const struct mch_task *only; /* the one task that this worker was forked for, or NULL */
   uint64_t maxrss;             /* as last asked for */
   unsigned maxrss_age;         /* tasks since */
-  int spent;                   /* the runner: leave after this task */
-  int leaving;                 /* mch_worker_leave() runs: a second call ends at once */
+  uint64_t cpu;                /* processor time used when the task began; MCH_UNMEASURED */
+  uint64_t emitted;            /* bytes of all EMITTED so far */
+  uint64_t max_memory;         /* leave after a task that left more of its own; 0: never */
+  struct mch_own_memory own_memory;
+  int spent;   /* leave after this task: the runner wants it, or its memory */
+  int leaving; /* mch_worker_leave() runs: a second call ends at once */
   struct mch_chaos chaos;
 };
 
@@ -59,6 +64,12 @@ void mch_worker_leave(struct mch_worker *worker, int status) __attribute__((nore
 
 /* Send one log record. Blocks while the pool takes nothing; does not return when it has gone. */
 void mch_worker_log(struct mch_worker *worker, const void *graph, size_t length);
+
+/* Whether a message of so many bytes may be emitted now: what the pool's owner has yet to take is
+ * bounded. 1, or 0: not yet; -1: nobody wants it. */
+int mch_worker_may_emit(const struct mch_worker *worker, size_t length);
+/* Emit values: as mch_worker_log(). */
+void mch_worker_emit(struct mch_worker *worker, const void *graph, size_t length);
 
 /* Send a piece of the task's result ahead. Never blocks: what the pool does not take now goes
  * before the next that is said. 1, or 0: no memory. Does not return when the pool has gone. */

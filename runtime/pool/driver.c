@@ -1,14 +1,12 @@
 /* Runs in: parent, on a thread of its own. Purpose: driver.h.
  *
- * Its three rests: PARKED, on the condition, while there is nothing to do or the owner attends;
- * NEAR, a short sleep, when the owner has just left and may come back at once (a loop of
- * receive_one would else wake it each time; it begins with one for this reason), when it queues
- * tasks without a rest (it pumps as it does so), or when tasks end in crowds; POLLING, in poll(),
- * until a worker speaks. */
+ * It has three ways of waiting: PARKED, on the condition variable, while there is nothing to do or
+ * the owner is inside the pool; NEAR, a short sleep, when the owner has just left and may be back
+ * at once (a loop of receive_one would otherwise wake the thread each time; that is why it begins
+ * with one), when the owner queues tasks without a pause (it pumps as it does so), or when many
+ * tasks end in a burst; POLLING, in poll(), until a worker sends something. */
 #include "driver.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -34,14 +32,6 @@ struct mch_driver {
   int near;       /* the next rest is NEAR */
   int stop;
 };
-
-static int milliseconds_until(uint64_t deadline) {
-  uint64_t now = mch_now(), left;
-  if (deadline == MCH_NEVER)
-    return -1;
-  left = deadline > now ? (deadline - now + 999999u) / 1000000u : 0;
-  return left > 60000 ? 60000 : (int)left;
-}
 
 static void rest_parked(struct mch_driver *driver) {
   driver->rest = PARKED;
@@ -71,7 +61,7 @@ static void rest_polling(struct mch_driver *driver) {
     driver->until = mch_now() + unwatched_rest;
   driver->rest = POLLING;
   pthread_mutex_unlock(driver->driven.lock);
-  poll(fds, 2, milliseconds_until(driver->until));
+  poll(fds, 2, mch_milliseconds_until(driver->until));
   pthread_mutex_lock(driver->driven.lock);
   driver->rest = AWAKE;
   if (driver->woken && read(driver->wake[0], bytes, sizeof bytes) > 0)

@@ -1,14 +1,12 @@
 /* Runs in: parent, on a thread of its own.
  *
  * The optional helper thread that pumps while the host's own code is busy. It never touches Lua,
- * never forks, takes no signals, and keeps away while the owner waits inside the pool. */
+ * never forks, takes no signals, and stays out of the pool while the owner waits inside it. */
 #ifndef MCH_DRIVER_H
 #define MCH_DRIVER_H
 
 #include <pthread.h>
 #include <stdint.h>
-
-#include "runtime/base/error.h"
 
 /* What it drives. All but `draw` are called under the lock. */
 struct mch_driven {

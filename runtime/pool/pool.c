@@ -1,16 +1,18 @@
-/* Runs in: parent only. Purpose: pool.h. */
-
+/* Runs in: parent. Purpose: pool.h.
+ *
+ * Here: the pump, the driver's view, how tasks come in, and the descriptors to wait by. How they
+ * end is in pool_ends.c, how they are taken in pool_take.c, by run ID in pool_index.c. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -70,7 +72,8 @@ static void dispatch(struct mch_pool *pool, int owner) {
   struct mch_task *task;
   struct mch_error error;
   pool->held_until = MCH_NEVER;
-  while ((task = next_ready(pool)) != NULL) {
+  mch_admit_begin(pool);
+  while ((task = next_ready(pool)) != NULL && mch_admit_one(pool, owner)) {
     int code;
     cut_short(pool, task);
     code = ops->submit(pool->engine, task, owner, &error);
@@ -83,12 +86,15 @@ static void dispatch(struct mch_pool *pool, int owner) {
     } else
       mch_ends_end_task(pool, task, MCH_KIND_ERROR, error.text);
   }
+  mch_admit_end(pool);
   ops->flush(pool->engine);
 }
 
 static void pump(struct mch_pool *pool, int owner) {
   pool->engine->ops->pump(pool->engine, owner, pool->queue.count);
   take_back(pool);
+  mch_halt_carry_out(pool);
+  mch_retry_release(pool, mch_now());
   dispatch(pool, owner);
   mch_ends_update_bar(pool);
 }
@@ -132,8 +138,13 @@ void mch_pool_add_workers(struct mch_pool *pool) {
 uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
-  uint64_t due = engine < output ? engine : output;
-  return pool->held_until < due ? pool->held_until : due;
+  uint64_t due = engine < output ? engine : output, paused = mch_retry_next(pool);
+  uint64_t admission = mch_admit_deadline(pool);
+  if (pool->held_until < due)
+    due = pool->held_until;
+  if (admission < due)
+    due = admission;
+  return paused < due ? paused : due;
 }
 
 void mch_pool_pump_as_owner(struct mch_pool *pool) {
@@ -184,7 +195,8 @@ static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
   if (pool->record_bytes >= MOST_RECORD_BYTES)
     return 0; /* only the owner can take this away */
-  return pool->submitted > 0 || pool->queue.count > 0 || mch_output_next(pool->output) != MCH_NEVER;
+  return pool->submitted > 0 || pool->queue.count > 0 || pool->paused_count > 0 ||
+         mch_output_next(pool->output) != MCH_NEVER;
 }
 
 static uint64_t drive_deadline(void *ud) {
@@ -211,18 +223,16 @@ static const void *get_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_pool *)ud)->dictionary, id, length);
 }
 
-static void init_lock(pthread_mutex_t *lock) {
-  pthread_mutex_init(lock, NULL);
-}
-
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error) {
   struct mch_engine_config engine = config->engine;
   struct mch_pool *pool = calloc(1, sizeof *pool);
   mch_error_set(error, MCH_NOMEM, "not enough memory for a pool"); /* unless another failure says */
   if (pool == NULL)
     return NULL;
-  init_lock(&pool->lock);
+  pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
+  pool->admission.min_free = config->min_free_memory;
+  pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
   pool->held_until = MCH_NEVER;
   pool->wakeup[0] = pool->wakeup[1] = -1;
   pool->output = engine.output;
@@ -237,7 +247,10 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                       mch_ends_failed,
                                       mch_ends_batch_over,
                                       mch_ends_split,
-                                      mch_ends_ahead,
+                                      mch_ends_early,
+                                      mch_events_started,
+                                      mch_events_emitted,
+                                      mch_events_worker,
                                       mch_ends_log_record,
                                       mch_ends_unlock_for_host,
                                       mch_ends_lock_again};
@@ -250,6 +263,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     mch_pool_free(pool);
     return NULL;
   }
+  mch_admit_use_jobserver(pool, config->makeflags);
   return pool;
 }
 
@@ -269,8 +283,27 @@ static void forget(struct mch_pool *pool, struct mch_task *task, uint64_t runid)
     mch_ends_free_if_idle(group);
 }
 
+/* A batch ends with its last item. */
+void mch_pool_end_all(struct mch_pool *pool) {
+  uint64_t runid;
+  pthread_mutex_lock(&pool->lock);
+  for (runid = pool->base; runid < pool->next_runid; runid++) {
+    struct mch_task *task = *mch_index_slot(pool, runid);
+    if (task == NULL || !mch_ends_is_open(task, runid))
+      continue;
+    if (task->batch == NULL)
+      mch_events_forgotten(pool, task, 1);
+    else if (runid == task->runid + task->batch->answered)
+      mch_events_forgotten(pool, task, task->batch->count - task->batch->answered);
+  }
+  pool->listening = 0;
+  pthread_mutex_unlock(&pool->lock);
+}
+
 void mch_pool_free(struct mch_pool *pool) {
   end_driver(pool);
+  if (pool->engine != NULL)
+    mch_events_drop_all(pool);
   while (pool->base < pool->next_runid) {
     struct mch_task *task = pool->index[pool->index_start];
     if (task != NULL)
@@ -289,6 +322,8 @@ void mch_pool_free(struct mch_pool *pool) {
   free(pool->bar_name);
   mch_pool_part(pool);
   if (pool->engine != NULL)
+    mch_admit_use_jobserver(pool, NULL);
+  if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
   if (pool->wakeup[0] >= 0) {
@@ -298,6 +333,7 @@ void mch_pool_free(struct mch_pool *pool) {
   mch_dictionary_free(&pool->dictionary);
   mch_result_free(pool->no_memory);
   mch_queue_free(&pool->queue);
+  free(pool->paused);
   free(pool->index);
   mch_output_unref(pool->output);
   pthread_mutex_destroy(&pool->lock);
@@ -337,7 +373,8 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
     end_driver(pool); /* as in mch_pool_run() */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0) {
-    if (mch_index_index_reserve(pool, count) == 0)
+    if (mch_index_reserve(pool, count) == 0 &&
+        (!pool->listening || mch_events_reserve(pool, 2 * count) == 0))
       while (entered < count && mch_queue_enter(&pool->queue, tasks[entered]) == 0)
         entered++;
     if (entered < count) {
@@ -351,27 +388,45 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
 }
 
 /* Whether the owner queues one task after the other: then they are held to go many at once. The
- * helper thread sees to it that none waits long if the owner goes away. */
+ * helper thread sees to it that none waits long if the owner goes away. A task that no other is
+ * before goes at once: its owner may wait for each in turn. */
 static int in_burst(struct mch_pool *pool) {
   uint64_t now = mch_now(), since = now - pool->last_run;
   pool->last_run = now;
-  if (pool->driver == NULL || since >= burst_gap)
+  if (pool->driver == NULL || pool->submitted == 0 || since >= burst_gap ||
+      mch_without(MCH_TRICK_BURST))
     return 0;
   pool->held_until = now + hold_limit;
   return 1;
 }
 
-/* The first worker has its task before the others are forked, and begins with it so long; the
- * helper thread comes last, since a process with one thread is forked faster. */
+/* Have an accepted task run as soon as that may be. */
+static void put_in_queue(struct mch_pool *pool, struct mch_task *task) {
+  int urgent = mch_queue_overtakes(&pool->queue, task->priority);
+  mch_queue_add(&pool->queue, task);
+  if (urgent)
+    pool->engine->ops->recall(pool->engine, task->priority);
+  if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
+    dispatch(pool, 1);
+  else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
+           !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
+    pump(pool, 1);
+  else
+    mch_ends_raise_wakeup(pool); /* a pump is due */
+}
+
+/* The first worker has its task before the others are forked, and is already running it meanwhile;
+ * the helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   uint32_t count = mch_task_count(task), i;
-  int code, urgent;
+  int code;
   if (!pool->started)
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
   if ((code = start(pool, error)) == 0 &&
-      (mch_index_index_reserve(pool, count) != 0 ||
+      (mch_index_reserve(pool, count) != 0 ||
+       (pool->listening && mch_events_reserve(pool, count + 1) != 0) ||
        (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
@@ -379,21 +434,21 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     for (i = 0; i < count; i++)
       *mch_index_slot(pool, pool->next_runid++) = task;
     task->group = group;
+    task->careful = group->halt.how != MCH_HALT_NEVER;
+    task->accepted = mch_now();
+    if (group->call != 0)
+      task->index = group->accepted + 1;
+    group->accepted += count;
+    pool->tally.sent += task->length;
+    mch_events_queued(pool, task);
     group->unfinished += count;
     group->batches += task->batch != NULL;
     pool->unfinished += count;
     mch_ends_count_in(pool, group, count);
-    urgent = mch_queue_overtakes(&pool->queue, task->priority);
-    mch_queue_add(&pool->queue, task);
-    if (urgent)
-      pool->engine->ops->recall(pool->engine, task->priority);
-    if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
-      dispatch(pool, 1);
-    else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
-             pool->engine->ops->wants_tasks(pool->engine))
-      pump(pool, 1);
+    if (group->cause != NULL)
+      mch_halt_end(pool, task);
     else
-      mch_ends_raise_wakeup(pool); /* a pump is due */
+      put_in_queue(pool, task);
     complete(pool);
     if (pool->background && pool->driver == NULL)
       start_driver(pool);
@@ -427,6 +482,7 @@ struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t mo
   pthread_mutex_lock(&pool->lock);
   group->coming = coming;
   group->most = most;
+  group->call = ++pool->calls;
   pool->coming += coming;
   pthread_mutex_unlock(&pool->lock);
   return group;
@@ -478,9 +534,23 @@ void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t 
   pthread_mutex_unlock(&pool->lock);
 }
 
+int mch_pool_is_full(struct mch_pool *pool, const struct mch_group *group, size_t limit) {
+  const struct mch_engine_ops *ops = pool->engine->ops;
+  unsigned running, before_workers = 0;
+  int full;
+  pthread_mutex_lock(&pool->lock);
+  full = group->unfinished >= limit;
+  if (full) {
+    running = ops->running(pool->engine, group, &before_workers);
+    full = group->unfinished >= limit + running;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return full && before_workers > 0 ? 2 : full;
+}
+
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts) {
   pthread_mutex_lock(&pool->lock);
-  counts->running = pool->engine->ops->running(pool->engine);
+  counts->running = pool->engine->ops->running(pool->engine, NULL, NULL);
   counts->queued = pool->unfinished;
   counts->queued -= counts->running < counts->queued ? counts->running : counts->queued;
   counts->next_runid = pool->next_runid;
@@ -540,13 +610,20 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level) {
   pthread_mutex_unlock(&pool->lock);
 }
 
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers, const char *makeflags) {
+  pthread_mutex_lock(&pool->lock);
+  pool->engine->ops->resize(pool->engine, nworkers);
+  mch_admit_use_jobserver(pool, makeflags);
+  pthread_mutex_unlock(&pool->lock);
+}
+
 /* Whoever waits by a descriptor is told by it from now on. */
 static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   int code = 0;
   if (pool->wakeup[0] >= 0)
     return 0;
   if (mch_poller_fd(pool->engine->poller) < 0)
-    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait for a pool");
+    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait on a pool with");
   if ((code = mch_platform_pipe(pool->wakeup, error)) != 0)
     return code;
   mch_platform_nonblocking(pool->wakeup[0]);
@@ -558,8 +635,8 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
 
 static int listen(struct mch_pool *pool, struct mch_poller *poller, void *ud,
                   struct mch_error *error) {
-  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), MCH_READABLE, ud) == 0 &&
-      mch_poller_add(poller, pool->wakeup[0], MCH_READABLE, ud) == 0)
+  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), ud) == 0 &&
+      mch_poller_add(poller, pool->wakeup[0], ud) == 0)
     return 0;
   return mch_error_system(error, "cannot make a descriptor to wait for a pool");
 }
@@ -621,7 +698,7 @@ void mch_pool_quit(struct mch_pool *pool, int kill) {
   pool->started = 0;
   pthread_mutex_unlock(&pool->lock);
   if (pool->driver != NULL)
-    mch_driver_stop(pool->driver); /* its end lacks_tickets while those of the workers do */
+    mch_driver_stop(pool->driver); /* it ends while the workers do */
 }
 
 int mch_pool_gone(struct mch_pool *pool) {

@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
- * Cancelling one task, many, an item of a batch. */
+ * Cancelling: a task, many, an item of a batch, a group that is abandoned. What waits ends here;
+ * what runs is stopped by the engine, and ends when that says so. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
@@ -8,18 +9,22 @@
 
 #include "runtime/base/buf.h"
 #include "runtime/engines/task.h"
+#include "runtime/show/output.h"
 
+/* 0: it had ended, 1: it ends now, 2: it runs; its end comes later. */
 static int cancel(struct mch_pool *pool, struct mch_task *task);
+
+/* -- groups ------------------------------------------------------------------------------- */
 
 static void drop_finished(struct mch_pool *pool, struct mch_group *group) {
   while (group->first != NULL) {
     struct mch_task *task = group->first;
     struct mch_answers answers;
     if (task->batch != NULL) {
-      mch_take_take_answers(pool, task, &answers);
+      mch_take_answers(pool, task, &answers);
       mch_buf_free(&answers.graphs);
     } else {
-      mch_take_take(pool, task);
+      mch_take_done(pool, task);
       mch_pool_discard(pool, task);
     }
   }
@@ -29,6 +34,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
   uint64_t runid;
   pthread_mutex_lock(&pool->lock);
   drop_finished(pool, group);
+  mch_output_begin_stop(pool->output);
   /* The group is kept by `abandoned` = 0 while its tasks are looked up; ends come in between. */
   for (runid = pool->next_runid; group->unfinished > 0 && runid-- > pool->base;) {
     struct mch_task *task = *mch_index_slot(pool, runid);
@@ -36,14 +42,15 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
       cancel(pool, task);
   }
   drop_finished(pool, group);
+  mch_halt_forget(group);
   pool->coming -= group->coming;
   group->coming = 0;
   group->abandoned = 1;
   mch_ends_free_if_idle(group);
-  mch_take_unlock_taken(pool);
+  mch_take_unlock(pool);
 }
 
-/* -- stopping ----------------------------------------------------------------------------- */
+/* -- tasks and items ---------------------------------------------------------------------- */
 
 static void end_queued(struct mch_pool *pool, struct mch_task *task) {
   mch_queue_remove(&pool->queue, task);
@@ -106,8 +113,8 @@ static int cancel_item(struct mch_pool *pool, struct mch_task *task, uint64_t ru
     return 0;
   if (task->state == MCH_TASK_SUBMITTED && !pool->engine->ops->reclaim(pool->engine, task)) {
     pool->engine->ops->shorten(pool->engine, task, number);
-    if (*mch_index_slot(pool, runid) ==
-        task) /* it has begun; if others have after it, it is over */
+    /* Still there: it has begun; if others have after it, it is over. */
+    if (*mch_index_slot(pool, runid) == task)
       return number + 1 == task->batch->count ? cancel_running(pool, task) : 0;
     task = *mch_index_slot(pool, runid);
     number = 0;
@@ -120,6 +127,7 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
     return 0;
   if (task->batch != NULL)
     return cancel_batch(pool, task);
+  mch_retry_never(task);
   if (task->stop != 0)
     return 2;
   task->stop = MCH_KIND_CANCELLED;
@@ -127,7 +135,10 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
     pool->engine->ops->stop(pool->engine, task);
     return task->state == MCH_TASK_DONE ? 1 : 2;
   }
-  mch_queue_remove(&pool->queue, task);
+  if (task->state == MCH_TASK_PAUSED)
+    mch_retry_leave(pool, task);
+  else
+    mch_queue_remove(&pool->queue, task);
   mch_ends_set_done(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
   return 1;
 }
@@ -136,6 +147,7 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
   struct mch_task *task;
   int was;
   pthread_mutex_lock(&pool->lock);
+  mch_output_begin_stop(pool->output);
   task = mch_index_find(pool, runid);
   was = task != NULL && task->batch != NULL ? cancel_item(pool, task, runid) : cancel(pool, task);
   pthread_mutex_unlock(&pool->lock);
@@ -145,6 +157,7 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit) {
   uint64_t runid;
   pthread_mutex_lock(&pool->lock);
+  mch_output_begin_stop(pool->output);
   for (runid = limit < pool->next_runid ? limit : pool->next_runid; runid-- > pool->base;) {
     struct mch_task *task = *mch_index_slot(pool, runid);
     if (task != NULL && (group == NULL || task->group == group))

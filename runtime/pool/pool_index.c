@@ -1,6 +1,6 @@
 /* Runs in: parent.
  *
- * Tasks by run ID. */
+ * Tasks by run ID: an array with a front that moves on as the oldest tasks are taken. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
@@ -8,8 +8,6 @@
 #include <string.h>
 
 #include "runtime/engines/task.h"
-
-/* -- index by run ID ---------------------------------------------------------------------- */
 
 struct mch_task **mch_index_slot(struct mch_pool *pool, uint64_t runid) {
   return &pool->index[pool->index_start + (size_t)(runid - pool->base)];
@@ -20,7 +18,7 @@ struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid) {
 }
 
 /* Make room for `count` more. Tasks mostly leave in order, so the front is free when it is full. */
-int mch_index_index_reserve(struct mch_pool *pool, size_t count) {
+int mch_index_reserve(struct mch_pool *pool, size_t count) {
   size_t used = (size_t)(pool->next_runid - pool->base);
   size_t room = pool->index_room == 0 ? 64 : pool->index_room * 2;
   struct mch_task **index;
@@ -41,7 +39,7 @@ int mch_index_index_reserve(struct mch_pool *pool, size_t count) {
   return 0;
 }
 
-void mch_index_index_remove(struct mch_pool *pool, uint64_t runid) {
+void mch_index_remove(struct mch_pool *pool, uint64_t runid) {
   *mch_index_slot(pool, runid) = NULL;
   while (pool->base < pool->next_runid && pool->index[pool->index_start] == NULL) {
     pool->base++;
@@ -51,6 +49,7 @@ void mch_index_index_remove(struct mch_pool *pool, uint64_t runid) {
     pool->index_start = 0;
 }
 
+/* The engine has so many more (1), or fewer (-1). */
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step) {
   pool->submitted += (size_t)step;
   mch_queue_send(&pool->queue, task, step > 0);

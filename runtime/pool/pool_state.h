@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
- * What the rooms of a pool share. Everything here is used with the pool's lock held. */
+ * What the files of a pool share. All of it is used with the pool's lock held; public functions
+ * (pool.h) take the lock, those below have it. */
 #ifndef MCH_POOL_STATE_H
 #define MCH_POOL_STATE_H
 
@@ -25,10 +26,31 @@ struct piece {
   unsigned char bytes[];
 };
 
+/* What has happened and was not told. There is always room for one more for each unfinished task
+ * while somebody listens. */
+struct event_queue {
+  struct mch_event *events; /* a ring */
+  size_t first, count, room;
+  uint64_t last; /* number of the last one that was made */
+  uint64_t told; /* of the last one that was handed over */
+};
+
 enum {
   CROWD = 32,    /* so many results at once are many */
   FEED = 192,    /* with so many tasks in the queue it is looked whether workers want some */
   FEED_STEP = 16 /* how often */
+};
+
+/* What stands against giving a task to a worker. */
+struct mch_admission {
+  uint64_t min_free; /* bytes; 0: none need be free */
+  const char *root;  /* for mch_memory_available() */
+  uint64_t looked;   /* when that was last asked */
+  int scarce;        /* what it said */
+  int jobserver;     /* tasks want a permit of jobserver.h */
+  size_t permits;    /* that were taken, for those that are submitted */
+  int waits;         /* a task waits for one */
+  int listens;       /* the engine's poller has its descriptor */
 };
 
 struct mch_pool {
@@ -38,21 +60,31 @@ struct mch_pool {
   int background;            /* whether a thread is wanted while there are tasks */
   struct mch_driver *driver; /* NULL: none, or not yet */
   struct mch_queue queue;
+  struct mch_task **paused; /* a heap: the one that is due first is the first */
+  size_t paused_count, paused_room;
+  int halting; /* a group has a cause, and its tasks have yet to be ended */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
   uint64_t base, next_runid;
   size_t submitted;
   size_t unfinished; /* tasks and items of all groups that have not ended */
+  size_t finished;   /* that have, and were not taken */
   struct record *records, *last_record;
   size_t record_bytes;
   struct piece *pieces, *last_piece;
+  struct event_queue events;
+  int listening;  /* events are made */
+  int hasty;      /* tasks may be taken whose end was not told */
+  uint64_t calls; /* groups of maps so far */
+  struct mch_tally tally;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
   char *bar_name;               /* NULL: no bar for all tasks */
   struct mch_bar *bar;          /* while there are tasks that were not taken */
   struct mch_bar_tasks counted; /* what it shows */
   uint64_t accepted;            /* since it began */
+  uint64_t began;               /* when the first task came; 0: none yet */
   size_t coming;                /* tasks that groups have announced */
   int overfull;                 /* a group is since the last pump */
   size_t ended_since_wait;      /* tasks that ended since the owner last waited */
@@ -63,6 +95,7 @@ struct mch_pool {
   uint64_t last_run;            /* when a task came that could go at once */
   uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
   int started;
+  struct mch_admission admission;
   struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
   struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
   int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
@@ -70,28 +103,76 @@ struct mch_pool {
   int wakeup_raised;
 };
 
-/* -- pool.c */
+/* pool.c: the pump, and when it is due. */
 
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
 
-/* -- pool_index.c */
+/* pool_admit.c: whether a task may be given to a worker now. dispatch() asks before each, between
+ * begin() and end(). */
+
+void mch_admit_begin(struct mch_pool *pool);
+int mch_admit_one(struct mch_pool *pool, int owner);
+void mch_admit_end(struct mch_pool *pool);
+void mch_admit_use_jobserver(struct mch_pool *pool, const char *makeflags);
+uint64_t mch_admit_deadline(const struct mch_pool *pool);
+
+/* pool_events.c: what happens, for those who listen. */
+
+int mch_events_reserve(struct mch_pool *pool, size_t more);
+void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
+void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
+int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
+                       size_t length);
+void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
+void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
+                        struct mch_result *result);
+/* A task, or the next item of a batch, ended; or so many items have OK answers. To be called before
+ * they count as finished. */
+void mch_events_ended(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_events_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                         size_t length, const struct mch_course *course);
+void mch_events_forgotten(struct mch_pool *pool, struct mch_task *task, uint32_t count);
+void mch_events_batch_over(struct mch_pool *pool, const struct mch_task *task, uint64_t elapsed);
+int mch_events_hold(const struct mch_pool *pool, const struct mch_task *task);
+void mch_events_drop_all(struct mch_pool *pool);
+
+/* pool_index.c: tasks by run ID. mch_index_find() may be asked for any number, mch_index_slot() for
+ * those from `base` to `next_runid`. */
 
 struct mch_task **mch_index_slot(struct mch_pool *pool, uint64_t runid);
 struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid);
-int mch_index_index_reserve(struct mch_pool *pool, size_t count);
-void mch_index_index_remove(struct mch_pool *pool, uint64_t runid);
+int mch_index_reserve(struct mch_pool *pool, size_t count);
+void mch_index_remove(struct mch_pool *pool, uint64_t runid);
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
 
-/* -- pool_take.c */
+/* pool_halt.c: what a failure does to the others of its group. */
+
+void mch_halt_count_ok(struct mch_group *group, uint32_t count);
+void mch_halt_count_failure(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_end(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_carry_out(struct mch_pool *pool);
+void mch_halt_forget(struct mch_group *group);
+
+/* pool_retry.c: attempts after the first, and the pauses before them. */
+
+int mch_retry_is_due(const struct mch_task *task, const struct mch_result *result);
+void mch_retry_again(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_retry_never(struct mch_task *task);
+void mch_retry_leave(struct mch_pool *pool, struct mch_task *task);
+void mch_retry_release(struct mch_pool *pool, uint64_t now);
+uint64_t mch_retry_next(const struct mch_pool *pool);
+
+/* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
+ * which shows the end of the bar with the last. */
 
 int mch_take_all_taken(struct mch_pool *pool);
-void mch_take_take(struct mch_pool *pool, struct mch_task *task);
-void mch_take_unlock_taken(struct mch_pool *pool);
-void mch_take_take_answers(struct mch_pool *pool, struct mch_task *task,
-                           struct mch_answers *answers);
+void mch_take_done(struct mch_pool *pool, struct mch_task *task);
+void mch_take_unlock(struct mch_pool *pool);
+void mch_take_answers(struct mch_pool *pool, struct mch_task *task, struct mch_answers *answers);
 
-/* -- pool_ends.c */
+/* pool_ends.c: the one way into DONE. Those with `ud` are the events of the engine (engine.h); the
+ * others count groups and the bar, and wake the owner. */
 
 void mch_ends_update_bar(struct mch_pool *pool);
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how);
@@ -106,18 +187,20 @@ void mch_ends_remove_bytes(struct mch_group *group, size_t bytes);
 size_t mch_ends_result_size(const struct mch_task *task);
 void mch_ends_set_done(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
 void mch_ends_free_if_over(struct mch_task *task);
-void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length);
+void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
+                       const struct mch_course *course);
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
-                            size_t length, uint32_t count);
+                            size_t length, uint32_t count, const struct mch_course *course);
 void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed);
 void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task *rest);
 void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest);
 void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
                        const char *why);
+void mch_ends_drop_early(struct mch_task *task);
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_returned(void *ud, struct mch_task *task);
-void mch_ends_ahead(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
+void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
 void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length);
 void mch_ends_unlock_for_host(void *ud);
 void mch_ends_lock_again(void *ud);

@@ -1,6 +1,9 @@
 /* Runs in: parent.
  *
- * How the owner waits for a pool, with every guess about the rhythm of its calls. */
+ * How the owner waits: for one pool, for several that have joined a poller, for descriptors, for a
+ * moment. Signals are blocked from the last look at them to the sleep. Naps are the one guess about
+ * the rhythm of results: where they come in crowds, being woken for each costs more than it brings.
+ */
 #define _POSIX_C_SOURCE 200809L
 #include "pool_state.h"
 
@@ -10,12 +13,12 @@
 #include <time.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/base/tricks.h"
 #include "runtime/show/output.h"
 
-static const uint64_t nap = 30000u;           /* 30 us, and what the kernel adds */
-static const uint64_t longest_nap = 1000000u; /* 1 ms */
-static const uint64_t longest_look =
-    250000000u; /* a signal that another thread took is seen so late */
+static const uint64_t nap = 30000u;              /* 30 us, and what the kernel adds */
+static const uint64_t longest_nap = 1000000u;    /* 1 ms */
+static const uint64_t longest_look = 250000000u; /* for a signal that another thread took */
 
 enum wakeup { NO_WAIT, NAP, WAIT };
 
@@ -24,7 +27,7 @@ enum wakeup { NO_WAIT, NAP, WAIT };
 static uint64_t nap_for(struct mch_pool *pool, const struct mch_group *group, size_t count) {
   size_t missing = count > group->finished ? count - group->finished : 0;
   uint64_t pace = group->items > 0 ? group->item_time / group->items : 0, time;
-  unsigned running = pool->engine->ops->running(pool->engine);
+  unsigned running = pool->engine->ops->running(pool->engine, NULL, NULL);
   if (running == 0)
     return 0;
   time = missing > longest_nap / (pace + 1) * running ? longest_nap : missing * pace / running / 2;
@@ -45,7 +48,7 @@ static enum wakeup attend(struct mch_pool *pool, const struct mch_waiting *waiti
     if (waiting->count > 1) /* a nap that brought nothing is the last one */
       length = pool->ended_since_wait > 0 ? nap_for(pool, waiting->group, waiting->count) : 0;
     pool->attended = 1;
-    if (length > 0) {
+    if (length > 0 && !mch_without(MCH_TRICK_NAPS)) {
       uint64_t end = mch_now() + length;
       wakeup = NAP;
       if (end < *until)
@@ -111,7 +114,7 @@ static int sleep_attended(struct mch_pool *pool, const struct mch_waiting *waiti
 /* Whether there is something that only the owner can do, outside of the pool. */
 static int needs_owner(struct mch_pool *pool) {
   uint64_t now = mch_now();
-  return pool->records != NULL || pool->pieces != NULL ||
+  return pool->records != NULL || pool->pieces != NULL || pool->events.count > 0 ||
          pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
          mch_output_next(pool->output) <= now || mch_output_wants_owner(pool->output, now);
 }

@@ -1,21 +1,9 @@
 /* Runs in: parent. Purpose: queue.h. */
-#include "queue.h"
+#include "queue_state.h"
 
 #include <stdlib.h>
 
 #include "runtime/base/error.h"
-
-/* Tasks of one priority. */
-struct mch_level {
-  struct mch_level *left, *right; /* more urgent ones, less urgent ones */
-  uint64_t weight;
-  int32_t priority;
-  int waits, away;               /* in the part of the tree from here on */
-  struct mch_task *first, *last; /* that wait */
-  struct mch_task *near;         /* of those the one that came back last, or a neighbour; or NULL */
-  size_t submitted;              /* that are with the engine */
-  size_t tasks;                  /* that have not ended */
-};
 
 /* -- the tree ------------------------------------------------------------------------------ */
 

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/engines/engine.h"
+#include "runtime/engines/task.h"
 
 struct mch_level;
 
@@ -27,7 +27,8 @@ struct mch_queue {
 
 /* A task comes into being, its priority is known: it has a level from now on. 0, or MCH_NOMEM. */
 int mch_queue_enter(struct mch_queue *queue, struct mch_task *task);
-/* The same for one of the same priority as `other`, which has not left. */
+/* A task comes into being that has the priority of `other`, which has not left: it shares the level
+ * of that one, and no memory is needed. */
 void mch_queue_enter_with(struct mch_task *task, const struct mch_task *other);
 /* It has ended. Nothing happens to one that never entered. */
 void mch_queue_leave(struct mch_queue *queue, struct mch_task *task);

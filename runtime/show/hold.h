@@ -9,7 +9,7 @@
  * held. Text of a host that dies of a signal within the tenth of a second before the next frame is
  * lost; that of one which calls exit() is not, see mch_hold_at_exit().
  *
- * This swaps the descriptor inside of glibc's streams. Elsewhere nothing is held. */
+ * hold_glibc.c swaps the descriptor inside of glibc's streams. Elsewhere nothing is held. */
 #ifndef MCH_HOLD_H
 #define MCH_HOLD_H
 
@@ -17,7 +17,11 @@
 
 #include "runtime/base/buf.h"
 
-enum { MCH_HOLD_STDOUT = 1, MCH_HOLD_STDERR = 2 };
+enum { MCH_HOLD_STDOUT = 1, MCH_HOLD_STDERR = 2, MCH_HOLD_BOTH = 3 };
+
+static inline FILE *mch_hold_stream(int bit) {
+  return bit == MCH_HOLD_STDOUT ? stdout : stderr;
+}
 
 struct mch_hold {
   int fd;       /* the file in memory, while held */
@@ -36,9 +40,6 @@ int mch_hold_same_file(int a, int b);
 /* Flush the host's stdout. Lua thread only. */
 void mch_hold_flush_stdout(void);
 
-/* Nonzero if the host's stdout may have text in its buffer. It must be locked. */
-int mch_hold_pending_stdout(void);
-
 /* Hold these streams, which must be locked. Does nothing if some are held already, or if it cannot
  * be done. */
 void mch_hold_begin(struct mch_hold *hold, int streams);
@@ -53,8 +54,8 @@ int mch_hold_waiting(const struct mch_hold *hold);
  * forgotten. */
 void mch_hold_end(struct mch_hold *hold);
 
-/* After a fork, in the child: the same, and what the streams have in their buffers is forgotten: it
- * is the parent's. */
+/* After a fork, in the child: the streams write to where they did before, and what they have in
+ * their buffers is forgotten, for it is the parent's. */
 void mch_hold_drop(struct mch_hold *hold);
 
 /* Have `leave(arg)` called by exit(), before it flushes the streams, or when this library is

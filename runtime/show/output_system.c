@@ -6,35 +6,20 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
-static uint64_t system_now(clockid_t clock) {
-  struct timespec time = {0, 0};
-  clock_gettime(clock, &time);
-  return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
-}
+#include "runtime/base/platform.h"
 
 uint64_t mch_output_now(const struct mch_output *out) {
-  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CLOCK_MONOTONIC);
+  return out->config.now != NULL ? out->config.now(out->config.ud) : mch_now();
 }
 
-#if defined(CLOCK_MONOTONIC_COARSE)
-#define CHEAP_CLOCK CLOCK_MONOTONIC_COARSE
-#else
-#define CHEAP_CLOCK CLOCK_MONOTONIC
-#endif
-
 uint64_t mch_output_cheap_now(const struct mch_output *out) {
-  return out->config.now != NULL ? out->config.now(out->config.ud) : system_now(CHEAP_CLOCK);
+  return out->config.now != NULL ? out->config.now(out->config.ud) : mch_cheap_now();
 }
 
 double mch_output_wall(const struct mch_output *out) {
-  struct timespec time = {0, 0};
-  if (out->config.wall != NULL)
-    return out->config.wall(out->config.ud);
-  clock_gettime(CLOCK_REALTIME, &time);
-  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+  return out->config.wall != NULL ? out->config.wall(out->config.ud) : mch_wall();
 }
 
 void mch_output_size(const struct mch_output *out, unsigned *columns, unsigned *rows) {
@@ -66,9 +51,12 @@ static int same_place(void) {
          (tcgetsid(STDOUT_FILENO) > 0 && tcgetsid(STDERR_FILENO) > 0);
 }
 
-/* Terminals that are known not to fold lines when the window becomes narrower. */
+/* Terminals that are known not to fold lines when the window becomes narrower: xterm itself, which
+ * leaves its mark in what runs inside of it too, such as tmux and GNU screen, and these fold. */
 static int cuts_lines(void) {
-  return getenv("XTERM_VERSION") != NULL || getenv("STY") != NULL;
+  const char *term = getenv("TERM");
+  return getenv("XTERM_VERSION") != NULL && getenv("TMUX") == NULL && getenv("STY") == NULL &&
+         term != NULL && strncmp(term, "xterm", 5) == 0;
 }
 
 void mch_output_look(struct mch_output *out) {
@@ -117,8 +105,10 @@ void mch_output_resolve(struct mch_output *out) {
   if (out->mode != MCH_PROGRESS_AUTO)
     return;
   word = getenv("MANTICHORA_PROGRESS");
-  if (word != NULL)
+  if (word != NULL && *word != '\0')
     mode = mch_progress_mode_of(word);
+  if (mode < 0 && !out->child)
+    mch_output_complain(out, MCH_TROUBLE_MODE, 0);
   out->times = mode == MCH_PROGRESS_ETA;
   out->mode =
       mode <= MCH_PROGRESS_AUTO || out->times ? usual_mode(out) : (enum mch_progress_mode)mode;

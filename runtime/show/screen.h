@@ -1,11 +1,11 @@
 /* Runs in: parent.
  *
  * The live lines at the bottom of what a terminal shows: the host's unfinished line, bars, "... and
- * 37 more", a line that is being edited. They are written over again and again, the rest is written
- * once, above them. The cursor waits in column 0 of the row under them, so that whatever ends the
- * process leaves the prompt on a line of its own; or inside, where somebody edits. Pure: bytes come
- * out, the caller writes them and says if they went out (a frame that was not written has changed
- * nothing). */
+ * 37 more", a line that is being edited. They are overwritten again and again; everything else is
+ * written once, above them. The cursor waits in column 0 of the row under them, so that whatever
+ * ends the process leaves the prompt on a line of its own; or inside, where somebody edits. Pure:
+ * bytes come out, the caller writes them and says if they went out (a frame that was not written
+ * has changed nothing). */
 #ifndef MCH_SCREEN_H
 #define MCH_SCREEN_H
 
@@ -16,7 +16,7 @@
 /* Lines of the next or the last frame: their bytes in one run, and where each ends. */
 struct mch_screen_lines {
   struct mch_buf bytes;
-  struct mch_buf ends; /* struct mch_screen_end, one a line */
+  struct mch_buf ends; /* where each line ends: struct end of screen.c */
   int edited;          /* the cursor is inside: in this line and column, both from 0 */
   size_t line;
   unsigned column;

@@ -3,35 +3,17 @@
 #include "ticker.h"
 
 #include <signal.h>
-#include <time.h>
 
 #include "runtime/base/gate.h"
+#include "runtime/base/platform.h"
 
 enum { INTERVAL = 100000000 }; /* nanoseconds */
-
-#if defined(__APPLE__) /* no pthread_condattr_setclock() */
-#define TICKER_CLOCK CLOCK_REALTIME
-#else
-#define TICKER_CLOCK CLOCK_MONOTONIC
-#endif
-
-static struct timespec in_an_interval(void) {
-  struct timespec time = {0, 0};
-  clock_gettime(TICKER_CLOCK, &time);
-  time.tv_nsec += INTERVAL;
-  if (time.tv_nsec >= 1000000000) {
-    time.tv_nsec -= 1000000000;
-    time.tv_sec++;
-  }
-  return time;
-}
 
 static void *run(void *argument) {
   struct mch_ticker *ticker = argument;
   pthread_mutex_lock(&ticker->lock);
   while (!ticker->stop) {
-    struct timespec until = in_an_interval();
-    pthread_cond_timedwait(&ticker->changed, &ticker->lock, &until);
+    mch_platform_condition_wait(&ticker->changed, &ticker->lock, INTERVAL);
     if (ticker->stop)
       break;
     pthread_mutex_unlock(&ticker->lock);
@@ -45,14 +27,8 @@ static void *run(void *argument) {
 }
 
 void mch_ticker_init(struct mch_ticker *ticker, void (*tick)(void *ud), void *ud) {
-  pthread_condattr_t attributes;
   pthread_mutex_init(&ticker->lock, NULL);
-  pthread_condattr_init(&attributes);
-#if !defined(__APPLE__)
-  pthread_condattr_setclock(&attributes, TICKER_CLOCK);
-#endif
-  pthread_cond_init(&ticker->changed, &attributes);
-  pthread_condattr_destroy(&attributes);
+  mch_platform_condition_init(&ticker->changed);
   ticker->alive = ticker->stop = 0;
   ticker->tick = tick;
   ticker->ud = ud;

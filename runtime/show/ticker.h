@@ -1,9 +1,9 @@
 /* Runs in: parent, on a thread of its own.
  *
- * While the host's text is held and no helper thread of a pool pumps, somebody must bring it to the
- * screen even if the host's code does something else for a long time: a thread that lives as long
- * as bars stand on the terminal. It never touches Lua, takes no signals, and keeps off while the
- * process forks. */
+ * While the host's text is held and no helper thread of a pool pumps, a thread must bring that text
+ * to the screen even if the host's code is busy for a long time. This one lives as long as bars are
+ * on the terminal. It never touches Lua, takes no signals, and does nothing while the process
+ * forks. */
 #ifndef MCH_TICKER_H
 #define MCH_TICKER_H
 

@@ -1,7 +1,7 @@
 /* Runs in: both.
  *
  * The body of a message that is too large to be copied: bytes of its own, and between them spans
- * that stay where they are (Lua's long strings, which do not move). */
+ * that are sent from where they are (Lua's long strings, which do not move). */
 #ifndef MCH_CARGO_H
 #define MCH_CARGO_H
 

@@ -11,18 +11,12 @@
 #include "runtime/base/platform.h"
 #include "protocol.h"
 
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* there the socket has SO_NOSIGPIPE */
-#endif
-
 enum {
-  FILL_ROOM = 64 * 1024,           /* bytes asked of the kernel at once: many small frames */
-  LEAST_ROOM = 4 * 1024,           /* bytes of memory for them */
-  SPIN_NANOSECONDS = 20000,        /* looking for bytes before sleeping */
-  SHORT_WAIT_NANOSECONDS = 100000, /* after such a sleep it is worth it */
-  RING_SLICE = MCH_RING_SIZE / 4,  /* moved at once: the other side works meanwhile */
-  TRUSTED_SIZE = 1 << 30,          /* untouched memory costs little */
-  KEEP_ROOM = 1 << 20              /* an empty buffer larger than this gives its memory back */
+  FILL_ROOM = 64 * 1024,          /* bytes asked of the kernel at once: many small frames */
+  LEAST_ROOM = 4 * 1024,          /* bytes of memory for them */
+  RING_SLICE = MCH_RING_SIZE / 4, /* moved at once: the other side works meanwhile */
+  TRUSTED_SIZE = 1 << 30,         /* untouched memory costs little */
+  KEEP_ROOM = 1 << 20             /* an empty buffer larger than this gives its memory back */
 };
 
 void mch_channel_open(struct mch_channel *channel, int fd) {
@@ -76,7 +70,7 @@ void mch_channel_hear(struct mch_channel *channel) {
 /* A bell that does not fit is one of many: the other side will wake. */
 static void ring_bell(struct mch_channel *channel, _Atomic uint32_t *sleeps) {
   if (mch_ring_wants_bell(sleeps) && channel->fd >= 0)
-    send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    mch_platform_send(channel->fd, "", 1, 0);
 }
 
 void mch_channel_ring(struct mch_channel *channel) {
@@ -84,7 +78,7 @@ void mch_channel_ring(struct mch_channel *channel) {
     return;
   mend_rings(channel);
   if (mch_ring_waiting(channel->ring_out) > 0)
-    send(channel->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    mch_platform_send(channel->fd, "", 1, 0);
 }
 
 int mch_channel_stays_awake(struct mch_channel *channel) {
@@ -360,7 +354,7 @@ static ssize_t send_some(struct mch_channel *channel, int wait) {
   errno = mch_chaos_io(channel->chaos, &count, 1);
   if (errno != 0)
     return -1;
-  return send(channel->fd, bytes, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+  return mch_platform_send(channel->fd, bytes, count, wait);
 }
 
 static int flush_ring(struct mch_channel *channel, int wait, struct mch_error *error) {
@@ -501,26 +495,12 @@ static ssize_t receive_some(struct mch_channel *channel, const struct target *ta
   return recv(channel->fd, target->to, count, wait ? 0 : MSG_DONTWAIT);
 }
 
-/* Look for bytes for a short while: cheaper than a sleep when the other side is about to write. */
-static void spin(const struct mch_ring *ring) {
-  uint64_t until = mch_now() + SPIN_NANOSECONDS;
-  int i;
-  while (mch_ring_waiting(ring) == 0 && mch_now() < until)
-    for (i = 0; i < 20 && mch_ring_waiting(ring) == 0; i++)
-      mch_platform_relax();
-}
-
-/* Sleep until the other side rings, after a look for a while if that was worth it the last time. */
+/* Sleep until the other side rings. (To look for bytes for some microseconds before made a task and
+ * back slower on a virtual machine, and cost the CPU: the other side was on another core then,
+ * which had to be woken.) */
 static void wait_for_bell(struct mch_channel *channel) {
-  struct mch_ring *ring = channel->ring_in;
-  uint64_t start;
-  if (channel->spin)
-    spin(ring);
-  if (mch_ring_reader_stays(ring))
-    return;
-  start = mch_now();
-  hear(channel, 1);
-  channel->spin = mch_now() - start < SHORT_WAIT_NANOSECONDS;
+  if (!mch_ring_reader_stays(channel->ring_in))
+    hear(channel, 1);
 }
 
 /* Whether the ring has bytes. Asked before memory is made ready for them: a channel that says

@@ -73,7 +73,6 @@ struct mch_channel {
    * what its worker says; it is believed here only. */
   uint32_t ring_taken, ring_put;
   int fd_ended;            /* with rings: the other side will ring no more */
-  int spin;                /* the last wait was short: look a while before sleeping */
   int ended;               /* the other side will send no more */
   struct mch_chaos *chaos; /* NULL: off */
 };
@@ -109,13 +108,13 @@ int mch_channel_stays_awake(struct mch_channel *channel);
 /* Queue one message; it is split into frames as needed. MCH_NOMEM: nothing was queued. */
 int mch_channel_put(struct mch_channel *channel, const struct mch_message_head *head,
                     const void *body, size_t length, struct mch_error *error);
-/* The same with a body of two parts, one behind the other. */
+/* Queue one message with a body of two parts, one behind the other. */
 int mch_channel_put2(struct mch_channel *channel, const struct mch_message_head *head,
                      const void *first, size_t first_length, const void *second,
                      size_t second_length, struct mch_error *error);
 
-/* The same with a large second part: it is written from where it is, which must last until it is
- * unsent no longer. That is the business of `cargo`, which is held so long; NULL: the caller's. */
+/* Queue one message whose second part may be large: then it is written from where it is, which must
+ * last until all is sent. `cargo`, which is held so long, sees to that; NULL: the caller does. */
 int mch_channel_put_body(struct mch_channel *channel, const struct mch_message_head *head,
                          const void *first, size_t first_length, const struct mch_body *body,
                          struct mch_cargo *cargo, struct mch_error *error);

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
- * A dictionary of byte strings, bytecode of functions above all: equal bytes get one small id, so
- * that they go to each worker once and are named after that. Ids count from 1. Nothing is ever
- * dropped; when the dictionary is full, bytes travel with each message instead. */
+ * A dictionary of byte strings, mostly bytecode of functions: equal bytes get one small id, so that
+ * they are sent to each worker once and by id after that. Ids count from 1. Nothing is ever
+ * dropped; when the dictionary is full, bytes are sent with each message instead. */
 #ifndef MCH_CODES_H
 #define MCH_CODES_H
 

@@ -11,10 +11,11 @@
  *      | ------- TASK runid, ticket: name, graph -------> |  waits its turn in the stream
  *      |          (BATCH: a function and many items)      |
  *      |                                                  |  claim[ticket]: OFFERED -> TAKEN
- *      | <------ LOG, BAR_START, BAR_END ---------------- |  while it runs; bars count in the page
+ *      | <------ STARTED -------------------------------- |  if the page says that somebody listens
+ *      | <------ LOG, BAR_START, BAR_END, EMITTED ------- |  while it runs; bars count in the page
  *      | <------ ITEM number: answer -------------------- |  each item of a batch,
  *      | <------ ITEMS: answer, answer, ... ------------- |  or short ones in a row
- *      | <------ AHEAD runid: piece of a large table ---- |  while the rest of it is encoded
+ *      | <------ EARLY runid: piece of a large table ---- |  while what remains is encoded
  *      | <------ RESULT runid: facts, graph ------------- |  always its last word
  *      |                                                  |
  *      |  claim[ticket]: OFFERED -> REVOKED               |  taken back: it never starts, the
@@ -28,6 +29,9 @@
  *    begins its items one by one, each by an exchange on the page's word `items`; the pool takes
  *    back those at the end that have not begun by lowering the limit in it. Each item is answered
  *    before the next begins, so that a death loses the one that ran and no other.
+ *  - After the answer of a task or item that is CAREFUL, and failed or was to stop, its worker
+ * begins nothing before the pool says (`heard`, in the page) that it has drawn its conclusions:
+ * what it takes back because of that failure has then not begun.
  *  - A worker that goes says EXIT first when it can (os.exit, exit); else its end is the end of its
  *    stream, and the claims say which task it was running.
  *  - A message longer than MCH_FRAME_MAX travels as several frames with the same type and run ID,
@@ -58,10 +62,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/show/output.h"
+#include "runtime/show/progress.h"
 #include "ring.h"
 
-#define MCH_PROTOCOL_VERSION 5u
+#define MCH_PROTOCOL_VERSION 6u
 
 #define MCH_FRAME_HEADER 24u
 #define MCH_FRAME_MAX (1u << 20) /* payload bytes in one frame */
@@ -76,23 +80,33 @@
 #define MCH_MESSAGES(X)                                                                            \
   X(HELLO, 1, U, "u32 version, u32 pid, Lua format bytes")                                         \
   X(CODE, 2, D, "bytecode; the run ID field holds its id")                                         \
-  X(TASK, 3, D, "u16 name length, name, graph")                                                    \
+  X(TASK, 3, D, "u8 options, u64 stream if it has one, u16 name length, name, graph")              \
   X(QUIT, 4, D, "nothing")                                                                         \
-  X(RESULT, 5, U, "struct mch_facts in wire form, graph")                                          \
+  X(RESULT, 5, U, "facts (facts.h), graph")                                                        \
   X(LOG, 6, U, "graph of one record")                                                              \
-  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
+  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, u8 unit, u8 leave, name")                      \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
-  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
+  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how, u64 stdout, u64 stderr position")        \
   X(EXIT, 10, U, "u32 status")                                                                     \
-  X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
+  X(BATCH, 11, D,                                                                                  \
+    "u8 options, u32 count, u32 length of a graph, the function's, items: u32, graph")             \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
   X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
-  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")
+  X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")         \
+  X(STARTED, 15, U, "u64 when; of a batch: the item with this run ID. Only if somebody listens")   \
+  X(EMITTED, 16, U, "graph of the values; see orders.accepted")                                    \
+  X(BAR_NAME, 24, U, "u64 bar, name")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
   MCH_MESSAGES(MCH_MESSAGE_CODE)
 #undef MCH_MESSAGE_CODE
+};
+
+/* Options of TASK and BATCH. */
+enum mch_task_option {
+  MCH_OPTION_CAREFUL = 1, /* a failure may be the end of others */
+  MCH_OPTION_STREAM = 2   /* its random stream is not that of its run ID */
 };
 
 /* How a task ended. The first three are a worker's own words in RESULT, the others the pool's. */
@@ -109,17 +123,17 @@ enum mch_kind {
 #define MCH_KIND_CODE(name, word) MCH_KIND_##name,
   MCH_KINDS(MCH_KIND_CODE)
 #undef MCH_KIND_CODE
+      MCH_KIND_COUNT
 };
 
-/* What a worker tells about a task besides its values, at the head of RESULT:
- * u8 kind, u64 elapsed, u64 maxrss, u64 stdout position, u64 stderr position. A position counts the
- * bytes that ever went into that pipe when the task ended; MCH_POSITION_UNKNOWN: read until empty.
- */
-#define MCH_FACTS_SIZE 33u
-#define MCH_POSITION_UNKNOWN UINT64_MAX
+#define MCH_BAR_START_SIZE 22u /* without the name */
+#define MCH_BAR_END_SIZE 41u
 
 /* In the place of an item's facts: it is OK and has written nothing. Most are so. */
 #define MCH_ITEM_OK 0xffu
+
+/* Bytes of EMITTED of one worker that wait for the pool's owner at most, or one message. */
+#define MCH_EMITTED_MOST (4u << 20)
 
 /* -- the shared page ---------------------------------------------------------------------- */
 
@@ -130,6 +144,12 @@ enum mch_claim { MCH_CLAIM_OFFERED = 1, MCH_CLAIM_TAKEN = 2, MCH_CLAIM_REVOKED =
 #define MCH_BARS 64u    /* bars of one worker with a slot; more are told by BAR_UPDATE */
 
 #define MCH_BATCH_MOST 0xffffu /* items of a batch */
+
+/* What `heard` is when so many items of a batch are dealt with; MCH_HEARD_ALL: all, or a task. */
+#define MCH_HEARD_ALL UINT32_MAX
+static inline uint64_t mch_heard_word(uint32_t ticket, uint32_t items) {
+  return (uint64_t)ticket << 32 | items;
+}
 
 /* Ticket, the number of the first item that is not the worker's, and of the next one to begin. The
  * word is set before the batch is claimed: while the claim is TAKEN it is that of the batch, or of
@@ -155,9 +175,12 @@ struct mch_orders {
   _Atomic uint64_t limit;        /* ticket << 32 | first item that was taken back of a batch */
   _Atomic uint32_t stop;         /* ticket of the task that shall stop; 0: none */
   _Atomic uint32_t insist;       /* likewise, when it is told once more */
+  _Atomic uint64_t heard;        /* ticket << 32 | items, of the last answer that was dealt with */
   _Atomic int32_t log_threshold; /* records below this level need not be sent */
-  _Atomic uint32_t reading[2];   /* odd while the pool takes bytes from that pipe */
-  _Atomic uint64_t consumed[2];  /* bytes taken from stdout's and stderr's pipe */
+  _Atomic uint32_t listening;    /* somebody wants to know when each task begins, and all facts */
+  _Atomic uint64_t accepted;   /* bytes of EMITTED that do not wait for the pool's owner any more */
+  _Atomic uint32_t reading[2]; /* odd while the pool takes bytes from that pipe */
+  _Atomic uint64_t consumed[2]; /* bytes taken from stdout's and stderr's pipe */
 };
 
 /* A task may write over all that its worker can write, by accident or not. So the pool believes
@@ -170,6 +193,7 @@ struct mch_orders {
  *     passed         between what it was and the last ticket given out
  *     running_since  not later than now, nor before the worker was there
  *     preparing_since  not later than now
+ *     leaving_since  it cannot put off its end by it for long
  *     oom_count      only words depend on it
  *     bars           any numbers may be drawn
  *     up, down       at most MCH_RING_SIZE bytes wait; frames are in sequence (channel.c), and
@@ -183,9 +207,10 @@ struct mch_shared {
   _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
   _Atomic uint64_t running_since;      /* worker: mch_now() before a task or item is begun */
   _Atomic uint64_t preparing_since;   /* worker: mch_now() before `init`; MCH_NEVER: that is over */
+  _Atomic uint64_t leaving_since;     /* worker: mch_now() before `fini`; 0: it has not begun */
   _Atomic uint64_t oom_count;         /* worker: mch_platform_oom_count() before its first task */
   struct mch_bar_slot bars[MCH_BARS]; /* worker: what bars count */
-  char pad[MCH_PAGE_MAX - MCH_CLAIMS * 8 - 40 - MCH_BARS * sizeof(struct mch_bar_slot)];
+  char pad[MCH_PAGE_MAX - MCH_CLAIMS * 8 - 48 - MCH_BARS * sizeof(struct mch_bar_slot)];
   struct mch_ring up, down; /* the two streams, while both processes are on one machine */
   /* from down.bytes on the worker can only read */
   struct mch_orders orders;

@@ -1,9 +1,10 @@
 /* Runs in: both.
  *
- * A stream of bytes through memory that two processes share: one writes, one reads, no system call
- * while both are awake. Each side may fall asleep on a descriptor of its own; then the other rings
- * a bell there. A side says that it sleeps before it looks for the last time, so that no bell is
- * missed. A process that dies in the middle leaves bytes that were never published. */
+ * A stream of bytes through memory that two processes share: one writes, one reads, without system
+ * calls while both are awake. Each side may sleep on a descriptor of its own; the other then wakes
+ * it by a byte on that descriptor, the bell. A side announces that it sleeps before it looks for
+ * the last time, so that no bell is missed. A process that dies in the middle leaves bytes that
+ * were never published. */
 #ifndef MCH_RING_H
 #define MCH_RING_H
 

@@ -1,4 +1,4 @@
---- Returns two functions to bindings/values/explain.c: one that is told the parts of an encoding, and one
+--- Returns two functions to bindings/values/explain.c: one that receives each part of an encoding, and one
 -- that makes the report of them.
 -- @submodule mantichora
 
@@ -6,21 +6,22 @@
 --
 -- A part is a table with
 --
--- - `path`: where it is, worded as in errors, as in `upvalue 'conn'.socket of function <img.lua:12>`
+-- - `path`: where it is, worded as in errors: `upvalue 'conn'.socket of function <img.lua:12>`
 -- - `step`: the last step of it
 -- - `kind`: `table`, `function <img.lua:12>`, `C function`, `number` ...
--- - `how`: `value`, `name` (by reference), `shared` (goes with another part), `globals` (`_G`), `hook`
---   (rebuilt by what its `__mantichora` returned), `environment` (as far as code names it), `refused`
+-- - `how`: `value`, `name` (by reference), `shared` (sent with another part), `globals` (`_G`), `hook`
+--   (rebuilt by the function that its `__mantichora` returned), `environment` (as far as code names
+--   it), `refused`
 -- - `detail`: the name (also of what is private to a module: `date.diff, upvalue 3`), the path of the other
---   part, or the reason of a refusal; of a class that goes by value, why, and that it comes back as itself
--- - `size`: bytes, with what it contains; what is shared counts where it comes first
+--   part, or why it cannot be sent; of a class that is sent by value, why, and that it comes back as itself
+-- - `size`: bytes, contents included; a shared part counts where it comes first
 -- - `parts`: list of parts (of a table: those that are not plain numbers, booleans or short strings)
 -- @table report
 -- @field size bytes of the message
 -- @field parts list of parts: the function and its arguments, then globals
 -- @field refused list of the parts that cannot be sent; `run` would raise for the first
--- @field globals names of the globals that the code mentions, sorted; one goes along if it was assigned
--- since the workers were forked
+-- @field globals names of the globals that the code mentions, sorted; those assigned since the workers
+-- were forked are sent
 -- @field largest `report:largest(n)`: list of the `n` (default 3) largest parts that do not contain each
 -- other
 
@@ -89,7 +90,7 @@ end
 
 local SAID = {
   name = function(part) return "by reference: " .. part.detail end,
-  shared = function(part) return "shared with " .. (part.detail or "what is there already") end,
+  shared = function(part) return "shared with " .. (part.detail or "what the receiver already has") end,
   globals = function() return "the receiver's _G" end,
   hook = function(part) return "rebuilt by what its __mantichora returned, " .. show_size(part.size) end,
   environment = function() return "custom _ENV, as far as the code names it" end,
@@ -103,7 +104,7 @@ local function show(lines, part, indent)
   lines[#lines + 1] = ("%s%s: %s, %s"):format(indent, part.step, part.kind, SAID[part.how](part))
   for i, inner in ipairs(part.parts) do
     if #indent >= 2 * DEEP then
-      lines[#lines + 1] = indent .. "  ... and what is in it"
+      lines[#lines + 1] = indent .. "  ... and its contents"
       break
     end
     if i > LISTED then

@@ -8,15 +8,15 @@
 --     local log = logging.get("net.http")
 --     log:warning("slow")                            -- WARNING:net.http:slow
 --
--- A record made in a worker is not shown there: it travels to the parent, ahead of the task's
--- result, and the levels and handlers that are set in the parent decide. Without mantichora's C
--- part this file is a logging module for one process.
+-- A record made in a worker is not shown there: it is sent to the parent, before the task's result, and the
+-- levels and handlers set in the parent apply. Without mantichora's C part this file is a logging module for
+-- one process.
 --
--- A log call never raises, whatever it is given and whatever a handler does; what goes wrong is
--- told through `warn`. (Only the error of Ctrl-C, `interrupted!`, and that of a task that is stopped pass through.)
+-- A log call never raises, whatever it is given and whatever a handler does; errors are reported through
+-- `warn`. (Only the error of Ctrl-C, `interrupted!`, and that of a task that is being stopped pass through.)
 --
--- Levels are the names `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` and `"CRITICAL"`, or numbers: these
--- are 10 to 50, and stand in the module under their names, `logging.INFO`.
+-- Levels are the names `"DEBUG"`, `"INFO"`, `"WARNING"`, `"ERROR"` and `"CRITICAL"`, or numbers: the named
+-- ones are 10 to 50, and are fields of the module, as `logging.INFO`.
 -- @module mantichora.logging
 
 -- Runs in: both.
@@ -118,9 +118,18 @@ local function to_string(value)
   return fine and text or ("(%s that cannot be shown)"):format(type(value))
 end
 
--- Call in protected mode and tell what went wrong, except for Ctrl-C, which goes on its way.
+local enter = report.enter or function() end
+
+local function leave(...)
+  enter(-1)
+  return ...
+end
+
+-- Call in protected mode and warn of an error, except for that of Ctrl-C, which is passed on.
+-- Meanwhile no listener of a pool is called.
 local function guarded(what, f, ...)
-  local fine, err = try(f, ...)
+  enter(1)
+  local fine, err = settle(stops_so_far(), leave(pcall(f, ...)))
   if fine then return end
   local text = to_string(err)
   if text:find("interrupted!", 1, true) then error(err, 0) end
@@ -171,14 +180,15 @@ local function bad_argument(number, name, problem, depth)
   error(("bad argument #%d to '%s' (%s)"):format(number, name, problem), depth or 3)
 end
 
+local wrong_level -- MANTICHORA_LOG_LEVEL if it is none and was not told of; false: it was
+
 -- The level of a program that sets none: the user's wish, from outside, or WARNING.
 local function default_level()
   local wish = os.getenv and os.getenv("MANTICHORA_LOG_LEVEL")
   if not wish or wish == "" then return LEVELS.WARNING end
-  local number, message = level_number(wish)
-  if number then return number end
-  tell("MANTICHORA_LOG_LEVEL: ", message)
-  return LEVELS.WARNING
+  local number = level_number(wish)
+  if not number then wrong_level = wrong_level == nil and wish end
+  return number or LEVELS.WARNING
 end
 
 -- ---------------------------------------------------------------------------------------------
@@ -256,7 +266,7 @@ local default_formatter = make_formatter(assert(parse_format(DEFAULT_FORMAT)))
 -- Where lines go
 
 local function write_to(stream)
-  -- What may share a screen with progress bars is written by those who draw them.
+  -- What may share a terminal with progress bars is written by the output that draws them.
   if stream == stderr or stream == io.stdout then
     return function(line) report.write_line(line, stream) end
   end
@@ -308,9 +318,9 @@ end
 -- ---------------------------------------------------------------------------------------------
 -- Loggers
 
---- A logger, by its name; names are a hierarchy by their dots. A record goes to the handlers of its
--- logger and of all above it, up to the root, or to the first whose field `propagate` is false.
--- A task can take a logger along: it becomes the logger of that name over there.
+--- A named logger; dots in names form a hierarchy. A record goes to the handlers of its logger and of all
+-- above it, up to the root or to the first logger whose field `propagate` is false. A logger that is sent to
+-- a task becomes the logger of that name there.
 -- @type logger
 local Logger = {}
 Logger.__index = Logger
@@ -320,7 +330,7 @@ function Logger:__tostring()
   return ("logger %s (%s)"):format(self.name, level_name(self:get_effective_level()))
 end
 
--- A logger that a task takes along becomes the logger of that name over there.
+-- A logger that is sent to a task becomes the logger of that name there.
 function Logger:__mantichora()
   return logging.get, self.name
 end
@@ -361,7 +371,7 @@ local function get_logger(name)
   return loggers[name]
 end
 
--- Workers need not send what no logger here lets pass. What holds in a worker comes from above.
+-- Workers need not send what no logger here lets pass. A worker's level comes from its parent.
 local function tell_workers()
   if report.in_worker() then return end
   local least = root.level
@@ -391,8 +401,27 @@ local function call_handlers(logger, record)
   if not handled then guarded("stderr failed", to_stderr, record) end
 end
 
+-- Where a wish of the user is first of use, and records have somewhere to go.
+local function tell_of_level()
+  if not wrong_level or report.in_worker() then return end
+  local wish = wrong_level
+  wrong_level = false
+  get_logger("mantichora"):warning(
+    "MANTICHORA_LOG_LEVEL is '%s': DEBUG, INFO, WARNING, ERROR, CRITICAL or a whole number is expected", wish)
+end
+
+local told = {} -- in a worker, by function: that it has no effect there
+
+-- Handlers and levels are the parent's: nothing that a worker sets is ever asked.
+local function tell_in_worker(name)
+  if not report.in_worker() or told[name] then return end
+  told[name] = true
+  get_logger("mantichora"):warning("%s has no effect in a worker: levels and handlers of the parent decide", name)
+end
+
 -- A record has arrived at the process that shows it, or at one on the way there.
 local function receive(record)
+  tell_of_level()
   if report.in_worker() then
     report.send_log(record)
     return
@@ -414,6 +443,7 @@ local function make_message(format, ...)
 end
 
 local function is_wanted(logger, number)
+  tell_of_level()
   if report.in_worker() then return number >= (report.log_threshold() or root.level) end
   return number >= logger:get_effective_level()
 end
@@ -438,7 +468,7 @@ local function log(logger, number, ...)
   end
 end
 
---- Log a message. The methods `debug`, `info`, `warning`, `error` and `critical` are short for it.
+--- Log a message. The methods `debug`, `info`, `warning`, `error` and `critical` do so at their levels.
 -- @function log
 -- @param level name or number
 -- @param ... the message, as it is; or a format and its arguments, as for `string.format`
@@ -461,18 +491,19 @@ for name, number in pairs(LEVELS) do
 end
 
 --- Set the least level that this logger, and those below it that have none, let pass.
--- In a worker it changes nothing: the parent's levels decide.
+-- In a worker it changes nothing, which is logged once at WARNING: the parent's levels decide.
 -- @function set_level
 -- @param level name or number; nil: that of the logger above
 -- @raise an unknown level, with the nearest right name
 function Logger:set_level(level)
   check_self(self, "set_level")
+  tell_in_worker("set_level")
   self.level = level ~= nil and check_level(level, 2) or nil
   if self == root and not self.level then self.level = default_level() end
   tell_workers()
 end
 
---- The level that holds for this logger.
+--- The level in effect for this logger.
 -- @function get_effective_level
 -- @treturn integer
 function Logger:get_effective_level()
@@ -482,7 +513,7 @@ function Logger:get_effective_level()
   return logger.level
 end
 
---- Whether a record of this level would be made now; to save the work of making a message.
+--- Whether a record of this level would be made now; saves the work of making a message.
 -- @function is_enabled_for
 -- @param level name or number
 -- @treturn boolean
@@ -498,11 +529,13 @@ end
 -- `process` (the process ID), and in tasks `runid` and `taskname`. It is the handler's to keep.
 -- @function add_handler
 -- @tparam function handler called as `handler(record)`
+-- In a worker it is never called, which is logged once at WARNING: the parent's handlers decide.
 -- @param[opt] level the least level that it gets; default: all
 -- @return the handler
 -- @raise a handler that cannot be called, an unknown level
 function Logger:add_handler(handler, level)
   check_self(self, "add_handler")
+  tell_in_worker("add_handler")
   if not is_callable(handler) then
     bad_argument(1, "add_handler", ("handler must be a function: %s is given"):format(type(handler)))
   end
@@ -510,7 +543,7 @@ function Logger:add_handler(handler, level)
   return handler
 end
 
---- Take a handler away again.
+--- Remove a handler.
 -- @function remove_handler
 -- @tparam function handler
 -- @treturn boolean whether it was there
@@ -530,27 +563,27 @@ end
 
 --- @section end
 
---- Log a message to the root logger.
+--- Log a message to the root logger at level `"DEBUG"`.
 -- @function debug
 -- @param ... the message, as it is; or a format and its arguments, as for `string.format`
 
---- The same at level `"INFO"`.
+--- Log a message to the root logger at level `"INFO"`.
 -- @function info
 -- @param ... as for `debug`
 
---- The same at level `"WARNING"`.
+--- Log a message to the root logger at level `"WARNING"`.
 -- @function warning
 -- @param ... as for `debug`
 
---- The same at level `"ERROR"`.
+--- Log a message to the root logger at level `"ERROR"`.
 -- @function error
 -- @param ... as for `debug`
 
---- The same at level `"CRITICAL"`.
+--- Log a message to the root logger at level `"CRITICAL"`.
 -- @function critical
 -- @param ... as for `debug`
 
---- The logger of this name; it is made if there is none.
+--- The logger of this name; it is made at the first call.
 -- @function get
 -- @tparam[opt="root"] string name
 -- @treturn logger
@@ -572,9 +605,10 @@ end
 
 --- Set the root logger's level: `logging.get():set_level(level)`.
 -- @function set_level
--- @param level name or number; nil: that of a program that sets none
+-- @param level name or number; nil: the default, MANTICHORA_LOG_LEVEL or WARNING
 -- @raise an unknown level
 function logging.set_level(level)
+  tell_in_worker("set_level")
   root.level = level ~= nil and check_level(level, 2) or default_level()
   tell_workers()
 end
@@ -582,7 +616,7 @@ end
 --- Add a handler to the root logger: `logging.get():add_handler(handler, level)`.
 -- @function add_handler
 -- @tparam function handler called as `handler(record)`
--- @param[opt] level the least level that it gets; default: all
+-- @param[opt] level the lowest level that it gets; default: all
 -- @return the handler
 -- @raise a handler that cannot be called, an unknown level
 function logging.add_handler(handler, level)
@@ -592,7 +626,7 @@ function logging.add_handler(handler, level)
   return root:add_handler(handler, level and check_level(level, 2))
 end
 
---- Take a handler of the root logger away again.
+--- Remove a handler of the root logger.
 -- @function remove_handler
 -- @tparam function handler
 -- @treturn boolean whether it was there
@@ -644,7 +678,7 @@ local function make_basic_handler(options)
   return stream_handler(stream == nil and stderr or stream, formatter)
 end
 
---- Say where the root logger writes and what. Called again, it replaces what it set before.
+--- Set where the root logger writes, and in what format. Called again, it replaces what it set before.
 -- At most one of `stream`, `filename` and `logger` can be given.
 -- @function basic_config
 -- @tparam[opt] table options
@@ -673,6 +707,7 @@ function logging.basic_config(options)
   level = level == nil and default_level() or check_level(level, 2)
   root.level, basic = level, handler
   tell_workers()
+  tell_of_level()
 end
 
 tell_workers()

@@ -25,9 +25,9 @@ local function is_stop(problem, stops)
   return core.stops() ~= stops or type(problem) == "string" and problem:find("interrupted!", -12, true) ~= nil
 end
 
--- Where items come from: a function that gives up to `most` of them, as a list, the index in it of the
--- first, how many, and whether each is packed; nil when there are none now. What was taken of them is
--- then told to the second function.
+-- Where items come from: a function that returns up to `most` of them: a list, the index in it of the first,
+-- how many, and whether each is packed; nil when there are none now. The second function is then called with
+-- how many of them were taken.
 
 -- One without metamethods is read where it is.
 local function plain_list(list, n)
@@ -84,7 +84,7 @@ local function iterator(ask)
       there, urgent, pause = glance(pool, group)
       if urgent then break end
     end
-    -- Nobody foresaw it: what had gathered was kept back for one step, and is not to be for another one.
+    -- The step was unexpectedly slow: what had gathered waited for it, and shall not wait for another one.
     mapping.pause = pause and #gathered > 1 and smaller(pause / 10, longest_pause)
     mapping.there = there
     if there and not urgent and mapping.ahead >= mapping.nworkers * mapping.size then return nil end
@@ -100,12 +100,14 @@ Mapping.__index = Mapping
 -- Runs `f` for each item. What comes back is kept by the number of its item: `values` has single values,
 -- `packed` (of an imap) what is more than one, or nil, `failures` what failed.
 local function new_mapping(pool, f, source, options)
+  if options.halt == nil then options.halt = tools.halt(pool) end
   local known = not core.is_callable(source) and core.tointeger(source.n or #source)
   local expected = larger(known or 0, 0)
+  local group, call = core.group(pool, expected, options.window and most_kept or 0, options.halt)
   local mapping = setmetatable({
-    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool),
-    group = core.group(pool, expected, options.window and most_kept or 0), size = 1, told = 0,
-    values = core.list(options.window and 0 or expected), failures = {},
+    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), count_workers = tools.nworkers,
+    group = group, size = 1, told = 0,
+    values = core.list(options.window and 0 or expected), failures = {}, sum = tools.failures_of.sum(),
     packed = options.window and {} or nil,
     index = 0, -- items that were queued
     ahead = 0, -- of them, those that were not received
@@ -127,12 +129,13 @@ local function new_mapping(pool, f, source, options)
     mapping.items = (options.window or not is_plain) and {} or nil
     mapping.list = source
   end
-  mapping.is_iterator = not known
+  mapping.is_iterator, mapping.known = not known, known or 0
+  tools.note(pool, call, mapping)
   return mapping
 end
 
--- There are no more items, and this is why: told when all that came before has been handed over. `stops` is
--- how many stops there had been before it.
+-- There are no more items, and `problem` is why: raised when all that came before has been handed over. `stops`
+-- is the count of stops before it.
 function Mapping:break_off(problem, stops)
   if is_stop(problem, stops) then error(problem, 0) end
   self.ended, self.problem = true, { problem }
@@ -151,6 +154,7 @@ end
 
 -- How many more items may be had now. An imap looks only so far ahead, in items and in bytes.
 function Mapping:room()
+  self.nworkers = self.count_workers(self.pool) -- it may have been resized
   local nworkers, window = self.nworkers, self.options.window
   local room = nworkers * larger(32, 3 * self.size) - self.ahead
   if not window then return room end
@@ -187,8 +191,25 @@ function Mapping:refuse(problem)
   self.refused = true
 end
 
+-- The key of the next item, as an option of its own. False: there is none, for a reason that ends the mapping.
+function Mapping:find_key(item, packed)
+  local options, stops = self.options, core.stops()
+  if packed then item = item[1] end
+  local fine, key = pcall(options.key_of, item, self.index + 1)
+  if fine and type(key) ~= "string" and type(key) ~= "number" then
+    fine, key = false, ("the key of an item must be a string or a number: %s is given"):format(core.typename(key))
+    self:refuse(key)
+  elseif not fine then
+    self:break_off(key, stops)
+    self.refused, self.is_foreign = true, true
+  end
+  options.key = key
+  return fine
+end
+
 function Mapping:send_one(list, from, packed)
   local item, options, runid, bytes = list[from], self.options
+  if options.key_of and not self:find_key(item, packed) then return end
   if packed then
     runid, bytes = core.run_in(self.pool, self.group, options, self.f, unpack(item, 1, item.n))
   else
@@ -216,8 +237,8 @@ end
 -- before an iterator is asked again.
 function Mapping:feed()
   if self.refused then return false end
-  if self.failed and self.options.window and not tools.keeps(self.pool) then
-    return false -- what follows is for nobody
+  if self.failed and not tools.keeps(self.pool) and (self.options.window or self.sum.cause) then
+    return false -- what follows is for nobody, or would not start
   end
   self:adapt()
   self.there = false
@@ -265,10 +286,15 @@ function Mapping:weigh(at, bytes)
   end
 end
 
+-- The item at `at`, which has not been received.
+function Mapping:item(at) return (self.items or self.list)[at] end
+
 function Mapping:fail(at, failure)
-  local items = self.items or self.list
-  failure.index, failure.item = at, items[at]
-  self.failures[at], self.failed = failure, true
+  failure.index, failure.item = at, self:item(at)
+  if failure.cause then failure.cause.item = failure.cause.item or self:item(failure.cause.index) end
+  self.failed = true
+  if not tools.keeps(self.pool) then self.sum:add(failure) end
+  self.failures[at] = self.options.window == nil and failure.cause and not tools.keeps(self.pool) and true or failure
   if self.items then self.items[at] = nil end
 end
 
@@ -346,14 +372,12 @@ function map.all(pool, f, list, options)
   local mapping = new_mapping(pool, f, list, options)
   local _ <close> = mapping.group
   while not mapping.problem and mapping:advance() do end
-  if mapping.problem then return false, mapping.problem[1] end
-  if mapping.failed then
-    local failures, keeps = {}, tools.keeps(pool)
-    for at, failure in pairs(mapping.failures) do
-      failures[#failures + 1] = failure
-      if keeps then mapping.values[at] = failure end
-    end
-    if not keeps then tools.raise_lowest(failures, mapping.values) end
+  if mapping.problem then return false, mapping.problem[1], mapping.is_foreign end
+  if mapping.failed and tools.keeps(pool) then
+    for at, failure in pairs(mapping.failures) do mapping.values[at] = failure end
+  elseif mapping.failed then
+    mapping.sum.cancelled = mapping.sum.cancelled + larger(mapping.known - mapping.index, 0)
+    error(mapping.sum:as_one(mapping.values), 0)
   end
   mapping.values.n = mapping.index
   return mapping.values
@@ -377,8 +401,9 @@ function Mapping:give(at)
   self.failures[at], self.packed[at] = nil, nil
   if failure and not tools.keeps(self.pool) then
     core.abandon(self.group)
-    error(failure, 0)
+    error(self.sum.cause and self.sum:as_one() or failure, 0)
   end
+  if failure and tools.failures_of.is_cause(failure) then core.go_on(self.pool, self.group, failure.runid) end
   if packed then return at, unpack(packed, 1, packed.n) end
   return at, failure
 end
@@ -425,7 +450,7 @@ function map.iterate(pool, f, source, options)
   local function checked(at, ...)
     if at == nil and mapping.problem then
       core.abandon(mapping.group)
-      error(mapping.problem[1], mapping.refused and 2 or 0)
+      error(mapping.problem[1], mapping.refused and not mapping.is_foreign and 2 or 0)
     end
     return at, ...
   end

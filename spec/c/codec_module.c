@@ -11,6 +11,8 @@
  * pass
  *
  * In that state `codec` is this module again. A dictionary is a table {[id] = bytes}. */
+#include "codec_module.h"
+
 #include <lauxlib.h>
 #include <lualib.h>
 #include <string.h>
@@ -229,8 +231,6 @@ static int replace(lua_State *L) {
   mch_baseline_replace(L, 1, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
   return 0;
 }
-
-__attribute__((visibility("default"))) int luaopen_codec_module(lua_State *L);
 
 static int state_new(lua_State *L) {
   lua_State **other = lua_newuserdatauv(L, sizeof *other, 0);

@@ -13,18 +13,17 @@ const char *__asan_default_options(void) {
 }
 
 static void test_order_of_bytes(void) {
-  static const unsigned char expected[] = {1, 3, 2, 7, 6, 5, 4, 15, 14, 13, 12, 11, 10, 9, 8};
+  static const unsigned char expected[] = {1, 7, 6, 5, 4, 15, 14, 13, 12, 11, 10, 9, 8};
   struct mch_buf buf = {0};
   mch_buf_u8(&buf, 1);
-  mch_buf_u16(&buf, 0x0203);
   mch_buf_u32(&buf, 0x04050607);
   mch_buf_u64(&buf, 0x08090a0b0c0d0e0f);
   CHECK(buf.failed == 0);
   CHECK(mch_buf_unread(&buf) == sizeof expected);
   CHECK(memcmp(buf.data, expected, sizeof expected) == 0);
-  CHECK(mch_load_u16(buf.data + 1) == 0x0203);
-  CHECK(mch_load_u32(buf.data + 3) == 0x04050607);
-  CHECK(mch_load_u64(buf.data + 7) == 0x08090a0b0c0d0e0f);
+  CHECK(mch_load_u16(buf.data + 1) == 0x0607);
+  CHECK(mch_load_u32(buf.data + 1) == 0x04050607);
+  CHECK(mch_load_u64(buf.data + 5) == 0x08090a0b0c0d0e0f);
   mch_buf_free(&buf);
   CHECK(buf.data == NULL && buf.capacity == 0 && buf.length == 0 && buf.read == 0);
 }

@@ -4,15 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The codec's own buffers fail on demand as well. Defined here, the functions of runtime/base/buf.c
- * are not taken from the library. */
-static void *limited_realloc(void *old, size_t size);
-#define realloc limited_realloc
-#include "runtime/base/buf.c"
-#undef realloc
+#include <lauxlib.h>
+#include <lualib.h>
 
 #include "bindings/values/stack.h"
-#include "codec_module.c"
+#include "codec_module.h"
+#include "new_state.h"
+
+/* The codec's own buffers fail on demand as well: the linker leads every call of realloc() to the
+ * function below (CMakeLists.txt), where it can do that. */
+#if defined(REALLOC_IS_WRAPPED)
+void *__real_realloc(void *old, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+#else
+#define __real_realloc realloc
+#endif
 
 /* How many allocations may still succeed; -1: all. */
 static long allowed = -1;
@@ -27,9 +33,11 @@ static int may_allocate(void) {
   return 1;
 }
 
-static void *limited_realloc(void *old, size_t size) {
-  return may_allocate() ? realloc(old, size) : NULL;
+#if defined(REALLOC_IS_WRAPPED)
+void *__wrap_realloc(void *old, size_t size) {
+  return may_allocate() ? __real_realloc(old, size) : NULL;
 }
+#endif
 
 static void *allocate(void *ud, void *old, size_t old_size, size_t size) {
   void *block;
@@ -43,7 +51,7 @@ static void *allocate(void *ud, void *old, size_t old_size, size_t size) {
   }
   if (size > old_size && (size > most_at_once || !may_allocate()))
     return NULL;
-  block = realloc(old, size);
+  block = __real_realloc(old, size);
   if (block != NULL)
     in_use += size - old_size;
   return block;
@@ -59,7 +67,7 @@ static void check(int holds, const char *what) {
 }
 
 static lua_State *open_state(void) {
-  lua_State *L = lua_newstate(allocate, NULL);
+  lua_State *L = new_state(allocate, NULL);
   if (L == NULL)
     abort();
   luaL_openlibs(L);

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "runtime/base/gate.h"
 #include "runtime/pool/pool.h"
+#include "runtime/wire/facts.h"
 
 /* -- the pool's part ---------------------------------------------------------------------- */
 
@@ -160,10 +161,10 @@ static int take(struct peer *peer, uint32_t ticket) {
 }
 
 static void answer(struct peer *peer, uint32_t ticket, uint64_t runid, uint64_t out, uint64_t err) {
-  unsigned char facts[MCH_FACTS_SIZE] = {MCH_KIND_OK};
-  mch_store_u64(facts + 17, out);
-  mch_store_u64(facts + 25, err);
-  say(peer, MCH_MESSAGE_RESULT, ticket, runid, facts, sizeof facts);
+  struct mch_facts facts = {.kind = MCH_KIND_OK, .stdout_position = out, .stderr_position = err};
+  unsigned char bytes[MCH_FACTS_SIZE];
+  mch_facts_store(&facts, bytes);
+  say(peer, MCH_MESSAGE_RESULT, ticket, runid, bytes, sizeof bytes);
 }
 
 static void end_all(struct engine_fork *engine) {
@@ -181,7 +182,7 @@ static void end_all(struct engine_fork *engine) {
 }
 
 static struct mch_task *new_task(uint64_t runid, uint32_t codes) {
-  uint32_t ids[300], i;
+  uint32_t ids[300] = {0}, i;
   struct mch_task *task;
   for (i = 0; i < codes; i++)
     ids[i] = i + 1;
@@ -229,11 +230,11 @@ static void test_a_task(void) {
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 1);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 2);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == 7);
-  CHECK(message.length == 7 && memcmp(message.body, "\0\0graph", 7) == 0);
+  CHECK(message.length == 8 && memcmp(message.body, "\0\0\0graph", 8) == 0);
   CHECK(hear(&peer, &message) == 0);
-  CHECK(engine->base.ops->running(&engine->base) == 0);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 0);
   CHECK(take(&peer, 1));
-  CHECK(engine->base.ops->running(&engine->base) == 1);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 1);
   CHECK(write(peer.out[0], "one\ntw", 6) == 6);
   answer(&peer, 1, 7, 6, 0);
   CHECK(write(peer.out[0], "next\n", 5) == 5); /* the next task's */
@@ -621,8 +622,9 @@ static void no_bytecode(void *ud, uint32_t id, const unsigned char *bytes, size_
 static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
-  engine->config.runner = (struct mch_runner){
-      NULL, lazy_setup, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
+  engine->config.runner =
+      (struct mch_runner){NULL,    lazy_setup, begin_nothing, run_nothing, no_bytecode,
+                          nothing, NULL,       nothing,       NULL,        "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);
@@ -807,16 +809,16 @@ static struct {
   unsigned char last; /* byte of the last record */
 } answers;
 
-static void on_answered(void *ud, struct mch_task *batch, const unsigned char *graph,
-                        size_t length) {
-  (void)ud;
+static void on_answered(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
+                        const struct mch_course *course) {
+  (void)ud, (void)course;
   answers.one++;
   answers.last = graph[length - 1];
   batch->batch->answered++;
 }
 static void on_answered_many(void *ud, struct mch_task *batch, const unsigned char *records,
-                             size_t length, uint32_t count) {
-  (void)ud;
+                             size_t length, uint32_t count, const struct mch_course *course) {
+  (void)ud, (void)course;
   answers.many += count;
   answers.last = records[length - 1];
   batch->batch->answered += count;

@@ -1,5 +1,7 @@
 /* runtime/platform: descriptors above stdio, ends of processes, the lifeline, the poller. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "runtime/base/platform.h"
 
 #include <errno.h>
@@ -28,7 +30,7 @@ static void close_both(int fds[2]) {
 /* With stdin and stdout closed, and with no or one or more free numbers: all or nothing. */
 static void test_descriptors(void) {
   struct rlimit before, limit;
-  int saved[2], fds[2], kind, room, made, count;
+  int saved[2], fds[2], kind, room, made, why, count;
   struct mch_error error;
   saved[0] = fcntl(0, F_DUPFD, 100);
   saved[1] = fcntl(1, F_DUPFD, 100);
@@ -49,6 +51,7 @@ static void test_descriptors(void) {
       setrlimit(RLIMIT_NOFILE, &limit);
       fds[0] = fds[1] = -7;
       made = kind == 0 ? mch_platform_pipe(fds, &error) : mch_platform_socketpair(fds, &error);
+      why = errno;
       setrlimit(RLIMIT_NOFILE, &before);
       count = open_descriptors();
       if (made == 0) {
@@ -56,7 +59,7 @@ static void test_descriptors(void) {
         close_both(fds);
         CHECK(open_descriptors() == count - 2);
       } else {
-        CHECK(made == MCH_SYSTEM && (error.sys_errno == EMFILE || error.sys_errno == EINVAL));
+        CHECK(made == MCH_SYSTEM && (why == EMFILE || why == EINVAL));
         CHECK(fcntl(0, F_GETFD) < 0 && fcntl(1, F_GETFD) < 0);
         /* Nothing that the caller could close a second time. */
         CHECK(fds[0] < 0 && fds[1] < 0);
@@ -103,9 +106,9 @@ static void stay(void) {
 static void wait_for_end(int watch) {
   struct mch_poller *poller = mch_poller_new(NULL);
   struct mch_ready ready[1];
-  CHECK(mch_poller_add(poller, watch, MCH_READABLE, &ready) == 0);
+  CHECK(mch_poller_add(poller, watch, &ready) == 0);
   CHECK(mch_poller_wait(poller, ready, 1, mch_now() + 5000000000u, NULL) == 1);
-  CHECK(ready[0].ud == &ready && ready[0].events == MCH_READABLE);
+  CHECK(ready[0].ud == &ready);
   mch_poller_free(poller);
 }
 
@@ -200,8 +203,8 @@ static void test_poller(void) {
   uint64_t start;
   char byte;
   CHECK(mch_platform_pipe(fds, NULL) == 0 && mch_platform_socketpair(pair, NULL) == 0);
-  CHECK(mch_poller_add(poller, fds[0], MCH_READABLE, &fds[0]) == 0);
-  CHECK(mch_poller_add(poller, fds[0], MCH_READABLE, &fds[0]) != 0);
+  CHECK(mch_poller_add(poller, fds[0], &fds[0]) == 0);
+  CHECK(mch_poller_add(poller, fds[0], &fds[0]) != 0);
   CHECK(mch_poller_wait(poller, ready, 4, 0, NULL) == 0);
   start = mch_now();
   CHECK(mch_poller_wait(poller, ready, 4, start + 20000000u, NULL) == 0);
@@ -209,19 +212,19 @@ static void test_poller(void) {
   CHECK(write(fds[1], "x", 1) == 1);
   CHECK(mch_platform_unread(fds[0]) == 1 && mch_platform_unread(fds[1]) == 1);
   CHECK(mch_poller_wait(poller, ready, 4, MCH_NEVER, NULL) == 1 && ready[0].ud == &fds[0]);
-  CHECK(mch_poller_add(poller, pair[0], MCH_READABLE, &pair[0]) == 0);
-  CHECK(mch_poller_change(poller, pair[0], MCH_READABLE | MCH_WRITABLE, &pair[0]) == 0);
+  CHECK(mch_poller_add(poller, pair[0], &pair[0]) == 0);
+  CHECK(mch_poller_wait(poller, ready, 4, 0, NULL) == 1);
+  CHECK(write(pair[1], "x", 1) == 1);
   CHECK(mch_poller_wait(poller, ready, 4, 0, NULL) == 2);
   CHECK(mch_poller_wait(poller, ready, 1, 0, NULL) == 1);
-  CHECK(mch_poller_change(poller, pair[0], MCH_READABLE, &pair[0]) == 0);
+  CHECK(read(pair[0], &byte, 1) == 1);
   CHECK(read(fds[0], &byte, 1) == 1);
   CHECK(mch_poller_wait(poller, ready, 4, 0, NULL) == 0);
   close(pair[1]);
   CHECK(mch_poller_wait(poller, ready, 4, 0, NULL) == 1);
-  CHECK(ready[0].ud == &pair[0] && (ready[0].events & MCH_READABLE));
+  CHECK(ready[0].ud == &pair[0]);
   mch_poller_remove(poller, pair[0]);
   CHECK(mch_poller_wait(poller, ready, 4, 0, NULL) == 0);
-  CHECK(mch_poller_change(poller, pair[0], MCH_READABLE, NULL) != 0);
   count = mch_poller_fd(poller);
   CHECK(count < 0 || count > 2);
   mch_poller_free(poller);

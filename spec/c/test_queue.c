@@ -1,16 +1,15 @@
-/* runtime/queue: whose turn it is, against a list that is searched; levels come and go. The queue's
- * own source is included, so that its tree can be looked at. */
-#include "runtime/pool/queue.c"
-
+/* runtime/queue: whose turn it is, against a list that is searched; levels come and go. */
 #include <string.h>
+
+#include "runtime/pool/queue_state.h"
 
 #include "check.h"
 
 enum { MOST = 400, MANY = 60000 };
 
 struct known {
-  struct mch_task task;
   enum { OUT, WAITS, AWAY } where;
+  struct mch_task task; /* whose end is open */
 };
 
 static uint32_t next_random(uint32_t *state) {

@@ -93,6 +93,13 @@ function kinds.cancelled(i)
   end, { i }, { cancelled = function() return true end }
 end
 
+function kinds.emits(i)
+  return { retries = 50 }, function(n)
+    for k = 1, 5 do mantichora.emit(k, n) end
+    return n
+  end, { i }, { ok = function(value) return value == i end }
+end
+
 function kinds.nests(i)
   return nil, function(n)
     local inner <close> = mantichora { nworkers = 2, background = n % 2 == 0, on_error = "return" }
@@ -107,7 +114,7 @@ end
 local order = {}
 for kind, share in pairs {
   quick = 260, retried = 60, prints = 60, logs = 60, bars = 40, large = 12, raises = 20, exits = 6,
-  dies = 4, unsendable = 10, slow = 2, cancelled = 6, nests = 2,
+  dies = 4, unsendable = 10, slow = 2, cancelled = 6, nests = 2, emits = 20,
 } do
   for _ = 1, share do order[#order + 1] = kind end
 end
@@ -122,7 +129,12 @@ end
 -- What is seen
 
 local logged = {}
+local complaints = 0
 logging.basic_config { level = "WARNING", stream = function(line)
+  if line:find("^ERROR:mantichora:a listener failed: .*storm's own$") then
+    complaints = complaints + 1
+    return
+  end
   local which, i = line:match("^WARNING:root:(%a+) of (%d+)$")
   assert(which, "a torn log line: " .. line)
   local lines = logged[tonumber(i)] or {}
@@ -145,14 +157,84 @@ local ends = {}     -- by kind of end
 local waiting = {}  -- by run ID: what may come
 local doomed = {}   -- run IDs that are to be cancelled
 local received = 0
+local started = 0
 
-local function start(i)
+local function start()
+  local i = started
+  started = started + 1 -- a listener may start the next one before this returns
   local kind = order[i % #order + 1]
   local options, f, arguments, good = kinds[kind](i)
   local runid = mcore:run_with(options, f, table.unpack(arguments))
   assert(runid == i, "a run ID was passed over")
   waiting[runid] = { kind = kind, good = good }
   if kind == "cancelled" then doomed[#doomed + 1] = runid end
+end
+
+-- What is told of the tasks
+
+local told = {} -- by run ID: what came last, how it ended, what it emitted
+
+-- The whole story, from the first task on.
+mcore:on(function(event)
+  local runid = event.runid
+  if not runid then return end
+  local task = told[runid]
+  if event.event == "queued" then
+    assert(not task, "queued twice")
+    told[runid] = { last = "queued", retried = 0, emitted = {} }
+    return
+  end
+  assert(task, "not queued: " .. event.event)
+  assert(not task.kind, "told after its end: " .. event.event)
+  if event.event == "started" then
+    assert(task.last == "queued" or task.last == "retried", "started after it was " .. task.last)
+    assert(event.attempt == task.retried + 1, "an attempt was passed over")
+    task.emitted = {}
+  elseif event.event == "emitted" then
+    assert(task.last == "started" or task.last == "emitted", "emitted after it was " .. task.last)
+    assert(event.values.n == 2 and event.values[1] == #task.emitted + 1 and event.values[2] == runid)
+    task.emitted[#task.emitted + 1] = event.values[1]
+  elseif event.event == "retried" then
+    task.retried = task.retried + 1
+    assert(event.attempt == task.retried, "another attempt is tried again")
+  else
+    assert(event.event == "ended")
+    task.kind = event.kind
+    assert((event.kind == "ok") == (event.failure == nil))
+    assert(not event.failure or event.failure.kind == event.kind and event.failure.runid == runid)
+    assert(event.kind ~= "ok" or task.last ~= "queued", "ended without having been started")
+  end
+  task.last = event.event
+end)
+
+-- One that raises, one that runs and cancels.
+local raised = 0
+mcore:on(function()
+  if math.random(50) == 1 then
+    raised = raised + 1
+    error("storm's own", 0)
+  end
+end)
+
+local busy = true
+mcore:on(function(event)
+  if not busy or event.event ~= "ended" then return end
+  if math.random(4) == 1 and started < count and started - received < 150 then start() end
+  local runid = math.random(20) == 1 and table.remove(doomed)
+  if runid and waiting[runid] then waiting[runid].was = waiting[runid].was or mcore:cancel(runid) end
+end)
+
+-- Some that come late and go early: what they see begin, they see end.
+local visitors = {}
+local function visit()
+  local open, seen = {}, {}
+  local stop = mcore:on(function(event)
+    if event.event == "queued" then open[event.runid] = true end
+    if event.event ~= "ended" then return end
+    assert(not seen[event.runid], "ended twice for a visitor")
+    seen[event.runid], open[event.runid] = true, nil
+  end)
+  visitors[#visitors + 1] = { open = open, stop = stop }
 end
 
 local function shown(value)
@@ -172,13 +254,16 @@ local function receive(runid, ...)
   received = received + 1
   local how = is_failure(value) and value.kind or "ok"
   ends[how] = (ends[how] or 0) + 1
+  assert(told[runid] and told[runid].kind == how, ("task %d ended as %s, it was told: %s"):format(runid, how,
+    tostring(told[runid] and told[runid].kind)))
+  if task.kind == "emits" and how == "ok" then assert(#told[runid].emitted == 5, "emitted values are missing") end
   local check = task.good[how]
   if check then
     assert(check(...), ("a wrong result of task %d (%s): %s"):format(runid, task.kind, shown(value)))
   elseif how ~= "killed" or value.signal ~= nil and value.signal ~= 9 then
     error(("task %d (%s) ended as %s: %s"):format(runid, task.kind, how, shown(value)))
   end
-  if how == "killed" and task.kind == "retried" then error("51 attempts were not enough") end
+  if how == "killed" and (task.kind == "retried" or task.kind == "emits") then error("51 attempts were not enough") end
   if task.kind == "logs" and how == "ok" then
     local lines = table.concat(logged[runid] or {}, " ")
     assert(lines == "first second", ("task %d has logged: %s"):format(runid, lines))
@@ -217,22 +302,29 @@ end
 local function cancel_one()
   local runid = table.remove(doomed)
   if runid and waiting[runid] then
-    waiting[runid].was = mcore:cancel(runid)
+    waiting[runid].was = waiting[runid].was or mcore:cancel(runid)
   end
 end
 
-local started = 0
 while received < count do
-  while started < count and started - received < 150 do
-    start(started)
-    started = started + 1
-  end
+  while started < count and started - received < 150 do start() end
+  if math.random(30) == 1 then visit() end
+  if math.random(60) == 1 and visitors[1] then table.remove(visitors, math.random(#visitors)).stop() end
   cancel_one()
   if received // 100 > strikes then strike() end
   receive_in_some_way()
 end
 assert(next(waiting) == nil)
 assert(mcore:receive_one() == nil, "more tasks ended than were run")
+for _, visitor in ipairs(visitors) do assert(next(visitor.open) == nil, "a visitor has missed an end") end
+for runid = 0, count - 1 do assert(told[runid].kind, "an end was not told") end
+local stats, counted = mcore:stats(), 0
+for how, n in pairs(ends) do
+  assert(stats[how] == n, ("stats count %d as %s"):format(stats[how], how))
+  counted = counted + n
+end
+assert(counted == count and stats.queued == 0 and stats.running == 0 and stats.unreceived == 0)
+assert(raised == complaints, "errors of listeners are not logged")
 
 mcore:close()
 assert(#process.children() == 0, "a process is left")

@@ -6,6 +6,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -17,6 +18,25 @@
 /* clock(): seconds, monotonic. */
 static int lua_clock(lua_State *L) {
   lua_pushnumber(L, now());
+  return 1;
+}
+
+static double seconds_of(struct timeval time) {
+  return (double)time.tv_sec + (double)time.tv_usec / 1e6;
+}
+
+/* cpu(): seconds of processor time of this process and of its children that have ended. */
+static int cpu(lua_State *L) {
+  static const int whose[] = {RUSAGE_SELF, RUSAGE_CHILDREN};
+  double sum = 0;
+  int i;
+
+  for (i = 0; i < 2; i++) {
+    struct rusage usage;
+    getrusage(whose[i], &usage);
+    sum += seconds_of(usage.ru_utime) + seconds_of(usage.ru_stime);
+  }
+  lua_pushnumber(L, sum);
   return 1;
 }
 
@@ -146,9 +166,9 @@ static int bare_pool(lua_State *L) {
 }
 
 int luaopen_lua_limits(lua_State *L) {
-  static const luaL_Reg functions[] = {{"bare_pool", bare_pool}, {"clock", lua_clock},
-                                       {"forks", forks},         {"range", range},
-                                       {"trim", trim},           {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"bare_pool", bare_pool}, {"clock", lua_clock}, {"cpu", cpu}, {"forks", forks},
+      {"range", range},         {"trim", trim},       {NULL, NULL}};
 
   luaL_newlib(L, functions);
   return 1;

@@ -38,7 +38,7 @@ function programs.limit(name)
   return result
 end
 
---- The module of limits/lua_limits.c: `bare_pool`, `clock`, `forks`, `range`, `trim`.
+--- The module of limits/lua_limits.c: `bare_pool`, `clock`, `cpu`, `forks`, `range`, `trim`.
 function programs.lua_limits()
   local result = compiled .. "/lua_limits.so"
   build(folder .. "/limits/lua_limits.c", result,

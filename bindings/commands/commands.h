@@ -1,0 +1,42 @@
+/* Runs in: parent.
+ *
+ * The commands of the program: `mantichora map ...`. A word of the table in commands.c names one;
+ * each is a part written in Lua, of scripts/commands. */
+#ifndef MCH_COMMANDS_H
+#define MCH_COMMANDS_H
+
+#include <lua.h>
+
+#include "bindings/embedded.h"
+
+/* Whether this word is a command. */
+int mch_commands_has(const char *word);
+
+/* Run the command that `words` begin with, `count` words in all. Its exit status. Raises errors of
+ * the program itself only. */
+int mch_commands_run(lua_State *L, const char *program, int count, char **words);
+
+/* The parts of scripts/commands, by name: "commands.main". */
+const struct mch_embedded *mch_commands_find_part(const char *name);
+
+/* Push what the parts of map, filter and run are made of. */
+int mch_commands_open_core(lua_State *L);
+
+/* Push what a notebook is made of, a table of functions:
+ *
+ *   open(frames, lifeline, acks)
+ *                            three descriptors, as strings: the socket; the pipe whose other end
+ *                            the kernel holds; the pipe by which it says that something is shown.
+ *                            From now on bars go to the kernel.
+ *   receive()                wait for a frame while pools move on; nil: the kernel has gone
+ *   send(frame, waits)       after all that was written before; `waits`: until it is shown
+ *   call(f, ...)             true and its values; or false, the error value, its message and its
+ *                            traceback. SIGINT meanwhile raises "interrupted!", here only
+ *   is_incomplete(message)   whether code failed to compile only because it is not complete yet
+ *   part(name, environment)  what the part of the prompt returns, loaded with these globals
+ *   file(name)               the bytes of a part of scripts/commands
+ *   fields(frame)            list of the fields of a frame
+ */
+int mch_kernel_open(lua_State *L);
+
+#endif
