@@ -226,6 +226,22 @@ describe("an object of a class of the script", function()
     assert.is_nil(go(function() end))
   end)
 
+  each_engine("is one in an emitted value, too", function(_, make)
+    local idiom = idioms.dictionaries()
+    local pool <close> = make()
+    local got = {}
+    pool:on(function(event)
+      if event.event == "emitted" then got[#got + 1] = event.values[1] end
+    end)
+    pool:run(function()
+      mantichora.emit(idiom.new("tom"))
+      return true
+    end)
+    assert.is_true(pool:returns()[1])
+    assert.are.equal(1, #got)
+    assert.is_true(idiom.is(got[1]))
+  end)
+
   each_engine("shares its class with the results of other tasks", function(_, make)
     local idiom = idioms.prototype()
     local pool <close> = make { nworkers = 2 }
