@@ -133,9 +133,9 @@ static int is_end(const struct goal *goal) {
 int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct wait wait = {
       {L, mch_lwait_main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL}, lpool, goal};
-  struct mch_waiting waiting = {until,          is_enough,
-                                is_interrupted, &wait,
-                                goal->group,    goal->condition == UNTIL_MANY ? goal->limit : 1};
+  struct mch_waiting waiting = {
+      until, is_enough,   is_interrupted,
+      &wait, goal->group, goal->condition == UNTIL_MANY ? (size_t)goal->limit : 1};
   look_at_hooks(L, lpool);
   if (is_fresh(lpool, goal))
     return 1;
