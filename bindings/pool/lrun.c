@@ -580,7 +580,7 @@ int mch_core_run_many(lua_State *L) {
   check_not_encoding(L, lpool);
   lua_settop(L, 2);
   lua_createtable(L, (int)lua_rawlen(L, 2), 0);
-  tasks = new_tasks(L, lua_rawlen(L, 2));
+  tasks = new_tasks(L, (size_t)lua_rawlen(L, 2));
   lua_newtable(L);
   lua_pushcfunction(L, encode_many);
   lua_pushlightuserdata(L, lpool);

@@ -138,9 +138,9 @@ static int is_end(const struct goal *goal) {
 int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct wait wait = {
       {L, mch_lwait_main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL}, lpool, goal};
-  struct mch_waiting waiting = {until,          is_enough,
-                                is_interrupted, &wait,
-                                goal->group,    goal->condition == UNTIL_MANY ? goal->limit : 1};
+  struct mch_waiting waiting = {
+      until, is_enough,   is_interrupted,
+      &wait, goal->group, goal->condition == UNTIL_MANY ? (size_t)goal->limit : 1};
   if (until != 0)
     mch_levents_check_may_wait(L);
   look_at_hooks(L, lpool);

@@ -33,7 +33,7 @@ static int is_in_hook(const struct encoding *e, uint64_t number) {
 int mch_encode_ref(struct encoding *e, const struct mch_met *met) {
   if (e->hook != 0 && is_in_hook(e, met->a))
     return mch_encode_refuse(e, "what its __mantichora returned leads back to it");
-  *at_position(e, met->b) |= MCH_TAG_KEPT;
+  *at_position(e, (size_t)met->b) |= MCH_TAG_KEPT;
   put_u8(e, MCH_TAG_REF);
   put_varint(e, met->a);
   return DONE;
@@ -284,7 +284,7 @@ int mch_encode_hooked(struct encoding *e, int at, const void *object) {
   lua_rawgeti(L, -1, 0);
   frame->count = (size_t)lua_tointeger(L, -1);
   lua_pop(L, 1);
-  frame->number = e->objects;
+  frame->number = (size_t)e->objects;
   frame->from = e->wants.queued;
   frame->outer = e->hook;
   e->hook = e->frames.count;

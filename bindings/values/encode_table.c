@@ -65,8 +65,8 @@ static const struct shape *find_shape(struct encoding *e, const void **keys, siz
   const struct mch_met *met;
   struct mch_probe probe = mch_probe_first(&e->met, hash);
   while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL)
-    if (has_keys(e, met->b, keys, n))
-      return use_shape(e, (struct shape){keys[0], met->a, met->b, n, 0, kind});
+    if (has_keys(e, (size_t)met->b, keys, n))
+      return use_shape(e, (struct shape){keys[0], met->a, (size_t)met->b, n, 0, kind});
   return NULL;
 }
 

@@ -147,8 +147,8 @@ struct mch_encoder {
   lua_Integer classes;      /* set to the number of classes that go by value with an id */
   int called;               /* set when a hook was called */
   int assigns;              /* set when globals or fields of environments went along */
-  struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first
-                               use; owned like `out`, may be NULL */
+  struct mch_buf *code_ids; /* gets each id that the message uses once, as a uint32_t of this
+                               machine, in order of first use; owned like `out`, may be NULL */
 };
 
 /* Encode the values at the stack indices first..first+n-1 as one message (for a task: the function,

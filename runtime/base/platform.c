@@ -22,9 +22,27 @@
 
 #include "tricks.h"
 
-#if defined(__linux__)
-#include <sched.h>
+/* What Linux alone has is used; the option MANTICHORA_PORTABLE leaves it out, to see that the rest
+ * does. */
+#if defined(__linux__) && !defined(MANTICHORA_PORTABLE)
+#define ON_LINUX
+#else
+#undef MADV_DONTFORK
+#undef MADV_HUGEPAGE
+#undef MADV_WIPEONFORK
+#undef CLOCK_MONOTONIC_COARSE
+#undef F_SETSIG
+#endif
+
+#if defined(ON_LINUX) && defined(__GLIBC__)
+#define HAS_ON_EXIT
+#endif
+
+#if defined(__linux__) /* the C library has it, whatever the kernel is asked for */
 #include <stdio_ext.h>
+#endif
+#if defined(ON_LINUX)
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -121,7 +139,7 @@ int mch_platform_lock_within(pthread_mutex_t *lock, uint64_t nanoseconds) {
  * Linux it was made to close on exec. */
 static int lift(int *fd) {
   int lifted;
-#if defined(__linux__)
+#if defined(ON_LINUX)
   if (*fd > 2)
     return 0;
 #else
@@ -147,7 +165,7 @@ static int lift_both(int fds[2], const char *what, struct mch_error *error) {
 }
 
 int mch_platform_pipe(int fds[2], struct mch_error *error) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   int made = pipe2(fds, O_CLOEXEC);
 #else
   int made = pipe(fds);
@@ -158,7 +176,7 @@ int mch_platform_pipe(int fds[2], struct mch_error *error) {
 }
 
 int mch_platform_socketpair(int fds[2], struct mch_error *error) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   int made = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds);
 #else
   int made = socketpair(AF_UNIX, SOCK_STREAM, 0, fds);
@@ -259,7 +277,7 @@ int mch_mark_is_ours(const struct mch_mark *mark) {
 
 int mch_platform_mark_open(int *fd, struct mch_error *error) {
   *fd = -1;
-#if defined(__linux__) && defined(MFD_ALLOW_SEALING)
+#if defined(ON_LINUX) && defined(MFD_ALLOW_SEALING)
   if (sizeof(off_t) < 8)
     return 0;
   *fd = memfd_create("mantichora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -318,7 +336,7 @@ FILE *mch_platform_reader(struct mch_reader *reader) {
 /* -- processes ---------------------------------------------------------------------------- */
 
 int mch_platform_watch_process(pid_t pid) {
-#if defined(__linux__) && defined(SYS_pidfd_open)
+#if defined(ON_LINUX) && defined(SYS_pidfd_open)
   int fd = (int)syscall(SYS_pidfd_open, pid, 0);
   if (fd >= 0 && lift(&fd) == 0)
     return fd;
@@ -371,7 +389,7 @@ int mch_platform_has_children(void) {
 
 /* Read at once: the kernel counts it all anew for each piece. */
 uint64_t mch_platform_oom_count(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   char text[8192];
   const char *line;
   ssize_t got;
@@ -392,7 +410,7 @@ uint64_t mch_platform_oom_count(void) {
 /* Bytes of address space in use; 0: unknown. */
 static uint64_t address_space(void) {
   unsigned long long pages = 0;
-#if defined(__linux__)
+#if defined(ON_LINUX)
   FILE *file = fopen("/proc/self/statm", "re");
   if (file == NULL)
     return 0;
@@ -472,7 +490,7 @@ int mch_platform_lifeline(int fd) {
 }
 
 void mch_platform_signal_orphan(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   prctl(PR_SET_PDEATHSIG, MCH_OWNER_SIGNAL);
 #endif
 }
@@ -488,7 +506,7 @@ int mch_platform_last_signal(void) {
 }
 
 int mch_platform_is_main_thread(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   return (pid_t)syscall(SYS_gettid) == getpid();
 #elif defined(__APPLE__)
   return pthread_main_np();
@@ -518,7 +536,7 @@ uint64_t mch_platform_cpu_time(void) {
 /* -- stdio -------------------------------------------------------------------------------- */
 
 int mch_platform_stdout_pending(void) {
-#if defined(__GLIBC__)
+#if defined(__linux__)
   return __fpending(stdout) > 0;
 #else
   return 1;
@@ -583,7 +601,7 @@ void mch_platform_flush_streams(void) {
   fflush(stderr);
 }
 
-#if !defined(__linux__)
+#if !defined(HAS_ON_EXIT)
 /* atexit() passes no argument: the pair waits here. Set once per process, in a worker. */
 static struct {
   void (*leave)(int status, void *ud);
@@ -595,7 +613,7 @@ static void leave_at_exit(void) {
 #endif
 
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud) {
-#if defined(__linux__)
+#if defined(HAS_ON_EXIT)
   on_exit(leave, ud);
 #else
   at_exit.leave = leave;
@@ -607,7 +625,7 @@ void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud) {
 /* -- CPUs --------------------------------------------------------------------------------- */
 
 static unsigned affinity_count(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
     return (unsigned)CPU_COUNT(&set);
@@ -616,7 +634,7 @@ static unsigned affinity_count(void) {
   return online > 0 ? (unsigned)online : 1;
 }
 
-#if defined(__linux__)
+#if defined(ON_LINUX)
 /* The quota of one cgroup in whole CPUs, rounded up; 0: none is set. `path` names its folder. */
 static unsigned quota_of(const char *path) {
   char name[PATH_MAX + 96];
@@ -679,7 +697,7 @@ static unsigned cgroup_count(void) {
 
 unsigned mch_platform_cpu_count(void) {
   unsigned count = affinity_count();
-#if defined(__linux__)
+#if defined(ON_LINUX)
   unsigned quota = cgroup_count();
   if (quota > 0 && quota < count)
     count = quota;
@@ -731,7 +749,7 @@ int mch_platform_get_byte(int fd) {
   return got == 1 ? byte : -1;
 }
 
-#if defined(__linux__)
+#if defined(ON_LINUX)
 
 struct mch_poller {
   int fd;

@@ -330,7 +330,8 @@ function atpbar.set_style(name) end
 --- - `how`: `value`, `name` (by reference), `shared` (sent with another part), `globals` (`_G`), `hook`
 ---   (rebuilt by the function that its `__mantichora` returned), `environment` (as far as code names
 ---   it), `refused`
---- - `detail`: the name, the path of the other part, or why it cannot be sent
+--- - `detail`: the name (also of what is private to a module: `date.diff, upvalue 3`), the path of the other
+---   part, or why it cannot be sent; of a class that is sent by value, why, and that it comes back as itself
 --- - `size`: bytes, contents included; a shared part counts where it comes first
 --- - `parts`: list of parts (of a table: those that are not plain numbers, booleans or short strings)
 ---@class mantichora.report

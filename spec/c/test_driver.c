@@ -42,7 +42,7 @@ static volatile sig_atomic_t interrupted_task;
 static struct mch_worker *this_worker;
 
 static void nap(unsigned milliseconds) {
-  struct timespec moment = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
+  struct timespec moment = {(time_t)(milliseconds / 1000), (long)(milliseconds % 1000) * 1000000};
   nanosleep(&moment, NULL);
 }
 
