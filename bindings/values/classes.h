@@ -8,7 +8,7 @@
  *   parent                                worker
  *   class -> id, weakly                   copy -> id, weakly; many copies have one
  *   id -> class, weakly                   ids that came with the task at hand
- *   classes that were sent since the pool was last idle: held, so that answers find them
+ *   classes that went with tasks that are not over: held, so that answers find them
  *
  * A class that the parent may have dropped meanwhile, since it came with an earlier task, goes back
  * by its id and by value. All of it is part of the baseline. */
@@ -28,9 +28,8 @@ enum mch_class_kind {
 /* Put the tables for all this into a new baseline. */
 void mch_classes_begin(lua_State *L, int baseline);
 
-/* The id of the class at this index, given if it has none. It is held from now on. Raises on
- * memory.
- */
+/* The id of the class at this index, given if it has none, or one of a weaker kind. It is held from
+ * now on. Raises on memory. */
 lua_Integer mch_classes_send(lua_State *L, int baseline, int object, enum mch_class_kind kind);
 
 /* Nothing needs the classes any more that were held before the last call of this: hold them no

@@ -10,8 +10,8 @@
 
 #include "runtime/base/buf.h"
 
-/* Append the message of one value if it is a scalar (scalar.h): 1. Else, or
- * without memory, 0, and nothing is appended. */
+/* Append the message of one value if it is a scalar (scalar.h): 1. Else, or without memory, 0, and
+ * nothing is appended. */
 int mch_items_put(struct mch_buf *out, lua_State *L, int index);
 
 /* Append it behind its length, u32. */
