@@ -43,7 +43,7 @@ struct mch_ltask {
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */
-  int covers; /* luacov counts lines in this worker */
+  int covers;                  /* luacov counts lines in this worker */
   struct mch_tidy tidy;        /* what each task finds, whatever the one before has done */
   struct mch_young young;      /* likewise */
   struct mch_dictionary codes; /* what the pool told by CODE */
