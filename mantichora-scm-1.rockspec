@@ -12,14 +12,12 @@ description = {
   license = "BSD-3-Clause",
 }
 supported_platforms = { "unix" }
-dependencies = { "lua >= 5.4, < 5.5" }
+dependencies = { "lua >= 5.4, < 5.6" }
 build = {
   type = "cmake",
   variables = {
     CMAKE_BUILD_TYPE = "RelWithDebInfo",
     MANTICHORA_MODULE_ONLY = "ON",
-    MANTICHORA_TESTS = "OFF",
-    MANTICHORA_WERROR = "OFF",
     MANTICHORA_LUA_INCLUDE_DIRS = "$(LUA_INCDIR)",
     MANTICHORA_LUA_CMOD_DIR = "$(LIBDIR)",
     MANTICHORA_LUA_LMOD_DIR = "$(LUADIR)",

@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 #include "context.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/pool/lpool.h"
 #include "lwatch.h"
 #include "runtime/show/output.h"
@@ -164,10 +164,10 @@ struct progress_call {
 static int call_set_progress(lua_State *L) {
   const struct progress_call *call = lua_touserdata(L, 1);
   struct mch_context *context = embed(L);
-  mch_atpbar_output(L); /* may raise: before anything is changed */
+  mch_loutput_get(L); /* may raise: before anything is changed */
   context->sinks.progress = call->fn;
   context->sinks.progress_ud = call->ud;
-  mch_atpbar_choose_mode(L);
+  mch_loutput_choose_mode(L);
   return 0;
 }
 
@@ -184,7 +184,7 @@ struct output_call {
 static int call_set_output(lua_State *L) {
   const struct output_call *call = lua_touserdata(L, 1);
   struct mch_context *context = embed(L);
-  struct mch_output *out = mch_atpbar_output(L);
+  struct mch_output *out = mch_loutput_get(L);
   context->sinks.output = call->fn;
   context->sinks.output_ud = call->ud;
   mch_output_keep_lines(out, call->fn != NULL && context->worker == NULL);

@@ -38,6 +38,7 @@ struct mch_collected {
 struct mch_context {
   struct mch_worker *worker; /* the worker that this process is; NULL in the outermost */
   struct mch_lwatch *watch;  /* over the tasks of that worker; NULL: it runs none yet */
+  int baseline;              /* in a worker: registry reference to what it names things by, or 0 */
   int running;               /* a task runs: the fields below are valid */
   uint64_t runid;
   const char *name; /* of the running task, not terminated */

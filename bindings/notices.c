@@ -51,18 +51,26 @@ static int take_sentence(lua_State *L, char *sentence) {
   return 1;
 }
 
-void mch_notices_warn(lua_State *L, const char *sentence) {
+void mch_notices_log(lua_State *L, const char *level, const char *sentence) {
   int top = lua_gettop(L);
   luaL_checkstack(L, 6, NULL);
   mch_notices_push_logging(L);
   lua_getfield(L, -1, "get");
   lua_pushliteral(L, "mantichora");
   lua_call(L, 1, 1);
-  lua_getfield(L, -1, "warning");
+  lua_getfield(L, -1, level);
   lua_insert(L, -2);
   lua_pushstring(L, sentence);
   lua_call(L, 2, 0);
   lua_settop(L, top);
+}
+
+void mch_notices_warn(lua_State *L, const char *sentence) {
+  mch_notices_log(L, "warning", sentence);
+}
+
+void mch_notices_error(lua_State *L, const char *sentence) {
+  mch_notices_log(L, "error", sentence);
 }
 
 void mch_notices_tell(lua_State *L) {

@@ -20,8 +20,11 @@ void mch_notices_collected(lua_State *L, size_t tasks, size_t failures);
  * of the user (handlers) runs. May raise "interrupted!". */
 void mch_notices_tell(lua_State *L);
 
-/* Log that sentence at WARNING of the logger `mantichora`; likewise. */
+/* Log that sentence with the logger `mantichora`, by its method `level`, or at WARNING; likewise.
+ */
+void mch_notices_log(lua_State *L, const char *level, const char *sentence);
 void mch_notices_warn(lua_State *L, const char *sentence);
+void mch_notices_error(lua_State *L, const char *sentence); /* at ERROR */
 
 /* Push the module mantichora.logging, loading it where that has not been done. */
 void mch_notices_push_logging(lua_State *L);

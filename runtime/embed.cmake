@@ -1,19 +1,27 @@
 # cmake -D FROM=<folder of *.lua> -D TO=<C file> [-D PREFIX=mantichora] [-D FIND=mch_embedded_find]
-#       -P embed.cmake
+#       [-D REFERENCE=<LDoc's config.ld>] [-D "AND=<one more file>"] -P embed.cmake
 #
 # Writes the Lua files as constant bytes: FROM/logging.lua becomes "mantichora.logging". The table
-# ends with an entry without a name, and is searched by a function as in bindings/embedded.h.
+# ends with an entry without a name, and is searched by a function as in bindings/embedded.h. Before
+# FROM/help.lua stands what reference.cmake reads.
 if(NOT PREFIX)
   set(PREFIX mantichora)
   set(FIND mch_embedded_find)
 endif()
 file(GLOB parts ${FROM}/*.lua)
+list(APPEND parts ${AND})
 list(SORT parts)
 set(arrays "")
 set(rows "")
 foreach(part IN LISTS parts)
   get_filename_component(name ${part} NAME_WE)
   file(READ ${part} bytes HEX)
+  if(REFERENCE AND name STREQUAL help)
+    include(${CMAKE_CURRENT_LIST_DIR}/reference.cmake)
+    mch_read_reference(reference ${REFERENCE})
+    string(HEX "${reference}" reference)
+    string(PREPEND bytes "${reference}")
+  endif()
   string(LENGTH "${bytes}" digits)
   math(EXPR length "${digits} / 2")
   string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")

@@ -17,6 +17,13 @@ file(GLOB pages ${share}/man/man*/*.[1-9])
 execute_process(COMMAND gzip -9nf ${doc}/changelog ${doc}/changelog.Debian ${pages}
   COMMAND_ERROR_IS_FATAL ANY)
 
+file(GLOB_RECURSE mantichora_libdir ${CPACK_TEMPORARY_INSTALL_DIRECTORY}/mantichora.pc)
+get_filename_component(mantichora_libdir ${mantichora_libdir} DIRECTORY)
+get_filename_component(mantichora_libdir ${mantichora_libdir} DIRECTORY)
+set(mantichora_is_packed ON)
+unset(ENV{DESTDIR})
+include(${CMAKE_CURRENT_LIST_DIR}/runpath.cmake)
+
 file(GLOB_RECURSE archives ${CPACK_TEMPORARY_INSTALL_DIRECTORY}/*.a)
 execute_process(COMMAND strip --strip-debug ${archives} COMMAND_ERROR_IS_FATAL ANY)
 

@@ -1102,9 +1102,9 @@ describe("bytes from elsewhere", function()
   end)
 
   it("give an error when records do not end as they should", function()
-    local head = "\3\1\xc1\1\0" -- a table of one item
+    local head = "\4\1\xc1\1\0" -- a table of one item
     assert.are.same({ { a = 1 } }, (codec.decode({}, head .. "\xc2\1\x81a\1\x53")))
-    local shape = "\3\1\xc1\2\0\xc2\2\x81a\x81b\1\2\xc9\0" -- a record, and a loose one
+    local shape = "\4\1\xc1\2\0\xc2\2\x81a\x81b\1\2\xc9\0" -- a record, and a loose one
     assert.are.same({ { a = 1, b = 2 }, {} }, (codec.decode({}, shape .. "\x54\x53\x53")))
     assert.are.same({ { a = 1, b = 2 }, { a = 3 } }, (codec.decode({}, shape .. "\3\x54\x53\x53")))
     assert.are.same({ { a = 1, b = 2 }, { a = 3, b = 4, c = 5 } },
@@ -1241,11 +1241,11 @@ describe("large tables of numbers", function()
       assert.has_error_match(function() codec.decode({ ahead = { wrong } }, bytes) end, "malformed message")
     end
     assert.has_error(function() -- one table for two
-      codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\2\xca\1\3\3\0\xca\1\3\3\0\x53")
+      codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\4\2\xca\1\3\3\0\xca\1\3\3\0\x53")
     end)
-    assert.are.same({ { 1, 2, 3 } }, { (codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\3\0\x53")) })
+    assert.are.same({ { 1, 2, 3 } }, { (codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\4\1\xca\1\3\3\0\x53")) })
     assert.has_error_match(function()
-      codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\3\1\xca\1\3\2\0\x53")
+      codec.decode({ ahead = { "\1\3\x4d\3\1\2\3" } }, "\4\1\xca\1\3\2\0\x53")
     end, "too many elements")
   end)
 end)

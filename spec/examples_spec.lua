@@ -54,7 +54,7 @@ end
 -- The parts of a line with a bar: percentage, count, total, name; nil if it is none.
 local function parse_bar(line)
   local percent, cells, done, total, name = line:match("^ +([%d.]+)%% (.*) | +(%d+) / +(%d+) |:  (.-) *$")
-  if not percent or #cells ~= 40 or not cells:find("^:* *$") then return nil end
+  if not percent or #cells ~= 40 or not cells:find("^:* *[a-z]*$") then return nil end
   return { percent = tonumber(percent), done = tonumber(done), total = tonumber(total), name = name }
 end
 

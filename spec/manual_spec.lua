@@ -204,6 +204,54 @@ describe("reference", function()
     assert.is_true(count >= 3)
   end)
 
+  it("is there for editors: the annotations are made of the comments as they are", function()
+    local got = shell.run(([[cd scripts/manual && MANUAL_OUT=%s LUA_PATH="$PWD/?.lua;;" \
+      ldoc --fatalwarnings --filter manual.annotate .]]):format(folder))
+    assert.are.equal(0, got.status, got.out .. got.err)
+    for _, name in ipairs { "mantichora", "atpbar", "logging" } do
+      local path = name .. ".d.lua"
+      assert.are.equal(read(folder .. "/" .. path), read("scripts/annotations/" .. path),
+        "made anew by: cmake --build build --target annotations")
+      local tag = name == "mantichora" and name or "mantichora." .. name
+      assert.truthy(read(folder .. "/" .. path):find("^---@meta " .. tag:gsub("%p", "%%%0") .. "\n"))
+      assert(loadfile(folder .. "/" .. path))
+    end
+  end)
+
+  it("annotates every public name", function()
+    local text = read("scripts/annotations/mantichora.d.lua")
+    local mantichora, atpbar = require "mantichora", require "mantichora.atpbar"
+    local logging = require "mantichora.logging"
+    local mcore <close> = mantichora()
+    local count = 0
+    -- `class` is declared, and each name of the table is a field or function of it.
+    local function covers_names(class, variable, names)
+      local start = assert(text:find("\n---@class " .. class:gsub("%p", "%%%0") .. "\n", 1), class)
+      local fields = text:sub(start + 1):match("^(.-)\n[^-]")
+      for name in pairs(names) do
+        if type(name) == "string" and not name:find("^__") then
+          count = count + 1
+          local there = fields:find("\n---@field " .. name .. "%f[^%w_]") or fields:find('["' .. name .. '"]', 1, true)
+            or text:find("\nfunction " .. variable .. "[.:]" .. name .. "%(")
+          assert.truthy(there, variable .. "." .. name)
+        end
+      end
+    end
+    covers_names("mantichora", "mantichora", mantichora)
+    covers_names("mantichora.pool", "pool", getmetatable(mcore).__index)
+    covers_names("mantichora.atpbar", "atpbar", atpbar)
+    covers_names("mantichora.bar", "bar", debug.getregistry()["mantichora.atpbar.bar"].__index)
+    covers_names("mantichora.logging", "logging", logging)
+    covers_names("mantichora.logger", "logger", getmetatable(logging.get()).__index)
+    local options = {}
+    for name in ("\n" .. read("scripts/mantichora/options.lua"):match("\nlocal pool_options = {\n(.-)\n}\n"))
+      :gmatch("\n  ([%w_]+) =") do options[name .. "?"] = true end
+    for name in pairs(options) do
+      assert.truthy(text:find("\n---@field " .. name .. " ", 1, true), name)
+    end
+    assert.is_true(count > 50)
+  end)
+
   it("links only to what is there", function()
     for _, path in ipairs(list(folder .. "/html/*.html")) do
       for target in read(path):gmatch('href="([^"]+)"') do

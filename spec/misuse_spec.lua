@@ -29,7 +29,7 @@ local cases = {
     "option 'timeout' must be a positive number of seconds: -1 is given" },
   { function() pool:run_with({ retrys = 1 }, print) end, "unknown option 'retrys' (did you mean 'retries'?)" },
   { function() pool:run_with({ nworkers = 1 }, print) end, "unknown option 'nworkers' (it is an option of the pool)" },
-  { function() pool:run_with({ [5] = 1 }, print) end, "unknown option '5' (did you mean 'name'?)" },
+  { function() pool:run_with({ [5] = 1 }, print) end, "unknown option '5' (did you mean 'key'?)" },
   { function() pool:run_multiple() end,
     "bad argument #1 to 'run_multiple' (run_multiple takes a list of functions: nil is given)" },
   { function() pool:run_multiple(print) end,

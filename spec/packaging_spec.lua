@@ -105,6 +105,8 @@ describe("packaging", function()
   it("installs what the contract lists, in its place", function()
     for _, path in ipairs {
       "bin/mantichora", "lib/lua/5.4/mantichora.so", "share/lua/5.4/mantichora/logging.lua",
+      "share/lua/5.4/mantichora.d.lua", "share/lua/5.4/mantichora/atpbar.d.lua",
+      "share/lua/5.4/mantichora/logging.d.lua",
       "lib/libmantichora.a", "lib/libmantichora.so", "lib/libmantichora.so.0", "include/mantichora.h",
       "lib/pkgconfig/mantichora.pc", "lib/cmake/mantichora/mantichora-config.cmake",
     } do
@@ -157,7 +159,8 @@ describe("packaging", function()
     end
     local variables = must("grep -rhoE 'getenv\\(\"MANTICHORA_[A-Z_]+' runtime bindings scripts/mantichora")
     for variable in variables:gmatch('"(%S+)') do
-      local ours = variable == "MANTICHORA_CHAOS" or variable == "MANTICHORA_WITHOUT" -- for tests, for benchmarks
+      local ours = variable == "MANTICHORA_CHAOS" or variable == "MANTICHORA_TEST_ROOT" -- for tests
+        or variable == "MANTICHORA_WITHOUT" -- for benchmarks
       assert.truthy(ours or got.out:find(variable, 1, true), variable)
     end
   end)
@@ -206,6 +209,47 @@ describe("packaging", function()
       works(folder .. "/with_a")
       must("cd %s && %s -static %s -o alone $(%s --static --cflags --libs mantichora)", folder, compiler, source, pc)
       works(folder .. "/alone")
+    end
+  end)
+
+  it("gives programs a run path, unless the loader looks there or it is a package", function()
+    local function has_run_path(root, libdir)
+      local pc = shell.run(("grep -c rpath '%s/%s/pkgconfig/mantichora.pc'"):format(root, libdir)).out
+      local targets = shell.run(("grep -c 'rpath' '%s/%s/cmake/mantichora/mantichora-config.cmake'"):format(root,
+        libdir)).out
+      assert.are.equal(pc, targets)
+      return pc == "1\n"
+    end
+    assert.is_false(has_run_path(prefix, "lib")) -- by DESTDIR
+    local plain = folder .. "/usual"
+    must("cmake --install %s --prefix %s", build, plain)
+    assert.is_true(has_run_path(plain, "lib"))
+    -- The line of the manual is enough; and CMake writes it into programs that are installed, too.
+    must("cd %s && cc main.c -o bare $(PKG_CONFIG_PATH=%s/lib/pkgconfig pkg-config --cflags --libs mantichora)", folder,
+      plain)
+    works(folder .. "/bare")
+    local where = folder .. "/installed"
+    must("mkdir %s", where)
+    shell.write(where .. "/CMakeLists.txt", CMAKE:format("C", version(), "../main.c", "../main.c")
+      .. "\ninstall(TARGETS shared DESTINATION bin)\n")
+    must("cmake -S %s -B %s/b '-DCMAKE_PREFIX_PATH=%s' && cmake --build %s/b", where, where, plain, where)
+    must("cmake --install %s/b --prefix %s/p", where, where)
+    works(where .. "/p/bin/shared")
+    for folder_of, expected in pairs {
+      ["/usr/lib"] = false, ["/lib"] = false, ["/usr/lib/x86_64-linux-gnu"] = false, ["/usr/lib64"] = false,
+      ["/usr/local/lib"] = true, ["/opt/lib"] = true, ["/usr/libexec"] = true,
+    } do
+      -- Where `cmake --install` would put it, without touching that: the decision alone.
+      local script = folder .. "/decide.cmake"
+      shell.write(script, ([[
+        function(file)
+          message("taken out")
+        endfunction()
+        set(mantichora_libdir "%s")
+        include("%s/runtime/runpath.cmake")
+      ]]):format(folder_of, os.getenv "PWD"))
+      local got = shell.run("env -u DESTDIR cmake -P " .. script)
+      assert.are.equal(not expected, got.err:find("taken out", 1, true) ~= nil, folder_of)
     end
   end)
 
@@ -280,6 +324,10 @@ describe("Debian package", function()
       assert.truthy(depends:find(", " .. package .. "[ ,]"), depends)
     end
     assert.falsy(depends:find("gcc") or depends:find("%-dev"), depends)
+  end)
+
+  it("has no run path", function()
+    assert.are.equal("", must("grep -rlI rpath %s/usr || true", root))
   end)
 
   it("puts the module where Debian's lua5.4 looks, and the rest where its tools do", function()

@@ -440,7 +440,7 @@ describe("inline engine", function()
         mcore:run(function() return select(2, pcall(function() for i in atpbar(2) do end end)) end)
         print(select(2, mcore:receive_one()))]]):format(method))
       local _, count = (out .. err):gsub("cannot wait for the pool inside", "")
-      assert.is_true(count == (method == "terminate" and 1 or 2), method .. ": " .. out .. err)
+      assert.equal(2, count, method .. ": " .. out .. err)
     end
   end)
 

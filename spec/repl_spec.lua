@@ -56,7 +56,7 @@ end
 local function running(lines)
   local count = 0
   for _, line in ipairs(lines) do
-    if line:find("^ +[%d.]+%% .*: .*[abc]$") then count = count + 1 end
+    if line:find("^ +[%d.]+%% .*: .*[abc]$") and not line:find("cancelled |", 1, true) then count = count + 1 end
   end
   return count
 end
@@ -95,6 +95,11 @@ describe("the prompt while tasks run", function()
       t:text("left")
       t:wait(function(lines) return last(lines) == "> left" and #lines <= size[2] end, PATIENCE)
       t:type("C-c C-d")
+      t:wait(function()
+        local seen = table.concat(t:screen(true)):gsub("%s", "")
+        return seen:find("3tasksareoutstanding:Ctrl-Doncemorestopsthem", 1, true)
+      end, PATIENCE)
+      t:type("C-d")
       assert.are.equal(0, (t:finish(PATIENCE)))
       local x, _, shown = t:cursor()
       assert.are.equal(0, x)
@@ -117,7 +122,8 @@ describe("the prompt while tasks run", function()
     t:wait(function(lines) return last(lines) == ">" and running(lines) == 0 end, PATIENCE)
     for _, line in ipairs(t:screen(true)) do
       assert.truthy(line:find("^[ab] printed %d+$") or line:find("^INFO:root:[ab] at %d+$") or line:find("^>")
-        or line:find("^mantichora ") or line:find("^ +[%d.]+%% .*|:  [ab] %(cancelled%)$") or line:find("^%d$")
+        or line:find("^mantichora ") or line:find("^help%(%) ")
+        or line:find("^ +[%d.]+%% .* cancelled |.*|:  [ab]$") or line:find("^%d$")
         or line == "", "a torn line: " .. line)
     end
   end)
@@ -248,7 +254,7 @@ describe("the prompt", function()
     t:enter("1 + 1")
     wait_text(t, "\n2\n>")
     assert.are.same({ "> half^C", "> for i = 1, 2 do", ">> x^C", "> 1 + 1", "2", ">" },
-      table.move(t:screen(), 2, 7, 1, {}))
+      table.move(t:screen(), 3, 8, 1, {}))
   end)
 
   it("leaves at Ctrl-D, but not in the middle of a line", function()
@@ -356,7 +362,7 @@ describe("history", function()
     t = open()
     t:type("Up")
     t:wait(function(lines)
-      return table.concat(lines, "\n", 2) == "> for i = 1, 1 do\n  print('a\\nb')\n  end"
+      return table.concat(lines, "\n", 3) == "> for i = 1, 1 do\n  print('a\\nb')\n  end"
     end, PATIENCE)
     t:type("Enter")
     wait_text(t, "\na\nb\n>")
@@ -467,6 +473,37 @@ describe("completion", function()
     assert.are.same({ "f" }, { complete("deep.er:", 80) })
   end)
 
+  it("tells others the names, and the values of paths", function()
+    local names, prefix, follow = complete("x = deep.er.")
+    assert.are.same({ "f", "g", "value" }, names)
+    assert.are.equal("", prefix)
+    assert.are.equal(5, follow("deep.er.value"))
+  end)
+
+  it("of modules inside of require", function()
+    shell.write(folder .. "/modules.lua", ([[
+      package.path, package.cpath = "%s/lib/?.lua;%s/lib/?/init.lua", "%s/lib/?.so"
+    ]]):format(folder, folder, folder))
+    os.execute(("mkdir -p %s/lib/big/deep %s/lib/whole %s/lib/empty"):format(folder, folder, folder))
+    for _, name in ipairs { "zebra.lua", "zed.so", "zoo.txt", "big/part.lua", "big/deep/er.lua", "whole/init.lua" } do
+      shell.write(folder .. "/lib/" .. name, "")
+    end
+    local t <close> = start(80, 24, "-i " .. folder .. "/modules.lua")
+    for typed, expected in pairs {
+      ['require "zeb'] = 'require "zebra', ["require('ze"] = "zebra  zed", ['require "zo'] = 'require "zo',
+      ['require "bi'] = 'require "big.', ['require "big.'] = "big.deep.  big.part",
+      ['x = require"who'] = 'x = require"whole',
+      ['require "mantichora.l'] = 'require "mantichora.logging', ['require "emp'] = 'require "emp',
+    } do
+      t:text(typed)
+      t:type("Tab")
+      t:wait(function(lines)
+        return last(lines) == "> " .. expected or lines[#lines - 1] == expected and last(lines) == "> " .. typed
+      end, PATIENCE)
+      t:type("C-u C-l")
+    end
+  end)
+
   it("happens at Tab", function()
     local t <close> = start(80, 24, "", "")
     t:text("=string.fo")
@@ -477,7 +514,7 @@ describe("completion", function()
     t:text("s = 'x' s:re")
     t:type("Tab")
     t:wait(function(lines)
-      return last(lines) == "> s = 'x' s:re" and #lines == 2
+      return last(lines) == "> s = 'x' s:re" and #lines == 3
     end, PATIENCE)
     t:type("C-u")
     t:enter("s = 'x'")
@@ -534,7 +571,7 @@ describe("values at the prompt", function()
     local long = {}
     for i = 1, 5000 do long[i] = i end
     local text = text_of(long)
-    assert.truthy(text:find("  100,\n  ... and 4900 more\n}$"))
+    assert.truthy(text:find(", 100,\n  ... and 4900 more\n}$"))
     local wide = {}
     for i = 1, 90 do wide[i] = setmetatable({}, { __index = wide }) for k = 1, 90 do wide[i][k] = { k } end end
     assert.is_true(#text_of(wide) < 40000)
@@ -596,5 +633,185 @@ describe("the pictures of the README", function()
         assert.truthy(picture:find(">" .. word:gsub(">", "&gt;") .. "</text>", 1, true), name .. ": " .. word)
       end
     end
+  end)
+end)
+
+describe("lists at the prompt", function()
+  local _, readable = assert(loadfile("scripts/mantichora/show.lua"))()
+
+  it("show several values a line when they are long", function()
+    local list = {}
+    for i = 1, 12 do list[i] = i * 1000 end
+    assert.are.equal("{\n  1000, 2000, 3000, 4000,\n  5000, 6000, 7000, 8000,\n  9000, 10000, 11000,\n  12000\n}",
+      readable(28, list))
+    for _, line in ipairs { readable(28, list):match("[^\n]+") } do assert.is_true(#line < 28) end
+    list.n, list[5] = 12, { 1 }
+    assert.are.equal("{\n  1000, 2000, 3000, 4000,\n  { 1 },\n  6000, 7000, 8000, 9000,\n  10000, 11000, 12000,\n  "
+      .. "n = 12\n}", readable(28, list))
+  end)
+end)
+
+describe("first steps at the prompt", function()
+  -- Lines typed where nobody is: what the program printed, without prompts.
+  local function piped(...)
+    local got = shell.run(shell.host .. " -i", { stdin = table.concat({ ... }, "\n") .. "\n", timeout = 60 })
+    return got.out:gsub("\n>[> ]*", "\n"):gsub("^[^\n]*\n", ""), got.err
+  end
+
+  it("are told of help() by the banner", function()
+    local t <close> = start(80, 24)
+    assert.truthy(table.concat(t:screen(), "\n"):find("\nhelp() ", 1, true))
+    for _, word in ipairs { "help", "?", " exit ", "quit" } do
+      t:type("C-l")
+      t:enter(word)
+      wait_text(t, word:find("[eq][xu]it") and "Ctrl-D" or "help(value)")
+    end
+    t:type("C-l")
+    t:enter("quit = 'mine'")
+    t:enter("quit")
+    wait_text(t, "> quit\nmine\n>")
+  end)
+
+  it("need no require, and touch no global that is there", function()
+    assert.are.equal("true\ttrue\ttrue\n", (piped("mantichora == require 'mantichora', "
+      .. "atpbar == require 'mantichora.atpbar', logging == require 'mantichora.logging'")):match("^.-\n"))
+    local got = shell.run(shell.host .. [[ -e "mantichora, help = 5, false" -i]],
+      { stdin = "mantichora, help, type(atpbar)\n", timeout = 60 })
+    assert.truthy(got.out:find("5\tfalse\ttable\n", 1, true))
+    got = shell.run(shell.host .. [[ -e "print(mantichora, atpbar, logging, help, _)"]])
+    assert.are.equal("nil\tnil\tnil\tnil\tnil\n", got.out)
+  end)
+
+  it("find each documented function by its value, with its arguments", function()
+    local count = 0
+    local function check(expression, name)
+      local out = piped(("help(%s)"):format(expression))
+      assert.are.equal(name, out:match("^[%w_.:]+"), expression)
+      count = count + 1
+    end
+    for _, name in ipairs { "new", "sleep", "cpu_count", "explain", "is_worker", "runid" } do
+      check("mantichora." .. name, "mantichora." .. name)
+    end
+    for _, name in ipairs { "run", "run_with", "returns", "map", "imap", "cancel", "close" } do
+      check("mantichora()." .. name, "pool:" .. name)
+    end
+    for _, name in ipairs { "wrap", "bar", "pairs", "set_renderer" } do check("atpbar." .. name, "atpbar." .. name) end
+    for _, name in ipairs { "basic_config", "get", "info" } do check("logging." .. name, "logging." .. name) end
+    check("mantichora", "mantichora")
+    check("atpbar", "atpbar")
+    check("logging", "logging")
+    check("mantichora()", "pool")
+    check("logging.get 'x'", "logger")
+    check("atpbar.bar { name = 'x' }", "bar")
+    assert.are.equal(26, count)
+    local out = piped("p = mantichora()", "help(p.run_with)")
+    assert.truthy(out:find("pool:run_with(options, f, ...)", 1, true))
+    assert.truthy(out:find("\n  f +%(function%)") and out:find("\nReturns: ") and out:find("\nRaises: "))
+  end)
+
+  it("find all that the sources document, by name", function()
+    local names = {}
+    local found = shell.run("grep -rhoE '^(-- |.?)@function [a-z_]+' scripts/mantichora bindings/show")
+    for line in found.out:gmatch("[^\n]+") do
+      names[#names + 1] = line:match("@function (%S+)$")
+    end
+    assert.is_true(#names > 40)
+    local lines = {}
+    for i, name in ipairs(names) do lines[i] = ("help %q"):format(name) end
+    local out = piped(table.unpack(lines))
+    assert.falsy(out:find("Nothing is known", 1, true))
+    assert.truthy(piped('help "options"'):find("\n  nworkers ", 1, true))
+    assert.truthy(piped('help "failure"'):find("\n  traceback ", 1, true))
+    assert.truthy(piped('help "nothing"'):find("^Nothing is known"))
+    assert.truthy(piped("help(print)"):find("none of mantichora's", 1, true))
+    assert.truthy(piped("help()"):find("man mantichora", 1, true))
+  end)
+
+  it("keep the last line's first value in _, and its last error in _ERR", function()
+    local out = piped("6 * 7, 8", "x = 1", "_", "error{ code = 5 }", "_ERR.code", "x x", "_ERR",
+      "setmetatable(_G, { __newindex = error })", "_ == _G")
+    assert.are.equal("42\t8\n42\n5\nstdin:1: syntax error near 'x'\n", out:match("^(.*)table: "))
+    assert.truthy(out:find("\ntrue\n"))
+    out = piped("p = mantichora()", "for i = 1, 3 do p:run(function() return i > 1 and i or error 'no' end) end",
+      "p:returns()", "_ERR.kind, _ERR.runid, _ERR.results[1], _ERR.results[2]")
+    assert.truthy(out:find("error\t0\t2\t3\n", 1, true))
+  end)
+
+  it("show what waits in a pool, and a table that was raised", function()
+    local t <close> = start(80, 24)
+    t:enter("p = mantichora { nworkers = 2 }")
+    t:enter("for i = 1, 3 do p:run(function() return i end) end while p:poll(9) < 3 do end")
+    t:enter("p")
+    wait_text(t, "\nmantichora: 2 workers, 0 running, 0 queued, 3 to be received\n")
+    t:enter("{ p }")
+    wait_text(t, "{ mantichora: 2 workers, 0 running, 0 queued, 3 to be received }")
+    t:enter("p:close()")
+    t:enter("p")
+    wait_text(t, "\nmantichora: closed\n")
+    t:enter("error { code = 5, list = { 'a' } }")
+    wait_text(t, '{ code = 5, list = { "a" } }\nstack traceback:')
+  end)
+
+  it("are told above the prompt, once, in a line, which task has failed", function()
+    local t <close> = start(120, 40)
+    t:enter("p = mantichora { nworkers = 1, name = 'mine' }")
+    t:enter("go = os.tmpname() os.remove(go)")
+    t:enter("function wait() while not io.open(go) do mantichora.sleep(0.01) end end")
+    t:enter("p:run(function() wait() error('first\\nsecond') end)")
+    t:enter("p:run_with({ name = 'n' }, function() os.exit(3) end)")
+    t:enter("p:run(function() mantichora.sleep(600) end)")
+    t:wait(function(lines) return last(lines) == ">" and lines[#lines - 1] == "2" end, PATIENCE)
+    t:enter("io.open(go, 'w'):close()")
+    t:text("half a li")
+    t:wait(function(lines)
+      local text = table.concat(lines, "\n")
+      return last(lines) == "> half a li" and text:find('pool "mine": task 0 [^\n]*: error: stdin:1: first second\n')
+        and text:find('pool "mine": task 1 %("n", [^\n]*%): exited: its worker exited with status 3\n')
+    end, PATIENCE)
+    t:type("C-u")
+    t:enter("p:cancel(2)")
+    t:enter("p:poll(9)")
+    t:enter("print(pcall(p.returns, p)) os.remove(go)")
+    wait_text(t, "false")
+    wait_text(t, "and 2 more tasks failed")
+    local _, count = table.concat(t:screen(true), "\n"):gsub('pool "mine": task', "")
+    assert.are.equal(2, count)
+  end)
+
+  it("are told of the first ones where many fail together", function()
+    local t <close> = start(80, 60)
+    t:enter("p = mantichora() for i = 1, 50 do p:run(error, 'no') end while p:poll(9) < 50 do end")
+    wait_text(t, "\n... and 30 more tasks have failed\n>")
+    local _, count = table.concat(t:screen(), "\n"):gsub("\ntask %d+: error: no", "")
+    assert.are.equal(20, count)
+    t:enter("p")
+    wait_text(t, "50 to be received")
+  end)
+
+  it("tell at the end of input how many tasks are outstanding, and leave at the second", function()
+    local t <close> = start(80, 24)
+    t:enter("p = mantichora { nworkers = 1 }")
+    t:enter("for i = 1, 3 do p:run(mantichora.sleep, 600) end")
+    t:type("C-d")
+    wait_text(t, "\n3 tasks are outstanding: Ctrl-D once more stops them and leaves.\n>")
+    t:enter("p:cancel(2)")
+    wait_text(t, "queued")
+    t:type("C-d")
+    wait_text(t, "\n2 tasks are outstanding:")
+    assert.is_nil(t:status())
+    t:type("C-d")
+    local status, lines = t:finish(PATIENCE)
+    assert.are.equal(0, status)
+    assert.falsy(table.concat(lines, "\n"):find("WARNING", 1, true))
+  end)
+
+  it("leave at the first end of input where nothing is outstanding, on a typewriter too", function()
+    local t <close> = start(80, 24, "", "TERM=dumb")
+    t:enter("p = mantichora() p:run(mantichora.sleep, 600)")
+    t:wait(function(lines) return last(lines) == ">" and #lines > 3 end, PATIENCE)
+    t:type("C-d")
+    wait_text(t, "1 task is outstanding: Ctrl-D once more stops it and leaves.")
+    t:type("C-d")
+    assert.are.equal(0, (t:finish(PATIENCE)))
   end)
 end)

@@ -81,6 +81,10 @@ local waits = {
   ["as_completed"] = "for _ in pool:as_completed() do end",
   ["map"] = "pool:map(function() mantichora.sleep(20) end, { 1, 2, 3 })",
   ["close"] = "pool:close()",
+  ["run"] = [[
+    local full <close> = mantichora { nworkers = 1, max_queued = 1 }
+    for _ = 1, 3 do full:run(mantichora.sleep, 20) end
+  ]],
   ["sleep"] = "mantichora.sleep(20)",
   ["a coroutine"] = "coroutine.wrap(function() pool:returns() end)()",
   ["a coroutine in a coroutine"] =
@@ -99,6 +103,24 @@ describe("Ctrl-C", function()
       assert_clean(t)
     end)
   end
+
+  it("leaves a full queue as it is: the task is not accepted", function()
+    local t <close> = start(prelude .. [[
+      local pool <close> = mantichora { nworkers = 1, max_queued = 1 }
+      local function task() mantichora.sleep(2) return "done" end
+      pool:run(task)
+      running(pool, 1)
+      pool:run(task)
+      local fine, message = pcall(pool.run, pool, task)
+      print("caught", fine, message)
+      print("received", pool:returns().n)
+    ]])
+    run(t)
+    local lines = until_prompt(t, function() t:type("C-c") end)
+    assert.are.equal(1, count_of(lines, "caught%s+false%s+%S*%s*interrupted!"), table.concat(lines, "\n"))
+    assert.are.equal(1, count_of(lines, "received%s+2"), table.concat(lines, "\n"))
+    assert_clean(t)
+  end)
 
   it("can be caught: the wait is abandoned, not the tasks", function()
     local t <close> = start(prelude .. [[

@@ -60,6 +60,19 @@ describe("a storm", function()
     end)
   end
 
+  for i, storm in ipairs {
+    { "1,0", true, "fork" }, { "2,0.002", false, "fork" }, { "3,0.01", true, "fork" }, { "4,0.01", false, "fork" },
+    { "5,0.05", true, "fork" }, { "6,0.05", false, "fork" }, { "7,0.01", true, "snapshot" },
+  } do
+    it(("of maps, chaos %s, background %s, engine %s: each end is told once"):format(table.unpack(storm)), function()
+      local rounds = math.ceil((i == 7 and 4 or 20) * scale)
+      local got = shell.run(("MANTICHORA_PROGRESS=off MANTICHORA_CHAOS=%s %s spec/support/map_storm.lua %d %s %s")
+        :format(storm[1], shell.interpreter, rounds, storm[3], storm[2]), { timeout = 60 })
+      assert.are.equal(0, got.status, got.err)
+      assert.truthy(got.err:find("fine: "), got.err)
+    end)
+  end
+
   for _, background in ipairs { true, false } do
     it("over one task at a time, background " .. tostring(background), function()
       local got = shell.run(("MANTICHORA_CHAOS=1,0.1 %s -e %s"):format(shell.interpreter, shell.quote(([[

@@ -121,7 +121,7 @@ describe("a window that changes", function()
       -- Three bars and the pool's under it, as wide as the window lets them be.
       t:wait(function(rows)
         local live = table.move(rows, #rows - 3, #rows, 1, {})
-        return #matching(live, "|: +the ") == 3 and #matching(live, "|: +t[ask]*:") == 1
+        return #matching(live, "|: +the") == 3 and #matching(live, "|: +t[ask]*:") == 1
           and fits(live, size[1], size[2])
       end)
     end
@@ -129,8 +129,8 @@ describe("a window that changes", function()
     assert.equal(0, (t:finish()))
     local rows = t:screen()
     assert.equal("end", rows[#rows])
-    assert.truthy(rows[#rows - 1]:find("100.00%% :+ |        3 /        3 |:  tasks: 0 failed$"), rows[#rows - 1])
-    assert.equal(3, #matching(rows, "100.00%% :+ |        8 /        8 |:  the name of task %d$"))
+    assert.truthy(rows[#rows - 1]:find("100.00%% :+ |        3 /        3 |:  tasks: 0 ?f"), rows[#rows - 1])
+    assert.equal(3, #matching(rows, "100.00%% :+ | +8 / +8 |:  the n.*task %d$"))
     -- tmux keeps pieces of old bars that it has folded away; but every line is there once.
     local all = t:screen(true)
     for i = 1, 8 do

@@ -1,6 +1,7 @@
 /* Runs in: parent. Purpose: commands.h. */
 #include "bindings/commands/commands.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include <lauxlib.h>
@@ -21,7 +22,7 @@ static const struct command commands[] = {
     {"top", NULL},
     {"key", NULL},
     {"busted", "commands.busted"},
-    {"jupyter", NULL},
+    {"jupyter", "commands.jupyter"},
     {NULL, NULL},
 };
 
@@ -56,17 +57,18 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 }
 
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
-  static const char *const parts[] = {"main",   "options", "expression", "template", "stream",
-                                      "report", "nearest", "busted",     "replay"};
+  static const char *const parts[] = {"main",   "options", "expression", "template",
+                                      "stream", "report",  "jupyter",    "notebook",
+                                      "cell",   "nearest", "busted",     "replay"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {
-    lua_writestringerror("%s: ", program);
-    lua_writestringerror("this version has no command '%s'; ", words[0]);
-    lua_writestringerror("a script of that name is run as ./%s\n", words[0]);
+    fprintf(stderr, "%s: this version has no command '%s'; ", program, words[0]);
+    fprintf(stderr, "a script of that name is run as ./%s\n", words[0]);
     return 255;
   }
   preload(L, "mantichora.commands.core", mch_commands_open_core);
+  preload(L, "mantichora.commands.kernel", mch_kernel_open);
   preload(L, "mantichora.commands.streams", mch_commands_open_streams);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     lua_pushfstring(L, "commands.%s", parts[i]);

@@ -22,6 +22,23 @@ const struct mch_embedded *mch_commands_find_part(const char *name);
 /* Push what the parts of map, filter and run are made of. */
 int mch_commands_open_core(lua_State *L);
 
+/* Push what a notebook is made of, a table of functions:
+ *
+ *   open(frames, lifeline, acks)
+ *                            three descriptors, as strings: the socket; the pipe whose other end
+ *                            the kernel holds; the pipe by which it says that something is shown.
+ *                            From now on bars go to the kernel.
+ *   receive()                wait for a frame while pools move on; nil: the kernel has gone
+ *   send(frame, waits)       after all that was written before; `waits`: until it is shown
+ *   call(f, ...)             true and its values; or false, the error value, its message and its
+ *                            traceback. SIGINT meanwhile raises "interrupted!", here only
+ *   is_incomplete(message)   whether code failed to compile only because it is not complete yet
+ *   part(name, environment)  what the part of the prompt returns, loaded with these globals
+ *   file(name)               the bytes of a part of scripts/commands
+ *   fields(frame)            list of the fields of a frame
+ */
+int mch_kernel_open(lua_State *L);
+
 /* Push what the part of busted takes: the streams of a task, kept in files. */
 int mch_commands_open_streams(lua_State *L);
 

@@ -2,7 +2,7 @@
  *
  * Every access to the file locks it. It is trimmed by a rename of a new file over it, so that it is
  * whole at every moment; a session that holds the lock of the old file then opens it again. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "history.h"
 
 #include <errno.h>
@@ -33,17 +33,22 @@ static bool make_folders(char *path) {
   return true;
 }
 
+static char *joined(const char *path, const char *rest) {
+  size_t size = strlen(path) + strlen(rest) + 1;
+  char *whole = malloc(size);
+  if (whole != NULL)
+    snprintf(whole, size, "%s%s", path, rest);
+  return whole;
+}
+
 char *mch_history_path(void) {
   const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
   char *path = NULL;
-  int length = -1;
   if (state != NULL && state[0] == '/')
-    length = asprintf(&path, "%s/mantichora/history", state);
+    path = joined(state, "/mantichora/history");
   else if (home != NULL && home[0] == '/')
-    length = asprintf(&path, "%s/.local/state/mantichora/history", home);
-  if (length < 0)
-    return NULL;
-  if (make_folders(path))
+    path = joined(home, "/.local/state/mantichora/history");
+  if (path == NULL || make_folders(path))
     return path;
   free(path);
   return NULL;
@@ -110,11 +115,11 @@ static size_t count_lines(FILE *file) {
 
 /* The rest of the file from line `first` on, to a new one in its place. */
 static void cut(FILE *file, const char *path, size_t first) {
-  char *name = NULL;
+  char *name = joined(path, ".XXXXXX");
   FILE *to;
   size_t line = 0;
   int c, fd;
-  if (asprintf(&name, "%s.XXXXXX", path) < 0)
+  if (name == NULL)
     return;
   fd = mkstemp(name); /* mode 0600 */
   to = fd >= 0 ? fdopen(fd, "w") : NULL;

@@ -27,9 +27,7 @@ static void on_sigint(int signal_number) {
     lua_sethook(running, raise_interrupted, events, 1);
 }
 
-/* The message handler: errors become strings with a traceback; those that know how to become a
- * string stay without. */
-static int add_traceback(lua_State *L) {
+int mch_lcall_traceback(lua_State *L) {
   const char *message = lua_tostring(L, 1);
   if (message == NULL) {
     if (luaL_callmeta(L, 1, "__tostring") && lua_type(L, -1) == LUA_TSTRING)
@@ -40,19 +38,24 @@ static int add_traceback(lua_State *L) {
   return 1;
 }
 
-int mch_lcall(lua_State *L, int count, bool with_traceback) {
-  int handler = lua_gettop(L) - count;
+int mch_lcall_under(lua_State *L, int count, int handler) {
   struct sigaction action = {0};
   struct sigaction before;
   int status;
-  lua_pushcfunction(L, add_traceback);
-  lua_insert(L, handler);
   running = L;
   action.sa_handler = on_sigint;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, &before);
-  status = lua_pcall(L, count, LUA_MULTRET, with_traceback ? handler : 0);
+  status = lua_pcall(L, count, LUA_MULTRET, handler);
   sigaction(SIGINT, &before, NULL);
+  return status;
+}
+
+int mch_lcall(lua_State *L, int count, bool with_traceback) {
+  int handler = lua_gettop(L) - count, status;
+  lua_pushcfunction(L, mch_lcall_traceback);
+  lua_insert(L, handler);
+  status = mch_lcall_under(L, count, with_traceback ? handler : 0);
   lua_remove(L, handler);
   return status;
 }

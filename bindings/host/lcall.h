@@ -14,6 +14,13 @@
  * in Lua, and ends the process if it comes twice. Returns Lua's status. */
 int mch_lcall(lua_State *L, int count, bool with_traceback);
 
+/* The same with a message handler at this index, which stays there; 0: none. */
+int mch_lcall_under(lua_State *L, int count, int handler);
+
+/* The message handler for a traceback: errors become strings; those that know how to become one
+ * stay without. */
+int mch_lcall_traceback(lua_State *L);
+
 /* If `status` tells of an error, print the message on top of the stack to stderr, after `program`
  * and a colon unless that is NULL, and pop it. Returns `status`. */
 int mch_lcall_report(lua_State *L, int status, const char *program);

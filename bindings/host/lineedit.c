@@ -3,7 +3,7 @@
  * libedit turns keys into changes of a line, and keeps the chunks that were typed before. It never
  * draws: its output goes to the null device. What is seen is drawn by output.h, so that the line,
  * the bars above it and what tasks say share one frame; and while no key comes, pools move on. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "lineedit.h"
 
 #if defined(MANTICHORA_LIBEDIT)
@@ -25,7 +25,7 @@
 #include "history.h"
 #include "runtime/show/hold.h"
 #include "lcall.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/pool/lpool.h"
 #include "runtime/show/output.h"
 #include "runtime/base/platform.h"
@@ -40,6 +40,7 @@ struct mch_lineedit {
   locale_t locale;    /* in which characters beyond ASCII are letters */
   char *path;         /* of the history's file; NULL: none */
   int complete;       /* registry reference of the function for completion */
+  int failures;       /* and of what tells of failed tasks */
   const char *prompt; /* of the line that is being edited */
   int pending[4];     /* bytes that were read too early, the first one last */
   int pendings;       /* how many there are */
@@ -216,9 +217,12 @@ static bool has_key(uint64_t deadline) {
   return mch_platform_await(&input, 1, deadline, NULL);
 }
 
+/* await(failures): whether a key is there, and what is to be told. */
 static int await_key(lua_State *L) {
-  lua_pushboolean(L, mch_lpool_await(L, STDIN_FILENO, has_come));
-  return 1;
+  lua_pushboolean(L, mch_lpool_await_failure(L, STDIN_FILENO, has_come));
+  lua_insert(L, 1);
+  lua_call(L, 0, 1);
+  return 2;
 }
 
 /* Wait while pools move on: whether a key is there. What their handlers raise is told. */
@@ -228,9 +232,14 @@ static bool wait_for_key(struct mch_lineedit *edit) {
   bool there = false;
   const char *message;
   lua_pushcfunction(L, await_key);
-  if (mch_lcall(L, 0, false) == LUA_OK) {
-    there = lua_toboolean(L, -1);
-    lua_pop(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, edit->failures);
+  if (mch_lcall(L, 1, false) == LUA_OK) {
+    size_t length;
+    there = lua_toboolean(L, -2);
+    message = lua_tolstring(L, -1, &length);
+    if (message != NULL)
+      mch_output_lines(edit->output, STDOUT_FILENO, message, length);
+    lua_pop(L, 2);
     return there;
   }
   message = lua_tostring(L, -1);
@@ -453,10 +462,11 @@ static locale_t enter_locale(const struct mch_lineedit *edit) {
 }
 
 struct mch_lineedit *mch_lineedit_new(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   struct mch_lineedit *edit = NULL;
   bool opened;
   locale_t before;
+  int failures = luaL_ref(L, LUA_REGISTRYINDEX);
   int complete_with = luaL_ref(L, LUA_REGISTRYINDEX);
   if (isatty(STDIN_FILENO) && mch_output_can_edit(output))
     edit = calloc(1, sizeof *edit);
@@ -464,6 +474,7 @@ struct mch_lineedit *mch_lineedit_new(lua_State *L) {
     return NULL;
   edit->output = mch_output_ref(output);
   edit->complete = complete_with;
+  edit->failures = failures;
   edit->locale = letters();
   before = enter_locale(edit);
   opened = open_editor(edit);
@@ -561,7 +572,7 @@ void mch_lineedit_free(struct mch_lineedit *edit) {
 #else
 
 struct mch_lineedit *mch_lineedit_new(lua_State *L) {
-  lua_pop(L, 1);
+  lua_pop(L, 2);
   return NULL;
 }
 

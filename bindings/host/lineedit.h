@@ -15,9 +15,10 @@ enum mch_typed {
   MCH_TYPED_CTRL_C /* the line, and those before it that belong to the chunk, are abandoned */
 };
 
-/* An editor for standard input, or NULL. The function on top of the stack, which is popped, is
- * called for completion: complete(text before the cursor, columns of the screen), and returns what
- * to insert, and lines to show above the prompt, if any. */
+/* An editor for standard input, or NULL. Two functions on top of the stack are popped.
+ * complete(text before the cursor, columns of the screen) returns what to insert, and lines to show
+ * above the prompt, if any. failures() is called when tasks have failed, and returns lines to show,
+ * or nil. */
 struct mch_lineedit *mch_lineedit_new(lua_State *L);
 
 /* Let a line be edited, and push it without its newline if there is one. The prompt may be of

@@ -8,10 +8,11 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/encoding.h"
 #include "bindings/values/items.h"
 #include "bindings/values/number.h"
+#include "bindings/values/steady.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
@@ -46,7 +47,14 @@ struct batching {
   int encoding;      /* `encoder` is ready */
   lua_Integer count; /* items that are in the message, which is so long then */
   size_t length;
+  int classes; /* stack index of the list of the classes that go with the function, [class] = id */
+  int found;   /* likewise, of those that were found in an item */
 };
+
+/* User values of a group: its pool, and the classes of its objects. */
+enum { GROUP_POOL = 1, GROUP_CLASSES };
+
+enum { MOST_CLASSES = 50 };
 
 /* Items that are not plain are encoded after the function. The baseline come to stand at index 1.
  */
@@ -58,7 +66,72 @@ static void begin_items(lua_State *L, struct batching *batching) {
   mch_lrun_set_up_encoder(L, lpool, &batching->encoder);
   batching->encoder.kind = MCH_SEND_ITEM;
   batching->encoder.spans = &lpool->spans; /* what would be in them is too large for a batch */
+  batching->encoder.own = batching->classes;
+  batching->encoder.found = batching->found;
   batching->encoding = 1;
+}
+
+/* Encode the function at index 2 with the classes that go with it, behind which the items come. */
+static void encode_function_with_classes(lua_State *L, struct batching *batching) {
+  struct lpool *lpool = batching->lpool;
+  struct lgroup *lgroup = batching->lgroup;
+  int first = lua_gettop(L) + 1, count = (int)lua_rawlen(L, batching->classes), i;
+  luaL_checkstack(L, count + 8, NULL);
+  lua_pushvalue(L, 2);
+  for (i = 1; i <= count; i++)
+    lua_rawgeti(L, batching->classes, i);
+  lgroup->kind = UNSTEADY;
+  if (mch_steady_is(L, 1, first, 1 + count)) {
+    mch_lrun_begin_encoding(L, lpool, &batching->encoder);
+    batching->encoder.classes_from = 1;
+    batching->encoding = 0;
+    mch_encode(L, &batching->encoder, first, 1 + count);
+    lpool->holds |= batching->encoder.classes > 0;
+    mch_buf_clear(&lgroup->function);
+    mch_buf_clear(&lgroup->ids);
+    mch_buf_append(&lgroup->function, lpool->graph.data, lpool->graph.length);
+    mch_buf_append(&lgroup->ids, lpool->ids.data, lpool->ids.length);
+    if (lpool->graph.failed == 0 && lpool->ids.failed == 0 && lgroup->function.failed == 0 &&
+        lgroup->ids.failed == 0 &&
+        !batching->encoder.assigns) /* each task has globals as they were */
+      lgroup->kind = mch_steady_watch(L, &lgroup->steady, 1, first, 1 + count) ? STEADY : UNSTEADY;
+  }
+  lua_settop(L, first - 1);
+}
+
+/* The classes of an item that was encoded go with the function from now on, if that may be shared
+ * with them. 1: so it is, and what was encoded so far does not fit any more. */
+static int take_classes(lua_State *L, struct batching *batching) {
+  lua_Integer known = (lua_Integer)lua_rawlen(L, batching->classes), n = known, i;
+  lua_Integer count = (lua_Integer)lua_rawlen(L, batching->found);
+  for (i = 1; i <= count; i++) {
+    lua_rawgeti(L, batching->found, i);
+    if (n < MOST_CLASSES && batching->lgroup->shares) {
+      lua_pushvalue(L, -1);
+      lua_rawseti(L, batching->classes, ++n);
+      lua_pushvalue(L, -1);
+      lua_pushboolean(L, 1);
+      lua_rawset(L, batching->classes);
+    }
+    lua_pop(L, 1);
+    lua_pushnil(L);
+    lua_rawseti(L, batching->found, i);
+  }
+  if (n == known)
+    return 0;
+  encode_function_with_classes(L, batching);
+  if (batching->lgroup->kind == STEADY)
+    return 1;
+  batching->lgroup->shares = 0; /* not even with these: then as it was */
+  for (; n > known; n--) {
+    lua_rawgeti(L, batching->classes, n);
+    lua_pushnil(L);
+    lua_rawset(L, batching->classes);
+    lua_pushnil(L);
+    lua_rawseti(L, batching->classes, n);
+  }
+  encode_function_with_classes(L, batching);
+  return 1;
 }
 
 /* Append the item on top: u32 length and its graph; pops it. A packed one has several values. 0: it
@@ -82,6 +155,7 @@ static int encode_item(lua_State *L, struct batching *batching, int is_packed) {
   begin_items(L, batching);
   mch_buf_u32(graph, 0);
   is_large = mch_encode(L, &batching->encoder, lua_gettop(L) - count + 1, count);
+  batching->lpool->holds |= batching->encoder.classes > 0;
   lua_settop(L, item - 1);
   if (graph->failed != 0)
     luaL_error(L, "not enough memory to send the task");
@@ -96,38 +170,48 @@ static int encode_item(lua_State *L, struct batching *batching, int is_packed) {
 /* The function at index 2 goes with many items if no call can change it. All of them get it as it
  * is now; so it is looked at and encoded once. */
 static void encode_function(lua_State *L, struct batching *batching) {
-  struct lpool *lpool = batching->lpool;
-  struct lgroup *lgroup = batching->lgroup;
-  mch_lserve_take_baseline(L, lpool);
-  lgroup->kind = UNSTEADY;
-  if (!mch_items_is_steady(L, 2))
-    return;
-  mch_lrun_begin_encoding(L, lpool, &batching->encoder);
-  mch_encode(L, &batching->encoder, 2, 1);
-  if (batching->encoder.assigns)
-    return; /* globals go along, and each task has them as they were */
-  mch_buf_append(&lgroup->function, lpool->graph.data, lpool->graph.length);
-  mch_buf_append(&lgroup->ids, lpool->ids.data, lpool->ids.length);
-  if (lpool->graph.failed == 0 && lpool->ids.failed == 0 && lgroup->function.failed == 0 &&
-      lgroup->ids.failed == 0)
-    lgroup->kind = STEADY;
+  mch_lserve_take_baseline(L, batching->lpool);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, batching->lpool->task.baseline);
+  lua_replace(L, 1);
+  batching->lgroup->shares = 1;
+  encode_function_with_classes(L, batching);
 }
 
-/* encode_batch(batching, function, list, from, count, packed): number of items that are in
+/* The message begins with the function. */
+static void begin_batch(struct batching *batching) {
+  struct lpool *lpool = batching->lpool;
+  mch_lrun_clear_message(lpool);
+  mch_buf_append(&lpool->graph, batching->lgroup->function.data, batching->lgroup->function.length);
+  mch_buf_append(&lpool->ids, batching->lgroup->ids.data, batching->lgroup->ids.length);
+}
+
+/* Push the list of the group's classes, and an empty one. */
+static void push_classes(lua_State *L, struct batching *batching) {
+  if (lua_getiuservalue(L, 7, GROUP_CLASSES) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, 7, GROUP_CLASSES);
+  }
+  batching->classes = lua_gettop(L);
+  lua_newtable(L);
+  batching->found = lua_gettop(L);
+}
+
+/* encode_batch(batching, function, list, from, count, packed, group): number of items that are in
  * lpool->graph now, behind the function; 0 if it has to be sent anew for each. */
 static int encode_batch(lua_State *L) {
   struct batching *batching = lua_touserdata(L, 1);
   struct lpool *lpool = batching->lpool;
   lua_Integer from = lua_tointeger(L, 4), most = lua_tointeger(L, 5), count = 0;
   int is_packed = lua_toboolean(L, 6), is_raw = !lua_getmetatable(L, 3);
-  lua_settop(L, 6);
-  if (batching->lgroup->kind == UNSEEN)
-    encode_function(L, batching);
+  lua_settop(L, 7);
+  push_classes(L, batching);
+  if (batching->lgroup->kind == UNSEEN || !mch_steady_is_same(L, &batching->lgroup->steady))
+    encode_function(L, batching); /* an iterator may change what the next items are to find */
   if (batching->lgroup->kind == UNSTEADY)
     return 0;
-  mch_lrun_clear_message(lpool);
-  mch_buf_append(&lpool->graph, batching->lgroup->function.data, batching->lgroup->function.length);
-  mch_buf_append(&lpool->ids, batching->lgroup->ids.data, batching->lgroup->ids.length);
+  begin_batch(batching);
   while (count < most && lpool->graph.length < BATCH_BYTES) {
     if (is_raw && !is_packed)
       count += (lua_Integer)mch_items_put_integers(&lpool->graph, BATCH_BYTES, L, 3, from + count,
@@ -139,13 +223,21 @@ static int encode_batch(lua_State *L) {
     lua_geti(L, 3, from + count);
     if (!encode_item(L, batching, is_packed))
       break;
+    if (batching->encoding && batching->encoder.classes > 0 && take_classes(L, batching)) {
+      if (batching->lgroup->kind == UNSTEADY)
+        return 0;
+      begin_batch(batching);
+      count = 0;
+      continue;
+    }
     count++;
   }
   lua_pushinteger(L, count);
   return 1;
 }
 
-/* Call encode_batch() with the function and what is behind it, from index 4 on: how many items are
+/* Call encode_batch() with the function and what is behind it, from index 4 on, and the group at 2:
+ * how many items are
  * in the message. -1: the first one cannot be sent, for the reason on top of the stack; one that is
  * not the first ends the batch, and is tried again as the first of the next. */
 static lua_Integer encode_items(lua_State *L, struct batching *batching) {
@@ -154,8 +246,9 @@ static lua_Integer encode_items(lua_State *L, struct batching *batching) {
   lua_pushcfunction(L, encode_batch);
   lua_pushlightuserdata(L, batching);
   lua_rotate(L, 4, 2);
+  lua_pushvalue(L, 2);
   lpool->encoding = 1;
-  status = lua_pcall(L, 6, 1, 0);
+  status = lua_pcall(L, 7, 1, 0);
   lpool->encoding = 0;
   if (status == LUA_OK)
     return lua_tointeger(L, -1);
@@ -223,9 +316,10 @@ int mch_core_run_batch(lua_State *L) {
 
 /* Keep the answer of an item: a single value in the table at 1; where there are several, or a nil,
  * all of them, packed, in that at 2 if there is one. */
-static void store_answer(lua_State *L, const unsigned char *graph, size_t length,
-                         lua_Integer index) {
-  int top = lua_gettop(L), count = mch_ltake_decode_graph(L, graph, length, MCH_SEND_RESULT, 0);
+static void store_answer(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
+                         size_t length, lua_Integer index) {
+  int top = lua_gettop(L);
+  int count = mch_ltake_decode_graph(L, lpool, graph, length, MCH_SEND_RESULT, 0);
   if (lua_isnil(L, 2) || (count == 1 && !lua_isnil(L, top + 1))) {
     lua_settop(L, top + 1);
     lua_rawseti(L, 1, index);
@@ -283,7 +377,7 @@ static int store_answers(lua_State *L) {
     if (length == MCH_ANSWER_APART)
       continue;
     if (!mch_items_get(L, at, length))
-      store_answer(L, at, length, index);
+      store_answer(L, weighing->lpool, at, length, index);
     else if (!packs || !lua_isnil(L, -1))
       lua_rawseti(L, 1, index);
     else {
@@ -315,7 +409,7 @@ static void tell_sinks_of_batch(lua_State *L, struct lpool *lpool) {
     return;
   memset(&lpool->answers, 0, sizeof lpool->answers);
   lpool->handing++;
-  mch_atpbar_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
+  mch_loutput_tell(L, lpool->output); /* raises nothing: these answers are held by nobody else */
   lpool->handing--;
   mch_buf_free(&lpool->answers.graphs);
   lpool->answers = answers;
@@ -383,6 +477,7 @@ int mch_core_take_batch(lua_State *L) {
   lua_pushlightuserdata(L, &weighing);
   mch_ltake_call_in_bulk(L, lpool, 6, 0);
   mch_buf_free(&answers->graphs);
+  mch_lserve_release_classes(L, lpool);
   lua_pushinteger(L, count);
   lua_pushinteger(L, first);
   lua_pushinteger(L, last);

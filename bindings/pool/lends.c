@@ -106,6 +106,8 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
     mch_pool_discard(pool, lpool->held);
     lpool->held = next;
   }
+  mch_task_free(lpool->group.cause);
+  lpool->group.cause = NULL;
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->places);
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_pool_free(pool);
@@ -113,6 +115,8 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_lserve_release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->causes);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);
   mch_parent_heap_restore(L, &lpool->task.heap);
   mch_buf_free(&lpool->graph);
   mch_buf_free(&lpool->spans);
@@ -154,16 +158,22 @@ static void end_now(lua_State *L, struct lpool *lpool) {
 /* A pool that nobody closed: its workers end now. In a process that did not make it, nothing. */
 int mch_lends_pool_gc(lua_State *L) {
   struct lpool *lpool = mch_lpool_to_pool(L);
+  struct mch_output *output;
   if (lpool->pool == NULL) {
     mch_mark_free(&lpool->mark);
     return 0;
   }
   if (!mch_mark_is_ours(&lpool->mark))
     return 0;
+  output = mch_output_ref(lpool->output);
   if (lpool->started)
     mch_notices_collected(L, mch_pool_unfinished(lpool->pool, NULL),
                           mch_pool_failed(lpool->pool, &lpool->group, 0));
+  mch_output_finalize(output, 1);
+  lpool->listens = 0; /* the object goes: only the sink of a program in C is told */
   end_now(L, lpool);
+  mch_output_finalize(output, 0);
+  mch_output_unref(output);
   return 0;
 }
 

@@ -130,22 +130,24 @@ static void set_how_it_ended(lua_State *L, const struct mch_event *event) {
     mch_lpool_set_integer(L, "exitcode", result->exitcode);
 }
 
-/* Called with the values of an event: push them. */
+/* Called with the pool and an event: push its values. */
 static int decode_values(lua_State *L) {
-  const struct mch_event *event = lua_touserdata(L, 1);
+  const struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_event *event = lua_touserdata(L, 2);
   int count;
   lua_settop(L, 0);
-  count = mch_ltake_decode_graph(L, event->values, event->length, MCH_SEND_EMITTED, 0);
+  count = mch_ltake_decode_graph(L, lpool, event->values, event->length, MCH_SEND_EMITTED, 0);
   mch_ltake_pack_values(L, lua_gettop(L) - count + 1);
   return 1;
 }
 
 /* The field `values` of the table on top; or `lost`, why they cannot be had here. */
-static void set_values(lua_State *L, struct mch_event *event) {
+static void set_values(lua_State *L, struct lpool *lpool, struct mch_event *event) {
   int status;
   lua_pushcfunction(L, decode_values);
+  lua_pushlightuserdata(L, lpool);
   lua_pushlightuserdata(L, event);
-  status = mch_lwatch_pcall(L, 1, 1, 0);
+  status = mch_lwatch_pcall(L, 2, 1, 0);
   lua_setfield(L, -2, status == LUA_OK ? "values" : "lost");
 }
 
@@ -180,7 +182,7 @@ static void push_event(lua_State *L, struct lpool *lpool, struct mch_event *even
   }
   mch_lpool_set_integer(L, "attempt", event->attempt);
   if (event->type == MCH_EVENT_EMITTED)
-    set_values(L, event);
+    set_values(L, lpool, event);
   if (event->type != MCH_EVENT_ENDED && event->type != MCH_EVENT_RETRIED)
     return;
   set_text(L, "kind", mch_kind_word(event->kind));
@@ -381,15 +383,17 @@ void mch_levents_tell(lua_State *L, struct lpool *lpool) {
 
 void mch_levents_tell_last(lua_State *L, struct lpool *lpool) {
   struct mch_context *context = mch_context_get(L);
-  if (!lpool->listening || context->sinks.task == NULL || !lua_checkstack(L, LUA_MINSTACK))
+  size_t patience = 100000; /* without memory nothing can be told */
+  if (!lpool->listening || context->telling || !lua_checkstack(L, LUA_MINSTACK))
     return;
   mch_pool_end_all(lpool->pool);
-  lpool->listens = 0;
   context->telling = 1;
-  lua_pushcfunction(L, tell_all);
-  lua_pushlightuserdata(L, lpool);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-    lua_pop(L, 1);
+  do { /* one that raises ends only its own call */
+    lua_pushcfunction(L, tell_all);
+    lua_pushlightuserdata(L, lpool);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+      lua_pop(L, 1);
+  } while (mch_pool_has_events(lpool->pool) && patience-- > 0);
   context->telling = 0;
 }
 

@@ -3,7 +3,9 @@
 #include "lpool_state.h"
 
 #include <lauxlib.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,7 +14,7 @@
 #include "bindings/part.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/text.h"
 #include "runtime/base/chaos.h"
 #include "runtime/base/decimal.h"
@@ -20,6 +22,7 @@
 #include "runtime/base/platform.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/worker.h"
+#include "runtime/pool/jobserver.h"
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 
@@ -75,6 +78,27 @@ static int core_counts(lua_State *L) {
   return 5;
 }
 
+/* summary(pool): the line that a pool ends with which leaves only bars of what failed; nil: none.
+ */
+static int core_summary(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  struct mch_pool_tally tally;
+  char seconds[MCH_DECIMAL_ROOM], cancelled[40] = "", text[200];
+  uint64_t all;
+  mch_pool_get_tally(lpool->pool, &tally);
+  all = tally.ok + tally.failed + tally.cancelled;
+  if (!lpool->leave_failed || !lpool->shows_bars || all == 0 ||
+      !mch_output_shows_bars(lpool->output))
+    return 0;
+  if (tally.cancelled > 0)
+    snprintf(cancelled, sizeof cancelled, ", %" PRIu64 " cancelled", tally.cancelled);
+  mch_decimal_fixed(seconds, (double)tally.elapsed / 1e9, 1);
+  snprintf(text, sizeof text, "%" PRIu64 " task%s: %" PRIu64 " ok, %" PRIu64 " failed%s, %.20s s\n",
+           all, all == 1 ? "" : "s", tally.ok, tally.failed, cancelled, seconds);
+  mch_output_lines(lpool->output, 2, text, strlen(text));
+  return 0;
+}
+
 static int core_start(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct mch_error error;
@@ -105,6 +129,45 @@ static int core_workers(lua_State *L) {
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
   return 1;
+}
+
+/* end_inline(pool): what workers do as they leave, where there are none. */
+static int core_end_inline(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lpool->task.L = L;
+  mch_ltask_end(&lpool->task);
+  return 0;
+}
+
+/* auto_workers(): how many workers "auto" means here; whether the jobserver of make hands out what
+ * they need to run; and what is to be told of it, or nil. */
+static int core_auto_workers(lua_State *L) {
+  char why[MCH_JOBSERVER_WHY];
+  unsigned jobs, count = mch_platform_cpu_count();
+  enum mch_jobserver found = mch_jobserver_open(getenv("MAKEFLAGS"), &jobs, why);
+  if (found == MCH_JOBSERVER_READY)
+    mch_jobserver_close(); /* the pool has it open */
+  if (found == MCH_JOBSERVER_UNUSABLE)
+    count = 1;
+  else if (found == MCH_JOBSERVER_READY && jobs > 0 && jobs < count)
+    count = jobs;
+  lua_pushinteger(L, (lua_Integer)count);
+  lua_pushboolean(L, found == MCH_JOBSERVER_READY);
+  if (*why == '\0')
+    return 2;
+  lua_pushstring(L, why);
+  return 3;
+}
+
+/* resize(pool, nworkers, jobserver) */
+static int core_resize(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lpool->nworkers = (unsigned)luaL_checkinteger(L, 2);
+  lpool->task.heap.nworkers = (int)lpool->nworkers;
+  mch_pool_resize(lpool->pool, lpool->nworkers, lua_toboolean(L, 3) ? getenv("MAKEFLAGS") : NULL);
+  if (lpool->started)
+    mch_lserve_pump(L, lpool, 0);
+  return 0;
 }
 
 /* cancel(pool, runid): "queued", "running" or nil. */
@@ -225,6 +288,14 @@ static uint64_t time_field(lua_State *L, const char *name) {
   return mch_lrun_nanoseconds(seconds);
 }
 
+/* A reference to it, or LUA_NOREF. */
+static int function_field(lua_State *L, const char *name) {
+  if (lua_getfield(L, 1, name) != LUA_TNIL)
+    return luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pop(L, 1);
+  return LUA_NOREF;
+}
+
 /* Faults on purpose, as the environment wants them: see chaos.h. */
 static void configure_chaos(lua_State *L, struct mch_chaos *chaos) {
   struct mch_error error;
@@ -248,6 +319,10 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.nworkers = lpool->nworkers = (unsigned)integer_field(L, "nworkers");
   lpool->task.heap.nworkers = (int)config->engine.nworkers;
   config->engine.max_tasks_per_worker = (uint64_t)integer_field(L, "max_tasks_per_worker");
+  config->engine.max_memory_per_worker = (uint64_t)integer_field(L, "max_memory_per_worker");
+  config->makeflags = flag_field(L, "jobserver") ? getenv("MAKEFLAGS") : NULL;
+  config->min_free_memory = (uint64_t)integer_field(L, "min_free_memory");
+  config->memory_root = getenv("MANTICHORA_TEST_ROOT"); /* for our tests */
   config->engine.timeout = time_field(L, "timeout");
   config->engine.grace = 500000000u;
   config->engine.limit_cpu = (uint64_t)integer_field(L, "limit_cpu");
@@ -256,6 +331,8 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   if (lpool->task.memory > 0)
     config->engine.limit_memory = lpool->task.memory + MEMORY_SLACK;
   config->engine.bars = flag_field(L, "progressbar") && !context->hides_bars;
+  config->engine.leave_failed = lpool->leave_failed = flag_field(L, "leave_failed");
+  lpool->shows_bars = config->engine.bars;
   lpool->task.hides_bars = !config->engine.bars;
   config->engine.log_level = context->worker != NULL ? INT_MIN : context->log_level;
   config->engine.output = lpool->output;
@@ -270,7 +347,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
  * max_tasks_per_worker (0: none), seed, init, poolbar (its name, if it is wanted), and the flags
- * inline, background, progressbar. */
+ * inline, background, progressbar, leave_failed. */
 static int core_new(lua_State *L) {
   struct mch_pool_config config;
   struct mch_error error;
@@ -279,13 +356,15 @@ static int core_new(lua_State *L) {
   struct lpool *lpool;
   luaL_checktype(L, 1, LUA_TTABLE);
   mch_notices_tell(L);
-  output = mch_atpbar_output(L); /* made before the pool, so that it is finalized after it */
+  output = mch_loutput_get(L); /* made before the pool, so that it is finalized after it */
   lpool = lua_newuserdatauv(L, sizeof *lpool, 1);
   memset(lpool, 0, sizeof *lpool);
   mch_mark_make(&lpool->mark);
-  lpool->task.baseline = lpool->task.init = lpool->task.mapped = lpool->task.factories = LUA_NOREF;
+  lpool->task.baseline = lpool->task.init = lpool->task.fini = lpool->task.mapped =
+      lpool->task.factories = LUA_NOREF;
+  lpool->task.mapped_own = lpool->task.steady.anchors = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
-  lpool->lent = lpool->warned = lpool->places = LUA_NOREF;
+  lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = mch_lwait_main_thread(L);
@@ -293,11 +372,13 @@ static int core_new(lua_State *L) {
   lpool->task.output = lpool->output;
   lpool->task.seed = (lua_Integer)integer_field(L, "seed");
   lpool->main_hooks = mch_lwait_hooks_of(mch_lwait_main_thread(L));
-  if (lua_getfield(L, 1, "init") != LUA_TNIL)
-    lpool->task.init = luaL_ref(L, LUA_REGISTRYINDEX);
-  else
-    lua_pop(L, 1);
+  lpool->task.init = function_field(L, "init");
+  lpool->task.fini = function_field(L, "fini");
   lpool->keep_gc = flag_field(L, "keep_gc");
+  lpool->max_queued = (size_t)integer_field(L, "max_queued");
+  lua_getfield(L, 1, "halt");
+  lpool->group.halt = mch_lpool_halt_arg(L, -1);
+  lua_pop(L, 1);
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
   mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -346,8 +427,12 @@ int mch_lpool_open(lua_State *L) {
                                   {"is_closed", core_is_closed},
                                   {"pump", mch_core_pump},
                                   {"counts", core_counts},
+                                  {"summary", core_summary},
                                   {"start", core_start},
                                   {"workers", core_workers},
+                                  {"auto_workers", core_auto_workers},
+                                  {"resize", core_resize},
+                                  {"end_inline", core_end_inline},
                                   {"cancel", core_cancel},
                                   {"cancel_all", core_cancel_all},
                                   {"quit", mch_core_quit},
@@ -356,6 +441,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"hand_over", mch_core_hand_over},
                                   {"failed", mch_core_failed},
                                   {"drop", mch_core_drop},
+                                  {"untold", mch_core_untold},
                                   {"leaving", mch_core_leaving},
                                   {"logging", core_logging},
                                   {"argument", mch_core_argument},
@@ -364,7 +450,8 @@ int mch_lpool_open(lua_State *L) {
                                   {"unfinished", mch_core_unfinished},
                                   {"run_many", mch_core_run_many},
                                   {"group", mch_core_group},
-                                  {"abandon", mch_core_abandon},
+                                  {"abandon", mch_core_leave},
+                                  {"go_on", mch_core_go_on},
                                   {"run_in", mch_core_run_in},
                                   {"run_batch", mch_core_run_batch},
                                   {"take_batch", mch_core_take_batch},
@@ -399,6 +486,8 @@ int mch_lpool_open(lua_State *L) {
   mch_context_get(L)->tell_log_level = mch_lpools_log_threshold;
   mch_notices_open(L);
   luaL_newlib(L, core);
+  mch_ltake_push_kinds(L);
+  lua_setfield(L, -2, "kinds");
   if (luaL_newmetatable(L, TASKS)) {
     lua_pushcfunction(L, mch_lrun_tasks_gc);
     lua_setfield(L, -2, "__gc");
@@ -412,7 +501,7 @@ int mch_lpool_open(lua_State *L) {
   if (luaL_newmetatable(L, GROUP)) {
     lua_pushcfunction(L, mch_core_abandon);
     lua_setfield(L, -2, "__gc");
-    lua_pushcfunction(L, mch_core_abandon);
+    lua_pushcfunction(L, mch_core_leave);
     lua_setfield(L, -2, "__close");
   }
   lua_pop(L, 1);

@@ -34,4 +34,7 @@ uint64_t mch_lpool_due(lua_State *L);
  * `woken` says so, which is asked with all signals blocked (0). For a prompt. */
 int mch_lpool_await(lua_State *L, int fd, int (*woken)(void));
 
+/* The same, and until a task has failed of which untold() of the core did not tell (0). */
+int mch_lpool_await_failure(lua_State *L, int fd, int (*woken)(void));
+
 #endif

@@ -210,6 +210,24 @@ uint64_t mch_lpool_deadline_arg(lua_State *L, int index) {
   return seconds > 1e9 ? MCH_NEVER : mch_now() + (uint64_t)(seconds * 1e9);
 }
 
+/* What options.lua has made of `halt`: a table with `how`, `after` and `share`; nil: never. */
+struct mch_halt mch_lpool_halt_arg(lua_State *L, int index) {
+  struct mch_halt halt = {MCH_HALT_NEVER, 0, 0};
+  int top = lua_gettop(L);
+  if (!lua_istable(L, index))
+    return halt;
+  index = lua_absindex(L, index);
+  lua_getfield(L, index, "how");
+  lua_getfield(L, index, "after");
+  lua_getfield(L, index, "share");
+  if (lua_type(L, top + 1) == LUA_TSTRING)
+    halt.how = strcmp(lua_tostring(L, top + 1), "now") == 0 ? MCH_HALT_NOW : MCH_HALT_SOON;
+  halt.after = (uint64_t)lua_tointeger(L, top + 2);
+  halt.share = (double)lua_tonumber(L, top + 3);
+  lua_settop(L, top);
+  return halt;
+}
+
 void mch_lpool_set_integer(lua_State *L, const char *name, lua_Integer value) {
   lua_pushinteger(L, value);
   lua_setfield(L, -2, name);

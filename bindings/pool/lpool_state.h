@@ -24,6 +24,8 @@ struct lpool {
   struct mch_pool *pool;  /* NULL: closed */
   struct mch_group group; /* the tasks of run() */
   struct mch_ltask task;  /* for the workers */
+  int leave_failed;       /* bars of what ended well go */
+  int shows_bars;         /* of its tasks */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
   struct mch_task *left;      /* was taken for the next take() of a task of run() */
@@ -39,6 +41,8 @@ struct lpool {
   struct hooks main_hooks, own_hooks;
   struct mch_mark mark; /* of the process that made it */
   uint64_t payloads;    /* engine \"snapshot\": the last number given to one */
+  int holds;            /* classes are held for answers (classes.h) */
+  uint64_t held_until;  /* those held before are for tasks below this */
   int encoding;         /* `graph` and `ids` are in use */
   int batches;          /* small tasks of one function may travel together */
   int started;          /* has had workers */
@@ -52,6 +56,10 @@ struct lpool {
   int ready;            /* and has named it */
   unsigned nworkers;    /* at most */
   int frugal;           /* as last told to the pool */
+  size_t max_queued;    /* so many tasks of run() may be queued before it waits; 0: any */
+  int causes;           /* registry reference: failures that have halted tasks, by run ID (weak) */
+  int place;            /* registry reference: where the function `place_code` is defined */
+  uint32_t place_code;  /* its id; 0: none yet */
   int is_inline;        /* tasks run in this process */
   int listens;          /* some function of the script is to be told of events */
   int listening;        /* or a sink of the program in C */
@@ -78,12 +86,14 @@ struct mch_look {
 #define GROUP "mantichora group"
 
 /* The tasks of one map or imap: a userdata that holds its group until it is abandoned. Its user
- * value is the pool. */
+ * values are the pool, and the list of the classes that go with its function. */
 struct lgroup {
   struct lpool *lpool;
   struct mch_group *group; /* NULL: abandoned */
   /* The function whose items travel in batches, as it was when the first one was made. */
   enum { UNSEEN, STEADY, UNSTEADY } kind;
+  int shares;                   /* the classes of the items may go with it */
+  struct mch_steady steady;     /* how the tables of these looked then */
   struct mch_buf function, ids; /* its graph, and the bytecode that this needs */
   uint64_t glanced;             /* when the caller was last about to ask its iterator */
   unsigned slow;                /* so many more of its steps are taken for slow */
@@ -104,6 +114,7 @@ enum condition {
   UNTIL_IDLE,
   UNTIL_BELOW,
   UNTIL_GONE,
+  UNTIL_ROOM,
   UNTIL_TIME
 };
 
@@ -111,7 +122,7 @@ enum condition {
 struct goal {
   enum condition condition;
   const struct mch_group *group; /* ONE, MANY, ALL */
-  uint64_t limit;                /* BELOW; MANY: so many */
+  uint64_t limit;                /* BELOW; MANY: so many; ROOM: fewer are queued */
 };
 
 /* A large graph goes with its task as it is. */
@@ -138,6 +149,7 @@ int mch_lpool_raise_error(lua_State *L, const struct mch_error *error);
 void mch_lpool_forget_function(struct lgroup *lgroup);
 struct mch_group *mch_lpool_group_arg(lua_State *L, struct lpool *lpool, int index);
 uint64_t mch_lpool_deadline_arg(lua_State *L, int index);
+struct mch_halt mch_lpool_halt_arg(lua_State *L, int index);
 void mch_lpool_set_integer(lua_State *L, const char *name, lua_Integer value);
 
 /* -- lserve.c */
@@ -150,6 +162,8 @@ void mch_lserve_release_spent(lua_State *L, struct lpool *lpool);
 void mch_lserve_store_pieces(lua_State *L, struct lpool *lpool, int most);
 void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal);
 
+void mch_lserve_release_classes(lua_State *L, struct lpool *lpool);
+
 /* -- lwait.c */
 
 lua_State *mch_lwait_main_thread(lua_State *L);
@@ -158,6 +172,7 @@ int mch_lwait_interrupted(void *ud);
 void mch_lwait_obey_hooks(lua_State *L, struct mch_output *output, struct hooks *own_hooks,
                           struct hooks *main_hooks, int is_ending);
 int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until);
+void mch_lwait_for_room(lua_State *L, struct lpool *lpool);
 int mch_core_wait(lua_State *L);
 int mch_core_pump(lua_State *L);
 
@@ -172,7 +187,9 @@ int mch_core_sleep(lua_State *L);
 /* -- lrun.c */
 
 int mch_core_group(lua_State *L);
+int mch_core_go_on(lua_State *L);
 int mch_core_abandon(lua_State *L);
+int mch_core_leave(lua_State *L);
 void mch_lrun_clear_message(struct lpool *lpool);
 void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder);
 void mch_lrun_begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder);
@@ -212,7 +229,7 @@ int mch_core_unfinished(lua_State *L);
 
 /* Tell what has happened, if this is the moment for it. Code of the user runs. */
 void mch_levents_tell(lua_State *L, struct lpool *lpool);
-/* Tell the sink of the program in C, as the state closes. Raises nothing. */
+/* Tell what is left, as the pool ends. Raises nothing. */
 void mch_levents_tell_last(lua_State *L, struct lpool *lpool);
 int mch_levents_may_tell(lua_State *L, const struct lpool *lpool);
 /* Where nothing can be told now, tasks may be taken before their ends are. */
@@ -229,11 +246,14 @@ int mch_core_stats(lua_State *L);
 
 /* -- ltake.c */
 
+int mch_core_untold(lua_State *L);
 void mch_ltake_pack_values(lua_State *L, int first);
-int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t length,
-                           enum mch_graph_kind kind, int ahead);
+int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder);
+int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
+                           size_t length, enum mch_graph_kind kind, int early);
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool);
 void mch_ltake_call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results);
+void mch_ltake_push_kinds(lua_State *L);
 /* Push the raw facts of the failure of a task. */
 void mch_ltake_push_failure(lua_State *L, struct lpool *lpool, struct mch_task *task);
 /* Set the field `place` of the table on top, if it is known where the task's function is from. */

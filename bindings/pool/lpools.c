@@ -7,7 +7,7 @@
 
 #include "bindings/context.h"
 #include "bindings/notices.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
 #include "runtime/show/output.h"
@@ -88,6 +88,7 @@ static void mark_ready(struct mch_poller *poller) {
 /* What there is to know of all pools together. */
 struct tally {
   size_t finished, unfinished; /* tasks of run() */
+  int untold;                  /* some have failed, and nobody was told */
   uint64_t due;                /* when one has something to do though the poller says nothing */
 };
 
@@ -108,6 +109,7 @@ static void count_tasks(struct lpool *lpool, void *ud) {
   struct tally *tally = ud;
   tally->finished += mch_pool_finished(lpool->pool, &lpool->group);
   tally->unfinished += mch_pool_unfinished(lpool->pool, &lpool->group);
+  tally->untold |= mch_pool_has_untold(lpool->pool, &lpool->group);
 }
 
 static void look_when_due(struct lpool *lpool, void *ud) {
@@ -119,7 +121,7 @@ static void look_when_due(struct lpool *lpool, void *ud) {
 
 /* `due` costs a little: filled in only if it is wanted. */
 static struct tally add_up(lua_State *L, int want_due) {
-  struct tally tally = {0, 0, MCH_NEVER};
+  struct tally tally = {0, 0, 0, MCH_NEVER};
   each_open(L, count_tasks, &tally);
   if (want_due)
     each_open(L, look_when_due, &tally);
@@ -150,6 +152,7 @@ struct end {
   int (*woken)(void); /* NULL: nobody else knows of signals */
   int result;         /* a task waits to be received, or none is outstanding */
   int frugal;         /* workers are not replaced while others live */
+  int untold;         /* a task has failed, and nobody was told */
 };
 
 /* Wait until any of these may have something to do; 1: the descriptor has. */
@@ -168,7 +171,7 @@ static int wait_for_any(struct mch_poller *poller, const struct end *end, uint64
 /* Move all pools on and draw, until one of the ends has come. Leaves in `tally` how many tasks are
  * finished. Whether the descriptor is readable. */
 static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, end->woken};
   struct mch_error error;
@@ -182,9 +185,10 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
     pump_all(L, poller, end->frugal);
     now = mch_now();
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
-      mch_atpbar_pump(L);
+      mch_loutput_pump(L);
     *tally = add_up(L, now < end->until);
-    if (now >= end->until || (end->result && (tally->finished > 0 || tally->unfinished == 0)))
+    if (now >= end->until || (end->untold && tally->untold) ||
+        (end->result && (tally->finished > 0 || tally->unfinished == 0)))
       return 0;
     due = mch_sooner(end->until, mch_sooner(tally->due, mch_output_next(output)));
     if (wait_for_any(poller, end, due, &look))
@@ -194,14 +198,14 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
 }
 
 void mch_lpool_sleep(lua_State *L, uint64_t until) {
-  struct end end = {until, -1, NULL, 0, 0};
+  struct end end = {until, -1, NULL, 0, 0, 0};
   struct tally tally;
   wait_for_all(L, &end, &tally);
 }
 
 /* A frame of an engine has no time for forks. */
 size_t mch_lpool_poll(lua_State *L, uint64_t until) {
-  struct end end = {until, -1, NULL, 1, until == 0 && mch_context_get(L)->embedded};
+  struct end end = {until, -1, NULL, 1, until == 0 && mch_context_get(L)->embedded, 0};
   struct tally tally;
   if (until != 0)
     mch_levents_check_may_wait(L);
@@ -210,14 +214,20 @@ size_t mch_lpool_poll(lua_State *L, uint64_t until) {
 }
 
 int mch_lpool_await(lua_State *L, int fd, int (*woken)(void)) {
-  struct end end = {MCH_NEVER, fd, woken, 0, 0};
+  struct end end = {MCH_NEVER, fd, woken, 0, 0, 0};
+  struct tally tally;
+  return wait_for_all(L, &end, &tally);
+}
+
+int mch_lpool_await_failure(lua_State *L, int fd, int (*woken)(void)) {
+  struct end end = {MCH_NEVER, fd, woken, 0, 0, 1};
   struct tally tally;
   return wait_for_all(L, &end, &tally);
 }
 
 uint64_t mch_lpool_due(lua_State *L) {
   luaL_checkstack(L, 8, NULL);
-  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_atpbar_output(L)));
+  return mch_sooner(add_up(L, 1).due, mch_output_next(mch_loutput_get(L)));
 }
 
 int mch_lpool_fd(lua_State *L, struct mch_error *error) {

@@ -8,20 +8,24 @@
 #include <string.h>
 
 #include "bindings/notices.h"
+#include "bindings/values/classes.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
+#include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
 #include "runtime/wire/cargo.h"
 
-/* group(pool, coming, most): so many tasks will be run in it; 0: not known. While results of more
- * than `most` bytes wait no further one starts; 0: no such bound. And its number in the pool. */
+/* group(pool, coming, most, halt): so many tasks will be run in it; 0: not known. While results of
+ * more than `most` bytes wait no further one starts; 0: no such bound. `halt`: as options.lua has
+ * checked it, or nil. And its number in the pool. */
 int mch_core_group(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
-  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 1);
+  struct lgroup *lgroup = lua_newuserdatauv(L, sizeof *lgroup, 2);
   memset(lgroup, 0, sizeof *lgroup);
   lgroup->lpool = lpool;
+  lgroup->steady.anchors = LUA_NOREF;
   lgroup->slow = SLOW_STEPS;
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
@@ -30,8 +34,18 @@ int mch_core_group(lua_State *L) {
                                  (size_t)luaL_optinteger(L, 3, 0));
   if (lgroup->group == NULL)
     return luaL_error(L, "not enough memory");
+  lgroup->group->calling = 1;
+  lgroup->group->halt = mch_lpool_halt_arg(L, 4);
   lua_pushinteger(L, (lua_Integer)lgroup->group->call);
   return 2;
+}
+
+/* go_on(pool, group, runid): the failure of this task was handed over. If it has halted the group,
+ * tasks of it run again. */
+int mch_core_go_on(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  mch_pool_go_on(lpool->pool, mch_lpool_group_arg(L, lpool, 2), (uint64_t)luaL_checkinteger(L, 3));
+  return 0;
 }
 
 /* Engine "snapshot": nobody will take the group's tasks, so their payloads go now. */
@@ -62,13 +76,23 @@ int mch_core_abandon(lua_State *L) {
   struct mch_group *group = lgroup->group;
   lgroup->group = NULL;
   mch_lpool_forget_function(lgroup);
+  mch_steady_forget(L, &lgroup->steady);
   if (group != NULL && mch_lpool_is_open(lgroup->lpool))
     drop_payloads(L, lgroup->lpool, group);
   /* A pool that was closed has freed its tasks, and this process may not be its own. */
   if (group != NULL && lgroup->lpool->pool == NULL)
-    free(group);
+    mch_pool_free_group(group);
   else if (group != NULL && mch_mark_is_ours(&lgroup->lpool->mark))
     mch_pool_abandon(lgroup->lpool->pool, group);
+  return 0;
+}
+
+/* The same as a step of the library, which ends with telling what it has caused. */
+int mch_core_leave(lua_State *L) {
+  struct lgroup *lgroup = luaL_checkudata(L, 1, GROUP);
+  mch_core_abandon(L);
+  if (mch_lpool_is_open(lgroup->lpool))
+    mch_levents_tell(L, lgroup->lpool);
   return 0;
 }
 
@@ -91,8 +115,11 @@ void mch_lrun_clear_message(struct lpool *lpool) {
  * table that has their group at 0; the task's bytes are their number. */
 static int keep_payload(lua_State *L, struct lpool *lpool) {
   int count = lua_gettop(L) - 1, i;
-  lpool->task.L = L;
-  mch_lserve_prepare_collector(L, lpool);
+  mch_lserve_take_baseline(L, lpool);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+  mch_classes_scan(L, lua_gettop(L), 2, count, 0);
+  lua_pop(L, 1);
+  lpool->holds = 1;
   lua_createtable(L, count, 2);
   lua_pushinteger(L, count);
   lua_setfield(L, -2, "n");
@@ -196,6 +223,7 @@ static int encode_task(lua_State *L) {
   encoder.spans = &lpool->spans;
   if (mch_encode(L, &encoder, 2, count))
     lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
+  lpool->holds |= encoder.classes > 0;
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
   if (lpool->capture_warn > 0 && graph_size(lpool) > lpool->capture_warn)
@@ -220,22 +248,66 @@ static int is_callable(lua_State *L, int index) {
 struct run_options {
   const char *name; /* on the stack */
   size_t name_length;
-  uint64_t timeout;
-  unsigned retries;
+  uint64_t timeout, delay, stream;
+  unsigned retries, retry_on;
+  int keyed; /* `stream` is given */
   int32_t priority;
 };
+
+/* The same on every machine. `type` keeps keys of different types apart. */
+static uint64_t hash(char type, const unsigned char *bytes, size_t length) {
+  uint64_t state = mch_mix((uint64_t)(unsigned char)type << 56 ^ length);
+  while (length > 0) {
+    uint64_t word = 0;
+    size_t count = length < 8 ? length : 8, i;
+    for (i = 0; i < count; i++)
+      word |= (uint64_t)bytes[i] << 8 * i;
+    state = mch_mix(state ^ word);
+    bytes += count;
+    length -= count;
+  }
+  return state;
+}
+
+/* The random stream that the key at `index`, a string or a number, names. Keys that are equal and
+ * of one type name the same. */
+static uint64_t stream_of(lua_State *L, int index) {
+  unsigned char bytes[8];
+  size_t length = sizeof bytes;
+  uint64_t word = 0;
+  lua_Number number;
+  if (lua_type(L, index) == LUA_TSTRING) {
+    const char *string = lua_tolstring(L, index, &length);
+    return hash('s', (const unsigned char *)string, length);
+  }
+  number = lua_tonumber(L, index);
+  if (lua_isinteger(L, index))
+    word = (uint64_t)lua_tointeger(L, index);
+  else if (number != number)
+    word = UINT64_MAX; /* nan, of whatever bits */
+  else if (number != 0) {
+    double value = (double)number;
+    memcpy(&word, &value, sizeof word);
+  }
+  mch_store_u64(bytes, word);
+  return hash(lua_isinteger(L, index) ? 'i' : 'f', bytes, sizeof bytes);
+}
 
 static int add_extra(struct mch_task *task, const struct run_options *options) {
   struct mch_task_extra *extra;
   task->priority = options->priority;
-  if (options->name_length == 0 && options->timeout == 0 && options->retries == 0)
+  if (options->name_length == 0 && options->timeout == 0 && options->retries == 0 &&
+      !options->keyed)
     return 0;
-  extra = malloc(sizeof *extra + options->name_length);
+  extra = calloc(1, sizeof *extra + options->name_length);
   if (extra == NULL)
     return -1;
-  extra->index = 0;
   extra->timeout = options->timeout;
+  extra->delay = options->delay;
+  extra->keyed = options->keyed;
+  extra->stream = options->stream;
   extra->retries = options->retries;
+  extra->retry_on = options->retry_on;
   extra->name_length = options->name_length;
   memcpy(extra->name, options->name, options->name_length);
   task->extra = extra;
@@ -361,6 +433,8 @@ int mch_core_run(lua_State *L) {
   mch_notices_tell(L);
   lpool = mch_lpool_check_pool(L);
   check_callable(L, 2, 2);
+  if (lpool->max_queued > 0)
+    mch_lwait_for_room(L, lpool);
   run_task(L, lpool, 2, &lpool->group, NULL);
   mch_levents_tell(L, lpool);
   return 1;
@@ -382,16 +456,66 @@ lua_Integer mch_lrun_within(lua_Integer number, lua_Integer least, lua_Integer m
   return number > most ? most : number;
 }
 
-/* run_with(pool, name or nil, timeout or nil, retries, priority, function, ...) */
+/* A field of the table at `index`, as nanoseconds; 0: none. */
+static uint64_t time_option(lua_State *L, int index, const char *name) {
+  uint64_t time;
+  lua_getfield(L, index, name);
+  time = mch_lrun_nanoseconds(lua_tonumber(L, -1));
+  lua_pop(L, 1);
+  return time;
+}
+
+static lua_Integer integer_option(lua_State *L, int index, const char *name, lua_Integer most) {
+  lua_Integer number;
+  lua_getfield(L, index, name);
+  number = mch_lrun_within(lua_tointeger(L, -1), -most - 1, most);
+  lua_pop(L, 1);
+  return number;
+}
+
+/* Options that pool.lua has checked, from the table at `index`, in whose place the name comes. */
+static struct run_options options_arg(lua_State *L, int index) {
+  struct run_options options;
+  memset(&options, 0, sizeof options);
+  options.timeout = time_option(L, index, "timeout");
+  options.delay = time_option(L, index, "retry_delay");
+  options.retries = (unsigned)integer_option(L, index, "retries", UINT16_MAX);
+  options.retry_on = (unsigned)integer_option(L, index, "retry_on", UINT16_MAX);
+  options.priority = (int32_t)integer_option(L, index, "priority", INT32_MAX);
+  if (lua_getfield(L, index, "retry_on") == LUA_TNIL)
+    options.retry_on = 1u << MCH_KIND_KILLED | 1u << MCH_KIND_EXITED;
+  options.keyed = lua_getfield(L, index, "key") != LUA_TNIL;
+  if (options.keyed)
+    options.stream = stream_of(L, -1);
+  lua_pop(L, 2);
+  lua_getfield(L, index, "name");
+  options.name = luaL_optlstring(L, -1, "", &options.name_length);
+  lua_replace(L, index);
+  return options;
+}
+
+/* run_with(pool, options, function, ...): the run ID; nil and "full" if it is not to wait. */
 int mch_core_run_with(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct run_options options;
-  options.name = luaL_optlstring(L, 2, "", &options.name_length);
-  options.timeout = mch_lrun_nanoseconds(luaL_optnumber(L, 3, 0));
-  options.retries = (unsigned)mch_lrun_within(luaL_checkinteger(L, 4), 0, INT32_MAX);
-  options.priority = (int32_t)mch_lrun_within(luaL_checkinteger(L, 5), INT32_MIN, INT32_MAX);
-  check_callable(L, 6, 3);
-  run_task(L, lpool, 6, &lpool->group, &options);
+  int waits;
+  check_callable(L, 3, 3);
+  waits = lua_getfield(L, 2, "wait") == LUA_TNIL || lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  if (lpool->max_queued > 0 && !waits &&
+      mch_pool_is_full(lpool->pool, &lpool->group, lpool->max_queued)) {
+    mch_core_pump(L); /* it may not have been looked for long */
+    if (lpool->pool == NULL)
+      return mch_lpool_raise_closed(L);
+    if (mch_pool_is_full(lpool->pool, &lpool->group, lpool->max_queued)) {
+      lua_pushnil(L);
+      lua_pushliteral(L, "full");
+      return 2;
+    }
+  } else if (lpool->max_queued > 0 && waits)
+    mch_lwait_for_room(L, lpool);
+  options = options_arg(L, 2);
+  run_task(L, lpool, 3, &lpool->group, &options);
   mch_levents_tell(L, lpool);
   return 1;
 }
@@ -451,10 +575,12 @@ int mch_core_run_many(lua_State *L) {
   uint64_t kept = lpool->payloads, runid;
   size_t i;
   luaL_checktype(L, 2, LUA_TTABLE);
+  if (lpool->max_queued > 0 && lua_rawlen(L, 2) > 0)
+    mch_lwait_for_room(L, lpool);
   check_not_encoding(L, lpool);
   lua_settop(L, 2);
   lua_createtable(L, (int)lua_rawlen(L, 2), 0);
-  tasks = new_tasks(L, lua_rawlen(L, 2));
+  tasks = new_tasks(L, (size_t)lua_rawlen(L, 2));
   lua_newtable(L);
   lua_pushcfunction(L, encode_many);
   lua_pushlightuserdata(L, lpool);
@@ -491,28 +617,12 @@ int mch_core_run_many(lua_State *L) {
   return 1;
 }
 
-/* Options that pool.lua has checked, from the table at `index`; the name stays on the stack. */
-static struct run_options options_arg(lua_State *L, int index) {
-  struct run_options options;
-  lua_getfield(L, index, "timeout");
-  options.timeout = mch_lrun_nanoseconds(lua_tonumber(L, -1));
-  lua_getfield(L, index, "retries");
-  options.retries = (unsigned)mch_lrun_within(lua_tointeger(L, -1), 0, INT32_MAX);
-  lua_getfield(L, index, "priority");
-  options.priority = (int32_t)mch_lrun_within(lua_tointeger(L, -1), INT32_MIN, INT32_MAX);
-  lua_pop(L, 3);
-  lua_getfield(L, index, "name");
-  options.name = luaL_optlstring(L, -1, "", &options.name_length);
-  return options;
-}
-
 /* run_in(pool, group, options, function, ...): the run ID and the bytes of the message; or false
  * and why it cannot be sent. */
 int mch_core_run_in(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct mch_group *group = mch_lpool_group_arg(L, lpool, 2);
   struct run_options options = options_arg(L, 3);
-  lua_replace(L, 3); /* the name instead of its table */
   if (encode_call(L, lpool, 4) != LUA_OK) {
     lua_pushboolean(L, 0);
     lua_insert(L, -2);

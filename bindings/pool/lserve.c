@@ -12,6 +12,7 @@
 #include "bindings/values/early.h"
 #include "bindings/values/large.h"
 #include "lyoung.h"
+#include "bindings/values/classes.h"
 #include "runtime/base/platform.h"
 #include "runtime/mantichora.h"
 #include "runtime/show/output.h"
@@ -19,9 +20,10 @@
 
 /* -- log records -------------------------------------------------------------------------- */
 
-/* Called with the bytes of a record as light userdata and a length. */
+/* Called with the bytes of a record as light userdata, a length, and the pool. */
 static int hand_over(lua_State *L) {
   struct mch_decoder decoder;
+  const struct lpool *lpool = lua_touserdata(L, 3);
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = lua_touserdata(L, 1);
   decoder.len = (size_t)lua_tointeger(L, 2);
@@ -38,7 +40,7 @@ static int hand_over(lua_State *L) {
     }
     mch_context_push_log_handler(L);
   }
-  if (mch_decode(L, &decoder) != 1)
+  if (mch_ltake_decode(L, lpool, &decoder) != 1)
     return luaL_error(L, "a log record with more than one value");
   lua_call(L, 1, 0);
   return 0;
@@ -54,8 +56,9 @@ void mch_lserve_deliver_logs(lua_State *L, struct lpool *lpool) {
     lua_pushcfunction(L, hand_over);
     lua_pushlightuserdata(L, lpool->record.data);
     lua_pushinteger(L, (lua_Integer)lpool->record.length);
+    lua_pushlightuserdata(L, lpool);
     stops = mch_lwatch_stops(L);
-    if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
       continue;
     if (!mch_lwatch_caught(L, stops)) {
       const char *message = luaL_tolstring(L, -1, NULL);
@@ -86,8 +89,41 @@ void mch_lserve_take_baseline(lua_State *L, struct lpool *lpool) {
   if (lpool->task.baseline != LUA_NOREF)
     return;
   mch_baseline_take(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.init);
+  mch_classes_scan(L, lua_gettop(L) - 1, lua_gettop(L), 1, 1);
+  lua_pop(L, 1);
+  lpool->holds = 1;
   lpool->task.baseline = luaL_ref(L, LUA_REGISTRYINDEX);
   mch_lserve_prepare_collector(L, lpool);
+}
+
+static int age_classes(lua_State *L) {
+  lua_pushboolean(L, mch_classes_age(L, 1));
+  return 1;
+}
+
+/* Classes that were sent are held until the tasks that have them are over. Two sets take turns, so
+ * that a pool that is never idle drops them, too. */
+void mch_lserve_release_classes(lua_State *L, struct lpool *lpool) {
+  uint64_t next, over;
+  if (!lpool->holds || lpool->encoding || lpool->pool == NULL)
+    return;
+  over = mch_pool_over(lpool->pool, &next);
+  while (lpool->holds && over >= lpool->held_until) {
+    luaL_checkstack(L, 4, NULL);
+    lua_pushcfunction(L, age_classes);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK) {
+      lpool->holds = lua_toboolean(L, -1);
+      lpool->held_until = next;
+      lua_pop(L, 1);
+    } else { /* no memory: another time */
+      lua_pop(L, 1);
+      break;
+    }
+    if (over < next)
+      break;
+  }
 }
 
 static int update_baseline(lua_State *L) {
@@ -101,7 +137,7 @@ static int update_baseline(lua_State *L) {
  * the first fork is noted. Without memory for that the new worker is named a little less. */
 static void prepare_fork(lua_State *L, struct lpool *lpool) {
   mch_output_flush(lpool->output);
-  if (lpool->task.baseline == LUA_NOREF)
+  if (lpool->task.baseline == LUA_NOREF || lpool->task.payloads != LUA_NOREF)
     return;
   luaL_checkstack(L, 4, NULL);
   lua_pushcfunction(L, update_baseline);

@@ -8,8 +8,9 @@
 #include <string.h>
 
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "bindings/values/items.h"
+#include "bindings/values/modules.h"
 #include "bindings/values/number.h"
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
@@ -29,7 +30,25 @@ void mch_ltake_pack_values(lua_State *L, int first) {
   lua_setfield(L, first, "n");
 }
 
-/* For a graph that came from a worker. */
+/* Push the values of a graph that came from a worker of this pool; returns how many. All that comes
+ * back goes through here: results, errors, log records. */
+int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder) {
+  int baseline = lua_gettop(L) + 1, count;
+  luaL_checkstack(L, 4, NULL);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+  if (lua_istable(L, baseline)) {
+    lua_rawgeti(L, baseline, MCH_BASELINE_CLASSES);
+    decoder->baseline = baseline;
+    decoder->own = baseline + 1;
+  } else {
+    lua_pushnil(L);
+  }
+  count = mch_decode(L, decoder);
+  lua_remove(L, baseline + 1);
+  lua_remove(L, baseline);
+  return count;
+}
+
 static struct mch_decoder new_decoder(const unsigned char *graph, size_t length,
                                       enum mch_graph_kind kind) {
   struct mch_decoder decoder;
@@ -41,13 +60,12 @@ static struct mch_decoder new_decoder(const unsigned char *graph, size_t length,
   return decoder;
 }
 
-/* Push the values of a graph that came from a worker; returns how many. `ahead`: stack index of the
- * tables that came ahead of it, or 0. */
-int mch_ltake_decode_graph(lua_State *L, const unsigned char *graph, size_t length,
-                           enum mch_graph_kind kind, int ahead) {
+/* `early`: stack index of the tables that came before it, or 0. */
+int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
+                           size_t length, enum mch_graph_kind kind, int early) {
   struct mch_decoder decoder = new_decoder(graph, length, kind);
-  decoder.early = ahead;
-  return mch_decode(L, &decoder);
+  decoder.early = early;
+  return mch_ltake_decode(L, lpool, &decoder);
 }
 
 /* Finalizers may run wherever values are made. */
@@ -108,6 +126,7 @@ static void push_payload_place(lua_State *L, struct lpool *lpool, const struct m
 /* Push the fields that say where a function comes from: its bytecode is the first that its task
  * names, if it travelled by a name. */
 static void push_function_place(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  int failure = lua_gettop(L);
   uint32_t id;
   size_t length;
   const void *bytes;
@@ -118,13 +137,22 @@ static void push_function_place(lua_State *L, struct lpool *lpool, const struct 
   if (task->codes == 0)
     return;
   memcpy(&id, task->body, sizeof id);
-  bytes = mch_pool_code(lpool->pool, id, &length);
-  if (bytes == NULL)
-    return;
-  if (luaL_loadbufferx(L, bytes, length, "=", "b") == LUA_OK)
+  if (id != lpool->place_code) { /* failures of one function often come in crowds */
+    bytes = mch_pool_code(lpool->pool, id, &length);
+    if (bytes == NULL || luaL_loadbufferx(L, bytes, length, "=", "b") != LUA_OK) {
+      lua_settop(L, failure);
+      return;
+    }
     set_place(L);
-  else
-    lua_pop(L, 1);
+    lua_getfield(L, failure, "place");
+    lpool->place_code = 0;
+    luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);
+    lpool->place = luaL_ref(L, LUA_REGISTRYINDEX);
+    lpool->place_code = id;
+    return;
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->place);
+  lua_setfield(L, failure, "place");
 }
 
 static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
@@ -132,18 +160,21 @@ static void set_number(lua_State *L, const char *name, uint64_t nanoseconds) {
   lua_setfield(L, -2, name);
 }
 
-/* Called with the answer of a worker that died: push the last record that its task logged. */
+/* Called with the answer of a worker that died, and the pool: push the last record that its task
+ * logged. */
 static int decode_last_log(lua_State *L) {
   const struct mch_result *result = lua_touserdata(L, 1);
-  return mch_ltake_decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, 0);
+  const struct lpool *lpool = lua_touserdata(L, 2);
+  return mch_ltake_decode_graph(L, lpool, result->graph, result->length, MCH_SEND_RESULT, 0);
 }
 
 /* Its message goes into the failure on top; where it cannot be had, the failure is told without. */
-static void set_last_log(lua_State *L, const struct mch_result *result) {
+static void set_last_log(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
   int failure = lua_gettop(L);
   lua_pushcfunction(L, decode_last_log);
   lua_pushlightuserdata(L, (void *)result);
-  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_istable(L, -1)) {
+  lua_pushlightuserdata(L, (void *)lpool);
+  if (lua_pcall(L, 2, 1, 0) == LUA_OK && lua_istable(L, -1)) {
     lua_pushliteral(L, "message");
     lua_rawget(L, -2);
     lua_setfield(L, failure, "last_log");
@@ -154,50 +185,69 @@ static void set_last_log(lua_State *L, const struct mch_result *result) {
 /* What a worker says of an error: message, traceback, the value shown as text or false, value. */
 enum { ERROR_PARTS = 4, PARTS_WITHOUT_VALUE = 3 };
 
-/* Called with the answer, and how many of those are wanted: push them. */
+/* Called with the answer, the pool, and how many of those are wanted: push them. */
 static int decode_error(lua_State *L) {
   const struct mch_result *result = lua_touserdata(L, 1);
+  const struct lpool *lpool = lua_touserdata(L, 2);
   struct mch_decoder decoder = new_decoder(result->graph, result->length, MCH_SEND_ERROR);
-  int wanted = (int)lua_tointeger(L, 2);
+  int wanted = (int)lua_tointeger(L, 3);
   decoder.most = wanted;
-  if (mch_decode(L, &decoder) != wanted)
+  if (mch_ltake_decode(L, lpool, &decoder) != wanted)
     return luaL_error(L, "a worker described an error in an unknown way");
   return wanted;
 }
 
 /* Push what was said of an error. An error value that cannot be
  * rebuilt here must not take along what else is known of the error: then it is nil. */
-static void push_error(lua_State *L, const struct mch_result *result) {
+static void push_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
   int top = lua_gettop(L);
   lua_pushcfunction(L, decode_error);
   lua_pushlightuserdata(L, (void *)result);
+  lua_pushlightuserdata(L, (void *)lpool);
   lua_pushinteger(L, ERROR_PARTS);
-  if (lua_pcall(L, 2, ERROR_PARTS, 0) == LUA_OK) {
+  if (lua_pcall(L, 3, ERROR_PARTS, 0) == LUA_OK) {
     lua_pushnil(L);
     return;
   }
   lua_pushcfunction(L, decode_error);
   lua_pushlightuserdata(L, (void *)result);
+  lua_pushlightuserdata(L, (void *)lpool);
   lua_pushinteger(L, PARTS_WITHOUT_VALUE);
-  lua_call(L, 2, PARTS_WITHOUT_VALUE);
+  lua_call(L, 3, PARTS_WITHOUT_VALUE);
   lua_pushnil(L);
   lua_rotate(L, top + 1, -1);
 }
 
+/* Push the same without the value: only strings, so that no code runs. */
+static void push_error_in_words(lua_State *L, const struct lpool *lpool,
+                                const struct mch_result *result) {
+  lua_pushcfunction(L, decode_error);
+  lua_pushlightuserdata(L, (void *)result);
+  lua_pushlightuserdata(L, (void *)lpool);
+  lua_pushinteger(L, PARTS_WITHOUT_VALUE);
+  lua_call(L, 3, PARTS_WITHOUT_VALUE);
+  lua_pushnil(L);
+  lua_pushnil(L);
+}
+
 /* What a worker said of an error, into the failure on top. */
-static void set_error(lua_State *L, const struct mch_result *result) {
+static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result,
+                      int in_words) {
   int failure = lua_gettop(L);
   if (result->text != NULL) {
     lua_pushstring(L, result->text);
     lua_setfield(L, failure, "reason");
   }
-  if (result->length == 0)
+  if (result->length == 0 || (result->graph_is_log && in_words))
     return;
   if (result->graph_is_log) {
-    set_last_log(L, result);
+    set_last_log(L, lpool, result);
     return;
   }
-  push_error(L, result);
+  if (in_words)
+    push_error_in_words(L, lpool, result);
+  else
+    push_error(L, lpool, result);
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
   lua_pushvalue(L, failure + 2);
@@ -213,6 +263,14 @@ static void set_error(lua_State *L, const struct mch_result *result) {
     lua_setfield(L, failure, "lost");
   }
   lua_settop(L, failure);
+}
+
+/* Push a table of all kinds: number by name. */
+void mch_ltake_push_kinds(lua_State *L) {
+  int kind;
+  lua_createtable(L, 0, MCH_KIND_CANCELLED + 1);
+  for (kind = 0; kind <= MCH_KIND_CANCELLED; kind++)
+    mch_lpool_set_integer(L, mch_kind_word((enum mch_kind)kind), kind);
 }
 
 /* While other code may run that receives from this pool (sinks, finalizers), the taken task is kept
@@ -250,9 +308,11 @@ static void set_task(lua_State *L, const struct mch_task *task) {
   set_number(L, "elapsed", task->result->elapsed);
 }
 
-/* Push the raw facts of a failure. */
-static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+/* Push the raw facts of a task's failure; `in_words`: without its value, and no code runs. */
+static void push_raw_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task,
+                             int in_words) {
   const struct mch_result *result = task->result;
+  luaL_checkstack(L, 16, NULL);
   lua_newtable(L);
   lua_pushstring(L, mch_kind_word(result->kind));
   lua_setfield(L, -2, "kind");
@@ -274,7 +334,48 @@ static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_tas
   if (result->maxrss != 0)
     mch_lpool_set_integer(L, "maxrss", (lua_Integer)result->maxrss);
   push_function_place(L, lpool, task);
-  set_error(L, result);
+  set_error(L, lpool, result, in_words);
+}
+
+static void push_causes(lua_State *L, struct lpool *lpool) {
+  if (lpool->causes == LUA_NOREF) {
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lpool->causes = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->causes);
+}
+
+/* Push the failure of a task that has halted others: the same table for all of them, as long as
+ * somebody has it. */
+static void push_cause(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  int causes = lua_gettop(L) + 1;
+  push_causes(L, lpool);
+  if (lua_rawgeti(L, causes, (lua_Integer)task->runid) != LUA_TTABLE) {
+    lua_settop(L, causes);
+    push_raw_failure(L, lpool, task, 0);
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "halts");
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, causes, (lua_Integer)task->runid);
+  }
+  lua_remove(L, causes);
+}
+
+/* Push the raw facts of a failure. One that has halted others is held by them, or by its group. */
+static void push_failure(lua_State *L, struct lpool *lpool, const struct mch_task *task) {
+  if (task->halts) {
+    push_cause(L, lpool, task);
+    return;
+  }
+  push_raw_failure(L, lpool, task, 0);
+  if (task->cause != NULL) {
+    push_cause(L, lpool, task->cause);
+    lua_setfield(L, -2, "cause");
+  }
 }
 
 /* Called with the pool: push the raw facts of the failure of the task that is held. */
@@ -286,19 +387,47 @@ static int make_failure(lua_State *L) {
   return 1;
 }
 
+/* Called with the pool and its task, which somebody could receive meanwhile: but no finalizer runs,
+ * nor anything else. */
+static int describe_untold(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lua_touserdata(L, 2);
+  push_raw_failure(L, lpool, task, 1);
+  return 1;
+}
+
+/* untold(pool): the raw facts of the next failure that was neither received nor told by this; nil:
+ * none. The task stays to be received. */
+int mch_core_untold(lua_State *L) {
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  const struct mch_task *task = mch_pool_untold(lpool->pool, &lpool->group);
+  int runs = lua_gc(L, LUA_GCISRUNNING), status;
+  if (task == NULL)
+    return 0;
+  lua_pushcfunction(L, describe_untold);
+  lua_pushlightuserdata(L, lpool);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)task);
+  lua_gc(L, LUA_GCSTOP);
+  status = lua_pcall(L, 2, 1, 0);
+  if (runs)
+    lua_gc(L, LUA_GCRESTART);
+  return status == LUA_OK ? 1 : lua_error(L);
+}
+
 /* Called with the pool: push the values of the task that is held. */
 static int make_values(lua_State *L) {
-  const struct mch_task *task = ((struct lpool *)lua_touserdata(L, 1))->held;
+  const struct lpool *lpool = lua_touserdata(L, 1);
+  const struct mch_task *task = lpool->held;
   const struct mch_result *result = task->result;
-  int ahead = 0;
+  int early = 0;
   lua_settop(L, 0);
   if (mch_items_is_none(result->graph, result->length))
     return 0;
   if (mch_items_get(L, result->graph, result->length))
     return 1;
   if (task->early != NULL)
-    ahead = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->early->anchor) == LUA_TTABLE;
-  return mch_ltake_decode_graph(L, result->graph, result->length, MCH_SEND_RESULT, ahead);
+    early = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->early->anchor) == LUA_TTABLE;
+  return mch_ltake_decode_graph(L, lpool, result->graph, result->length, MCH_SEND_RESULT, early);
 }
 
 /* An answer that cannot be turned into values here is an error of its task. */
@@ -338,7 +467,7 @@ static void settle_taken(lua_State *L, struct lpool *lpool) {
     return;
   hold_taken(lpool);
   if (tell)
-    mch_atpbar_tell(L, lpool->output);
+    mch_loutput_tell(L, lpool->output);
   while (lpool->pool != NULL && mch_cargo_is_shared(task->early))
     mch_lserve_store_pieces(L, lpool, 1);
   take_held(L, lpool, task);
@@ -407,6 +536,7 @@ int mch_core_take_plain(lua_State *L) {
   lua_pushcfunction(L, take_plain);
   lua_insert(L, 1);
   mch_ltake_call_in_bulk(L, lpool, 5, 2);
+  mch_lserve_release_classes(L, lpool);
   return 2;
 }
 
@@ -454,5 +584,6 @@ int mch_core_take(lua_State *L) {
   lpool->weight = lpool->taken->result->length + lpool->taken->early_bytes;
   mch_pool_discard(lpool->pool, lpool->taken);
   lpool->taken = NULL;
+  mch_lserve_release_classes(L, lpool);
   return lua_gettop(L);
 }

@@ -5,10 +5,15 @@
 #include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "bindings/notices.h"
+#include "bindings/values/classes.h"
 #include "bindings/pool/coverage.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
+#include "bindings/values/modules.h"
+#include "runtime/show/hold.h"
 #include "runtime/show/output.h"
 #include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
@@ -181,7 +186,7 @@ static struct mch_stream *find_stream(lua_State *L) {
 }
 
 static lua_Unsigned own_seed(const struct call *call) {
-  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->runid));
+  return mch_mix((lua_Unsigned)call->task->seed ^ mch_mix((lua_Unsigned)call->run->stream));
 }
 
 /* As math.randomseed would, but without a call, which takes longer than many an item does. */
@@ -281,6 +286,9 @@ static int unpack_payload(lua_State *L, const struct call *call) {
   lua_remove(L, payload);
   if (call->task->watching)
     exchange_exits(L, payload);
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline) == LUA_TTABLE)
+    mch_classes_begin_task(L, lua_gettop(L), 1);
+  lua_pop(L, 1);
   return (int)count;
 }
 
@@ -291,7 +299,8 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   int count, baseline;
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->baseline);
   lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->factories);
-  baseline = lua_gettop(L) - 1;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, call->task->mapped_own);
+  baseline = lua_gettop(L) - 2;
   memset(&decoder, 0, sizeof decoder);
   decoder.bytes = graph;
   decoder.len = length;
@@ -301,26 +310,70 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   decoder.find_code = find_code;
   decoder.ud = call->task;
   decoder.factories = lua_istable(L, baseline + 1) ? baseline + 1 : 0;
+  if (kind == MCH_SEND_TASK && decoder.baseline != 0)
+    mch_classes_begin_task(L, baseline, 0);
+  decoder.own = kind == MCH_SEND_ITEM && lua_istable(L, baseline + 2) ? baseline + 2 : 0;
   count = mch_decode(L, &decoder);
   call->called |= decoder.called;
-  lua_remove(L, baseline + 1);
-  lua_remove(L, baseline);
+  lua_rotate(L, baseline, -3);
+  lua_pop(L, 3);
   return count;
+}
+
+/* The function of a batch, with what came with it, is to be rebuilt for the next item. */
+static void forget_mapped(lua_State *L, struct mch_ltask *task) {
+  luaL_unref(L, LUA_REGISTRYINDEX, task->mapped);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->mapped_own);
+  task->mapped = task->mapped_own = LUA_NOREF;
+  mch_steady_forget(L, &task->steady);
+}
+
+/* The function of a batch and its classes are the values from `first` on: keep them. */
+static void keep_mapped(lua_State *L, struct mch_ltask *task, int first) {
+  int count = lua_gettop(L) - first + 1, own, baseline, names, i;
+  lua_createtable(L, 0, count - 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->baseline);
+  own = first + count;
+  baseline = own + 1;
+  if (lua_istable(L, baseline)) {
+    lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
+    names = baseline + 1;
+    for (i = first + 1; i < first + count; i++) {
+      lua_pushvalue(L, i);
+      if (lua_rawget(L, names) == LUA_TNUMBER) {
+        lua_pushvalue(L, i);
+        lua_rawset(L, own);
+      } else {
+        lua_pop(L, 1);
+      }
+    }
+    task->unsteady = !mch_steady_watch(L, &task->steady, baseline, first, count);
+  }
+  lua_pushvalue(L, own);
+  task->mapped_own = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_settop(L, first);
+  task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* Push the function of a batch, which is rebuilt for its first item. */
 static void push_mapped(lua_State *L, struct call *call) {
   struct mch_ltask *task = call->task;
-  if (call->run->first) {
-    luaL_unref(L, LUA_REGISTRYINDEX, task->mapped);
-    task->mapped = LUA_NOREF;
-  }
-  if (task->mapped == LUA_NOREF) { /* or that failed, and does so for each */
-    if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) != 1)
+  if (call->run->first)
+    forget_mapped(L, task);
+  if (task->mapped == LUA_NOREF) { /* or that failed, or an item has changed it */
+    int first = lua_gettop(L) + 1;
+    forget_mapped(L, task);
+    if (decode_graph(L, call, call->run->function, call->run->function_length, MCH_SEND_TASK) < 1)
       luaL_error(L, "a batch must have exactly one function");
-    task->mapped = luaL_ref(L, LUA_REGISTRYINDEX);
+    keep_mapped(L, task, first);
   }
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->mapped);
+}
+
+/* The next item is to find the function and its classes as this one did. */
+static void check_mapped(lua_State *L, struct mch_ltask *task) {
+  if (task->unsteady || !mch_steady_is_same(L, &task->steady))
+    forget_mapped(L, task);
 }
 
 /* Push the function and its arguments; returns how many values. */
@@ -592,6 +645,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->first_bar = 0;
   if (run->function == NULL || !run_plain_item(L, &call))
     run_call(L, &call);
+  if (run->function != NULL)
+    check_mapped(L, task);
   if (task->covers)
     mch_coverage_save(L);
   mch_tidy_restore(L, &task->tidy,
@@ -611,7 +666,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   if (task->context->first_bar != 0)
-    mch_output_leave_bars(task->output, task->context->first_bar);
+    mch_output_leave_bars(task->output, task->context->first_bar,
+                          call.kind == MCH_KIND_ERROR ? MCH_BAR_ERROR : MCH_BAR_FINISHED);
   task->context->hides_bars = outer.hides_bars;
   task->context->first_bar = outer.first_bar;
   return call.kind;
@@ -671,17 +727,39 @@ static void keep_inherited(lua_State *L) {
   luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
+/* Where both streams are one file, io.stderr keeps the order of writes to both. */
+static void join_streams(lua_State *L) {
+  FILE *before = stderr;
+  luaL_Stream *stream;
+  if (!mch_hold_same_file(STDOUT_FILENO, STDERR_FILENO))
+    return;
+  mch_platform_join_streams();
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushliteral(L, LUA_IOLIBNAME);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushliteral(L, "stderr");
+    lua_rawget(L, -2);
+    stream = luaL_testudata(L, -1, LUA_FILEHANDLE);
+    if (stream != NULL && stream->f == before)
+      stream->f = stderr;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
+  join_streams(L);
   lua_newtable(L);
   task->factories = luaL_ref(L, LUA_REGISTRYINDEX);
   keep_inherited(L);
   replace_exit(L, task->baseline);
   mch_tidy_watch(L, &task->tidy, task->baseline);
   task->covers = mch_coverage_begin(L, task->L);
-  if (lua_rawgeti(L, LUA_REGISTRYINDEX, task->init) == LUA_TFUNCTION)
-    exchange_exits(L, lua_gettop(L));
-  lua_pop(L, 1);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->init);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
+  exchange_exits(L, lua_gettop(L) - 1);
+  lua_pop(L, 2);
   mch_young_begin(L, &task->young, &task->heap, &task->watch);
   return 0;
 }
@@ -696,6 +774,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   L = task_thread(task);
   mch_lwatch_install(&task->watch, L, L, task->memory);
   task->context->watch = &task->watch;
+  task->context->baseline = task->baseline != LUA_NOREF ? task->baseline : 0;
   task->watching = 1;
   lua_pushcfunction(L, set_up_worker);
   lua_pushlightuserdata(L, task);
@@ -703,6 +782,59 @@ static void begin(void *ud, struct mch_worker *worker) {
     mch_worker_leave(worker, EXIT_FAILURE);
   run_init(L, task);
   mch_young_forgive(&task->young);
+}
+
+/* -- a worker leaves ---------------------------------------------------------------------- */
+
+/* Log what the error table on top says. */
+static int log_error_of_fini(lua_State *L) {
+  int was_stopped = (int)lua_tointeger(L, 2);
+  luaL_Buffer sentence;
+  luaL_buffinit(L, &sentence);
+  if (was_stopped)
+    luaL_addstring(&sentence, "fini of a worker took too long and was stopped");
+  else {
+    luaL_addstring(&sentence, "fini of a worker raised an error: ");
+    if (lua_istable(L, 1))
+      lua_rawgeti(L, 1, 1);
+    else
+      lua_pushvalue(L, 1);
+    if (!lua_isstring(L, -1)) {
+      lua_pop(L, 1);
+      lua_pushliteral(L, "(there is no message)");
+    }
+    luaL_addvalue(&sentence);
+  }
+  luaL_pushresult(&sentence);
+  mch_notices_log(L, "error", lua_tostring(L, -1));
+  return 0;
+}
+
+void mch_ltask_end(struct mch_ltask *task) {
+  lua_State *L = task_thread(task);
+  int status, stops;
+  if (task->fini == LUA_NOREF || task->broken || (task->init != LUA_NOREF && !task->prepared))
+    return;
+  lua_settop(L, 0);
+  stops = mch_lwatch_stops(L);
+  lua_pushcfunction(L, log_error_of_fini);
+  lua_pushcfunction(L, describe_error);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
+  status = lua_pcall(L, 0, 0, 2);
+  end_stranger(task, status);
+  stops = mch_lwatch_stops(L) - stops;
+  if (task->watching)
+    mch_lwatch_calm(&task->watch);
+  lua_remove(L, 2);
+  if (status != LUA_OK) {
+    lua_pushinteger(L, stops);
+    lua_pcall(L, 2, 0, 0);
+  }
+  lua_settop(L, 0);
+}
+
+static void end(void *ud) {
+  mch_ltask_end(ud);
 }
 
 /* -- stopping a task ---------------------------------------------------------------------- */
@@ -746,6 +878,7 @@ struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
   struct mch_runner runner = {.ud = task,
                               .eager = eager,
                               .begin = begin,
+                              .end = task != NULL && task->fini != LUA_NOREF ? end : NULL,
                               .run = run,
                               .code = code,
                               .interrupt = interrupt,
@@ -782,10 +915,11 @@ int mch_ltask_random(lua_State *L) {
 void mch_ltask_close(lua_State *L, struct mch_ltask *task) {
   luaL_unref(L, LUA_REGISTRYINDEX, task->baseline);
   luaL_unref(L, LUA_REGISTRYINDEX, task->init);
+  luaL_unref(L, LUA_REGISTRYINDEX, task->fini);
   luaL_unref(L, LUA_REGISTRYINDEX, task->payloads);
   luaL_unref(L, LUA_REGISTRYINDEX, task->lent);
   luaL_unref(L, LUA_REGISTRYINDEX, task->anchor);
   mch_tidy_forget(L, &task->tidy);
-  task->baseline = task->init = task->payloads = task->lent = task->anchor = LUA_NOREF;
+  task->baseline = task->init = task->fini = task->payloads = task->lent = task->anchor = LUA_NOREF;
   mch_dictionary_free(&task->codes);
 }

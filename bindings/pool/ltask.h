@@ -6,6 +6,7 @@
 
 #include <lua.h>
 
+#include "bindings/values/steady.h"
 #include "runtime/wire/codes.h"
 #include "bindings/context.h"
 #include "runtime/engines/engine.h"
@@ -28,8 +29,11 @@ struct mch_ltask {
   struct mch_context *context;
   struct mch_output *output;
   int baseline; /* registry references; LUA_NOREF: none */
-  int init;
-  int mapped;        /* of the batch that runs: its function, rebuilt */
+  int init, fini;
+  int mapped;               /* of the batch that runs: its function, rebuilt */
+  int mapped_own;           /* likewise: the classes that came with it, by id */
+  struct mch_steady steady; /* likewise: how its tables looked */
+  int unsteady;             /* likewise: it is rebuilt for each item */
   int factories;     /* in a worker: what makes closures of code that comes often (mch_decoder) */
   int lent;          /* what the spans of the last answer need */
   int payloads;      /* engine "snapshot": table of { n = , function, arguments ... } by number */
@@ -54,6 +58,9 @@ struct mch_ltask {
 
 /* The runner of a pool whose `task` this is. */
 struct mch_runner mch_ltask_runner(struct mch_ltask *task);
+
+/* Run the user's `fini`, where `init` has not failed. What it raises is logged. */
+void mch_ltask_end(struct mch_ltask *task);
 
 /* Push an integer from the running task's random stream. 0: there is no such stream. */
 int mch_ltask_random(lua_State *L);

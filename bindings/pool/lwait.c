@@ -5,13 +5,16 @@
 
 #include <lauxlib.h>
 
+#include "bindings/context.h"
 #include "bindings/lwatch.h"
-#include "bindings/show/latpbar.h"
+#include "bindings/show/loutput.h"
 #include "runtime/base/platform.h"
 #include "runtime/pool/pool_state.h"
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 #include "runtime/wire/cargo.h"
+
+enum { SHORTEST_LOOK = 50000, LONGEST_LOOK = 5000000 }; /* nanoseconds, for room in the queue */
 
 /* -- waiting ------------------------------------------------------------------------------ */
 
@@ -86,6 +89,8 @@ static int is_met(const struct lpool *lpool, const struct goal *goal) {
            mch_pool_unfinished_below(pool, goal->limit) == 0;
   case UNTIL_GONE:
     return mch_pool_gone(pool);
+  case UNTIL_ROOM:
+    return !mch_pool_is_full(pool, goal->group, (size_t)goal->limit);
   case UNTIL_TIME:
   default:
     return 0;
@@ -133,9 +138,9 @@ static int is_end(const struct goal *goal) {
 int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until) {
   struct wait wait = {
       {L, mch_lwait_main_thread(L), &lpool->own_hooks, &lpool->main_hooks, NULL}, lpool, goal};
-  struct mch_waiting waiting = {until,          is_enough,
-                                is_interrupted, &wait,
-                                goal->group,    goal->condition == UNTIL_MANY ? goal->limit : 1};
+  struct mch_waiting waiting = {
+      until, is_enough,   is_interrupted,
+      &wait, goal->group, goal->condition == UNTIL_MANY ? (size_t)goal->limit : 1};
   if (until != 0)
     mch_levents_check_may_wait(L);
   look_at_hooks(L, lpool);
@@ -144,9 +149,11 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
   for (;;) {
     mch_lserve_pump(L, lpool, 0);
     if (is_end(goal))
-      mch_atpbar_pump_quietly(L);
+      mch_loutput_pump_quietly(L);
     else
-      mch_atpbar_pump(L);
+      mch_loutput_pump(L);
+    if (lpool->pool != NULL && is_met(lpool, goal))
+      mch_levents_tell(L, lpool); /* what made it so, and came since the pump */
     if (lpool->pool == NULL)
       mch_lpool_raise_closed(L);
     if (is_met(lpool, goal))
@@ -158,6 +165,27 @@ int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goa
     mch_pool_wait(lpool->pool, &waiting);
     mch_lwait_obey_hooks(L, lpool->output, &lpool->own_hooks, &lpool->main_hooks,
                          goal->condition == UNTIL_BELOW || goal->condition == UNTIL_GONE);
+  }
+}
+
+/* Whether code that is called in the middle of something, and must not wait, has called us. */
+static int may_wait(lua_State *L, const struct lpool *lpool) {
+  const struct mch_context *context = mch_context_get(L);
+  return context->inside == 0 && !context->telling && !lpool->task.running;
+}
+
+/* Wait until fewer tasks of run() are queued than may be. No message says that a worker begins what
+ * it has: then it is looked again and again. */
+void mch_lwait_for_room(lua_State *L, struct lpool *lpool) {
+  struct goal goal = {UNTIL_ROOM, &lpool->group, lpool->max_queued};
+  uint64_t step = SHORTEST_LOOK;
+  int full;
+  while ((full = mch_pool_is_full(lpool->pool, &lpool->group, lpool->max_queued)) != 0) {
+    if (!may_wait(L, lpool))
+      return;
+    if (mch_lwait_wait_for(L, lpool, &goal, full == 2 ? mch_now() + step : MCH_NEVER))
+      return;
+    step = 2 * step < LONGEST_LOOK ? 2 * step : LONGEST_LOOK;
   }
 }
 

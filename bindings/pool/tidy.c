@@ -56,16 +56,34 @@ void mch_tidy_restore_hook(lua_State *L, const struct mch_tidy *tidy) {
 
 /* -- the collector ------------------------------------------------------------------------ */
 
+#if LUA_VERSION_NUM >= 505
+enum { PAUSE = LUA_GCPPAUSE, STEPMUL = LUA_GCPSTEPMUL };
+
+static int parameter(lua_State *L, int which) {
+  return lua_gc(L, LUA_GCPARAM, which, -1);
+}
+
+static void set_parameter(lua_State *L, int which, int value) {
+  lua_gc(L, LUA_GCPARAM, which, value);
+}
+#else
+enum { PAUSE = LUA_GCSETPAUSE, STEPMUL = LUA_GCSETSTEPMUL };
+
 static int parameter(lua_State *L, int which) {
   int value = lua_gc(L, which, 0);
   lua_gc(L, which, value);
   return value;
 }
 
+static void set_parameter(lua_State *L, int which, int value) {
+  lua_gc(L, which, value);
+}
+#endif
+
 static void note_collector(lua_State *L, struct mch_tidy *tidy) {
   tidy->runs = lua_gc(L, LUA_GCISRUNNING);
-  tidy->pause = parameter(L, LUA_GCSETPAUSE);
-  tidy->stepmul = parameter(L, LUA_GCSETSTEPMUL);
+  tidy->pause = parameter(L, PAUSE);
+  tidy->stepmul = parameter(L, STEPMUL);
   tidy->touched = tidy->mode = 0;
 }
 
@@ -75,8 +93,8 @@ static void restore_collector(lua_State *L, struct mch_tidy *tidy) {
   else if (tidy->mode == LUA_GCINC)
     lua_gc(L, LUA_GCINC, 0, 0, 0);
   tidy->mode = 0;
-  lua_gc(L, LUA_GCSETPAUSE, tidy->pause);
-  lua_gc(L, LUA_GCSETSTEPMUL, tidy->stepmul);
+  set_parameter(L, PAUSE, tidy->pause);
+  set_parameter(L, STEPMUL, tidy->stepmul);
 }
 
 /* -- the default files -------------------------------------------------------------------- */

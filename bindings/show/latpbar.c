@@ -12,11 +12,9 @@
 #include <lauxlib.h>
 
 #include "bindings/context.h"
-#include "bindings/lwatch.h"
-#include "runtime/mantichora.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
-#include "sinks.h"
+#include "loutput.h"
 #include "bindings/values/text.h"
 
 /***
@@ -36,214 +34,6 @@ its lines; in a worker it never does.
 
 static const char *const loop_type = "mantichora.atpbar.loop";
 static const char *const bar_type = "mantichora.atpbar.bar";
-static const char *const output_type = "mantichora.output";
-
-/* Registry keys: their addresses. */
-static const char output_key = 0, renderer_key = 0, complaint_key = 0;
-
-/* --- the output of the state --- */
-
-struct output_box {
-  struct mch_output *out;
-};
-
-static int call_render(lua_State *L);
-
-/* The state closes. Pools and loops, which are younger, have ended their bars: the last that sinks
- * and renderers are told. */
-static void tell_the_end(lua_State *L, struct mch_output *out) {
-  if (!lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, call_render);
-  lua_pushlightuserdata(L, out);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-    lua_pop(L, 1);
-}
-
-/* Pools and loops that are finalized later still end their bars in it. */
-static int output_gc(lua_State *L) {
-  struct output_box *box = lua_touserdata(L, 1);
-  if (box->out != NULL)
-    tell_the_end(L, box->out);
-  mch_output_unref(box->out);
-  box->out = NULL;
-  return 0;
-}
-
-static struct mch_output *new_output(lua_State *L) {
-  struct mch_error error;
-  struct output_box *box = lua_newuserdatauv(L, sizeof *box, 0);
-  box->out = NULL;
-  if (luaL_newmetatable(L, output_type)) {
-    lua_pushcfunction(L, output_gc);
-    lua_setfield(L, -2, "__gc");
-  }
-  lua_setmetatable(L, -2);
-  box->out = mch_output_new(NULL, &error);
-  if (box->out == NULL)
-    luaL_error(L, "%s", error.text);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &output_key);
-  return box->out;
-}
-
-struct mch_output *mch_atpbar_output(lua_State *L) {
-  struct output_box *box;
-  luaL_checkstack(L, 4, NULL);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &output_key);
-  box = lua_touserdata(L, -1);
-  lua_pop(L, 1);
-  return box != NULL && box->out != NULL ? box->out : new_output(L);
-}
-
-/* --- the renderer of the script --- */
-
-static void set_integer(lua_State *L, const char *key, uint64_t value) {
-  lua_pushinteger(L, value > LUA_MAXINTEGER ? LUA_MAXINTEGER : (lua_Integer)value);
-  lua_setfield(L, -2, key);
-}
-
-static void set_string(lua_State *L, const char *key, const char *text, size_t length) {
-  lua_pushlstring(L, text, length);
-  lua_setfield(L, -2, key);
-}
-
-static void push_report(lua_State *L, const struct mch_report *report) {
-  static const char *const events[] = {"start", "update", "end"};
-  lua_createtable(L, 0, 12);
-  lua_pushstring(L, events[report->event]);
-  lua_setfield(L, -2, "event");
-  set_integer(L, "id", report->key);
-  set_string(L, "name", report->name, report->name_length);
-  set_integer(L, "done", report->done);
-  if (report->total != MCH_BAR_UNKNOWN)
-    set_integer(L, "total", report->total);
-  lua_pushnumber(L, (lua_Number)report->elapsed_ns / 1e9);
-  lua_setfield(L, -2, "elapsed");
-  if (report->of_tasks) {
-    set_integer(L, "running", report->running);
-    set_integer(L, "queued", mch_render_queued(report));
-    set_integer(L, "failed", report->failed);
-  }
-  if (report->runid >= 0)
-    set_integer(L, "runid", (uint64_t)report->runid);
-  if (report->task != NULL)
-    set_string(L, "task", report->task, report->task_length);
-  if (report->event == MCH_REPORT_END) {
-    lua_pushstring(L, mch_bar_end_word(report->how));
-    lua_setfield(L, -2, "state");
-  }
-}
-
-void mch_atpbar_choose_mode(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
-  int told = mch_context_get(L)->sinks.progress != NULL;
-  luaL_checkstack(L, 4, NULL);
-  told |= lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) != LUA_TNIL;
-  lua_pop(L, 1);
-  mch_output_set_mode(out, told ? MCH_PROGRESS_REPORTS : MCH_PROGRESS_AUTO);
-}
-
-static void forget_renderer(lua_State *L) {
-  lua_pushnil(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_atpbar_choose_mode(L);
-}
-
-/* Tell sinks, or the script's renderer, all that is new. */
-static void render(lua_State *L, struct mch_output *out) {
-  struct mch_context *context = mch_context_get(L);
-  struct mch_report report;
-  int stops, status;
-  mch_sinks_output(L, out);
-  if (mch_sinks_progress(L, out))
-    return;
-  luaL_checkstack(L, 6, NULL);
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &renderer_key) == LUA_TNIL) {
-    lua_pop(L, 1);
-    return;
-  }
-  while (mch_output_report(out, mch_output_now(out), &report)) {
-    lua_pushvalue(L, -1);
-    push_report(L, &report);
-    stops = mch_lwatch_stops(L);
-    context->inside++;
-    status = lua_pcall(L, 1, 0, 0);
-    context->inside--;
-    if (status != LUA_OK) {
-      if (mch_lwatch_stops(L) == stops)
-        forget_renderer(L);
-      lua_error(L);
-    }
-  }
-  lua_pop(L, 1);
-}
-
-static int call_render(lua_State *L) {
-  render(L, lua_touserdata(L, 1));
-  return 0;
-}
-
-/* The error on top, which is popped, is to be raised by the next mch_atpbar_pump(), if no other one
- * waits for that. */
-static void keep_complaint(lua_State *L) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key) == LUA_TBOOLEAN) {
-    lua_pushvalue(L, -2);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key); /* needs no memory: the key is there */
-  }
-  lua_pop(L, 2);
-}
-
-void mch_atpbar_tell(lua_State *L, struct mch_output *out) {
-  int stops = mch_lwatch_stops(L);
-  if (!mch_output_wants_owner(out, 0) || !lua_checkstack(L, 4))
-    return;
-  lua_pushcfunction(L, call_render);
-  lua_pushlightuserdata(L, out);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
-    return;
-  if (mch_lwatch_caught(L, stops))
-    lua_pop(L, 1);
-  else
-    keep_complaint(L);
-}
-
-void mch_atpbar_pump_quietly(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
-  int stops = mch_lwatch_stops(L);
-  const char *text;
-  mch_output_pump(out, mch_output_now(out), 1);
-  luaL_checkstack(L, 4, NULL);
-  lua_pushcfunction(L, call_render);
-  lua_pushlightuserdata(L, out);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
-    return;
-  text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
-  if (strstr(text, "interrupted!") != NULL) /* Ctrl-C */
-    lua_error(L);
-  if (mch_lwatch_caught(L, stops))
-    lua_pop(L, 1);
-  else
-    keep_complaint(L);
-}
-
-/* Raise what the renderer has raised when its error could not go on. */
-static void complain(lua_State *L) {
-  luaL_checkstack(L, 2, NULL);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &complaint_key);
-  if (lua_toboolean(L, -1)) {
-    lua_pushboolean(L, 0);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key);
-    lua_error(L);
-  }
-  lua_pop(L, 1);
-}
-
-void mch_atpbar_pump(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
-  mch_output_pump(out, mch_output_now(out), 1);
-  render(L, out);
-  complain(L);
-}
 
 /* --- bars --- */
 
@@ -264,7 +54,7 @@ static void tick(lua_State *L, struct handle *handle) {
   handle->fast = ticked & MCH_TICK_SOON ? handle->fast + 1 : 0;
   handle->skip = handle->fast > FAST ? SKIP : 0;
   if (ticked & MCH_TICK_OWNER)
-    render(L, handle->out);
+    mch_loutput_render(L, handle->out);
 }
 
 static void store(lua_State *L, struct handle *handle, uint64_t done) {
@@ -293,16 +83,12 @@ static void release(struct handle *handle) {
   mch_output_unref(out);
 }
 
-static void start(lua_State *L, struct handle *handle, const char *name, size_t length,
-                  uint64_t total) {
+static void start_as(lua_State *L, struct handle *handle, const struct mch_bar_spec *wish) {
   struct mch_context *context = mch_context_get(L);
-  struct mch_bar_spec spec = {0};
-  handle->out = mch_output_ref(mch_atpbar_output(L));
+  struct mch_bar_spec spec = *wish;
+  handle->out = mch_output_ref(mch_loutput_get(L));
   if (context->hides_bars)
     return;
-  spec.name = name;
-  spec.name_length = length;
-  spec.total = total;
   spec.loop = 1;
   spec.runid = -1;
   if (context->running) { /* of a worker's bars the process above knows it */
@@ -313,6 +99,34 @@ static void start(lua_State *L, struct handle *handle, const char *name, size_t 
   handle->bar = mch_output_bar_start(handle->out, &spec);
   if (handle->bar != NULL && context->running && context->first_bar == 0)
     context->first_bar = handle->bar->key;
+}
+
+static void start(lua_State *L, struct handle *handle, const char *name, size_t length,
+                  uint64_t total) {
+  struct mch_bar_spec spec = {0};
+  spec.name = name;
+  spec.name_length = length;
+  spec.total = total;
+  start_as(L, handle, &spec);
+}
+
+/* How a bar ends whose loop or scope is left, with the error at `index` or without. */
+static enum mch_bar_end how_left(lua_State *L, int index) {
+  if (lua_isnoneornil(L, index))
+    return MCH_BAR_BROKEN;
+  if (lua_type(L, index) == LUA_TSTRING && strstr(lua_tostring(L, index), "interrupted!") != NULL)
+    return MCH_BAR_CANCELLED;
+  return MCH_BAR_ERROR;
+}
+
+/* The same for a bar that nobody has any more. */
+static void forget(struct handle *handle, uint64_t done, uint64_t total) {
+  struct mch_output *out = handle->out;
+  if (handle->bar == NULL)
+    return;
+  mch_output_finalize(out, 1);
+  finish(handle, done, total, MCH_BAR_BROKEN);
+  mch_output_finalize(out, 0);
 }
 
 /* --- loops --- */
@@ -328,7 +142,7 @@ enum { LOOP_CLOSING = 1 }; /* user value: the closing value of the iterator insi
 
 static int loop_gc(lua_State *L) {
   struct loop *loop = lua_touserdata(L, 1);
-  finish(&loop->handle, loop->done, loop->total, MCH_BAR_BROKEN);
+  forget(&loop->handle, loop->done, loop->total);
   release(&loop->handle);
   return 0;
 }
@@ -344,10 +158,10 @@ static int after_close(lua_State *L, int status, lua_KContext context) {
  * wanted to have closed. */
 static int loop_close(lua_State *L) {
   struct loop *loop = lua_touserdata(L, 1);
-  finish(&loop->handle, loop->done, loop->total, MCH_BAR_BROKEN);
+  finish(&loop->handle, loop->done, loop->total, how_left(L, 2));
   lua_settop(L, 2);
   if (lua_isnil(L, 2) && loop->handle.out != NULL)
-    render(L, loop->handle.out);
+    mch_loutput_render(L, loop->handle.out);
   if (lua_getiuservalue(L, 1, LOOP_CLOSING) == LUA_TNIL ||
       luaL_getmetafield(L, -1, "__close") == LUA_TNIL)
     return 0;
@@ -370,7 +184,7 @@ static void step(lua_State *L, struct loop *loop) {
 static int stop(lua_State *L, struct loop *loop) {
   finish(&loop->handle, loop->done, loop->total, MCH_BAR_FINISHED);
   if (loop->handle.out != NULL)
-    render(L, loop->handle.out);
+    mch_loutput_render(L, loop->handle.out);
   lua_pushnil(L);
   return 1;
 }
@@ -664,13 +478,17 @@ static int atpbar_pairs(lua_State *L) {
   return loop_over_iterator(L, loop, 3);
 }
 
-/* nil or an integer; below zero is zero. */
+/* nil or an integer from zero. */
 static uint64_t check_total(lua_State *L, int index) {
   lua_Integer total;
   if (lua_isnoneornil(L, index))
     return MCH_BAR_UNKNOWN;
   total = luaL_checkinteger(L, index);
-  return total > 0 ? (uint64_t)total : 0;
+  if (total < 0)
+    luaL_argerror(
+        L, index,
+        lua_pushfstring(L, "total must not be negative: %I is given", (LUAI_UACINT)total));
+  return (uint64_t)total;
 }
 
 /***
@@ -715,17 +533,56 @@ static struct bar *check_bar(lua_State *L) {
   return bar;
 }
 
-/* Fields of the options: `name` and `total`. */
+static int is_option(const char *key) {
+  static const char *const known[] = {"name", "total", "unit", "leave", NULL};
+  int i = 0;
+  while (known[i] != NULL && strcmp(key, known[i]) != 0)
+    i++;
+  return known[i] != NULL;
+}
+
 static void check_options(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_pushnil(L);
   while (lua_next(L, 1)) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
-    if (strcmp(key, "name") != 0 && strcmp(key, "total") != 0)
-      luaL_argerror(L, 1,
-                    lua_pushfstring(L, "unknown option '%s': 'name' and 'total' are known", key));
+    if (!is_option(key))
+      luaL_argerror(
+          L, 1,
+          lua_pushfstring(L, "unknown option '%s': 'name', 'total', 'unit' and 'leave' are known",
+                          key));
     lua_pop(L, 1);
   }
+}
+
+static enum mch_bar_unit option_unit(lua_State *L) {
+  const char *word;
+  int unit;
+  if (lua_getfield(L, 1, "unit") == LUA_TNIL) {
+    lua_pop(L, 1);
+    return MCH_UNIT_NONE;
+  }
+  word = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  for (unit = MCH_UNIT_NONE + 1; unit < MCH_UNITS; unit++)
+    if (strcmp(word, mch_bar_unit_word((enum mch_bar_unit)unit)) == 0)
+      break;
+  if (unit == MCH_UNITS)
+    luaL_argerror(L, 1,
+                  lua_pushfstring(L, "unit: \"B\" or \"iB\" expected, got %s",
+                                  *word != '\0' ? word : luaL_typename(L, -1)));
+  lua_pop(L, 1);
+  return (enum mch_bar_unit)unit;
+}
+
+static enum mch_bar_leave option_leave(lua_State *L) {
+  enum mch_bar_leave leave = MCH_LEAVE_ALWAYS;
+  if (lua_getfield(L, 1, "leave") != LUA_TNIL && lua_type(L, -1) != LUA_TBOOLEAN)
+    luaL_argerror(
+        L, 1, lua_pushfstring(L, "leave: true or false expected, got %s", luaL_typename(L, -1)));
+  if (lua_isboolean(L, -1) && !lua_toboolean(L, -1))
+    leave = MCH_LEAVE_NEVER;
+  lua_pop(L, 1);
+  return leave;
 }
 
 static uint64_t option_total(lua_State *L) {
@@ -739,37 +596,43 @@ static uint64_t option_total(lua_State *L) {
   if (!whole)
     luaL_argerror(L, 1,
                   lua_pushfstring(L, "total: integer expected, got %s", luaL_typename(L, -1)));
+  if (total < 0)
+    luaL_argerror(
+        L, 1, lua_pushfstring(L, "total must not be negative: %I is given", (LUAI_UACINT)total));
   lua_pop(L, 1);
-  return total > 0 ? (uint64_t)total : 0;
+  return (uint64_t)total;
 }
 
 /***
 A bar that your code advances: `local bar <close> = atpbar.bar{ name = "copy", total = 100 }`.
 @function bar
-@tparam table options `name`, a string; `total`, an integer (nil: not known, count and rate are
-shown)
+@tparam table options `name`, a string; `total`, an integer from 0 (nil: not known, count and rate
+are shown, as they are beyond it); `unit`, `"B"` or `"iB"`: the numbers are bytes, shown as
+`3.00M / 1.00G` in powers of 1000, or of 1024; `leave`, false: its line goes from the terminal when
+it has ended
 @treturn bar the bar, which should stand in a `<close>` variable
 @raise an unknown option, or one of the wrong type
 */
 static int atpbar_bar(lua_State *L) {
   struct bar *bar;
-  size_t length = 0;
-  const char *name = "";
-  uint64_t total;
+  struct mch_bar_spec spec = {0};
   mch_notices_tell(L);
   lua_settop(L, 1);
   check_options(L);
-  total = option_total(L);
+  spec.name = "";
+  spec.total = option_total(L);
+  spec.unit = option_unit(L);
+  spec.leave = option_leave(L);
   if (lua_getfield(L, 1, "name") != LUA_TNIL && lua_type(L, -1) != LUA_TSTRING)
     return luaL_argerror(L, 1,
                          lua_pushfstring(L, "name: string expected, got %s", luaL_typename(L, -1)));
   if (!lua_isnil(L, -1))
-    name = lua_tolstring(L, -1, &length);
+    spec.name = lua_tolstring(L, -1, &spec.name_length);
   bar = lua_newuserdatauv(L, sizeof *bar, 0);
   memset(bar, 0, sizeof *bar);
-  bar->total = total;
+  bar->total = spec.total;
   luaL_setmetatable(L, bar_type);
-  start(L, &bar->handle, name, length, total);
+  start_as(L, &bar->handle, &spec);
   return 1;
 }
 
@@ -831,10 +694,32 @@ static int bar_set_total(lua_State *L) {
   return 1;
 }
 
-static void close_bar(struct bar *bar) {
-  int whole = bar->total == MCH_BAR_UNKNOWN || bar->done >= bar->total;
+/***
+Give it another name.
+@function set_name
+@string name the name
+@treturn bar itself
+@raise `bar is closed`
+*/
+static int bar_set_name(lua_State *L) {
+  struct bar *bar = check_bar(L);
+  size_t length;
+  const char *name;
+  luaL_checktype(L, 2, LUA_TSTRING);
+  name = lua_tolstring(L, 2, &length);
+  mch_output_bar_name(bar->handle.out, bar->handle.bar, name, length);
+  store(L, &bar->handle, bar->done);
+  lua_settop(L, 1);
+  return 1;
+}
+
+/* With the error at `index`, or without. */
+static void close_bar(lua_State *L, struct bar *bar, int index) {
+  enum mch_bar_end how = how_left(L, index);
+  if (how == MCH_BAR_BROKEN && (bar->total == MCH_BAR_UNKNOWN || bar->done >= bar->total))
+    how = MCH_BAR_FINISHED;
   bar->closed = 1;
-  finish(&bar->handle, bar->done, bar->total, whole ? MCH_BAR_FINISHED : MCH_BAR_BROKEN);
+  finish(&bar->handle, bar->done, bar->total, how);
 }
 
 /***
@@ -844,15 +729,16 @@ harm.
 */
 static int bar_close(lua_State *L) {
   struct bar *bar = luaL_checkudata(L, 1, bar_type);
-  close_bar(bar);
+  close_bar(L, bar, 2);
   if (lua_isnoneornil(L, 2) && bar->handle.out != NULL)
-    render(L, bar->handle.out);
+    mch_loutput_render(L, bar->handle.out);
   return 0;
 }
 
 static int bar_gc(lua_State *L) {
   struct bar *bar = luaL_checkudata(L, 1, bar_type);
-  close_bar(bar);
+  bar->closed = 1;
+  forget(&bar->handle, bar->done, bar->total);
   release(&bar->handle);
   return 0;
 }
@@ -869,11 +755,11 @@ Draw all bars and write all lines now.
 @blocks until they are written
 */
 static int atpbar_flush(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
+  struct mch_output *out = mch_loutput_get(L);
   mch_notices_tell(L);
   mch_output_draw(out);
-  render(L, out);
-  complain(L);
+  mch_loutput_render(L, out);
+  mch_loutput_complain(L);
   return 0;
 }
 
@@ -882,10 +768,9 @@ Show no progress from now on.
 @function disable
 */
 static int atpbar_disable(lua_State *L) {
-  struct mch_output *out = mch_atpbar_output(L);
   lua_pushnil(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_output_set_mode(out, MCH_PROGRESS_OFF);
+  mch_loutput_set_renderer(L);
+  mch_output_set_mode(mch_loutput_get(L), MCH_PROGRESS_OFF);
   return 0;
 }
 
@@ -893,9 +778,10 @@ static int atpbar_disable(lua_State *L) {
 Let a function show progress. It is called as `f(report)`, inside of calls of this library only, on
 the caller's thread. A report is a table with `event` ("start", "update" or "end"), `id`, `name`,
 `done`, `total` (nil: not known), `elapsed` (seconds); of a task's bar also `runid` and `task`; of a
-pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued` and `failed`; at the end
-`state` ("finished", "broken", or the kind of the task's end). An error in `f` reaches the caller of
-the library, and `f` is called no more.
+pool's bar (`poolbar = true`) the numbers of tasks `running`, `queued`, `failed` and `cancelled`; of
+a bar of bytes `unit`; at the end
+`state` ("finished", "broken", or the kind of the task's end). An error in `f` is logged once at
+ERROR by the logger `mantichora`; `f` is then called no more, and bars are shown as before.
 @function set_renderer
 @tparam[opt] function f nil: bars are shown as before
 @raise an argument that is not a function
@@ -904,10 +790,8 @@ static int atpbar_set_renderer(lua_State *L) {
   lua_settop(L, 1);
   if (!lua_isnil(L, 1))
     luaL_checktype(L, 1, LUA_TFUNCTION);
-  lua_pushboolean(L, 0);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &complaint_key);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &renderer_key);
-  mch_atpbar_choose_mode(L);
+  mch_loutput_set_renderer(L);
+  mch_loutput_choose_mode(L);
   return 0;
 }
 
@@ -921,7 +805,7 @@ remaining time and rate. A user who sets MANTICHORA_PROGRESS=eta gets the latter
 static int atpbar_set_style(lua_State *L) {
   static const char *const names[] = {"atpbar", "eta", NULL};
   static const enum mch_tty_style styles[] = {MCH_TTY_PLAIN, MCH_TTY_ETA};
-  mch_output_set_style(mch_atpbar_output(L), styles[luaL_checkoption(L, 1, NULL, names)]);
+  mch_output_set_style(mch_loutput_get(L), styles[luaL_checkoption(L, 1, NULL, names)]);
   return 0;
 }
 
@@ -943,8 +827,8 @@ static void new_bar_type(lua_State *L) {
       {NULL, NULL},
   };
   static const luaL_Reg methods[] = {
-      {"add", bar_add},     {"set", bar_set}, {"set_total", bar_set_total},
-      {"close", bar_close}, {NULL, NULL},
+      {"add", bar_add},           {"set", bar_set},     {"set_total", bar_set_total},
+      {"set_name", bar_set_name}, {"close", bar_close}, {NULL, NULL},
   };
   luaL_newmetatable(L, bar_type);
   luaL_setfuncs(L, metamethods, 0);

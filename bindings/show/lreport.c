@@ -11,7 +11,7 @@
 #include "runtime/base/platform.h"
 #include "bindings/context.h"
 #include "bindings/values/graph.h"
-#include "latpbar.h"
+#include "loutput.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
@@ -42,6 +42,9 @@ static int send_log(lua_State *L) {
   mch_buf_clear(graph);
   encoder.out = graph;
   encoder.kind = MCH_SEND_RESULT;
+  lua_settop(L, 1);
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, context->baseline) == LUA_TTABLE)
+    encoder.baseline = 2;
   mch_encode(L, &encoder, 1, 1);
   if (graph->failed != 0)
     return luaL_error(L, "not enough memory for a log record");
@@ -93,7 +96,7 @@ static int log_threshold(lua_State *L) {
 
 /* write_line(line, stream): a line of the log, above the bars; without its newline. */
 static int write_line(lua_State *L) {
-  struct mch_output *output = mch_atpbar_output(L);
+  struct mch_output *output = mch_loutput_get(L);
   size_t length;
   const char *line;
   int stream = 2;

@@ -5,7 +5,12 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Instructions of Lua 5.4 that touch an upvalue or a key for one. */
+#if LUA_VERSION_NUM != 504 && LUA_VERSION_NUM != 505
+#error "mantichora knows Lua 5.4 and 5.5: give it the headers of one of these"
+#endif
+
+/* Instructions that touch an upvalue or a key for one. Their numbers are the same in 5.4 and 5.5,
+ * but for one. */
 enum {
   OP_LOADK = 3,
   OP_LOADKX = 4,
@@ -16,8 +21,32 @@ enum {
   OP_SETTABUP = 15,
   OP_SETTABLE = 16,
   OP_JMP = 56,
-  OP_CALL = 68,
-  OP_EXTRAARG = 82
+  OP_CALL = 68
+};
+
+/* What differs between the formats of dumps. */
+static const struct format {
+  unsigned char version;    /* in the header */
+  unsigned char extra;      /* OP_EXTRAARG */
+  unsigned char more;       /* in each byte of a number, bit 7: 0x80: there are more of it, 0: no */
+  signed char sign;         /* of the header's samples */
+  unsigned char has_words;  /* samples of int and instruction are in the header */
+  unsigned char is_aligned; /* code and pairs of lines are, to their words */
+  unsigned char
+      counts_texts; /* a string that was there before is its number; others end with a zero */
+  unsigned char source_last; /* behind the inner functions */
+  unsigned char is_varied;   /* integer constants are numbers of seven bits a byte */
+} formats[] = {
+    {.version = 0x54, .extra = 82, .more = 0x00, .sign = 1},
+    {.version = 0x55,
+     .extra = 84,
+     .more = 0x80,
+     .sign = -1,
+     .has_words = 1,
+     .is_aligned = 1,
+     .counts_texts = 1,
+     .source_last = 1,
+     .is_varied = 1},
 };
 
 enum { MOST_NESTED = 250, NOT_WANTED = -1 };
@@ -29,7 +58,10 @@ struct constant {
 
 struct reading {
   lua_State *L;
-  const unsigned char *at, *end;
+  const struct format *format;
+  const unsigned char *start, *at, *end;
+  lua_Integer texts; /* strings that were met, if they count */
+  int places;        /* stack index of a table: number of a string -> where it is */
   int bad;
   int uses;    /* stack index of the result */
   int nested;  /* functions around the one at hand */
@@ -64,7 +96,7 @@ static unsigned take_byte(struct reading *r) {
   return byte != NULL ? *byte : 0;
 }
 
-/* Groups of seven bits, the highest first; the last one is marked. */
+/* Groups of seven bits, the highest first. */
 static size_t take_size(struct reading *r) {
   size_t value = 0;
   unsigned byte;
@@ -75,16 +107,55 @@ static size_t take_size(struct reading *r) {
       return 0;
     }
     value = value << 7 | (byte & 0x7f);
-  } while ((byte & 0x80) == 0);
+  } while ((byte & 0x80) == r->format->more);
   return value;
+}
+
+static void skip_integer(struct reading *r) {
+  if (!r->format->is_varied) {
+    take(r, sizeof(lua_Integer));
+    return;
+  }
+  while ((take_byte(r) & 0x80) == r->format->more && !r->bad)
+    ;
+}
+
+/* Behind the bytes that bring what follows to a multiple of `size`. */
+static void skip_gap(struct reading *r, size_t size) {
+  size_t over = (size_t)(r->at - r->start) % size;
+  if (r->format->is_aligned && over != 0)
+    take(r, size - over);
+}
+
+/* The string that was counted under this number. */
+static struct constant counted_text(struct reading *r, size_t number) {
+  struct constant string = {NULL, 0};
+  struct reading before = *r;
+  if (number > (size_t)r->texts) {
+    r->bad = 1;
+    return string;
+  }
+  if (number == 0)
+    return string;
+  lua_rawgeti(r->L, r->places, (lua_Integer)number);
+  before.at = r->start + lua_tointeger(r->L, -1);
+  lua_pop(r->L, 1);
+  string.length = take_size(&before) - 1;
+  string.string = (const char *)before.at;
+  return string;
 }
 
 static struct constant take_string(struct reading *r) {
   struct constant string = {NULL, 0};
+  const unsigned char *place = r->at;
   size_t size = take_size(r);
-  if (size > 0) {
-    string.length = size - 1;
-    string.string = (const char *)take(r, string.length);
+  if (size == 0)
+    return r->format->counts_texts ? counted_text(r, take_size(r)) : string;
+  string.length = size - 1;
+  string.string = (const char *)take(r, r->format->counts_texts ? size : string.length);
+  if (r->format->counts_texts && !r->bad) {
+    lua_pushinteger(r->L, place - r->start);
+    lua_rawseti(r->L, r->places, ++r->texts);
   }
   return string;
 }
@@ -99,20 +170,55 @@ static size_t take_count(struct reading *r, size_t size) {
   return count;
 }
 
-static void check_header(struct reading *r) {
-  static const char start[] = LUA_SIGNATURE "\x54\x00\x19\x93\r\n\x1a\n\x04";
-  const lua_Integer integer = 0x5678;
-  const lua_Number number = 370.5;
-  const unsigned char *bytes = take(r, sizeof start - 1);
-  if (bytes == NULL || memcmp(bytes, start, sizeof start - 1) != 0 ||
-      take_byte(r) != sizeof integer || take_byte(r) != sizeof number) {
+/* A sample of a number: how many bytes it has, and these. */
+static void check_sample(struct reading *r, const void *sample, size_t size) {
+  const unsigned char *bytes = take(r, 1 + size);
+  if (bytes == NULL || bytes[0] != size || memcmp(bytes + 1, sample, size) != 0)
     r->bad = 1;
+}
+
+static void check_literal(struct reading *r, const char *literal, size_t length) {
+  const unsigned char *bytes = take(r, length);
+  if (bytes == NULL || memcmp(bytes, literal, length) != 0)
+    r->bad = 1;
+}
+
+static void find_format(struct reading *r) {
+  unsigned version = take_byte(r);
+  size_t i;
+  for (i = 0; i < sizeof formats / sizeof formats[0]; i++)
+    if (formats[i].version == version)
+      r->format = &formats[i];
+  if (r->format == NULL) {
+    r->format = &formats[0];
+    r->bad = 1;
+  }
+}
+
+static void check_header(struct reading *r) {
+  static const char data[] = "\x00\x19\x93\r\n\x1a\n";
+  const uint32_t instruction = 0x12345678;
+  int word;
+  lua_Integer integer;
+  lua_Number number;
+  check_literal(r, LUA_SIGNATURE, sizeof LUA_SIGNATURE - 1);
+  find_format(r);
+  word = 0x5678 * r->format->sign;
+  integer = word;
+  number = 370.5 * r->format->sign;
+  check_literal(r, data, sizeof data - 1);
+  if (r->format->has_words) {
+    check_sample(r, &word, sizeof word);
+    check_sample(r, &instruction, sizeof instruction);
+    check_sample(r, &integer, sizeof integer);
+    check_sample(r, &number, sizeof number);
     return;
   }
-  bytes = take(r, sizeof integer + sizeof number);
-  if (bytes == NULL || memcmp(bytes, &integer, sizeof integer) != 0 ||
-      memcmp(bytes + sizeof integer, &number, sizeof number) != 0)
+  if (take_byte(r) != sizeof instruction || take_byte(r) != sizeof integer ||
+      take_byte(r) != sizeof number)
     r->bad = 1;
+  check_literal(r, (const char *)&integer, sizeof integer);
+  check_literal(r, (const char *)&number, sizeof number);
 }
 
 /* Leaves the memory of the constants on the stack. */
@@ -132,7 +238,7 @@ static void take_constants(struct reading *r, struct proto *proto) {
     case TRUE:
       break;
     case INTEGER:
-      take(r, sizeof(lua_Integer));
+      skip_integer(r);
       break;
     case FLOAT:
       take(r, sizeof(lua_Number));
@@ -169,10 +275,15 @@ static void skip_debug(struct reading *r) {
   size_t i, count;
   take(r, take_count(r, 1)); /* line differences */
   count = take_count(r, 2);
-  for (i = 0; i < count && !r->bad; i++) {
-    take_size(r);
-    take_size(r);
-  }
+  if (r->format->is_aligned) { /* lines of instructions, as they lie in memory */
+    if (count > 0)
+      skip_gap(r, sizeof(int));
+    take(r, count > SIZE_MAX / (2 * sizeof(int)) ? SIZE_MAX : count * 2 * sizeof(int));
+  } else
+    for (i = 0; i < count && !r->bad; i++) {
+      take_size(r);
+      take_size(r);
+    }
   count = take_count(r, 3);
   for (i = 0; i < count && !r->bad; i++) { /* local variables */
     take_string(r);
@@ -246,17 +357,19 @@ static void add_whole(struct reading *r, const struct proto *proto, uint32_t upv
 
 /* Is there an instruction behind `pc` that stores to the key in register `key` of the table in
  * register `table`, before either is used for something else? */
-static int is_stored(const struct proto *proto, size_t pc, uint32_t table, uint32_t key) {
+static int is_stored(const struct reading *r, const struct proto *proto, size_t pc, uint32_t table,
+                     uint32_t key) {
   for (; pc < proto->instructions; pc++) {
     uint32_t i = instruction(proto, pc), a = ARG_A(i);
+    if (OP(i) == r->format->extra) /* no register in A, nor in the next two */
+      continue;
     switch (OP(i)) {
     case OP_SETTABLE:
       if (a == table && ARG_B(i) == key)
         return 1;
       break;
     case OP_JMP:
-    case OP_EXTRAARG:
-    case OP_SETTABUP: /* no register in A */
+    case OP_SETTABUP:
       continue;
     case OP_CALL:
       if (a <= key)
@@ -293,7 +406,7 @@ static void follow_upvalue(struct reading *r, const struct proto *proto, size_t 
   next = instruction(proto, after);
   add_name(r, proto, upvalue, constant);
   if (!(OP(next) == OP_GETTABLE && ARG_B(next) == table && ARG_C(next) == key) &&
-      !is_stored(proto, after, table, key))
+      !is_stored(r, proto, after, table, key))
     add_whole(r, proto, upvalue);
 }
 
@@ -333,11 +446,13 @@ static void read_function(struct reading *r, struct proto *proto, const struct p
   luaL_checkstack(r->L, 10, NULL);
   if (++r->nested > MOST_NESTED)
     r->bad = 1;
-  take_string(r); /* source */
-  take_size(r);   /* first and last line */
+  if (!r->format->source_last)
+    take_string(r);
+  take_size(r); /* first and last line */
   take_size(r);
   take(r, 3); /* parameters, varargs, stack size */
   proto->instructions = take_count(r, 4);
+  skip_gap(r, 4);
   proto->code = take(r, proto->instructions * 4);
   take_constants(r, proto);
   upvalues.from = r->at;
@@ -348,6 +463,8 @@ static void read_function(struct reading *r, struct proto *proto, const struct p
     struct proto inner;
     read_function(r, &inner, proto);
   }
+  if (r->format->source_last)
+    take_string(r);
   skip_debug(r);
   function.to = r->at;
   if (!r->bad)
@@ -364,7 +481,7 @@ static struct reading new_reading(lua_State *L, const void *dump, size_t length)
   struct reading r;
   memset(&r, 0, sizeof r);
   r.L = L;
-  r.at = dump;
+  r.start = r.at = dump;
   r.end = r.at + length;
   return r;
 }
@@ -374,11 +491,14 @@ static void read_dump(struct reading *r, const unsigned char wanted[256]) {
   struct proto main;
   int i;
   check_header(r);
+  lua_newtable(r->L);
+  r->places = lua_gettop(r->L);
   r->parts.upvalue_count = main.upvalues = (int)take_byte(r);
   for (i = 0; i < main.upvalues; i++)
     main.outer[i] = wanted[i] ? i : NOT_WANTED;
   read_function(r, &main, NULL);
   r->bad |= r->at != r->end;
+  lua_settop(r->L, r->places - 1);
 }
 
 void mch_bytecode_uses(lua_State *L, const void *dump, size_t length,
@@ -419,6 +539,8 @@ struct dump {
  */
 static int write_dump(lua_State *L, const void *bytes, size_t count, void *ud) {
   struct dump *dump = ud;
+  if (count == 0) /* Lua 5.5 says that it has ended */
+    return 0;
   if (!dump->begun)
     luaL_buffinit(L, &dump->buffer);
   dump->begun = 1;
@@ -441,5 +563,6 @@ int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
   unsigned char none[256] = {0};
   read_dump(&r, none);
   *parts = r.parts;
-  return !r.bad;
+  /* A part that refers to strings before it, or is aligned, is at home in its dump only. */
+  return !r.bad && !r.format->counts_texts && !r.format->is_aligned;
 }

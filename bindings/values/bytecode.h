@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
  * What lua_dump() writes, read: which names a function looks up in its environment, whether it
- * assigns to its upvalues, and what lies where. Knows Lua 5.4's format and refuses to guess at
- * another. */
+ * assigns to its upvalues, and what lies where. Knows the formats of Lua 5.4 and 5.5, whichever
+ * it runs in, and refuses to guess at another. */
 #ifndef MCH_BYTECODE_H
 #define MCH_BYTECODE_H
 
@@ -39,7 +39,8 @@ struct mch_bytecode_parts {
   int upvalue_count; /* of the outermost function */
 };
 
-/* Find the parts of a dump. 0: its format is not the known one. Raises on memory. */
+/* Find the parts of a dump. 0: its format is not a known one, or is one whose parts cannot be moved
+ * to another dump (5.5). Raises on memory. */
 int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
                             struct mch_bytecode_parts *parts);
 

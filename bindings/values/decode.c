@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "classes.h"
 #include "large.h"
 #include "modules.h"
 #include "path.h"
@@ -258,6 +259,45 @@ static void open_hook(struct decoding *d, unsigned tag) {
   frame->from = d->sets;
 }
 
+/* Push our class `id`, or nil. */
+static void push_own(struct decoding *d, uint64_t id) {
+  if (d->own == 0 || id == 0 || id > LUA_MAXINTEGER)
+    mch_decode_malformed(d, "unknown class");
+  lua_rawgeti(d->L, d->own, (lua_Integer)id);
+}
+
+/* Read the value of a class that may be gone here, in the frame for it. When that is open, whatever
+ * refers to it refers to ours, if there is one. */
+static int read_copy(struct decoding *d) {
+  lua_State *L = d->L;
+  uint64_t number = d->objects;
+  int own = mch_decode_frame_at(d, innermost(d)), is_complete = read_value(d);
+  if (own > lua_gettop(L) || lua_isnil(L, own) || lua_isnil(L, d->slots + REFS))
+    return is_complete;
+  if (lua_rawgeti(L, d->slots + REFS, (lua_Integer)number) != LUA_TNIL) {
+    lua_pushvalue(L, own);
+    lua_rawseti(L, d->slots + REFS, (lua_Integer)number);
+  }
+  lua_pop(L, 1);
+  return is_complete;
+}
+
+/* 1: our class is on top of the stack. 0: a frame was opened. */
+static int read_class(struct decoding *d, unsigned tag) {
+  uint64_t id = take_varint(d);
+  push_own(d, id);
+  if ((tag & MCH_TAG_META) != 0) {
+    mch_decode_open_frame(d, OWN, 1);
+    return 0;
+  }
+  if (lua_isnil(d->L, -1)) {
+    lua_pushliteral(d->L, "its class is gone");
+    mch_decode_fail(d);
+  }
+  keep(d, tag, d->objects++);
+  return 1;
+}
+
 static int read_object(struct decoding *d, unsigned tag) {
   if (is_string_tag(tag)) {
     push_string(d, tag);
@@ -281,6 +321,8 @@ static int read_object(struct decoding *d, unsigned tag) {
   case MCH_TAG_FIELD:
     read_name(d, tag);
     return 1;
+  case MCH_TAG_CLASS:
+    return read_class(d, tag);
   case MCH_TAG_ENV:
     mch_decode_environment(d, tag);
     return 1;
@@ -322,6 +364,33 @@ static void store_metatable(struct decoding *d, struct frame *frame) {
   lua_rotate(d->L, -3, -1);
   note_set(d);
   frame->next++;
+}
+
+/* The value of a class is complete, on top of the stack: it is dropped if we have the class. */
+static void store_copy(struct decoding *d, struct frame *frame) {
+  lua_State *L = d->L;
+  int own = mch_decode_frame_at(d, frame), sets = d->slots + SETS;
+  frame->next++;
+  if (lua_isnil(L, own)) {
+    lua_replace(L, own);
+    return;
+  }
+  if (d->sets > 0) { /* nor does it get its metatable, which was noted last */
+    lua_rawgeti(L, sets, 3 * d->sets - 2);
+    lua_rawgeti(L, sets, 3 * d->sets - 1);
+    if (lua_isnil(L, -1) && lua_rawequal(L, -2, -3))
+      d->sets--;
+  }
+  lua_settop(L, own);
+}
+
+static int continue_own(struct decoding *d, struct frame *frame) {
+  if (frame->next == 0) {
+    if (!read_copy(d))
+      return 0;
+    store_copy(d, frame);
+  }
+  return 1;
 }
 
 static int continue_metatable(struct decoding *d, struct frame *frame) {
@@ -426,6 +495,8 @@ static int continue_parts(struct decoding *d, struct frame *frame) {
     return continue_assigned(d, frame);
   case FUNCTION:
     return mch_decode_upvalues(d, frame);
+  case OWN:
+    return continue_own(d, frame);
   case METATABLE:
     return continue_metatable(d, frame);
   default:
@@ -462,6 +533,9 @@ static void store_part(struct decoding *d, struct frame *frame) {
   case FUNCTION:
     mch_decode_store_upvalue(d, frame);
     break;
+  case OWN:
+    store_copy(d, frame);
+    break;
   case METATABLE:
     store_metatable(d, frame);
     break;
@@ -480,6 +554,7 @@ static void begin(struct decoding *d, lua_State *L) {
   d->baseline = lua_isnil(L, 2) ? 0 : 2;
   d->factories = lua_isnil(L, 3) ? 0 : 3;
   d->early_tables = lua_isnil(L, 4) ? 0 : 4;
+  d->own = lua_isnil(L, 5) ? 0 : 5;
   d->sets = 0;
   d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
@@ -511,7 +586,23 @@ static void read_values(struct decoding *d, uint64_t n, int are_all) {
   mch_stack_reach(&d->stack, 0);
 }
 
-/* decode(decoding; baseline, factories, tables that came early, each or nil): the values. */
+/* What is behind a message: its classes. They are remembered by their ids, where there is a
+ * baseline to remember them in. */
+static void read_classes(struct decoding *d) {
+  while (d->at < d->end) {
+    uint64_t id;
+    mch_decode_push_ref(d);
+    id = take_varint(d);
+    if (!d->from->allow_code || !lua_istable(d->L, -1) || id < 4 || id > LUA_MAXINTEGER)
+      mch_decode_malformed(d, "bad class");
+    if (d->baseline != 0)
+      mch_classes_receive(d->L, d->baseline, -1, (lua_Integer)id);
+    lua_pop(d->L, 1);
+  }
+}
+
+/* decode(decoding; baseline, factories, tables that came early, classes, each or nil): the values.
+ */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
@@ -526,8 +617,8 @@ static int decode(lua_State *L) {
   if (!are_all)
     n = (uint64_t)d->from->most;
   read_values(d, n, are_all);
-  if (are_all && d->at != d->end)
-    mch_decode_malformed(d, "more than one message");
+  if (are_all)
+    read_classes(d);
   make_sets(d, 0);
   mch_heap_release(L, d->slots + HEAP);
   return (int)n;
@@ -559,7 +650,7 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
   struct mch_large pages;
   int top = lua_gettop(L), status;
-  luaL_checkstack(L, 5, NULL);
+  luaL_checkstack(L, 6, NULL);
   d.from = decoder;
   d.values = 0;
   lua_pushcfunction(L, decode);
@@ -567,9 +658,10 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   push_given(L, decoder->baseline);
   push_given(L, decoder->factories);
   push_given(L, decoder->early);
+  push_given(L, decoder->own);
   if (decoder->len >= LARGE_FROM)
     mch_large_begin(L, &pages);
-  status = lua_pcall(L, 4, LUA_MULTRET, 0);
+  status = lua_pcall(L, 5, LUA_MULTRET, 0);
   if (decoder->len >= LARGE_FROM)
     mch_large_end(L, &pages);
   return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);

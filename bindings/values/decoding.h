@@ -41,6 +41,7 @@ enum frame_kind {
   LOOSE,     /* a table whose first fields are those of a shape */
   REST,      /* of a LOOSE table: pairs until the END */
   FUNCTION,  /* upvalues */
+  OWN,       /* a class that is ours, and the value that it is if it is gone */
   METATABLE, /* of the object whose contents are complete */
   ASSIGNED   /* target, key, value: what follows the values of ROOT and HOOK */
 };
@@ -75,6 +76,7 @@ struct decoding {
   int slots;
   int baseline, factories;   /* stack indices, or 0 */
   int early_tables;          /* likewise: the tables of which a part came early */
+  int own;                   /* likewise: classes by id */
   uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */

@@ -8,6 +8,8 @@
 #include <lauxlib.h>
 #include <stdio.h>
 
+#include "classes.h"
+
 /* ---- objects ---- */
 
 int mch_encode_refuse(struct encoding *e, const char *why) {
@@ -31,7 +33,7 @@ static int is_in_hook(const struct encoding *e, uint64_t number) {
 int mch_encode_ref(struct encoding *e, const struct mch_met *met) {
   if (e->hook != 0 && is_in_hook(e, met->a))
     return mch_encode_refuse(e, "what its __mantichora returned leads back to it");
-  *at_position(e, met->b) |= MCH_TAG_KEPT;
+  *at_position(e, (size_t)met->b) |= MCH_TAG_KEPT;
   put_u8(e, MCH_TAG_REF);
   put_varint(e, met->a);
   return DONE;
@@ -110,6 +112,59 @@ int mch_encode_name(struct encoding *e, int at, const void *object, int as_metat
     mch_encode_string(e, -1);
   lua_pop(L, 2);
   return 1;
+}
+
+void mch_encode_class(struct encoding *e, int at, enum mch_class_kind kind) {
+  lua_State *L = e->L;
+  int classes = e->slots + CLASSES;
+  luaL_checkstack(L, 4, NULL);
+  if (kind == MCH_CLASS)
+    e->last_class = lua_topointer(L, at);
+  if (lua_isnil(L, classes)) {
+    lua_newtable(L);
+    lua_replace(L, classes);
+  }
+  lua_pushvalue(L, at);
+  if (lua_rawget(L, classes) == LUA_TNIL) {
+    lua_pushvalue(L, at);
+    lua_rawseti(L, classes, (lua_Integer)lua_rawlen(L, classes) + 1);
+  } else if ((int)kind >= (int)lua_tointeger(L, -1)) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pop(L, 1);
+  lua_pushvalue(L, at);
+  lua_pushinteger(L, (lua_Integer)kind);
+  lua_rawset(L, classes);
+}
+
+/* Behind the message: which of its objects are classes, by what ids. Some may have been left out of
+ * it again. */
+static void put_classes(struct encoding *e) {
+  lua_State *L = e->L;
+  int classes = e->slots + CLASSES, top = lua_gettop(L);
+  lua_Integer i,
+      n = e->baseline != 0 && lua_istable(L, classes) ? (lua_Integer)lua_rawlen(L, classes) : 0;
+  for (i = 1; i <= n; i++) {
+    const struct mch_met *met;
+    lua_rawgeti(L, classes, i);
+    met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)lua_topointer(L, top + 1));
+    if (met != NULL) {
+      enum mch_class_kind kind;
+      lua_pushvalue(L, top + 1);
+      lua_rawget(L, classes);
+      kind = (enum mch_class_kind)lua_tointeger(L, -1);
+      *at_position(e, met->b) |= MCH_TAG_KEPT;
+      put_varint(e, met->a);
+      put_varint(e, (uint64_t)mch_classes_send(L, e->baseline, top + 1, kind));
+      e->to->classes++;
+      if (e->to->found != 0 && kind != MCH_MAYBE) {
+        lua_pushvalue(L, top + 1);
+        lua_rawseti(L, e->to->found, (lua_Integer)lua_rawlen(L, e->to->found) + 1);
+      }
+    }
+    lua_settop(L, top);
+  }
 }
 
 void mch_encode_more_frames(struct encoding *e) {
@@ -229,7 +284,7 @@ int mch_encode_hooked(struct encoding *e, int at, const void *object) {
   lua_rawgeti(L, -1, 0);
   frame->count = (size_t)lua_tointeger(L, -1);
   lua_pop(L, 1);
-  frame->number = e->objects;
+  frame->number = (size_t)e->objects;
   frame->from = e->wants.queued;
   frame->outer = e->hook;
   e->hook = e->frames.count;
@@ -326,11 +381,26 @@ static int continue_sets_of(struct encoding *e, struct frame *frame) {
   return OPENED;
 }
 
+/* The value at this index, which was put, is a class, if it was not noted as one or as a sentinel.
+ */
+static void note_class(struct encoding *e, int at) {
+  int is_noted = 0;
+  if (lua_istable(e->L, e->slots + CLASSES)) {
+    lua_pushvalue(e->L, at);
+    is_noted = lua_rawget(e->L, e->slots + CLASSES) != LUA_TNIL;
+    lua_pop(e->L, 1);
+  }
+  if (!is_noted)
+    mch_encode_class(e, at, MCH_CLASS);
+}
+
 static int continue_root(struct encoding *e, struct frame *frame) {
   while (frame->next < frame->count) {
-    int status;
+    int number = (int)frame->next++, status;
     lua_settop(e->L, frame_at(e, frame));
-    status = mch_encode_put(e, e->first + (int)frame->next++);
+    status = mch_encode_put(e, e->first + number);
+    if (e->to->classes_from != 0 && number >= e->to->classes_from)
+      note_class(e, e->first + number);
     if (status != DONE)
       return status;
   }
@@ -601,6 +671,11 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   lua_pushglobaltable(L);
   e->globals = lua_topointer(L, -1);
   lua_pop(L, 1);
+  e->has_classes = encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM;
+  e->returns_classes = !e->has_classes && e->baseline != 0;
+  e->last_class = e->last_metatable = NULL;
+  e->last_is_callable = 0;
+  encoder->classes = 0;
   e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0, 0};
   e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
@@ -633,6 +708,7 @@ int mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
     else if (status == REFUSED && !leave_out(&e))
       raise_refusal(&e);
   }
+  put_classes(&e);
   mch_identity_release(&e.met);
   mch_heap_release(L, e.slots + HEAP);
   has_lent = !lua_isnil(L, e.slots + LENT);

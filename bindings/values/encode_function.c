@@ -27,7 +27,7 @@ static uint64_t hash_bytes(const unsigned char *bytes, size_t count) {
 static void put_code_id(struct encoding *e, uint32_t id) {
   if (e->to->code_ids != NULL && mch_identity_find(&e->met, CODE_ID(id)) == NULL) {
     mch_identity_add(&e->met, CODE_ID(id), id, 0);
-    mch_buf_u32(e->to->code_ids, id);
+    mch_buf_append(e->to->code_ids, &id, sizeof id);
     if (e->to->code_ids->failed != 0)
       luaL_error(e->L, "not enough memory");
   }
@@ -41,7 +41,7 @@ static uint64_t put_inline_code(struct encoding *e, const struct mch_buf *dump) 
   struct mch_probe probe = mch_probe_first(&e->met, key);
   while ((met = mch_identity_next(&e->met, key, &probe)) != NULL) {
     if (met->a >> 32 == dump->length &&
-        memcmp(at_position(e, met->b), dump->data, dump->length) == 0) {
+        memcmp(at_position(e, (size_t)met->b), dump->data, dump->length) == 0) {
       number = met->a & 0xffffffff;
       put_varint(e, number * 2);
       return number;
@@ -300,8 +300,8 @@ int mch_encode_upvalues(struct encoding *e, struct frame *frame) {
       partial = note_environment(e, upvalue, name);
     met = mch_identity_find(&e->met, id);
     if (met != NULL) {
-      const struct mch_met *owner = mch_identity_entry(&e->met, met->a);
-      *at_position(e, owner->b) |= MCH_TAG_KEPT;
+      const struct mch_met *owner = mch_identity_entry(&e->met, (size_t)met->a);
+      *at_position(e, (size_t)owner->b) |= MCH_TAG_KEPT;
       put_u8(e, MCH_TAG_CELL);
       put_varint(e, owner->a);
       put_varint(e, met->b);

@@ -6,6 +6,8 @@
 
 #include <lauxlib.h>
 
+#include "classes.h"
+
 /* ---- records ---- */
 
 static uint64_t hash_shape(const void **keys, size_t n) {
@@ -22,6 +24,20 @@ enum { DOUBT = -8 };
 /* Where a shape is kept at hand. */
 static struct shape *recent_shape(struct encoding *e, const void *first_key) {
   return &e->recent[mch_identity_hash((uint64_t)(uintptr_t)first_key) % RECENT_SHAPES];
+}
+
+/* What the keys make of a table, every second value from `first` on: a class if one of them is
+ * __index, perhaps one if one is another metamethod's. */
+static int kind_of_keys(const struct encoding *e, int first, int n) {
+  int i, kind = NO_CLASS;
+  for (i = 0; e->has_classes && i < n; i++) {
+    if (!mch_classes_is_metamethod(e->L, first + 2 * i))
+      continue;
+    if (strcmp(lua_tostring(e->L, first + 2 * i), "__index") == 0)
+      return MCH_CLASS;
+    kind = MCH_MAYBE;
+  }
+  return kind;
 }
 
 /* Keep a shape at hand. Where another one was with the same first key, the tables behind that
@@ -45,16 +61,16 @@ static int has_keys(const struct encoding *e, size_t first, const void **keys, s
 
 /* Find the shape with these keys: it is at hand then. NULL: there is none. */
 static const struct shape *find_shape(struct encoding *e, const void **keys, size_t n,
-                                      uint64_t hash) {
+                                      uint64_t hash, int kind) {
   const struct mch_met *met;
   struct mch_probe probe = mch_probe_first(&e->met, hash);
   while ((met = mch_identity_next(&e->met, hash, &probe)) != NULL)
-    if (has_keys(e, met->b, keys, n))
-      return use_shape(e, (struct shape){keys[0], met->a, met->b, n, 0});
+    if (has_keys(e, (size_t)met->b, keys, n))
+      return use_shape(e, (struct shape){keys[0], met->a, (size_t)met->b, n, 0, kind});
   return NULL;
 }
 
-static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash) {
+static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t hash, int kind) {
   size_t before = e->keys.count;
   if (before + n > e->keys.capacity)
     mch_array_grow(e->L, &e->keys, sizeof *keys, before + n, e->slots + HEAP, HEAP_KEYS);
@@ -62,7 +78,7 @@ static void add_shape(struct encoding *e, const void **keys, size_t n, uint64_t 
     memset(e->recent, 0, sizeof e->recent);
   memcpy((const void **)e->keys.elements + before, keys, n * sizeof *keys);
   e->keys.count += n;
-  use_shape(e, (struct shape){keys[0], e->shapes, before, n, 0});
+  use_shape(e, (struct shape){keys[0], e->shapes, before, n, 0, kind});
   mch_identity_add(&e->met, hash, e->shapes++, before);
 }
 
@@ -79,6 +95,12 @@ static inline void put_record_head(struct encoding *e, const struct shape *shape
   put_tag_varint(e, MCH_TAG_RECORD | metatable, shape->number);
 }
 
+/* The keys of the table at `at` make this of it. */
+static inline void note_class(struct encoding *e, int at, int kind) {
+  if (kind != NO_CLASS)
+    mch_encode_class(e, at, (enum mch_class_kind)kind);
+}
+
 /* Begin a table all of whose keys are strings: after the first one of a shape the keys need not be
  * put. A shape is known by the addresses of its keys. 0: it has other keys. */
 static int put_record(struct encoding *e, int first, int n, unsigned metatable) {
@@ -86,25 +108,28 @@ static int put_record(struct encoding *e, int first, int n, unsigned metatable) 
   const struct shape *shape;
   struct shape *recent;
   uint64_t hash;
-  int i;
+  int i, kind;
   for (i = 0; i < n; i++)
     keys[i] = lua_topointer(e->L, first + 2 * i);
   recent = recent_shape(e, keys[0]);
   if (e->shapes > 0 && recent->first_key == keys[0] && recent->count == (size_t)n &&
       has_keys(e, recent->first, keys, (size_t)n)) {
     recent->trust++;
+    note_class(e, first - 1, recent->is_class);
     put_record_head(e, recent, metatable);
     return 1;
   }
   if (!are_strings(e->L, first, n))
     return 0;
   hash = hash_shape(keys, (size_t)n);
-  shape = e->shapes > 0 ? find_shape(e, keys, (size_t)n, hash) : NULL;
+  kind = kind_of_keys(e, first, n);
+  note_class(e, first - 1, kind);
+  shape = e->shapes > 0 ? find_shape(e, keys, (size_t)n, hash, kind) : NULL;
   if (shape != NULL) {
     put_record_head(e, shape, metatable);
     return 1;
   }
-  add_shape(e, keys, (size_t)n, hash);
+  add_shape(e, keys, (size_t)n, hash, kind);
   put_u8(e, MCH_TAG_SHAPED | metatable);
   put_varint(e, (uint64_t)n);
   for (i = 0; i < n; i++)
@@ -178,6 +203,7 @@ static int put_expected(struct encoding *e, const struct shape *shape, int table
   int type;
   struct frame *frame;
   meet_looked(e, look);
+  note_class(e, table, e->has_classes ? shape->is_class : NO_CLASS);
   put_record_head(e, shape, metatable);
   if (e->listener == NULL)
     n = put_flat_fields(e, shape, table, &type);
@@ -393,9 +419,16 @@ static int count_elements(lua_State *L, int first, int n) {
   return i;
 }
 
+/* A table without contents, but with a metatable, may be a sentinel. */
+static int is_sentinel(const struct encoding *e, int at, int n, unsigned metatable) {
+  return n == 0 && metatable != 0 && e->has_classes && mch_modules_is_class(e->L, at);
+}
+
 static void put_small_table(struct encoding *e, struct frame *frame, int n, unsigned metatable) {
   int first = frame_at(e, frame) + 1;
   int elements = count_elements(e->L, first, n);
+  if (is_sentinel(e, first - 1, n, metatable))
+    mch_encode_class(e, first - 1, MCH_SENTINEL);
   frame->kind = SMALL;
   frame->count = (size_t)n;
   frame->array = (size_t)elements;
@@ -403,6 +436,7 @@ static void put_small_table(struct encoding *e, struct frame *frame, int n, unsi
     frame->values_only = 1;
     return;
   }
+  note_class(e, first - 1, kind_of_keys(e, first + 2 * elements, n - elements));
   put_u8(e, MCH_TAG_TABLE | metatable);
   put_varint(e, (uint64_t)elements);
   put_varint(e, (uint64_t)(n - elements));
@@ -485,6 +519,61 @@ static int put_contents(struct encoding *e, int at, int top, const struct look *
   return OPENED;
 }
 
+/* Has the metatable of the table at `at` a __call? Then that is a class: what it makes are its
+ * instances. */
+static int is_callable(struct encoding *e, int at) {
+  lua_State *L = e->L;
+  if (!lua_getmetatable(L, at))
+    return 0;
+  if (lua_topointer(L, -1) != e->last_metatable) {
+    e->last_metatable = lua_topointer(L, -1);
+    lua_pushliteral(L, "__call");
+    e->last_is_callable = lua_rawget(L, -2) != LUA_TNIL;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return e->last_is_callable;
+}
+
+/* The table at `at` was met, and is used as a metatable now. One that went by its name, or by the
+ * receiver's id, needs no id. */
+static void note_metatable(struct encoding *e, int at) {
+  const struct mch_met *met =
+      mch_identity_find(&e->met, (uint64_t)(uintptr_t)lua_topointer(e->L, at));
+  unsigned tag = *at_position(e, met->b) & ~(unsigned)(MCH_TAG_KEPT | MCH_TAG_META);
+  if (tag == MCH_TAG_TABLE || tag == MCH_TAG_SHAPED || tag == MCH_TAG_RECORD ||
+      tag == MCH_TAG_LOOSE)
+    mch_encode_class(e, at, MCH_CLASS);
+  else
+    e->last_class = lua_topointer(e->L, at);
+}
+
+/* The table at `at` has no name. If the receiver has it as its own class, say which: 1. If that may
+ * be gone by now, it goes by value, too: 0. */
+static int put_own(struct encoding *e, int at, const void *object, int as_metatable) {
+  lua_State *L = e->L;
+  lua_Integer id = e->modules.id;
+  int is_known = 1;
+  if (id == 0 || (MCH_CLASS_KIND(id) == MCH_SENTINEL && !mch_modules_is_class(L, at)) ||
+      (MCH_CLASS_KIND(id) == MCH_MAYBE && !as_metatable && !mch_modules_is_class(L, at)))
+    return 0;
+  if (e->to->own != 0) {
+    lua_pushvalue(L, at);
+    is_known = lua_rawget(L, e->to->own) != LUA_TNIL;
+    lua_pop(L, 1);
+    if (!is_known)
+      return 0;
+  } else if (!e->returns_classes) {
+    return 0;
+  } else {
+    is_known = mch_classes_came(L, e->baseline, id);
+  }
+  if (is_known)
+    meet(e, object);
+  put_tag_varint(e, is_known ? MCH_TAG_CLASS : MCH_TAG_CLASS | MCH_TAG_META, (uint64_t)id);
+  return is_known;
+}
+
 /* Put the table at `at`; `top` is the top of the stack. */
 static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   lua_State *L = e->L;
@@ -498,10 +587,15 @@ static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   if (met != NULL) {
     if (mch_encode_is_partial(e, at))
       mch_wants_all(&e->wants, at);
+    if (as_metatable && e->has_classes && object != e->last_class)
+      note_metatable(e, at);
     return mch_encode_ref(e, met);
   }
-  if (mch_modules_may_know(&e->modules, object) && mch_encode_name(e, at, object, as_metatable))
+  if (mch_modules_may_know(&e->modules, object) &&
+      (mch_encode_name(e, at, object, as_metatable) || put_own(e, at, object, as_metatable)))
     return DONE;
+  if (as_metatable && e->has_classes)
+    mch_encode_class(e, at, MCH_CLASS);
   if (lua_getmetatable(L, at)) {
     int status;
     lua_pop(L, 1);
@@ -509,6 +603,8 @@ static int put_table(struct encoding *e, int at, int top, int as_metatable) {
     status = mch_encode_hooked(e, at, object);
     if (status != DONE)
       return status;
+    if (e->has_classes && is_callable(e, at))
+      mch_encode_class(e, at, MCH_CLASS);
   }
   return put_contents(e, at, top, &look, metatable);
 }
@@ -573,6 +669,8 @@ static int put_entry(struct encoding *e, struct frame *frame) {
   }
   frame->count++;
   frame->in_value = 1;
+  if (e->has_classes && mch_classes_is_metamethod(L, -2))
+    note_class(e, frame_at(e, frame), kind_of_keys(e, lua_gettop(L) - 1, 1));
   return mch_encode_put(e, lua_gettop(L) - 1);
 }
 
@@ -622,6 +720,7 @@ int mch_encode_walk(struct encoding *e, struct frame *frame) {
 static int leave_record(struct encoding *e, struct frame *frame) {
   int status;
   put_loose(e, frame->tag_at, frame->keys);
+  note_class(e, frame_at(e, frame), kind_of_keys(e, frame_at(e, frame) + 1, 1));
   frame->kind = WALK;
   frame->array = frame->count_at = 0;
   frame->next = 1;

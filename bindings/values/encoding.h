@@ -11,6 +11,7 @@
 #include <lua.h>
 #include <string.h>
 
+#include "classes.h"
 #include "globals.h"
 #include "graph.h"
 #include "identity.h"
@@ -30,6 +31,7 @@ enum {
   HOOKS,      /* object -> list of what its __mantichora returned, [0] their number */
   LENT,       /* list of the strings that are lent */
   ENVS,       /* environment that is put in part -> true */
+  CLASSES,    /* list of the classes that go with their ids; class -> its kind */
   PAUSE,      /* of the collector, once a hook was called */
   WANTS,
   MODULES = WANTS + MCH_WANTS_SLOTS,
@@ -88,10 +90,11 @@ struct shape {
   const void *first_key; /* NULL: no shape */
   uint64_t number;
   size_t first, count;
-  int trust; /* above 0: there is no reason for doubt */
+  int trust;    /* above 0: there is no reason for doubt */
+  int is_class; /* the kind that its keys make of a table, or NO_CLASS */
 };
 
-enum { RECENT_SHAPES = 32 };
+enum { RECENT_SHAPES = 32, NO_CLASS = -1 };
 
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
@@ -137,6 +140,11 @@ struct encoding {
   int first;                     /* stack index of the first value */
   int baseline;                  /* absolute, or 0 */
   struct mch_listener *listener; /* or NULL */
+  int has_classes;               /* classes go with their ids */
+  int returns_classes;           /* those of the receiver go by its ids */
+  const void *last_class;        /* the one noted last */
+  const void *last_metatable;    /* the one looked at last ... */
+  int last_is_callable;          /* ... and whether it has a __call */
   const void *globals;           /* _G */
   uint64_t objects;              /* numbered so far */
   uint64_t shapes, codes;        /* likewise */
@@ -297,6 +305,10 @@ int mch_encode_hooked(struct encoding *e, int at, const void *object);
 
 /* Say why the value cannot go. Returns REFUSED. */
 int mch_encode_refuse(struct encoding *e, const char *why);
+
+/* The table at a stack index, which was met, is a class of the script or a sentinel: its id is to
+ * go along. */
+void mch_encode_class(struct encoding *e, int at, enum mch_class_kind kind);
 
 /* Open a frame for the value at a stack index; a copy of it is now on top of the stack. When the
  * frame is closed, that is off the stack again. */

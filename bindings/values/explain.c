@@ -3,10 +3,12 @@
  * What would be sent: a listener that follows an encoding and gives all its parts to
  * scripts/mantichora/explain.lua, which makes a tree of them. */
 #include <lauxlib.h>
+#include <lualib.h>
 #include <string.h>
 
 #include "bindings/part.h"
 #include "encoding.h"
+#include "private.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 
@@ -16,6 +18,7 @@ struct explaining {
   int recorder;                 /* stack index of the function that gets the parts */
   int kind;                     /* likewise, of the kind of the part at hand */
   struct mch_path step;         /* from its whole to it */
+  int detail;                   /* stack index of what is to be said of it if it goes by value */
   int is_field;                 /* it is one of an environment that has gone before */
 };
 
@@ -49,7 +52,7 @@ static const char *name_tag(unsigned tag) {
 }
 
 /* Push how a part goes, and the name or the reason that belongs to it. */
-static void push_how(struct encoding *e, const struct mch_part *part) {
+static void push_how(struct encoding *e, const struct mch_part *part, int detail) {
   lua_State *L = e->L;
   const char *how = part->status == REFUSED ? "refused" : name_tag(*at_position(e, part->place));
   lua_pushstring(L, how);
@@ -57,12 +60,44 @@ static void push_how(struct encoding *e, const struct mch_part *part) {
     lua_pushvalue(L, e->slots + REASON);
   else if (strcmp(how, "name") == 0 &&
            mch_modules_find(L, &e->modules, part->at, part->role == METATABLE)) {
-    const char *field = lua_tostring(L, -1);
-    lua_pushfstring(L, field != NULL ? "%s.%s" : "%s", lua_tostring(L, -2), field);
+    if (mch_private_is_path(L, -1)) {
+      mch_private_push_words(L, -1);
+      lua_replace(L, -2);
+    }
+    if (lua_isnil(L, -1))
+      lua_pushstring(L, lua_tostring(L, -2));
+    else
+      lua_pushfstring(L, "%s.%s", lua_tostring(L, -2), lua_tostring(L, -1));
     lua_rotate(L, -3, 1);
     lua_pop(L, 2);
   } else
+    lua_pushvalue(L, detail);
+}
+
+/* Push what is to be said of a table that goes by value: how a class keeps its identity, or why not
+ * by the name of its module; else nil. */
+static void push_detail(const struct encoding *e, const struct mch_part *part) {
+  lua_State *L = e->L;
+  int top = lua_gettop(L), is_class, is_empty;
+  lua_pushnil(L);
+  if (!lua_istable(L, part->at) || part->role == ENVIRONMENT)
+    return;
+  is_class = mch_modules_is_class(L, part->at);
+  if (!is_class && part->role != METATABLE)
+    return;
+  mch_modules_push_former(L, &e->modules, part->at);
+  if (lua_isstring(L, -1) && strcmp(lua_tostring(L, -1), LUA_GNAME) != 0) {
+    lua_pushfstring(L, "since module '%s' was loaded anew and has not got it; comes back as itself",
+                    lua_tostring(L, -1));
+  } else {
     lua_pushnil(L);
+    is_empty = !lua_next(L, part->at);
+    lua_pushstring(L, is_empty && part->role != METATABLE
+                          ? "a sentinel of the script, which comes back as itself"
+                          : "a class of the script, which comes back as itself");
+  }
+  lua_replace(L, top + 1);
+  lua_settop(L, top + 1);
 }
 
 /* The number of the object that the part refers to, or is. */
@@ -91,6 +126,8 @@ static void begin_part(struct mch_listener *listener, struct encoding *e,
     mch_path_set(&x->step, 0, NULL);
   push_kind(e->L, part->at);
   lua_replace(e->L, x->kind);
+  push_detail(e, part);
+  lua_replace(e->L, x->detail);
 }
 
 static void end_part(struct mch_listener *listener, struct encoding *e,
@@ -103,7 +140,7 @@ static void end_part(struct mch_listener *listener, struct encoding *e,
   lua_pushinteger(L, (lua_Integer)part->level);
   mch_path_push_step(&x->step, L);
   lua_pushvalue(L, x->kind);
-  push_how(e, part);
+  push_how(e, part, x->detail);
   lua_pushinteger(L, (lua_Integer)object_number(e, part));
   if (part->status == OPENED)
     lua_pushnil(L);
@@ -167,9 +204,11 @@ void mch_explain(lua_State *L, int baseline, int first, int n) {
   encoder.spans = new_buffer(L);
   push_recorder(L);
   lua_pushnil(L);
+  lua_pushnil(L);
   x.listener = (struct mch_listener){begin_part, end_part, close_frame, give_names};
   x.recorder = top + 3;
   x.kind = top + 5;
+  x.detail = top + 6;
   encoder.listener = &x.listener;
   if (mch_encode(L, &encoder, first, n))
     lua_pop(L, 1);

@@ -9,6 +9,7 @@
 
 #include "bindings/context.h"
 #include "bytecode.h"
+#include "classes.h"
 #include "globals.h"
 #include "modules.h"
 
@@ -52,6 +53,8 @@ void mch_baseline_take(lua_State *L) {
   lua_rawseti(L, baseline, MCH_BASELINE_NAMES);
   mch_context_push_weak(L, "k");
   lua_rawseti(L, baseline, MCH_BASELINE_CALM);
+  mch_classes_begin(L, baseline);
+  mch_modules_note_latest(L, baseline);
 }
 
 /* Push the global whose name is at this index. Is it what it was at the first fork and all since?

@@ -6,9 +6,10 @@
  * The format (version MCH_GRAPH_VERSION). Integers are little-endian; `varint` is LEB128, at most
  * ten bytes. A message ends exactly at its last byte.
  *
- *   message := version(1) varint(n) value*n set* END
+ *   message := version(1) varint(n) value*n set* END class*
  *   value   := tag(1) payload            see MCH_GRAPH_TAGS and MCH_GRAPH_OBJECTS
  *   set     := SET target key value      an assignment made when the values are there
+ *   class   := varint(object) varint(id) that object is the sender's class `id` (classes.h)
  *
  *   tag 00..3f  the integers 0..63
  *       40..7f  plain values: nothing can refer back to them
@@ -53,7 +54,7 @@
 #include "runtime/base/buf.h"
 #include "runtime/wire/cargo.h"
 
-#define MCH_GRAPH_VERSION 3
+#define MCH_GRAPH_VERSION 4
 
 /* Plain values: name, tag, payload. */
 #define MCH_GRAPH_TAGS(X)                                                                          \
@@ -92,7 +93,8 @@
   X(HOOK, 0xc7)     /* varint(n) value*n set* END: rebuilt by calling the first with the others */ \
   X(ENV, 0xc8)      /* a custom _ENV, filled by SETs; bit 10: it falls back on _G */               \
   X(LOOSE, 0xc9)    /* varint(shape), loose */                                                     \
-  X(EARLY, 0xca)    /* early */
+  X(EARLY, 0xca)    /* early */                                                                    \
+  X(CLASS, 0xcb)    /* varint(id): the receiver's own class. Bit 10: value, if it has none */
 
 enum mch_graph_tag {
 #define MCH_TAG(name, tag) MCH_TAG_##name = tag,
@@ -138,10 +140,15 @@ struct mch_encoder {
   void *ud;                       /* of these two */
   struct mch_listener *listener;  /* follows the encoding (encoding.h), or NULL */
   struct mch_code_memory *memory; /* the caller's, or NULL */
-  int called;                     /* set when a hook was called */
-  int assigns;                    /* set when globals or fields of environments went along */
-  struct mch_buf *code_ids; /* gets each id that the message uses once, as u32 in order of first
-                               use; owned like `out`, may be NULL */
+  int own;   /* stack index of a table class -> id: the receiver has these by that (`own` of
+                struct mch_decoder); or 0 */
+  int found; /* stack index of a list that gets the classes that go by value with an id; or 0 */
+  int classes_from; /* values from this number on (0, 1 ...) are classes; 0: if they look like it */
+  lua_Integer classes;      /* set to the number of classes that go by value with an id */
+  int called;               /* set when a hook was called */
+  int assigns;              /* set when globals or fields of environments went along */
+  struct mch_buf *code_ids; /* gets each id that the message uses once, as a uint32_t of this
+                               machine, in order of first use; owned like `out`, may be NULL */
 };
 
 /* Encode the values at the stack indices first..first+n-1 as one message (for a task: the function,
@@ -167,6 +174,7 @@ struct mch_decoder {
   size_t len;
   int baseline;   /* stack index of the baseline, or 0 */
   int early;      /* stack index of the tables that came early (early.h), or 0 */
+  int own;        /* stack index of a table id -> class that the message may name, or 0 */
   int allow_code; /* accept what runs code: bytecode, hooks, modules that are to be loaded */
   enum mch_graph_kind kind; /* words the paths */
   int called;               /* set when code was called: a hook, a module's file */

@@ -4,7 +4,6 @@
 #include <lauxlib.h>
 #include <string.h>
 
-#include "bytecode.h"
 #include "scalar.h"
 
 enum { ROOM = 3 + MCH_SCALAR_ROOM, POPPED_AT_ONCE = 16 };
@@ -110,103 +109,4 @@ int mch_items_get(lua_State *L, const unsigned char *bytes, size_t length) {
 int mch_items_is_safe(const unsigned char *bytes, size_t length) {
   return length >= 4 && bytes[0] == MCH_GRAPH_VERSION && bytes[1] == 1 &&
          !mch_scalar_is_short(bytes[2]);
-}
-
-/* -- steady functions --------------------------------------------------------------------- */
-
-/* Whether the Lua function on top, or one that it makes, assigns to its upvalues. */
-static int assigns(lua_State *L) {
-  int function = lua_gettop(L), writes;
-  size_t length;
-  const char *bytes;
-  mch_bytecode_push_dump(L);
-  bytes = lua_tolstring(L, -1, &length);
-  writes = mch_bytecode_assigns(L, bytes, length);
-  lua_settop(L, function);
-  return writes;
-}
-
-/* Push a set of the tables that go by name: _G and loaded modules. */
-static void push_named(lua_State *L) {
-  int named;
-  lua_newtable(L);
-  named = lua_gettop(L);
-  lua_pushglobaltable(L);
-  lua_pushboolean(L, 1);
-  lua_rawset(L, named);
-  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  lua_pushnil(L);
-  while (lua_next(L, named + 1) != 0) {
-    if (lua_istable(L, -1)) {
-      lua_pushboolean(L, 1);
-      lua_rawset(L, named);
-    } else
-      lua_pop(L, 1);
-  }
-  lua_settop(L, named);
-}
-
-/* Whether the value on top, an upvalue, stays as it is. A function is put at the end of the list to
- * be looked at, if it is not there: list[function] is set. */
-static int stays(lua_State *L, int named, int list) {
-  int known;
-  switch (lua_type(L, -1)) {
-  case LUA_TNIL:
-  case LUA_TBOOLEAN:
-  case LUA_TNUMBER:
-  case LUA_TSTRING:
-    return 1;
-  case LUA_TFUNCTION:
-    lua_pushvalue(L, -1);
-    known = lua_rawget(L, list) != LUA_TNIL;
-    lua_pop(L, 1);
-    if (known)
-      return 1;
-    lua_pushvalue(L, -1);
-    lua_pushboolean(L, 1);
-    lua_rawset(L, list);
-    lua_pushvalue(L, -1);
-    lua_rawseti(L, list, (lua_Integer)lua_rawlen(L, list) + 1);
-    return 1;
-  case LUA_TTABLE:
-    lua_pushvalue(L, -1);
-    known = lua_rawget(L, named) != LUA_TNIL;
-    lua_pop(L, 1);
-    return known;
-  default:
-    return 0;
-  }
-}
-
-/* Whether the function on top stays as it is, with its upvalues. */
-static int is_steady(lua_State *L, int named, int list) {
-  int function = lua_gettop(L), i;
-  if (lua_iscfunction(L, function))
-    return 1; /* it goes by its name */
-  if (assigns(L))
-    return 0;
-  for (i = 1; lua_getupvalue(L, function, i) != NULL; i++) {
-    if (!stays(L, named, list))
-      return 0;
-    lua_pop(L, 1);
-  }
-  return 1;
-}
-
-int mch_items_is_steady(lua_State *L, int index) {
-  int top = lua_gettop(L), steady = 1;
-  lua_Integer i;
-  index = lua_absindex(L, index);
-  luaL_checkstack(L, 20, NULL);
-  push_named(L);
-  lua_newtable(L);
-  lua_pushvalue(L, index);
-  steady = lua_isfunction(L, -1) && stays(L, top + 1, top + 2);
-  lua_settop(L, top + 2);
-  for (i = 1; steady && lua_rawgeti(L, top + 2, i) != LUA_TNIL; i++) {
-    steady = is_steady(L, top + 1, top + 2);
-    lua_settop(L, top + 2);
-  }
-  lua_settop(L, top);
-  return steady;
 }

@@ -1,8 +1,7 @@
 /* Runs in: both.
  *
  * What makes many small tasks of one function cheap: scalars go to bytes and back without the
- * codec's walk, in its format, and a function may be rebuilt once for many calls if none of them
- * can change it. */
+ * codec's walk, in its format. */
 #ifndef MCH_ITEMS_H
 #define MCH_ITEMS_H
 
@@ -32,10 +31,5 @@ int mch_items_is_safe(const unsigned char *bytes, size_t length);
 /* The message of no values: append it (0: no memory); whether it is this. */
 int mch_items_put_none(struct mch_buf *out);
 int mch_items_is_none(const unsigned char *bytes, size_t length);
-
-/* Whether calls of the function at this index, with everything that goes along with it, leave it as
- * it was: its upvalues, and theirs, are plain values, functions, the globals and loaded modules,
- * and no code assigns to an upvalue. May say no where the answer is yes. May raise on memory. */
-int mch_items_is_steady(lua_State *L, int index);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "bindings/context.h"
 #include "graph.h"
+#include "private.h"
 
 static void push_loaded(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
@@ -20,6 +21,9 @@ static const char iterator_name[] = "ipairs()";
 
 /* Its key in the registry is the address of this. */
 static const char iterator_key = 0;
+
+/* Likewise, of a list that has the baseline which was taken last, weakly. */
+static const char latest_key = 0;
 
 /* Push what the standard ipairs returns first, or nil. It is looked for once: a program may give
  * the name to another function later, and one in Lua is not called here. */
@@ -156,7 +160,8 @@ static void note_module(lua_State *L, const struct noting *n, int module) {
     return;
   lua_pushnil(L);
   while (lua_next(L, value)) {
-    if (lua_type(L, -2) == LUA_TSTRING && is_nameable(L, n, module, value + 1))
+    if (lua_type(L, -2) == LUA_TSTRING && !mch_private_is_path(L, value + 1) &&
+        is_nameable(L, n, module, value + 1))
       name_object(L, n, module, value + 1);
     lua_pop(L, 1);
   }
@@ -184,11 +189,32 @@ static lua_Integer stamp(lua_State *L, int loaded) {
   return (lua_Integer)sum;
 }
 
+/* Name what is private to the modules that are in the set at `fresh`, the globals last. */
+static void note_private(lua_State *L, const struct noting *n, int fresh, int loaded) {
+  struct mch_private walk;
+  int top = lua_gettop(L), globals;
+  mch_private_begin(L, &walk, n->module_of, n->field_of);
+  if (n->late)
+    walk.is_own = is_from_file;
+  for (globals = 0; globals <= 1; globals++) {
+    lua_pushnil(L);
+    while (lua_next(L, fresh)) {
+      int name = lua_gettop(L) - 1;
+      lua_pushvalue(L, name);
+      lua_rawget(L, loaded);
+      if ((strcmp(lua_tostring(L, name), LUA_GNAME) == 0) == globals)
+        mch_private_note(L, &walk, name, name + 2);
+      lua_settop(L, name);
+    }
+  }
+  lua_settop(L, top);
+}
+
 /* Name all modules that the baseline does not know yet. */
 static void note_modules(lua_State *L, int baseline, int late) {
   struct noting n;
-  int top = lua_gettop(L), known = top + 3, loaded = top + 4;
-  luaL_checkstack(L, 20, NULL);
+  int top = lua_gettop(L), known = top + 3, loaded = top + 4, new_ones = top + 5;
+  luaL_checkstack(L, 24, NULL);
   n.late = late;
   n.module_of = top + 1;
   n.field_of = top + 2;
@@ -198,9 +224,10 @@ static void note_modules(lua_State *L, int baseline, int late) {
     note_iterator(L, &n);
   lua_rawgeti(L, baseline, MCH_BASELINE_LOADED);
   push_loaded(L);
+  lua_newtable(L);
   lua_pushnil(L);
   while (lua_next(L, loaded)) {
-    int name = loaded + 1, type = lua_type(L, -1), fresh;
+    int name = new_ones + 1, type = lua_type(L, -1), fresh;
     if (lua_type(L, name) == LUA_TSTRING && (type == LUA_TTABLE || type == LUA_TFUNCTION)) {
       lua_pushvalue(L, name);
       fresh = lua_rawget(L, known) == LUA_TNIL;
@@ -210,10 +237,14 @@ static void note_modules(lua_State *L, int baseline, int late) {
         lua_pushvalue(L, name);
         lua_pushboolean(L, !late);
         lua_rawset(L, known);
+        lua_pushvalue(L, name);
+        lua_pushboolean(L, 1);
+        lua_rawset(L, new_ones);
       }
     }
     lua_pop(L, 1);
   }
+  note_private(L, &n, new_ones, loaded);
   lua_pushinteger(L, stamp(L, loaded));
   lua_rawseti(L, baseline, MCH_BASELINE_STAMP);
   lua_settop(L, top);
@@ -228,6 +259,13 @@ void mch_modules_note(lua_State *L, int baseline) {
   lua_newtable(L);
   lua_rawseti(L, baseline, MCH_BASELINE_LOADED);
   note_modules(L, baseline, 0);
+}
+
+void mch_modules_note_latest(lua_State *L, int baseline) {
+  mch_context_push_weak(L, "v");
+  lua_pushvalue(L, baseline);
+  lua_rawseti(L, -2, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &latest_key);
 }
 
 void mch_modules_open(lua_State *L, struct mch_modules *modules, int slot, int baseline) {
@@ -292,10 +330,18 @@ int mch_modules_have_noted(lua_State *L, int baseline, int object) {
 static int push_module(lua_State *L, struct mch_modules *modules, int object) {
   enum { WORTH_FILTERING = 100 };
 
+  modules->id = 0;
   lua_pushvalue(L, object);
-  if (lua_rawget(L, modules->module_of) != LUA_TNIL)
+  switch (lua_rawget(L, modules->module_of)) {
+  case LUA_TSTRING:
     return 1;
-  lua_pop(L, 1);
+  case LUA_TNUMBER:
+    modules->id = lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return 0;
+  default:
+    lua_pop(L, 1);
+  }
   if (!modules->fresh) {
     refresh(L, modules);
     return push_module(L, modules, object);
@@ -305,12 +351,36 @@ static int push_module(lua_State *L, struct mch_modules *modules, int object) {
   return 0;
 }
 
-/* A class has an __index, which its instances share. */
-static int is_class(lua_State *L, int object) {
-  int is;
-  lua_pushliteral(L, "__index");
-  is = lua_rawget(L, object) != LUA_TNIL;
+static int has_raw(lua_State *L, int table, const char *field) {
+  int has;
+  lua_pushstring(L, field);
+  has = lua_rawget(L, table) != LUA_TNIL;
   lua_pop(L, 1);
+  return has;
+}
+
+static int is_empty(lua_State *L, int table) {
+  lua_pushnil(L);
+  if (!lua_next(L, table))
+    return 1;
+  lua_pop(L, 2);
+  return 0;
+}
+
+int mch_modules_is_class(lua_State *L, int object) {
+  int top = lua_gettop(L), is;
+  if (has_raw(L, object, "__index"))
+    return 1;
+  if (!lua_getmetatable(L, object))
+    return 0;
+  is = has_raw(L, top + 1, "__call");
+  if (!is && is_empty(L, object) && !has_raw(L, top + 1, "__index") &&
+      !has_raw(L, top + 1, "__newindex")) { /* a sentinel, unless that is a class */
+    is = 1;
+    if (lua_getmetatable(L, top + 1))
+      is = !has_raw(L, top + 2, "__call");
+  }
+  lua_settop(L, top);
   return is;
 }
 
@@ -319,6 +389,14 @@ static int is_current(lua_State *L, const struct mch_modules *modules, int objec
   int top = lua_gettop(L), same = 0;
   if (is_iterator_name(L, top))
     return 1;
+  if (mch_private_is_path(L, top)) {
+    lua_pushvalue(L, top - 1);
+    lua_rawget(L, modules->loaded);
+    mch_private_follow(L, top + 1, top);
+    same = lua_rawequal(L, -1, object);
+    lua_settop(L, top);
+    return same;
+  }
   lua_pushvalue(L, top - 1);
   if (lua_rawget(L, modules->loaded) == LUA_TTABLE && !lua_isnil(L, top)) {
     lua_pushvalue(L, top);
@@ -337,11 +415,90 @@ int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int 
     return 0;
   lua_pushvalue(L, object);
   lua_rawget(L, modules->field_of);
-  if (is_current(L, modules, object) &&
-      (!lua_istable(L, object) || lua_isnil(L, -1) || as_metatable || is_class(L, object)))
+  if (is_current(L, modules, object) && (!lua_istable(L, object) || lua_isnil(L, -1) ||
+                                         as_metatable || mch_modules_is_class(L, object)))
     return 1;
   lua_pop(L, 2);
   return 0;
+}
+
+/* Push the name that the baseline which was taken last has for the object, or nil. */
+static void push_noted_name(lua_State *L, int object) {
+  int top = lua_gettop(L);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &latest_key) == LUA_TTABLE &&
+      lua_rawgeti(L, -1, 1) == LUA_TTABLE) {
+    lua_rawgeti(L, -1, MCH_BASELINE_MODULE);
+    lua_pushvalue(L, object);
+    lua_rawget(L, -2);
+  }
+  if (lua_gettop(L) == top + 1 || lua_type(L, -1) != LUA_TSTRING)
+    lua_pushnil(L);
+  lua_replace(L, top + 1);
+  lua_settop(L, top + 1);
+}
+
+/* Push the first key and Lua function of the table at this index: 1. 0: it has none. */
+static int push_method(lua_State *L, int table) {
+  lua_pushnil(L);
+  while (lua_next(L, table)) {
+    if (lua_type(L, -2) == LUA_TSTRING && lua_isfunction(L, -1) && !lua_iscfunction(L, -1))
+      return 1;
+    lua_pop(L, 1);
+  }
+  return 0;
+}
+
+/* Is the value on top a function of the same place in a file as the one at this index, but another?
+ */
+static int is_same_place(lua_State *L, int function) {
+  lua_Debug a, b;
+  if (!lua_isfunction(L, -1) || lua_iscfunction(L, -1) || lua_rawequal(L, -1, function))
+    return 0;
+  lua_pushvalue(L, function);
+  lua_getinfo(L, ">S", &a);
+  lua_pushvalue(L, -1);
+  lua_getinfo(L, ">S", &b);
+  return a.linedefined == b.linedefined && strcmp(a.source, b.source) == 0;
+}
+
+/* Push the name of the module that has another table with a function of the same key and place as
+ * one of the class has, or nil. */
+static void push_module_of_twin(lua_State *L, const struct mch_modules *modules, int object) {
+  int top = lua_gettop(L), key = top + 1, function = top + 2, other = top + 3;
+  if (!modules->opened || !push_method(L, object)) {
+    lua_pushnil(L);
+    return;
+  }
+  lua_pushnil(L);
+  while (lua_next(L, modules->module_of)) {
+    int is_twin = 0;
+    if (lua_istable(L, other) && lua_type(L, -1) == LUA_TSTRING &&
+        !lua_rawequal(L, other, object)) {
+      lua_pushvalue(L, key);
+      lua_rawget(L, other);
+      is_twin = is_same_place(L, function);
+      lua_pop(L, 1);
+    }
+    if (is_twin) {
+      lua_replace(L, key);
+      lua_settop(L, key);
+      return;
+    }
+    lua_pop(L, 1);
+  }
+  lua_pushnil(L);
+  lua_replace(L, key);
+  lua_settop(L, key);
+}
+
+void mch_modules_push_former(lua_State *L, const struct mch_modules *modules, int object) {
+  luaL_checkstack(L, 16, NULL);
+  object = lua_absindex(L, object);
+  push_noted_name(L, object);
+  if (!lua_isnil(L, -1))
+    return;
+  lua_pop(L, 1);
+  push_module_of_twin(L, modules, object);
 }
 
 /* Push package.loaded[module], loading it if need be and allowed. */
@@ -432,7 +589,9 @@ int mch_modules_resolve(lua_State *L, int baseline, int module, int field, int *
     lua_settop(L, top + 1);
     return 0;
   }
-  if (!lua_isnil(L, field)) {
+  if (mch_private_is_path(L, field)) {
+    mch_private_follow(L, lua_gettop(L), field);
+  } else if (!lua_isnil(L, field)) {
     if (lua_istable(L, -1)) {
       lua_pushvalue(L, field);
       lua_rawget(L, -2);
@@ -446,7 +605,11 @@ int mch_modules_resolve(lua_State *L, int baseline, int module, int field, int *
     prefer_noted(L, baseline, module, field);
   if (!lua_isnil(L, -1))
     return 1;
-  if (lua_isnil(L, field))
+  if (mch_private_is_path(L, field)) {
+    mch_private_push_words(L, field);
+    lua_pushfstring(L, "module '%s' has nothing at %s", lua_tostring(L, module),
+                    lua_tostring(L, -1));
+  } else if (lua_isnil(L, field))
     lua_pushfstring(L, "module '%s' has no value", lua_tostring(L, module));
   else
     lua_pushfstring(L, "module '%s' has no field '%s'", lua_tostring(L, module),

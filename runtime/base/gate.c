@@ -1,5 +1,5 @@
 /* Runs in: parent. Purpose: gate.h. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "gate.h"
 
 #include <pthread.h>

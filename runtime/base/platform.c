@@ -1,5 +1,7 @@
 /* Runs in: both. Purpose: platform.h. The one file with system-specific calls. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "platform.h"
 
 #include <errno.h>
@@ -20,9 +22,27 @@
 
 #include "tricks.h"
 
-#if defined(__linux__)
-#include <sched.h>
+/* What Linux alone has is used; the option MANTICHORA_PORTABLE leaves it out, to see that the rest
+ * does. */
+#if defined(__linux__) && !defined(MANTICHORA_PORTABLE)
+#define ON_LINUX
+#else
+#undef MADV_DONTFORK
+#undef MADV_HUGEPAGE
+#undef MADV_WIPEONFORK
+#undef CLOCK_MONOTONIC_COARSE
+#undef F_SETSIG
+#endif
+
+#if defined(ON_LINUX) && defined(__GLIBC__)
+#define HAS_ON_EXIT
+#endif
+
+#if defined(__linux__) /* the C library has it, whatever the kernel is asked for */
 #include <stdio_ext.h>
+#endif
+#if defined(ON_LINUX)
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -119,7 +139,7 @@ int mch_platform_lock_within(pthread_mutex_t *lock, uint64_t nanoseconds) {
  * Linux it was made to close on exec. */
 static int lift(int *fd) {
   int lifted;
-#if defined(__linux__)
+#if defined(ON_LINUX)
   if (*fd > 2)
     return 0;
 #else
@@ -145,7 +165,7 @@ static int lift_both(int fds[2], const char *what, struct mch_error *error) {
 }
 
 int mch_platform_pipe(int fds[2], struct mch_error *error) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   int made = pipe2(fds, O_CLOEXEC);
 #else
   int made = pipe(fds);
@@ -156,7 +176,7 @@ int mch_platform_pipe(int fds[2], struct mch_error *error) {
 }
 
 int mch_platform_socketpair(int fds[2], struct mch_error *error) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   int made = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds);
 #else
   int made = socketpair(AF_UNIX, SOCK_STREAM, 0, fds);
@@ -257,7 +277,7 @@ int mch_mark_is_ours(const struct mch_mark *mark) {
 
 int mch_platform_mark_open(int *fd, struct mch_error *error) {
   *fd = -1;
-#if defined(__linux__) && defined(MFD_ALLOW_SEALING)
+#if defined(ON_LINUX) && defined(MFD_ALLOW_SEALING)
   if (sizeof(off_t) < 8)
     return 0;
   *fd = memfd_create("mantichora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -293,10 +313,30 @@ long mch_platform_unread(int fd) {
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;
 }
 
+#if defined(__linux__)
+static ssize_t take_from_reader(void *cookie, char *bytes, size_t room) {
+  struct mch_reader *reader = cookie;
+  return reader->take(reader->ud, bytes, room);
+}
+#endif
+
+FILE *mch_platform_reader(struct mch_reader *reader) {
+#if defined(__linux__)
+  cookie_io_functions_t functions = {take_from_reader, NULL, NULL, NULL};
+  FILE *file = fopencookie(reader, "r", functions);
+  if (file != NULL)
+    setvbuf(file, NULL, _IONBF, 0);
+  return file;
+#else
+  (void)reader;
+  return NULL;
+#endif
+}
+
 /* -- processes ---------------------------------------------------------------------------- */
 
 int mch_platform_watch_process(pid_t pid) {
-#if defined(__linux__) && defined(SYS_pidfd_open)
+#if defined(ON_LINUX) && defined(SYS_pidfd_open)
   int fd = (int)syscall(SYS_pidfd_open, pid, 0);
   if (fd >= 0 && lift(&fd) == 0)
     return fd;
@@ -349,7 +389,7 @@ int mch_platform_has_children(void) {
 
 /* Read at once: the kernel counts it all anew for each piece. */
 uint64_t mch_platform_oom_count(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   char text[8192];
   const char *line;
   ssize_t got;
@@ -370,7 +410,7 @@ uint64_t mch_platform_oom_count(void) {
 /* Bytes of address space in use; 0: unknown. */
 static uint64_t address_space(void) {
   unsigned long long pages = 0;
-#if defined(__linux__)
+#if defined(ON_LINUX)
   FILE *file = fopen("/proc/self/statm", "re");
   if (file == NULL)
     return 0;
@@ -450,13 +490,23 @@ int mch_platform_lifeline(int fd) {
 }
 
 void mch_platform_signal_orphan(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   prctl(PR_SET_PDEATHSIG, MCH_OWNER_SIGNAL);
 #endif
 }
 
+int mch_platform_last_signal(void) {
+#if defined(NSIG)
+  return NSIG - 1;
+#elif defined(SIGRTMAX)
+  return SIGRTMAX;
+#else
+  return 31;
+#endif
+}
+
 int mch_platform_is_main_thread(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   return (pid_t)syscall(SYS_gettid) == getpid();
 #elif defined(__APPLE__)
   return pthread_main_np();
@@ -486,7 +536,7 @@ uint64_t mch_platform_cpu_time(void) {
 /* -- stdio -------------------------------------------------------------------------------- */
 
 int mch_platform_stdout_pending(void) {
-#if defined(__GLIBC__)
+#if defined(__linux__)
   return __fpending(stdout) > 0;
 #else
   return 1;
@@ -505,6 +555,42 @@ void mch_platform_purge_stdio(void) {
 #endif
 }
 
+#if defined(__GLIBC__)
+
+static ssize_t write_after_stdout(void *ud, const char *bytes, size_t count) {
+  size_t done = 0;
+  (void)ud;
+  if (__fpending(stdout) > 0)
+    fflush(stdout);
+  while (done < count) {
+    ssize_t written = write(STDERR_FILENO, bytes + done, count - done);
+    if (written < 0 && errno != EINTR)
+      return 0; /* the error */
+    done += written > 0 ? (size_t)written : 0;
+  }
+  return (ssize_t)done;
+}
+
+/* What a line-buffered stdout keeps goes out before any write to the new stderr, which is the old
+ * one's descriptor for whoever asks. */
+void mch_platform_join_streams(void) {
+  cookie_io_functions_t functions = {NULL, write_after_stdout, NULL, NULL};
+  FILE *joined = fopencookie(NULL, "w", functions);
+  if (joined == NULL)
+    return;
+  setvbuf(joined, NULL, _IONBF, 0);
+  joined->_fileno = STDERR_FILENO;
+  stderr = joined;
+}
+
+#else
+
+void mch_platform_join_streams(void) {
+  setvbuf(stdout, NULL, _IONBF, 0);
+}
+
+#endif
+
 void mch_platform_flush_streams(void) {
   if (ftrylockfile(stdin) == 0) {
     fflush(NULL);
@@ -515,7 +601,7 @@ void mch_platform_flush_streams(void) {
   fflush(stderr);
 }
 
-#if !defined(__linux__)
+#if !defined(HAS_ON_EXIT)
 /* atexit() passes no argument: the pair waits here. Set once per process, in a worker. */
 static struct {
   void (*leave)(int status, void *ud);
@@ -527,7 +613,7 @@ static void leave_at_exit(void) {
 #endif
 
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud) {
-#if defined(__linux__)
+#if defined(HAS_ON_EXIT)
   on_exit(leave, ud);
 #else
   at_exit.leave = leave;
@@ -539,7 +625,7 @@ void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud) {
 /* -- CPUs --------------------------------------------------------------------------------- */
 
 static unsigned affinity_count(void) {
-#if defined(__linux__)
+#if defined(ON_LINUX)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
     return (unsigned)CPU_COUNT(&set);
@@ -548,7 +634,7 @@ static unsigned affinity_count(void) {
   return online > 0 ? (unsigned)online : 1;
 }
 
-#if defined(__linux__)
+#if defined(ON_LINUX)
 /* The quota of one cgroup in whole CPUs, rounded up; 0: none is set. `path` names its folder. */
 static unsigned quota_of(const char *path) {
   char name[PATH_MAX + 96];
@@ -611,7 +697,7 @@ static unsigned cgroup_count(void) {
 
 unsigned mch_platform_cpu_count(void) {
   unsigned count = affinity_count();
-#if defined(__linux__)
+#if defined(ON_LINUX)
   unsigned quota = cgroup_count();
   if (quota > 0 && quota < count)
     count = quota;
@@ -663,7 +749,7 @@ int mch_platform_get_byte(int fd) {
   return got == 1 ? byte : -1;
 }
 
-#if defined(__linux__)
+#if defined(ON_LINUX)
 
 struct mch_poller {
   int fd;

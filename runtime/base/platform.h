@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "error.h"
@@ -121,6 +122,10 @@ void mch_platform_signal_orphan(void);
 /* Forget what stdin has buffered; what stdout has not written. */
 void mch_platform_purge_stdio(void);
 
+/* stdout and stderr are one file: what is written to either stays in the order of the calls, though
+ * stdout has a buffer. `stderr` is another stream then. In a new worker only. */
+void mch_platform_join_streams(void);
+
 /* Whether stdout may have bytes that were not written yet: 1 also where that is not known. */
 int mch_platform_stdout_pending(void);
 
@@ -129,6 +134,14 @@ void mch_platform_flush_streams(void);
 
 /* Run `leave(status)` as the first of all exit handlers; it must not return. */
 void mch_platform_on_exit(void (*leave)(int status, void *ud), void *ud);
+
+/* A stream without a buffer whose bytes `take` gives: as read(2), 0: the end. NULL: not on this
+ * system, or no memory. The reader must live until fclose(). */
+struct mch_reader {
+  ssize_t (*take)(void *ud, char *bytes, size_t room);
+  void *ud;
+};
+FILE *mch_platform_reader(struct mch_reader *reader);
 
 /* A number that processes share after a fork, kept as the position of a file in memory: nothing
  * that one of them writes moves it, and it is there when one has gone. 0, and -1 in `fd` where
@@ -141,6 +154,9 @@ uint64_t mch_platform_mark_get(int fd);
 
 /* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
 long mch_platform_unread(int fd);
+
+/* The largest number of a signal. */
+int mch_platform_last_signal(void);
 
 /* The signal by which a worker is asked to stop its task: ignored by default, so that one that
  * comes late does no harm. */

@@ -73,6 +73,7 @@ struct mch_run {
   int precise;    /* an item: see own_time */
   uint64_t began; /* an item: when the one before was over */
   uint64_t runid;
+  uint64_t stream;  /* names its random numbers; mostly the run ID */
   const char *name; /* not terminated */
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
@@ -105,17 +106,21 @@ struct mch_runner {
   /* No task runs, the last answer has gone: forget an interrupt that came too late, and let go of
    * what is not needed any more. */
   void (*calm)(void *ud);
+  /* In a worker that leaves in peace, after its last task. NULL: nothing is to be done then. */
+  void (*end)(void *ud);
   /* Names the format of bytecode and graphs; a worker with another one is refused. */
   const char *format;
 };
 
 struct mch_engine_config {
   unsigned nworkers;
-  uint64_t timeout;              /* nanoseconds; 0: none */
-  uint64_t max_tasks_per_worker; /* 0: no limit */
-  int snapshot;  /* one fork for each task, which finds its work in the memory it was forked with */
-  int bars;      /* show the bars of tasks */
-  int log_level; /* the lowest level of log records that is wanted */
+  uint64_t timeout;               /* nanoseconds; 0: none */
+  uint64_t max_tasks_per_worker;  /* 0: no limit */
+  uint64_t max_memory_per_worker; /* bytes of its own, after a task; 0: no limit */
+  int snapshot; /* one fork for each task, which finds its work in the memory it was forked with */
+  int bars;     /* show the bars of tasks */
+  int leave_failed; /* but those that end well go */
+  int log_level;    /* the lowest level of log records that is wanted */
   uint64_t limit_memory, limit_cpu, limit_files; /* as mch_platform_limit() has them */
   uint64_t grace;            /* nanoseconds between asking a task to stop and killing it */
   struct mch_output *output; /* referenced by the engine while it lives */
@@ -147,13 +152,14 @@ struct mch_engine_ops {
   /* Ask that a submitted task end as `task->stop`; its end comes as an event. Of a batch that is
    * the item that runs, after those behind it were taken back. */
   void (*stop)(struct mch_engine *engine, struct mch_task *task);
-  /* Take back a submitted batch that has not begun: 1 (it has come by returned()), or 0. */
-  int (*reclaim)(struct mch_engine *engine, struct mch_task *batch);
+  /* Take back a submitted task or batch that has not begun: 1 (it has come by returned()), or 0. */
+  int (*reclaim)(struct mch_engine *engine, struct mch_task *task);
   /* Take back those of its items from `number` on that have not begun: they come by split(). */
   void (*shorten)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
   void (*recall)(struct mch_engine *engine, int32_t priority);
-  /* Let go of what was submitted: it may have been kept to send several at once. */
+  /* Let go of what was submitted: it may have been kept to send several at once. Of all events so
+   * far the conclusions were drawn: a worker that waits for that goes on. */
   void (*flush)(struct mch_engine *engine);
   /* Do all that can be done now. `queued`: tasks that wait in the pool. */
   void (*pump)(struct mch_engine *engine, int owner, size_t queued);
@@ -164,10 +170,18 @@ struct mch_engine_ops {
   /* Make them (owner only); those for whom no task waits may take their time. 0, or an error when
    * there is not a single one after it. */
   int (*add)(struct mch_engine *engine, size_t queued, struct mch_error *error);
+  /* From now on no task starts while so many or more run. What was sent ahead comes by returned()
+   * and split(); superfluous workers leave once they have nothing to do. */
+  void (*resize)(struct mch_engine *engine, unsigned nworkers);
+  /* Take back all that was submitted and has not begun. */
+  void (*withdraw)(struct mch_engine *engine);
+  /* Whether a task that is submitted now starts at once, behind no other. */
+  int (*could_start)(struct mch_engine *engine, int owner);
   /* When pump() has something to do again without any descriptor being ready; 0: at once. */
   uint64_t (*deadline)(struct mch_engine *engine);
-  /* Tasks that run now; and what workers() lists. */
-  unsigned (*running)(struct mch_engine *engine);
+  /* Tasks (of this group, or NULL: all) that run now, and (unless it is NULL) workers that have
+   * some and have not begun; and what workers() lists. */
+  unsigned (*running)(struct mch_engine *engine, const struct mch_group *group, unsigned *others);
   size_t (*workers)(struct mch_engine *engine, struct mch_worker_info *infos, size_t room);
   /* Tell the workers the lowest level of log records that is wanted. */
   void (*log_threshold)(struct mch_engine *engine, int level);
@@ -190,6 +204,7 @@ struct mch_engine {
   const struct mch_engine_ops *ops;
   struct mch_poller *poller; /* what to wait for */
   int frugal;                /* workers are made only when none lives, and then one */
+  int gated;                 /* tasks wait in the pool although workers may have nothing to do */
 };
 
 /* Make an engine. NULL and `error`: it cannot be made. */

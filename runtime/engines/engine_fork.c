@@ -4,7 +4,7 @@
  * What it is made of: fork_child.c a worker as seen from here; fork_spawn.c the fork; fork_feed.c
  * who gets which task; fork_time.c time-outs and stops; fork_hear.c what workers say; fork_bury.c
  * their deaths. fork_state.h has the drawing of a worker's life. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <stdatomic.h>
@@ -150,10 +150,22 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   mch_feed_steal(engine, queued);
 }
 
+/* Workers that wait for the pool's conclusions go on. */
+static void say_heard(struct engine_fork *engine) {
+  struct child *child;
+  for (child = engine->children; engine->heard && child != NULL; child = child->next) {
+    if (child->heard != 0)
+      atomic_store(&child->shared->orders.heard, child->heard);
+    child->heard = 0;
+  }
+  engine->heard = 0;
+}
+
 /* After the pool has submitted what it could. */
 static void flush_all(struct mch_engine *base) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child, *next;
+  say_heard(engine);
   for (child = engine->unsent; child != NULL; child = next) {
     next = child->links[UNSENT].next;
     mch_chaos_pause(&engine->chaos);
@@ -192,12 +204,17 @@ static struct mch_task *runs(const struct child *child) {
                                                                                             : task;
 }
 
-static unsigned running(struct mch_engine *base) {
+static unsigned running(struct mch_engine *base, const struct mch_group *group, unsigned *others) {
   struct engine_fork *engine = (struct engine_fork *)base;
-  unsigned count = 0;
+  unsigned count = 0, not_begun = 0;
   struct child *child;
-  for (child = engine->children; child != NULL; child = child->next)
-    count += runs(child) != NULL;
+  for (child = engine->children; child != NULL; child = child->next) {
+    const struct mch_task *task = runs(child);
+    count += task != NULL && (group == NULL || task->group == group);
+    not_begun += task == NULL && child->outstanding > 0;
+  }
+  if (others != NULL)
+    *others = not_begun;
   return count;
 }
 
@@ -230,6 +247,29 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
   }
   qsort(infos, count, sizeof *infos, by_slot);
   return count;
+}
+
+/* The one with the highest number of those that have nothing to do; NULL: all have. */
+static struct child *last_idle(const struct engine_fork *engine) {
+  struct child *child, *last = NULL;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE && child->outstanding == 0 &&
+        (last == NULL || child->slot > last->slot))
+      last = child;
+  return last;
+}
+
+static void resize(struct mch_engine *base, unsigned nworkers) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  int shrinks = nworkers < engine->config.nworkers;
+  engine->config.nworkers = nworkers;
+  if (shrinks)
+    mch_feed_withdraw(base);
+  while (mch_time_has_too_many(engine) && (child = last_idle(engine)) != NULL) {
+    mch_time_send_quit(child);
+    mch_time_flush(child);
+  }
 }
 
 static void log_threshold(struct mch_engine *base, int level) {
@@ -317,6 +357,9 @@ static const struct mch_engine_ops ops = {start,
                                           mch_feed_wants_tasks,
                                           mch_spawn_short_of_workers,
                                           mch_spawn_add,
+                                          resize,
+                                          mch_feed_withdraw,
+                                          mch_feed_could_start,
                                           deadline,
                                           running,
                                           workers,

@@ -121,6 +121,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   memset(&graph, 0, sizeof graph);
   memset(&run, 0, sizeof run);
   run.runid = task->runid;
+  run.stream = mch_task_stream(task);
   run.name = task->extra != NULL ? task->extra->name : "";
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
   find_graph(task, &run, &whole);
@@ -141,10 +142,13 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
 }
 
 /* The pool gives it no batches. */
-static int reclaim(struct mch_engine *base, struct mch_task *batch) {
-  (void)base;
-  (void)batch;
-  return 0;
+static int reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct engine_inline *engine = (struct engine_inline *)base;
+  if (engine->waiting != task)
+    return 0;
+  engine->waiting = NULL;
+  engine->config.events.returned(engine->config.events.ud, task);
+  return 1;
 }
 
 static void shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
@@ -163,6 +167,22 @@ static int add(struct mch_engine *base, size_t queued, struct mch_error *error) 
   return start(base, error);
 }
 
+/* It runs one at a time anyway. */
+static void resize(struct mch_engine *base, unsigned nworkers) {
+  (void)base;
+  (void)nworkers;
+}
+
+static void withdraw(struct mch_engine *base) {
+  recall(base, INT32_MAX);
+}
+
+static int could_start(struct mch_engine *base, int owner) {
+  const struct engine_inline *engine = (struct engine_inline *)base;
+  (void)owner;
+  return engine->waiting == NULL && engine->running == NULL;
+}
+
 static int short_of_workers(struct mch_engine *base, size_t queued) {
   (void)base;
   (void)queued;
@@ -173,8 +193,11 @@ static uint64_t deadline(struct mch_engine *base) {
   return ((struct engine_inline *)base)->waiting != NULL ? 0 : MCH_NEVER;
 }
 
-static unsigned running(struct mch_engine *base) {
-  return ((struct engine_inline *)base)->running != NULL;
+static unsigned running(struct mch_engine *base, const struct mch_group *group, unsigned *others) {
+  const struct mch_task *task = ((struct engine_inline *)base)->running;
+  if (others != NULL)
+    *others = 0;
+  return task != NULL && (group == NULL || task->group == group);
 }
 
 static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
@@ -227,11 +250,11 @@ static void free_engine(struct mch_engine *base) {
 }
 
 static const struct mch_engine_ops ops = {
-    start,         submit,         stop,    reclaim,     shorten,
-    recall,        flush,          pump,    wants_tasks, short_of_workers,
-    add,           deadline,       running, workers,     log_threshold,
-    set_listening, accept_emitted, work,    quit,        gone,
-    free_engine};
+    start,   submit,  stop,          reclaim,       shorten,
+    recall,  flush,   pump,          wants_tasks,   short_of_workers,
+    add,     resize,  withdraw,      could_start,   deadline,
+    running, workers, log_threshold, set_listening, accept_emitted,
+    work,    quit,    gone,          free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

@@ -6,8 +6,6 @@
 #include "task.h"
 
 void mch_event_clear(struct mch_event *event) {
-  if (event->about != NULL)
-    mch_result_free(event->about->result);
   mch_task_free(event->about);
   free(event->values);
   event->about = NULL;

@@ -3,7 +3,7 @@
  * A worker has gone: what becomes of its tasks, and when its last output has been read. The task
  * that it had begun ends with it, as killed, exited or whatever stopped it; those that it provably
  * had not begun go back to the queue. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <signal.h>
@@ -121,7 +121,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
   struct mch_task *victim;
   const char *why;
   char *progress;
-  int had_begun, which, never_ran, was_killed = child->killed;
+  int had_begun, which, never_ran, was_killed = child->killed, was_asked = child->state == LEAVING;
   child->ready |= STDOUT | STDERR;
   child->channel.ended = 0; /* a task closed its bell, say: the ring may have got more since then */
   mch_hear_drain(child);
@@ -130,7 +130,7 @@ static void bury(struct child *child, const struct mch_ending *ending) {
       ;
   if (mch_platform_mark_get(child->begun) & MCH_BEGUN_BROKEN)
     child->broke = 1;
-  never_ran = child->never_ran && !was_killed; /* by all that it said */
+  never_ran = child->never_ran && !was_killed && !was_asked; /* by all that it said */
   had_begun = may_have_begun(child);
   why = why_gone(child, ending, had_begun);
   victim = mch_child_oldest(child);

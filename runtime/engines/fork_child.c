@@ -3,7 +3,7 @@
  * The pool's side of one worker, without a decision: the lists that it is in, the tasks that it was
  * offered, what their claims and the mark say, and how it is killed. Who decides is in fork_feed.c,
  * fork_time.c, fork_hear.c and fork_bury.c. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <signal.h>
@@ -79,14 +79,21 @@ const struct mch_task *mch_child_offered_with(const struct child *child, uint64_
 
 /* -- what is told of a worker ------------------------------------------------------------- */
 
+/* Times that a worker may say are not later than this; looking at the clock for each takes longer
+ * than what comes of one that is a little wrong. */
+static uint64_t latest(const struct child *child) {
+  enum { GRACE = 1000000000 };
+  return child->engine->pumped + GRACE;
+}
+
 /* A time that the worker says, or 0 where it cannot be. */
 uint64_t mch_child_believed(const struct child *child, uint64_t when) {
-  return when < child->forked || when > mch_now() ? 0 : when;
+  return when < child->forked || when > latest(child) ? 0 : when;
 }
 
 /* It has worked so long. */
 void mch_child_count_work(const struct child *child, uint64_t nanoseconds) {
-  if (child->slot - 1 < child->engine->slots && nanoseconds <= mch_now() - child->forked)
+  if (child->slot - 1 < child->engine->slots && nanoseconds <= latest(child) - child->forked)
     child->engine->worked[child->slot - 1] += nanoseconds;
 }
 

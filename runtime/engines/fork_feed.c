@@ -4,7 +4,7 @@
  * never waits for the pool; so they are also taken back: when another worker has nothing to do
  * (half of what the busiest one has), for a more urgent task, from a worker that does not begin
  * what it has, and the later half of a batch that runs. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <stdatomic.h>
@@ -22,12 +22,12 @@
 static const uint64_t ticket_check = 1000000u;
 static const uint64_t behind_check = 20000000u;
 
-int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch) {
-  struct child *child = batch->holder;
+int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct child *child = task->holder;
   (void)base;
-  if (child == NULL || !mch_child_take_back(child, batch))
+  if (child == NULL || !mch_child_take_back(child, task))
     return 0;
-  mch_child_give_back(child, batch);
+  mch_child_give_back(child, task);
   return 1;
 }
 
@@ -137,24 +137,29 @@ static int offer(struct child *child, struct mch_task *task, struct mch_error *e
   struct mch_message_head head = {MCH_MESSAGE_TASK, task->attempt, 0, task->runid};
   size_t name_length = task->extra == NULL ? 0 : task->extra->name_length;
   struct mch_body graph = mch_task_graph(task);
-  size_t front_length;
-  unsigned char front[2 + MCH_NAME_MAX];
+  size_t front_length = 1;
+  unsigned char front[1 + 8 + 2 + MCH_NAME_MAX] = {task->careful ? MCH_OPTION_CAREFUL : 0};
   uint32_t ticket = mch_child_next_ticket(child);
   int code;
   if ((code = send_codes(child, task, error)) != 0)
     return code;
   if (task->batch != NULL) {
     head.type = MCH_MESSAGE_BATCH;
-    mch_store_u32(front, task->batch->count);
-    mch_store_u32(front + 4, task->batch->function_length);
-    front_length = 8;
+    mch_store_u32(front + 1, task->batch->count);
+    mch_store_u32(front + 5, task->batch->function_length);
+    front_length += 8;
   } else {
     if (name_length > MCH_NAME_MAX)
       name_length = MCH_NAME_MAX;
-    front_length = 2 + name_length;
-    mch_store_u16(front, (uint16_t)name_length);
+    if (task->extra != NULL && task->extra->keyed) {
+      front[0] |= MCH_OPTION_STREAM;
+      mch_store_u64(front + 1, task->extra->stream);
+      front_length += 8;
+    }
+    mch_store_u16(front + front_length, (uint16_t)name_length);
     if (name_length > 0)
-      memcpy(front + 2, task->extra->name, name_length);
+      memcpy(front + front_length + 2, task->extra->name, name_length);
+    front_length += 2 + name_length;
   }
   head.ticket = ticket;
   code = task->cargo != NULL ? mch_channel_put_body(&child->channel, &head, front, front_length,
@@ -243,6 +248,8 @@ int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
   struct child *child;
   if (engine->config.snapshot)
     return submit_snapshot(engine, task, owner, error);
+  if (mch_time_has_too_many(engine))
+    return MCH_FULL;
   child = choose(engine);
   if (child == NULL) {
     engine->waits_for_tickets = ticket_pause(engine);
@@ -329,6 +336,8 @@ void mch_feed_steal(struct engine_fork *engine, size_t queued) {
   struct child *busiest;
   uint32_t ticket;
   unsigned share;
+  if (engine->base.gated && queued > 0 && has_idle(engine))
+    take_unbegun(engine);
   if (queued > 0 || !has_idle(engine))
     return;
   busiest = find_busiest(engine);
@@ -381,6 +390,37 @@ void mch_feed_recall(struct mch_engine *base, int32_t priority) {
       lowest = stays < lowest ? stays : lowest;
     }
   engine->lowest = lowest;
+}
+
+/* Take back all that this worker has not begun, the items behind the one that runs as well. */
+void mch_feed_withdraw_from(struct child *child) {
+  uint32_t i;
+  for (i = 0; i < MCH_CLAIMS && child->outstanding > 0; i++) {
+    /* From the last to the first, since each goes to the head of the queue. */
+    uint32_t ticket = child->last_ticket - i;
+    struct mch_task *task = child->offered[ticket % MCH_CLAIMS];
+    if (task == NULL || task->ticket != ticket)
+      continue;
+    if (mch_child_take_back(child, task))
+      mch_child_give_back(child, task);
+    else if (task->batch != NULL)
+      mch_hear_shorten_batch(child, task, 0, 0);
+  }
+}
+
+void mch_feed_withdraw(struct mch_engine *base) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (child->state == LIVE)
+      mch_feed_withdraw_from(child);
+}
+
+int mch_feed_could_start(struct mch_engine *base, int owner) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  if (engine->config.snapshot)
+    return owner && engine->live < engine->config.nworkers && mch_now() >= engine->fork_again;
+  return !mch_time_has_too_many(engine) && has_idle(engine);
 }
 
 /* Only a few are asked at each time, one after the other. */

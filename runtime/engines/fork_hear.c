@@ -3,7 +3,7 @@
  * All that a worker says, from its HELLO to its last line: bars, output, results of tasks and of
  * items, log records, EXIT. Nothing of it is believed that can be checked; a worker that says what
  * it may not is killed. What becomes of its tasks then is in fork_bury.c. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <errno.h>
@@ -70,20 +70,48 @@ static int bar_start(struct child *child, const struct mch_message_in *message) 
   struct mch_bar_spec spec;
   const unsigned char *body = message->body;
   uint32_t slot;
-  if (message->length < 20 || !child->engine->config.bars || !bar_room(child))
-    return message->length >= 20;
+  const struct mch_task *task;
+  if (message->length < MCH_BAR_START_SIZE || body[20] >= MCH_UNITS || body[21] > MCH_LEAVE_FAILED)
+    return 0;
+  if (!child->engine->config.bars || !bar_room(child))
+    return 1;
   memset(&spec, 0, sizeof spec);
   slot = mch_load_u32(body + 16);
   spec.slot_id = mch_load_u64(body);
   spec.runid = (int64_t)message->head.runid;
   spec.total = mch_load_u64(body + 8);
   spec.slot = slot < MCH_BARS ? &child->shared->bars[slot] : NULL;
-  spec.name = (const char *)body + 20;
-  spec.name_length = message->length - 20;
-  name_task(&spec, mch_child_offered_with(child, message->head.runid));
+  spec.unit = (enum mch_bar_unit)body[20];
+  spec.leave = (enum mch_bar_leave)body[21];
+  spec.name = (const char *)body + MCH_BAR_START_SIZE;
+  spec.name_length = message->length - MCH_BAR_START_SIZE;
+  if (spec.leave == MCH_LEAVE_ALWAYS && child->engine->config.leave_failed)
+    spec.leave = MCH_LEAVE_FAILED;
+  task = mch_child_offered_with(child, message->head.runid);
+  name_task(&spec, task);
   child->bars[child->bar_count] = mch_output_bar_start(child->engine->config.output, &spec);
-  if (child->bars[child->bar_count] != NULL)
-    child->bar_ids[child->bar_count++] = spec.slot_id;
+  if (child->bars[child->bar_count] == NULL)
+    return 1;
+  if (task != NULL && task->stop == MCH_KIND_CANCELLED)
+    mch_output_bar_stopping(child->engine->config.output, child->bars[child->bar_count]);
+  child->bar_ids[child->bar_count++] = spec.slot_id;
+  return 1;
+}
+
+void mch_hear_stopping(struct child *child) {
+  size_t i;
+  for (i = 0; i < child->bar_count; i++)
+    mch_output_bar_stopping(child->engine->config.output, child->bars[i]);
+}
+
+static int bar_name(struct child *child, const struct mch_message_in *message) {
+  size_t i;
+  if (message->length < 8)
+    return 0;
+  i = find_bar(child, mch_load_u64(message->body));
+  if (i < child->bar_count)
+    mch_output_bar_name(child->engine->config.output, child->bars[i],
+                        (const char *)message->body + 8, message->length - 8);
   return 1;
 }
 
@@ -106,17 +134,23 @@ enum mch_bar_end mch_hear_stopped_or(const struct mch_task *task, enum mch_bar_e
   return task->stop == MCH_KIND_TIMEOUT ? MCH_BAR_TIMEOUT : MCH_BAR_CANCELLED;
 }
 
-/* A loop that is left by the error which stops its task says "broken". */
+/* A loop that is left by the error which stops its task says "broken", or "error". */
 static enum mch_bar_end how_bar_ends(const struct child *child, uint64_t runid,
                                      enum mch_bar_end how) {
-  return how == MCH_BAR_BROKEN ? mch_hear_stopped_or(mch_child_offered_with(child, runid), how)
-                               : how;
+  return how == MCH_BAR_BROKEN || how == MCH_BAR_ERROR || how == MCH_BAR_CANCELLED
+             ? mch_hear_stopped_or(mch_child_offered_with(child, runid), how)
+             : how;
 }
+
+static void pass_lines_until(struct child *child, int which, uint64_t position, int complete);
 
 static int bar_end(struct child *child, const struct mch_message_in *message) {
   size_t i;
-  if (message->length != 25 || message->body[24] > MCH_BAR_CANCELLED)
+  int which;
+  if (message->length != MCH_BAR_END_SIZE || message->body[24] > MCH_BAR_CANCELLED)
     return 0;
+  for (which = 0; which < 2; which++)
+    pass_lines_until(child, which, mch_load_u64(message->body + 25 + 8 * which), 0);
   i = find_bar(child, mch_load_u64(message->body));
   if (i < child->bar_count) {
     mch_output_bar_end(
@@ -137,10 +171,10 @@ char *mch_hear_last_progress(const struct child *child) {
   bar = child->bars[child->bar_count - 1];
   mch_progress_sample(bar);
   if (bar->total == MCH_BAR_UNKNOWN)
-    snprintf(text, sizeof text, "%.*s: %llu", (int)bar->name_length, bar->text,
+    snprintf(text, sizeof text, "%.*s: %llu", (int)bar->name_length, mch_progress_name(bar),
              (unsigned long long)bar->done);
   else
-    snprintf(text, sizeof text, "%.*s: %llu / %llu", (int)bar->name_length, bar->text,
+    snprintf(text, sizeof text, "%.*s: %llu / %llu", (int)bar->name_length, mch_progress_name(bar),
              (unsigned long long)bar->done, (unsigned long long)bar->total);
   return strdup(text);
 }
@@ -251,9 +285,9 @@ void mch_hear_pass_last_lines(struct child *child) {
     pass_lines(child, which, mch_buf_unread(&child->streams[which].raw), 1);
 }
 
-/* A task ended when `position` bytes had gone into this pipe: take them all, and complete its last
- * line. What is behind them belongs to the next task. */
-static void settle_stream(struct child *child, int which, uint64_t position) {
+/* A task, or a bar, ended when `position` bytes had gone into this pipe: take them all; with
+ * `complete`, complete its last line. What is behind them belongs to the next task. */
+static void pass_lines_until(struct child *child, int which, uint64_t position, int complete) {
   struct stream *stream = &child->streams[which];
   uint64_t start, end;
   size_t unread;
@@ -269,7 +303,7 @@ static void settle_stream(struct child *child, int which, uint64_t position) {
   start = stream->consumed - unread;
   if (position < stream->consumed)
     unread = position > start ? (size_t)(position - start) : 0;
-  pass_lines(child, which, unread, 1);
+  pass_lines(child, which, unread, complete);
 }
 
 /* -- results ------------------------------------------------------------------------------ */
@@ -406,8 +440,8 @@ static struct mch_task *told_of(const struct child *child, const struct mch_mess
 }
 
 static void settle_facts(struct child *child, const struct mch_facts *facts) {
-  settle_stream(child, 0, facts->stdout_position);
-  settle_stream(child, 1, facts->stderr_position);
+  pass_lines_until(child, 0, facts->stdout_position, 1);
+  pass_lines_until(child, 1, facts->stderr_position, 1);
   child->maxrss = facts->maxrss;
 }
 
@@ -437,6 +471,15 @@ static struct mch_result *result_with(struct child *child, const struct mch_mess
   return result;
 }
 
+/* An answer was taken: its worker may wait for what the pool makes of it. `items`: of a batch, so
+ * many are dealt with by that. */
+static void note_heard(struct child *child, const struct mch_task *task, uint32_t items) {
+  if (!task->careful)
+    return;
+  child->heard = mch_heard_word(task->ticket, items);
+  child->engine->heard = 1;
+}
+
 /* 0, or -1 when the message is not what it should be. */
 static int task_result(struct child *child, const struct mch_message_in *message) {
   struct mch_facts facts;
@@ -445,6 +488,7 @@ static int task_result(struct child *child, const struct mch_message_in *message
       task->runid != message->head.runid)
     return -1;
   settle_facts(child, &facts);
+  note_heard(child, task, MCH_HEARD_ALL);
   mch_child_count_work(child, facts.elapsed);
   if (task->batch != NULL) {
     mch_hear_return_rest(child, task);
@@ -512,6 +556,7 @@ static int item_result(struct child *child, const struct mch_message_in *message
       return -1;
     settle_facts(child, &facts);
   }
+  note_heard(child, task, task->batch->answered + 1);
   if (facts.kind == MCH_KIND_OK && !is_stopped_item(task) && !message->lost) {
     count_one(child);
     course = course_of(child, &facts);
@@ -542,6 +587,7 @@ static int items_result(struct child *child, const struct mch_message_in *messag
   if (task == NULL || task->batch == NULL || count > task->batch->count - task->batch->answered ||
       message->head.runid + message->records_before != task->runid + task->batch->answered)
     return -1;
+  note_heard(child, task, task->batch->answered + count);
   if (task->stop != 0 && task->batch->answered + count == task->batch->count) {
     for (i = --count; i > 0; i--)
       last += 1 + *last;
@@ -564,6 +610,21 @@ static int hello(const struct child *child, const struct mch_message_in *message
                  memcmp(message->body + 8, format, strlen(format)) == 0
              ? 0
              : -1;
+}
+
+/* It leaves, with its task or between tasks. In the latter case its `fini` may take some time: no
+ * task waits for that, and another worker may have its place. */
+static int exit_said(struct child *child, const struct mch_message_in *message) {
+  if (message->length != 4)
+    return -1;
+  child->exit_said = 1;
+  child->exit_status = (int)(mch_load_u32(message->body) & 0xff);
+  if (child->engine->config.runner.end == NULL || child->state != LIVE)
+    return 0;
+  mch_feed_withdraw_from(child);
+  if (child->outstanding == 0)
+    mch_time_leaves(child);
+  return 0;
 }
 
 static int handle(struct child *child, const struct mch_message_in *message) {
@@ -594,14 +655,12 @@ static int handle(struct child *child, const struct mch_message_in *message) {
     return bar_start(child, message) - 1;
   case MCH_MESSAGE_BAR_UPDATE:
     return bar_update(child, message) - 1;
+  case MCH_MESSAGE_BAR_NAME:
+    return bar_name(child, message) - 1;
   case MCH_MESSAGE_BAR_END:
     return bar_end(child, message) - 1;
   case MCH_MESSAGE_EXIT:
-    if (message->length != 4)
-      return -1;
-    child->exit_said = 1;
-    child->exit_status = (int)(mch_load_u32(message->body) & 0xff);
-    return 0;
+    return exit_said(child, message);
   default:
     return -1;
   }

@@ -2,7 +2,7 @@
  *
  * The one place that forks: what is made before (pipes, shared memory), the child's way from the
  * fork to its task loop, and the parent's way to listening to it. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <errno.h>
@@ -20,6 +20,7 @@
 #include "runtime/base/gate.h"
 #include "runtime/base/platform.h"
 #include "runtime/base/tricks.h"
+#include "runtime/show/output.h"
 #include "runtime/wire/protocol.h"
 #include "task.h"
 #include "worker.h"
@@ -67,8 +68,8 @@ int mch_spawn_make_plumbing(struct plumbing *plumbing, struct mch_error *error) 
 
 /* Handlers of the host become default; what it ignores stays ignored, as after exec. */
 static void child_reset_signals(void) {
-  int number;
-  for (number = 1; number < NSIG; number++) {
+  int number, last = mch_platform_last_signal();
+  for (number = 1; number <= last; number++) {
     struct sigaction action;
     if (sigaction(number, NULL, &action) != 0)
       continue;
@@ -112,7 +113,8 @@ static void child_close_pools(struct engine_fork *engine) {
     close(mch_poller_fd(engine->base.poller));
 }
 
-static void child_set_stdio(const struct plumbing *plumbing) {
+/* `joined`: both streams go into the first pipe, in the order of their writes. */
+static void child_set_stdio(const struct plumbing *plumbing, int joined) {
   int null = open("/dev/null", O_RDONLY);
   if (null >= 0) {
     dup2(null, 0); /* nothing happens when it is 0 already: so without O_CLOEXEC */
@@ -120,7 +122,7 @@ static void child_set_stdio(const struct plumbing *plumbing) {
       close(null);
   }
   dup2(plumbing->out[1], 1);
-  dup2(plumbing->err[1], 2);
+  dup2(joined ? plumbing->out[1] : plumbing->err[1], 2);
   clearerr(stdin);
   setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
   setvbuf(stderr, NULL, _IONBF, 0);
@@ -147,9 +149,9 @@ static void child_wait_to_be_asked(int socket) {
  *  8. the gate, should the C library not know what is to be done with it.
  * Random state, pools, os.exit and finalizers are Lua's: the runner's `begin` sees to them. */
 static void child_main(const struct child *self, struct plumbing *plumbing,
-                       const struct mch_task *only) __attribute__((noreturn));
+                       const struct mch_task *only, int joined) __attribute__((noreturn));
 static void child_main(const struct child *self, struct plumbing *plumbing,
-                       const struct mch_task *only) {
+                       const struct mch_task *only, int joined) {
   struct engine_fork *engine = self->engine;
   struct mch_worker *worker;
   setpgid(0, 0);
@@ -166,7 +168,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_platform_limit(engine->config.limit_memory, engine->config.limit_cpu,
                      engine->config.limit_files);
   mch_platform_purge_stdio();
-  child_set_stdio(plumbing);
+  child_set_stdio(plumbing, joined);
   child_set_mask_empty();
   if (engine->config.self != NULL)
     mch_worker_disown(engine->config.self);
@@ -181,6 +183,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   mch_platform_protect(self->shared->down.bytes,
                        sizeof *self->shared - offsetof(struct mch_shared, down.bytes));
   worker->only = only;
+  worker->max_memory = only == NULL ? engine->config.max_memory_per_worker : 0;
   worker->chaos = mch_chaos_split(&engine->chaos, engine->forks);
   worker->lifeline = plumbing->life[0];
   worker->owner = plumbing->owner;
@@ -293,7 +296,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   struct plumbing plumbing;
   struct child *child = calloc(1, sizeof *child);
   sigset_t all, old;
-  int code;
+  int code, joined;
   if (child == NULL)
     return mch_error_set(error, MCH_NOMEM, "cannot start a worker: not enough memory");
   child->shared = mch_platform_share(sizeof *child->shared);
@@ -312,13 +315,15 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   child->forked = mch_now();
   child->never_ran = 1;
   child->eager = engine->config.runner.eager(engine->config.runner.ud);
-  child->lazy_setup = lazy_setup && !child->eager && !mch_without(MCH_TRICK_LAZY);
+  child->lazy_setup = lazy_setup && !child->eager && engine->config.runner.end == NULL &&
+                      !mch_without(MCH_TRICK_LAZY);
   atomic_store(&child->shared->orders.log_threshold, engine->log_level);
   atomic_store(&child->shared->orders.listening, (uint32_t)engine->listening);
   atomic_store(&child->shared->down.reader_sleeps,
                1); /* one that defers its set-up must be woken by a bell */
   if (only != NULL)
     mch_feed_book(child, only);
+  joined = mch_output_is_joined(engine->config.output);
   mch_platform_flush_streams();
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -326,7 +331,7 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
   engine->forks++;
   child->pid = fork_now(engine);
   if (child->pid == 0)
-    child_main(child, &plumbing, only);
+    child_main(child, &plumbing, only, joined);
   mch_gate_open();
   if (child->pid < 0) {
     code = mch_error_system(error, "cannot start a worker");

@@ -110,6 +110,9 @@ struct child {
   int eager;             /* what it does before its first task is the host's, and may take long */
   uint64_t prepares;     /* since when it does so, once that was seen; 0: not yet */
   int barren;            /* it did so for too long */
+  uint64_t heard;        /* for orders.heard, when the pool has drawn its conclusions; 0: nothing */
+  uint64_t asked;        /* when it was LEAVING */
+  int hurried;           /* its `fini` took too long and was told to stop */
 };
 
 struct engine_fork {
@@ -137,6 +140,7 @@ struct engine_fork {
   uint64_t look_for_slow;     /* for workers that begin nothing, not before */
   int log_level;
   int timeouts; /* some task has one */
+  int heard;    /* some worker's `heard` is not 0 */
   struct mch_chaos chaos;
   uint64_t forks; /* so far */
   uint64_t first_fork;
@@ -211,14 +215,16 @@ uint64_t mch_time_timeout_of(const struct engine_fork *engine, const struct mch_
 uint64_t mch_time_init_limit(struct child *child);
 uint64_t mch_time_timeout_at(struct child *child);
 void mch_time_send_quit(struct child *child);
+void mch_time_leaves(struct child *child);
 void mch_time_retire(struct engine_fork *engine, struct child *child);
+int mch_time_has_too_many(const struct engine_fork *engine);
 void mch_time_flush(struct child *child);
 void mch_time_check_time(struct child *child, uint64_t now);
 uint64_t mch_time_due_at(struct child *child, uint64_t now);
 
 /* fork_feed.c: who gets which task, and what is taken back from whom. */
 
-int mch_feed_reclaim(struct mch_engine *base, struct mch_task *batch);
+int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task);
 void mch_feed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_feed_book(struct child *child, struct mch_task *task);
 int mch_feed_has_room(const struct engine_fork *engine, const struct child *child);
@@ -228,6 +234,9 @@ int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
 void mch_feed_ring_for(struct child *child, uint64_t now);
 void mch_feed_steal(struct engine_fork *engine, size_t queued);
 void mch_feed_recall(struct mch_engine *base, int32_t priority);
+void mch_feed_withdraw_from(struct child *child);
+void mch_feed_withdraw(struct mch_engine *base);
+int mch_feed_could_start(struct mch_engine *base, int owner);
 int mch_feed_wants_tasks(struct mch_engine *base);
 
 /* fork_bury.c: a worker that has gone: noticing it, settling its tasks, freeing it. */
@@ -242,6 +251,7 @@ void mch_bury_remove_ended(struct engine_fork *engine);
 enum mch_bar_end mch_hear_stopped_or(const struct mch_task *task, enum mch_bar_end usual);
 char *mch_hear_last_progress(const struct child *child);
 void mch_hear_stop_bars(struct child *child, enum mch_bar_end how);
+void mch_hear_stopping(struct child *child);
 size_t mch_hear_read_stream(struct child *child, int which);
 size_t mch_hear_whole_lines(struct stream *stream, size_t count);
 void mch_hear_pass_last_lines(struct child *child);

@@ -2,7 +2,7 @@
  *
  * Time limits: of tasks, of `init` and the set-up before the first task, of leaving; and how a task
  * is stopped. */
-#define _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <signal.h>
@@ -12,7 +12,10 @@
 #include "runtime/wire/protocol.h"
 #include "task.h"
 
-static const uint64_t leave_grace = 500000000u; /* an idle worker that was asked to leave */
+static const uint64_t leave_grace = 500000000u;   /* an idle worker that was asked to leave */
+static const uint64_t end_patience = 2000000000u; /* one that has yet to begin its `fini` */
+static const uint64_t end_look = 50000000u;       /* how soon to look whether it has */
+static const uint64_t end_moment = 100000000u;    /* between telling `fini` to stop and SIGKILL */
 
 /* -- stopping a task ---------------------------------------------------------------------- */
 
@@ -32,6 +35,8 @@ void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
     engine->config.events.finished(engine->config.events.ud, task, result);
     return;
   }
+  if (task->stop == MCH_KIND_CANCELLED)
+    mch_hear_stopping(child);
   atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   mch_child_kill_later(child, mch_now() + engine->config.grace);
@@ -111,17 +116,55 @@ void mch_time_send_quit(struct child *child) {
     mch_child_kill_now(child);
     return;
   }
+  mch_child_put_into(child, UNSENT, &child->engine->unsent);
+  mch_time_leaves(child);
+}
+
+/* It is on its way out: another worker may have its place. */
+void mch_time_leaves(struct child *child) {
   child->state = LEAVING;
   child->engine->live--;
-  mch_child_put_into(child, UNSENT, &child->engine->unsent);
-  mch_child_kill_later(child, mch_now() + leave_grace);
+  child->asked = mch_now();
+  mch_child_kill_later(child, child->asked + leave_grace);
   mch_child_wake(child);
 }
 
-/* A worker that did its share leaves once nothing is with it. */
+/* `fini` may run for the grace from when it begins, which a busy machine may delay. Then it is told
+ * to stop. Whether the worker is not to be killed yet. */
+static int may_finish(struct child *child, uint64_t now) {
+  const struct mch_engine_config *config = &child->engine->config;
+  uint64_t since = atomic_load(&child->shared->leaving_since), latest = child->asked + end_patience;
+  if (config->runner.end == NULL || child->state != LEAVING || child->barren || child->hurried)
+    return 0;
+  if (since != 0)
+    latest = mch_sooner(since, latest) + config->grace;
+  if (now < latest) {
+    mch_child_kill_later(child, mch_sooner(since == 0 ? now + end_look : latest, latest));
+    return 1;
+  }
+  if (since == 0)
+    return 0;
+  child->hurried = 1;
+  if (!mch_platform_has_ended(child->watch))
+    kill(child->pid, MCH_STOP_SIGNAL);
+  mch_child_kill_later(child, now + end_moment);
+  return 1;
+}
+
+/* Whether there are more workers than there shall be. While it is so nothing is given to any: so
+ * many as there shall be may run already. (Each task of a "snapshot" has its own, which leaves by
+ * itself.)
+ */
+int mch_time_has_too_many(const struct engine_fork *engine) {
+  return !engine->config.snapshot && engine->live > engine->config.nworkers;
+}
+
+/* A worker that did its share, or is superfluous, leaves once nothing is with it. */
 void mch_time_retire(struct engine_fork *engine, struct child *child) {
   uint64_t most = engine->config.max_tasks_per_worker;
-  if (most > 0 && child->state == LIVE && child->tasks >= most && child->outstanding == 0)
+  int has_done_its_share = most > 0 && child->tasks >= most;
+  if (child->state == LIVE && child->outstanding == 0 &&
+      (has_done_its_share || mch_time_has_too_many(engine)))
     mch_time_send_quit(child);
 }
 
@@ -169,6 +212,8 @@ static void end_init(struct child *child, uint64_t now) {
  * runs too long. */
 void mch_time_check_time(struct child *child, uint64_t now) {
   struct mch_task *task;
+  if (child->kill_at <= now && may_finish(child, now))
+    return;
   if (child->kill_at <= now)
     mch_child_kill_now(child);
   else if (child->insist_at <= now)

@@ -76,9 +76,15 @@ struct mch_task *mch_task_split(const struct mch_task *task, uint32_t number) {
   rest->codes = task->codes;
   rest->runid = task->runid + number;
   rest->priority = task->priority;
+  rest->careful = task->careful;
   rest->accepted = task->accepted;
   rest->group = task->group;
   return rest;
+}
+
+struct mch_task *mch_task_hold(struct mch_task *task) {
+  atomic_fetch_add(&task->holds, 1);
+  return task;
 }
 
 struct mch_task *mch_task_about(const struct mch_task *task) {
@@ -94,6 +100,7 @@ struct mch_task *mch_task_about(const struct mch_task *task) {
   about->index = task->index;
   about->attempt = task->attempt;
   about->priority = task->priority;
+  about->cause = task->cause != NULL ? mch_task_hold(task->cause) : NULL;
   if (task->extra == NULL)
     return about;
   about->extra = extra = malloc(sizeof *extra + name_length);
@@ -106,13 +113,16 @@ struct mch_task *mch_task_about(const struct mch_task *task) {
 }
 
 void mch_task_free(struct mch_task *task) {
-  if (task == NULL)
+  if (task == NULL || atomic_fetch_sub(&task->holds, 1) > 0)
     return;
   if (task->batch != NULL)
     mch_buf_free(&task->batch->answers);
   free(task->batch);
   mch_cargo_drop(task->cargo);
   mch_cargo_drop(task->early);
+  if (!task->borrows)
+    mch_result_free(task->result);
+  mch_task_free(task->cause); /* which has none */
   free(task->extra);
   free(task);
 }

@@ -18,9 +18,15 @@ struct mch_group;
 
 /* What few tasks have. */
 struct mch_task_extra {
-  uint64_t timeout; /* nanoseconds of run time; 0: the pool's */
-  uint64_t index;   /* of an item that left its batch: the caller's number */
-  unsigned retries; /* extra attempts when its worker died */
+  uint64_t timeout;  /* nanoseconds of run time; 0: the pool's */
+  uint64_t index;    /* of an item that is not in a batch: the caller's number; 0: it is no item */
+  uint64_t stream;   /* of its random numbers, if it is `keyed`; else that of its run ID */
+  uint64_t delay;    /* nanoseconds before the next attempt */
+  uint64_t due;      /* PAUSED: when that is */
+  size_t place;      /* PAUSED: in the pool's list of those */
+  unsigned retries;  /* extra attempts, at most UINT16_MAX, after the kinds of ends in `retry_on` */
+  unsigned retry_on; /* by bits: 1 << enum mch_kind */
+  int keyed;
   size_t name_length;
   char name[]; /* not terminated */
 };
@@ -52,6 +58,7 @@ struct mch_batch {
 enum mch_task_state {
   MCH_TASK_QUEUED,    /* in the pool's queue */
   MCH_TASK_SUBMITTED, /* with the engine */
+  MCH_TASK_PAUSED,    /* has failed, and waits for its next attempt */
   MCH_TASK_DONE       /* has a result, waits to be received */
 };
 
@@ -59,7 +66,8 @@ struct mch_task {
   struct mch_task *next, *previous; /* in the pool's queue or its group's list of results */
   struct mch_group *group;
   struct mch_task_extra *extra; /* NULL: nothing special */
-  struct mch_result *result;    /* when DONE */
+  struct mch_result *result;    /* when DONE or PAUSED */
+  struct mch_task *cause;       /* a failed one that is why this was cancelled (held), or NULL */
   struct mch_batch *batch;      /* NULL: one task */
   struct mch_level *level;      /* of the pool's queue, until DONE; NULL: it was never there */
   uint64_t runid;
@@ -71,9 +79,14 @@ struct mch_task {
   uint32_t told;           /* attempts, of a batch items, that were told to have started */
   uint8_t state;           /* enum mch_task_state */
   uint8_t stop;            /* 0, or the enum mch_kind that it must end with */
+  uint8_t careful;         /* its failure may be the end of others: see MCH_OPTION_CAREFUL */
+  uint8_t halts;           /* others were halted by its failure */
+  uint8_t borrows;         /* `result` is not its own */
+  _Atomic uint32_t holds;  /* by others than who frees it */
   uint32_t ticket;         /* the engine's */
   void *holder;            /* the engine's: who has it; NULL: nobody */
   uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
+  uint8_t noted;           /* that it failed: see mch_pool_untold() */
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
   struct mch_cargo *early; /* held by it and by the pieces that came; the owner's anchor is what
@@ -113,6 +126,11 @@ static inline uint32_t mch_task_count(const struct mch_task *task) {
   return task->batch != NULL ? task->batch->count : 1;
 }
 
+/* What names its random numbers. */
+static inline uint64_t mch_task_stream(const struct mch_task *task) {
+  return task->extra != NULL && task->extra->keyed ? task->extra->stream : task->runid;
+}
+
 /* A batch of the items of `batch` from `number` on, with a copy of what they need; `batch` stays as
  * it is. NULL: no memory. */
 struct mch_task *mch_task_split(const struct mch_task *batch, uint32_t number);
@@ -121,7 +139,10 @@ struct mch_task *mch_task_split(const struct mch_task *batch, uint32_t number);
 struct mch_task *mch_task_about(const struct mch_task *task);
 /* Bytes of the next item of a batch. */
 size_t mch_task_item_length(const struct mch_task *batch);
+/* With its result; when nobody holds it any more. */
 void mch_task_free(struct mch_task *task);
+/* It is needed once more until another mch_task_free(). */
+struct mch_task *mch_task_hold(struct mch_task *task);
 
 /* A result with a copy of `length` bytes of graph, or NULL. `text` is copied, NULL for none. */
 struct mch_result *mch_result_new(enum mch_kind kind, const char *text, const void *graph,

@@ -186,16 +186,20 @@ int mch_worker_log_threshold(const struct mch_worker *worker) {
   return atomic_load_explicit(&worker->shared->orders.log_threshold, memory_order_relaxed);
 }
 
-void mch_worker_leave(struct mch_worker *worker, int status) {
+static void say_exit(struct mch_worker *worker, int status) {
   unsigned char bytes[4];
+  mch_store_u32(bytes, (uint32_t)status);
+  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+}
+
+void mch_worker_leave(struct mch_worker *worker, int status) {
   mch_worker_end_stranger(worker, status);
   if (worker->leaving)
     _exit(status);
   worker->leaving = 1;
   mch_platform_flush_streams();
   mch_chaos_idle(&worker->chaos);
-  mch_store_u32(bytes, (uint32_t)status);
-  say(worker, MCH_MESSAGE_EXIT, bytes, sizeof bytes, NULL, 0);
+  say_exit(worker, status);
   mch_chaos_idle(&worker->chaos);
   _exit(status);
 }
@@ -220,7 +224,7 @@ static uint64_t position(struct mch_worker *worker, int which) {
   for (tries = 0; tries < 2000; tries++) {
     uint32_t before = atomic_load(&shared->reading[which]);
     uint64_t consumed = atomic_load(&shared->consumed[which]);
-    long unread = ask_unread(worker, which);
+    long unread = mch_platform_unread(worker->pipes[which]);
     if (unread < 0)
       return MCH_POSITION_UNKNOWN;
     if ((before & 1) == 0 && atomic_load(&shared->reading[which]) == before)
@@ -386,6 +390,11 @@ static void after_code(const struct mch_worker *worker, uint32_t ticket, enum mc
   look_at_page(worker, ticket);
 }
 
+static void look_at_memory(struct mch_worker *worker) {
+  if (worker->max_memory > 0 && mch_own_memory_exceeds(&worker->own_memory, worker->max_memory))
+    worker->spent = 1;
+}
+
 /* Between tasks. One that was stopped does not leave programs behind, which would run on or, when
  * their pipes are closed, be waited for: this group ends, and the pool makes another worker. */
 static void rest(struct mch_worker *worker, uint32_t ticket, struct mch_buf *graph) {
@@ -430,9 +439,33 @@ static void enter(struct mch_worker *worker, uint32_t ticket, struct mch_buf *gr
   clear_answer(worker, graph);
 }
 
+/* What was careful has failed or was to stop: nothing begins before the pool has dealt with that
+ * answer. `items`: of a batch, so many are answered. The pool may be away for long. */
+static void await_conclusions(const struct mch_worker *worker, uint32_t ticket, uint32_t items) {
+  const _Atomic uint64_t *heard = &worker->shared->orders.heard;
+  uint64_t start = mch_now(), now = start;
+  while (atomic_load(heard) < mch_heard_word(ticket, items) || atomic_load(heard) >> 32 != ticket) {
+    uint64_t pause = (now - start) / 8;
+    struct timespec moment = {0, 0};
+    moment.tv_nsec = pause < 20000000u ? (long)pause : 20000000;
+    if (now - start < 20000u)
+      sched_yield();
+    else
+      nanosleep(&moment, NULL);
+    now = mch_now();
+  }
+}
+
+/* Whether the pool may take back more because of how the task of this ticket has ended. */
+static int has_consequences(const struct mch_worker *worker, uint32_t ticket, unsigned options,
+                            enum mch_kind kind) {
+  return (options & MCH_OPTION_CAREFUL) != 0 &&
+         (kind != MCH_KIND_OK || atomic_load(&worker->shared->orders.stop) == ticket);
+}
+
 /* Run a task of this ticket and answer, if it was not taken back. */
-static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, struct mch_run *task,
-                struct mch_buf *graph) {
+static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, unsigned options,
+                struct mch_run *task, struct mch_buf *graph) {
   enum mch_kind kind;
   uint64_t start = mch_now();
   mch_chaos_idle(&worker->chaos);
@@ -449,6 +482,9 @@ static void run(struct mch_worker *worker, uint32_t ticket, uint16_t attempt, st
   after_code(worker, ticket, kind);
   answer(worker, kind, start, mch_now() - start, task->own_time, graph);
   rest(worker, ticket, graph);
+  look_at_memory(worker);
+  if (has_consequences(worker, ticket, options, kind))
+    await_conclusions(worker, ticket, MCH_HEARD_ALL);
 }
 
 /* -- batches ------------------------------------------------------------------------------ */
@@ -461,8 +497,8 @@ struct items {
 static struct items parse_batch(const struct mch_worker *worker,
                                 const struct mch_message_in *message, struct mch_run *run,
                                 uint32_t *count) {
-  struct items items = {message->body, message->body + message->length};
-  if (message->length < 8)
+  struct items items = {message->body + 1, message->body + message->length};
+  if (message->length < 1 + 8)
     break_off(worker);
   *count = mch_load_u32(items.at);
   run->function_length = mch_load_u32(items.at + 4);
@@ -529,9 +565,10 @@ static int claim_item(struct mch_worker *worker, uint32_t ticket, uint32_t numbe
 /* After an item that took so long that it may have written, so many are timed more precisely. */
 enum { PRECISE_ITEMS = 16 };
 
-/* Run one item and answer; returns when it ended. */
+/* Run one item and answer; returns when the next one may begin. */
 static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t number,
-                         uint64_t start, struct mch_run *run, struct mch_buf *graph) {
+                         unsigned options, uint64_t start, struct mch_run *run,
+                         struct mch_buf *graph) {
   enum mch_kind kind;
   int is_silent;
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
@@ -544,7 +581,8 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
   kind = worker->runner.run(worker->runner.ud, run, graph);
   after_code(worker, ticket, kind);
   mch_chaos_busy(&worker->chaos);
-  is_silent = kind == MCH_KIND_OK && was_silent(worker, run->own_time);
+  is_silent = kind == MCH_KIND_OK && was_silent(worker, run->own_time) &&
+              !has_consequences(worker, ticket, options, kind);
   if (is_silent) {
     run->precise -= run->precise > 0;
     if (worker->cpu == MCH_UNMEASURED) /* nobody listens */
@@ -554,6 +592,8 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
     find_positions(worker);
   }
   answer_item(worker, number, kind, start, run->ended - start, graph);
+  if (has_consequences(worker, ticket, options, kind))
+    await_conclusions(worker, ticket, number + 1);
   return mch_now();
 }
 
@@ -586,8 +626,10 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
     note_item(worker, ticket, number, count, run.precise);
     next_item(worker, &items, &run);
     run.runid = message->head.runid + number;
-    now = run_item(worker, ticket, number, now, &run, graph);
+    run.stream = run.runid;
+    now = run_item(worker, ticket, number, message->body[0], now, &run, graph);
     run.first = 0;
+    look_at_memory(worker);
   }
   worker->runid = message->head.runid;
   worker->cpu = MCH_UNMEASURED;
@@ -598,22 +640,52 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
 
 static void run_message(struct mch_worker *worker, const struct mch_message_in *message,
                         struct mch_buf *graph) {
+  const unsigned char *at = message->body;
+  unsigned options = message->length > 0 ? *at++ : 0;
+  size_t front = 1 + (options & MCH_OPTION_STREAM ? 8 : 0) + 2, length;
   struct mch_run task;
-  size_t length = message->length < 2 ? SIZE_MAX : mch_load_u16(message->body);
   memset(&task, 0, sizeof task);
-  if (message->lost && length > message->length - 2)
-    length = message->length - 2;
-  if (length > MCH_NAME_MAX || length > message->length - 2)
+  if (message->length < front)
     break_off(worker);
-  memcpy(worker->name, message->body + 2, length);
-  task.runid = message->head.runid;
+  task.runid = task.stream = message->head.runid;
+  if (options & MCH_OPTION_STREAM) {
+    task.stream = mch_load_u64(at);
+    at += 8;
+  }
+  length = mch_load_u16(at);
+  at += 2;
+  if (message->lost && length > message->length - front)
+    length = message->length - front;
+  if (length > MCH_NAME_MAX || length > message->length - front)
+    break_off(worker);
+  memcpy(worker->name, at, length);
   task.name = worker->name;
   task.name_length = length;
-  task.graph = message->lost ? NULL : message->body + 2 + length;
-  task.length = message->lost ? 0 : message->length - 2 - length;
+  task.graph = message->lost ? NULL : at + length;
+  task.length = message->lost ? 0 : message->length - front - length;
   worker->forgettable = 1;
-  run(worker, message->head.ticket, message->head.attempt, &task, graph);
+  run(worker, message->head.ticket, message->head.attempt, options, &task, graph);
   worker->forgettable = 0;
+}
+
+/* Its last task is over: the user's `fini` runs. The pool stops it when it takes too long. */
+static void end_well(struct mch_worker *worker) {
+  if (worker->runner.end == NULL)
+    return;
+  atomic_store(&worker->shared->leaving_since, mch_now());
+  worker->preparing = 1;
+  worker->runner.end(worker->runner.ud);
+  worker->preparing = 0;
+  mch_worker_end_stranger(worker, 0);
+}
+
+/* It leaves by itself, between tasks: the pool hears of that first, so that no task waits here. */
+static void leave_well(struct mch_worker *worker) __attribute__((noreturn));
+static void leave_well(struct mch_worker *worker) {
+  if (worker->runner.end != NULL)
+    say_exit(worker, 0);
+  end_well(worker);
+  mch_worker_leave(worker, 0);
 }
 
 /* The task stands in the memory that was there at the fork. */
@@ -623,12 +695,13 @@ static void run_only(struct mch_worker *worker, struct mch_buf *graph) {
   struct mch_run task;
   memset(&task, 0, sizeof task);
   task.runid = only->runid;
+  task.stream = mch_task_stream(only);
   task.name = only->extra != NULL ? only->extra->name : "";
   task.name_length = only->extra != NULL ? only->extra->name_length : 0;
   task.graph = only->body;
   task.length = only->length;
-  run(worker, 1, only->attempt, &task, graph);
-  mch_worker_leave(worker, 0);
+  run(worker, 1, only->attempt, 0, &task, graph); /* it is the last that begins here */
+  leave_well(worker);
 }
 
 /* Tickets come one after the other. */
@@ -656,9 +729,10 @@ static void handle(struct mch_worker *worker, const struct mch_message_in *messa
     worker->passed = message->head.ticket;
     atomic_store(&worker->shared->passed, worker->passed);
     if (worker->spent)
-      mch_worker_leave(worker, 0);
+      leave_well(worker);
     break;
   case MCH_MESSAGE_QUIT:
+    end_well(worker);
     mch_platform_flush_streams();
     die(0);
   default:
@@ -735,6 +809,8 @@ void mch_worker_main(struct mch_worker *worker) {
   mch_chaos_idle(&worker->chaos);
   put_hello(worker);
   atomic_store(&worker->shared->oom_count, mch_platform_oom_count());
+  if (worker->max_memory > 0)
+    mch_own_memory_begin(&worker->own_memory);
   prepare(worker);
   mch_worker_end_stranger(worker, 0);
   if (worker->only != NULL)
@@ -777,7 +853,7 @@ static uint32_t take_bar_slot(struct mch_worker *worker) {
 
 static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_bar_spec *spec) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[20];
+  unsigned char fixed[MCH_BAR_START_SIZE];
   struct mch_bar_slot *slot;
   uint32_t i;
   if (mch_worker_is_stranger(worker))
@@ -793,6 +869,8 @@ static struct mch_bar_slot *bar_start(void *ud, uint64_t key, const struct mch_b
   mch_store_u64(fixed, key);
   mch_store_u64(fixed + 8, spec->total);
   mch_store_u32(fixed + 16, i);
+  fixed[20] = (unsigned char)spec->unit;
+  fixed[21] = (unsigned char)spec->leave;
   mch_chaos_busy(&worker->chaos);
   say(worker, MCH_MESSAGE_BAR_START, fixed, sizeof fixed, spec->name, spec->name_length);
   return slot;
@@ -810,9 +888,20 @@ static void bar_update(void *ud, uint64_t key, uint64_t done, uint64_t total) {
   say(worker, MCH_MESSAGE_BAR_UPDATE, fixed, sizeof fixed, NULL, 0);
 }
 
+static void bar_name(void *ud, uint64_t key, const char *name, size_t length) {
+  struct mch_worker *worker = ud;
+  unsigned char fixed[8];
+  if (mch_worker_is_stranger(worker))
+    return;
+  mch_chaos_busy(&worker->chaos);
+  mch_store_u64(fixed, key);
+  say(worker, MCH_MESSAGE_BAR_NAME, fixed, sizeof fixed, name, length);
+}
+
+/* With where the streams are: what is printed from now on stands below the bar. */
 static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how) {
   struct mch_worker *worker = ud;
-  unsigned char fixed[25];
+  unsigned char fixed[MCH_BAR_END_SIZE];
   uint32_t i;
   if (mch_worker_is_stranger(worker))
     return;
@@ -827,10 +916,14 @@ static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum 
   mch_store_u64(fixed + 8, done);
   mch_store_u64(fixed + 16, total);
   fixed[24] = (unsigned char)how;
+  fflush(stdout);
+  fflush(stderr);
+  mch_store_u64(fixed + 25, position(worker, 0));
+  mch_store_u64(fixed + 33, position(worker, 1));
   say(worker, MCH_MESSAGE_BAR_END, fixed, sizeof fixed, NULL, 0);
 }
 
 struct mch_upstream mch_worker_upstream(struct mch_worker *worker) {
-  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_end};
+  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_name, bar_end};
   return upstream;
 }

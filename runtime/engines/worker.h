@@ -9,6 +9,7 @@
 
 #include "runtime/wire/channel.h"
 #include "runtime/base/chaos.h"
+#include "runtime/base/memory.h"
 #include "engine.h"
 #include "runtime/wire/protocol.h"
 
@@ -29,7 +30,7 @@ struct mch_worker {
   struct mch_runner runner;
   uint64_t runid;          /* of the running task */
   _Atomic uint32_t ticket; /* of the running task; 0: none */
-  atomic_int preparing;    /* `init` runs: whatever stop comes is for it */
+  atomic_int preparing;    /* `init` or `fini` runs: whatever stop comes is for it */
   uint16_t attempt;
   char name[MCH_NAME_MAX];     /* likewise */
   int forgettable;             /* its message is only its own */
@@ -41,8 +42,10 @@ struct mch_worker {
   unsigned maxrss_age;         /* tasks since */
   uint64_t cpu;                /* processor time used when the task began; MCH_UNMEASURED */
   uint64_t emitted;            /* bytes of all EMITTED so far */
-  int spent;                   /* the runner: leave after this task */
-  int leaving;                 /* mch_worker_leave() runs: a second call ends at once */
+  uint64_t max_memory;         /* leave after a task that left more of its own; 0: never */
+  struct mch_own_memory own_memory;
+  int spent;   /* leave after this task: the runner wants it, or its memory */
+  int leaving; /* mch_worker_leave() runs: a second call ends at once */
   struct mch_chaos chaos;
 };
 

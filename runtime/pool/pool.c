@@ -72,7 +72,8 @@ static void dispatch(struct mch_pool *pool, int owner) {
   struct mch_task *task;
   struct mch_error error;
   pool->held_until = MCH_NEVER;
-  while ((task = next_ready(pool)) != NULL) {
+  mch_admit_begin(pool);
+  while ((task = next_ready(pool)) != NULL && mch_admit_one(pool, owner)) {
     int code;
     cut_short(pool, task);
     code = ops->submit(pool->engine, task, owner, &error);
@@ -85,12 +86,15 @@ static void dispatch(struct mch_pool *pool, int owner) {
     } else
       mch_ends_end_task(pool, task, MCH_KIND_ERROR, error.text);
   }
+  mch_admit_end(pool);
   ops->flush(pool->engine);
 }
 
 static void pump(struct mch_pool *pool, int owner) {
   pool->engine->ops->pump(pool->engine, owner, pool->queue.count);
   take_back(pool);
+  mch_halt_carry_out(pool);
+  mch_retry_release(pool, mch_now());
   dispatch(pool, owner);
   mch_ends_update_bar(pool);
 }
@@ -134,8 +138,13 @@ void mch_pool_add_workers(struct mch_pool *pool) {
 uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
   uint64_t engine = pool->engine->ops->deadline(pool->engine);
   uint64_t output = mch_output_next(pool->output);
-  uint64_t due = engine < output ? engine : output;
-  return pool->held_until < due ? pool->held_until : due;
+  uint64_t due = engine < output ? engine : output, paused = mch_retry_next(pool);
+  uint64_t admission = mch_admit_deadline(pool);
+  if (pool->held_until < due)
+    due = pool->held_until;
+  if (admission < due)
+    due = admission;
+  return paused < due ? paused : due;
 }
 
 void mch_pool_pump_as_owner(struct mch_pool *pool) {
@@ -186,7 +195,8 @@ static int drive_busy(void *ud) {
   struct mch_pool *pool = ud;
   if (pool->record_bytes >= MOST_RECORD_BYTES)
     return 0; /* only the owner can take this away */
-  return pool->submitted > 0 || pool->queue.count > 0 || mch_output_next(pool->output) != MCH_NEVER;
+  return pool->submitted > 0 || pool->queue.count > 0 || pool->paused_count > 0 ||
+         mch_output_next(pool->output) != MCH_NEVER;
 }
 
 static uint64_t drive_deadline(void *ud) {
@@ -221,6 +231,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     return NULL;
   pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
+  pool->admission.min_free = config->min_free_memory;
+  pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
   pool->held_until = MCH_NEVER;
   pool->wakeup[0] = pool->wakeup[1] = -1;
   pool->output = engine.output;
@@ -251,6 +263,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     mch_pool_free(pool);
     return NULL;
   }
+  mch_admit_use_jobserver(pool, config->makeflags);
   return pool;
 }
 
@@ -276,17 +289,12 @@ void mch_pool_end_all(struct mch_pool *pool) {
   pthread_mutex_lock(&pool->lock);
   for (runid = pool->base; runid < pool->next_runid; runid++) {
     struct mch_task *task = *mch_index_slot(pool, runid);
-    struct ending ending = {
-        .kind = MCH_KIND_CANCELLED,
-        .count = 1,
-        .course = {.elapsed = MCH_UNMEASURED, .cpu = MCH_UNMEASURED, .maxrss = MCH_UNMEASURED}};
     if (task == NULL || !mch_ends_is_open(task, runid))
       continue;
-    if (task->batch != NULL && runid == task->runid + task->batch->answered)
-      ending.count = task->batch->count - task->batch->answered;
-    else if (task->batch != NULL)
-      continue;
-    mch_events_ended(pool, task, &ending);
+    if (task->batch == NULL)
+      mch_events_forgotten(pool, task, 1);
+    else if (runid == task->runid + task->batch->answered)
+      mch_events_forgotten(pool, task, task->batch->count - task->batch->answered);
   }
   pool->listening = 0;
   pthread_mutex_unlock(&pool->lock);
@@ -314,6 +322,8 @@ void mch_pool_free(struct mch_pool *pool) {
   free(pool->bar_name);
   mch_pool_part(pool);
   if (pool->engine != NULL)
+    mch_admit_use_jobserver(pool, NULL);
+  if (pool->engine != NULL)
     pool->engine->ops->free(pool->engine);
   mch_poller_free(pool->outer);
   if (pool->wakeup[0] >= 0) {
@@ -323,6 +333,7 @@ void mch_pool_free(struct mch_pool *pool) {
   mch_dictionary_free(&pool->dictionary);
   mch_result_free(pool->no_memory);
   mch_queue_free(&pool->queue);
+  free(pool->paused);
   free(pool->index);
   mch_output_unref(pool->output);
   pthread_mutex_destroy(&pool->lock);
@@ -389,12 +400,27 @@ static int in_burst(struct mch_pool *pool) {
   return 1;
 }
 
+/* Have an accepted task run as soon as that may be. */
+static void put_in_queue(struct mch_pool *pool, struct mch_task *task) {
+  int urgent = mch_queue_overtakes(&pool->queue, task->priority);
+  mch_queue_add(&pool->queue, task);
+  if (urgent)
+    pool->engine->ops->recall(pool->engine, task->priority);
+  if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
+    dispatch(pool, 1);
+  else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
+           !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
+    pump(pool, 1);
+  else
+    mch_ends_raise_wakeup(pool); /* a pump is due */
+}
+
 /* The first worker has its task before the others are forked, and is already running it meanwhile;
  * the helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
   uint32_t count = mch_task_count(task), i;
-  int code, urgent;
+  int code;
   if (!pool->started)
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
   pthread_mutex_lock(&pool->lock);
@@ -408,6 +434,7 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     for (i = 0; i < count; i++)
       *mch_index_slot(pool, pool->next_runid++) = task;
     task->group = group;
+    task->careful = group->halt.how != MCH_HALT_NEVER;
     task->accepted = mch_now();
     if (group->call != 0)
       task->index = group->accepted + 1;
@@ -418,17 +445,10 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
     group->batches += task->batch != NULL;
     pool->unfinished += count;
     mch_ends_count_in(pool, group, count);
-    urgent = mch_queue_overtakes(&pool->queue, task->priority);
-    mch_queue_add(&pool->queue, task);
-    if (urgent)
-      pool->engine->ops->recall(pool->engine, task->priority);
-    if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
-      dispatch(pool, 1);
-    else if (pool->queue.count >= FEED && pool->queue.count % FEED_STEP == 0 &&
-             !mch_without(MCH_TRICK_FEED) && pool->engine->ops->wants_tasks(pool->engine))
-      pump(pool, 1);
+    if (group->cause != NULL)
+      mch_halt_end(pool, task);
     else
-      mch_ends_raise_wakeup(pool); /* a pump is due */
+      put_in_queue(pool, task);
     complete(pool);
     if (pool->background && pool->driver == NULL)
       start_driver(pool);
@@ -514,9 +534,23 @@ void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t 
   pthread_mutex_unlock(&pool->lock);
 }
 
+int mch_pool_is_full(struct mch_pool *pool, const struct mch_group *group, size_t limit) {
+  const struct mch_engine_ops *ops = pool->engine->ops;
+  unsigned running, before_workers = 0;
+  int full;
+  pthread_mutex_lock(&pool->lock);
+  full = group->unfinished >= limit;
+  if (full) {
+    running = ops->running(pool->engine, group, &before_workers);
+    full = group->unfinished >= limit + running;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return full && before_workers > 0 ? 2 : full;
+}
+
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts) {
   pthread_mutex_lock(&pool->lock);
-  counts->running = pool->engine->ops->running(pool->engine);
+  counts->running = pool->engine->ops->running(pool->engine, NULL, NULL);
   counts->queued = pool->unfinished;
   counts->queued -= counts->running < counts->queued ? counts->running : counts->queued;
   counts->next_runid = pool->next_runid;
@@ -529,6 +563,15 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
   count = pool->engine->ops->workers(pool->engine, infos, room);
   pthread_mutex_unlock(&pool->lock);
   return count;
+}
+
+uint64_t mch_pool_over(struct mch_pool *pool, uint64_t *next) {
+  uint64_t over;
+  pthread_mutex_lock(&pool->lock);
+  over = pool->base;
+  *next = pool->next_runid;
+  pthread_mutex_unlock(&pool->lock);
+  return over;
 }
 
 size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit) {
@@ -564,6 +607,13 @@ const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length) {
 void mch_pool_log_threshold(struct mch_pool *pool, int level) {
   pthread_mutex_lock(&pool->lock);
   pool->engine->ops->log_threshold(pool->engine, level);
+  pthread_mutex_unlock(&pool->lock);
+}
+
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers, const char *makeflags) {
+  pthread_mutex_lock(&pool->lock);
+  pool->engine->ops->resize(pool->engine, nworkers);
+  mch_admit_use_jobserver(pool, makeflags);
   pthread_mutex_unlock(&pool->lock);
 }
 

@@ -7,9 +7,11 @@
  * The life of a task
  *
  *     run --> QUEUED --submit--> SUBMITTED --finished--> DONE --take--> freed
- *               ^                    |
- *               +----- returned -----+   never started: stolen, recalled, its worker died;
- *                                        or it is tried again
+ *               ^ ^                  |   |
+ *               | +---- returned ----+   |   never started: stolen, recalled, its worker died
+ *               +---- PAUSED <- failed --+   it is tried again, at once or later
+ *
+ * What becomes of the others of its group when one has failed is in pool_halt.c.
  *
  * Threads: the pool has an owner, the thread that happens to call into it (one at a time); the
  * driver's thread comes between those calls. Each function takes the pool's lock by itself. */
@@ -30,6 +32,17 @@ struct mch_pool_config {
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
   const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
+  const char *makeflags;           /* of the jobserver that tasks need tokens of; NULL: none */
+  uint64_t min_free_memory;        /* bytes: no task starts beside another while less is left */
+  const char *memory_root;         /* see mch_memory_available(); NULL: the usual one */
+};
+
+/* What failures do to the others of a group. Those that are retried do not count, nor those that
+ * were cancelled. */
+struct mch_halt {
+  enum { MCH_HALT_NEVER, MCH_HALT_SOON, MCH_HALT_NOW } how; /* NOW: what runs is stopped, too */
+  uint64_t after; /* when so many have failed; 0: see `share` */
+  double share;   /* when 3 have failed and they are this share of all that ended, or more */
 };
 
 /* Tasks that are received together: those of run(), or those of one map or imap. */
@@ -43,12 +56,17 @@ struct mch_group {
   size_t most;       /* bytes of results that may wait before no further task starts; 0: any */
   size_t bytes;      /* of those that wait here */
   size_t kept;       /* of those that the owner has taken, and keeps */
+  size_t untold;     /* finished tasks that failed, and were neither taken nor told of */
   size_t submitted;  /* tasks and batches with the engine */
   int wanted;        /* the owner waits for any of them, whatever waits already */
   int overfull;      /* more than `most` wait; what was sent ahead was taken back */
   uint64_t call;     /* which map of the pool; 0: run() */
   uint64_t accepted; /* tasks so far */
   int abandoned;     /* nobody will take anything: drop what finishes, then the group */
+  struct mch_halt halt;
+  uint64_t ended, failed; /* since counting began: not cancelled ones; of them, failures */
+  struct mch_task *cause; /* the failure (held) because of which all others end; NULL: none */
+  int calling;            /* `cause` is only over when mch_pool_go_on() says so, not when taken */
 };
 
 struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_error *error);
@@ -81,6 +99,11 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
  * is had before. 0 or a code. */
 int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t count,
                      struct mch_error *error);
+
+/* If this failure has halted the group: it was handed over, and tasks of the group run again. */
+void mch_pool_go_on(struct mch_pool *pool, struct mch_group *group, uint64_t runid);
+/* Free a group whose pool has gone. */
+void mch_pool_free_group(struct mch_group *group);
 
 /* Move tasks on; never waits. On the owner's thread, who also pumps the output. */
 void mch_pool_pump(struct mch_pool *pool);
@@ -162,6 +185,10 @@ void mch_pool_discard(struct mch_pool *pool, struct mch_task *task);
 /* How many finished tasks of a group that nobody took have failed, cancelled ones not counted:
  * those with run IDs from `from` on. */
 size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uint64_t from);
+/* The first of those that was not told of yet, and is from now on; it stays the pool's, and where
+ * it is until somebody takes it. NULL: none. And whether there is one. */
+const struct mch_task *mch_pool_untold(struct mch_pool *pool, struct mch_group *group);
+int mch_pool_has_untold(struct mch_pool *pool, const struct mch_group *group);
 /* Drop what a group has finished; unless `all` is set, the failures that are counted above stay. */
 void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all);
 
@@ -183,6 +210,9 @@ uint64_t mch_pool_pace(struct mch_pool *pool, const struct mch_group *group);
 /* Counts of a group, and of the whole pool (`unfinished` also where `group` is NULL). */
 size_t mch_pool_unfinished(struct mch_pool *pool, const struct mch_group *group);
 size_t mch_pool_finished(struct mch_pool *pool, const struct mch_group *group);
+/* Whether so many tasks of a group (without batches) are queued: accepted, neither running nor
+ * done. 2: and workers have some before them that nobody will tell when they begin. */
+int mch_pool_is_full(struct mch_pool *pool, const struct mch_group *group, size_t limit);
 /* Both at once, of a group: whether something has finished, and whether fewer than `few` have not.
  */
 void mch_pool_look(struct mch_pool *pool, const struct mch_group *group, size_t few, int *there,
@@ -193,6 +223,13 @@ struct mch_pool_counts {
   uint64_t next_runid;
 };
 void mch_pool_count(struct mch_pool *pool, struct mch_pool_counts *counts);
+
+/* How all its tasks have ended so far, and the nanoseconds since the first one came. */
+struct mch_pool_tally {
+  uint64_t ok, failed, cancelled;
+  uint64_t elapsed;
+};
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally);
 size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, size_t room);
 
 /* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it
@@ -200,6 +237,9 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
 int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
 /* Ask it of all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
+/* Run IDs below this are over: their results were taken or dropped. `next`: that of the next task.
+ */
+uint64_t mch_pool_over(struct mch_pool *pool, uint64_t *next);
 /* How many tasks below `limit` have not finished. */
 size_t mch_pool_unfinished_below(struct mch_pool *pool, uint64_t limit);
 
@@ -252,6 +292,11 @@ uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length
 const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
 
 void mch_pool_log_threshold(struct mch_pool *pool, int level);
+
+/* From now on no task starts while so many or more run. Missing workers are made by the next
+ * mch_pool_add_workers(); superfluous ones leave after their task. `makeflags`: as in the config.
+ */
+void mch_pool_resize(struct mch_pool *pool, unsigned nworkers, const char *makeflags);
 
 /* A descriptor that is readable when a pump has something to do; -1 where there is none. */
 int mch_pool_fd(struct mch_pool *pool, struct mch_error *error);

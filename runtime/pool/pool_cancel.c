@@ -9,6 +9,7 @@
 
 #include "runtime/base/buf.h"
 #include "runtime/engines/task.h"
+#include "runtime/show/output.h"
 
 /* 0: it had ended, 1: it ends now, 2: it runs; its end comes later. */
 static int cancel(struct mch_pool *pool, struct mch_task *task);
@@ -33,6 +34,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
   uint64_t runid;
   pthread_mutex_lock(&pool->lock);
   drop_finished(pool, group);
+  mch_output_begin_stop(pool->output);
   /* The group is kept by `abandoned` = 0 while its tasks are looked up; ends come in between. */
   for (runid = pool->next_runid; group->unfinished > 0 && runid-- > pool->base;) {
     struct mch_task *task = *mch_index_slot(pool, runid);
@@ -40,6 +42,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
       cancel(pool, task);
   }
   drop_finished(pool, group);
+  mch_halt_forget(group);
   pool->coming -= group->coming;
   group->coming = 0;
   group->abandoned = 1;
@@ -124,6 +127,7 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
     return 0;
   if (task->batch != NULL)
     return cancel_batch(pool, task);
+  mch_retry_never(task);
   if (task->stop != 0)
     return 2;
   task->stop = MCH_KIND_CANCELLED;
@@ -131,7 +135,10 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
     pool->engine->ops->stop(pool->engine, task);
     return task->state == MCH_TASK_DONE ? 1 : 2;
   }
-  mch_queue_remove(&pool->queue, task);
+  if (task->state == MCH_TASK_PAUSED)
+    mch_retry_leave(pool, task);
+  else
+    mch_queue_remove(&pool->queue, task);
   mch_ends_set_done(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
   return 1;
 }
@@ -140,6 +147,7 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
   struct mch_task *task;
   int was;
   pthread_mutex_lock(&pool->lock);
+  mch_output_begin_stop(pool->output);
   task = mch_index_find(pool, runid);
   was = task != NULL && task->batch != NULL ? cancel_item(pool, task, runid) : cancel(pool, task);
   pthread_mutex_unlock(&pool->lock);
@@ -149,6 +157,7 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit) {
   uint64_t runid;
   pthread_mutex_lock(&pool->lock);
+  mch_output_begin_stop(pool->output);
   for (runid = limit < pool->next_runid ? limit : pool->next_runid; runid-- > pool->base;) {
     struct mch_task *task = *mch_index_slot(pool, runid);
     if (task != NULL && (group == NULL || task->group == group))

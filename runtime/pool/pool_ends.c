@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
@@ -32,28 +33,35 @@ static void begin_bar(struct mch_pool *pool) {
   pool->bar = mch_output_bar_start(pool->output, &spec);
 }
 
+/* What ended in another way than by being cancelled. */
+static uint64_t count_ended(struct mch_pool *pool) {
+  return pool->accepted - pool->unfinished - atomic_load(&pool->counted.cancelled);
+}
+
 /* What is known without asking the workers. */
 static void count_bar(struct mch_pool *pool) {
   if (pool->bar == NULL)
     return;
   mch_bar_set_total(pool->bar, pool->accepted + pool->coming);
-  mch_bar_set(pool->bar, pool->accepted - pool->unfinished);
+  mch_bar_set(pool->bar, count_ended(pool));
 }
 
 void mch_ends_update_bar(struct mch_pool *pool) {
   if (pool->bar != NULL)
-    atomic_store_explicit(&pool->counted.running, pool->engine->ops->running(pool->engine),
+    atomic_store_explicit(&pool->counted.running,
+                          pool->engine->ops->running(pool->engine, NULL, NULL),
                           memory_order_relaxed);
   count_bar(pool);
 }
 
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how) {
   atomic_store(&pool->counted.running, 0);
-  mch_output_bar_end(pool->output, pool->bar, pool->accepted - pool->unfinished,
-                     pool->accepted + pool->coming, how);
+  mch_output_bar_end(pool->output, pool->bar, count_ended(pool), pool->accepted + pool->coming,
+                     how);
   pool->bar = NULL;
   pool->accepted = 0;
   atomic_store(&pool->counted.failed, 0);
+  atomic_store(&pool->counted.cancelled, 0);
 }
 
 /* So many more tasks. */
@@ -62,14 +70,29 @@ void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t 
   group->coming -= announced;
   pool->coming -= announced;
   pool->accepted += count;
+  if (pool->began == 0)
+    pool->began = mch_now();
   if (pool->bar_name != NULL && pool->accepted == count)
     begin_bar(pool);
   count_bar(pool);
 }
 
 static void count_failure(struct mch_pool *pool, const struct mch_result *result) {
-  if (result->kind != MCH_KIND_OK && result->kind != MCH_KIND_CANCELLED)
+  if (result == NULL)
+    return;
+  if (result->kind == MCH_KIND_CANCELLED)
+    atomic_fetch_add(&pool->counted.cancelled, 1);
+  else if (result->kind != MCH_KIND_OK)
     atomic_fetch_add(&pool->counted.failed, 1);
+}
+
+void mch_pool_get_tally(struct mch_pool *pool, struct mch_pool_tally *tally) {
+  pthread_mutex_lock(&pool->lock);
+  tally->ok = pool->tally.ended[MCH_KIND_OK];
+  tally->cancelled = pool->tally.ended[MCH_KIND_CANCELLED];
+  tally->failed = pool->next_runid - pool->unfinished - tally->ok - tally->cancelled;
+  tally->elapsed = pool->began != 0 ? mch_now() - pool->began : 0;
+  pthread_mutex_unlock(&pool->lock);
 }
 
 /* Whether the task of this run ID, or item of a batch, has not ended. */
@@ -97,7 +120,7 @@ void mch_ends_lower_wakeup(struct mch_pool *pool) {
 /* An abandoned group goes with the last of its tasks. */
 void mch_ends_free_if_idle(struct mch_group *group) {
   if (group->abandoned && group->unfinished == 0 && group->batches == 0)
-    free(group);
+    mch_pool_free_group(group);
 }
 
 /* Put it at the end of its group's results. */
@@ -155,7 +178,7 @@ size_t mch_ends_result_size(const struct mch_task *task) {
   return task->result->length + task->early_bytes;
 }
 
-static void drop_early(struct mch_task *task) {
+void mch_ends_drop_early(struct mch_task *task) {
   mch_cargo_drop(task->early);
   task->early = NULL;
   task->early_bytes = 0;
@@ -169,15 +192,22 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   mch_queue_leave(&pool->queue, task);
   mch_cargo_drop(task->cargo);
   task->cargo = NULL;
+  task->borrows = result == NULL;
   task->result = result != NULL ? result : pool->no_memory;
   if (!is_told)
-    mch_events_ended_with(pool, task, task->result);
+    mch_events_ended(pool, task, task->result);
   if (task->result->kind != MCH_KIND_OK)
-    drop_early(task);
+    mch_ends_drop_early(task);
   list(task);
   count_done(pool, group, 1);
   add_bytes(pool, group, mch_ends_result_size(task));
   count_failure(pool, task->result);
+  task->noted = 0;
+  group->untold += task->result->kind != MCH_KIND_OK && task->result->kind != MCH_KIND_CANCELLED;
+  if (task->result->kind == MCH_KIND_OK)
+    mch_halt_count_ok(group, 1);
+  else
+    mch_halt_count_failure(pool, task);
   if (group->abandoned) {
     mch_take_done(pool, task);
     mch_pool_discard(pool, task);
@@ -203,6 +233,7 @@ static void count_answered(struct mch_pool *pool, struct mch_task *task, uint32_
   struct mch_batch *batch = task->batch;
   uint32_t i;
   count_done(pool, task->group, count);
+  mch_halt_count_ok(task->group, count);
   if (task->group->abandoned) {
     for (i = 0; i < count; i++)
       mch_index_remove(pool, task->runid + batch->answered + i);
@@ -234,14 +265,6 @@ static void keep_answers(struct mch_pool *pool, struct mch_task *task, const uns
   add_bytes(pool, task->group, head_length + length);
 }
 
-/* The end of the next items that have OK answers of so many bytes. */
-static void tell_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
-                          size_t length, const struct mch_course *course) {
-  struct ending ending = {
-      .kind = MCH_KIND_OK, .begun = 1, .count = count, .received = length, .course = *course};
-  mch_events_ended(pool, task, &ending);
-}
-
 void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
                        const struct mch_course *course) {
   unsigned char head[5] = {(unsigned char)length};
@@ -253,14 +276,14 @@ void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *gra
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;
-  tell_answered(ud, task, 1, length, course);
+  mch_events_answered(ud, task, 1, length, course);
   keep_answers(ud, task, head, head_length, graph, length);
   count_answered(ud, task, 1);
 }
 
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
                             size_t length, uint32_t count, const struct mch_course *course) {
-  tell_answered(ud, task, count, length - count, course);
+  mch_events_answered(ud, task, count, length - count, course);
   keep_answers(ud, task, NULL, 0, records, length);
   count_answered(ud, task, count);
 }
@@ -272,13 +295,14 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   struct mch_task *item = mch_task_new(
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
-  mch_events_ended_with(pool, task, result != NULL ? result : pool->no_memory);
+  mch_events_ended(pool, task, result != NULL ? result : pool->no_memory);
   if (!task->group->abandoned && !batch->lost) {
     batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
     if (!batch->lost)
       mch_buf_u8(&batch->answers, MCH_ANSWER_APART);
   }
   if (task->group->abandoned || batch->lost) {
+    count_failure(pool, result);
     mch_task_free(item);
     free(extra);
     mch_result_free(result);
@@ -291,6 +315,7 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   item->said = task->said;
   item->runid = task->runid + batch->answered;
   item->group = task->group;
+  item->cause = task->cause != NULL ? mch_task_hold(task->cause) : NULL;
   *mch_index_slot(pool, item->runid) = item;
   batch->kept--;
   batch->answered++;
@@ -339,6 +364,8 @@ void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest) {
   mch_ends_adopt(pool, task, rest);
   if (rest->group->abandoned)
     end_batch(pool, rest, MCH_KIND_CANCELLED, NULL);
+  else if (rest->group->cause != NULL)
+    mch_halt_end(pool, rest);
   else
     mch_queue_add(&pool->queue, rest);
 }
@@ -357,16 +384,10 @@ void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_ki
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result) {
   struct mch_pool *pool = ud;
   mch_index_count_submitted(pool, task, -1);
-  if (result != NULL && (result->kind == MCH_KIND_KILLED || result->kind == MCH_KIND_EXITED) &&
-      task->stop == 0 && task->extra != NULL && task->attempt < task->extra->retries) {
-    mch_events_retried(pool, task, result);
-    mch_result_free(result);
-    drop_early(task);
-    task->attempt++;
-    mch_queue_add(&pool->queue, task);
-    return;
-  }
-  mch_ends_set_done(pool, task, result);
+  if (mch_retry_is_due(task, result))
+    mch_retry_again(pool, task, result);
+  else
+    mch_ends_set_done(pool, task, result);
 }
 
 void mch_ends_returned(void *ud, struct mch_task *task) {
@@ -374,6 +395,8 @@ void mch_ends_returned(void *ud, struct mch_task *task) {
   mch_index_count_submitted(pool, task, -1);
   if (task->stop != 0)
     mch_ends_end_task(pool, task, (enum mch_kind)task->stop, NULL);
+  else if (task->group->cause != NULL)
+    mch_halt_end(pool, task);
   else
     mch_queue_add(&pool->queue, task);
 }
@@ -437,9 +460,6 @@ void mch_ends_drop_piece(struct mch_pool *pool) {
 }
 
 void mch_pool_discard(struct mch_pool *pool, struct mch_task *task) {
-  if (task == NULL)
-    return;
-  if (task->result != pool->no_memory)
-    mch_result_free(task->result);
+  (void)pool;
   mch_task_free(task);
 }

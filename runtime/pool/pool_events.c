@@ -14,6 +14,15 @@
 #include "runtime/engines/event.h"
 #include "runtime/engines/task.h"
 
+/* How a task, or `count` items of a batch from its first open one on, ended. */
+struct ending {
+  enum mch_kind kind;
+  int begun;
+  uint64_t count, received;
+  struct mch_course course;
+  struct mch_result *result; /* of one that failed; NULL: none */
+};
+
 /* -- the queue ---------------------------------------------------------------------------- */
 
 /* See to it that so many more fit besides the ends of all tasks. 0, or MCH_NOMEM. */
@@ -269,8 +278,6 @@ static void note_slow(struct mch_tally *tally, const struct mch_task *task, uint
                           elapsed, kind, ""};
   size_t length = task->extra != NULL ? task->extra->name_length : 0;
   unsigned at = tally->slow;
-  if (at == MCH_SLOWEST && elapsed <= tally->slowest[at - 1].elapsed)
-    return;
   if (length > sizeof slow.name - 1)
     length = sizeof slow.name - 1;
   if (length > 0)
@@ -285,31 +292,51 @@ static void note_slow(struct mch_tally *tally, const struct mch_task *task, uint
   tally->slowest[at] = slow;
 }
 
-static uint64_t waited_of(const struct mch_task *task, const struct ending *ending) {
-  uint64_t until = ending->course.started;
-  if (until == 0)
-    until = ending->begun ? task->accepted : mch_now();
-  return until > task->accepted ? until - task->accepted : 0;
+static uint64_t waited_until(const struct mch_task *task, uint64_t started, int begun) {
+  if (started == 0)
+    started = begun ? task->accepted : mch_now();
+  return started > task->accepted ? started - task->accepted : 0;
 }
 
-/* Items of a batch that were too short to be timed one by one are counted when it is over. */
-static void count_end(struct mch_pool *pool, struct mch_task *task, const struct ending *ending) {
+static void count_work(struct mch_pool *pool, const struct mch_task *task, uint64_t number,
+                       enum mch_kind kind, uint64_t elapsed) {
   struct mch_tally *tally = &pool->tally;
-  uint64_t elapsed = ending->course.elapsed, waited;
-  tally->ended[ending->kind] += ending->count;
-  tally->received += ending->received;
-  if (ending->begun && elapsed == MCH_UNMEASURED && task->batch != NULL)
-    return;
-  waited = waited_of(task, ending);
-  count_span(&tally->waiting, ending->count, ending->count * waited, waited);
-  if (!ending->begun || elapsed == MCH_UNMEASURED)
-    return;
   count_span(&tally->working, 1, elapsed, elapsed);
-  note_slow(tally, task, task->batch != NULL ? task->batch->answered : 0, ending->kind, elapsed);
+  if (tally->slow < MCH_SLOWEST || elapsed > tally->slowest[MCH_SLOWEST - 1].elapsed)
+    note_slow(tally, task, number, kind, elapsed);
+}
+
+/* A task, or the next item of a batch. */
+static void count_result(struct mch_pool *pool, struct mch_task *task,
+                         const struct mch_result *result) {
+  struct mch_tally *tally = &pool->tally;
+  uint64_t waited = waited_until(task, result->started, result->begun);
+  tally->ended[result->kind]++;
+  tally->received += result->length + task->early_bytes;
+  count_span(&tally->waiting, 1, waited, waited);
+  if (!result->begun)
+    return;
+  count_work(pool, task, task->batch != NULL ? task->batch->answered : 0, result->kind,
+             result->elapsed);
   if (task->batch != NULL) {
     task->batch->timed++;
-    task->batch->timed_span += elapsed;
+    task->batch->timed_span += result->elapsed;
   }
+}
+
+/* Items that were too short to be timed one by one are counted when their batch is over. */
+static void count_answers(struct mch_pool *pool, struct mch_task *task,
+                          const struct ending *ending) {
+  uint64_t elapsed = ending->course.elapsed, waited;
+  pool->tally.ended[ending->kind] += ending->count;
+  pool->tally.received += ending->received;
+  if (elapsed == MCH_UNMEASURED)
+    return;
+  waited = waited_until(task, ending->course.started, 1);
+  count_span(&pool->tally.waiting, 1, waited, waited);
+  count_work(pool, task, task->batch->answered, ending->kind, elapsed);
+  task->batch->timed++;
+  task->batch->timed_span += elapsed;
 }
 
 /* Its items ran one after the other, as far as is known alike. */
@@ -330,7 +357,7 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
                     size_t room) {
   pthread_mutex_lock(&pool->lock);
   stats->tally = pool->tally;
-  stats->running = pool->engine->ops->running(pool->engine);
+  stats->running = pool->engine->ops->running(pool->engine, NULL, NULL);
   stats->queued = pool->unfinished;
   stats->queued -= stats->running < stats->queued ? stats->running : stats->queued;
   stats->unreceived = pool->finished;
@@ -341,7 +368,7 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
 /* -- ends --------------------------------------------------------------------------------- */
 
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
-                        const struct mch_result *result) {
+                        struct mch_result *result) {
   struct mch_event *event;
   struct mch_course course = {.pid = result->pid, .slot = result->slot, .started = result->started};
   pool->tally.retried++;
@@ -354,16 +381,16 @@ void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
   event->runid = task->runid;
   event->attempt = attempt_of(task);
   event->kind = result->kind;
-  event->course = course;
+  event->course.pid = result->pid;
+  event->course.slot = result->slot;
+  if ((event->about = mch_task_about(task)) != NULL)
+    event->about->result = mch_result_share(result);
 }
 
 /* To be called before it is counted as finished: there is room until then. */
-void mch_events_ended(struct mch_pool *pool, struct mch_task *task, const struct ending *ending) {
+static void tell_end(struct mch_pool *pool, struct mch_task *task, const struct ending *ending) {
   uint64_t number = task->batch != NULL ? task->batch->answered : 0;
   struct mch_event *event;
-  count_end(pool, task, ending);
-  if (!pool->listening)
-    return;
   event = add(pool, MCH_EVENT_ENDED, 0);
   event->kind = ending->kind;
   event->count = (uint32_t)ending->count;
@@ -375,8 +402,9 @@ void mch_events_ended(struct mch_pool *pool, struct mch_task *task, const struct
   event->attempt = attempt_of(task);
   event->priority = task->priority;
   event->course = ending->course;
-  event->waited =
-      ending->course.started != 0 || !ending->begun ? waited_of(task, ending) : MCH_UNMEASURED;
+  event->waited = ending->course.started != 0 || !ending->begun
+                      ? waited_until(task, ending->course.started, ending->begun)
+                      : MCH_UNMEASURED;
   event->sent = task->batch == NULL ? task->length : mch_task_item_length(task);
   event->received = ending->count == 1 ? ending->received : MCH_UNMEASURED;
   if (ending->result != NULL || task->extra != NULL)
@@ -390,9 +418,27 @@ void mch_events_ended(struct mch_pool *pool, struct mch_task *task, const struct
   task->said = event->number;
 }
 
-/* The same for a task that has this result, or the next item of a batch. */
-void mch_events_ended_with(struct mch_pool *pool, struct mch_task *task,
-                           struct mch_result *result) {
+void mch_events_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                         size_t length, const struct mch_course *course) {
+  struct ending ending = {
+      .kind = MCH_KIND_OK, .begun = 1, .count = count, .received = length, .course = *course};
+  count_answers(pool, task, &ending);
+  if (pool->listening)
+    tell_end(pool, task, &ending);
+}
+
+/* The pool ends: nobody else will say it of these. */
+void mch_events_forgotten(struct mch_pool *pool, struct mch_task *task, uint32_t count) {
+  struct ending ending = {
+      .kind = MCH_KIND_CANCELLED,
+      .count = count,
+      .course = {.elapsed = MCH_UNMEASURED, .cpu = MCH_UNMEASURED, .maxrss = MCH_UNMEASURED}};
+  if (pool->listening)
+    tell_end(pool, task, &ending);
+}
+
+/* A task that has this result, or the next item of a batch. */
+static void tell_result(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
   int begun = result->begun || task->told >= begun_with(task);
   struct ending ending = {
       .kind = result->kind,
@@ -406,5 +452,11 @@ void mch_events_ended_with(struct mch_pool *pool, struct mch_task *task,
                  .cpu = result->cpu,
                  .maxrss = result->maxrss != 0 ? result->maxrss : MCH_UNMEASURED},
       .result = result->kind != MCH_KIND_OK ? result : NULL};
-  mch_events_ended(pool, task, &ending);
+  tell_end(pool, task, &ending);
+}
+
+void mch_events_ended(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
+  count_result(pool, task, result);
+  if (pool->listening)
+    tell_result(pool, task, result);
 }

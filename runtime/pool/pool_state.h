@@ -41,6 +41,18 @@ enum {
   FEED_STEP = 16 /* how often */
 };
 
+/* What stands against giving a task to a worker. */
+struct mch_admission {
+  uint64_t min_free; /* bytes; 0: none need be free */
+  const char *root;  /* for mch_memory_available() */
+  uint64_t looked;   /* when that was last asked */
+  int scarce;        /* what it said */
+  int jobserver;     /* tasks want a permit of jobserver.h */
+  size_t permits;    /* that were taken, for those that are submitted */
+  int waits;         /* a task waits for one */
+  int listens;       /* the engine's poller has its descriptor */
+};
+
 struct mch_pool {
   pthread_mutex_t lock;
   struct mch_engine *engine;
@@ -48,6 +60,9 @@ struct mch_pool {
   int background;            /* whether a thread is wanted while there are tasks */
   struct mch_driver *driver; /* NULL: none, or not yet */
   struct mch_queue queue;
+  struct mch_task **paused; /* a heap: the one that is due first is the first */
+  size_t paused_count, paused_room;
+  int halting; /* a group has a cause, and its tasks have yet to be ended */
   /* Every accepted task that was not taken, by run ID: index[(runid - base) + start]. */
   struct mch_task **index;
   size_t index_start, index_room;
@@ -69,6 +84,7 @@ struct mch_pool {
   struct mch_bar *bar;          /* while there are tasks that were not taken */
   struct mch_bar_tasks counted; /* what it shows */
   uint64_t accepted;            /* since it began */
+  uint64_t began;               /* when the first task came; 0: none yet */
   size_t coming;                /* tasks that groups have announced */
   int overfull;                 /* a group is since the last pump */
   size_t ended_since_wait;      /* tasks that ended since the owner last waited */
@@ -79,6 +95,7 @@ struct mch_pool {
   uint64_t last_run;            /* when a task came that could go at once */
   uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
   int started;
+  struct mch_admission admission;
   struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
   struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
   int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
@@ -91,16 +108,17 @@ struct mch_pool {
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
 
+/* pool_admit.c: whether a task may be given to a worker now. dispatch() asks before each, between
+ * begin() and end(). */
+
+void mch_admit_begin(struct mch_pool *pool);
+int mch_admit_one(struct mch_pool *pool, int owner);
+void mch_admit_end(struct mch_pool *pool);
+void mch_admit_use_jobserver(struct mch_pool *pool, const char *makeflags);
+uint64_t mch_admit_deadline(const struct mch_pool *pool);
+
 /* pool_events.c: what happens, for those who listen. */
 
-/* How a task, or `count` items of a batch from its first open one on, ended. */
-struct ending {
-  enum mch_kind kind;
-  int begun;
-  uint64_t count, received;
-  struct mch_course course;
-  struct mch_result *result; /* of one that failed; NULL: none */
-};
 int mch_events_reserve(struct mch_pool *pool, size_t more);
 void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
 void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
@@ -108,9 +126,13 @@ int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsign
                        size_t length);
 void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
-                        const struct mch_result *result);
-void mch_events_ended(struct mch_pool *pool, struct mch_task *task, const struct ending *ending);
-void mch_events_ended_with(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+                        struct mch_result *result);
+/* A task, or the next item of a batch, ended; or so many items have OK answers. To be called before
+ * they count as finished. */
+void mch_events_ended(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_events_answered(struct mch_pool *pool, struct mch_task *task, uint32_t count,
+                         size_t length, const struct mch_course *course);
+void mch_events_forgotten(struct mch_pool *pool, struct mch_task *task, uint32_t count);
 void mch_events_batch_over(struct mch_pool *pool, const struct mch_task *task, uint64_t elapsed);
 int mch_events_hold(const struct mch_pool *pool, const struct mch_task *task);
 void mch_events_drop_all(struct mch_pool *pool);
@@ -123,6 +145,23 @@ struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid);
 int mch_index_reserve(struct mch_pool *pool, size_t count);
 void mch_index_remove(struct mch_pool *pool, uint64_t runid);
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
+
+/* pool_halt.c: what a failure does to the others of its group. */
+
+void mch_halt_count_ok(struct mch_group *group, uint32_t count);
+void mch_halt_count_failure(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_end(struct mch_pool *pool, struct mch_task *task);
+void mch_halt_carry_out(struct mch_pool *pool);
+void mch_halt_forget(struct mch_group *group);
+
+/* pool_retry.c: attempts after the first, and the pauses before them. */
+
+int mch_retry_is_due(const struct mch_task *task, const struct mch_result *result);
+void mch_retry_again(struct mch_pool *pool, struct mch_task *task, struct mch_result *result);
+void mch_retry_never(struct mch_task *task);
+void mch_retry_leave(struct mch_pool *pool, struct mch_task *task);
+void mch_retry_release(struct mch_pool *pool, uint64_t now);
+uint64_t mch_retry_next(const struct mch_pool *pool);
 
 /* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
  * which shows the end of the bar with the last. */
@@ -158,6 +197,7 @@ void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_tas
 void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest);
 void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
                        const char *why);
+void mch_ends_drop_early(struct mch_task *task);
 void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_returned(void *ud, struct mch_task *task);
 void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);

@@ -68,11 +68,19 @@ void mch_pool_drop_piece(struct mch_pool *pool) {
 
 /* -- results ------------------------------------------------------------------------------ */
 
+static int has_failed(const struct mch_task *task) {
+  return task->batch == NULL && task->result->kind != MCH_KIND_OK &&
+         task->result->kind != MCH_KIND_CANCELLED;
+}
+
 /* It is the owner's from now on. */
 void mch_take_done(struct mch_pool *pool, struct mch_task *task) {
+  if (task == task->group->cause && !task->group->calling)
+    mch_halt_forget(task->group);
   mch_ends_unlist(task);
   mch_ends_remove_bytes(task->group, mch_ends_result_size(task));
   task->group->finished--;
+  task->group->untold -= has_failed(task) && !task->noted;
   mch_index_remove(pool, task->runid);
   pool->finished--;
 }
@@ -159,11 +167,6 @@ struct mch_task *mch_pool_take_in_order(struct mch_pool *pool, struct mch_group 
   return task;
 }
 
-static int has_failed(const struct mch_task *task) {
-  return task->batch == NULL && task->result->kind != MCH_KIND_OK &&
-         task->result->kind != MCH_KIND_CANCELLED;
-}
-
 size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uint64_t from) {
   const struct mch_task *task;
   size_t count = 0;
@@ -172,6 +175,29 @@ size_t mch_pool_failed(struct mch_pool *pool, const struct mch_group *group, uin
     count += has_failed(task) && task->runid >= from;
   pthread_mutex_unlock(&pool->lock);
   return count;
+}
+
+const struct mch_task *mch_pool_untold(struct mch_pool *pool, struct mch_group *group) {
+  struct mch_task *task = NULL;
+  pthread_mutex_lock(&pool->lock);
+  if (group->untold > 0) {
+    for (task = group->first; task != NULL && (!has_failed(task) || task->noted);)
+      task = task->next;
+  }
+  if (task != NULL) {
+    task->noted = 1;
+    group->untold--;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return task;
+}
+
+int mch_pool_has_untold(struct mch_pool *pool, const struct mch_group *group) {
+  int some;
+  pthread_mutex_lock(&pool->lock);
+  some = group->untold > 0;
+  pthread_mutex_unlock(&pool->lock);
+  return some;
 }
 
 void mch_pool_drop(struct mch_pool *pool, struct mch_group *group, int all) {

@@ -27,7 +27,7 @@ enum wakeup { NO_WAIT, NAP, WAIT };
 static uint64_t nap_for(struct mch_pool *pool, const struct mch_group *group, size_t count) {
   size_t missing = count > group->finished ? count - group->finished : 0;
   uint64_t pace = group->items > 0 ? group->item_time / group->items : 0, time;
-  unsigned running = pool->engine->ops->running(pool->engine);
+  unsigned running = pool->engine->ops->running(pool->engine, NULL, NULL);
   if (running == 0)
     return 0;
   time = missing > longest_nap / (pace + 1) * running ? longest_nap : missing * pace / running / 2;

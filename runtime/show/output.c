@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "output.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,9 @@
 #include "runtime/base/platform.h"
 
 enum { MANY_LINES = 65536, PATIENCE = 1000 }; /* bytes that do not wait for the next frame; ms */
+
+/* The grace of tasks that are stopped, and what it takes to see their end. */
+static const uint64_t stop_patience = SECOND * 3 / 4;
 
 /* --- who may --- */
 
@@ -34,11 +38,37 @@ static void quit(struct mch_output *out, int on_lua_thread) {
 
 /* --- lines --- */
 
-static void push(struct mch_sink *sink, int patience) {
+/* There is something for whoever takes lines or reports, at once. */
+static void want_owner(struct mch_output *out, int what) {
+  atomic_fetch_or(&out->wanted, what);
+}
+
+void mch_output_complain(struct mch_output *out, int trouble, int cause) {
+  unsigned bit = 1u << trouble;
+  if (out->troubled & bit)
+    return;
+  out->troubled |= bit;
+  out->untold |= bit;
+  out->causes[trouble] = cause;
+  want_owner(out, WANTED_FOR_TROUBLE);
+}
+
+/* What could not be written is lost. */
+static void see_failure(struct mch_output *out, struct mch_sink *sink, int for_stdout) {
+  if (sink->failure == 0)
+    return;
+  if (for_stdout && sink->failure == EPIPE && out->may_die && !out->child)
+    mch_sink_die();
+  mch_output_complain(out, for_stdout ? MCH_TROUBLE_STDOUT : MCH_TROUBLE_STDERR, sink->failure);
+  sink->failure = 0;
+}
+
+static void push(struct mch_output *out, struct mch_sink *sink, int patience) {
   if (patience > 0)
     mch_sink_finish(sink, patience);
   else
     mch_sink_push(sink);
+  see_failure(out, sink, sink == &out->sinks[0] || out->mixed);
 }
 
 /* Send what waits for descriptor 1 or 2, if it needs the host's stdout not to be in the way. */
@@ -50,16 +80,16 @@ static void push_after_host(struct mch_output *out, struct mch_sink *sink, int o
   locked = mch_output_lock_stdout(out, on_lua_thread);
   if (locked < 0)
     return;
-  push(sink, patience);
+  push(out, sink, patience);
   mch_hold_unlock(locked);
 }
 
 static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) {
   push_after_host(out, &out->sinks[0], on_lua_thread, patience);
-  if (out->mixed)
+  if (out->mixed || (out->same && on_lua_thread))
     push_after_host(out, &out->sinks[1], on_lua_thread, patience);
   else
-    push(&out->sinks[1], patience);
+    push(out, &out->sinks[1], patience);
   if (mch_buf_unread(&out->sinks[1].unsent) == 0)
     out->mixed = 0;
 }
@@ -67,11 +97,6 @@ static void push_sinks(struct mch_output *out, int on_lua_thread, int patience) 
 /* Is what appears on the terminal put together in frames? */
 static int in_frames(const struct mch_output *out) {
   return (out->mode == MCH_PROGRESS_BAR || out->edit.active) && !out->child;
-}
-
-/* There is something for whoever takes lines or reports, at once. */
-static void want_owner(struct mch_output *out, int what) {
-  atomic_fetch_or(&out->wanted, what);
 }
 
 static void keep_line(struct mch_output *out, int stream, const char *bytes, size_t length) {
@@ -132,8 +157,9 @@ static uint64_t report_due(const struct mch_output *out) {
   uint64_t step = out->mode == MCH_PROGRESS_TEXT ? TEXT_INTERVAL : FRAME_INTERVAL;
   const struct mch_bar *bar;
   for (bar = out->progress.running.first; bar != NULL && due > 0; bar = bar->next)
-    due = mch_sooner(due, bar->told ? bar->told_ns + step : 0);
-  return due;
+    if (!bar->waiting)
+      due = mch_sooner(due, bar->told ? bar->told_ns + step : 0);
+  return out->waiting > 0 ? mch_sooner(due, out->stop_ns + stop_patience) : due;
 }
 
 static uint64_t progress_due(const struct mch_output *out) {
@@ -175,7 +201,7 @@ static void forward(struct mch_output *out, uint64_t now) {
   struct mch_bar *bar;
   out->drawn_ns = now;
   for (bar = out->progress.running.first; bar != NULL; bar = bar->next) {
-    if (!bar->forwarded || !mch_progress_sample(bar))
+    if (bar->waiting || !bar->forwarded || !mch_progress_sample(bar))
       continue;
     if (bar->upstream != NULL) {
       atomic_store_explicit(&bar->upstream->total, bar->total, memory_order_relaxed);
@@ -218,6 +244,8 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
   if (!enter(out))
     return NULL;
   mch_output_resolve(out);
+  if (spec->tasks == NULL && !mch_progress_has_work(&out->progress))
+    out->fit.known = 0; /* nothing stands that would jump */
   if (shows_bars(out))
     bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
   if (bar != NULL) {
@@ -234,26 +262,95 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
 
 static void pump(struct mch_output *out, uint64_t now, int on_lua_thread);
 
-/* The last of this process's own bars is shown at once: its loop goes on to print. */
+static int goes(const struct mch_bar *bar) {
+  return bar->leave == MCH_LEAVE_NEVER ||
+         (bar->leave == MCH_LEAVE_FAILED && *mch_bar_end_mark(bar->how) == '\0');
+}
+
+/* A bar that has ended leaves its place: what comes from now on stands below it. */
+static void move_up(struct mch_output *out, struct mch_bar *bar) {
+  out->waiting -= bar->waiting;
+  mch_progress_move(&out->progress, bar);
+  bar->place = mch_buf_unread(&out->above);
+  bar->forgotten = out->finalizing != 0;
+  if (bar->forgotten)
+    mch_progress_sort_forgotten(&out->progress);
+  if (out->mode == MCH_PROGRESS_OFF || (out->mode == MCH_PROGRESS_BAR && goes(bar)))
+    mch_progress_drop(&out->progress, bar);
+  else if (out->mode == MCH_PROGRESS_TEXT || out->mode == MCH_PROGRESS_JSON)
+    mch_output_write_reports(out, mch_output_now(out));
+}
+
+/* Those that wait for others which were stopped by the same call; 0: all that wait. */
+static void move_up_all(struct mch_output *out, uint64_t stop) {
+  struct mch_bar *bar, *next;
+  if (!out->finalizing)
+    mch_output_take_host(out, 0);
+  for (bar = out->progress.running.first; bar != NULL && out->waiting > 0; bar = next) {
+    next = bar->next;
+    if (bar->waiting && (stop == 0 || bar->stop == stop))
+      move_up(out, bar);
+  }
+}
+
+/* Does a bar still run that this call has stopped, and whose end is to be waited for? */
+static int awaits_others(const struct mch_output *out, uint64_t stop, uint64_t now) {
+  const struct mch_bar *bar = out->progress.running.first;
+  if (stop == 0 || out->mode == MCH_PROGRESS_REPORTS || out->mode == MCH_PROGRESS_OFF ||
+      (stop == out->stop && now >= out->stop_ns + stop_patience))
+    return 0;
+  while (bar != NULL && (bar->stop != stop || bar->waiting))
+    bar = bar->next;
+  return bar != NULL;
+}
+
+/* It has ended. The last of this process's own bars is shown at once, for its loop goes on to
+ * print; so are all where the host's text is not held. */
 static void ended(struct mch_output *out, int loop) {
-  if (out->mode == MCH_PROGRESS_OFF)
-    mch_progress_drop(&out->progress, out->progress.ended.last);
+  uint64_t now = mch_output_now(out);
   if (out->mode == MCH_PROGRESS_REPORTS)
     want_owner(out, WANTED_FOR_REPORTS);
-  if (loop && out->progress.running.count == 0 && out->mode != MCH_PROGRESS_REPORTS)
-    pump(out, mch_output_now(out), 1);
+  if (!loop || out->mode == MCH_PROGRESS_REPORTS) {
+    hasten(out, 0);
+    return;
+  }
+  if (in_frames(out) && out->hold.streams == 0 && out->progress.ended.count > 0)
+    mch_output_draw_frame(out, now, 1);
+  if (out->progress.running.count == 0 || out->mode != MCH_PROGRESS_BAR)
+    pump(out, now, 1);
   else
     hasten(out, 0);
 }
 
+/* What reached its end has ended well, whatever became of its task. */
+static enum mch_bar_end fair_end(uint64_t done, uint64_t total, enum mch_bar_end how) {
+  return total != MCH_BAR_UNKNOWN && done >= total ? MCH_BAR_FINISHED : how;
+}
+
 static void end_bar(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                     enum mch_bar_end how) {
+  uint64_t now = mch_output_now(out), stop = bar->stop;
   int loop = bar->loop;
-  mch_progress_end(&out->progress, bar, done, total, how, mch_output_now(out));
-  if (out->child)
-    end_upstream(out, bar, how);
-  else
-    ended(out, loop);
+  if (out->child) {
+    mch_progress_end(&out->progress, bar, done, total, how, now);
+    bar->how = bar->of_tasks ? how : fair_end(bar->done, bar->total, how);
+    end_upstream(out, bar, bar->how);
+    return;
+  }
+  if (!out->finalizing)
+    mch_output_take_host(out, loop);
+  mch_progress_stay(bar, done, total, how, now);
+  if (!bar->of_tasks)
+    bar->how = fair_end(bar->done, bar->total, how);
+  bar->waiting = 1;
+  out->waiting++;
+  if (!awaits_others(out, stop, now)) {
+    if (stop != 0)
+      move_up_all(out, stop);
+    else
+      move_up(out, bar);
+  }
+  ended(out, loop);
 }
 
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
@@ -270,25 +367,60 @@ void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t do
   quit(out, loop);
 }
 
+void mch_output_finalize(struct mch_output *out, int on) {
+  if (!enter(out))
+    return;
+  out->finalizing = on;
+  quit(out, 0);
+}
+
+void mch_output_bar_name(struct mch_output *out, struct mch_bar *bar, const char *name,
+                         size_t length) {
+  if (bar == NULL || !enter(out))
+    return;
+  if (!bar->foreign && !bar->waiting) {
+    mch_progress_rename(bar, name, length);
+    if (out->child)
+      out->upstream.bar_name(out->upstream.ud, bar->key, mch_progress_name(bar), bar->name_length);
+  }
+  quit(out, 0);
+}
+
+void mch_output_begin_stop(struct mch_output *out) {
+  if (!enter(out))
+    return;
+  out->stop++;
+  out->stop_ns = mch_output_now(out);
+  quit(out, 0);
+}
+
+void mch_output_bar_stopping(struct mch_output *out, struct mch_bar *bar) {
+  if (bar == NULL || !enter(out))
+    return;
+  if (bar->stop == 0)
+    bar->stop = out->stop;
+  quit(out, 0);
+}
+
 /* Its object lives on, and is of no use. */
-static void leave_bar(struct mch_output *out, struct mch_bar *bar) {
+static void leave_bar(struct mch_output *out, struct mch_bar *bar, enum mch_bar_end how) {
   struct mch_bar *heir = mch_progress_leave(&out->progress, bar);
-  int whole;
   if (heir == NULL)
     return;
   mch_progress_sample(heir);
-  whole = heir->total == MCH_BAR_UNKNOWN || heir->done >= heir->total;
-  end_bar(out, heir, MCH_BAR_UNKNOWN, 0, whole ? MCH_BAR_FINISHED : MCH_BAR_BROKEN);
+  if (how == MCH_BAR_FINISHED && heir->total != MCH_BAR_UNKNOWN)
+    how = MCH_BAR_BROKEN;
+  end_bar(out, heir, MCH_BAR_UNKNOWN, 0, how);
 }
 
-void mch_output_leave_bars(struct mch_output *out, uint64_t first) {
+void mch_output_leave_bars(struct mch_output *out, uint64_t first, enum mch_bar_end how) {
   struct mch_bar *bar, *next;
   if (!enter(out))
     return;
   for (bar = out->progress.running.first; bar != NULL; bar = next) {
     next = bar->next;
-    if (bar->loop && bar->key >= first)
-      leave_bar(out, bar);
+    if (bar->loop && bar->key >= first && !bar->waiting)
+      leave_bar(out, bar, how);
   }
   quit(out, 1);
 }
@@ -317,6 +449,8 @@ static int host_waits(struct mch_output *out) {
 static void pump_progress(struct mch_output *out, uint64_t now, int on_lua_thread) {
   if (progress_due(out) > now && !(on_lua_thread && host_waits(out)))
     return;
+  if (out->waiting > 0 && now >= out->stop_ns + stop_patience)
+    move_up_all(out, 0);
   if (out->child)
     forward(out, now);
   else if (out->mode == MCH_PROGRESS_TEXT || out->mode == MCH_PROGRESS_JSON)
@@ -401,7 +535,8 @@ static void draw_out(struct mch_output *out, uint64_t now) {
 static void flush(struct mch_output *out, int all) {
   uint64_t now = mch_output_now(out);
   int waiting = flush_host(out);
-  if (in_frames(out) && (all || waiting || mch_buf_unread(&out->above) > 0))
+  if (in_frames(out) && (all || waiting || mch_buf_unread(&out->above) > 0 ||
+                         (out->hold.streams == 0 && is_undrawn(out))))
     draw_out(out, now);
   else
     pump_progress(out, now, 1);
@@ -443,6 +578,8 @@ static void end_edit(struct mch_output *out) {
 }
 
 static void release(struct mch_output *out) {
+  if (out->waiting > 0)
+    move_up_all(out, 0);
   end_edit(out);
   flush(out, 1);
   if (out->hold.streams != 0 || mch_screen_live(&out->screen) > 0)
@@ -595,6 +732,45 @@ void mch_output_keep_lines(struct mch_output *out, int keep) {
   quit(out, 1);
 }
 
+int mch_output_trouble(struct mch_output *out, int *cause) {
+  int trouble = 0, i;
+  if ((out->wanted & WANTED_FOR_TROUBLE) == 0 || !enter(out))
+    return 0;
+  for (i = 1; i < MCH_TROUBLES && trouble == 0; i++)
+    if (out->untold & 1u << i)
+      trouble = i;
+  *cause = out->causes[trouble];
+  out->untold &= ~(1u << trouble);
+  if (out->untold == 0)
+    atomic_fetch_and(&out->wanted, ~WANTED_FOR_TROUBLE);
+  quit(out, 1);
+  return trouble;
+}
+
+void mch_output_may_die(struct mch_output *out, int may) {
+  atomic_store_explicit(&out->may_die, may, memory_order_relaxed);
+}
+
+int mch_output_is_joined(struct mch_output *out) {
+  int joined;
+  if (!enter(out))
+    return 0;
+  mch_output_look(out);
+  joined = out->same && !out->keeps_lines;
+  quit(out, 0);
+  return joined;
+}
+
+int mch_output_shows_bars(struct mch_output *out) {
+  int shows;
+  if (!enter(out))
+    return 0;
+  mch_output_resolve(out);
+  shows = !out->child && (out->mode == MCH_PROGRESS_BAR || out->mode == MCH_PROGRESS_TEXT);
+  quit(out, 0);
+  return shows;
+}
+
 int mch_output_wants_owner(struct mch_output *out, uint64_t now_ns) {
   return out->wanted || (out->reports && mch_output_next(out) <= now_ns);
 }
@@ -703,6 +879,8 @@ void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
   if (in_frames(out) && mode != MCH_PROGRESS_BAR && !out->edit.active)
     release(out);
   drop_reported(out);
+  if (out->waiting > 0)
+    move_up_all(out, 0);
   out->mode = mode;
   out->reports = mode == MCH_PROGRESS_REPORTS;
   atomic_fetch_and(&out->wanted, ~WANTED_FOR_REPORTS);
@@ -743,8 +921,9 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   out->keeps_lines = 0;
   out->reports = 0;
   out->wanted = 0;
+  out->untold = 0;
   out->reported = NULL;
-  out->forwarded = 0;
+  out->forwarded = out->waiting = 0;
   out->looked = out->mixed = out->paused = out->leaving = out->edit.active = 0;
   out->child = 1;
   out->upstream = *upstream;

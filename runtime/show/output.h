@@ -94,9 +94,23 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
 void mch_output_bar_end(struct mch_output *out, struct mch_bar *bar, uint64_t done, uint64_t total,
                         enum mch_bar_end how);
 
+/* While bars are ended by finalizers (nonzero): what the host has printed since the last frame
+ * stands below them. It may be the message of an error, and the state closes. */
+void mch_output_finalize(struct mch_output *out, int on);
+
+/* Another name for a running bar; copied. */
+void mch_output_bar_name(struct mch_output *out, struct mch_bar *bar, const char *name,
+                         size_t length);
+
 /* By the Lua thread: a task of this process has ended, whose first bar had this key. Its bars that
- * nobody has ended end here. Who holds one may go on, without effect, and must end it. */
-void mch_output_leave_bars(struct mch_output *out, uint64_t first);
+ * nobody has ended end here, as `how` says if they are not whole. Who holds one may go on, without
+ * effect, and must end it. */
+void mch_output_leave_bars(struct mch_output *out, uint64_t first, enum mch_bar_end how);
+
+/* One call or signal begins to stop tasks, and these are bars of theirs: those that end by that
+ * move up together, in their order, when the last of them has ended or after a time. */
+void mch_output_begin_stop(struct mch_output *out);
+void mch_output_bar_stopping(struct mch_output *out, struct mch_bar *bar);
 
 /* Count. If bar->ticking, call mch_output_tick() as well. One thread at a time. */
 static inline void mch_bar_set(struct mch_bar *bar, uint64_t done) {
@@ -180,6 +194,22 @@ void mch_output_keep_lines(struct mch_output *out, int keep);
  * zero; its stream, or 0: there is none. Without memory its text is lost. */
 int mch_output_take_line(struct mch_output *out, struct mch_buf *line);
 
+/* What somebody on the Lua thread should log, once each. Returns one of these, or 0; with `cause`
+ * filled, an errno. */
+enum { MCH_TROUBLE_MODE = 1, MCH_TROUBLE_STDOUT, MCH_TROUBLE_STDERR, MCH_TROUBLES };
+int mch_output_trouble(struct mch_output *out, int *cause);
+
+/* May this process end by SIGPIPE when what tasks print cannot be written, since nobody reads it?
+ * Not at first; and in no case where the host handles or ignores SIGPIPE. */
+void mch_output_may_die(struct mch_output *out, int may);
+
+/* Are standard output and error one file, and is what tasks print written there? Then they may
+ * write to it in their order. */
+int mch_output_is_joined(struct mch_output *out);
+
+/* Are bars shown, on the terminal or as text? */
+int mch_output_shows_bars(struct mch_output *out);
+
 /* Nonzero if there are lines or reports for somebody to take on the Lua thread. Takes no lock. */
 int mch_output_wants_owner(struct mch_output *out, uint64_t now_ns);
 
@@ -192,6 +222,7 @@ struct mch_upstream {
    * shown. */
   struct mch_bar_slot *(*bar_start)(void *ud, uint64_t key, const struct mch_bar_spec *spec);
   void (*bar_update)(void *ud, uint64_t key, uint64_t done, uint64_t total);
+  void (*bar_name)(void *ud, uint64_t key, const char *name, size_t length);
   void (*bar_end)(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how);
 };
 

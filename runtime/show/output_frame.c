@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/base/platform.h"
 #include "width.h"
@@ -97,6 +98,16 @@ static void take_host(struct mch_output *out, unsigned columns, int on_lua_threa
     split_host(out, columns);
 }
 
+void mch_output_take_host(struct mch_output *out, int wait) {
+  unsigned columns, rows;
+  int locked;
+  if (out->hold.streams == 0 || (locked = mch_hold_lock(out->hold.streams, wait)) < 0)
+    return;
+  mch_output_size(out, &columns, &rows);
+  take_host(out, columns, 0);
+  mch_hold_unlock(locked);
+}
+
 static void measure(struct mch_tty_needs *needs, const struct mch_bar *bar, size_t count,
                     uint64_t now) {
   struct mch_report report;
@@ -118,13 +129,31 @@ static void add_line(struct mch_output *out, size_t cells) {
   mch_screen_line(&out->screen, out->scratch.data, mch_buf_unread(&out->scratch), cells);
 }
 
-static void add_ended(struct mch_output *out, const struct mch_tty_layout *layout, uint64_t now) {
-  const struct mch_bar *bar;
-  for (bar = out->progress.ended.first; bar != NULL; bar = bar->next) {
+/* Lines from byte `from` to `to` of those that wait. A colour that they leave on ends here, if a
+ * bar comes next. */
+static void add_lines(struct mch_output *out, size_t from, size_t to, int bar_follows) {
+  const unsigned char *text = out->above.data + out->above.read + from;
+  if (to == from)
+    return;
+  mch_screen_above(&out->screen, text, to - from, 0);
+  if (bar_follows && memchr(text, '\033', to - from) != NULL)
+    mch_screen_above(&out->screen, "\033[m", 3, 0);
+}
+
+/* What stays on the screen: lines, and among them the bars that have ended, in their order. */
+static void add_above(struct mch_output *out, const struct mch_tty_layout *layout, uint64_t now) {
+  const struct mch_bar *bar = out->mode == MCH_PROGRESS_BAR ? out->progress.ended.first : NULL;
+  size_t at = 0, length = mch_buf_unread(&out->above);
+  for (; bar != NULL; bar = bar->next) {
+    size_t place = bar->place < length ? bar->place : length;
+    if (place > at)
+      add_lines(out, at, place, 1);
+    at = place > at ? place : at;
     line_of(out, layout, bar, now);
     mch_buf_u8(&out->scratch, '\n');
     mch_screen_above(&out->screen, out->scratch.data, mch_buf_unread(&out->scratch), 1);
   }
+  add_lines(out, at, length, 0);
 }
 
 static void add_running(struct mch_output *out, const struct mch_tty_layout *layout, size_t count,
@@ -167,21 +196,23 @@ static size_t room_for_bars(const struct mch_output *out, unsigned columns, unsi
 /* Put the next frame together. */
 static void collect(struct mch_output *out, uint64_t now, unsigned columns, unsigned rows) {
   struct mch_progress *progress = &out->progress;
-  struct mch_tty_needs needs = {0, 0, 0};
+  struct mch_tty_needs needs = {0, 0, 0, 0};
   struct mch_tty_layout layout;
   struct mch_bar *bar;
   size_t running = drawable(out);
   size_t room = room_for_bars(out, columns, rows);
   size_t shown = running <= room ? running : room > 0 ? room - 1 : 0;
   for (bar = progress->running.first; bar != NULL; bar = bar->next)
-    mch_progress_sample(bar);
+    mch_progress_sample_at(bar, now);
   measure(&needs, progress->ended.first, progress->ended.count, now);
   measure(&needs, progress->running.first, shown, now);
   mch_render_layout(&layout, out->times ? MCH_TTY_ETA : out->style, columns, &needs);
+  if (shown + progress->ended.count > 0)
+    mch_render_fit(&layout, &out->fit, columns);
+  if (!mch_progress_has_work(progress))
+    out->fit.known = 0;
   mch_screen_begin(&out->screen, columns, rows);
-  mch_screen_above(&out->screen, out->above.data, mch_buf_unread(&out->above), 0);
-  if (out->mode == MCH_PROGRESS_BAR)
-    add_ended(out, &layout, now);
+  add_above(out, &layout, now);
   add_host(out, running > 0 || out->edit.active, columns);
   add_running(out, &layout, shown, now);
   if (shown < running && room > 0)

@@ -13,10 +13,13 @@ void mch_output_describe(const struct mch_bar *bar, uint64_t now, struct mch_rep
   report->of_tasks = bar->of_tasks;
   report->running = bar->tasks_running;
   report->failed = bar->tasks_failed;
+  report->cancelled = bar->tasks_cancelled;
+  report->pace = bar->how == MCH_BAR_RUNNING ? mch_progress_pace(bar, now) : -1;
+  report->unit = bar->unit;
   report->runid = bar->runid;
-  report->name = bar->text;
+  report->name = mch_progress_name(bar);
   report->name_length = bar->name_length;
-  report->task = bar->task_length > 0 ? bar->text + bar->name_length : NULL;
+  report->task = bar->task_length > 0 ? bar->text + bar->task_at : NULL;
   report->task_length = bar->task_length;
 }
 
@@ -38,7 +41,7 @@ int mch_output_to_tell(const struct mch_output *out, struct mch_bar *bar, uint64
   }
   if (now < bar->told_ns + step)
     return 0;
-  mch_progress_sample(bar);
+  mch_progress_sample_at(bar, now);
   mch_output_describe(bar, now, report);
   return out->mode == MCH_PROGRESS_TEXT || bar->done != bar->told_done ||
          bar->total != bar->told_total || bar->tasks_running != bar->told_running;
@@ -76,7 +79,7 @@ void mch_output_write_reports(struct mch_output *out, uint64_t now) {
     mch_progress_drop(&out->progress, bar);
   }
   for (bar = out->progress.running.first; bar != NULL; bar = bar->next) {
-    if (!mch_output_to_tell(out, bar, now, &report))
+    if (bar->waiting || !mch_output_to_tell(out, bar, now, &report))
       continue;
     write_report(out, &report);
     mch_output_told(bar, now, &report);

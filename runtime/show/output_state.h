@@ -23,7 +23,7 @@
 #define FRAME_INTERVAL (SECOND / 10) /* between frames, and between reports of one bar */
 #define TEXT_INTERVAL (SECOND * 60)  /* between plain lines of one bar */
 
-enum { WANTED_FOR_LINES = 1, WANTED_FOR_REPORTS = 2 };
+enum { WANTED_FOR_LINES = 1, WANTED_FOR_REPORTS = 2, WANTED_FOR_TROUBLE = 4 };
 
 /* A line that somebody edits. */
 struct mch_edit {
@@ -50,8 +50,12 @@ struct mch_output {
   struct mch_progress progress;
   struct mch_bar *reported; /* ended, and its report has been taken */
   struct mch_screen screen;
-  struct mch_buf above;   /* lines that wait for the next frame */
-  struct mch_buf host;    /* text of the host, unless it is in `above` yet: an unfinished line */
+  struct mch_tty_fit fit; /* the width of bars so far */
+  uint64_t stop;          /* of the last call that has stopped tasks, and since when */
+  uint64_t stop_ns;
+  size_t waiting;       /* bars that have ended, and wait for others that were stopped with them */
+  struct mch_buf above; /* lines that wait for the next frame */
+  struct mch_buf host;  /* text of the host, unless it is in `above` yet: an unfinished line */
   struct mch_buf scratch; /* one line */
   struct mch_edit edit;
   struct mch_buf frame;
@@ -62,11 +66,15 @@ struct mch_output {
   struct anchor *anchor;    /* for the end of the process; NULL: not needed yet */
   struct mch_sink sinks[2]; /* descriptors 1 and 2 */
   int mixed;                /* sinks[1] holds lines for standard output */
+  atomic_int may_die;
+  unsigned troubled, untold; /* bits of MCH_TROUBLE_... */
+  int causes[MCH_TROUBLES];
   uint64_t drawn_ns;
   int paused;
   int foreground; /* this process has been seen in the foreground of the terminal */
   int away;       /* and now it is not: only what stays is written */
   int leaving;    /* what the host prints next comes under the bars */
+  int finalizing; /* bars that end now were forgotten: the host's text is left below them */
 
   struct mch_buf kept; /* lines to be taken: stream, length and text of each */
   int keeps_lines;
@@ -108,6 +116,9 @@ int mch_output_in_background(struct mch_output *out);
 void mch_output_look(struct mch_output *out);
 void mch_output_resolve(struct mch_output *out);
 
+/* Something to be logged on the Lua thread, the first time. In output.c. */
+void mch_output_complain(struct mch_output *out, int trouble, int cause);
+
 /* --- output_report.c --- */
 
 /* What there is to say about a bar now, as last sampled. */
@@ -133,6 +144,10 @@ void mch_output_add_edit(struct mch_output *out, unsigned columns, unsigned rows
 void mch_output_keep_edit(struct mch_output *out);
 
 /* --- output_frame.c --- */
+
+/* What the host has printed so far joins the lines above the bars; `wait`: even if it is printing
+ * just now. */
+void mch_output_take_host(struct mch_output *out, int wait);
 
 /* Draw a frame now, due or not. */
 void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thread);

@@ -51,9 +51,12 @@ static int same_place(void) {
          (tcgetsid(STDOUT_FILENO) > 0 && tcgetsid(STDERR_FILENO) > 0);
 }
 
-/* Terminals that are known not to fold lines when the window becomes narrower. */
+/* Terminals that are known not to fold lines when the window becomes narrower: xterm itself, which
+ * leaves its mark in what runs inside of it too, such as tmux and GNU screen, and these fold. */
 static int cuts_lines(void) {
-  return getenv("XTERM_VERSION") != NULL || getenv("STY") != NULL;
+  const char *term = getenv("TERM");
+  return getenv("XTERM_VERSION") != NULL && getenv("TMUX") == NULL && getenv("STY") == NULL &&
+         term != NULL && strncmp(term, "xterm", 5) == 0;
 }
 
 void mch_output_look(struct mch_output *out) {
@@ -102,8 +105,10 @@ void mch_output_resolve(struct mch_output *out) {
   if (out->mode != MCH_PROGRESS_AUTO)
     return;
   word = getenv("MANTICHORA_PROGRESS");
-  if (word != NULL)
+  if (word != NULL && *word != '\0')
     mode = mch_progress_mode_of(word);
+  if (mode < 0 && !out->child)
+    mch_output_complain(out, MCH_TROUBLE_MODE, 0);
   out->times = mode == MCH_PROGRESS_ETA;
   out->mode =
       mode <= MCH_PROGRESS_AUTO || out->times ? usual_mode(out) : (enum mch_progress_mode)mode;

@@ -23,7 +23,9 @@ struct mch_report {
   uint64_t done, total;
   uint64_t elapsed_ns;
   int of_tasks; /* it counts tasks: the next two are known */
-  uint64_t running, failed;
+  uint64_t running, failed, cancelled;
+  double pace; /* things done in a second of late; -1: not known */
+  enum mch_bar_unit unit;
   int64_t runid; /* -1: of no task */
   const char *name;
   size_t name_length;
@@ -34,8 +36,15 @@ struct mch_report {
 /* 0 to 100; an empty bar is complete. Of an unknown total: -1. */
 double mch_render_percent(uint64_t done, uint64_t total);
 
+/* Is the total of no use, as it is not known or was passed? */
+int mch_render_is_open(const struct mch_report *report);
+
+/* A count as it is, or of bytes in four significant characters: "512", "3.00M". */
+enum { MCH_COUNT_MOST = 32 };
+void mch_render_count(char text[MCH_COUNT_MOST], enum mch_bar_unit unit, uint64_t count);
+
 /* Things done in a second, or in a minute or an hour if they are few, in eight cells: "1234.5/s",
- * " 12.3M/s", " 4.2/min". */
+ * " 12.3M/s", " 4.2/min", "12.3MB/s". Of late; of a bar that has ended over its whole time. */
 void mch_render_rate(char *text, size_t size, const struct mch_report *report);
 
 /* The original's line, or with times: elapsed, remaining, and things done per second. */
@@ -44,16 +53,21 @@ enum mch_tty_style { MCH_TTY_PLAIN, MCH_TTY_ETA };
 /* Tasks that wait, of a report about tasks. */
 uint64_t mch_render_queued(const struct mch_report *report);
 
-/* What stands behind the name: how the bar was stopped, or what becomes of the tasks, in few words
- * if there is room for few cells. Its length. */
-enum { MCH_MARK_MOST = 128 };
+/* What stands behind the name where there is no bar that it could stand over: how it was stopped,
+ * or what becomes of the tasks, in few words if there is room for few cells. Its length. */
+enum { MCH_MARK_MOST = 160 };
 size_t mch_render_mark(char mark[MCH_MARK_MOST], const struct mch_report *report, size_t room);
+
+/* Append a name, harmless, in so many cells at most; a longer one loses its middle. Returns the
+ * cells used. */
+size_t mch_render_name(struct mch_buf *to, const char *name, size_t length, size_t room);
 
 /* What the lines of one frame want at most. Begin with zeroes, measure each line. */
 struct mch_tty_needs {
-  size_t name;   /* cells of a name, without a mark, and of counts that push it */
+  size_t name;   /* cells of a name, with a pool's short counts, and of counts that push it */
   size_t digits; /* of a count */
   size_t clock;  /* cells of a time */
+  size_t counts; /* a pool's short ones */
 };
 
 void mch_render_measure(struct mch_tty_needs *needs, const struct mch_report *report);
@@ -69,10 +83,19 @@ struct mch_tty_layout {
 };
 
 /* The last column stays empty: a line that fills it wraps on some terminals. When room is short,
- * the bar shrinks, then names are cut, then counts move together, and at last counts and times are
- * left out. */
+ * the bar shrinks to 20 cells, then names are cut, then the bar shrinks further, then counts move
+ * together, and at last counts and times are left out. */
 void mch_render_layout(struct mch_tty_layout *layout, enum mch_tty_style style, unsigned columns,
                        const struct mch_tty_needs *needs);
+
+/* The bars of one frame are not wider than those of the frame before, unless the window is: else
+ * they would jump whenever a name comes or goes. */
+struct mch_tty_fit {
+  int known;
+  size_t bar;
+  unsigned columns;
+};
+void mch_render_fit(struct mch_tty_layout *layout, struct mch_tty_fit *fit, unsigned columns);
 
 /* One line without a newline:
  *   "  71.27% ::::::::::::::::::::::::::::             |    28094 /    39421 |:  func1 "

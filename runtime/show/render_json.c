@@ -3,7 +3,8 @@
  *   {"event":"update","time":1700000000.123,"id":1,"name":"func1","done":28094,"total":39421,
  *    "elapsed":1.25,"runid":0,"task":"load"}
  *
- * A bar of the tasks of a pool has "running", "queued" and "failed" as well.
+ * A bar of the tasks of a pool has "running", "queued", "failed" and "cancelled" as well; one of
+ * bytes has "unit", "B" or "iB".
  *
  * `event` is start, update or end; an end adds "state", a word of MCH_BAR_ENDS. `total` is null
  * when it is not known; `runid` and `task` are there for bars of tasks. Names are JSON strings of
@@ -92,6 +93,12 @@ void mch_render_json(struct mch_buf *to, const struct mch_report *report, double
     put_count(to, "running", report->running);
     put_count(to, "queued", mch_render_queued(report));
     put_count(to, "failed", report->failed);
+    put_count(to, "cancelled", report->cancelled);
+  }
+  if (report->unit != MCH_UNIT_NONE) {
+    put(to, ",\"unit\":\"");
+    put(to, mch_bar_unit_word(report->unit));
+    put(to, "\"");
   }
   if (report->runid >= 0)
     put_count(to, "runid", (uint64_t)report->runid);

@@ -19,15 +19,16 @@ static void put_name(struct mch_buf *to, const struct mch_report *report) {
 
 /* Without a total: count and rate. */
 void mch_render_text(struct mch_buf *to, const struct mch_report *report, const struct tm *when) {
-  char text[128], rate[32], percent[MCH_DECIMAL_ROOM];
+  char text[160], rate[32], percent[MCH_DECIMAL_ROOM], done[MCH_COUNT_MOST], total[MCH_COUNT_MOST];
   size_t length = strftime(text, sizeof text, "%m/%d %H:%M", when);
-  if (report->total == MCH_BAR_UNKNOWN) {
+  mch_render_count(done, report->unit, report->done);
+  if (mch_render_is_open(report)) {
     mch_render_rate(rate, sizeof rate, report);
-    snprintf(text + length, sizeof text - length, " : %8" PRIu64 " (%s): ", report->done, rate);
+    snprintf(text + length, sizeof text - length, " : %8s (%s): ", done, rate);
   } else {
+    mch_render_count(total, report->unit, report->total);
     mch_decimal_fixed(percent, mch_render_percent(report->done, report->total), 2);
-    snprintf(text + length, sizeof text - length,
-             " : %8" PRIu64 " / %8" PRIu64 " (%6.6s%%): ", report->done, report->total, percent);
+    snprintf(text + length, sizeof text - length, " : %8s / %8s (%6.6s%%): ", done, total, percent);
   }
   mch_buf_append(to, text, strlen(text));
   put_name(to, report);

@@ -35,6 +35,18 @@ ssize_t mch_sink_write(void *ud, int fd, const void *bytes, size_t count) {
   return written;
 }
 
+void mch_sink_die(void) {
+  struct sigaction action;
+  sigset_t pipe;
+  if (sigaction(SIGPIPE, NULL, &action) != 0 || (action.sa_flags & SA_SIGINFO) != 0 ||
+      action.sa_handler != SIG_DFL)
+    return;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  pthread_sigmask(SIG_UNBLOCK, &pipe, NULL);
+  raise(SIGPIPE);
+}
+
 /* One write: the bytes taken, or MCH_FULL. A descriptor that fails for good takes everything. */
 static ssize_t try(struct mch_sink *sink, const void *bytes, size_t count) {
   ssize_t written;
@@ -47,6 +59,7 @@ static ssize_t try(struct mch_sink *sink, const void *bytes, size_t count) {
     return written;
   if (errno == EAGAIN || errno == EWOULDBLOCK)
     return MCH_FULL;
+  sink->failure = errno;
   sink->dead = errno == EBADF || errno == EPIPE;
   return (ssize_t)count;
 }

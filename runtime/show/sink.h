@@ -13,11 +13,15 @@
 
 struct mch_sink {
   int fd;
-  int dead; /* closed, or nobody reads: bytes are discarded */
+  int dead;    /* closed, or nobody reads: bytes are discarded */
+  int failure; /* errno of the last write that failed for good; 0: none yet */
   struct mch_buf unsent;
   ssize_t (*write)(void *ud, int fd, const void *bytes, size_t count); /* as write(2) */
   void *ud;
 };
+
+/* Nobody reads: end as any program does then, if SIGPIPE has its default action. */
+void mch_sink_die(void);
 
 /* write(2) without SIGPIPE; the default for `write`. */
 ssize_t mch_sink_write(void *ud, int fd, const void *bytes, size_t count);

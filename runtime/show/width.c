@@ -199,7 +199,10 @@ size_t mch_width_cells(const char *text, size_t length) {
   unsigned width = 0;
   while (at < length) {
     uint32_t code;
-    at += mch_width_decode(text + at, length - at, &code);
+    size_t colour = mch_width_colour(text + at, length - at);
+    at += colour > 0 ? colour : mch_width_decode(text + at, length - at, &code);
+    if (colour > 0)
+      continue;
     width = width_behind(harmless(code), width);
     cells += width;
   }
@@ -211,7 +214,11 @@ size_t mch_width_put(struct mch_buf *to, const char *text, size_t length, size_t
   unsigned width = 0;
   while (at < length) {
     uint32_t code, shown;
-    size_t count = mch_width_decode(text + at, length - at, &code);
+    size_t count = mch_width_colour(text + at, length - at);
+    at += count;
+    if (count > 0)
+      continue;
+    count = mch_width_decode(text + at, length - at, &code);
     shown = harmless(code);
     width = width_behind(shown, width);
     if (width > room - cells)

@@ -27,8 +27,8 @@ unsigned mch_width_code(uint32_t code);
 size_t mch_width_cells(const char *text, size_t length);
 
 /* Append `text` to `to`, made harmless, as far as `room` cells hold it; returns the cells used.
- * White space of any kind becomes a space, control characters and invalid bytes become '?', and
- * what would turn the direction of the line is dropped. */
+ * White space of any kind becomes a space, control characters and invalid bytes become '?';
+ * colours, and what would turn the direction of the line, are dropped. */
 size_t mch_width_put(struct mch_buf *to, const char *text, size_t length, size_t room);
 
 /* The length of the colour sequence (ESC [ ... m) at the front of `text`, 0 if there is none. */

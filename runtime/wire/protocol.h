@@ -29,6 +29,9 @@
  *    begins its items one by one, each by an exchange on the page's word `items`; the pool takes
  *    back those at the end that have not begun by lowering the limit in it. Each item is answered
  *    before the next begins, so that a death loses the one that ran and no other.
+ *  - After the answer of a task or item that is CAREFUL, and failed or was to stop, its worker
+ * begins nothing before the pool says (`heard`, in the page) that it has drawn its conclusions:
+ * what it takes back because of that failure has then not begun.
  *  - A worker that goes says EXIT first when it can (os.exit, exit); else its end is the end of its
  *    stream, and the claims say which task it was running.
  *  - A message longer than MCH_FRAME_MAX travels as several frames with the same type and run ID,
@@ -77,25 +80,33 @@
 #define MCH_MESSAGES(X)                                                                            \
   X(HELLO, 1, U, "u32 version, u32 pid, Lua format bytes")                                         \
   X(CODE, 2, D, "bytecode; the run ID field holds its id")                                         \
-  X(TASK, 3, D, "u16 name length, name, graph")                                                    \
+  X(TASK, 3, D, "u8 options, u64 stream if it has one, u16 name length, name, graph")              \
   X(QUIT, 4, D, "nothing")                                                                         \
   X(RESULT, 5, U, "facts (facts.h), graph")                                                        \
   X(LOG, 6, U, "graph of one record")                                                              \
-  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, name")                                         \
+  X(BAR_START, 7, U, "u64 bar, u64 total, u32 slot, u8 unit, u8 leave, name")                      \
   X(BAR_UPDATE, 8, U, "u64 bar, u64 done, u64 total")                                              \
-  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how")                                         \
+  X(BAR_END, 9, U, "u64 bar, u64 done, u64 total, u8 how, u64 stdout, u64 stderr position")        \
   X(EXIT, 10, U, "u32 status")                                                                     \
-  X(BATCH, 11, D, "u32 count, u32 length of the function's graph, it, items: u32 length, graph")   \
+  X(BATCH, 11, D,                                                                                  \
+    "u8 options, u32 count, u32 length of a graph, the function's, items: u32, graph")             \
   X(ITEM, 12, U, "u32 number, facts; or u8 MCH_ITEM_OK; graph")                                    \
   X(ITEMS, 13, U, "graphs of OK items from the one with this run ID on, as records")               \
   X(EARLY, 14, U, "a piece of what the graph of RESULT refers to; void if that is not OK")         \
   X(STARTED, 15, U, "u64 when; of a batch: the item with this run ID. Only if somebody listens")   \
-  X(EMITTED, 16, U, "graph of the values; see orders.accepted")
+  X(EMITTED, 16, U, "graph of the values; see orders.accepted")                                    \
+  X(BAR_NAME, 24, U, "u64 bar, name")
 
 enum mch_message {
 #define MCH_MESSAGE_CODE(name, code, direction, payload) MCH_MESSAGE_##name = code,
   MCH_MESSAGES(MCH_MESSAGE_CODE)
 #undef MCH_MESSAGE_CODE
+};
+
+/* Options of TASK and BATCH. */
+enum mch_task_option {
+  MCH_OPTION_CAREFUL = 1, /* a failure may be the end of others */
+  MCH_OPTION_STREAM = 2   /* its random stream is not that of its run ID */
 };
 
 /* How a task ended. The first three are a worker's own words in RESULT, the others the pool's. */
@@ -115,6 +126,9 @@ enum mch_kind {
       MCH_KIND_COUNT
 };
 
+#define MCH_BAR_START_SIZE 22u /* without the name */
+#define MCH_BAR_END_SIZE 41u
+
 /* In the place of an item's facts: it is OK and has written nothing. Most are so. */
 #define MCH_ITEM_OK 0xffu
 
@@ -130,6 +144,12 @@ enum mch_claim { MCH_CLAIM_OFFERED = 1, MCH_CLAIM_TAKEN = 2, MCH_CLAIM_REVOKED =
 #define MCH_BARS 64u    /* bars of one worker with a slot; more are told by BAR_UPDATE */
 
 #define MCH_BATCH_MOST 0xffffu /* items of a batch */
+
+/* What `heard` is when so many items of a batch are dealt with; MCH_HEARD_ALL: all, or a task. */
+#define MCH_HEARD_ALL UINT32_MAX
+static inline uint64_t mch_heard_word(uint32_t ticket, uint32_t items) {
+  return (uint64_t)ticket << 32 | items;
+}
 
 /* Ticket, the number of the first item that is not the worker's, and of the next one to begin. The
  * word is set before the batch is claimed: while the claim is TAKEN it is that of the batch, or of
@@ -155,6 +175,7 @@ struct mch_orders {
   _Atomic uint64_t limit;        /* ticket << 32 | first item that was taken back of a batch */
   _Atomic uint32_t stop;         /* ticket of the task that shall stop; 0: none */
   _Atomic uint32_t insist;       /* likewise, when it is told once more */
+  _Atomic uint64_t heard;        /* ticket << 32 | items, of the last answer that was dealt with */
   _Atomic int32_t log_threshold; /* records below this level need not be sent */
   _Atomic uint32_t listening;    /* somebody wants to know when each task begins, and all facts */
   _Atomic uint64_t accepted;   /* bytes of EMITTED that do not wait for the pool's owner any more */
@@ -172,6 +193,7 @@ struct mch_orders {
  *     passed         between what it was and the last ticket given out
  *     running_since  not later than now, nor before the worker was there
  *     preparing_since  not later than now
+ *     leaving_since  it cannot put off its end by it for long
  *     oom_count      only words depend on it
  *     bars           any numbers may be drawn
  *     up, down       at most MCH_RING_SIZE bytes wait; frames are in sequence (channel.c), and
@@ -185,9 +207,10 @@ struct mch_shared {
   _Atomic uint32_t passed;             /* worker: last ticket taken off the stream */
   _Atomic uint64_t running_since;      /* worker: mch_now() before a task or item is begun */
   _Atomic uint64_t preparing_since;   /* worker: mch_now() before `init`; MCH_NEVER: that is over */
+  _Atomic uint64_t leaving_since;     /* worker: mch_now() before `fini`; 0: it has not begun */
   _Atomic uint64_t oom_count;         /* worker: mch_platform_oom_count() before its first task */
   struct mch_bar_slot bars[MCH_BARS]; /* worker: what bars count */
-  char pad[MCH_PAGE_MAX - MCH_CLAIMS * 8 - 40 - MCH_BARS * sizeof(struct mch_bar_slot)];
+  char pad[MCH_PAGE_MAX - MCH_CLAIMS * 8 - 48 - MCH_BARS * sizeof(struct mch_bar_slot)];
   struct mch_ring up, down; /* the two streams, while both processes are on one machine */
   /* from down.bytes on the worker can only read */
   struct mch_orders orders;

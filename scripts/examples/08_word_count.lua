@@ -139,6 +139,7 @@ print_table(#files, total)
 if mode == "--check" then
   logging.set_level("CRITICAL") -- what cannot be read was said
   atpbar.disable()
+  io.stderr:write("counting once more, plainly in one process\n")
   local agrees = same(total, count_plainly(files))
   print(agrees and "the plain count of one process is the same" or "the plain count is different!")
   os.exit(agrees, true)

@@ -3,6 +3,35 @@
 -- What happens to the tasks and workers of a pool, told to functions of the script. Loaded by pool.lua with the
 -- core and with what makes a failure; returns what adds a listener, and what it is to know of maps.
 
+--- What `pool:on` tells. Besides these fields there are `time` (seconds since 1970) and `clock` (seconds of a clock
+-- that nobody sets); what is not known is nil.
+-- @table event
+-- @field event `"queued"`: a task was accepted. `"started"`: a worker began it. `"emitted"`: it handed over values by
+-- `mantichora.emit`. `"retried"`: an attempt failed, and another follows. `"ended"`: once for each task.
+-- `"worker_started"`, `"worker_ended"`.
+-- @field runid the task's run ID
+-- @field name what `run_with` called it (queued, ended)
+-- @field priority (queued)
+-- @field place where its function is defined, as `<file:line>` (queued)
+-- @field index number of its item in a `map` or `imap` (queued, ended)
+-- @field call which `map` or `imap` of the pool that is, from 1 (queued, ended)
+-- @field attempt from 1 (started, emitted, retried, ended)
+-- @field values a `table.pack` of what was emitted
+-- @field kind `"ok"`, or that of the failure (retried, ended)
+-- @field failure the `failure` that a call which receives it gives (ended; retried)
+-- @field waited seconds from `queued` to the start of the last attempt (ended)
+-- @field elapsed seconds that it ran (ended)
+-- @field cpu seconds of processor time of its worker meanwhile (ended)
+-- @field maxrss bytes that its worker used at most so far (ended)
+-- @field sent bytes of its message (ended)
+-- @field received bytes of its answer (ended)
+-- @field exitcode of kind `"exited"` (ended)
+-- @field signal of kind `"killed"` (ended)
+-- @field pid of the worker (started, ended, and those of workers)
+-- @field slot of the worker (likewise), as `pool:workers` has it
+-- @field why `"closed"`: the pool ends. `"replaced"`: it did its share. `"exited"`: its task ended it. `"killed"`
+-- (worker_ended)
+
 local core, tools = ...
 
 local error, ipairs, next, pcall, setmetatable, type = error, ipairs, next, pcall, setmetatable, type

@@ -12,7 +12,8 @@
 -- - `how`: `value`, `name` (by reference), `shared` (sent with another part), `globals` (`_G`), `hook`
 --   (rebuilt by the function that its `__mantichora` returned), `environment` (as far as code names
 --   it), `refused`
--- - `detail`: the name, the path of the other part, or why it cannot be sent
+-- - `detail`: the name (also of what is private to a module: `date.diff, upvalue 3`), the path of the other
+--   part, or why it cannot be sent; of a class that is sent by value, why, and that it comes back as itself
 -- - `size`: bytes, contents included; a shared part counts where it comes first
 -- - `parts`: list of parts (of a table: those that are not plain numbers, booleans or short strings)
 -- @table report
@@ -94,7 +95,9 @@ local SAID = {
   hook = function(part) return "rebuilt by what its __mantichora returned, " .. show_size(part.size) end,
   environment = function() return "custom _ENV, as far as the code names it" end,
   refused = function(part) return "CANNOT BE SENT: " .. part.detail end,
-  value = function(part) return "by value, " .. show_size(part.size) end,
+  value = function(part)
+    return "by value, " .. show_size(part.size) .. (part.detail and ", " .. part.detail or "")
+  end,
 }
 
 local function show(lines, part, indent)

@@ -5,7 +5,7 @@
 
 local core = ...
 
-local getmetatable, setmetatable, tostring, type = getmetatable, setmetatable, tostring, type
+local getmetatable, setmetatable, sort, tostring, type = getmetatable, setmetatable, table.sort, tostring, type
 local fixed = core.fixed
 
 local signal_names = {
@@ -46,7 +46,7 @@ local wordings = {
 -- @table failure
 -- @field kind `"error"`: it raised. `"unsendable"`: it returned what cannot be sent. `"exited"`: it
 -- ended its process. `"killed"`: a signal ended its worker. `"timeout"`: it ran longer than allowed.
--- `"cancelled"`: by `pool:cancel` or `pool:terminate`.
+-- `"cancelled"`: by `pool:cancel` or `pool:terminate`, or because another task failed and the pool halts.
 -- @field runid the task's run ID
 -- @field index number of its item, in a `map` or `imap`
 -- @field item the item itself, the very value that was given
@@ -67,7 +67,11 @@ local wordings = {
 -- @field progress where the task's last bar stood when its worker died
 -- @field last_log message of the last record that the task logged before its worker died
 -- @field pool the pool's name
--- @field failures the list of all failures, where one is raised for several tasks
+-- @field cause of kind `"cancelled"`, where the pool halts: the failure of the other task
+-- @field failures the list of all failures, where one is raised for several tasks. After a `halt` without those
+-- that were cancelled, and at most 1,000
+-- @field failed where one is raised after a `halt`: how many tasks have failed, without those that were cancelled
+-- @field cancelled likewise: how many were cancelled
 -- @field results with `failures`: the values of the other tasks, by run ID; those of a `map` by `index`
 
 local failure_meta = { __name = "mantichora failure" }
@@ -93,30 +97,111 @@ function failure_meta:__tostring()
   if self.progress then parts[#parts + 1] = "\n  last progress: " .. self.progress end
   if self.last_log then parts[#parts + 1] = "\n  last log line: " .. tostring(self.last_log) end
   if self.traceback then parts[#parts + 1] = "\nworker's " .. self.traceback end
-  if self.failures and #self.failures > 1 then
-    parts[#parts + 1] = ("\nand %d more tasks failed"):format(#self.failures - 1)
+  local others = (self.failed or self.failures and #self.failures or 1) - 1
+  if others > 0 then parts[#parts + 1] = ("\nand %d more tasks failed"):format(others) end
+  if self.cancelled and self.cancelled > 0 then
+    parts[#parts + 1] = self.cancelled == 1 and "\n1 task was cancelled"
+      or ("\n%d tasks were cancelled"):format(self.cancelled)
   end
   return table.concat(parts)
 end
 
 local failure = {}
 
--- Make a failure of what the core says of a task, in the pool of this name.
-function failure.new(raw, pool_name)
-  raw.message = wordings[raw.kind](raw, raw.reason)
-  raw.reason, raw.perhaps_oom, raw.pool = nil, nil, pool_name
-  if raw.kind == "timeout" or raw.kind == "cancelled" then raw.value = nil end
-  return setmetatable(raw, failure_meta)
-end
+local most_listed <const> = 1000
+
+-- What is known of failures that have halted others: their reports in one line.
+local causes = setmetatable({}, { __mode = "k" })
 
 -- Whether a value is one.
 function failure.is(value) return type(value) == "table" and getmetatable(value) == failure_meta end
 
 -- The first line of a report, and what its message says, in one line.
-function failure.in_one_line(self)
+local function in_one_line(self)
   local report = tostring(self)
   local head = report:match("^(.-)\n  in ") or report
   return (head:gsub("\nworker's .*", ""):gsub("%s*[\r\n]+%s*", " "))
+end
+
+failure.in_one_line = in_one_line
+
+-- Make a failure of what the core says of a task, in the pool of this name. One that has halted others comes again
+-- with each of them.
+function failure.new(raw, pool_name)
+  if getmetatable(raw) == failure_meta then return raw end
+  local halts, cause = raw.halts, raw.cause
+  if cause then raw.cause = failure.new(cause, pool_name) end
+  raw.message = cause and "it was cancelled because of " .. causes[cause] or wordings[raw.kind](raw, raw.reason)
+  raw.reason, raw.perhaps_oom, raw.halts, raw.pool = nil, nil, nil, pool_name
+  if raw.kind == "timeout" or raw.kind == "cancelled" then raw.value = nil end
+  setmetatable(raw, failure_meta)
+  if halts then causes[raw] = in_one_line(raw) end
+  return raw
+end
+
+-- Whether this failure has halted others.
+function failure.is_cause(self) return causes[self] ~= nil end
+
+-- Failures that are to be raised as one.
+local Sum = {}
+Sum.__index = Sum
+
+function failure.sum() return setmetatable({ list = {}, n = 0, cancelled = 0 }, Sum) end
+
+-- Add one. What was halted is only counted.
+function Sum:add(one)
+  if one.kind == "cancelled" then self.cancelled = self.cancelled + 1 end
+  if causes[one] then
+    if not self.cause or not self.has_cause or one.runid < self.cause.runid then self.cause = one end
+    self.has_cause = true
+  elseif one.cause then
+    self.cause = self.cause or one.cause
+    return
+  end
+  self.n = self.n + 1
+  self.list[self.n] = one
+end
+
+function Sum:any() return self.n > 0 or self.cause ~= nil end
+
+-- Those with run IDs from `from` on, and the others; both without what was cancelled, but for counts.
+function Sum:split(from)
+  local later, others = failure.sum(), failure.sum()
+  for i = 1, self.n do
+    local one = self.list[i]
+    if one.kind ~= "cancelled" then (one.runid >= from and later or others):add(one) end
+  end
+  if not later.cause and self.cause and self.cause.runid >= from then later.cause = self.cause end
+  later.cancelled = self.cancelled
+  return later, others
+end
+
+local function by_runid(a, b) return a.runid < b.runid end
+
+-- The one that has halted others, with those that have failed and counts of all; else the one of the lowest run ID,
+-- with all. And with what succeeded.
+function Sum:as_one(results)
+  local list, cause = self.list, self.cause
+  sort(list, by_runid)
+  if not cause then
+    local first = list[1]
+    first.failures, first.results = list, results
+    return first
+  end
+  local failed, listed, has_cause = 0, {}, false
+  for i = 1, self.n do
+    local one = list[i]
+    if one.kind ~= "cancelled" then
+      failed = failed + 1
+      if failed <= most_listed then
+        listed[failed] = one
+        has_cause = has_cause or one == cause
+      end
+    end
+  end
+  if failed > most_listed and self.has_cause and not has_cause then listed[most_listed] = cause end
+  cause.failures, cause.results, cause.failed, cause.cancelled = listed, results, failed, self.cancelled
+  return cause
 end
 
 return failure

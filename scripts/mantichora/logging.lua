@@ -180,14 +180,15 @@ local function bad_argument(number, name, problem, depth)
   error(("bad argument #%d to '%s' (%s)"):format(number, name, problem), depth or 3)
 end
 
+local wrong_level -- MANTICHORA_LOG_LEVEL if it is none and was not told of; false: it was
+
 -- The level of a program that sets none: the user's wish, from outside, or WARNING.
 local function default_level()
   local wish = os.getenv and os.getenv("MANTICHORA_LOG_LEVEL")
   if not wish or wish == "" then return LEVELS.WARNING end
-  local number, message = level_number(wish)
-  if number then return number end
-  tell("MANTICHORA_LOG_LEVEL: ", message)
-  return LEVELS.WARNING
+  local number = level_number(wish)
+  if not number then wrong_level = wrong_level == nil and wish end
+  return number or LEVELS.WARNING
 end
 
 -- ---------------------------------------------------------------------------------------------
@@ -400,8 +401,27 @@ local function call_handlers(logger, record)
   if not handled then guarded("stderr failed", to_stderr, record) end
 end
 
+-- Where a wish of the user is first of use, and records have somewhere to go.
+local function tell_of_level()
+  if not wrong_level or report.in_worker() then return end
+  local wish = wrong_level
+  wrong_level = false
+  get_logger("mantichora"):warning(
+    "MANTICHORA_LOG_LEVEL is '%s': DEBUG, INFO, WARNING, ERROR, CRITICAL or a whole number is expected", wish)
+end
+
+local told = {} -- in a worker, by function: that it has no effect there
+
+-- Handlers and levels are the parent's: nothing that a worker sets is ever asked.
+local function tell_in_worker(name)
+  if not report.in_worker() or told[name] then return end
+  told[name] = true
+  get_logger("mantichora"):warning("%s has no effect in a worker: levels and handlers of the parent decide", name)
+end
+
 -- A record has arrived at the process that shows it, or at one on the way there.
 local function receive(record)
+  tell_of_level()
   if report.in_worker() then
     report.send_log(record)
     return
@@ -423,6 +443,7 @@ local function make_message(format, ...)
 end
 
 local function is_wanted(logger, number)
+  tell_of_level()
   if report.in_worker() then return number >= (report.log_threshold() or root.level) end
   return number >= logger:get_effective_level()
 end
@@ -469,13 +490,14 @@ for name, number in pairs(LEVELS) do
   logging[name:lower()] = function(...) log(root, number, ...) end
 end
 
---- Set the lowest level that passes this logger, and those below it that have no level. In a worker it has no
--- effect: the parent's levels apply.
+--- Set the least level that this logger, and those below it that have none, let pass.
+-- In a worker it changes nothing, which is logged once at WARNING: the parent's levels decide.
 -- @function set_level
 -- @param level name or number; nil: that of the logger above
 -- @raise an unknown level, with the nearest right name
 function Logger:set_level(level)
   check_self(self, "set_level")
+  tell_in_worker("set_level")
   self.level = level ~= nil and check_level(level, 2) or nil
   if self == root and not self.level then self.level = default_level() end
   tell_workers()
@@ -507,11 +529,13 @@ end
 -- `process` (the process ID), and in tasks `runid` and `taskname`. It is the handler's to keep.
 -- @function add_handler
 -- @tparam function handler called as `handler(record)`
--- @param[opt] level the lowest level that it gets; default: all
+-- In a worker it is never called, which is logged once at WARNING: the parent's handlers decide.
+-- @param[opt] level the least level that it gets; default: all
 -- @return the handler
 -- @raise a handler that cannot be called, an unknown level
 function Logger:add_handler(handler, level)
   check_self(self, "add_handler")
+  tell_in_worker("add_handler")
   if not is_callable(handler) then
     bad_argument(1, "add_handler", ("handler must be a function: %s is given"):format(type(handler)))
   end
@@ -584,6 +608,7 @@ end
 -- @param level name or number; nil: the default, MANTICHORA_LOG_LEVEL or WARNING
 -- @raise an unknown level
 function logging.set_level(level)
+  tell_in_worker("set_level")
   root.level = level ~= nil and check_level(level, 2) or default_level()
   tell_workers()
 end
@@ -682,6 +707,7 @@ function logging.basic_config(options)
   level = level == nil and default_level() or check_level(level, 2)
   root.level, basic = level, handler
   tell_workers()
+  tell_of_level()
 end
 
 tell_workers()

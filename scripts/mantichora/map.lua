@@ -100,12 +100,14 @@ Mapping.__index = Mapping
 -- Runs `f` for each item. What comes back is kept by the number of its item: `values` has single values,
 -- `packed` (of an imap) what is more than one, or nil, `failures` what failed.
 local function new_mapping(pool, f, source, options)
+  if options.halt == nil then options.halt = tools.halt(pool) end
   local known = not core.is_callable(source) and core.tointeger(source.n or #source)
   local expected = larger(known or 0, 0)
-  local group, call = core.group(pool, expected, options.window and most_kept or 0)
+  local group, call = core.group(pool, expected, options.window and most_kept or 0, options.halt)
   local mapping = setmetatable({
-    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), group = group, size = 1, told = 0,
-    values = core.list(options.window and 0 or expected), failures = {},
+    pool = pool, f = f, options = options, nworkers = tools.nworkers(pool), count_workers = tools.nworkers,
+    group = group, size = 1, told = 0,
+    values = core.list(options.window and 0 or expected), failures = {}, sum = tools.failures_of.sum(),
     packed = options.window and {} or nil,
     index = 0, -- items that were queued
     ahead = 0, -- of them, those that were not received
@@ -127,7 +129,7 @@ local function new_mapping(pool, f, source, options)
     mapping.items = (options.window or not is_plain) and {} or nil
     mapping.list = source
   end
-  mapping.is_iterator = not known
+  mapping.is_iterator, mapping.known = not known, known or 0
   tools.note(pool, call, mapping)
   return mapping
 end
@@ -152,6 +154,7 @@ end
 
 -- How many more items may be had now. An imap looks only so far ahead, in items and in bytes.
 function Mapping:room()
+  self.nworkers = self.count_workers(self.pool) -- it may have been resized
   local nworkers, window = self.nworkers, self.options.window
   local room = nworkers * larger(32, 3 * self.size) - self.ahead
   if not window then return room end
@@ -188,8 +191,25 @@ function Mapping:refuse(problem)
   self.refused = true
 end
 
+-- The key of the next item, as an option of its own. False: there is none, for a reason that ends the mapping.
+function Mapping:find_key(item, packed)
+  local options, stops = self.options, core.stops()
+  if packed then item = item[1] end
+  local fine, key = pcall(options.key_of, item, self.index + 1)
+  if fine and type(key) ~= "string" and type(key) ~= "number" then
+    fine, key = false, ("the key of an item must be a string or a number: %s is given"):format(core.typename(key))
+    self:refuse(key)
+  elseif not fine then
+    self:break_off(key, stops)
+    self.refused, self.is_foreign = true, true
+  end
+  options.key = key
+  return fine
+end
+
 function Mapping:send_one(list, from, packed)
   local item, options, runid, bytes = list[from], self.options
+  if options.key_of and not self:find_key(item, packed) then return end
   if packed then
     runid, bytes = core.run_in(self.pool, self.group, options, self.f, unpack(item, 1, item.n))
   else
@@ -217,8 +237,8 @@ end
 -- before an iterator is asked again.
 function Mapping:feed()
   if self.refused then return false end
-  if self.failed and self.options.window and not tools.keeps(self.pool) then
-    return false -- what follows is for nobody
+  if self.failed and not tools.keeps(self.pool) and (self.options.window or self.sum.cause) then
+    return false -- what follows is for nobody, or would not start
   end
   self:adapt()
   self.there = false
@@ -271,7 +291,10 @@ function Mapping:item(at) return (self.items or self.list)[at] end
 
 function Mapping:fail(at, failure)
   failure.index, failure.item = at, self:item(at)
-  self.failures[at], self.failed = failure, true
+  if failure.cause then failure.cause.item = failure.cause.item or self:item(failure.cause.index) end
+  self.failed = true
+  if not tools.keeps(self.pool) then self.sum:add(failure) end
+  self.failures[at] = self.options.window == nil and failure.cause and not tools.keeps(self.pool) and true or failure
   if self.items then self.items[at] = nil end
 end
 
@@ -349,14 +372,12 @@ function map.all(pool, f, list, options)
   local mapping = new_mapping(pool, f, list, options)
   local _ <close> = mapping.group
   while not mapping.problem and mapping:advance() do end
-  if mapping.problem then return false, mapping.problem[1] end
-  if mapping.failed then
-    local failures, keeps = {}, tools.keeps(pool)
-    for at, failure in pairs(mapping.failures) do
-      failures[#failures + 1] = failure
-      if keeps then mapping.values[at] = failure end
-    end
-    if not keeps then tools.raise_lowest(failures, mapping.values) end
+  if mapping.problem then return false, mapping.problem[1], mapping.is_foreign end
+  if mapping.failed and tools.keeps(pool) then
+    for at, failure in pairs(mapping.failures) do mapping.values[at] = failure end
+  elseif mapping.failed then
+    mapping.sum.cancelled = mapping.sum.cancelled + larger(mapping.known - mapping.index, 0)
+    error(mapping.sum:as_one(mapping.values), 0)
   end
   mapping.values.n = mapping.index
   return mapping.values
@@ -380,8 +401,9 @@ function Mapping:give(at)
   self.failures[at], self.packed[at] = nil, nil
   if failure and not tools.keeps(self.pool) then
     core.abandon(self.group)
-    error(failure, 0)
+    error(self.sum.cause and self.sum:as_one() or failure, 0)
   end
+  if failure and tools.failures_of.is_cause(failure) then core.go_on(self.pool, self.group, failure.runid) end
   if packed then return at, unpack(packed, 1, packed.n) end
   return at, failure
 end
@@ -428,7 +450,7 @@ function map.iterate(pool, f, source, options)
   local function checked(at, ...)
     if at == nil and mapping.problem then
       core.abandon(mapping.group)
-      error(mapping.problem[1], mapping.refused and 2 or 0)
+      error(mapping.problem[1], mapping.refused and not mapping.is_foreign and 2 or 0)
     end
     return at, ...
   end

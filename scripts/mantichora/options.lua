@@ -85,12 +85,69 @@ local function seconds(name, value)
 end
 
 local function check_nworkers(name, value)
-  if value == "auto" then return core.cpu_count() end
+  if value == "auto" then return value end
   local number = type(value) == "number" and tointeger(value)
   if not number then return nil, complain(name, 'an integer or "auto"', value) end
   if number < 1 then return nil, ("nworkers must be at least one: %d is given"):format(number) end
   if number > 4096 then return nil, complain(name, "at most 4096", value) end
   return number
+end
+
+local halts = "halt must be \"never\", \"soon\", \"now\" or { \"soon\" or \"now\", fail = a number }: "
+
+-- When the tasks of a group shall halt: false for never, else a table with `how`, and `after` (so many failures) or
+-- `share` (of what has ended).
+local function check_halt(name, value)
+  if value == "never" then return false end
+  local given = type(value) == "table" and value or { value }
+  local how, fail = given[1], given.fail
+  for key in pairs(given) do
+    if key ~= 1 and key ~= "fail" then
+      return nil, ("option '%s' has 'fail' and no '%s'"):format(name, to_text(key))
+    end
+  end
+  if how ~= "soon" and how ~= "now" then
+    return nil, ("option '%s': %s%s is given"):format(name, halts, shown(how == nil and value or how))
+  end
+  if fail == nil then return { how = how, after = 1 } end
+  local number = type(fail) == "number" and tointeger(fail)
+  if number and number >= 1 then return { how = how, after = number } end
+  if type(fail) == "number" and fail > 0 and fail < 1 then return { how = how, share = fail } end
+  return nil, complain(name .. ".fail", "an integer from 1, or a share between 0 and 1", fail)
+end
+
+-- Kinds of ends after which a task is tried again, as bits of an integer.
+local function check_kinds(name, value)
+  if type(value) ~= "table" then return nil, complain(name, "a list of kinds of failures", value) end
+  local bits = 0
+  for key, kind in pairs(value) do
+    local number = core.kinds[kind]
+    if not tointeger(key) or not number or kind == "ok" or kind == "cancelled" then
+      return nil, complain(name, 'a list of "error", "unsendable", "exited", "killed" and "timeout"',
+        tointeger(key) and kind or key)
+    end
+    bits = bits | 1 << number
+  end
+  return bits
+end
+
+local function check_delay(name, value)
+  if type(value) ~= "number" or not (value >= 0) then
+    return nil, complain(name, "a number of seconds that is not negative", value)
+  end
+  return value
+end
+
+local function check_key(name, value)
+  if type(value) ~= "string" and type(value) ~= "number" then
+    return nil, complain(name, "a string or a number", value)
+  end
+  return value
+end
+
+local function check_key_function(name, value)
+  if not core.is_callable(value) then return nil, complain(name, "a function of item and index", value) end
+  return value
 end
 
 local options_of = {} -- by what takes them: filled in below
@@ -121,20 +178,43 @@ end
 --- What `mantichora(options)` and `new(options)` take. All may be absent.
 -- @table options
 -- @field nworkers how many tasks run at a time at most: 1 to 4096, default 4. `"auto"`: as many as
--- `cpu_count()` returns. The environment variable MANTICHORA_WORKERS changes the default.
+-- `cpu_count()` returns; under `make -j`, as many as its jobserver has tokens for beside that (see the chapter on
+-- pools). The environment variable MANTICHORA_WORKERS changes the default.
 -- @field engine `"fork"` (default): a pool of workers that are reused. `"snapshot"`: one fork for each task,
 -- from the state that this process has when the task starts; only results are serialized. `"inline"`: in this
 -- process, when its result is received, for debugging.
 -- @field progressbar false: bars of tasks are not shown. Default true.
 -- @field poolbar true: one more bar shows how many of the pool's tasks are done, run, wait and have
 -- failed. Default false.
+-- @field leave `"failed"`: on a terminal the bars of tasks that ended well go, and the pool ends with
+-- one line such as `1000 tasks: 997 ok, 3 failed, 12.3 s` on stderr, if bars are shown. true (default):
+-- all stay.
 -- @field on_error `"raise"` (default): calls that receive raise failures. `"return"`: they return them.
 -- @field timeout seconds that each task, and `init`, may run; default: no limit
+-- @field halt what a failure does to the rest of the tasks. `"never"` (default): nothing. `"soon"`: no further
+-- task starts, those that run may finish; `"now"`: those that run are stopped, too. `{ "soon", fail = n }` and
+-- `{ "now", fail = n }`: at the n-th failure; with `fail` between 0 and 1, when that share of the tasks that have
+-- ended so far has failed, and at least 3 have. Neither cancelled tasks nor failures that are retried count. What
+-- does not start ends as `cancelled`, with a message that names the failure, which is its `cause`; so do tasks that
+-- are run later, until that failure has been given, raised or logged. Then counting begins anew. Calls that receive
+-- many raise that failure. Each `map` or `imap` counts and stops for itself.
+-- @field max_queued `run` and `run_with` wait while so many tasks of theirs are queued, `run_multiple` before its
+-- first; default: any number. Not in handlers, sinks and renderers, nor with the engine `"inline"`.
 -- @field max_tasks_per_worker a worker is replaced after this many tasks; default: never
+-- @field max_memory_per_worker bytes: a worker that has more memory of its own than that after a task is replaced
+-- (what it shares with nobody; where the system does not tell, what it has grown at most); default: never
+-- @field min_free_memory bytes: no task or batch is given to a worker while less is available, unless none runs.
+-- What the machine can give without swapping, and in a control group its limit minus its use, in which file cache
+-- that can be dropped does not count. Looked at every 0.1 to 0.5 seconds while tasks wait. Default: none.
 -- @field seed integer from which the random streams of the tasks are derived; default: random
 -- @field init function, run once in each new worker before its first task. Workers get it by the fork, not
 -- serialized, so it may have any upvalues. When it raises, runs longer than `timeout` or ends its process,
 -- the task that waits for it fails, and the others go to other workers.
+-- @field fini function, run once in each worker that leaves in an orderly way (`close`, the end of the scope, also
+-- by an error, replacement), after its last task, for half a second at most. It runs where `init` has succeeded or
+-- there is none; not in workers that were killed or ended by a task, and not when the pool is collected. What it
+-- prints and logs is delivered, an error in it is logged at ERROR of the logger `mantichora`. Engine
+-- `"snapshot"`: in each fork. `"inline"`: in this process, at `close`.
 -- @field limits table of limits for each worker: `memory` (bytes that it adds after its fork), `cpu`
 -- (seconds over its life), `files` (open descriptors)
 -- @field gc `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational
@@ -151,11 +231,20 @@ local pool_options = {
   engine = choice_of("fork", "snapshot", "inline"),
   progressbar = of_type("boolean", "true or false"),
   poolbar = of_type("boolean", "true or false"),
+  leave = function(name, value)
+    if value == true or value == "failed" then return value end
+    return nil, complain(name, 'true or "failed"', value)
+  end,
   on_error = choice_of("raise", "return"),
   timeout = seconds,
+  halt = check_halt,
+  max_queued = integer_from(1, "a positive integer"),
   max_tasks_per_worker = integer_from(1, "a positive integer"),
+  max_memory_per_worker = integer_from(1, "a positive number of bytes"),
+  min_free_memory = integer_from(1, "a positive number of bytes"),
   seed = integer_from(1 << 63, "an integer"),
   init = of_type("function", "a function"),
+  fini = of_type("function", "a function"),
   limits = check_limits,
   capture_warn = integer_from(0, "a number of bytes (0: never)"),
   gc = choice_of("auto", "keep"),
@@ -169,7 +258,11 @@ local run_options = {
   name = of_type("string", "a string"),
   timeout = seconds,
   retries = integer_from(0, "an integer that is not negative"),
+  retry_on = check_kinds,
+  retry_delay = check_delay,
   priority = integer_from(1 << 63, "an integer"),
+  key = check_key,
+  wait = of_type("boolean", "true or false"),
 }
 
 local returns_options = { packed = of_type("boolean", "true or false") }
@@ -177,7 +270,8 @@ local returns_options = { packed = of_type("boolean", "true or false") }
 -- What an item of `map` takes is what a task takes.
 local map_options = {
   name = run_options.name, timeout = run_options.timeout, retries = run_options.retries,
-  priority = run_options.priority,
+  retry_on = run_options.retry_on, retry_delay = run_options.retry_delay, priority = run_options.priority,
+  halt = check_halt, key = check_key_function,
 }
 
 local imap_options = { ordered = of_type("boolean", "true or false") }

@@ -15,9 +15,9 @@
 
 local _, core = ...
 
-local error, ipairs, next, select, setmetatable, tonumber, type =
-  error, ipairs, next, select, setmetatable, tonumber, type
-local pack, sort = table.pack, table.sort
+local error, ipairs, next, pairs, select, setmetatable, tonumber, type =
+  error, ipairs, next, pairs, select, setmetatable, tonumber, type
+local pack = table.pack
 local to_text, tointeger = core.text, core.tointeger
 
 -- Another part of ours, given the core and what else it takes.
@@ -30,6 +30,18 @@ local check_options = options_of.check
 -- Receiving
 
 local settings_of = setmetatable({}, { __mode = "k" })
+
+local function logger() return core.logging().get("mantichora") end
+
+-- The number that "auto" means, and whether tasks need tokens of make's jobserver.
+local function auto_workers()
+  local count, jobserver, why = core.auto_workers()
+  if why then
+    logger():warning('nworkers = "auto" under make -j, whose jobserver cannot be used: %s; one task runs at a time',
+      why)
+  end
+  return count, jobserver
+end
 
 --- A pool of workers, made by `mantichora(options)`.
 --
@@ -83,29 +95,23 @@ function forms.packed(_, failed, ...)
 end
 function forms.entry(runid, _, ...) return { runid, n = 1 + select("#", ...), ... } end
 
--- The failure of the lowest run ID, with the others and with what succeeded.
-local function failures_as_one(failures, results)
-  sort(failures, function(a, b) return a.runid < b.runid end)
-  local first = failures[1]
-  first.failures, first.results = failures, results
-  return first
-end
-
-local function raise_lowest(failures, results)
-  error(failures_as_one(failures, results), 0)
-end
-
--- Take everything finished, in `form`: the list, its length, the failures, and what succeeded by run ID.
+-- Take everything finished, in `form`: the list, its length, the failures, and what succeeded by run ID. What a
+-- halt has cancelled does not stand in the list if failures are raised.
 local function take_list(self, from, form)
-  local list, n, failures, results = {}, 0, {}, {}
+  local list, n, failures, results = {}, 0, failures_of.sum(), {}
+  local raising = raises(self)
   local copies = form ~= forms.first and 2 or 1
   local function add(runid, failed, ...)
     if runid == nil then return false end
+    if from then from = runid + 1 end
+    if failed and raising then
+      failures:add((...))
+      return true
+    end
     n = n + 1
     local value = form(runid, failed, ...)
     list[n] = value
-    if failed then failures[#failures + 1] = (...) else results[runid] = value end
-    if from then from = runid + 1 end
+    if failed then failures:add((...)) else results[runid] = value end
     return true
   end
   repeat
@@ -118,7 +124,7 @@ end
 -- wished: the one of the lowest run ID, with the others and with what succeeded.
 local function receive_list(self, from, form)
   local list, n, failures, results = core.hand_over(self, take_list, self, from, form)
-  if failures[1] and raises(self) then raise_lowest(failures, results) end
+  if failures:any() and raises(self) then error(failures:as_one(results), 0) end
   return list, n
 end
 
@@ -127,8 +133,8 @@ end
 -- @function returns
 -- @tparam[opt] table options `packed = true`: all values of each, as `table.pack` makes them
 -- @treturn table the values in run order, with `n`
--- @raise the `failure` of the lowest run ID, once all have ended. All of these tasks then count as received:
--- their failures and values are in its fields `failures` and `results`.
+-- @raise the `failure` of the lowest run ID, once all have ended; after a `halt` the one that was its cause. All
+-- of these tasks then count as received: their failures and values are in its fields `failures` and `results`.
 -- @blocks until the last of them has ended
 function methods:returns(options)
   check(self)
@@ -211,23 +217,28 @@ end
 -- @param ... its arguments
 -- @treturn integer run ID: 0, 1, 2, ... in each pool
 -- @raise what cannot be sent, with the path to it; that no worker could be forked
--- @blocks never for a task; the first call forks the workers
+-- @blocks while as many tasks of `run` are queued as the pool's `max_queued` allows; else never for a task. The
+-- first call forks the workers
 methods.run = core.run
 
 --- Queue a task with options of its own.
 -- @function run_with
--- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run time.
--- `retries`: further attempts if its worker dies, and only then. `priority`: integer, default 0; higher ones
--- start first, equal ones in run order.
+-- @tparam table options `name`: string for messages, log records and reports. `timeout`: seconds of run
+-- time, of each attempt. `retries`: further attempts, up to 65,535, after the kinds of failures that `retry_on`
+-- lists (default `{"killed", "exited"}`, that is when its worker died; what was cancelled is never tried again).
+-- `retry_delay`: seconds before the second attempt, default 0; doubled for each further one, up to 60 s. In the
+-- pause the task counts as queued. `priority`: integer, default 0; higher ones start first, equal ones in run
+-- order. `key`: string or number that names the task's random stream instead of the run ID, so that it keeps its
+-- numbers when others come before it; 1, 1.0 and "1" are three keys. `wait = false`: see below.
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
--- @treturn integer run ID
+-- @treturn integer run ID; nil and `"full"` with `wait = false` where the pool's `max_queued` would have it wait
 -- @raise as `run`
 -- @blocks as `run`
 function methods:run_with(options, ...)
   check(self)
-  local o = check_options("run_with", options, 2)
-  local runid = core.run_with(self, o.name, o.timeout, o.retries or 0, o.priority or 0, ...)
+  local runid, why = core.run_with(self, check_options("run_with", options, 2), ...)
+  if runid == nil then return nil, why end
   return runid
 end
 
@@ -266,7 +277,8 @@ local events = part("events", { in_pool = in_pool, new_failure = new_failure })
 
 local map = part("map", {
   note = events.note_map,
-  take = function(pool, group) return take(pool, nil, group) end, raise_lowest = raise_lowest,
+  take = function(pool, group) return take(pool, nil, group) end, failures_of = failures_of,
+  halt = function(pool) return settings_of[pool].halt end,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
   nworkers = function(pool) return settings_of[pool].inline and 1 or settings_of[pool].nworkers end,
@@ -299,9 +311,9 @@ end
 
 -- Options of a mapping for the core; what a batch cannot carry makes each item travel alone.
 local function for_mapping(checked, more)
-  more.name, more.timeout = checked.name, checked.timeout
-  more.retries, more.priority = checked.retries or 0, checked.priority or 0
-  more.alone = (checked.name or checked.timeout or checked.retries) ~= nil
+  for name, value in pairs(checked) do more[name] = value end
+  more.key_of, more.key, more.priority = checked.key, nil, checked.priority or 0
+  more.alone = (checked.name or checked.timeout or checked.retries or checked.key) ~= nil
   return more
 end
 
@@ -310,18 +322,20 @@ end
 -- @function map
 -- @tparam function f function, or a table that can be called
 -- @tparam table list read from 1 to `list.n` or `#list`
--- @tparam[opt] table options `name`, `timeout`, `retries`, `priority` of each item, as `run_with` has them
+-- @tparam[opt] table options `name`, `timeout`, `retries`, `retry_on`, `retry_delay`, `priority` of each item, as
+-- `run_with` has them; `halt` of this call, as pools have it (default: the pool's); `key`: a function that is called
+-- with each item and its number, and gives what `run_with` takes as `key`
 -- @treturn table the values in order, with `n`
 -- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the
--- item's number, what cannot be sent.
+-- item's number, what cannot be sent; and what its `key` raises.
 -- @blocks until the last item is done
 function methods:map(f, list, options)
   check(self)
   core.check_may_wait()
   check_map("map", f, list)
   local checked = check_options("map", options, 4)
-  local values, problem = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
-  if not values then error(problem, 2) end
+  local values, problem, is_foreign = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
+  if not values then error(problem, is_foreign and 0 or 2) end
   return values
 end
 
@@ -338,7 +352,8 @@ end
 -- items before it.
 -- @tparam[opt] table options `ordered = false`: in the order in which they end; and those of `map`
 -- @return iterator over the item's index and its values, and what a generic `for` closes
--- @raise at the item's turn, its `failure`, with `index` and `item` (the first of several values)
+-- @raise at the item's turn, its `failure`, with `index` and `item` (of several values the first); after a `halt`,
+-- at the turn of the first item that has no value, the failure that was its cause
 -- @blocks at each step, until that item is done
 function methods:imap(f, source, options, ...)
   check(self)
@@ -376,11 +391,28 @@ function methods:poll(timeout)
   return finished
 end
 
+--- Have another number of workers. No task starts from now on while so many or more run; what was sent ahead to
+-- workers comes back. More workers are forked at once, superfluous ones leave after their task. (A pool
+-- whose workers have not been forked yet forks so many later.)
+-- @function resize
+-- @param n as the option `nworkers`: 1 to 4096, or `"auto"`
+-- @raise that `n` is none of these
+-- @blocks never
+function methods:resize(n)
+  check(self)
+  local number, message = options_of.check_nworkers("nworkers", n)
+  if not number then core.raise(message) end
+  local jobserver = false
+  if number == "auto" then number, jobserver = auto_workers() end
+  settings_of[self].nworkers = number
+  core.resize(self, number, jobserver and not settings_of[self].inline)
+end
+
 --- The workers that are alive now.
 -- @function workers
--- @treturn table list of tables with `pid`, `slot` (1 to `nworkers`; a worker's replacement takes its slot),
--- `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak memory in
--- bytes); in order of `slot`
+-- @treturn table list of tables with `pid`, `slot` (1 to the largest `nworkers` so far; a worker's replacement
+-- takes its slot), `runid` (of the task that runs; nil: none), `tasks` (how many it has ended), `maxrss` (its peak
+-- memory in bytes); in order of `slot`
 -- @blocks never
 function methods:workers()
   check(self)
@@ -485,7 +517,6 @@ function methods:terminate()
   end_tasks(self, next_runid)
 end
 
-local function logger() return core.logging().get("mantichora") end
 
 local function log_failures(self, count, first)
   logger():error("%s%s: %s", in_pool(self), count == 1 and "1 task failed and nobody received its failure"
@@ -505,9 +536,13 @@ end
 -- End the workers and free everything.
 local finish = core.undisturbed(function(self)
   drop_results(self)
+  if settings_of[self].inline and not core.is_closed(self) then core.end_inline(self) end
   if core.is_closed(self) then return end -- by a handler of that record
   core.quit(self)
   core.wait(self, "gone")
+  core.wait(self, "gone") -- and has handed over the last records
+  if core.is_closed(self) then return end
+  core.summary(self)
   core.free(self)
 end)
 
@@ -548,21 +583,15 @@ local function unreceived_failure(self)
   local from = settings_of[self].stopped_below
   if not raises(self) or core.failed(self, from) == 0 then return nil end
   local _, _, failures, results = core.hand_over(self, take_list, self, 0, forms.first)
-  local counted, rest = {}, {}
-  for _, failure in ipairs(failures) do
-    if failure.kind ~= "cancelled" then
-      local list = failure.runid >= from and counted or rest
-      list[#list + 1] = failure
-    end
-  end
-  return failures_as_one(counted, results), rest
+  local counted, rest = failures:split(from)
+  return counted:as_one(results), rest
 end
 
 -- What was accepted is waited for, and what was not received is told: the failure to raise, or nil.
 local function leave_in_order(self)
   core.wait(self, "idle")
   local failure, rest = unreceived_failure(self)
-  if rest and rest[1] then log_failures(self, #rest, failures_as_one(rest)) end
+  if rest and rest:any() then log_failures(self, rest.n, rest:as_one()) end
   if not core.is_closed(self) then finish(self) end
   return failure
 end
@@ -582,6 +611,25 @@ meta.__close = core.leaving(function(self, problem, state_closes)
   if failure ~= nil then error(failure, 0) end
 end)
 
+-- For the prompt (prompt.lua). Of a pool that cannot be used here they say nothing.
+local for_prompt = {}
+meta.__prompt = for_prompt
+
+function for_prompt.is_open(self) return not core.problem(self) end
+
+-- In one line, the next failure that was neither received nor told by this; nil: none.
+function for_prompt.failure(self)
+  local raw = not core.problem(self) and core.untold(self)
+  return raw and in_pool(self) .. failures_of.in_one_line(failures_of.new(raw)) or nil
+end
+
+-- How many tasks and items have not ended, and how many tasks wait to be received.
+function for_prompt.counts(self)
+  if core.problem(self) then return 0 end
+  local _, finished = core.counts(self)
+  return core.unfinished(self), finished
+end
+
 function meta.__tostring(self)
   if core.is_closed(self) then return "mantichora: closed" end
   if core.problem(self) then return "mantichora: of another process" end
@@ -597,10 +645,17 @@ end
 
 local mantichora = {}
 
--- What the host's --workers asks for.
+local told_of_workers = false
+
+-- What the host's --workers asks for. What cannot be used is told once.
 local function default_nworkers()
   local text = os and os.getenv and os.getenv("MANTICHORA_WORKERS")
-  local number = text and options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not text or text == "" then return 4 end
+  local number = options_of.check_nworkers("nworkers", text == "auto" and text or tointeger(tonumber(text)))
+  if not number and not told_of_workers then
+    told_of_workers = true
+    logger():warning("MANTICHORA_WORKERS is '%s': a whole number from 1 to 4096 or auto is expected", text)
+  end
   return number or 4
 end
 
@@ -608,18 +663,26 @@ end
 local function make(options)
   local o = check_options("pool", options, 1)
   local on = function(value) return value == nil or value end
-  local nworkers, limits = o.nworkers or default_nworkers(), o.limits or {}
+  local nworkers, limits, jobserver = o.nworkers or default_nworkers(), o.limits or {}, false
+  if nworkers == "auto" then nworkers, jobserver = auto_workers() end
   local pool = core.new {
     nworkers = nworkers,
+    jobserver = jobserver and o.engine ~= "inline",
     snapshot = o.engine == "snapshot",
     inline = o.engine == "inline",
     background = on(o.background) and o.engine ~= "inline",
     progressbar = on(o.progressbar),
+    leave_failed = o.leave == "failed",
     poolbar = o.poolbar and (o.name or "tasks"),
     timeout = o.timeout,
     max_tasks_per_worker = o.max_tasks_per_worker or 0,
+    halt = o.halt,
+    max_queued = o.engine ~= "inline" and o.max_queued or 0,
+    max_memory_per_worker = o.max_memory_per_worker or 0,
+    min_free_memory = o.min_free_memory or 0,
     seed = o.seed or core.seed(),
     init = o.init,
+    fini = o.fini,
     limit_memory = limits.memory or 0,
     limit_cpu = limits.cpu or 0,
     limit_files = limits.files or 0,
@@ -627,7 +690,7 @@ local function make(options)
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0,
-    inline = o.engine == "inline" }
+    inline = o.engine == "inline", halt = o.halt }
   return pool
 end
 

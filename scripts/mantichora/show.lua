@@ -1,7 +1,7 @@
 -- Shows values at the prompt: as `print` does, but tables readably. Loaded by bindings/host/repl.c, which
--- calls the function returned as show(columns, ...).
+-- calls the function returned as show(columns, ...). The second one returned makes the text of one value.
 
-local next, pcall, rawget, rawlen = next, pcall, rawget, rawlen
+local ipairs, next, pcall, rawget, rawlen = ipairs, next, pcall, rawget, rawlen
 local setmetatable, tostring, type = setmetatable, tostring, type
 local getinfo, getmetatable, math_type = debug.getinfo, debug.getmetatable, math.type
 local concat, pack, sort, unpack = table.concat, table.pack, table.sort, table.unpack
@@ -95,6 +95,15 @@ local function by_itself(value)
   return good and harmless(text) or "<error in __tostring>"
 end
 
+-- A pool, with what waits to be received; nil: it is none.
+local function show_pool(value)
+  local meta = type(value) == "userdata" and getmetatable(value)
+  local of_prompt = type(meta) == "table" and rawget(meta, "__prompt")
+  if not of_prompt then return nil end
+  local text, _, waiting = tostring(value), of_prompt.counts(value)
+  return waiting and text .. (", %d to be received"):format(waiting) or text
+end
+
 -- Keys: the list first, then numbers, strings, and the rest as it comes.
 
 local ranks = { number = 1, string = 2, boolean = 3 }
@@ -127,7 +136,27 @@ local function show_key(shown, key)
   return "[" .. shown:value(key, DEPTH) .. "]"
 end
 
-local function join(shown, name, items, indent)
+-- Those of the first `count` that are short stand together on lines of this width.
+local function gather(items, count, width)
+  local lines, line = {}, nil
+  for i, item in ipairs(items) do
+    local short = i <= count and not find(item, "[\n{]")
+    if line and short and #line + 2 + #item < width then
+      line = line .. ", " .. item
+    else
+      lines[#lines + 1] = line
+      line = item
+      if not short then
+        lines[#lines + 1] = line
+        line = nil
+      end
+    end
+  end
+  lines[#lines + 1] = line
+  return lines
+end
+
+local function join(shown, name, items, count, indent)
   local line = "{ " .. concat(items, ", ") .. " }"
   local head = name and name .. " " or ""
   if #items == 0 then return head .. "{}" end
@@ -135,6 +164,7 @@ local function join(shown, name, items, indent)
     return head .. line
   end
   local margin = "\n" .. rep(" ", indent + 2)
+  items = gather(items, count, shown.columns - indent - 2)
   return head .. "{" .. margin .. concat(items, "," .. margin) .. "\n" .. rep(" ", indent) .. "}"
 end
 
@@ -155,7 +185,7 @@ function methods:items(value, depth)
       items[i] = show_key(self, key) .. " = " .. self:value(rawget(value, key), depth + 1)
     end
   end
-  return items
+  return items, length < ENTRIES and length or ENTRIES
 end
 
 function methods:table(value, depth)
@@ -163,14 +193,14 @@ function methods:table(value, depth)
   local name = name_of(value)
   if depth >= DEPTH then return next(value) == nil and "{}" or (name and name .. " " or "") .. "{...}" end
   self.open[value] = true
-  local items = self:items(value, depth)
+  local items, listed = self:items(value, depth)
   self.open[value] = nil
-  return join(self, name, items, depth * 2)
+  return join(self, name, items, listed, depth * 2)
 end
 
 function methods:value(value, depth)
   self.left = self.left - 1
-  local text = by_itself(value)
+  local text = show_pool(value) or by_itself(value)
   if text then return text end
   if type(value) == "table" then return self:table(value, depth) end
   return (simple[type(value)] or tostring)(value)
@@ -178,9 +208,9 @@ end
 
 local meta = { __index = methods }
 
--- A table without a __tostring of its own becomes text; all else is print's business.
+-- A table without a __tostring of its own becomes text, and so does a pool; all else is print's business.
 local function readable(columns, value)
-  if type(value) ~= "table" then return value end
+  if type(value) ~= "table" then return show_pool(value) or value end
   local mt = getmetatable(value)
   if type(mt) == "table" and rawget(mt, "__tostring") ~= nil then return value end
   return setmetatable({ columns = columns - 1, left = VALUES, open = {} }, meta):table(value, 0)
@@ -190,4 +220,4 @@ return function(columns, ...)
   local values = pack(...)
   for i = 1, values.n do values[i] = readable(columns, values[i]) end
   print(unpack(values, 1, values.n))
-end
+end, readable

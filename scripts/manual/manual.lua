@@ -14,10 +14,13 @@ local pages = {
   { name = "pool", section = 7, about = "running functions in a pool of workers" },
   { name = "values", section = 7, about = "what crosses between processes" },
   { name = "faults", section = 7, about = "tasks that fail, and how to stop them" },
+  { name = "events", section = 7, about = "what happens to tasks and workers" },
   { name = "trust", section = 7, about = "what a task can do to its parent" },
   { name = "progress", section = 7, about = "progress bars" },
   { name = "logging", section = 7, about = "log records and output of tasks" },
+  { name = "prompt", section = 7, about = "the prompt of mantichora" },
   { name = "shell", section = 7, about = "map, filter and run at the shell" },
+  { name = "notebook", section = 7, about = "mantichora in Jupyter's notebooks" },
   { name = "embedding", section = 7, about = "mantichora inside of programs" },
   { name = "performance", section = 7, about = "what things cost" },
   { name = "mantichora", section = 3, about = "Lua module: pools of workers" },
@@ -327,4 +330,4 @@ local function make(modules)
   write(out .. "/html/style.css", read(source .. "/scripts/manual/style.css"))
 end
 
-return { make = make }
+return { make = make, annotate = require("annotations") }

@@ -149,8 +149,6 @@ do
   t:enter("mantichora")
   wait_prompt(t, ">")
   for _, line in ipairs {
-    'mantichora = require "mantichora"',
-    'atpbar, logging = require "mantichora.atpbar", require "mantichora.logging"',
     "function work(n)", 'for _ in atpbar(n, "work " .. n) do mantichora.sleep(0.001) end',
     'logging.warning("%d is done", n)', "return n, n * n", "end",
   } do
@@ -168,5 +166,7 @@ do
   picture(t, "prompt", "The prompt while tasks run: their bars and log lines are above what is typed", true,
     function(lines) return lines[#lines]:find("pool:as_completed$") and running(lines) == 3 end)
   t:type("C-c C-d")
+  t:wait(function(lines) return table.concat(lines, "\n"):find("once more", 1, true) end, PATIENCE)
+  t:type("C-d")
   wait_prompt(t, "$")
 end

@@ -20,6 +20,7 @@
 #include "bindings/values/code.h"
 #include "bindings/values/early.h"
 #include "bindings/values/graph.h"
+#include "bindings/values/modules.h"
 
 struct holder {
   struct mch_buf out, ids;
@@ -202,6 +203,10 @@ static int decode(lua_State *L) {
     decoder.ud = L;
   }
   decoder.factories = get_table(L, "factories");
+  if (decoder.baseline != 0 && decoder.kind != MCH_SEND_TASK) { /* what comes back names classes */
+    lua_rawgeti(L, decoder.baseline, MCH_BASELINE_CLASSES);
+    decoder.own = lua_gettop(L);
+  }
   return mch_decode(L, &decoder);
 }
 

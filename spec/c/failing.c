@@ -7,7 +7,9 @@
  *
  * Only calls out of code of ours count: others' have their own ways to fail. Calls are counted in
  * each process by itself; a child goes on from its parent's count. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -11,6 +11,9 @@
  *   value = meddle.get(field [, index])
  *   meddle.fill(byte); meddle.scribble(seed, count)         all of it that can be written
  *   copy = meddle.copy(); meddle.restore(copy)                                              */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* syscall */
+#endif
 #include <dirent.h>
 #include <errno.h>
 #include <lauxlib.h>

@@ -1,5 +1,7 @@
 /* runtime/channel: whole messages, whatever the stream does to them; and what breaks its rules. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "runtime/wire/channel.h"
 
 #include <errno.h>

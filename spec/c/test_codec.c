@@ -9,6 +9,7 @@
 
 #include "bindings/values/stack.h"
 #include "codec_module.h"
+#include "new_state.h"
 
 /* The codec's own buffers fail on demand as well: the linker leads every call of realloc() to the
  * function below (CMakeLists.txt), where it can do that. */
@@ -66,7 +67,7 @@ static void check(int holds, const char *what) {
 }
 
 static lua_State *open_state(void) {
-  lua_State *L = lua_newstate(allocate, NULL);
+  lua_State *L = new_state(allocate, NULL);
   if (L == NULL)
     abort();
   luaL_openlibs(L);

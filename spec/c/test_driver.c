@@ -1,7 +1,9 @@
 /* runtime/driver: the helper thread, with real workers but no Lua: it moves things on while the
  * owner is away, keeps away while he waits, loses no wake-up and burns no time. Meant to be run
  * under the thread sanitizer, too. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "runtime/pool/driver.h"
 
 #include <errno.h>
@@ -40,7 +42,7 @@ static volatile sig_atomic_t interrupted_task;
 static struct mch_worker *this_worker;
 
 static void nap(unsigned milliseconds) {
-  struct timespec moment = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
+  struct timespec moment = {(time_t)(milliseconds / 1000), (long)(milliseconds % 1000) * 1000000};
   nanosleep(&moment, NULL);
 }
 
@@ -171,7 +173,7 @@ static struct mch_pool *new_pool(unsigned nworkers, int background) {
   config.engine.grace = 300000000u;
   config.engine.output = mch_output_new(&sink, NULL);
   config.engine.runner = (struct mch_runner){
-      NULL, lazy_setup, begin, run_task, code, interrupt, NULL, calm, "test of the driver"};
+      NULL, lazy_setup, begin, run_task, code, interrupt, NULL, calm, NULL, "test of the driver"};
   pool = mch_pool_new(&config, &error);
   mch_output_unref(config.engine.output);
   if (pool == NULL)

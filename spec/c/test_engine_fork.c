@@ -182,7 +182,7 @@ static void end_all(struct engine_fork *engine) {
 }
 
 static struct mch_task *new_task(uint64_t runid, uint32_t codes) {
-  uint32_t ids[300], i;
+  uint32_t ids[300] = {0}, i;
   struct mch_task *task;
   for (i = 0; i < codes; i++)
     ids[i] = i + 1;
@@ -230,11 +230,11 @@ static void test_a_task(void) {
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 1);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_CODE && message.head.runid == 2);
   CHECK(hear(&peer, &message) == MCH_MESSAGE_TASK && message.head.runid == 7);
-  CHECK(message.length == 7 && memcmp(message.body, "\0\0graph", 7) == 0);
+  CHECK(message.length == 8 && memcmp(message.body, "\0\0\0graph", 8) == 0);
   CHECK(hear(&peer, &message) == 0);
-  CHECK(engine->base.ops->running(&engine->base) == 0);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 0);
   CHECK(take(&peer, 1));
-  CHECK(engine->base.ops->running(&engine->base) == 1);
+  CHECK(engine->base.ops->running(&engine->base, NULL, NULL) == 1);
   CHECK(write(peer.out[0], "one\ntw", 6) == 6);
   answer(&peer, 1, 7, 6, 0);
   CHECK(write(peer.out[0], "next\n", 5) == 5); /* the next task's */
@@ -622,8 +622,9 @@ static void no_bytecode(void *ud, uint32_t id, const unsigned char *bytes, size_
 static void test_begun_when(void) {
   struct engine_fork *engine = new_engine(1);
   uint64_t i, patience = mch_now() + 20000000000u, stale = 0;
-  engine->config.runner = (struct mch_runner){
-      NULL, lazy_setup, begin_nothing, run_nothing, no_bytecode, nothing, NULL, nothing, "test"};
+  engine->config.runner =
+      (struct mch_runner){NULL,    lazy_setup, begin_nothing, run_nothing, no_bytecode,
+                          nothing, NULL,       nothing,       NULL,        "test"};
   CHECK(engine->base.ops->start(&engine->base, NULL) == 0);
   for (i = 0; i < 2000 && mch_now() < patience; i++) {
     struct mch_task *task = new_task(i, 0);

@@ -1,6 +1,8 @@
 /* Inside a program in C: several states, several threads, children that others reap, ends without
  * lua_close. Each case runs in a process of its own, whose orphans come to this one. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <lauxlib.h>
 #include <lualib.h>
 #include <pthread.h>

@@ -174,7 +174,7 @@ static void order_of_bars(void) {
   end(&rig, c, 2, 2);
   mch_output_bar_end(rig.out, a, 1, 2, MCH_BAR_KILLED);
   pump(&rig);
-  EXPECT(2, BEGIN "\r\033[2A" ERASE " 100.00% ::::: |: c\n  50.00% ::   |: a \n" END);
+  EXPECT(2, BEGIN "\r\033[2A" ERASE " 100.00% ::::: |: c\n  50.00% ::    |: a\n" END);
   tear_down(&rig);
 }
 
@@ -567,6 +567,7 @@ static void shared_slots(void) {
 /* --- in a worker --- */
 
 struct upstream {
+  int names;
   struct mch_bar_slot slot;
   int give; /* a slot? */
   int starts, updates, ends;
@@ -599,10 +600,16 @@ static void up_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum m
   up->total = total;
 }
 
+static void up_name(void *ud, uint64_t key, const char *name, size_t length) {
+  struct upstream *up = ud;
+  (void)key;
+  up->names += length == 5 && memcmp(name, "other", 5) == 0;
+}
+
 static void a_worker(int give) {
   struct rig rig;
   struct upstream up;
-  struct mch_upstream upstream = {&up, up_start, up_update, up_end};
+  struct mch_upstream upstream = {&up, up_start, up_update, up_name, up_end};
   struct mch_bar *inherited, *bar;
   memset(&up, 0, sizeof up);
   up.give = give;
@@ -612,6 +619,7 @@ static void a_worker(int give) {
   mch_output_become_child(rig.out, &upstream);
   CHECK(mch_output_backlog(rig.out) == 0);
   mch_bar_set(inherited, 3); /* does nothing, to nobody */
+  mch_output_bar_name(rig.out, inherited, "other", 5);
   bar = start(&rig, "mine", 10);
   CHECK(up.starts == 1);
   mch_bar_set(bar, 4);
@@ -623,6 +631,8 @@ static void a_worker(int give) {
   CHECK(up.updates == !give && (give || up.done == 4));
   mch_output_bar_end(rig.out, inherited, 10, 10, MCH_BAR_FINISHED);
   CHECK(up.ends == 0);
+  mch_output_bar_name(rig.out, bar, "other", 5);
+  CHECK(up.names == 1);
   end(&rig, bar, 9, 10);
   CHECK(up.ends == 1 && up.done == 9);
   CHECK(mch_output_next(rig.out) == UINT64_MAX || rig.now <= mch_output_next(rig.out));
@@ -636,7 +646,7 @@ static void a_worker(int give) {
 static void a_grandchild(void) {
   struct rig rig;
   struct upstream up;
-  struct mch_upstream upstream = {&up, up_start, up_update, up_end};
+  struct mch_upstream upstream = {&up, up_start, up_update, up_name, up_end};
   struct mch_bar_slot below;
   struct mch_bar_spec spec;
   struct mch_bar *bar;

@@ -1,5 +1,7 @@
 /* runtime/platform: descriptors above stdio, ends of processes, the lifeline, the poller. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "runtime/base/platform.h"
 
 #include <errno.h>

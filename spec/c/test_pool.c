@@ -95,6 +95,17 @@ static void fake_recall(struct mch_engine *base, int32_t priority) {
       fake_return(i);
 }
 
+static int fake_reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct fake_engine *engine = (struct fake_engine *)base;
+  size_t i;
+  for (i = engine->begun; i < engine->count; i++)
+    if (engine->tasks[i] == task) {
+      fake_return(i);
+      return 1;
+    }
+  return 0;
+}
+
 static void fake_flush(struct mch_engine *base) {
   ((struct fake_engine *)base)->flushes++;
 }
@@ -113,7 +124,10 @@ static int fake_hungry(struct mch_engine *base) {
   (void)base;
   return 0;
 }
-static unsigned fake_running(struct mch_engine *base) {
+static unsigned fake_running(struct mch_engine *base, const struct mch_group *group,
+                             unsigned *others) {
+  (void)group;
+  (void)others;
   return (unsigned)((struct fake_engine *)base)->begun;
 }
 static size_t fake_workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
@@ -139,6 +153,7 @@ static const struct mch_engine_ops fake_ops = {
     .start = fake_start,
     .submit = fake_submit,
     .stop = fake_stop,
+    .reclaim = fake_reclaim,
     .recall = fake_recall,
     .flush = fake_flush,
     .pump = fake_pump,
@@ -188,6 +203,8 @@ static void free_pool(struct mch_pool *pool) {
   mch_pool_free(pool);
 }
 
+static uint64_t the_delay; /* of those that are run with retries */
+
 static uint64_t run_with(struct mch_pool *pool, struct mch_group *group, int32_t priority,
                          unsigned retries) {
   struct mch_task *task = mch_task_new(NULL, 0, "graph", 5);
@@ -197,6 +214,8 @@ static uint64_t run_with(struct mch_pool *pool, struct mch_group *group, int32_t
   if (retries > 0) {
     task->extra = calloc(1, sizeof *task->extra);
     task->extra->retries = retries;
+    task->extra->delay = the_delay;
+    task->extra->retry_on = 1u << MCH_KIND_KILLED | 1u << MCH_KIND_EXITED;
   }
   CHECK(mch_pool_run(pool, task, group, &runid, &error) == 0);
   return runid;
@@ -325,6 +344,92 @@ static void test_returned(void) {
   fake_return(0);
   mch_pool_pump(pool);
   ENGINE_HAS(6, 0, 1, 2, 3, 4, 5);
+  free_pool(pool);
+}
+
+/* Whether the pool has something to do after so many hours, and not before. */
+static int is_due_in(struct mch_pool *pool, uint64_t hours) {
+  const uint64_t hour = 3600000000000u;
+  uint64_t due = mch_pool_deadline(pool), now = mch_now();
+  return due > now + hours * hour - hour / 2 && due < now + hours * hour + hour / 2;
+}
+
+static void test_pauses(void) {
+  static const uint64_t hours[] = {3, 1, 5, 2, 4};
+  struct mch_pool *pool = new_pool();
+  struct mch_group group = {0};
+  struct mch_pool_counts counts;
+  enum mch_kind kind;
+  size_t i;
+  for (i = 0; i < 5; i++) {
+    the_delay = hours[i] * 3600000000000u;
+    run_with(pool, &group, (int32_t)i, 5);
+  }
+  mch_pool_pump(pool);
+  while (the_engine->count > 0)
+    fake_finish(0, MCH_KIND_KILLED);
+  mch_pool_pump(pool);
+  mch_pool_count(pool, &counts);
+  CHECK(the_engine->count == 0 && counts.queued == 5 && is_due_in(pool, 1));
+  CHECK(mch_pool_cancel(pool, 3) == 1 && is_due_in(pool, 1));
+  CHECK(mch_pool_cancel(pool, 1) == 1 && is_due_in(pool, 3));
+  CHECK(take_one(pool, &group, &kind) == 3 && kind == MCH_KIND_CANCELLED);
+  CHECK(take_one(pool, &group, &kind) == 1 && kind == MCH_KIND_CANCELLED);
+  the_delay = 1;
+  run_with(pool, &group, 0, 1);
+  fake_finish(0, MCH_KIND_ERROR); /* not among those that are tried again */
+  CHECK(take_one(pool, &group, &kind) == 5 && kind == MCH_KIND_ERROR);
+  run_with(pool, &group, 0, 1);
+  fake_finish(0, MCH_KIND_KILLED);
+  CHECK(the_engine->count == 0);
+  mch_pool_pump(pool);
+  CHECK(the_engine->count == 1 && the_engine->tasks[0]->attempt == 1);
+  the_delay = 0;
+  free_pool(pool); /* with three that pause */
+}
+
+static void test_halt(int how) {
+  struct mch_pool *pool = new_pool();
+  struct mch_group group = {0}, other = {0};
+  struct mch_task *task;
+  enum mch_kind kind;
+  uint64_t i;
+  group.halt.how = how;
+  group.halt.after = 2;
+  the_engine->capacity = 4;
+  run(pool, &other);
+  for (i = 1; i <= 6; i++)
+    run(pool, &group);
+  mch_pool_pump(pool);
+  ENGINE_HAS(4, 0, 1, 2, 3);
+  the_engine->begun = 3;
+  fake_finish(1, MCH_KIND_ERROR);
+  mch_pool_pump(pool);
+  ENGINE_HAS(4, 0, 2, 3, 4);
+  the_engine->begun = 3;
+  fake_finish(1, MCH_KIND_KILLED);
+  ENGINE_HAS(3, 0, 3, 4);
+  mch_pool_pump(pool);
+  ENGINE_HAS(2, 0, 3); /* 4 was taken back */
+  CHECK(the_engine->stops == (how == MCH_HALT_NOW));
+  CHECK(run(pool, &group) == 7 && run(pool, &other) == 8);
+  mch_pool_pump(pool);
+  ENGINE_HAS(3, 0, 3, 8);
+  fake_finish(1, MCH_KIND_OK);
+  CHECK(take_one(pool, &group, &kind) == 1 && kind == MCH_KIND_ERROR && group.cause != NULL);
+  CHECK(take_one(pool, &group, &kind) == 2 && kind == MCH_KIND_KILLED && group.cause == NULL);
+  for (i = 4; i <= 7; i++) {
+    CHECK((task = mch_pool_take(pool, &group)) != NULL && task->runid == i);
+    CHECK(task->result->kind == MCH_KIND_CANCELLED && task->cause->runid == 2);
+    mch_pool_discard(pool, task);
+  }
+  CHECK(take_one(pool, &group, &kind) == 3);
+  CHECK(kind == (how == MCH_HALT_NOW ? MCH_KIND_CANCELLED : MCH_KIND_OK));
+  run(pool, &group);
+  mch_pool_pump(pool);
+  ENGINE_HAS(3, 0, 8, 9);
+  fake_finish(2, MCH_KIND_ERROR); /* the first of the new count */
+  CHECK(group.cause == NULL);
   free_pool(pool);
 }
 
@@ -603,6 +708,9 @@ int main(void) {
   test_priority_below_zero();
   test_returned();
   test_retries();
+  test_pauses();
+  test_halt(MCH_HALT_SOON);
+  test_halt(MCH_HALT_NOW);
   test_cancel();
   test_cancel_all();
   test_abandon();

@@ -8,8 +8,8 @@
 enum { MOST = 400, MANY = 60000 };
 
 struct known {
-  struct mch_task task;
   enum { OUT, WAITS, AWAY } where;
+  struct mch_task task; /* whose end is open */
 };
 
 static uint32_t next_random(uint32_t *state) {

@@ -56,7 +56,7 @@ static struct mch_report report_of(const char *name, uint64_t done, uint64_t tot
 
 static size_t styled(struct mch_buf *to, enum mch_tty_style style, unsigned columns,
                      const struct mch_report *report) {
-  struct mch_tty_needs needs = {0, 0, 0};
+  struct mch_tty_needs needs = {0, 0, 0, 0};
   struct mch_tty_layout layout;
   mch_render_measure(&needs, report);
   mch_render_layout(&layout, style, columns, &needs);
@@ -91,7 +91,7 @@ static void the_original_line(struct mch_buf *to) {
   tty(to, 100, &report);
   SAME(
       to,
-      " 150.00% :::::::::::::::::::::::::::::::::::::::: |       15 /       10 |:  more than all ");
+      "                                                  |       15      7.5/s |:  more than all ");
 }
 
 static void no_total(struct mch_buf *to) {
@@ -114,17 +114,24 @@ static void marks(struct mch_buf *to) {
   struct mch_report report = report_of("a rather long name of a task", 5, 10);
   report.how = MCH_BAR_KILLED;
   tty(to, 120, &report);
-  SAME(to, "  50.00% ::::::::::::::::::::                     |        5 /       10 |:  "
-           "a rather long name of a task (killed) ");
+  SAME(to, "  50.00% ::::::::::::::::::::              killed |        5 /       10 |:  "
+           "a rather long name of a task ");
   tty(to, 60, &report); /* the name is cut, the mark stays */
-  SAME(to, "  50.00% ::   |        5 /       10 |:  a rather l (killed)");
+  SAME(to, "  50.00% :::: killed |        5 /       10 |:  a rath\xE2\x80\xA6 task");
+  tty(to, 40, &report);
+  SAME(to, "  50.00% ::: killed |  5 / 10 |:  a \xE2\x80\xA6sk");
+  tty(to, 26, &report); /* behind the name where the bar is too short */
+  SAME(to, "  50.00% ::   |: (killed)");
   report.name_length = 4;
   tty(to, 20, &report); /* as much of the mark as there is room for */
   SAME(to, "  50.00% |: a ra (k");
   report = report_of("name", 5, 10);
   report.how = MCH_BAR_TIMEOUT;
-  tty(to, 84, &report); /* the bar of this line gives way to the mark */
-  SAME(to, "  50.00% ::::::::::::::::                  |        5 /       10 |:  name (timeout)");
+  tty(to, 84, &report);
+  SAME(to, "  50.00% ::::::::::::::::::::             timeout |        5 /       10 |:  name ");
+  report.done = 9; /* whatever stood there */
+  tty(to, 84, &report);
+  SAME(to, "  90.00% :::::::::::::::::::::::::::::::: timeout |        9 /       10 |:  name ");
   report = report_of("a rather long name of a task", 5, 10);
   report.how = MCH_BAR_BROKEN;
   tty(to, 120, &report);
@@ -138,14 +145,15 @@ static void narrow(struct mch_buf *to) {
   EQUAL(tty(to, 80, &report), 79);
   SAME(to, "  50.00% :::::::::::::::                 |        5 /       10 |:  another task");
   tty(to, 40, &report);
-  SAME(to, "  50.00% ::   |  5 / 10 |:  another tas");
+  SAME(to, "  50.00% :::::      |  5 / 10 |:  an\xE2\x80\xA6sk");
   tty(to, 30, &report);
-  SAME(to, "  50.00% ::   |: another task");
+  SAME(to, "  50.00% :::::      |: ano\xE2\x80\xA6sk");
   tty(to, 20, &report);
-  SAME(to, "  50.00% |: another");
+  SAME(to, "  50.00% |: ano\xE2\x80\xA6"
+           "ask");
   for (columns = 1; columns <= 130; columns++) {
     size_t cells = tty(to, columns, &report);
-    EQUAL(mch_buf_unread(to), (long)cells);
+    EQUAL(mch_width_cells((const char *)to->data, mch_buf_unread(to)), (long)cells);
     EQUAL(cells < columns || columns == 1, 1);
   }
 }
@@ -174,13 +182,13 @@ static void times(struct mch_buf *to) {
   report.done = 5;
   report.how = MCH_BAR_KILLED;
   eta(to, 60, &report);
-  SAME(to, "   0.01%        | 00:12 < --:-- 24.2/min |:  func1 (killed)");
+  SAME(to, "   0.01%          killed | 00:12 < --:-- 24.2/min |:  func1");
 }
 
 static void odd_times(struct mch_buf *to) {
   struct mch_report report = report_of("x", 0, 10);
   eta(to, 60, &report); /* nobody knows yet */
-  SAME(to, "   0.00%           |  0 / 10 | 00:02 < --:--    0.0/s |:  x");
+  SAME(to, "   0.00%                     | 00:02 < --:--    0.0/s |:  x");
   report = report_of("x", 30, MCH_BAR_UNKNOWN);
   eta(to, 100, &report);
   SAME(to, "                                               |       30 /        ? | "
@@ -211,9 +219,9 @@ static void tasks(struct mch_buf *to) {
   SAME(to, "  40.00% ::::::::::::::::                         |        8 /       20 |:  "
            "tasks: 3 running, 9 queued, 1 failed ");
   tty(to, 80, &report);
-  SAME(to, "  40.00% ::      |        8 /       20 |:  tasks: 3 running, 9 queued, 1 failed");
+  SAME(to, "  40.00% :::::::::::                  |        8 /       20 |:  tasks: 3r 9q 1f");
   tty(to, 60, &report);
-  SAME(to, "  40.00% :::      |        8 /       20 |:  tasks: 3r 9q 1f");
+  SAME(to, "  40.00% ::::        |        8 /       20 |:  ta: 3r 9q 1f");
   tty(to, 20, &report);
   SAME(to, "  40.00% |: tasks: ");
   for (columns = 1; columns <= 130; columns++)
@@ -229,17 +237,91 @@ static void tasks(struct mch_buf *to) {
   mch_buf_clear(to);
   mch_render_json(to, &report, 0);
   SAME(to, "{\"event\":\"end\",\"time\":0.000,\"id\":1,\"name\":\"tasks\",\"done\":20,\"total\":20,"
-           "\"elapsed\":2.000,\"running\":0,\"queued\":0,\"failed\":1,\"state\":\"finished\"}\n");
+           "\"elapsed\":2.000,\"running\":0,\"queued\":0,\"failed\":1,\"cancelled\":0,"
+           "\"state\":\"finished\"}\n");
 }
 
 /* Counts that do not fit push the name, and the bar makes room for it. */
+static void bytes(struct mch_buf *to) {
+  struct mch_report report = report_of("copy", 3000000, 1000000000);
+  struct tm when;
+  report.unit = MCH_UNIT_BYTES;
+  tty(to, 100, &report);
+  SAME(to, "   0.30%                                          |    3.00M /    1.00G |:  copy ");
+  report.unit = MCH_UNIT_BINARY;
+  report.done = 1536;
+  report.total = 1 << 20;
+  tty(to, 100, &report);
+  SAME(to, "   0.15%                                          |    1.50k /    1.00M |:  copy ");
+  report.unit = MCH_UNIT_BYTES;
+  report.done = 999;
+  report.total = MCH_BAR_UNKNOWN;
+  tty(to, 100, &report);
+  SAME(to, "                                                  |      999     500B/s |:  copy ");
+  report.done = 24690000;
+  eta(to, 100, &report);
+  SAME(to, "                                            |    24.7M /        ? | "
+           "00:02 < --:-- 12.3MB/s |:  copy");
+  memset(&when, 0, sizeof when);
+  mch_buf_clear(to);
+  report.total = 100000000;
+  mch_render_text(to, &report, &when);
+  SAME(to, "01/00 00:00 :    24.7M /     100M ( 24.69%): copy\n");
+}
+
+/* One width: as narrow as it was, unless the window is wider or nothing stood. */
+static void fits(struct mch_buf *to) {
+  struct mch_report small = report_of("a", 1, 2),
+                    large = report_of("a/long/path/to/some/file.png", 1, 2);
+  struct mch_tty_needs needs = {0, 0, 0, 0};
+  struct mch_tty_layout layout;
+  struct mch_tty_fit fit = {0, 0, 0};
+  mch_render_measure(&needs, &large);
+  mch_render_layout(&layout, MCH_TTY_PLAIN, 80, &needs);
+  mch_render_fit(&layout, &fit, 80);
+  EQUAL(layout.bar, 20);
+  mch_buf_clear(to);
+  EQUAL(mch_render_tty(to, &layout, &large), 79);
+  SAME(
+      to,
+      "  50.00% ::::::::::           |        1 /        2 |:  a/long/path\xE2\x80\xA6me/file.png");
+  memset(&needs, 0, sizeof needs);
+  mch_render_measure(&needs, &small);
+  mch_render_layout(&layout, MCH_TTY_PLAIN, 80, &needs);
+  mch_render_fit(&layout, &fit, 80);
+  EQUAL(layout.bar, 20);
+  mch_render_layout(&layout, MCH_TTY_PLAIN, 81, &needs);
+  mch_render_fit(&layout, &fit, 81);
+  EQUAL(layout.bar, 40);
+  mch_render_layout(&layout, MCH_TTY_PLAIN, 60, &needs);
+  mch_render_fit(&layout, &fit, 60);
+  EQUAL(layout.bar, 22);
+}
+
+static void middles(void) {
+  struct mch_buf to = {0};
+  mch_render_name(&to, "a/long/path/to/file.png", 23, 19);
+  SAME(&to, "a/long/pa\xE2\x80\xA6/file.png");
+  mch_buf_clear(&to);
+  EQUAL(mch_render_name(&to, "\033[1;31mred\033[m", 13, 3), 3);
+  SAME(&to, "red");
+  mch_buf_clear(&to);
+  EQUAL(mch_render_name(&to,
+                        "abcde\xcc\x81"
+                        "fghi",
+                        11, 5),
+        5);
+  SAME(&to, "ab\xE2\x80\xA6hi");
+  mch_buf_free(&to);
+}
+
 static void large_counts(struct mch_buf *to) {
   struct mch_report report = report_of("huge", 120000000000, 123456789012);
   tty(to, 60, &report);
   SAME(to, "  97.20% ::::::::::  | 120000000000 / 123456789012 |:  huge");
   report = report_of("unknown", 123, MCH_BAR_UNKNOWN);
   tty(to, 30, &report);
-  SAME(to, "     123           |: unknown");
+  SAME(to, "     123            |: unk\xE2\x80\xA6wn");
 }
 
 static void wide_names(struct mch_buf *to) {
@@ -251,7 +333,7 @@ static void wide_names(struct mch_buf *to) {
     EQUAL(mch_width_cells((const char *)to->data, mch_buf_unread(to)), (long)cells);
   }
   tty(to, 20, &report); /* 7 cells: three wide ones and a space */
-  SAME(to, "  50.00% |: 日本語 ");
+  SAME(to, "  50.00% |: 日\xE2\x80\xA6前 ");
 }
 
 static size_t harmless(struct mch_buf *to, const char *name, size_t length, size_t room) {
@@ -265,8 +347,8 @@ static void names(void) {
   struct mch_buf to = {0};
   EQUAL(HARMLESS("two\nlines\r\tx", 99), 12);
   SAME(&to, "two lines  x");
-  EQUAL(HARMLESS("\033[2Jred\033[31m\007\177", 99), 14);
-  SAME(&to, "?[2Jred?[31m??");
+  EQUAL(HARMLESS("\033[2Jred\033[31m\007\177", 99), 9);
+  SAME(&to, "?[2Jred??");
   EQUAL(HARMLESS("\xff\xc3y\xe2\x82\xed\xa0\x80\xc0\x80\xf5z", 99), 12);
   SAME(&to, "??y????????z");
   EQUAL(HARMLESS("\xc2\x9b"
@@ -417,6 +499,9 @@ int main(void) {
   odd_times(&to);
   tasks(&to);
   large_counts(&to);
+  bytes(&to);
+  fits(&to);
+  middles();
   wide_names(&to);
   names();
   travels();

@@ -1,7 +1,9 @@
 /* runtime/ring, and channels over it: bytes in order around the end, no bell lost between two
  * threads that stand for processes, what a broken or dead other side leaves. Meant for the thread
  * sanitizer, too. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "runtime/wire/ring.h"
 
 #include <poll.h>

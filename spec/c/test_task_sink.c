@@ -159,6 +159,20 @@ static void test_closed_midway(const char *engine, const char *ending) {
   CHECK(seen.workers == 0);
 }
 
+/* The same while workers die, tear their answers and delay. */
+static void test_chaos(void) {
+  static const char *const chaos[] = {"1,0.01", "2,0.05", "3,0.2",  "4,0.02", "5,0.1",
+                                      "6,0.01", "7,0.05", "8,0.02", "9,0.5",  "10,0.1"};
+  size_t i;
+  for (i = 0; i < sizeof chaos / sizeof chaos[0]; i++) {
+    setenv("MANTICHORA_CHAOS", chaos[i], 1);
+    test_closed_midway("fork", "");
+    test_closed_midway("fork", "mantichora.sleep(0.1)");
+    test_closed_midway("snapshot", i % 2 == 0 ? "" : "p:poll(0.05)");
+  }
+  unsetenv("MANTICHORA_CHAOS");
+}
+
 static void failing_sink(void *ud, const struct mantichora_task *event) {
   (void)event;
   luaL_error(ud, "the sink's own");
@@ -204,6 +218,7 @@ int main(void) {
   test_closed_midway("snapshot", "");
   test_closed_midway("snapshot", "p:terminate()");
   test_closed_midway("inline", "");
+  test_chaos();
   test_errors();
   test_no_wait();
   return check_report();

@@ -54,14 +54,14 @@ static int decode_ahead(lua_State *L) {
     at += 2;
     if (length == 0 || length > (size_t)(end - at))
       break;
-    while (!mch_ahead_is_ready(L, 2, at, length))
+    while (!mch_early_is_ready(L, 2, at, length))
       ;
-    mch_ahead_store(L, 2, at, length);
+    mch_early_store(L, 2, at, length);
     at += length;
   }
   decoder->bytes = at;
   decoder->len = (size_t)(end - at);
-  decoder->ahead = 2;
+  decoder->early = 2;
   mch_decode(L, decoder);
   return 0;
 }

@@ -227,12 +227,12 @@ end)
 -- Some that come late and go early: what they see begin, they see end.
 local visitors = {}
 local function visit()
-  local open, ends, stop = {}, {}, nil
-  stop = mcore:on(function(event)
+  local open, seen = {}, {}
+  local stop = mcore:on(function(event)
     if event.event == "queued" then open[event.runid] = true end
     if event.event ~= "ended" then return end
-    assert(not ends[event.runid], "ended twice for a visitor")
-    ends[event.runid], open[event.runid] = true, nil
+    assert(not seen[event.runid], "ended twice for a visitor")
+    seen[event.runid], open[event.runid] = true, nil
   end)
   visitors[#visitors + 1] = { open = open, stop = stop }
 end
