@@ -148,6 +148,20 @@ describe("mantichora busted", function()
     assert.truthy(ours(folder, "--helper=help.lua -Xhelper word").out:find("begins\tword", 1, true))
   end)
 
+  it("does what a helper asks for around all files", function()
+    local folder = suite(good)
+    shell.write(folder .. "/help.lua", [[
+      local busted = require "busted"
+      busted.setup(function() print("set up") end)
+      busted.before_each(function() io.write("before each ") end)
+      busted.teardown(function() print("torn down") end)
+      busted.describe("of the helper", function() busted.it("runs", function() print("in a test") end) end)]])
+    for _, arguments in ipairs { "-o TAP", "-o junit", "-o gtest", "-o TAP --list", "--repeat=2" } do
+      same(folder, "--helper=help.lua " .. arguments)
+    end
+    assert.truthy(ours(folder, "--helper=help.lua -o TAP").out:find("set up\n.*before each .*\ntorn down\n"))
+  end)
+
   it("ends at the first failure without --keep-going", function()
     local folder = suite(bad)
     for _, handler in ipairs(handlers) do same(folder, "--no-keep-going -o " .. handler) end
