@@ -252,13 +252,14 @@ describe("a bar", function()
   it("says no for wrong totals, units and ways to leave", function()
     local got = plain([[
       for _, f in ipairs{ function() atpbar.bar{ total = -1 } end, function() atpbar.wrap(-2, "x", print) end,
-          function() atpbar.bar{}:set_total(-3) end, function() atpbar.bar{ unit = "KB" } end,
+          function() atpbar(-4) end, function() atpbar.bar{}:set_total(-3) end, function() atpbar.bar{ unit = "KB" } end,
           function() atpbar.bar{ leave = "failed" } end, function() atpbar.bar{}:set_name(3) end } do
         print(select(2, pcall(f)))
       end]], { environment = "MANTICHORA_PROGRESS=off" })
     assert.equal([[
 bad argument #1 to 'bar' (total must not be negative: -1 is given)
 bad argument #1 to 'wrap' (total must not be negative: -2 is given)
+bad argument #1 to 'atpbar' (total must not be negative: -4 is given)
 bad argument #1 to 'set_total' (total must not be negative: -3 is given)
 bad argument #1 to 'bar' (unit: "B" or "iB" expected, got KB)
 bad argument #1 to 'bar' (leave: true or false expected, got string)

@@ -46,6 +46,22 @@ describe("mantichora map", function()
     assert.are.equal(0, told.status)
   end)
 
+  it("takes a last item that has no end of its own, of any length", function()
+    for length = 1, 40 do
+      local last = ("x"):rep(length)
+      for _, before in ipairs { "", "a", "ab\n", "a\n\nbc" } do
+        local lines = before .. last
+        local told = mantichora("map --in lines _", lines)
+        assert.are.same({ lines .. "\n", "", 0 }, { told.out, told.err, told.status }, lines)
+      end
+    end
+    local long = ("x"):rep(200000)
+    assert.are.equal(long .. "\n", mantichora("filter --in lines true", long).out)
+    assert.are.equal("12\n", mantichora("map _", "12").out)
+    assert.are.equal("b\n", mantichora("run --in nul echo", "b").out)
+    assert.are.equal("a,b\n1,2\n", mantichora("map --in csv _", "a,b\n1,2").out)
+  end)
+
   it("takes a chunk, several values, nil and false", function()
     local told = mantichora(
       "map 'if _ == 1 then return nil elseif _ == 2 then return end return nil, false, i'", seq(3))

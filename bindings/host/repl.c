@@ -129,11 +129,16 @@ static int load(lua_State *L, int text) {
   return luaL_loadbufferx(L, chunk, length, "=stdin", "t");
 }
 
-/* Try the line at index 1 as an expression; `=expr` is the old way to say so. Leaves the function,
- * or nothing. */
+/* Try the line at index 1 as an expression; `=expr` is the old way to say so, and stands for it
+ * from here on, in what follows too. Leaves the function, or nothing. */
 static bool load_expression(lua_State *L) {
   const char *line = lua_tostring(L, 1);
-  lua_pushfstring(L, "return %s", line[0] == '=' ? line + 1 : line);
+  if (line[0] == '=') {
+    lua_pushfstring(L, "return %s", line + 1);
+    lua_replace(L, 1);
+    return false;
+  }
+  lua_pushfstring(L, "return %s", line);
   if (load(L, 2) == LUA_OK) {
     lua_remove(L, 2);
     return true;

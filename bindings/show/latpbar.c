@@ -343,11 +343,24 @@ static void check_name(lua_State *L, int index) {
                   lua_pushfstring(L, "name: string expected, got %s", luaL_typename(L, index)));
 }
 
+static uint64_t check_total(lua_State *L, int index) {
+  lua_Integer total;
+  if (lua_isnoneornil(L, index))
+    return MCH_BAR_UNKNOWN;
+  total = luaL_checkinteger(L, index);
+  if (total < 0)
+    luaL_argerror(
+        L, index,
+        lua_pushfstring(L, "total must not be negative: %I is given", (LUAI_UACINT)total));
+  return (uint64_t)total;
+}
+
 static int loop_over_count(lua_State *L) {
   struct namer namer = {{0}, 0};
   lua_Integer count = luaL_checkinteger(L, 1);
+  uint64_t total = check_total(L, 1);
   struct loop *loop = new_loop(L);
-  loop->total = count > 0 ? (uint64_t)count : 0;
+  loop->total = total;
   add_string(&namer, lua_pushfstring(L, "range(0, %I)", (LUAI_UACINT)count));
   lua_pop(L, 1);
   start_loop(L, loop, 2, &namer);
@@ -479,18 +492,6 @@ static int atpbar_pairs(lua_State *L) {
 }
 
 /* nil or an integer from zero. */
-static uint64_t check_total(lua_State *L, int index) {
-  lua_Integer total;
-  if (lua_isnoneornil(L, index))
-    return MCH_BAR_UNKNOWN;
-  total = luaL_checkinteger(L, index);
-  if (total < 0)
-    luaL_argerror(
-        L, index,
-        lua_pushfstring(L, "total must not be negative: %I is given", (LUAI_UACINT)total));
-  return (uint64_t)total;
-}
-
 /***
 Loop over any iterator with a progress bar: `for line in atpbar.wrap(100, "lines", io.lines(f))`.
 @function wrap

@@ -125,6 +125,7 @@ static const char *next_end(struct mch_input *input, const char *begin, const ch
     input->seen = (size_t)(end - begin);
     return NULL;
   }
+  input->seen = 0; /* the last item has no end of its own, and nothing is behind it */
   return begin < end ? end : NULL;
 }
 
