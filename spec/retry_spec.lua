@@ -37,6 +37,40 @@ end
 describe("retries", function()
   for _, engine in ipairs(engines) do
     describe("with engine " .. engine, function()
+      it("come before those of their priority that were run later", function()
+        for _, priority in ipairs { 0, 5 } do
+          local notes <close> = new_notes()
+          local note = notes.note
+          local pool <close> = mantichora.new { nworkers = 1, engine = engine }
+          pool:run_with({ retries = 1, retry_on = { "error" }, priority = priority }, function()
+            if note "first" == 1 then error("no", 0) end
+          end)
+          -- The one behind it waits until its failure is known here, so that others are sent ahead.
+          local gate = engine ~= "inline" and os.tmpname() or nil
+          pool:run(function()
+            note(1)
+            for _ = 1, 2000 do
+              local closed <close> = gate and io.open(gate)
+              if not closed then return end
+              mantichora.sleep(0.01)
+            end
+          end)
+          for i = 2, 60 do pool:run(function() note(i) end) end
+          if gate then
+            process.wait(function() return pool:stats().retried == 1 end)
+            os.remove(gate)
+          end
+          pool:returns()
+          local places = {}
+          for place, text in ipairs(notes.read()) do
+            if text == "first" then places[#places + 1] = place end
+          end
+          assert.equal(1, places[1])
+          -- One had begun, and one stays with the worker.
+          assert.is_true(places[2] <= 4, "second attempt at place " .. places[2])
+        end
+      end)
+
       it("follow the kinds of ends in retry_on", function()
         local ways = {
           error = function() error("no", 0) end,

@@ -65,6 +65,15 @@ static void take_back(struct mch_pool *pool) {
   }
 }
 
+/* A task that is to be attempted again was there before those of its priority that were sent ahead
+ * and have not begun, and above all before less urgent ones. */
+static void make_way(struct mch_pool *pool) {
+  if (!pool->has_anew)
+    return;
+  pool->has_anew = 0;
+  pool->engine->ops->recall(pool->engine, pool->anew < INT32_MAX ? pool->anew + 1 : INT32_MAX);
+}
+
 /* -- the pump ----------------------------------------------------------------------------- */
 
 static void dispatch(struct mch_pool *pool, int owner) {
@@ -95,6 +104,7 @@ static void pump(struct mch_pool *pool, int owner) {
   take_back(pool);
   mch_halt_carry_out(pool);
   mch_retry_release(pool, mch_now());
+  make_way(pool);
   dispatch(pool, owner);
   mch_ends_update_bar(pool);
 }

@@ -84,6 +84,9 @@ static void begin_anew(struct mch_pool *pool, struct mch_task *task) {
   task->borrows = 0;
   task->stop = 0;
   task->attempt++;
+  if (!pool->has_anew || task->priority > pool->anew)
+    pool->anew = task->priority;
+  pool->has_anew = 1;
   mch_queue_add(&pool->queue, task);
 }
 

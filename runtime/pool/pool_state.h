@@ -94,6 +94,8 @@ struct mch_pool {
   uint64_t runs_seen;           /* next_runid at the driver's last pump */
   uint64_t last_run;            /* when a task came that could go at once */
   uint64_t held_until; /* tasks in the queue go then at the latest; MCH_NEVER: none is held */
+  int has_anew;        /* tasks are in the queue for another attempt since the last pump, */
+  int32_t anew;        /* of this priority at most: those sent ahead make way for them */
   int started;
   struct mch_admission admission;
   struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
