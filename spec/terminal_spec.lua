@@ -125,12 +125,14 @@ describe("a window that changes", function()
           and fits(live, size[1], size[2])
       end)
     end
+    -- The bars of the window before fit into the last one too: wait for those drawn for it.
+    t:wait(function(rows) return #matching(rows, "|:  the name of task %d$") == 3 end)
     script.go("step8")
     assert.equal(0, (t:finish()))
     local rows = t:screen()
     assert.equal("end", rows[#rows])
     assert.truthy(rows[#rows - 1]:find("100.00%% :+ |        3 /        3 |:  tasks: 0 ?f"), rows[#rows - 1])
-    assert.equal(3, #matching(rows, "100.00%% :+ | +8 / +8 |:  the n.*task %d$"))
+    assert.equal(3, #matching(rows, "100.00%% :+ | +8 / +8 |:  the name of task %d$"))
     -- tmux keeps pieces of old bars that it has folded away; but every line is there once.
     local all = t:screen(true)
     for i = 1, 8 do
