@@ -252,8 +252,9 @@ describe("a bar", function()
   it("says no for wrong totals, units and ways to leave", function()
     local got = plain([[
       for _, f in ipairs{ function() atpbar.bar{ total = -1 } end, function() atpbar.wrap(-2, "x", print) end,
-          function() atpbar(-4) end, function() atpbar.bar{}:set_total(-3) end, function() atpbar.bar{ unit = "KB" } end,
-          function() atpbar.bar{ leave = "failed" } end, function() atpbar.bar{}:set_name(3) end } do
+          function() atpbar(-4) end, function() atpbar.bar{}:set_total(-3) end,
+          function() atpbar.bar{ unit = "KB" } end, function() atpbar.bar{ leave = "failed" } end,
+          function() atpbar.bar{}:set_name(3) end } do
         print(select(2, pcall(f)))
       end]], { environment = "MANTICHORA_PROGRESS=off" })
     assert.equal([[
