@@ -3,68 +3,16 @@
 
 #include <lauxlib.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/platform.h"
 #include "context.h"
 
-/* Marks a place of the set whose thread has gone. */
-#define GONE ((lua_State *)(void *)&gone_mark)
-static const char gone_mark = 0;
-
-/* -- the set of threads ------------------------------------------------------------------- */
-
-static size_t place_of(const lua_State *thread, size_t room) {
-  uintptr_t bits = (uintptr_t)thread;
-  return (size_t)((bits >> 4 ^ bits >> 12) * 0x9e3779b1u) & (room - 1);
-}
-
-static struct mch_thread *insert(struct mch_thread *threads, size_t room, lua_State *thread) {
-  size_t at = place_of(thread, room);
-  while (threads[at].L != NULL)
-    at = (at + 1) & (room - 1);
-  threads[at].L = thread;
-  return &threads[at];
-}
-
-static int lives(const struct mch_thread *thread) {
-  return thread->L != NULL && thread->L != GONE;
-}
-
 /* What is known of a thread; NULL: it is none that a task has made, or there was no memory. */
 static struct mch_thread *look_up(struct mch_lwatch *watch, const lua_State *L) {
-  size_t at;
   if (L == watch->main.L)
     return &watch->main;
-  if (watch->room == 0)
-    return NULL;
-  for (at = place_of(L, watch->room); watch->threads[at].L != NULL;
-       at = (at + 1) & (watch->room - 1))
-    if (watch->threads[at].L == L)
-      return &watch->threads[at];
-  return NULL;
-}
-
-/* Keep at most half of the places used. Without memory for that, a stop reaches fewer threads. */
-static int reserve(struct mch_lwatch *watch) {
-  size_t room = watch->room == 0 ? 16 : watch->room, i;
-  struct mch_thread *threads;
-  if (watch->used * 2 < watch->room)
-    return 1;
-  while (room < (watch->count + 1) * 4)
-    room *= 2;
-  threads = calloc(room, sizeof *threads);
-  if (threads == NULL)
-    return 0;
-  for (i = 0; i < watch->room; i++)
-    if (lives(&watch->threads[i]))
-      *insert(threads, room, watch->threads[i].L) = watch->threads[i];
-  free(watch->threads);
-  watch->threads = threads;
-  watch->room = room;
-  watch->used = watch->count;
-  return 1;
+  return mch_threads_find(&watch->threads, L);
 }
 
 /* -- stopping -----------------------------------------------------------------------------
@@ -100,14 +48,14 @@ static void look_if_under(struct mch_thread *thread, const lua_State *L) {
 
 /* Before the error of a request is raised for the first time: which threads resume this one. */
 static void find_resumers(struct mch_lwatch *watch, const lua_State *L) {
-  size_t i;
+  struct mch_thread *thread;
+  size_t at = 0;
   if (watch->looked == watch->requests)
     return;
   watch->looked = watch->requests;
   look_if_under(&watch->main, L);
-  for (i = 0; i < watch->room; i++)
-    if (lives(&watch->threads[i]))
-      look_if_under(&watch->threads[i], L);
+  while ((thread = mch_threads_next(&watch->threads, &at)) != NULL)
+    look_if_under(thread, L);
 }
 
 /* Note that this thread meets the error now. Whether it had not yet. */
@@ -183,15 +131,15 @@ static void set_hook(lua_State *L) {
 }
 
 static void hook_all(struct mch_lwatch *watch) {
-  size_t i;
-  if (watch->changing) {
+  const struct mch_thread *thread;
+  size_t at = 0;
+  if (watch->threads.changing) {
     watch->missed = 1;
     return;
   }
   set_hook(watch->main.L);
-  for (i = 0; i < watch->room; i++)
-    if (lives(&watch->threads[i]))
-      set_hook(watch->threads[i].L);
+  while ((thread = mch_threads_next(&watch->threads, &at)) != NULL)
+    set_hook(thread->L);
 }
 
 static void request(struct mch_lwatch *watch, int number) {
@@ -217,14 +165,14 @@ static void calm(struct mch_thread *thread) {
 }
 
 void mch_lwatch_calm(struct mch_lwatch *watch) {
-  size_t i;
+  struct mch_thread *thread;
+  size_t at = 0;
   if (watch->requests == 0)
     return;
   watch->requests = watch->looked = 0;
   calm(&watch->main);
-  for (i = 0; i < watch->room; i++)
-    if (lives(&watch->threads[i]))
-      calm(&watch->threads[i]);
+  while ((thread = mch_threads_next(&watch->threads, &at)) != NULL)
+    calm(thread);
 }
 
 int mch_lwatch_is_stopping(lua_State *L) {
@@ -276,51 +224,6 @@ int mch_lwatch_undisturbed(lua_State *L) {
   return status == LUA_OK ? lua_gettop(L) : lua_error(L);
 }
 
-/* -- threads come and go ------------------------------------------------------------------ */
-
-/* A change of the set, safe against the signal that reads it. */
-static void begin_change(struct mch_lwatch *watch) {
-  watch->changing = 1;
-}
-
-static void end_change(struct mch_lwatch *watch) {
-  watch->changing = 0;
-  if (watch->missed) {
-    watch->missed = 0;
-    hook_all(watch);
-  }
-}
-
-/* A thread's state stands behind its extra space, in every Lua 5.4. It is zeroed, so that a hook
- * can be set on it before Lua has filled it in. */
-static void add_thread(struct mch_lwatch *watch, void *block, size_t size) {
-  memset(block, 0, size);
-  begin_change(watch);
-  watch->thread_size = size;
-  if (reserve(watch)) {
-    insert(watch->threads, watch->room, (lua_State *)(void *)((char *)block + LUA_EXTRASPACE));
-    watch->count++;
-    watch->used++;
-  }
-  end_change(watch);
-}
-
-static void remove_thread(struct mch_lwatch *watch, void *block) {
-  lua_State *thread = (lua_State *)(void *)((char *)block + LUA_EXTRASPACE);
-  size_t at;
-  if (watch->room == 0)
-    return;
-  begin_change(watch);
-  for (at = place_of(thread, watch->room); watch->threads[at].L != NULL;
-       at = (at + 1) & (watch->room - 1))
-    if (watch->threads[at].L == thread) {
-      watch->threads[at].L = GONE;
-      watch->count--;
-      break;
-    }
-  end_change(watch);
-}
-
 /* -- the allocator ------------------------------------------------------------------------ */
 
 /* Count a change of size; memory from before the installation may be given back too. */
@@ -331,19 +234,31 @@ static void account(struct mch_lwatch *watch, size_t from, size_t to) {
     watch->added -= watch->added < from - to ? watch->added : from - to;
 }
 
+/* The set of threads has changed: see to a stop whose signal found it changing. */
+static void make_up(struct mch_lwatch *watch) {
+  if (watch->missed) {
+    watch->missed = 0;
+    hook_all(watch);
+  }
+}
+
 static void *allocate(void *ud, void *block, size_t osize, size_t nsize) {
   struct mch_lwatch *watch = ud;
   size_t from = block != NULL ? osize : 0;
   void *result;
   if (nsize > from && watch->limit > 0 && watch->added + (nsize - from) > watch->limit)
     return NULL;
-  if (block != NULL && nsize == 0 && osize == watch->thread_size && osize != 0)
-    remove_thread(watch, block);
+  if (block != NULL && nsize == 0 && mch_threads_is_size(&watch->threads, osize)) {
+    mch_threads_drop(&watch->threads, block);
+    make_up(watch);
+  }
   result = watch->forward(watch->forward_ud, block, osize, nsize);
   if (result != NULL || nsize == 0)
     account(watch, from, nsize);
-  if (result != NULL && block == NULL && osize == LUA_TTHREAD)
-    add_thread(watch, result, nsize);
+  if (result != NULL && block == NULL && osize == LUA_TTHREAD) {
+    mch_threads_add(&watch->threads, result, nsize);
+    make_up(watch);
+  }
   if (result != NULL && nsize > from)
     mch_platform_use_large_pages((char *)result + from, nsize - from);
   if (watch->added >= watch->due && nsize > from)

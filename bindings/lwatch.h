@@ -11,12 +11,7 @@
 #include <signal.h>
 #include <stddef.h>
 
-/* A coroutine of the tasks. */
-struct mch_thread {
-  lua_State *L;
-  sig_atomic_t met; /* the last request to stop whose error it has met; 0: none */
-  int under;        /* it was resuming another one that met it, and has had no event since */
-};
+#include "threads.h"
 
 struct mch_lwatch {
   lua_Alloc forward;
@@ -25,11 +20,8 @@ struct mch_lwatch {
   size_t due;          /* when so much is added, call when_due(), which raises it */
   void (*when_due)(struct mch_lwatch *watch, void *ud); /* may allocate nothing */
   void *due_ud;
-  struct mch_thread *threads; /* an open-addressing set */
-  size_t count, used, room;
-  size_t thread_size;             /* of a block that holds a thread; 0: none was seen yet */
-  volatile sig_atomic_t changing; /* `threads` is in the middle of a change */
-  volatile sig_atomic_t missed;   /* a stop came while it was */
+  struct mch_threads threads;     /* coroutines of the tasks */
+  volatile sig_atomic_t missed;   /* a stop came while they were changing */
   volatile sig_atomic_t requests; /* 0, or 1: the task shall stop, 2: it was told once more */
   sig_atomic_t looked;            /* the request at which `under` was found out */
   int raised;                     /* so often was the error of a stop raised */

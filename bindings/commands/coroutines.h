@@ -6,16 +6,13 @@
 #define MCH_COROUTINES_H
 
 #include <lua.h>
-#include <signal.h>
-#include <stddef.h>
+
+#include "bindings/threads.h"
 
 struct mch_coroutines {
   lua_Alloc forward; /* the state's own allocator */
   void *forward_ud;
-  lua_State **threads; /* an open-addressing set */
-  size_t count, used, room;
-  size_t thread_size;             /* of a block that holds one; 0: none was seen yet */
-  volatile sig_atomic_t changing; /* `threads` is in the middle of a change */
+  struct mch_threads threads;
 };
 
 /* Stand between the state and its allocator, until the set is left. Begin with zeroes. */
