@@ -22,7 +22,7 @@ local floors = {
 }
 local ground = {
   ["bindings/context"] = true, ["bindings/part"] = true, ["bindings/embedded"] = true,
-  ["bindings/notices"] = true, ["bindings/lwatch"] = true, ["bindings/threads"] = true,
+  ["bindings/notices"] = true, ["bindings/lwatch"] = true, ["bindings/threads"] = true, ["bindings/lbuf"] = true,
 }
 local public = "runtime/mantichora.h"
 local longest = 1000

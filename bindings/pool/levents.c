@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "bindings/context.h"
+#include "bindings/lbuf.h"
 #include "bindings/lwatch.h"
-#include "runtime/base/buf.h"
 #include "runtime/base/error.h"
 #include "runtime/base/platform.h"
 #include "runtime/engines/event.h"
@@ -17,7 +17,6 @@
 #include "runtime/engines/worker.h"
 
 #define EVENT "mantichora event"
-#define EMITTED "mantichora emitted"
 
 /* Keys of the registry are the addresses of these. */
 static const char teller_key = 0;
@@ -407,24 +406,6 @@ void mch_levents_prepare_take(lua_State *L, struct lpool *lpool) {
 
 /* -- emitting ----------------------------------------------------------------------------- */
 
-static int emitted_gc(lua_State *L) {
-  mch_buf_free(luaL_checkudata(L, 1, EMITTED));
-  return 0;
-}
-
-/* Put an empty buffer at index 1, below all else. */
-static struct mch_buf *insert_buffer(lua_State *L) {
-  struct mch_buf *buffer = lua_newuserdatauv(L, sizeof *buffer, 0);
-  memset(buffer, 0, sizeof *buffer);
-  if (luaL_newmetatable(L, EMITTED)) {
-    lua_pushcfunction(L, emitted_gc);
-    lua_setfield(L, -2, "__gc");
-  }
-  lua_setmetatable(L, -2);
-  lua_insert(L, 1);
-  return buffer;
-}
-
 static int never(void *ud) {
   (void)ud;
   return 0;
@@ -460,7 +441,8 @@ int mch_core_emit(lua_State *L) {
   int count = lua_gettop(L);
   if (!context->running)
     return mch_lpool_raise_sentence(L, "emit is for tasks: none runs here");
-  buffer = insert_buffer(L);
+  buffer = mch_lbuf_push(L);
+  lua_insert(L, 1);
   memset(&encoder, 0, sizeof encoder);
   encoder.out = buffer;
   encoder.kind = MCH_SEND_EMITTED;

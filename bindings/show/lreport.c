@@ -7,9 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/base/buf.h"
 #include "runtime/base/platform.h"
 #include "bindings/context.h"
+#include "bindings/lbuf.h"
 #include "bindings/values/graph.h"
 #include "loutput.h"
 #include "bindings/lwatch.h"
@@ -18,16 +18,9 @@
 #include "sinks.h"
 #include "runtime/engines/worker.h"
 
-#define BUFFER "mantichora buffer"
-
 static int in_worker(lua_State *L) {
   lua_pushboolean(L, mch_context_get(L)->worker != NULL);
   return 1;
-}
-
-static int buffer_gc(lua_State *L) {
-  mch_buf_free(luaL_checkudata(L, 1, BUFFER));
-  return 0;
 }
 
 /* send_log(record): to the process above, before the result of the task that runs. */
@@ -172,15 +165,8 @@ int luaopen_mantichora_report(lua_State *L) {
                                        {"enter", enter},
                                        {"time", wall_time},
                                        {NULL, NULL}};
-  struct mch_buf *graph;
   luaL_newlib(L, functions);
-  graph = lua_newuserdatauv(L, sizeof *graph, 0);
-  memset(graph, 0, sizeof *graph);
-  if (luaL_newmetatable(L, BUFFER)) {
-    lua_pushcfunction(L, buffer_gc);
-    lua_setfield(L, -2, "__gc");
-  }
-  lua_setmetatable(L, -2);
+  mch_lbuf_push(L);
   lua_pushcclosure(L, send_log, 1);
   lua_setfield(L, -2, "send_log");
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);

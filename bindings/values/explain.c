@@ -9,6 +9,7 @@
 #include "bindings/part.h"
 #include "encoding.h"
 #include "private.h"
+#include "bindings/lbuf.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 
@@ -169,21 +170,6 @@ static void give_names(struct mch_listener *listener, struct encoding *e) {
 
 /* ---- the report ---- */
 
-static int free_buffer(lua_State *L) {
-  mch_buf_free(lua_touserdata(L, 1));
-  return 0;
-}
-
-static struct mch_buf *new_buffer(lua_State *L) {
-  struct mch_buf *buf = lua_newuserdatauv(L, sizeof *buf, 0);
-  memset(buf, 0, sizeof *buf);
-  lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, free_buffer);
-  lua_setfield(L, -2, "__gc");
-  lua_setmetatable(L, -2);
-  return buf;
-}
-
 /* Push what the Lua part returns: the function that takes the parts, and the one that makes the
  * report. */
 static void push_recorder(lua_State *L) {
@@ -200,8 +186,8 @@ void mch_explain(lua_State *L, int baseline, int first, int n) {
   memset(&encoder, 0, sizeof encoder);
   encoder.baseline = baseline != 0 ? lua_absindex(L, baseline) : 0;
   encoder.kind = MCH_SEND_TASK;
-  encoder.out = new_buffer(L);
-  encoder.spans = new_buffer(L);
+  encoder.out = mch_lbuf_push(L);
+  encoder.spans = mch_lbuf_push(L);
   push_recorder(L);
   lua_pushnil(L);
   lua_pushnil(L);
