@@ -2,10 +2,10 @@
 #include "classes.h"
 
 #include <lauxlib.h>
-#include <string.h>
 
 #include "bindings/context.h"
 #include "modules.h"
+#include "walk.h"
 
 void mch_classes_begin(lua_State *L, int baseline) {
   mch_context_push_weak(L, "v");
@@ -130,36 +130,24 @@ int mch_classes_came(lua_State *L, int baseline, lua_Integer id) {
 /* What is looked at: objects in all, and entries of one table. */
 enum { MOST_OBJECTS = 10000, MOST_ENTRIES = 256 };
 
-/* Stack indices of a walk through what is inherited. */
+/* A walk through what is inherited. */
 struct scan {
-  int baseline, names; /* `names`: of the baseline, the objects that have one */
-  int queue, seen;
-  lua_Integer first, last;
+  struct mch_walk objects;
+  int baseline; /* stack index */
   int is_whole; /* what has a name is looked at, too, for what it holds */
 };
 
 static int is_named(lua_State *L, const struct scan *scan, int object) {
-  int named;
-  lua_pushvalue(L, object);
-  named = lua_rawget(L, scan->names) == LUA_TSTRING;
-  lua_pop(L, 1);
-  return named;
+  return mch_walk_is_named(L, &scan->objects, object);
 }
 
 /* Queue the value on top, if it may hold classes and is to be looked at. Pops it. */
 static void queue(lua_State *L, struct scan *scan) {
   int value = lua_gettop(L), type = lua_type(L, value);
   if ((type == LUA_TTABLE || (type == LUA_TFUNCTION && !lua_iscfunction(L, value))) &&
-      scan->last < MOST_OBJECTS) {
-    lua_pushvalue(L, value);
-    if (lua_rawget(L, scan->seen) == LUA_TNIL && (scan->is_whole || !is_named(L, scan, value))) {
-      lua_pushvalue(L, value);
-      lua_pushboolean(L, 1);
-      lua_rawset(L, scan->seen);
-      lua_pushvalue(L, value);
-      lua_rawseti(L, scan->queue, ++scan->last);
-    }
-  }
+      scan->objects.last < MOST_OBJECTS && mch_walk_is_new(L, &scan->objects, value) &&
+      (scan->is_whole || !is_named(L, scan, value)))
+    mch_walk_add(L, &scan->objects, value);
   lua_settop(L, value - 1);
 }
 
@@ -216,15 +204,9 @@ void mch_classes_scan(lua_State *L, int baseline, int first, int n, int is_whole
   struct scan scan;
   int top = lua_gettop(L), i;
   luaL_checkstack(L, 24, NULL);
-  memset(&scan, 0, sizeof scan);
   scan.baseline = lua_absindex(L, baseline);
   scan.is_whole = is_whole;
-  lua_rawgeti(L, scan.baseline, MCH_BASELINE_MODULE);
-  lua_newtable(L);
-  lua_newtable(L);
-  scan.names = top + 1;
-  scan.queue = top + 2;
-  scan.seen = top + 3;
+  mch_walk_begin(L, &scan.objects, scan.baseline);
   for (i = first; i < first + n; i++) {
     lua_pushvalue(L, i);
     queue(L, &scan);
@@ -232,8 +214,7 @@ void mch_classes_scan(lua_State *L, int baseline, int first, int n, int is_whole
   lua_pushglobaltable(L);
   queue_entries(L, &scan);
   lua_pop(L, 1);
-  while (scan.first < scan.last) {
-    lua_rawgeti(L, scan.queue, ++scan.first);
+  while (mch_walk_next(L, &scan.objects)) {
     if (lua_istable(L, -1))
       scan_table(L, &scan);
     else

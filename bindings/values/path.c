@@ -28,9 +28,9 @@ void mch_path_step(struct mch_path *path, const char *step) {
   memcpy(path->keys + path->start, step, length);
 }
 
-static int is_name(const char *s, size_t length) {
+int mch_path_is_name(const char *s, size_t length) {
   size_t i;
-  if (length == 0 || length > SHOWN || isdigit((unsigned char)s[0]))
+  if (length == 0 || isdigit((unsigned char)s[0]))
     return 0;
   for (i = 0; i < length; i++)
     if (!isalnum((unsigned char)s[i]) && s[i] != '_')
@@ -42,7 +42,7 @@ static void string_key(struct mch_path *path, const char *s, size_t length) {
   char step[SHOWN + 16];
   char *to = step;
   size_t i;
-  if (is_name(s, length)) {
+  if (length <= SHOWN && mch_path_is_name(s, length)) {
     snprintf(step, sizeof step, ".%s", s);
   } else {
     *to++ = '[';

@@ -46,6 +46,10 @@ void mch_path_push_step(const struct mch_path *path, lua_State *L);
 /* Push the sentence's part. */
 void mch_path_push(const struct mch_path *path, lua_State *L);
 
+/* Whether these bytes are letters, digits and "_", and no digit first: `.name` and `name =` can be
+ * said of such a key. */
+int mch_path_is_name(const char *s, size_t length);
+
 /* Push "function <img.lua:12>" for the function at this stack index. */
 void mch_path_function(lua_State *L, int function);
 

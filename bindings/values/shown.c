@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "number.h"
+#include "path.h"
 
 /* What is shown at the most. */
 enum {
@@ -138,20 +139,10 @@ static void add_value(struct text *text, lua_State *L, int at, int depth) {
     add_flat(text, L, at);
 }
 
-static int is_name(const char *s, size_t length) {
-  size_t i;
-  if (length == 0 || length > STRING || isdigit((unsigned char)s[0]))
-    return 0;
-  for (i = 0; i < length; i++)
-    if (!isalnum((unsigned char)s[i]) && s[i] != '_')
-      return 0;
-  return 1;
-}
-
 static void add_key(struct text *text, lua_State *L, int at) {
   size_t length = 0;
   const char *s = lua_type(L, at) == LUA_TSTRING ? lua_tolstring(L, at, &length) : NULL;
-  if (s != NULL && is_name(s, length)) {
+  if (s != NULL && length <= STRING && mch_path_is_name(s, length)) {
     add(text, "%s = ", s);
     return;
   }

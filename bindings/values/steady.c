@@ -5,66 +5,44 @@
 #include <string.h>
 
 #include "bytecode.h"
-#include "modules.h"
 #include "number.h"
+#include "walk.h"
 
-/* A walk through what values consist of. Stack indices. */
-struct walk {
-  int names;      /* of the baseline */
-  int list, seen; /* objects to be looked at, in order, and object -> true */
-  lua_Integer first, last;
+/* A walk through what values consist of. */
+struct steady_walk {
+  struct mch_walk objects;
   size_t entries;
   int bad; /* there is something that is not steady, or too much */
 };
 
-static struct walk begin(lua_State *L, int baseline) {
-  struct walk walk;
-  memset(&walk, 0, sizeof walk);
+static void begin(lua_State *L, struct steady_walk *walk, int baseline) {
   luaL_checkstack(L, 24, NULL);
-  lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
-  lua_newtable(L);
-  lua_newtable(L);
-  walk.seen = lua_gettop(L);
-  walk.list = walk.seen - 1;
-  walk.names = walk.seen - 2;
-  return walk;
-}
-
-/* Does the object at this index go by name? */
-static int is_named(lua_State *L, const struct walk *walk, int object) {
-  int named;
-  lua_pushvalue(L, object);
-  named = lua_rawget(L, walk->names) == LUA_TSTRING;
-  lua_pop(L, 1);
-  return named;
+  mch_walk_begin(L, &walk->objects, baseline);
+  walk->entries = 0;
+  walk->bad = 0;
 }
 
 /* Look at the value on top, and later at what it consists of. Pops it. */
-static void visit(lua_State *L, struct walk *walk) {
+static void visit(lua_State *L, struct steady_walk *walk) {
   int value = lua_gettop(L), type = lua_type(L, value);
   if (type == LUA_TUSERDATA || type == LUA_TTHREAD) {
-    walk->bad |= !is_named(L, walk, value);
-  } else if ((type == LUA_TFUNCTION && !lua_iscfunction(L, value)) || type == LUA_TTABLE) {
-    lua_pushvalue(L, value);
-    if (lua_rawget(L, walk->seen) == LUA_TNIL && !is_named(L, walk, value)) {
-      walk->bad |= walk->last >= MCH_STEADY_OBJECTS;
-      lua_pushvalue(L, value);
-      lua_pushboolean(L, 1);
-      lua_rawset(L, walk->seen);
-      lua_pushvalue(L, value);
-      lua_rawseti(L, walk->list, ++walk->last);
-    }
+    walk->bad |= !mch_walk_is_named(L, &walk->objects, value);
+  } else if (((type == LUA_TFUNCTION && !lua_iscfunction(L, value)) || type == LUA_TTABLE) &&
+             mch_walk_is_new(L, &walk->objects, value) &&
+             !mch_walk_is_named(L, &walk->objects, value)) {
+    walk->bad |= walk->objects.last >= MCH_STEADY_OBJECTS;
+    mch_walk_add(L, &walk->objects, value);
   }
   lua_settop(L, value - 1);
 }
 
-static void visit_upvalues(lua_State *L, struct walk *walk) {
+static void visit_upvalues(lua_State *L, struct steady_walk *walk) {
   int function = lua_gettop(L), i;
   for (i = 1; lua_getupvalue(L, function, i) != NULL; i++)
     visit(L, walk);
 }
 
-static void visit_entries(lua_State *L, struct walk *walk) {
+static void visit_entries(lua_State *L, struct steady_walk *walk) {
   int table = lua_gettop(L);
   lua_pushnil(L);
   while (!walk->bad && lua_next(L, table)) {
@@ -117,14 +95,14 @@ static int is_environment(lua_State *L, int function) {
 
 int mch_steady_is(lua_State *L, int baseline, int first, int n) {
   int top = lua_gettop(L), i;
-  struct walk walk = begin(L, baseline);
+  struct steady_walk walk;
+  begin(L, &walk, baseline);
   for (i = 0; i < n; i++) {
     lua_pushvalue(L, first + i);
     visit(L, &walk);
   }
-  while (!walk.bad && walk.first < walk.last) {
-    int object = lua_gettop(L) + 1;
-    lua_rawgeti(L, walk.list, ++walk.first);
+  while (!walk.bad && mch_walk_next(L, &walk.objects)) {
+    int object = lua_gettop(L);
     if (lua_isfunction(L, object)) {
       walk.bad = assigns(L) || is_environment(L, object);
       visit_upvalues(L, &walk);
@@ -204,11 +182,10 @@ static void anchor_entries(lua_State *L, int anchors) {
   }
 }
 
-static void visit_all(lua_State *L, struct walk *walk, int anchors) {
+static void visit_all(lua_State *L, struct steady_walk *walk, int anchors) {
   lua_Integer tables = 0;
-  while (!walk->bad && walk->first < walk->last) {
-    int object = lua_gettop(L) + 1;
-    lua_rawgeti(L, walk->list, ++walk->first);
+  while (!walk->bad && mch_walk_next(L, &walk->objects)) {
+    int object = lua_gettop(L);
     if (lua_isfunction(L, object)) {
       visit_upvalues(L, walk);
     } else {
@@ -224,9 +201,9 @@ static void visit_all(lua_State *L, struct walk *walk, int anchors) {
 
 int mch_steady_watch(lua_State *L, struct mch_steady *steady, int baseline, int first, int n) {
   int top = lua_gettop(L), i, anchors;
-  struct walk walk;
+  struct steady_walk walk;
   mch_steady_forget(L, steady);
-  walk = begin(L, baseline);
+  begin(L, &walk, baseline);
   for (i = 0; i < n; i++) {
     lua_pushvalue(L, first + i);
     visit(L, &walk);
