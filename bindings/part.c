@@ -12,3 +12,8 @@ void mch_part_push(lua_State *L, const char *name) {
   if (luaL_loadbufferx(L, (const char *)part->bytes, part->length, part->chunkname, "t") != LUA_OK)
     lua_error(L);
 }
+
+int mch_part_call(lua_State *L) {
+  mch_part_push(L, luaL_checkstring(L, 1));
+  return 1;
+}

@@ -10,4 +10,7 @@
  * it is not part of this build, or for want of memory. */
 void mch_part_push(lua_State *L, const char *name);
 
+/* The same as a function of Lua: part(name). */
+int mch_part_call(lua_State *L);
+
 #endif

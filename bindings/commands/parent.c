@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bindings/part.h"
 #include "runtime/base/platform.h"
 
 static const char job_key = 'j';
@@ -538,7 +539,8 @@ static int core_watch_reader(lua_State *L) {
 }
 
 int mch_commands_open_core(lua_State *L) {
-  static const luaL_Reg core[] = {{"setup", core_setup},
+  static const luaL_Reg core[] = {{"part", mch_part_call},
+                                  {"setup", core_setup},
                                   {"csv", core_csv},
                                   {"halted", core_halted},
                                   {"count", core_count},

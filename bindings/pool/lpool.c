@@ -409,14 +409,8 @@ static int core_new(lua_State *L) {
   return 1;
 }
 
-/* part(name): a part of ours in Lua, as a function. */
-static int core_part(lua_State *L) {
-  mch_part_push(L, luaL_checkstring(L, 1));
-  return 1;
-}
-
 int mch_lpool_open(lua_State *L) {
-  static const luaL_Reg core[] = {{"part", core_part},
+  static const luaL_Reg core[] = {{"part", mch_part_call},
                                   {"new", core_new},
                                   {"run", mch_core_run},
                                   {"run_with", mch_core_run_with},

@@ -8,34 +8,17 @@ local core = ...
 local ipairs, pairs, tostring, type = ipairs, pairs, tostring, type
 local to_text, tointeger = core.text, core.tointeger
 
-local function smaller(a, b) return a < b and a or b end
-
--- For "did you mean": how far two names are apart, and their edit distance. Names that begin alike, and one
--- that ends with the other, are near.
-local function distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
-  for i = 1, #a do
-    local diagonal = row[0]
-    row[0] = i
-    for j = 1, #b do
-      local cost = a:byte(i) == b:byte(j) and 0 or 1
-      diagonal, row[j] = row[j], smaller(row[j] + 1, smaller(row[j - 1] + 1, diagonal + cost))
-    end
-  end
-  local short, long = a, b
-  if #short > #long then short, long = long, short end
-  if #short > 2 and (long:sub(1, 3) == short:sub(1, 3) or long:sub(-#short) == short) then
-    return smaller(row[#b], 2), row[#b]
-  end
-  return row[#b], row[#b]
-end
-
--- The known name that looks most like this one, and how far it is away.
+-- The known name that looks most like this one, and how far it is away. Names that begin alike, and one that
+-- ends with the other, are near.
 local function nearest(name, known)
+  local distance = core.part "mantichora.distance"()
+  local word = tostring(name):lower()
   local best, least, more
   for candidate in pairs(known) do
-    local d, whole = distance(tostring(name):lower(), candidate)
+    local whole = distance(word, candidate)
+    local d, short, long = whole, word, candidate
+    if #short > #long then short, long = long, short end
+    if d > 2 and #short > 2 and (long:sub(1, 3) == short:sub(1, 3) or long:sub(-#short) == short) then d = 2 end
     if not least or d < least or d == least and (whole < more or whole == more and candidate < best) then
       best, least, more = candidate, d, whole
     end
