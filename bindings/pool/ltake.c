@@ -197,37 +197,35 @@ static int decode_error(lua_State *L) {
   return wanted;
 }
 
-/* Push what was said of an error. An error value that cannot be
- * rebuilt here must not take along what else is known of the error: then it is nil. */
-static void push_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
-  int top = lua_gettop(L);
+/* Push what decode_error() is called with: itself, and its arguments. */
+static void push_decode_error(lua_State *L, const struct lpool *lpool,
+                              const struct mch_result *result, int wanted) {
   lua_pushcfunction(L, decode_error);
   lua_pushlightuserdata(L, (void *)result);
   lua_pushlightuserdata(L, (void *)lpool);
-  lua_pushinteger(L, ERROR_PARTS);
+  lua_pushinteger(L, wanted);
+}
+
+/* Push what was said of an error without the value: only strings, so that no code runs. For the
+ * value, nil. */
+static void push_error_in_words(lua_State *L, const struct lpool *lpool,
+                                const struct mch_result *result) {
+  push_decode_error(L, lpool, result, PARTS_WITHOUT_VALUE);
+  lua_call(L, 3, PARTS_WITHOUT_VALUE);
+  lua_pushnil(L);
+}
+
+/* Push all that was said of an error, and behind it nil, or why the value is not there: one that
+ * cannot be rebuilt here must not take along what else is known of the error. */
+static void push_error(lua_State *L, const struct lpool *lpool, const struct mch_result *result) {
+  int top = lua_gettop(L);
+  push_decode_error(L, lpool, result, ERROR_PARTS);
   if (lua_pcall(L, 3, ERROR_PARTS, 0) == LUA_OK) {
     lua_pushnil(L);
     return;
   }
-  lua_pushcfunction(L, decode_error);
-  lua_pushlightuserdata(L, (void *)result);
-  lua_pushlightuserdata(L, (void *)lpool);
-  lua_pushinteger(L, PARTS_WITHOUT_VALUE);
-  lua_call(L, 3, PARTS_WITHOUT_VALUE);
-  lua_pushnil(L);
+  push_error_in_words(L, lpool, result);
   lua_rotate(L, top + 1, -1);
-}
-
-/* Push the same without the value: only strings, so that no code runs. */
-static void push_error_in_words(lua_State *L, const struct lpool *lpool,
-                                const struct mch_result *result) {
-  lua_pushcfunction(L, decode_error);
-  lua_pushlightuserdata(L, (void *)result);
-  lua_pushlightuserdata(L, (void *)lpool);
-  lua_pushinteger(L, PARTS_WITHOUT_VALUE);
-  lua_call(L, 3, PARTS_WITHOUT_VALUE);
-  lua_pushnil(L);
-  lua_pushnil(L);
 }
 
 /* What a worker said of an error, into the failure on top. */
@@ -244,9 +242,10 @@ static void set_error(lua_State *L, const struct lpool *lpool, const struct mch_
     set_last_log(L, lpool, result);
     return;
   }
-  if (in_words)
+  if (in_words) {
     push_error_in_words(L, lpool, result);
-  else
+    lua_pushnil(L);
+  } else
     push_error(L, lpool, result);
   lua_pushvalue(L, failure + 1);
   lua_setfield(L, failure, "reason");
