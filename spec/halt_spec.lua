@@ -2,24 +2,21 @@
 
 local logging = require "mantichora.logging"
 local mantichora = require "mantichora"
+local new_notes = require "spec.support.notes"
 local process = require "spec.support.process"
 local shell = require "spec.support.shell"
 
 local engines = { "fork", "snapshot", "inline" }
 
--- A file to which tasks write that they have begun.
+-- Tasks note here that they have begun.
 local function new_marks()
-  local folder = shell.folder()
-  local path = folder .. "/marks"
-  shell.write(path, "")
-  local marks = setmetatable({}, { __close = function() shell.remove(folder) end })
+  local marks = new_notes()
+  local note, read = marks.note, marks.read
 
   -- To be sent to tasks: notes `id`, and fails if it is one of `bad`.
   function marks.task(bad)
     return function(id)
-      local file <close> = assert(io.open(path, "a"))
-      file:write(id, "\n")
-      file:flush()
+      note(id)
       for _, one in ipairs(bad) do
         if id == one then error("boom " .. id, 0) end
       end
@@ -29,7 +26,7 @@ local function new_marks()
 
   function marks.read()
     local list = {}
-    for line in io.lines(path) do list[#list + 1] = tonumber(line) end
+    for i, text in ipairs(read()) do list[i] = tonumber(text) end
     table.sort(list)
     return list
   end

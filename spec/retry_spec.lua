@@ -2,37 +2,11 @@
 
 local logging = require "mantichora.logging"
 local mantichora = require "mantichora"
+local new_notes = require "spec.support.notes"
 local process = require "spec.support.process"
 local shell = require "spec.support.shell"
 
 local engines = { "fork", "snapshot", "inline" }
-
--- A file in which attempts note something; lines of it.
-local function new_notes()
-  local folder = shell.folder()
-  local path = folder .. "/notes"
-  shell.write(path, "")
-  local notes = setmetatable({}, { __close = function() shell.remove(folder) end })
-
-  -- To be sent to tasks: notes a text, and returns how many were noted.
-  function notes.note(text)
-    local file <close> = assert(io.open(path, "a+"))
-    file:write(text, "\n")
-    file:flush()
-    file:seek("set")
-    local count = 0
-    for _ in file:lines() do count = count + 1 end
-    return count
-  end
-
-  function notes.read()
-    local list = {}
-    for line in io.lines(path) do list[#list + 1] = line end
-    return list
-  end
-
-  return notes
-end
 
 describe("retries", function()
   for _, engine in ipairs(engines) do
