@@ -1,7 +1,7 @@
 -- For "did you mean": how far two words are apart.
 -- Returns the function when it is called; loaded where a message needs it.
 
---- The number of letters to insert, remove or replace to make `a` of `b`.
+-- The number of letters to insert, remove or replace to make `a` of `b`.
 return function(a, b)
   local row = {}
   for j = 0, #b do row[j] = j end
