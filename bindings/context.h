@@ -12,6 +12,7 @@
 #include "runtime/mantichora.h"
 #include "runtime/base/platform.h"
 
+struct mch_limit;
 struct mch_lwatch;
 struct mch_ltask;
 struct mch_worker;
@@ -43,10 +44,11 @@ struct mch_context {
   uint64_t runid;
   const char *name; /* of the running task, not terminated */
   size_t name_length;
-  struct mch_ltask *task; /* of the pool whose task runs */
-  int hides_bars;         /* of the running task: its pool shows none */
-  uint64_t first_bar;     /* key of the first that it has begun; 0: none */
-  int log_level;          /* records below it are wanted by nobody (outermost process) */
+  struct mch_ltask *task;  /* of the pool whose task runs */
+  struct mch_limit *limit; /* of the running time of what runs in this process; NULL: none */
+  int hides_bars;          /* of the running task: its pool shows none */
+  uint64_t first_bar;      /* key of the first that it has begun; 0: none */
+  int log_level;           /* records below it are wanted by nobody (outermost process) */
   void (*tell_log_level)(lua_State *L, int level); /* to all pools; NULL: there are none yet */
 
   int embedded; /* a program uses the C API: its collector is left alone */

@@ -391,6 +391,101 @@ describe("inline engine", function()
     assert.are.equal(2, calls)
   end)
 
+  describe("stops code that runs too long:", function()
+    local function spin() while true do end end
+    local codes = {
+      ["a loop"] = spin,
+      ["a loop in a coroutine"] = function() coroutine.wrap(spin)() end,
+      ["one that catches the error"] = function() while true do pcall(spin) end end,
+      ["a sleep"] = function() mantichora.sleep(30) end,
+      ["a task of an inline pool of its own"] = function()
+        local pool <close> = mantichora { engine = "inline" }
+        pool:run(spin)
+        return pool:returns()
+      end,
+    }
+    for name, code in pairs(codes) do
+      it(name, function()
+        local began = os.time()
+        local mcore <close> = mantichora { engine = "inline", on_error = "return", timeout = 60 }
+        mcore:run_with({ timeout = 0.1 }, code)
+        mcore:run(function() return "next" end)
+        local _, failure = mcore:receive_one()
+        assert.are.equal("timeout", failure.kind)
+        assert.truthy(failure.message:find("it ran longer than allowed (", 1, true))
+        assert.are.same({ "next", n = 1 }, mcore:returns())
+        assert.is_true(os.time() - began < 20)
+        assert.is_nil((debug.gethook()))
+      end)
+    end
+
+    it("init, and the pool's own timeout", function()
+      local mcore <close> = mantichora { engine = "inline", on_error = "return", timeout = 0.1, init = spin }
+      mcore:run(print, "not printed")
+      assert.are.equal("timeout", select(2, mcore:receive_one()).kind)
+    end)
+
+    it("fini, and says so", function()
+      local _, err = run [[
+        local other = mantichora { engine = "inline", fini = function() while true do end end }
+        other:run(function() end)
+        other:returns()
+        other:close()
+      ]]
+      assert.are.equal("ERROR:mantichora:fini of a worker took too long and was stopped\n", err)
+    end)
+
+    it("but not where a hook of the user's is set, which stays", function()
+      local mcore <close> = mantichora { engine = "inline", timeout = 0.01 }
+      mcore:run(function()
+        local seen = 0
+        local function hook() seen = seen + 1 end
+        debug.sethook(hook, "", 100)
+        local began = os.clock()
+        repeat until os.clock() > began + 0.05
+        local mine = debug.gethook() == hook
+        debug.sethook()
+        return mine and seen > 10
+      end)
+      assert.are.same({ true, n = 1 }, mcore:returns())
+    end)
+
+    it("and closes what the code has opened", function()
+      local mcore <close> = mantichora { engine = "inline", on_error = "return", timeout = 0.1 }
+      mcore:run(function()
+        local _ <close> = setmetatable({}, { __close = function() io.write("closed\n") end })
+        spin()
+      end)
+      local file <close> = io.tmpfile()
+      io.output(file)
+      assert.are.equal("timeout", select(2, mcore:receive_one()).kind)
+      io.output(io.stdout)
+      file:seek("set")
+      assert.are.equal("closed\n", file:read("a"))
+    end)
+  end)
+
+  it("leaves the caller's random numbers as they were", function()
+    local function numbers(between)
+      math.randomseed(17)
+      local list = {}
+      for i = 1, 4 do
+        list[i] = math.random(1000000)
+        if i == 2 then between() end
+      end
+      return list
+    end
+    local expected = numbers(function() end)
+    local mcore <close> = mantichora { engine = "inline", init = function() math.random() end }
+    assert.are.same(expected, numbers(function()
+      mcore:run(math.random, 1000)
+      mcore:map(math.random, { 10, 20 })
+      mcore:run(function() math.randomseed(5) end)
+      mcore:returns()
+    end))
+    math.randomseed(os.time())
+  end)
+
   it("keeps nothing of a pool that is closed", function()
     local function life()
       local mcore <close> = mantichora { engine = "inline" }

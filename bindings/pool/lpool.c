@@ -26,6 +26,9 @@
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 
+/* Nanoseconds that a task or `fini` has between being asked to stop and being killed. */
+static const uint64_t grace = 500000000u;
+
 /* fixed(number, digits): as %.*f, in every locale. */
 static int core_fixed(lua_State *L) {
   char text[MCH_DECIMAL_ROOM];
@@ -135,7 +138,7 @@ static int core_workers(lua_State *L) {
 static int core_end_inline(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   lpool->task.L = L;
-  mch_ltask_end(&lpool->task);
+  mch_ltask_end(&lpool->task, grace);
   return 0;
 }
 
@@ -324,7 +327,7 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->min_free_memory = (uint64_t)integer_field(L, "min_free_memory");
   config->memory_root = getenv("MANTICHORA_TEST_ROOT"); /* for our tests */
   config->engine.timeout = time_field(L, "timeout");
-  config->engine.grace = 500000000u;
+  config->engine.grace = grace;
   config->engine.limit_cpu = (uint64_t)integer_field(L, "limit_cpu");
   config->engine.limit_files = (uint64_t)integer_field(L, "limit_files");
   lpool->task.memory = (size_t)integer_field(L, "limit_memory");

@@ -2,6 +2,7 @@
  *
  * All pools of a state: pumped and waited for together. */
 #include "lpool_state.h"
+#include "limit.h"
 
 #include <lauxlib.h>
 
@@ -248,7 +249,8 @@ int mch_core_sleep(lua_State *L) {
   uint64_t until = mch_lpool_deadline_arg(L, 1);
   mch_notices_tell(L);
   mch_levents_check_may_wait(L);
-  mch_lpool_sleep(L, until == 0 ? mch_now() : until);
+  mch_lpool_sleep(L, mch_sooner(until == 0 ? mch_now() : until, mch_limit_due(L)));
+  mch_limit_check(L);
   return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "bindings/notices.h"
 #include "bindings/values/classes.h"
 #include "bindings/pool/coverage.h"
+#include "bindings/pool/limit.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "bindings/values/modules.h"
@@ -198,12 +199,16 @@ static int seed_directly(const struct call *call) {
   return 1;
 }
 
+static void know_stream(lua_State *L, struct mch_ltask *task) {
+  if (task->stream_known)
+    return;
+  task->stream = find_stream(L);
+  task->stream_known = 1;
+}
+
 static void seed_stream(lua_State *L, const struct call *call) {
   lua_Unsigned own = own_seed(call);
-  if (!call->task->stream_known) {
-    call->task->stream = find_stream(L);
-    call->task->stream_known = 1;
-  }
+  know_stream(L, call->task);
   if (seed_directly(call))
     return;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &randomseed_key) == LUA_TFUNCTION) {
@@ -611,6 +616,32 @@ static void note_settings(lua_State *L, struct mch_ltask *task) {
   lua_settop(L, 0);
 }
 
+/* What a task in this process (inline) is run with. */
+struct here {
+  struct mch_limit limit;
+  struct mch_stream before; /* the random numbers of the caller */
+  int stops;                /* of the worker that this is, if it is one */
+};
+
+static void begin_here(lua_State *L, struct mch_ltask *task, const struct mch_run *run,
+                       struct here *here) {
+  know_stream(L, task);
+  if (task->stream != NULL)
+    here->before = *task->stream;
+  here->stops = mch_lwatch_stops(L);
+  mch_coverage_follow(L, task->L);
+  mch_limit_begin(&here->limit, L, task->context, run->timeout);
+}
+
+static void end_here(struct mch_ltask *task, struct mch_run *run, enum mch_kind kind,
+                     struct here *here) {
+  run->stopped = mch_limit_end(&here->limit);
+  if (task->stream != NULL)
+    *task->stream = here->before;
+  if (kind != MCH_KIND_OK) /* in a task that is stopped */
+    mch_lwatch_caught(task->L, here->stops);
+}
+
 /* A task of so many nanoseconds is worth a thorough look at what it has left. */
 enum { LONG = 5000 };
 
@@ -619,7 +650,9 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   struct mch_context outer = *task->context;
   struct call call = {task, run, answer, MCH_KIND_ERROR, 0};
   lua_State *L = task_thread(task);
-  int stops = task->watching ? 0 : mch_lwatch_stops(L);
+  struct here here;
+  if (!task->watching)
+    begin_here(L, task, run, &here);
   run_init(L, task);
   if (task->broken) {
     run->own_time = UINT64_MAX;
@@ -631,10 +664,10 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
       outer.worker->spent = 1;
     else
       forget_complaint(L, task);
+    if (!task->watching)
+      end_here(task, run, call.kind, &here);
     return call.kind;
   }
-  if (!task->watching)
-    mch_coverage_follow(L, task->L);
   note_settings(L, task);
   task->running = task->context->running = 1;
   task->context->task = task;
@@ -649,14 +682,14 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
     check_mapped(L, task);
   if (task->covers)
     mch_coverage_save(L);
+  if (!task->watching)
+    end_here(task, run, call.kind, &here);
   mch_tidy_restore(L, &task->tidy,
                    !task->watching || call.kind != MCH_KIND_OK || run->own_time > LONG);
   if (call.called || call.kind != MCH_KIND_OK) {
     run->own_time = UINT64_MAX;
     run->ended = mch_now();
   }
-  if (!task->watching && call.kind != MCH_KIND_OK) /* an inline pool's, in a task that is stopped */
-    mch_lwatch_caught(task->L, stops);
   if (task->watching && mch_young_is_spent(L, &task->young))
     outer.worker->spent = 1;
   task->running = 0;
@@ -810,8 +843,9 @@ static int log_error_of_fini(lua_State *L) {
   return 0;
 }
 
-void mch_ltask_end(struct mch_ltask *task) {
+void mch_ltask_end(struct mch_ltask *task, uint64_t grace) {
   lua_State *L = task_thread(task);
+  struct mch_limit limit;
   int status, stops;
   if (task->fini == LUA_NOREF || task->broken || (task->init != LUA_NOREF && !task->prepared))
     return;
@@ -820,9 +854,10 @@ void mch_ltask_end(struct mch_ltask *task) {
   lua_pushcfunction(L, log_error_of_fini);
   lua_pushcfunction(L, describe_error);
   lua_rawgeti(L, LUA_REGISTRYINDEX, task->fini);
+  mch_limit_begin(&limit, L, task->context, grace);
   status = lua_pcall(L, 0, 0, 2);
   end_stranger(task, status);
-  stops = mch_lwatch_stops(L) - stops;
+  stops = mch_limit_end(&limit) + mch_lwatch_stops(L) - stops;
   if (task->watching)
     mch_lwatch_calm(&task->watch);
   lua_remove(L, 2);
@@ -834,7 +869,7 @@ void mch_ltask_end(struct mch_ltask *task) {
 }
 
 static void end(void *ud) {
-  mch_ltask_end(ud);
+  mch_ltask_end(ud, 0); /* the pool sees to its grace */
 }
 
 /* -- stopping a task ---------------------------------------------------------------------- */

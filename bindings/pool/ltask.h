@@ -59,8 +59,9 @@ struct mch_ltask {
 /* The runner of a pool whose `task` this is. */
 struct mch_runner mch_ltask_runner(struct mch_ltask *task);
 
-/* Run the user's `fini`, where `init` has not failed. What it raises is logged. */
-void mch_ltask_end(struct mch_ltask *task);
+/* Run the user's `fini`, where `init` has not failed, for so many nanoseconds at most (0: any).
+ * What it raises is logged. */
+void mch_ltask_end(struct mch_ltask *task, uint64_t grace);
 
 /* Push an integer from the running task's random stream. 0: there is no such stream. */
 int mch_ltask_random(lua_State *L);

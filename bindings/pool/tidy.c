@@ -8,6 +8,7 @@
 
 #include "bindings/values/graph.h"
 #include "bindings/lwatch.h"
+#include "limit.h"
 
 /* Where Lua's own libraries keep these, in the registry. */
 static const char *const file_keys[] = {"_IO_input", "_IO_output"};
@@ -28,7 +29,7 @@ static void push_function(lua_State *L) {
 
 static void note_hook(lua_State *L, struct mch_tidy *tidy) {
   tidy->function = LUA_NOREF;
-  tidy->hook = mch_lwatch_is_stopping(L) ? NULL : lua_gethook(L);
+  tidy->hook = mch_lwatch_is_stopping(L) || mch_limit_holds(L) ? NULL : lua_gethook(L);
   if (tidy->hook == NULL)
     return;
   tidy->mask = lua_gethookmask(L);

@@ -124,6 +124,8 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   run.stream = mch_task_stream(task);
   run.name = task->extra != NULL ? task->extra->name : "";
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
+  run.timeout = task->extra != NULL && task->extra->timeout != 0 ? task->extra->timeout
+                                                                 : engine->config.timeout;
   find_graph(task, &run, &whole);
   give_codes(engine, task);
   start_time = mch_now();
@@ -137,6 +139,8 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   events->lock(events->ud);
   engine->running = NULL;
   free(whole);
+  if (run.stopped && task->stop == 0)
+    task->stop = MCH_KIND_TIMEOUT;
   finish(engine, task, kind, &graph, mch_now() - start_time);
   mch_buf_free(&graph);
 }
