@@ -15,38 +15,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "jsontext.h"
 #include "runtime/base/buf.h"
-#include "width.h"
 
 static void put(struct mch_buf *to, const char *text) {
-  mch_buf_append(to, text, strlen(text));
-}
-
-static void put_code(struct mch_buf *to, const char *at, size_t count, uint32_t code) {
-  char escape[16];
-  if (code == MCH_UTF8_INVALID) {
-    put(to, "\\ufffd");
-  } else if (code == '"' || code == '\\') {
-    mch_buf_u8(to, '\\');
-    mch_buf_u8(to, (uint8_t)code);
-  } else if (code < 0x20 || code == 0x7F || code == 0x2028 || code == 0x2029) {
-    snprintf(escape, sizeof escape, "\\u%04x", (unsigned)code);
-    put(to, escape);
-  } else {
-    mch_buf_append(to, at, count);
-  }
-}
-
-static void put_string(struct mch_buf *to, const char *text, size_t length) {
-  size_t at = 0;
-  mch_buf_u8(to, '"');
-  while (at < length) {
-    uint32_t code;
-    size_t count = mch_width_decode(text + at, length - at, &code);
-    put_code(to, text + at, count, code);
-    at += count;
-  }
-  mch_buf_u8(to, '"');
+  mch_jsontext_put(to, text);
 }
 
 static void put_count(struct mch_buf *to, const char *key, uint64_t value) {
@@ -85,7 +58,7 @@ void mch_render_json(struct mch_buf *to, const struct mch_report *report, double
   put_seconds(to, "time", (uint64_t)(when * 1000));
   put_count(to, "id", report->key);
   put(to, ",\"name\":");
-  put_string(to, report->name, report->name_length);
+  mch_jsontext_string(to, report->name, report->name_length);
   put_count(to, "done", report->done);
   put_count(to, "total", report->total);
   put_seconds(to, "elapsed", report->elapsed_ns / 1000000);
@@ -104,7 +77,7 @@ void mch_render_json(struct mch_buf *to, const struct mch_report *report, double
     put_count(to, "runid", (uint64_t)report->runid);
   if (report->task != NULL) {
     put(to, ",\"task\":");
-    put_string(to, report->task, report->task_length);
+    mch_jsontext_string(to, report->task, report->task_length);
   }
   if (report->event == MCH_REPORT_END) {
     put(to, ",\"state\":\"");
