@@ -471,3 +471,74 @@ describe("a narrower window", function()
     shell.remove(folder)
   end)
 end)
+
+describe("what is typed under bars", function()
+  -- Bars of two tasks, until a file is there; and what the script does meanwhile.
+  local TASKS = [[
+    local mcore <close> = mantichora{ nworkers = 2 }
+    for i = 1, 2 do
+      mcore:run(function(path)
+        local bar <close> = atpbar.bar{ name = "task " .. i, total = 100000 }
+        if i == 2 then print "a line" end
+        repeat bar:add() mantichora.sleep(0.01) local file <close> = io.open(path) until file
+      end, arg[1])
+    end
+    ]]
+
+  local function start(code)
+    local folder = shell.folder()
+    shell.write(folder .. "/s.lua", HEAD .. TASKS .. code)
+    local t = terminal.start(("%s %s/s.lua %s/go"):format(shell.interpreter, folder, folder), 80, 10)
+    return t, function()
+      shell.write(folder .. "/go", "")
+      local status = t:finish()
+      shell.remove(folder)
+      assert.equal(0, status, table.concat(t:screen(), "\n"))
+      return t:screen()
+    end
+  end
+
+  local function is_bar(row) return row:find("100000 |:  task ", 1, true) ~= nil end
+
+  -- How far the last bar is; nil while none is there.
+  local function progress(rows)
+    return is_bar(rows[#rows] or "") and tonumber(rows[#rows]:match("| +(%d+) /"))
+  end
+
+  local function wait_for_frames(t)
+    local from = t:wait(progress)
+    t:wait(function(rows) return (progress(rows) or 0) > from + 25 end)
+  end
+
+  it("leaves no row of theirs behind", function()
+    local t <close>, finish = start "mcore:returns() print 'end'"
+    wait_for_frames(t)
+    for _, keys in ipairs{ "Enter", "Enter", "a b c Enter", "Enter" } do
+      t:type(keys)
+      wait_for_frames(t)
+      local rows = t:screen()
+      assert.same({ 3, "a line", true, true }, { #rows, rows[1], is_bar(rows[2]), is_bar(rows[3]) },
+        table.concat(rows, "\n"))
+    end
+    local rows = finish()
+    assert.same({ "a line", true, true, "end" }, { rows[1], is_bar(rows[2]), is_bar(rows[3]), rows[4] })
+  end)
+
+  it("is asked for without bars, which come again under it", function()
+    local t <close>, finish = start [[
+      mantichora.sleep(0.3)
+      io.write "name? "
+      print("hello " .. io.read())
+      mcore:returns()]]
+    t:wait(function(rows) return #rows == 2 and rows[2] == "name?" end)
+    assert.same({ 6, 1, true }, { t:cursor() }, "where the cursor is")
+    t:enter "Bob"
+    wait_for_frames(t)
+    local rows = t:screen()
+    assert.same({ "a line", "name? Bob", "hello Bob", true, true, 5 },
+      { rows[1], rows[2], rows[3], is_bar(rows[4]), is_bar(rows[5]), #rows }, table.concat(rows, "\n"))
+    rows = finish()
+    assert.same({ "a line", "name? Bob", "hello Bob", true, true, 5 },
+      { rows[1], rows[2], rows[3], is_bar(rows[4]), is_bar(rows[5]), #rows }, table.concat(rows, "\n"))
+  end)
+end)

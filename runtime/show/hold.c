@@ -41,6 +41,14 @@ int mch_hold_same_file(int a, int b) {
          first.st_ino == second.st_ino;
 }
 
+/* Who reads holds the lock of the stream meanwhile. */
+int mch_hold_is_reading(void) {
+  if (ftrylockfile(stdin) != 0)
+    return 1;
+  funlockfile(stdin);
+  return 0;
+}
+
 void mch_hold_flush_stdout(void) {
   if (fileno(stdout) >= 0)
     fflush(stdout);

@@ -37,6 +37,10 @@ void mch_hold_unlock(int streams);
 /* Whether two descriptors are open on the same file. */
 int mch_hold_same_file(int a, int b);
 
+/* Whether another thread reads from the host's stdin just now, and waits for what is typed there if
+ * that is a terminal. */
+int mch_hold_is_reading(void);
+
 /* Flush the host's stdout. Lua thread only. */
 void mch_hold_flush_stdout(void);
 

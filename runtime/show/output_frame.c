@@ -5,11 +5,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/base/platform.h"
 #include "width.h"
 
 static const uint64_t absence = SECOND / 4; /* who has not pumped for so long is away */
+
+/* Lines of tasks that wait while somebody types. */
+enum { MOST_WAITING = 65536 };
 
 void mch_output_drop_anchor(struct mch_output *out) {
   if (out->anchor != NULL)
@@ -53,7 +57,8 @@ int mch_output_lock_stdout(const struct mch_output *out, int on_lua_thread) {
 
 /* Running bars that are drawn, if there is room. */
 static size_t drawable(const struct mch_output *out) {
-  return out->mode != MCH_PROGRESS_BAR || out->away ? 0 : out->progress.running.count;
+  return out->mode != MCH_PROGRESS_BAR || out->away || out->asking ? 0
+                                                                   : out->progress.running.count;
 }
 
 /* Keep the host from printing while we draw: -1 if it is printing just now. While there are bars,
@@ -239,6 +244,24 @@ static void see_who_owns_the_screen(struct mch_output *out) {
   out->away = away;
 }
 
+/* While the host waits for what is typed, its terminal is as if there were no bars: they go, what
+ * it has printed stands before the cursor, and what comes meanwhile waits. Nobody knows in which
+ * row the terminal has put what was typed: the next bars begin under it. Whether there is something
+ * to draw. */
+static int see_who_reads(struct mch_output *out) {
+  size_t typed = disturbing(out) != 0 && !out->edit.active && !out->away ? mch_output_typed() : 0;
+  int was_asking = out->asking;
+  out->asking = disturbing(out) != 0 && !out->edit.active &&
+                mch_hold_same_file(STDIN_FILENO, STDERR_FILENO) && mch_hold_is_reading();
+  if (was_asking && !out->asking)
+    mch_screen_detach(&out->screen);
+  if (typed > out->typed) /* one line: how many there were is not known, and frames are frequent */
+    mch_screen_lowered(&out->screen);
+  out->typed = typed;
+  return !was_asking || !out->asking || mch_screen_live(&out->screen) > 0 ||
+         mch_buf_unread(&out->above) > MOST_WAITING;
+}
+
 int mch_output_helped(const struct mch_output *out, uint64_t now) {
   return now < out->helped_ns + absence;
 }
@@ -271,6 +294,10 @@ void mch_output_draw_frame(struct mch_output *out, uint64_t now, int on_lua_thre
   if (out->paused)
     return;
   see_who_owns_the_screen(out);
+  if (!see_who_reads(out)) {
+    out->drawn_ns = now;
+    return;
+  }
   locked = lock_host(out, on_lua_thread);
   if (locked < 0)
     return;

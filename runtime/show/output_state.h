@@ -73,6 +73,8 @@ struct mch_output {
   int paused;
   int foreground; /* this process has been seen in the foreground of the terminal */
   int away;       /* and now it is not: only what stays is written */
+  size_t typed;   /* bytes of whole lines that waited to be read, when we last looked */
+  int asking;     /* the host waits for a line from the terminal: nothing is drawn under it */
   int leaving;    /* what the host prints next comes under the bars */
   int finalizing; /* bars that end now were forgotten: the host's text is left below them */
 
@@ -111,6 +113,10 @@ int mch_output_is_dumb(void);
 /* Has a shell with job control put this process into the background of its terminal? The screen is
  * the shell's then. (Who has never been in the foreground, as under timeout(1), may draw.) */
 int mch_output_in_background(struct mch_output *out);
+
+/* Bytes of whole lines that were typed at the terminal on which we draw, and that nobody has read:
+ * it has shown them as they were typed. */
+size_t mch_output_typed(void);
 
 /* Learn what standard output and error are; decide how progress is shown. Both once. */
 void mch_output_look(struct mch_output *out);

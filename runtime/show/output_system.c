@@ -78,6 +78,16 @@ int mch_output_in_background(struct mch_output *out) {
   return out->foreground && group != getpgrp();
 }
 
+size_t mch_output_typed(void) {
+  struct termios settings;
+  int count = 0;
+  if (!mch_hold_same_file(STDIN_FILENO, STDERR_FILENO) || tcgetattr(STDIN_FILENO, &settings) != 0 ||
+      (settings.c_lflag & (ICANON | ECHO)) != (ICANON | ECHO) ||
+      ioctl(STDIN_FILENO, FIONREAD, &count) != 0 || count < 0)
+    return 0;
+  return (size_t)count;
+}
+
 int mch_progress_mode_of(const char *word) {
   static const char *const words[] = {"auto", "bar", "text", "json", "off", "eta"};
   int i;

@@ -117,7 +117,7 @@ static void put_home(const struct mch_screen *screen, struct mch_buf *to) {
   if (!shown)
     return;
   put(to, "\r");
-  put_up(to, rows_to_cursor(screen));
+  put_up(to, rows_to_cursor(screen) + screen->lowered);
 }
 
 /* Live lines. `over`: there may be older text under them. */
@@ -172,7 +172,8 @@ static void put_erase(struct mch_buf *to) {
 static void put_frame(const struct mch_screen *screen, struct mch_buf *to) {
   size_t rows = height(screen, count(&screen->shown));
   int over = mch_buf_unread(&screen->above) == 0 && count(&screen->shown) > 0 &&
-             count(&screen->next) > 0 && screen->drawn_columns == screen->columns;
+             count(&screen->next) > 0 && screen->drawn_columns == screen->columns &&
+             screen->lowered == 0;
   put(to, "\033[?2026h");
   put_home(screen, to);
   if (!over && rows < 2 && screen->next.edited)
@@ -188,7 +189,8 @@ static void put_frame(const struct mch_screen *screen, struct mch_buf *to) {
 }
 
 static int is_new(const struct mch_screen *screen) {
-  return mch_buf_unread(&screen->above) > 0 || !same(&screen->shown, &screen->next) ||
+  return mch_buf_unread(&screen->above) > 0 || screen->lowered > 0 ||
+         !same(&screen->shown, &screen->next) ||
          (count(&screen->next) > 0 && screen->drawn_columns != screen->columns);
 }
 
@@ -210,6 +212,7 @@ int mch_screen_compose(struct mch_screen *screen, struct mch_buf *to) {
 void mch_screen_commit(struct mch_screen *screen) {
   struct mch_screen_lines shown = screen->shown;
   screen->drawn_columns = screen->columns;
+  screen->lowered = 0;
   screen->shown = screen->next;
   screen->next = shown;
   clear(&screen->next);
@@ -220,7 +223,12 @@ size_t mch_screen_live(const struct mch_screen *screen) {
   return count(&screen->shown);
 }
 
+void mch_screen_lowered(struct mch_screen *screen) {
+  screen->lowered += count(&screen->shown) > 0;
+}
+
 void mch_screen_detach(struct mch_screen *screen) {
+  screen->lowered = 0;
   clear(&screen->shown);
 }
 

@@ -25,6 +25,7 @@ struct mch_screen_lines {
 struct mch_screen {
   unsigned columns, rows;
   unsigned drawn_columns; /* when the last frame was */
+  size_t lowered;         /* rows that the cursor is further down: see mch_screen_lowered() */
   int cuts;               /* a narrower window cuts lines; else it folds them */
   struct mch_screen_lines shown, next;
   struct mch_buf above; /* of the next frame: whole lines that stay */
@@ -54,6 +55,11 @@ void mch_screen_commit(struct mch_screen *screen);
 
 /* The number of live lines that are shown. */
 size_t mch_screen_live(const struct mch_screen *screen);
+
+/* Somebody has typed Enter, and the terminal has moved the cursor down by a row, under what was
+ * shown.
+ */
+void mch_screen_lowered(struct mch_screen *screen);
 
 /* Leave what is shown where it is; the next frame begins anew under it. */
 void mch_screen_detach(struct mch_screen *screen);
