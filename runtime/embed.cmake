@@ -1,20 +1,32 @@
 # cmake -D FROM=<folder of *.lua> -D TO=<C file> [-D PREFIX=mantichora] [-D FIND=mch_embedded_find]
-#       [-D REFERENCE=<LDoc's config.ld>] [-D "AND=<one more file>"] -P embed.cmake
+#       [-D REFERENCE=<LDoc's config.ld>] [-D "AND=<one more file>"] [-D WHOLE=ON] -P embed.cmake
 #
 # Writes the Lua files as constant bytes: FROM/logging.lua becomes "mantichora.logging". The table
 # ends with an entry without a name, and is searched by a function as in bindings/embedded.h. Before
-# FROM/help.lua stands what reference.cmake reads.
+# FROM/help.lua stands what reference.cmake reads. WHOLE: all files of FROM, of any kind, under
+# their whole names: FROM/page.css becomes "web/page.css" if PREFIX is web.
 if(NOT PREFIX)
   set(PREFIX mantichora)
   set(FIND mch_embedded_find)
 endif()
-file(GLOB parts ${FROM}/*.lua)
+if(WHOLE)
+  file(GLOB parts ${FROM}/*)
+else()
+  file(GLOB parts ${FROM}/*.lua)
+endif()
 list(APPEND parts ${AND})
 list(SORT parts)
 set(arrays "")
 set(rows "")
 foreach(part IN LISTS parts)
-  get_filename_component(name ${part} NAME_WE)
+  if(WHOLE)
+    get_filename_component(file ${part} NAME)
+    string(MAKE_C_IDENTIFIER ${file} name)
+    set(called "${PREFIX}/${file}")
+  else()
+    get_filename_component(name ${part} NAME_WE)
+    set(called "${PREFIX}.${name}")
+  endif()
   file(READ ${part} bytes HEX)
   if(REFERENCE AND name STREQUAL help)
     include(${CMAKE_CURRENT_LIST_DIR}/reference.cmake)
@@ -30,7 +42,7 @@ foreach(part IN LISTS parts)
   # A closing zero keeps an empty file legal C; it is not counted.
   string(APPEND arrays "static const unsigned char part_${name}[] = {\n  ${bytes}0};\n\n")
   string(APPEND rows
-    "    {\"${PREFIX}.${name}\", \"@${PREFIX}/${name}.lua\", part_${name}, ${length}},\n")
+    "    {\"${called}\", \"@${PREFIX}/${name}.lua\", part_${name}, ${length}},\n")
 endforeach()
 file(WRITE ${TO}.new "/* Written by runtime/embed.cmake. Runs in: both. */
 #include \"bindings/embedded.h\"

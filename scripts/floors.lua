@@ -12,11 +12,13 @@ local floors = {
   "runtime/engines",
   "runtime/pool",
   "runtime/commands", -- for the program's own commands
+  "runtime/web", -- the server of the page of `mantichora top --web`
   "bindings/ground", -- those files beside the folders that every room of bindings/ stands on
   "bindings/values",
   "bindings/show",
   "bindings/pool",
   "bindings/top", -- module.c and capi.c, which register what is below
+  "bindings/web",
   "bindings/commands",
   "bindings/host",
 }

@@ -6,6 +6,8 @@
 
 #include <lauxlib.h>
 
+#include "bindings/web/web.h"
+
 /* A word, and the part that runs it: a function of the word and its arguments that returns the exit
  * status. NULL: the word is kept for a command that this version does not have. */
 struct command {
@@ -57,9 +59,9 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 }
 
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
-  static const char *const parts[] = {"main",   "options", "expression", "template",
-                                      "stream", "report",  "jupyter",    "notebook",
-                                      "cell",   "nearest", "busted",     "replay"};
+  static const char *const parts[] = {"main",   "options", "expression", "template", "stream",
+                                      "report", "jupyter", "notebook",   "cell",     "nearest",
+                                      "busted", "replay",  "web",        "web_state"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {
@@ -70,6 +72,8 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
   preload(L, "mantichora.commands.core", mch_commands_open_core);
   preload(L, "mantichora.commands.kernel", mch_kernel_open);
   preload(L, "mantichora.commands.streams", mch_commands_open_streams);
+  preload(L, "mantichora.commands.json", mch_commands_open_json);
+  preload(L, "mantichora.commands.web", mch_web_open_core);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     lua_pushfstring(L, "commands.%s", parts[i]);
     preload(L, lua_tostring(L, -1), load_part);
