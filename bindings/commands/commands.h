@@ -39,9 +39,9 @@ int mch_commands_open_core(lua_State *L);
  */
 int mch_kernel_open(lua_State *L);
 
-/* Push JSON for parts written in Lua, a table: read(text): its value, or nil and what is wrong (there
- * is no `read` in a program that was built without yajl); write(value): its text; list(t): t, which
- * will be written as a list; null. */
+/* Push JSON for parts written in Lua, a table: read(text): its value, or nil and what is wrong
+ * (there is no `read` in a program that was built without yajl); write(value): its text; list(t):
+ * t, which will be written as a list; null. */
 int mch_commands_open_json(lua_State *L);
 
 /* Push what the part of busted takes: the streams of a task, kept in files. */
