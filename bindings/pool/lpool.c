@@ -16,6 +16,7 @@
 #include "bindings/notices.h"
 #include "bindings/show/loutput.h"
 #include "bindings/values/text.h"
+#include "words.h"
 #include "runtime/base/chaos.h"
 #include "runtime/base/decimal.h"
 #include "runtime/base/error.h"
@@ -23,6 +24,7 @@
 #include "runtime/engines/engine.h"
 #include "runtime/engines/worker.h"
 #include "runtime/pool/jobserver.h"
+#include "runtime/show/jsonl.h"
 #include "runtime/show/output.h"
 #include "runtime/show/output_state.h"
 
@@ -313,6 +315,43 @@ static void run_child_hook(void *ud) {
     context->child_hook(context->child_hook_ud);
 }
 
+/* What was set, as a JSON object for those who look on. */
+static void put_options(lua_State *L, struct mch_buf *to) {
+  static const char *const counts[] = {"max_tasks_per_worker", "max_memory_per_worker",
+                                       "min_free_memory",      "max_queued",
+                                       "limit_memory",         "limit_cpu",
+                                       "limit_files"};
+  lua_Number timeout;
+  size_t i;
+  mch_buf_append(to, "{\"background\":", 14);
+  mch_buf_append(to, flag_field(L, "background") ? "true" : "false",
+                 flag_field(L, "background") ? 4 : 5);
+  lua_getfield(L, 1, "timeout");
+  timeout = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  if (timeout > 0 && timeout < 1e15)
+    mch_jsonl_number(to, "timeout", timeout, 3);
+  for (i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+    int64_t count = integer_field(L, counts[i]);
+    if (count > 0)
+      mch_jsonl_count(to, counts[i], (uint64_t)count);
+  }
+  mch_buf_append(to, "}", 2); /* with its end */
+}
+
+/* What is told of the pool to those who look on. */
+static void configure_facts(lua_State *L, struct mch_pool_config *config, struct mch_buf *options) {
+  config->words = mch_words_of_pools();
+  put_options(L, options);
+  config->facts.options = options->failed == 0 ? (const char *)options->data : NULL;
+  config->facts.engine = flag_field(L, "inline")     ? "inline"
+                         : flag_field(L, "snapshot") ? "snapshot"
+                                                     : "fork";
+  lua_getfield(L, 1, "name");
+  config->facts.name = lua_tostring(L, -1); /* the settings keep it */
+  lua_pop(L, 1);
+}
+
 static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config *config) {
   struct mch_context *context = mch_context_get(L);
   memset(config, 0, sizeof *config);
@@ -390,6 +429,7 @@ static int core_new(lua_State *L) {
     lpool->task.payloads = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   configure(L, lpool, &config);
+  configure_facts(L, &config, &lpool->record);
   /* Items of a batch are not counted one by one before they run. */
   lpool->batches = config.make == mch_engine_fork_new && !config.engine.snapshot &&
                    config.engine.max_tasks_per_worker == 0;

@@ -14,6 +14,7 @@
 #include "loutput.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
+#include "runtime/show/observe.h"
 #include "runtime/show/output.h"
 #include "sinks.h"
 #include "runtime/engines/worker.h"
@@ -110,10 +111,47 @@ static int write_line(lua_State *L) {
   return 0;
 }
 
+static const char *text_field(lua_State *L, const char *name, size_t *length) {
+  const char *text = NULL;
+  lua_pushstring(L, name);
+  if (lua_rawget(L, 1) == LUA_TSTRING)
+    text = lua_tolstring(L, -1, length);
+  lua_pop(L, 1); /* the record keeps it */
+  return text;
+}
+
+static lua_Number number_field(lua_State *L, const char *name, lua_Number otherwise) {
+  lua_Number number = otherwise;
+  lua_pushstring(L, name);
+  if (lua_rawget(L, 1) == LUA_TNUMBER)
+    number = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return number;
+}
+
+/* Tell those who look on. The record is at 1. */
+static void tell_observers(lua_State *L) {
+  struct mch_hub *hub = mch_output_hub(mch_loutput_get(L));
+  struct mch_log_record record;
+  memset(&record, 0, sizeof record);
+  if ((mch_hub_wants(hub) & MCH_WISH_LOG) == 0)
+    return;
+  record.time = number_field(L, "created", 0);
+  record.level = (int)number_field(L, "levelno", 0);
+  record.process = (int64_t)number_field(L, "process", -1);
+  record.runid = (int64_t)number_field(L, "runid", -1);
+  record.level_name = text_field(L, "levelname", &record.level_length);
+  record.logger = text_field(L, "name", &record.logger_length);
+  record.message = text_field(L, "message", &record.message_length);
+  record.task = text_field(L, "taskname", &record.task_length);
+  mch_hub_tell_log(hub, &record);
+}
+
 /* sink(record): whether a sink of the program in C has taken it. */
 static int sink(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
+  tell_observers(L);
   lua_pushboolean(L, mch_sinks_log(L, 1));
   return 1;
 }

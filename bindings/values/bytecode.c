@@ -566,3 +566,18 @@ int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
   /* A part that refers to strings before it, or is aligned, is at home in its dump only. */
   return !r.bad && !r.format->counts_texts && !r.format->is_aligned;
 }
+
+int mch_bytecode_origin(const void *dump, size_t length, const char **source, size_t *source_length,
+                        size_t *line) {
+  struct reading r = new_reading(NULL, dump, length);
+  struct constant name;
+  check_header(&r);
+  if (r.bad || r.format->source_last)
+    return 0;
+  take_byte(&r);
+  name = take_string(&r);
+  *line = take_size(&r);
+  *source = name.string;
+  *source_length = name.length;
+  return !r.bad && name.string != NULL;
+}

@@ -533,6 +533,41 @@ uint64_t mch_platform_cpu_time(void) {
   return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
 }
 
+/* Fields of /proc/PID/stat behind the name, which may contain anything but ends with the last
+ * parenthesis: state, ten numbers, utime, stime, eight numbers, rss. */
+int mch_platform_usage(pid_t pid, uint64_t *cpu, uint64_t *rss) {
+#if defined(__linux__)
+  char path[64], text[1024], *at;
+  unsigned long user, system;
+  long pages;
+  ssize_t got;
+  int fd;
+  snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
+  fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return -1;
+  got = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (got <= 0)
+    return -1;
+  text[got] = '\0';
+  at = strrchr(text, ')');
+  if (at == NULL || sscanf(at + 1,
+                           " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d "
+                           "%*d %*d %*u %*u %ld",
+                           &user, &system, &pages) != 3)
+    return -1;
+  *cpu = (uint64_t)(user + system) * (1000000000u / (uint64_t)sysconf(_SC_CLK_TCK));
+  *rss = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+  return 0;
+#else
+  (void)pid;
+  (void)cpu;
+  (void)rss;
+  return -1;
+#endif
+}
+
 /* -- stdio -------------------------------------------------------------------------------- */
 
 int mch_platform_stdout_pending(void) {

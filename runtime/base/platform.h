@@ -187,6 +187,10 @@ uint64_t mch_platform_maxrss(void);
 /* Nanoseconds of processor time that this process has used. */
 uint64_t mch_platform_cpu_time(void);
 
+/* What a process of this machine uses now: nanoseconds of processor time so far, bytes that are
+ * resident. 0, or -1: it is not known. */
+int mch_platform_usage(pid_t pid, uint64_t *cpu, uint64_t *rss);
+
 /* Wait until one of these descriptors (four at most, -1: none) is readable, or `deadline` comes,
  * under the signal mask `mask`. Whether the first one is; 0 also for a signal. */
 int mch_platform_await(const int *fds, size_t count, uint64_t deadline, const sigset_t *mask);

@@ -139,6 +139,7 @@ struct mch_worker_info {
   int pid;
   int busy; /* runid is valid */
   uint64_t runid;
+  uint64_t since; /* mch_now() when that began; 0: not known */
   uint64_t tasks; /* ended so far */
   unsigned slot;  /* from 1; that of a worker that has gone is its replacement's */
   uint64_t maxrss;

@@ -240,6 +240,8 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
     infos[count].pid = (int)child->pid;
     infos[count].busy = task != NULL;
     infos[count].runid = task != NULL ? running_id(task) : 0;
+    infos[count].since =
+        task != NULL ? mch_child_believed(child, atomic_load(&child->shared->running_since)) : 0;
     infos[count].tasks = child->tasks;
     infos[count].slot = child->slot;
     infos[count].maxrss = child->maxrss;

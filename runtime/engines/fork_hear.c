@@ -232,7 +232,7 @@ static void complete_line(struct mch_output *output, int stream, const unsigned 
   mch_buf_append(&line, bytes, count);
   mch_buf_u8(&line, '\n');
   if (line.failed == 0)
-    mch_output_lines(output, stream, (const char *)line.data, line.length);
+    mch_output_task_lines(output, stream, (const char *)line.data, line.length);
   mch_buf_free(&line);
 }
 
@@ -263,7 +263,7 @@ static void pass_lines(struct child *child, int which, size_t count, int complet
   if (whole == 0 && !complete && count >= LONGEST_LINE)
     whole = count;
   if (whole > 0)
-    mch_output_lines(output, which + 1, (const char *)start, whole);
+    mch_output_task_lines(output, which + 1, (const char *)start, whole);
   if (complete && whole < count) {
     complete_line(output, which + 1, start + whole, count - whole);
     whole = count;

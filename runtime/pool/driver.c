@@ -1,10 +1,11 @@
 /* Runs in: parent, on a thread of its own. Purpose: driver.h.
  *
- * It has three ways of waiting: PARKED, on the condition variable, while there is nothing to do or
- * the owner is inside the pool; NEAR, a short sleep, when the owner has just left and may be back
- * at once (a loop of receive_one would otherwise wake the thread each time; that is why it begins
- * with one), when the owner queues tasks without a pause (it pumps as it does so), or when many
- * tasks end in a burst; POLLING, in poll(), until a worker sends something. */
+ * It has three ways of waiting: PARKED, on the condition variable, or in poll() where something is
+ * served besides, while there is nothing to do or the owner is inside the pool; NEAR, a short
+ * sleep, when the owner has just left and may be back at once (a loop of receive_one would
+ * otherwise wake the thread each time; that is why it begins with one), when the owner queues tasks
+ * without a pause (it pumps as it does so), or when many tasks end in a burst; POLLING, in poll(),
+ * until a worker sends something. */
 #include "driver.h"
 
 #include <poll.h>
@@ -29,13 +30,47 @@ struct mch_driver {
   uint64_t until; /* POLLING: when it will come back by itself */
   int wake[2];    /* a pipe to end POLLING and NEAR with */
   int woken;      /* a byte is in it */
+  int listens;    /* PARKED in poll() */
+  int serves;     /* what is served besides is due */
   int near;       /* the next rest is NEAR */
   int stop;
 };
 
+static void wake(struct mch_driver *driver) {
+  if (!driver->woken && write(driver->wake[1], "", 1) == 1)
+    driver->woken = 1;
+}
+
+/* A descriptor and a time to wait for besides; MCH_NEVER and -1: none. */
+static int side(const struct mch_driver *driver, uint64_t *due) {
+  *due = MCH_NEVER;
+  return driver->driven.side != NULL ? driver->driven.side(driver->driven.ud, due) : -1;
+}
+
+/* Until it is woken, `fd` (-1: none) is readable, or what is served besides is due; at `until` at
+ * the latest. */
+static void rest_in_poll(struct mch_driver *driver, int fd, uint64_t until) {
+  struct pollfd fds[3] = {{driver->wake[0], POLLIN, 0}, {fd, POLLIN, 0}, {-1, POLLIN, 0}};
+  uint64_t due;
+  char bytes[16];
+  fds[2].fd = side(driver, &due);
+  pthread_mutex_unlock(driver->driven.lock);
+  poll(fds, 3, mch_milliseconds_until(mch_sooner(until, due)));
+  pthread_mutex_lock(driver->driven.lock);
+  driver->rest = AWAKE;
+  driver->serves |= (fds[2].revents != 0) || (due != MCH_NEVER && mch_now() >= due);
+  if (driver->woken && read(driver->wake[0], bytes, sizeof bytes) > 0)
+    driver->woken = 0;
+}
+
 static void rest_parked(struct mch_driver *driver) {
+  uint64_t due;
   driver->rest = PARKED;
-  pthread_cond_wait(&driver->changed, driver->driven.lock);
+  driver->listens = side(driver, &due) >= 0 || due != MCH_NEVER;
+  if (driver->listens)
+    rest_in_poll(driver, -1, MCH_NEVER);
+  else
+    pthread_cond_wait(&driver->changed, driver->driven.lock);
   driver->rest = AWAKE;
   driver->near = 1;
 }
@@ -54,18 +89,22 @@ static void rest_near(struct mch_driver *driver) {
 }
 
 static void rest_polling(struct mch_driver *driver) {
-  struct pollfd fds[2] = {{driver->wake[0], POLLIN, 0}, {driver->driven.fd, POLLIN, 0}};
-  char bytes[16];
   driver->until = driver->driven.deadline(driver->driven.ud);
   if (driver->driven.fd < 0 && driver->until > mch_now() + unwatched_rest)
     driver->until = mch_now() + unwatched_rest;
   driver->rest = POLLING;
+  rest_in_poll(driver, driver->driven.fd, driver->until);
+}
+
+/* While another thread serves it is left alone for a moment. */
+static void serve(struct mch_driver *driver) {
+  int served;
+  driver->serves = 0;
   pthread_mutex_unlock(driver->driven.lock);
-  poll(fds, 2, mch_milliseconds_until(driver->until));
+  served = driver->driven.serve(driver->driven.ud);
   pthread_mutex_lock(driver->driven.lock);
-  driver->rest = AWAKE;
-  if (driver->woken && read(driver->wake[0], bytes, sizeof bytes) > 0)
-    driver->woken = 0;
+  if (!served && !driver->stop)
+    rest_near(driver);
 }
 
 static void *drive(void *argument) {
@@ -74,13 +113,17 @@ static void *drive(void *argument) {
   mch_gate_let_go(); /* it is born */
   come_from_near(driver, first_rest);
   while (!driver->stop) {
-    if (driven->attended(driven->ud) || !driven->busy(driven->ud))
+    if (driven->attended(driven->ud) || !driven->busy(driven->ud)) {
       rest_parked(driver);
-    else {
+      if (driver->serves)
+        serve(driver);
+    } else {
       if (driver->near)
         rest_near(driver);
       else
         rest_polling(driver);
+      if (driver->serves)
+        serve(driver);
       if (driver->stop || driven->attended(driven->ud))
         continue;
       mch_gate_hold_off();
@@ -132,16 +175,21 @@ struct mch_driver *mch_driver_new(const struct mch_driven *driven) {
   return NULL;
 }
 
-static void wake(struct mch_driver *driver) {
-  if (!driver->woken && write(driver->wake[1], "", 1) == 1)
-    driver->woken = 1;
-}
-
 void mch_driver_notice(struct mch_driver *driver) {
   const struct mch_driven *driven = &driver->driven;
-  if (driver->rest == PARKED && driven->busy(driven->ud) && !driven->attended(driven->ud))
+  if (driver->rest == PARKED && driven->busy(driven->ud) && !driven->attended(driven->ud)) {
+    if (driver->listens)
+      wake(driver);
+    else
+      pthread_cond_signal(&driver->changed);
+  } else if (driver->rest == POLLING && driven->deadline(driven->ud) < driver->until)
+    wake(driver);
+}
+
+void mch_driver_look(struct mch_driver *driver) {
+  if (driver->rest == PARKED && !driver->listens)
     pthread_cond_signal(&driver->changed);
-  else if (driver->rest == POLLING && driven->deadline(driven->ud) < driver->until)
+  else if (driver->rest != AWAKE)
     wake(driver);
 }
 
@@ -149,7 +197,7 @@ void mch_driver_notice(struct mch_driver *driver) {
 void mch_driver_stop(struct mch_driver *driver) {
   pthread_mutex_lock(driver->driven.lock);
   driver->stop = 1;
-  if (driver->rest != PARKED)
+  if (driver->rest != PARKED || driver->listens)
     wake(driver);
   pthread_mutex_unlock(driver->driven.lock);
   pthread_cond_signal(&driver->changed);

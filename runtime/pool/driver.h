@@ -18,6 +18,11 @@ struct mch_driven {
   int (*busy)(void *ud);          /* there is something to wait for */
   uint64_t (*deadline)(void *ud); /* when to pump at the latest */
   int fd;                         /* readable when to pump at once; -1: look at it often */
+  /* Something else that is served besides, whether the owner is inside or not; NULL: nothing. A
+   * descriptor that is readable when it is due, or -1; and when it is due at the latest. */
+  int (*side)(void *ud, uint64_t *due);
+  /* Serve it. Not under the lock. 0: another thread is at it. */
+  int (*serve)(void *ud);
 };
 
 struct mch_driver;
@@ -29,6 +34,9 @@ struct mch_driver *mch_driver_new(const struct mch_driven *driven);
 
 /* Things have changed (under the lock): there may be something to do, sooner than it thinks. */
 void mch_driver_notice(struct mch_driver *driver);
+
+/* What it serves besides may be due sooner than it thinks, or anew (under the lock). */
+void mch_driver_look(struct mch_driver *driver);
 
 /* Have it end, without waiting for that. Not under the lock. */
 void mch_driver_stop(struct mch_driver *driver);

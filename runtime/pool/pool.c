@@ -81,6 +81,11 @@ static void dispatch(struct mch_pool *pool, int owner) {
   struct mch_task *task;
   struct mch_error error;
   pool->held_until = MCH_NEVER;
+  if (pool->paused_on) {
+    pool->engine->gated = 1;
+    ops->flush(pool->engine);
+    return;
+  }
   mch_admit_begin(pool);
   while ((task = next_ready(pool)) != NULL && mch_admit_one(pool, owner)) {
     int code;
@@ -107,6 +112,11 @@ static void pump(struct mch_pool *pool, int owner) {
   make_way(pool);
   dispatch(pool, owner);
   mch_ends_update_bar(pool);
+}
+
+/* By somebody who is not the owner. */
+void mch_pool_step(struct mch_pool *pool) {
+  pump(pool, 0);
 }
 
 void mch_pool_spare_forks(struct mch_pool *pool, int on) {
@@ -154,11 +164,13 @@ uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
     due = pool->held_until;
   if (admission < due)
     due = admission;
+  due = mch_sooner(due, mch_hub_next_look(mch_output_hub(pool->output)));
   return paused < due ? paused : due;
 }
 
 void mch_pool_pump_as_owner(struct mch_pool *pool) {
   mch_ends_lower_wakeup(pool);
+  mch_observe_lower(pool);
   pump(pool, 1);
   mch_take_all_taken(pool);
   pool->drives_seen = pool->drives;
@@ -185,6 +197,7 @@ static int drive_pump(void *ud) {
   if (mch_output_backlog(pool->output) >= MOST_BACKLOG)
     return 1; /* first somebody has to read that; workers wait */
   pool->drives++;
+  mch_observe_lower(pool);
   pump(pool, 0);
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
       mch_output_wants_owner(pool->output, mch_now()))
@@ -213,18 +226,38 @@ static uint64_t drive_deadline(void *ud) {
   return mch_pool_next_deadline(ud);
 }
 
+/* Those who observe are served by this thread, whatever the pool does. */
+static int drive_side(void *ud, uint64_t *due) {
+  const struct mch_hub *hub = mch_output_hub(((struct mch_pool *)ud)->output);
+  *due = mch_hub_due(hub);
+  return mch_hub_fd(hub);
+}
+
+static int drive_serve(void *ud) {
+  return mch_hub_serve(mch_output_hub(((struct mch_pool *)ud)->output), mch_now());
+}
+
 /* Without a thread to be had, the pool moves on inside its own calls only, until there is one. */
 static void start_driver(struct mch_pool *pool) {
   struct mch_driven driven = {
       pool,           &pool->lock, drive_pump,     drive_output,
-      drive_attended, drive_busy,  drive_deadline, mch_poller_fd(pool->engine->poller)};
+      drive_attended, drive_busy,  drive_deadline, mch_poller_fd(pool->engine->poller),
+      drive_side,     drive_serve};
   pool->driver = mch_driver_new(&driven);
+  if (pool->driver != NULL)
+    mch_hub_count_threads(mch_output_hub(pool->output), 1);
 }
 
 static void end_driver(struct mch_pool *pool) {
-  if (pool->driver != NULL)
-    mch_driver_free(pool->driver);
-  pool->driver = NULL;
+  struct mch_driver *driver;
+  pthread_mutex_lock(&pool->lock);
+  driver = pool->driver;
+  pool->driver = NULL; /* nobody gives it notice from here on */
+  pthread_mutex_unlock(&pool->lock);
+  if (driver == NULL)
+    return;
+  mch_driver_free(driver);
+  mch_hub_count_threads(mch_output_hub(pool->output), -1);
 }
 
 /* -- making ------------------------------------------------------------------------------- */
@@ -245,6 +278,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
   pool->held_until = MCH_NEVER;
   pool->wakeup[0] = pool->wakeup[1] = -1;
+  pool->poke[0] = pool->poke[1] = -1;
   pool->output = engine.output;
   mch_output_ref(pool->output);
   pool->no_memory =
@@ -274,6 +308,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     return NULL;
   }
   mch_admit_use_jobserver(pool, config->makeflags);
+  mch_observe_begin(pool, config);
   return pool;
 }
 
@@ -307,11 +342,15 @@ void mch_pool_end_all(struct mch_pool *pool) {
       mch_events_forgotten(pool, task, task->batch->count - task->batch->answered);
   }
   pool->listening = 0;
+  pool->observed = 0;
   pthread_mutex_unlock(&pool->lock);
 }
 
 void mch_pool_free(struct mch_pool *pool) {
   end_driver(pool);
+  if (pool->observed != 0)
+    mch_pool_end_all(pool);
+  mch_hub_leave(mch_output_hub(pool->output), &pool->rolled);
   if (pool->engine != NULL)
     mch_events_drop_all(pool);
   while (pool->base < pool->next_runid) {
@@ -330,6 +369,8 @@ void mch_pool_free(struct mch_pool *pool) {
   }
   mch_ends_end_bar(pool, MCH_BAR_CANCELLED);
   free(pool->bar_name);
+  if (pool->engine != NULL)
+    mch_observe_free(pool);
   mch_pool_part(pool);
   if (pool->engine != NULL)
     mch_admit_use_jobserver(pool, NULL);
@@ -622,6 +663,7 @@ void mch_pool_log_threshold(struct mch_pool *pool, int level) {
 
 void mch_pool_resize(struct mch_pool *pool, unsigned nworkers, const char *makeflags) {
   pthread_mutex_lock(&pool->lock);
+  pool->facts.nworkers = nworkers;
   pool->engine->ops->resize(pool->engine, nworkers);
   mch_admit_use_jobserver(pool, makeflags);
   pthread_mutex_unlock(&pool->lock);

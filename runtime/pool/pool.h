@@ -24,11 +24,35 @@
 #include "runtime/base/buf.h"
 #include "runtime/engines/engine.h"
 #include "runtime/engines/event.h"
+#include "runtime/show/observe.h"
 
 struct mch_pool;
 
+/* What those who observe are told in words that only the binding knows. Called under the pool's
+ * lock on any thread; uses no Lua. Each appends text, or nothing if it is not known. */
+struct mch_words {
+  /* Where the task's function is defined: "<file.lua:12>". */
+  void (*place)(const struct mch_pool *pool, const struct mch_task *task, struct mch_buf *place);
+  /* How it failed: what happened, and the whole report. The run ID and number (0: it is no item)
+   * are those of one task of a batch. */
+  void (*failure)(const struct mch_pool *pool, const struct mch_task *task,
+                  const struct mch_result *result, uint64_t runid, uint64_t index,
+                  struct mch_buf *message, struct mch_buf *report);
+};
+
+/* What a pool is, as its maker has said. Text is not terminated anywhere. */
+struct mch_pool_facts {
+  const char *name; /* NULL: none */
+  const char *engine;
+  const char *options; /* a JSON object of those that were set */
+  unsigned nworkers;   /* at most; changes */
+  uint64_t since;      /* mch_now() */
+};
+
 struct mch_pool_config {
-  mch_engine_maker *make;          /* what gets the work done */
+  mch_engine_maker *make;      /* what gets the work done */
+  struct mch_pool_facts facts; /* the first three, copied */
+  struct mch_words words;
   struct mch_engine_config engine; /* its events and codes are filled in by the pool */
   int background;                  /* have a driver */
   const char *bar;                 /* name of the bar for all its tasks (copied); NULL: none */
@@ -258,6 +282,36 @@ int mch_pool_emit(struct mch_pool *pool, uint64_t runid, const void *graph, size
 /* Whatever has not ended does now, as CANCELLED: the workers have gone. */
 void mch_pool_end_all(struct mch_pool *pool);
 
+/* -- for those who observe (observe.h) -- */
+
+/* Facts of the pool; name and options hold as long as it. */
+void mch_pool_get_facts(struct mch_pool *pool, struct mch_pool_facts *facts);
+
+/* For words, under the pool's lock: bytecode by its id, NULL: unknown; the pool's name or NULL. */
+const void *mch_observe_code(const struct mch_pool *pool, uint32_t id, size_t *length);
+const char *mch_observe_name(const struct mch_pool *pool);
+
+/* Words about what was told, appended; inside of the call, under the pool's lock. */
+void mch_pool_place(const struct mch_told *told, struct mch_buf *place);
+void mch_pool_report(const struct mch_told *told, struct mch_buf *message, struct mch_buf *report);
+
+/* No task starts from now on; what was sent ahead comes back. Or (0) they do again. On any thread.
+ */
+void mch_pool_pause(struct mch_pool *pool, int on);
+
+/* As mch_pool_cancel() and mch_pool_resize(), by somebody who is not the owner: who waits in the
+ * pool sees to what there is to do. */
+int mch_pool_cancel_from_outside(struct mch_pool *pool, uint64_t runid);
+void mch_pool_resize_from_outside(struct mch_pool *pool, unsigned nworkers);
+
+enum { MCH_SLOTS_MOST = 4096 + 2 };
+
+/* Call f with all that there is to know, under the pool's lock: what is told from then on happened
+ * after it. */
+struct mch_pool_view;
+void mch_pool_look_at(struct mch_pool *pool, void (*f)(void *ud, const struct mch_pool_view *view),
+                      void *ud);
+
 /* What the pool has counted so far. Times are in nanoseconds. */
 enum { MCH_SLOWEST = 5 };
 struct mch_slow {
@@ -282,6 +336,21 @@ struct mch_pool_stats {
   uint64_t since; /* of the first worker; 0: there was none */
   size_t slots;
 };
+struct mch_pool_view {
+  struct mch_pool *pool;
+  uint64_t number; /* in its hub */
+  struct mch_pool_facts facts;
+  struct mch_pool_stats stats;
+  uint64_t accepted, coming; /* tasks so far; announced by maps */
+  const uint64_t *worked;    /* nanoseconds by slot: stats.slots of them */
+  const struct mch_worker_info *workers;
+  size_t worker_count;
+};
+/* The task of this run ID, of a view; NULL: none is outstanding. Its place and name. */
+const struct mch_task *mch_pool_view_task(const struct mch_pool_view *view, uint64_t runid);
+void mch_pool_view_place(const struct mch_pool_view *view, const struct mch_task *task,
+                         struct mch_buf *place);
+
 /* `worked` gets nanoseconds by slot. */
 void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_t *worked,
                     size_t room);

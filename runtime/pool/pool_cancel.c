@@ -143,13 +143,17 @@ static int cancel(struct mch_pool *pool, struct mch_task *task) {
   return 1;
 }
 
-int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
+int mch_cancel_one(struct mch_pool *pool, uint64_t runid) {
   struct mch_task *task;
-  int was;
-  pthread_mutex_lock(&pool->lock);
   mch_output_begin_stop(pool->output);
   task = mch_index_find(pool, runid);
-  was = task != NULL && task->batch != NULL ? cancel_item(pool, task, runid) : cancel(pool, task);
+  return task != NULL && task->batch != NULL ? cancel_item(pool, task, runid) : cancel(pool, task);
+}
+
+int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
+  int was;
+  pthread_mutex_lock(&pool->lock);
+  was = mch_cancel_one(pool, runid);
   pthread_mutex_unlock(&pool->lock);
   return was;
 }

@@ -51,26 +51,36 @@ static uint64_t wall_now(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* The next event, which happened at this time (0: now); there is room for it. */
-static struct mch_event *add(struct mch_pool *pool, enum mch_event_type type, uint64_t clock) {
-  struct event_queue *queue = &pool->events;
-  struct mch_event *event = &queue->events[(queue->first + queue->count++) % queue->room];
+/* Something that happened at this time; 0: now. */
+static void begin(struct mch_event *event, enum mch_event_type type, uint64_t clock) {
   uint64_t now = mch_now();
   memset(event, 0, sizeof *event);
   event->type = type;
-  event->number = ++queue->last;
   event->clock = clock != 0 ? clock : now;
   event->time = wall_now() - (now - event->clock);
   event->count = 1;
   event->course.elapsed = event->course.cpu = event->course.maxrss = MCH_UNMEASURED;
   event->waited = event->sent = event->received = MCH_UNMEASURED;
+}
+
+/* Whether all that happens to tasks is told to anybody. */
+static int is_told(const struct mch_pool *pool) {
+  return pool->listening || mch_observe_wants(pool, MCH_WISH_TASKS);
+}
+
+/* Keep it for the owner, who listens; there is room for it. */
+static struct mch_event *keep(struct mch_pool *pool, const struct mch_event *event) {
+  struct event_queue *queue = &pool->events;
+  struct mch_event *kept = &queue->events[(queue->first + queue->count++) % queue->room];
+  *kept = *event;
+  kept->number = ++queue->last;
   mch_ends_raise_wakeup(pool);
-  return event;
+  return kept;
 }
 
 /* The same for one that was not provided for. NULL: nobody listens, or there is no memory. */
-static struct mch_event *try_add(struct mch_pool *pool, enum mch_event_type type, uint64_t clock) {
-  return pool->listening && mch_events_reserve(pool, 1) == 0 ? add(pool, type, clock) : NULL;
+static struct mch_event *try_keep(struct mch_pool *pool, const struct mch_event *event) {
+  return pool->listening && mch_events_reserve(pool, 1) == 0 ? keep(pool, event) : NULL;
 }
 
 void mch_events_drop_all(struct mch_pool *pool) {
@@ -95,7 +105,7 @@ int mch_pool_listen(struct mch_pool *pool, int on, struct mch_error *error) {
     code = mch_events_reserve(pool, 0);
   if (code == 0 && on != pool->listening) {
     pool->listening = on;
-    pool->engine->ops->listen(pool->engine, on);
+    pool->engine->ops->listen(pool->engine, is_told(pool));
   }
   if (!on)
     mch_events_drop_all(pool);
@@ -183,16 +193,18 @@ int mch_events_hold(const struct mch_pool *pool, const struct mch_task *task) {
 
 /* The task was accepted; there is room. */
 void mch_events_queued(struct mch_pool *pool, const struct mch_task *task) {
-  struct mch_event *event;
-  if (!pool->listening)
+  struct mch_event event;
+  if (!is_told(pool))
     return;
-  event = add(pool, MCH_EVENT_QUEUED, task->accepted);
-  event->about = mch_task_about(task);
-  event->runid = task->runid;
-  event->index = task->index;
-  event->call = task->group->call;
-  event->priority = task->priority;
-  event->count = mch_task_count(task);
+  begin(&event, MCH_EVENT_QUEUED, task->accepted);
+  event.runid = task->runid;
+  event.index = task->index;
+  event.call = task->group->call;
+  event.priority = task->priority;
+  event.count = mch_task_count(task);
+  mch_observe_tell(pool, &event, task, NULL);
+  if (pool->listening)
+    keep(pool, &event)->about = mch_task_about(task);
 }
 
 static unsigned attempt_of(const struct mch_task *task) {
@@ -206,32 +218,38 @@ static uint32_t begun_with(const struct mch_task *task) {
 
 void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course) {
   struct mch_pool *pool = ud;
-  struct mch_event *event;
-  if (task->told >= begun_with(task) ||
-      (event = try_add(pool, MCH_EVENT_STARTED, course->started)) == NULL)
+  struct mch_event event;
+  if (task->told >= begun_with(task) || !is_told(pool))
     return;
-  event->runid = task->runid + (task->batch != NULL ? task->batch->answered : 0);
-  event->attempt = attempt_of(task);
-  event->course = *course;
-  task->told = begun_with(task);
+  begin(&event, MCH_EVENT_STARTED, course->started);
+  event.runid = task->runid + (task->batch != NULL ? task->batch->answered : 0);
+  event.index = task->index + (task->index > 0 ? event.runid - task->runid : 0);
+  event.attempt = attempt_of(task);
+  event.course = *course;
+  mch_observe_tell(pool, &event, task, NULL);
+  event.index = 0;
+  if (!pool->listening || try_keep(pool, &event) != NULL)
+    task->told = begun_with(task);
 }
 
 /* Values of the run ID's task; 0: dropped. */
 static int keep_values(struct mch_pool *pool, uint64_t runid, unsigned attempt, int source,
                        const void *graph, size_t length) {
   unsigned char *values = pool->listening ? malloc(length) : NULL;
-  struct mch_event *event = values != NULL ? try_add(pool, MCH_EVENT_EMITTED, 0) : NULL;
-  if (event == NULL) {
-    free(values);
+  struct mch_event event;
+  if (values == NULL)
     return 0;
-  }
   memcpy(values, graph, length);
-  event->runid = runid;
-  event->attempt = attempt;
-  event->source = source;
-  event->values = values;
-  event->length = length;
-  return 1;
+  begin(&event, MCH_EVENT_EMITTED, 0);
+  event.runid = runid;
+  event.attempt = attempt;
+  event.source = source;
+  event.values = values;
+  event.length = length;
+  if (try_keep(pool, &event) != NULL)
+    return 1;
+  free(values);
+  return 0;
 }
 
 int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
@@ -253,13 +271,16 @@ int mch_pool_emit(struct mch_pool *pool, uint64_t runid, const void *graph, size
 }
 
 void mch_events_worker(void *ud, int pid, unsigned slot, const char *why) {
-  struct mch_event *event =
-      try_add(ud, why != NULL ? MCH_EVENT_WORKER_ENDED : MCH_EVENT_WORKER_STARTED, 0);
-  if (event == NULL)
+  struct mch_pool *pool = ud;
+  struct mch_event event;
+  if (!is_told(pool))
     return;
-  event->course.pid = pid;
-  event->course.slot = slot;
-  event->why = why;
+  begin(&event, why != NULL ? MCH_EVENT_WORKER_ENDED : MCH_EVENT_WORKER_STARTED, 0);
+  event.course.pid = pid;
+  event.course.slot = slot;
+  event.why = why;
+  mch_observe_tell(pool, &event, NULL, NULL);
+  try_keep(pool, &event);
 }
 
 /* -- counting ----------------------------------------------------------------------------- */
@@ -369,29 +390,44 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
 
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
                         struct mch_result *result) {
-  struct mch_event *event;
+  struct mch_event event, *kept;
   struct mch_course course = {.pid = result->pid, .slot = result->slot, .started = result->started};
   pool->tally.retried++;
-  if (!pool->listening)
+  if (!is_told(pool) && !mch_observe_wants(pool, MCH_WISH_FAILURES))
     return;
   if (result->begun)
     mch_events_started(pool, (struct mch_task *)task, &course);
-  if ((event = try_add(pool, MCH_EVENT_RETRIED, 0)) == NULL)
-    return;
-  event->runid = task->runid;
-  event->attempt = attempt_of(task);
-  event->kind = result->kind;
-  event->course.pid = result->pid;
-  event->course.slot = result->slot;
-  if ((event->about = mch_task_about(task)) != NULL)
-    event->about->result = mch_result_share(result);
+  begin(&event, MCH_EVENT_RETRIED, 0);
+  event.runid = task->runid;
+  event.attempt = attempt_of(task);
+  event.kind = result->kind;
+  event.course.pid = result->pid;
+  event.course.slot = result->slot;
+  mch_observe_tell(pool, &event, task, result);
+  if ((kept = try_keep(pool, &event)) != NULL && (kept->about = mch_task_about(task)) != NULL)
+    kept->about->result = mch_result_share(result);
+}
+
+/* The same for those who observe; that it began is told before. */
+static void tell_observers(struct mch_pool *pool, const struct mch_event *event,
+                           const struct mch_task *task, const struct mch_result *result) {
+  struct mch_event started = *event;
+  if (event->begins) {
+    started.type = MCH_EVENT_STARTED;
+    if (started.course.started != 0) {
+      started.time -= started.clock - started.course.started;
+      started.clock = started.course.started;
+    }
+    mch_observe_tell(pool, &started, task, NULL);
+  }
+  mch_observe_tell(pool, event, task, result);
 }
 
 /* To be called before it is counted as finished: there is room until then. */
 static void tell_end(struct mch_pool *pool, struct mch_task *task, const struct ending *ending) {
   uint64_t number = task->batch != NULL ? task->batch->answered : 0;
-  struct mch_event *event;
-  event = add(pool, MCH_EVENT_ENDED, 0);
+  struct mch_event made, *event = &made;
+  begin(event, MCH_EVENT_ENDED, 0);
   event->kind = ending->kind;
   event->count = (uint32_t)ending->count;
   event->begins = ending->begun && task->told < begun_with(task);
@@ -407,6 +443,10 @@ static void tell_end(struct mch_pool *pool, struct mch_task *task, const struct 
                       : MCH_UNMEASURED;
   event->sent = task->batch == NULL ? task->length : mch_task_item_length(task);
   event->received = ending->count == 1 ? ending->received : MCH_UNMEASURED;
+  tell_observers(pool, event, task, ending->result);
+  if (!pool->listening)
+    return;
+  event = keep(pool, event);
   if (ending->result != NULL || task->extra != NULL)
     event->about = mch_task_about(task);
   if (event->about != NULL) {
@@ -423,7 +463,7 @@ void mch_events_answered(struct mch_pool *pool, struct mch_task *task, uint32_t 
   struct ending ending = {
       .kind = MCH_KIND_OK, .begun = 1, .count = count, .received = length, .course = *course};
   count_answers(pool, task, &ending);
-  if (pool->listening)
+  if (is_told(pool))
     tell_end(pool, task, &ending);
 }
 
@@ -433,7 +473,7 @@ void mch_events_forgotten(struct mch_pool *pool, struct mch_task *task, uint32_t
       .kind = MCH_KIND_CANCELLED,
       .count = count,
       .course = {.elapsed = MCH_UNMEASURED, .cpu = MCH_UNMEASURED, .maxrss = MCH_UNMEASURED}};
-  if (pool->listening)
+  if (is_told(pool))
     tell_end(pool, task, &ending);
 }
 
@@ -457,6 +497,6 @@ static void tell_result(struct mch_pool *pool, struct mch_task *task, struct mch
 
 void mch_events_ended(struct mch_pool *pool, struct mch_task *task, struct mch_result *result) {
   count_result(pool, task, result);
-  if (pool->listening)
+  if (is_told(pool) || (result->kind != MCH_KIND_OK && mch_observe_wants(pool, MCH_WISH_FAILURES)))
     tell_result(pool, task, result);
 }

@@ -74,7 +74,14 @@ struct mch_pool {
   size_t record_bytes;
   struct piece *pieces, *last_piece;
   struct event_queue events;
-  int listening;  /* events are made */
+  int listening;            /* events are made, and kept for the owner */
+  unsigned observed;        /* a sum of what those who observe want, MCH_WISH_... */
+  struct mch_rolled rolled; /* on the hub's roll */
+  struct mch_words words;
+  struct mch_pool_facts facts;
+  int paused_on;  /* no task starts */
+  int poke[2];    /* a pipe in the engine's poller: who waits in the pool shall look; -1: none */
+  int poked;      /* a byte is in it */
   int hasty;      /* tasks may be taken whose end was not told */
   uint64_t calls; /* groups of maps so far */
   struct mch_tally tally;
@@ -107,6 +114,8 @@ struct mch_pool {
 
 /* pool.c: the pump, and when it is due. */
 
+void mch_pool_step(struct mch_pool *pool);
+
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
 
@@ -118,6 +127,18 @@ int mch_admit_one(struct mch_pool *pool, int owner);
 void mch_admit_end(struct mch_pool *pool);
 void mch_admit_use_jobserver(struct mch_pool *pool, const char *makeflags);
 uint64_t mch_admit_deadline(const struct mch_pool *pool);
+
+/* pool_observe.c: those who observe. */
+
+void mch_observe_begin(struct mch_pool *pool, const struct mch_pool_config *config);
+void mch_observe_free(struct mch_pool *pool);
+void mch_observe_changed(struct mch_pool *pool);
+void mch_observe_lower(struct mch_pool *pool);
+void mch_observe_tell(struct mch_pool *pool, const struct mch_event *event,
+                      const struct mch_task *task, const struct mch_result *result);
+static inline int mch_observe_wants(const struct mch_pool *pool, unsigned wish) {
+  return (pool->observed & wish) != 0;
+}
 
 /* pool_events.c: what happens, for those who listen. */
 
@@ -147,6 +168,10 @@ struct mch_task *mch_index_find(struct mch_pool *pool, uint64_t runid);
 int mch_index_reserve(struct mch_pool *pool, size_t count);
 void mch_index_remove(struct mch_pool *pool, uint64_t runid);
 void mch_index_count_submitted(struct mch_pool *pool, struct mch_task *task, int step);
+
+/* pool_cancel.c: as mch_pool_cancel(). */
+
+int mch_cancel_one(struct mch_pool *pool, uint64_t runid);
 
 /* pool_halt.c: what a failure does to the others of its group. */
 

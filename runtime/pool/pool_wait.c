@@ -132,6 +132,7 @@ void mch_pool_wait(struct mch_pool *pool, const struct mch_waiting *waiting) {
       mch_pool_pump_as_owner(pool);
       is_over = needs_owner(pool);
       pthread_mutex_unlock(&pool->lock);
+      mch_hub_look(mch_output_hub(pool->output), mch_now());
     }
   } while (!is_over && !waiting->enough(waiting->ud));
   mch_pool_attend(pool, 0);

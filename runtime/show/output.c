@@ -235,6 +235,34 @@ static void end_upstream(struct mch_output *out, struct mch_bar *bar, enum mch_b
 
 /* --- bars --- */
 
+/* Tell those who observe. */
+static void tell_bar(struct mch_output *out, const struct mch_bar *bar, uint64_t now,
+                     enum mch_report_event event) {
+  struct mch_report report;
+  if ((mch_hub_wants(out->hub) & MCH_WISH_BARS) == 0)
+    return;
+  mch_output_describe(bar, now, &report);
+  report.event = event;
+  mch_hub_tell_bar(out->hub, &report);
+}
+
+void mch_output_each_bar(struct mch_output *out, uint64_t now_ns,
+                         void (*f)(void *ud, const struct mch_report *report), void *ud) {
+  struct mch_report report;
+  struct mch_bar *bar;
+  if (!enter(out))
+    return;
+  for (bar = out->progress.running.first; bar != NULL; bar = bar->next) {
+    if (bar->waiting)
+      continue;
+    mch_progress_sample_at(bar, now_ns);
+    mch_output_describe(bar, now_ns, &report);
+    f(ud, &report);
+  }
+  f(ud, NULL);
+  quit(out, 0);
+}
+
 static int shows_bars(const struct mch_output *out) {
   return out->mode != MCH_PROGRESS_OFF && !(out->child && out->upstream.bar_start == NULL);
 }
@@ -250,6 +278,7 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
     bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
   if (bar != NULL) {
     bar->ticking = bar->loop;
+    tell_bar(out, bar, mch_output_now(out), MCH_REPORT_START);
     if (out->child)
       start_upstream(out, bar, spec);
     else if (out->mode == MCH_PROGRESS_REPORTS)
@@ -344,6 +373,7 @@ static void end_bar(struct mch_output *out, struct mch_bar *bar, uint64_t done, 
     bar->how = fair_end(bar->done, bar->total, how);
   bar->waiting = 1;
   out->waiting++;
+  tell_bar(out, bar, now, MCH_REPORT_END);
   if (!awaits_others(out, stop, now)) {
     if (stop != 0)
       move_up_all(out, stop);
@@ -380,6 +410,7 @@ void mch_output_bar_name(struct mch_output *out, struct mch_bar *bar, const char
     return;
   if (!bar->foreign && !bar->waiting) {
     mch_progress_rename(bar, name, length);
+    tell_bar(out, bar, mch_output_now(out), MCH_REPORT_UPDATE);
     if (out->child)
       out->upstream.bar_name(out->upstream.ud, bar->key, mch_progress_name(bar), bar->name_length);
   }
@@ -491,6 +522,8 @@ int mch_output_tick(struct mch_output *out) {
   int soon = now < out->ticked_ns + SECOND / 1000 ? MCH_TICK_SOON : 0;
   int due;
   out->ticked_ns = now;
+  if (now >= mch_hub_next_look(out->hub) && ours(out))
+    mch_hub_look(out->hub, mch_now());
   if ((now < atomic_load_explicit(&out->due, memory_order_relaxed) && !out->wanted) || !ours(out))
     return soon;
   if (pthread_mutex_trylock(&out->lock) != 0)
@@ -506,6 +539,12 @@ void mch_output_lines(struct mch_output *out, int stream, const char *bytes, siz
   route(out, stream, bytes, length);
   hasten(out, out->keeps_lines || !in_frames(out));
   quit(out, 0);
+}
+
+void mch_output_task_lines(struct mch_output *out, int stream, const char *bytes, size_t length) {
+  if (mch_hub_wants(out->hub) & MCH_WISH_LINES)
+    mch_hub_tell_lines(out->hub, stream, bytes, length);
+  mch_output_lines(out, stream, bytes, length);
 }
 
 size_t mch_output_backlog(struct mch_output *out) {
@@ -814,6 +853,7 @@ static void tick_alone(void *ud) {
   else
     pump(out, now, 0);
   pthread_mutex_unlock(&out->lock);
+  mch_hub_look(out->hub, mch_now());
 }
 
 static void set_up(struct mch_output *out) {
@@ -840,8 +880,18 @@ struct mch_output *mch_output_new(const struct mch_output_config *config, struct
   if (config != NULL)
     out->config = *config;
   atomic_init(&out->refs, 1);
+  out->hub = mch_hub_new();
+  if (out->hub == NULL) {
+    mch_error_set(error, MCH_NOMEM, "not enough memory");
+    free(out);
+    return NULL;
+  }
   set_up(out);
   return out;
+}
+
+struct mch_hub *mch_output_hub(struct mch_output *out) {
+  return out->hub;
 }
 
 struct mch_output *mch_output_ref(struct mch_output *out) {
@@ -870,6 +920,7 @@ void mch_output_unref(struct mch_output *out) {
   for (i = 0; i < 2; i++)
     mch_buf_free(&out->sinks[i].unsent);
   pthread_mutex_destroy(&out->lock);
+  mch_hub_free(out->hub);
   free(out);
 }
 
@@ -926,6 +977,7 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
   out->forwarded = out->waiting = 0;
   out->looked = out->mixed = out->paused = out->leaving = out->edit.active = 0;
   out->child = 1;
+  mch_hub_become_child(out->hub);
   out->upstream = *upstream;
   set_up(out);
 }

@@ -32,6 +32,7 @@
 #include "render.h"
 
 struct mch_buf;
+struct mch_hub;
 struct mch_output;
 
 /* Where time, size and descriptors come from. Zeroes: from the system. The rest is for tests. */
@@ -64,6 +65,9 @@ enum mch_progress_mode {
 /* NULL (and `error` filled) if there is no memory. `config` may be NULL. */
 struct mch_output *mch_output_new(const struct mch_output_config *config, struct mch_error *error);
 struct mch_output *mch_output_ref(struct mch_output *out);
+
+/* Where those are told who observe what happens (observe.h); lives as long as this. */
+struct mch_hub *mch_output_hub(struct mch_output *out);
 
 /* The last one leaves the screen clean (Lua thread only) and frees. */
 void mch_output_unref(struct mch_output *out);
@@ -129,6 +133,14 @@ int mch_output_tick(struct mch_output *out);
 
 /* Whole lines, each with its newline, to stream 1 or 2; written in order, at the next pump. */
 void mch_output_lines(struct mch_output *out, int stream, const char *bytes, size_t length);
+
+/* The same for lines that a task has printed, which observers are told of. */
+void mch_output_task_lines(struct mch_output *out, int stream, const char *bytes, size_t length);
+
+/* Call f with each running bar as it counts now, and at last with NULL; under the output's lock. It
+ * may lock the hub, and call nothing else here. */
+void mch_output_each_bar(struct mch_output *out, uint64_t now_ns,
+                         void (*f)(void *ud, const struct mch_report *report), void *ud);
 
 /* Bytes of lines that wait to be written. Whoever reads them from somewhere should pause when this
  * is large: they are never dropped. */

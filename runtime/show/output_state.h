@@ -12,6 +12,7 @@
 
 #include "runtime/base/buf.h"
 #include "hold.h"
+#include "observe.h"
 #include "output.h"
 #include "runtime/base/platform.h"
 #include "screen.h"
@@ -34,6 +35,7 @@ struct mch_edit {
 
 struct mch_output {
   atomic_int refs;
+  struct mch_hub *hub;
   pthread_mutex_t lock; /* for all below but the next three */
   struct mch_output_config config;
   struct mch_mark mark; /* a fork that we do not know of must not draw */

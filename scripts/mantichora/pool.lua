@@ -666,6 +666,7 @@ local function make(options)
   local nworkers, limits, jobserver = o.nworkers or default_nworkers(), o.limits or {}, false
   if nworkers == "auto" then nworkers, jobserver = auto_workers() end
   local pool = core.new {
+    name = o.name,
     nworkers = nworkers,
     jobserver = jobserver and o.engine ~= "inline",
     snapshot = o.engine == "snapshot",
