@@ -14,7 +14,8 @@ local mark
 local function start(script, rows)
   count = count + 1
   mark = ("MANTICHORA_SIGNALS=%d-%d"):format(process.pid(), count)
-  local t = terminal.start("env PS1='READY$ ' HISTFILE= bash --norc --noprofile -i", 160, rows or 24)
+  -- Without noflsh the kernel drops what a terminal has yet to show when Ctrl-C or Ctrl-Z is typed.
+  local t = terminal.start("stty noflsh; env PS1='READY$ ' HISTFILE= bash --norc --noprofile -i", 160, rows or 24)
   shell.write(t.folder .. "/script.lua", script or "")
   t:wait(function(lines) return lines[1] == "READY$" end)
   return t
@@ -211,10 +212,14 @@ describe("Ctrl-Z", function()
       local pool <close> = mantichora { nworkers = 2 }
       for i = 1, 2 do
         pool:run(function(file)
-          for n = 1, 20 do print(("line %d.%02d"):format(i, n)) mantichora.sleep(0.02) end
-          assert(io.open(file .. i, "w")):close()
+          for n = 1, 20 do
+            print(("line %d.%02d"):format(i, n))
+            mantichora.sleep(0.02)
+            while n == 10 and not io.open(file .. ".go") do mantichora.sleep(0.01) end
+          end
+          assert(io.open(file .. ".done" .. i, "w")):close()
           return i
-        end, arg[0] .. ".done")
+        end, arg[0])
       end
       running(pool, 2)
       local results = pool:returns()
@@ -223,6 +228,7 @@ describe("Ctrl-Z", function()
     run(t)
     local lines = until_prompt(t, function() t:type("C-z") end)
     assert.truthy(table.concat(lines, "\n"):find("Stopped", 1, true))
+    shell.write(t.folder .. "/script.lua.go", "")
     -- The tasks go on to their ends meanwhile.
     process.wait(function()
       local one <close> = io.open(t.folder .. "/script.lua.done1")
