@@ -73,6 +73,7 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
   preload(L, "mantichora.commands.kernel", mch_kernel_open);
   preload(L, "mantichora.commands.streams", mch_commands_open_streams);
   preload(L, "mantichora.commands.json", mch_commands_open_json);
+  preload(L, "mantichora.commands.socket", mch_commands_open_socket);
   preload(L, "mantichora.commands.web", mch_web_open_core);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     lua_pushfstring(L, "commands.%s", parts[i]);

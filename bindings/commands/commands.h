@@ -44,6 +44,11 @@ int mch_kernel_open(lua_State *L);
  * t, which will be written as a list; null. */
 int mch_commands_open_json(lua_State *L);
 
+/* Push the viewer's side of a script's socket, a table: connect(path): a connection; or nil and why
+ * not. Its methods: fd(); lines(): the objects that have come, without waiting, or nil: the other
+ * side has gone; send(text): whether it went; close(). */
+int mch_commands_open_socket(lua_State *L);
+
 /* Push what the part of busted takes: the streams of a task, kept in files. */
 int mch_commands_open_streams(lua_State *L);
 

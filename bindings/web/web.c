@@ -107,12 +107,18 @@ static int web_clock(lua_State *L) {
   return 1;
 }
 
+static int web_wait(lua_State *L) {
+  lua_pushboolean(L, mch_web_wait((int)luaL_checkinteger(L, 1), luaL_checknumber(L, 2)));
+  return 1;
+}
+
 int mch_web_open_core(lua_State *L) {
   static const luaL_Reg methods[] = {
       {"url", server_url},         {"serve", server_serve},     {"viewers", server_viewers},
       {"wanting", server_wanting}, {"publish", server_publish}, {"close", server_close},
       {"__gc", server_close},      {"__close", server_close},   {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"open", web_open}, {"clock", web_clock}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"open", web_open}, {"clock", web_clock}, {"wait", web_wait}, {NULL, NULL}};
   if (luaL_newmetatable(L, TYPE)) {
     luaL_setfuncs(L, methods, 0);
     lua_pushvalue(L, -1);

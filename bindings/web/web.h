@@ -21,6 +21,7 @@ const struct mch_embedded *mch_web_find_file(const char *name);
  *     :publish(text, snap)   to all that are up to date; or, with `snap`, to those that wait
  *     :close()
  *   clock()                  monotonic seconds
+ *   wait(fd, seconds)        until `fd` is readable, so long at most
  */
 int mch_web_open_core(lua_State *L);
 

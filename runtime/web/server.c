@@ -1,6 +1,12 @@
 /* Runs in: parent. Purpose: server.h. */
 #include "runtime/web/server.h"
 
+#include <poll.h>
+
+int mch_web_wait(int fd, double seconds) {
+  return poll(&(struct pollfd){fd, POLLIN, 0}, 1, (int)(1000 * seconds)) > 0;
+}
+
 #ifdef MANTICHORA_MICROHTTPD
 
 #include <arpa/inet.h>

@@ -54,6 +54,9 @@ const char *mch_web_token(const struct mch_web *web);
  * and serve the browsers. Returns whether `fd` is readable. A signal ends the wait. */
 int mch_web_serve(struct mch_web *web, int fd, double seconds);
 
+/* The same wait without a server. */
+int mch_web_wait(int fd, double seconds);
+
 /* How many viewers there are, and how many of them wait for a snapshot. */
 unsigned mch_web_viewers(const struct mch_web *web);
 unsigned mch_web_wanting(const struct mch_web *web);

@@ -1,8 +1,6 @@
 -- mantichora top --web: serves the page of one script, from its socket to browsers.
 --
--- serve(source)   until Ctrl-C, which it passes on as an error. `source`: what comes from the script:
---   source:fd()     the descriptor to wait for
---   source:lines()  the lines that are there, decoded, without waiting; nil when the script has gone
+-- `source` is the connection: source:fd() to wait for, source:lines() what has come, nil when the script has gone.
 
 local core = require "mantichora.commands.web"
 local json = require "mantichora.commands.json"
@@ -10,6 +8,12 @@ local web_state = require "commands.web_state"
 
 local pace = 0.2 -- seconds from one picture to the next
 local heartbeat = 1 -- seconds after which viewers hear that nothing is new
+local patience = 10 -- seconds for the script's first line
+
+-- Names are text on a terminal too.
+local function plain(text)
+  return (text:gsub("[%c\x7f]", "?"))
+end
 
 local function send(server, message, is_snapshot)
   if server:viewers() > 0 then server:publish(json.write(message) .. "\n", is_snapshot) end
@@ -24,11 +28,9 @@ local function publish(server, state, always)
   return message ~= nil
 end
 
-local function listen(state, source)
-  local lines = source:lines()
-  if not lines then return false end
-  for _, line in ipairs(lines) do state:take(line) end
-  return true
+local function listen(state, lines)
+  for _, line in ipairs(lines or {}) do state:take(line) end
+  return lines ~= nil
 end
 
 local function see_silence(state, heard, now)
@@ -38,8 +40,9 @@ local function see_silence(state, heard, now)
   return silent ~= before
 end
 
-local function serve(source, server)
+local function serve(source, first, server)
   local state = web_state.new()
+  listen(state, first)
   local heard, turn, told, open = core.clock(), 0, 0, true
   while true do
     local now = core.clock()
@@ -48,7 +51,7 @@ local function serve(source, server)
     local news = false
     if readable then
       heard = now
-      open = listen(state, source)
+      open = listen(state, source:lines())
       if not open then
         -- A script that goes in its snapshot leaves what there is.
         state.starting, state.complete = false, true
@@ -64,15 +67,50 @@ local function serve(source, server)
   end
 end
 
---- Why there can be no page, or nil.
-local function missing()
-  if not json.read then
-    return "this program was built without yajl (Debian: libyajl-dev), which reads what scripts say"
-  end
+-- Ctrl-C is how a server ends.
+local function serve_until_interrupted(source, first, server)
+  local fine, problem = xpcall(serve, function(problem)
+    local text = tostring(problem)
+    return text:find("interrupted!", 1, true) and "interrupted" or debug.traceback(text)
+  end, source, first, server)
+  if not fine and problem ~= "interrupted" then error(problem, 0) end
+  if server:viewers() > 0 then server:publish('{"bye":true}\n', false) end
 end
 
-return {
-  missing = missing,
-  open = core.open,
-  serve = serve,
-}
+-- The script's first line, which says what protocol follows; or nil and what is wrong.
+local function greet(source, lines)
+  local before = core.clock()
+  while core.clock() < before + patience do
+    local more = source:lines()
+    if not more then return nil, "the script has gone" end
+    table.move(more, 1, #more, #lines + 1, lines)
+    if lines[1] then break end
+    core.wait(source:fd(), 0.1)
+  end
+  if not lines[1] then return nil, ("the script said nothing for %d s"):format(patience) end
+  local protocol = lines[1].mantichora
+  if protocol ~= 1 then
+    return nil, ("the script speaks protocol %s, and this mantichora 1"):format(tostring(protocol))
+  end
+  return lines
+end
+
+--- Serve the page of the script at the other side of `source` until Ctrl-C: a connection of mantichora.commands.socket.
+-- True; or nil and why it cannot be.
+local function run(source)
+  if not json.read then return nil, "this program was built without yajl (Debian: libyajl-dev), which reads JSON" end
+  local server, message = core.open()
+  if not server then return nil, message end
+  local server <close> = server -- luacheck: ignore 411
+  local lines
+  lines, message = greet(source, {})
+  if not lines then return nil, message end
+  io.stdout:write(server:url(), "\n")
+  io.stdout:flush()
+  io.stderr:write(("mantichora top: the page of %s (PID %s) is there; Ctrl-C ends it, and the script goes on\n"):format(
+    plain(lines[1].script or "a script"), plain(tostring(lines[1].pid))))
+  serve_until_interrupted(source, lines, server)
+  return true
+end
+
+return { run = run }

@@ -16,7 +16,6 @@ local minutes = 20 -- how long a box is kept
 local fine = 60 -- seconds: what is younger is merged only if that must be
 
 local kinds = { "ok", "error", "unsendable", "exited", "killed", "timeout", "cancelled" }
-local weight = { cancelled = 1, unsendable = 2, timeout = 3, exited = 4, error = 5, killed = 6 }
 
 local state = {}
 state.__index = state
@@ -79,42 +78,56 @@ local function add_box(self, line, box)
   self.changed.boxes[#self.changed.boxes + 1] = box
 end
 
-local function worst(counts)
-  local found, most = "ok", 0
-  for kind in pairs(counts) do
-    if (weight[kind] or 0) > most then found, most = kind, weight[kind] end
+-- What short tasks of one slot were in this time, as one box a kind, side by side: each has the share of the time
+-- that was worked for it. `sums`: by kind the count and the seconds of work.
+local function spread(start, stop, sums)
+  local boxes, work, tasks = {}, 0, 0
+  for _, sum in pairs(sums) do
+    work, tasks = work + sum.busy, tasks + sum.count
   end
-  return found
-end
-
--- `later` comes behind `box`: one box for both.
-local function join(box, later)
-  local counts = {}
-  for _, part in ipairs { box, later } do
-    for kind, count in pairs(part.counts or { [part.kind] = 1 }) do
-      counts[kind] = (counts[kind] or 0) + count
+  for _, kind in ipairs(kinds) do
+    local sum = sums[kind]
+    if sum then
+      local share = work > 0 and sum.busy / work or sum.count / tasks
+      local box = { kind = kind, start = start, stop = start + share * (stop - start), count = sum.count, busy = sum.busy }
+      start = box.stop
+      stop = math.max(stop, start)
+      work, tasks = work - sum.busy, tasks - sum.count
+      boxes[#boxes + 1] = box
     end
   end
-  local function busy(part) return part.busy or part.stop - part.start end
-  return {
-    row = box.row, start = math.min(box.start, later.start), stop = math.max(box.stop, later.stop),
-    count = (box.count or 1) + (later.count or 1), busy = busy(box) + busy(later), counts = counts,
-    kind = worst(counts),
-  }
+  return boxes
+end
+
+local function sum_of(group)
+  local sums = {}
+  for _, box in ipairs(group) do
+    local sum = sums[box.kind] or { count = 0, busy = 0 }
+    sums[box.kind] = sum
+    sum.count = sum.count + (box.count or 1)
+    sum.busy = sum.busy + (box.busy or box.stop - box.start)
+  end
+  return sums
 end
 
 -- Merge neighbours that ended before `limit` and are together no longer than `span`. `all`: failures too.
 local function merge(row, limit, span, all)
-  local kept = {}
-  for _, box in ipairs(row.boxes) do
-    local before = kept[#kept]
-    if before and box.stop < limit and box.stop - before.start <= span
-      and (all or before.kind == "ok" and box.kind == "ok") then
-      kept[#kept] = join(before, box)
-    else
+  local kept, group = {}, {}
+  local function flush()
+    local boxes = #group > 1 and spread(group[1].start, group[#group].stop, sum_of(group)) or group
+    for _, box in ipairs(#boxes < #group and boxes or group) do
+      box.row = row.id
       kept[#kept + 1] = box
     end
+    group = {}
   end
+  for _, box in ipairs(row.boxes) do
+    local mergeable = box.stop < limit and (all or box.kind == "ok")
+    if #group > 0 and (not mergeable or box.stop - group[1].start > span) then flush() end
+    group[#group + 1] = box
+    if not mergeable then flush() end
+  end
+  flush()
   row.boxes = kept
 end
 
@@ -260,18 +273,20 @@ function take.retried(self, line)
 end
 
 function take.many(self, line)
-  local counts, count = {}, 0
+  local sums, count = {}, 0
   for _, kind in ipairs(kinds) do
-    if line[kind] and line[kind] > 0 then
-      counts[kind] = line[kind]
-      count = count + line[kind]
+    local number = line[kind]
+    if number and number > 0 then
+      sums[kind] = { count = number, busy = 0 }
+      count = count + number
     end
   end
-  if count == 0 then return end
-  add_box(self, line, {
-    start = line.from, stop = math.max(line.to, line.from), count = count, counts = counts, kind = worst(counts),
-    busy = line.worked, pool = line.pool, slot = line.slot,
-  })
+  for _, sum in pairs(sums) do sum.busy = (line.worked or 0) * sum.count / count end
+  local boxes = row_of(self, line).boxes
+  local before = boxes[#boxes]
+  -- Those of its time that were told one by one keep their place.
+  local from = before and before.stop < line.to and math.max(line.from, before.stop) or line.from
+  for _, box in ipairs(spread(from, math.max(line.to, from), sums)) do add_box(self, line, box) end
 end
 
 function take.bar(self, line)
@@ -402,7 +417,7 @@ end
 local function box_of(box)
   local short = { r = box.row, a = box.start, b = box.stop, k = box.kind }
   if box.count then
-    short.c, short.w, short.n = box.count, box.busy, box.counts
+    short.c, short.w = box.count, box.busy
   else
     short.i, short.t, short.m, short.x, short.e = box.runid, box.name, box.maxrss, box.index, box.attempt
     short.p, short.d, short.u, short.o = box.pid, box.place, box.cpu, box.waited

@@ -76,6 +76,7 @@
     pools: [], workers: [], rows: [], boxes: [], failures: [], samples: [], stats: null,
     silent: 0, gone: null, paused: false,
   };
+  let charted = null; // the last sample that the curves have
   let link = "connecting"; // "open", "cut", "ended", "refused", "none"
   let stale = true;
 
@@ -99,8 +100,7 @@
     if (short.c) {
       box.count = short.c;
       box.busy = short.w;
-      box.counts = short.n;
-      box.key = short.r + "@" + short.a;
+      box.key = short.r + "@" + short.a + short.k;
     } else {
       const pool = Number(short.r.slice(0, short.r.indexOf(".")));
       box.pool = pool;
@@ -163,7 +163,7 @@
     takeBoxes(message);
     if (message.all_samples) picture.samples = [];
     if (message.samples) picture.samples = picture.samples.concat(message.samples);
-    if (message.bars) for (const bar of message.bars) drawBar(bar);
+    if (message.bars) for (const bar of message.bars) newBars.set(bar.bar, bar);
     if (message.failures) for (const failure of message.failures) addFailure(failure);
     if (message.log) addLog(message.log, message.dropped || 0);
     stale = true;
@@ -216,7 +216,7 @@
     figure("retried", sum("retried") > 0 ? count(sum("retried")) : null);
     figure("found", sum("found") > 0 ? count(sum("found")) : null);
     figure("per second", over ? null : rate >= 10 ? count(rate) : rate.toPrecision(2));
-    figure("ETA", over || left === 0 || rate === 0 ? null : MantichoraTimeline.formatTime(left / rate, 1));
+    figure("ETA", over || left === 0 || rate === 0 ? null : MantichoraTimeline.formatTime(Math.max(1, Math.round(left / rate)), 1));
     const stats = picture.stats || {};
     figure("memory", bytes((stats.rss || 0) + (stats.workers_rss || 0)));
     figure("CPUs busy", over ? null : ((stats.cpu || 0) + (stats.workers_cpu || 0)).toFixed(1));
@@ -270,9 +270,11 @@
   // -- bars ---------------------------------------------------------------------------------------
 
   const bars = new Map();
+  const newBars = new Map(); // what is to be drawn
 
   function clearBars() {
     bars.clear();
+    newBars.clear();
     at("bars").replaceChildren();
     at("bars-ended").replaceChildren();
     at("bars-section").hidden = true;
@@ -311,13 +313,15 @@
     const known = typeof bar.total === "number" && bar.done <= bar.total;
     const share = !known ? null : bar.total === 0 ? 1 : Math.max(0, bar.done / bar.total);
     const state = bar.state || "running";
+    const words = barWords(bar, share);
     say(parts.name, bar.name || "");
-    parts.name.title = bar.name || "";
-    say(parts.count, barWords(bar, share));
-    parts.fill.style.transform = "scaleX(" + (share === null ? 1 : share) + ")";
-    parts.root.className = "bar bar-" + state + (share === null && state === "running" ? " bar-unknown" : "");
+    if (parts.name.title !== (bar.name || "")) parts.name.title = bar.name || "";
+    say(parts.count, words);
+    parts.fill.style.transform = "scaleX(" + (share === null ? 1 : share.toFixed(4)) + ")";
+    const look = "bar bar-" + state + (share === null && state === "running" ? " bar-unknown" : "");
+    if (parts.root.className !== look) parts.root.className = look;
     parts.root.setAttribute("aria-label", bar.name || "bar");
-    parts.root.setAttribute("aria-valuetext", barWords(bar, share));
+    parts.root.setAttribute("aria-valuetext", words);
     if (share !== null) parts.root.setAttribute("aria-valuenow", String(Math.round(share * 100)));
     else parts.root.removeAttribute("aria-valuenow");
     if (state !== "running" && !parts.ended) {
@@ -442,8 +446,7 @@
   }
 
   function tellMany(facts, box) {
-    fact(facts, "tasks", count(box.count));
-    for (const kind of Object.keys(box.counts || {})) fact(facts, kind, count(box.counts[kind]));
+    fact(facts, box.kind, count(box.count));
     fact(facts, "worked", span(box.busy || 0));
     fact(facts, "in", span(box.stop - box.start));
     fact(facts, "from", clockTime(box.start));
@@ -655,11 +658,17 @@
       });
       MantichoraTimeline.legend(at("legend"));
     }
+    for (const bar of newBars.values()) drawBar(bar);
+    newBars.clear();
     if (stale) {
       stale = false;
       drawHead();
       drawFigures();
       drawTimeline();
+    }
+    const last = picture.samples[picture.samples.length - 1];
+    if (last !== charted || picture.gone) {
+      charted = last;
       drawCharts();
     }
     drawWorkers();
@@ -766,9 +775,9 @@
   window.addEventListener("hashchange", function () {
     if (tokenOf(location.hash)) begin();
   });
-  window.addEventListener("resize", function () { stale = true; });
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { stale = true; });
-  at("window").addEventListener("change", function () { stale = true; draw(); });
+  window.addEventListener("resize", function () { charted = null; });
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { charted = null; });
+  at("window").addEventListener("change", draw);
   at("log-what").addEventListener("change", function () {
     at("log").dataset.what = at("log-what").value;
     at("log").scrollTop = at("log").scrollHeight;

@@ -152,7 +152,7 @@ def do(browser, line):
     elif verb == "wait":
         browser.wait(rest)
     elif verb == "say":
-        print(json.dumps(browser.value(rest)), flush=True)
+        print(json.dumps(browser.value(rest), ensure_ascii=False), flush=True)
     elif verb == "key":
         browser.key(rest)
     elif verb == "type":
@@ -169,7 +169,7 @@ def do(browser, line):
         print(json.dumps(subprocess.run(rest, shell=True, capture_output=True, text=True, timeout=60).stdout),
               flush=True)
     elif verb == "problems":
-        print(json.dumps(browser.problems), flush=True)
+        print(json.dumps(browser.problems, ensure_ascii=False), flush=True)
     else:
         raise RuntimeError("no such step: " + line)
 
