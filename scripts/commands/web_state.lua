@@ -89,7 +89,8 @@ local function spread(start, stop, sums)
     local sum = sums[kind]
     if sum then
       local share = work > 0 and sum.busy / work or sum.count / tasks
-      local box = { kind = kind, start = start, stop = start + share * (stop - start), count = sum.count, busy = sum.busy }
+      local box = { kind = kind, count = sum.count, busy = sum.busy, start = start }
+      box.stop = start + share * (stop - start)
       start = box.stop
       stop = math.max(stop, start)
       work, tasks = work - sum.busy, tasks - sum.count
