@@ -424,7 +424,7 @@ static int open_kernel(lua_State *L) {
   close_on_exec(kernel->acks);
   close_on_exec(atoi(luaL_checkstring(L, 2)));
   kernel->process = getpid();
-  if (mch_platform_lifeline(atoi(luaL_checkstring(L, 2))) != 0)
+  if (mch_platform_lifeline(atoi(luaL_checkstring(L, 2)), getppid()) != 0)
     return luaL_error(L, "the host cannot watch its kernel");
   setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
   mch_loutput_get(L);

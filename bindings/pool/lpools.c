@@ -159,9 +159,10 @@ struct end {
 /* Wait until any of these may have something to do; 1: the descriptor has. */
 static int wait_for_any(struct mch_poller *poller, const struct end *end, uint64_t due,
                         struct mch_look *look) {
-  int fds[] = {end->fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
-  if (end->fd >= 0)
+  if (end->fd >= 0) {
+    int fds[] = {end->fd, poller != NULL ? mch_poller_fd(poller) : -1}; /* poll(2) passes over -1 */
     return mch_await_until(fds, 2, due, mch_lwait_interrupted, look);
+  }
   if (poller != NULL)
     mch_wait(poller, due, mch_lwait_interrupted, look);
   else
@@ -241,7 +242,12 @@ int mch_lpool_fd(lua_State *L, struct mch_error *error) {
     code = mch_lpools_join(poller, lpool, error);
     lua_pop(L, 1);
   }
-  return poller == NULL || code != 0 ? -1 : mch_poller_fd(poller);
+  if (poller == NULL || code != 0)
+    return -1;
+  code = mch_poller_fd(poller);
+  if (code < 0)
+    mch_error_set(error, MCH_SYSTEM, "cannot make a descriptor to wait for all pools");
+  return code;
 }
 
 /* sleep(seconds) */

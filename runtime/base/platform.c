@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -453,20 +454,45 @@ void mch_platform_limit(uint64_t memory, uint64_t cpu, uint64_t files) {
 }
 
 #if !defined(F_SETSIG)
-/* A thread that sits in a read of the lifeline: it returns only when the other end has gone. */
+enum { LOOK_AT_OWNER = 100 }; /* milliseconds */
+
+/* What a worker's life hangs on: its lifeline and its owner. Once a process. */
+static struct lifeline {
+  int fd;
+  pid_t owner;
+  struct stat file;
+} life;
+
+/* Whether the lifeline's other end has gone; a task may have closed the descriptor, or put another
+ * file there. Waits a moment if not. */
+static int has_parted(const struct lifeline *line) {
+  struct pollfd end = {line->fd, POLLIN, 0};
+  struct timespec moment = {0, LOOK_AT_OWNER * 1000000L};
+  struct stat file;
+  if (poll(&end, 1, LOOK_AT_OWNER) <= 0)
+    return 0;
+  if ((end.revents & POLLHUP) != 0 && fstat(line->fd, &file) == 0 &&
+      file.st_ino == line->file.st_ino && file.st_dev == line->file.st_dev)
+    return 1;
+  nanosleep(&moment, NULL);
+  return 0;
+}
+
+/* A thread that waits for the end of the lifeline. As long as another process holds it the owner's
+ * death shows in the parent's number alone. */
 static void *watch_lifeline(void *argument) {
-  int fd = (int)(intptr_t)argument;
-  char byte;
-  while (read(fd, &byte, 1) < 0 && errno == EINTR)
+  const struct lifeline *line = argument;
+  while (getppid() == line->owner && !has_parted(line))
     ;
   kill(0, SIGKILL);
   return NULL;
 }
 #endif
 
-int mch_platform_lifeline(int fd) {
+int mch_platform_lifeline(int fd, pid_t owner) {
 #if defined(F_SETSIG)
   char byte;
+  (void)owner;
   int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || fcntl(fd, F_SETSIG, SIGKILL) != 0 || fcntl(fd, F_SETOWN, -getpid()) != 0 ||
       fcntl(fd, F_SETFL, flags | O_ASYNC | O_NONBLOCK) != 0)
@@ -479,9 +505,13 @@ int mch_platform_lifeline(int fd) {
   pthread_t thread;
   sigset_t all, old;
   int failed;
+  life.fd = fd;
+  life.owner = owner;
+  if (fstat(fd, &life.file) != 0)
+    return -1;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  failed = pthread_create(&thread, NULL, watch_lifeline, (void *)(intptr_t)fd);
+  failed = pthread_create(&thread, NULL, watch_lifeline, &life);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   if (failed == 0)
     pthread_detach(thread);
@@ -742,8 +772,7 @@ unsigned mch_platform_cpu_count(void) {
 
 /* -- waiting ------------------------------------------------------------------------------ */
 
-/* poll(2) until `deadline` under a signal mask (NULL: the present one). */
-static int poll_under(struct pollfd *fds, size_t count, uint64_t deadline, const sigset_t *mask) {
+int mch_platform_poll(struct pollfd *fds, size_t count, uint64_t deadline, const sigset_t *mask) {
   uint64_t now = mch_now(), wait = deadline > now ? deadline - now : 0;
 #if defined(__APPLE__) /* no ppoll: the small window is closed by a bounded wait */
   sigset_t old;
@@ -772,7 +801,7 @@ int mch_platform_await(const int *fds, size_t count, uint64_t deadline, const si
     entries[i].events = POLLIN;
     entries[i].revents = 0;
   }
-  return poll_under(entries, i, deadline, mask) > 0 && entries[0].revents != 0;
+  return mch_platform_poll(entries, i, deadline, mask) > 0 && entries[0].revents != 0;
 }
 
 int mch_platform_get_byte(int fd) {
@@ -784,7 +813,7 @@ int mch_platform_get_byte(int fd) {
   return got == 1 ? byte : -1;
 }
 
-#if defined(ON_LINUX)
+#if defined(ON_LINUX) /* elsewhere: poller.c */
 
 struct mch_poller {
   int fd;
@@ -824,6 +853,14 @@ void mch_poller_remove(struct mch_poller *poller, int fd) {
   epoll_ctl(poller->fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
+int mch_poller_add_inner(struct mch_poller *poller, struct mch_poller *inner, void *ud) {
+  return mch_poller_add(poller, inner->fd, ud);
+}
+
+void mch_poller_remove_inner(struct mch_poller *poller, struct mch_poller *inner) {
+  mch_poller_remove(poller, inner->fd);
+}
+
 int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
                     const sigset_t *mask) {
   struct epoll_event events[64];
@@ -842,84 +879,17 @@ void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset
   ppoll(&fd, 1, deadline == MCH_NEVER ? NULL : &moment, mask);
 }
 
-int mch_poller_fd(const struct mch_poller *poller) {
+/* The descriptor of the set itself, which says at each moment what is so. */
+int mch_poller_fd(struct mch_poller *poller) {
   return poller->fd;
 }
 
-#else /* a plain array for poll(2) */
-
-struct mch_poller {
-  struct pollfd *fds;
-  void **uds;
-  size_t count, room;
-};
-
-struct mch_poller *mch_poller_new(struct mch_error *error) {
-  struct mch_poller *poller = calloc(1, sizeof *poller);
-  if (poller == NULL)
-    mch_error_set(error, MCH_NOMEM, "not enough memory");
-  return poller;
-}
-
-void mch_poller_free(struct mch_poller *poller) {
-  if (poller != NULL) {
-    free(poller->fds);
-    free(poller->uds);
-  }
-  free(poller);
-}
-
-int mch_poller_add(struct mch_poller *poller, int fd, void *ud) {
-  if (poller->count == poller->room) {
-    size_t room = poller->room == 0 ? 16 : poller->room * 2;
-    struct pollfd *fds = realloc(poller->fds, room * sizeof *fds);
-    void **uds;
-    if (fds == NULL)
-      return -1;
-    poller->fds = fds;
-    uds = realloc(poller->uds, room * sizeof *uds);
-    if (uds == NULL)
-      return -1;
-    poller->uds = uds;
-    poller->room = room;
-  }
-  poller->fds[poller->count].fd = fd;
-  poller->fds[poller->count].events = POLLIN;
-  poller->uds[poller->count++] = ud;
-  return 0;
-}
-
-void mch_poller_remove(struct mch_poller *poller, int fd) {
-  size_t i;
-  for (i = 0; i < poller->count; i++)
-    if (poller->fds[i].fd == fd) {
-      poller->count--;
-      poller->fds[i] = poller->fds[poller->count];
-      poller->uds[i] = poller->uds[poller->count];
-      return;
-    }
-}
-
-int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
-                    const sigset_t *mask) {
-  int got = poll_under(poller->fds, poller->count, deadline, mask), count = 0;
-  size_t i;
-  if (got <= 0)
-    return got;
-  for (i = 0; i < poller->count && count < room; i++)
-    if (poller->fds[i].revents != 0)
-      ready[count++].ud = poller->uds[i];
-  return count;
-}
-
-void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask) {
-  struct mch_ready ready[1];
-  mch_poller_wait(poller, ready, 1, deadline, mask);
-}
-
-int mch_poller_fd(const struct mch_poller *poller) {
+void mch_poller_settle(struct mch_poller *poller) {
   (void)poller;
-  return -1;
+}
+
+void mch_poller_disown(struct mch_poller *poller) {
+  close(poller->fd);
 }
 
 #endif

@@ -110,8 +110,9 @@ uint64_t mch_platform_oom_count(void);
 void mch_platform_limit(uint64_t memory, uint64_t cpu, uint64_t files);
 
 /* Bind the life of this process's group to the other end of pipe `fd`: when its last copy closes,
- * the kernel (else a thread) kills the group. Call after setpgid(). */
-int mch_platform_lifeline(int fd);
+ * the kernel kills the group; elsewhere than on Linux a thread does, and within a tenth of a second
+ * also when `owner`, the parent, has gone. Call after setpgid(). */
+int mch_platform_lifeline(int fd, pid_t owner);
 
 /* Have MCH_OWNER_SIGNAL sent to this process when its parent dies, whoever else holds the other end
  * of the lifeline (another pool's worker, a child of the host). It also comes, for nothing, when
@@ -209,13 +210,25 @@ void mch_poller_free(struct mch_poller *poller);
  * with errno. */
 int mch_poller_add(struct mch_poller *poller, int fd, void *ud);
 void mch_poller_remove(struct mch_poller *poller, int fd);
+/* Watch whether mch_poller_wait() of another poller would have something. */
+int mch_poller_add_inner(struct mch_poller *poller, struct mch_poller *inner, void *ud);
+void mch_poller_remove_inner(struct mch_poller *poller, struct mch_poller *inner);
 /* Wait until `deadline` (0: do not wait) under the signal mask `mask` (NULL: the present one).
  * Number of entries in `ready`, 0 for a time-out, -1 with errno EINTR or another. */
 int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
                     const sigset_t *mask);
 /* Sleep until mch_poller_wait() has something, `deadline` to the microsecond, or a signal. */
 void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask);
-/* A descriptor that is readable when mch_poller_wait() has something; -1 where there is none. */
-int mch_poller_fd(const struct mch_poller *poller);
+/* A descriptor that is readable when mch_poller_wait() has something; -1: none can be had. Where
+ * the system has none, a thread makes it so, and is a moment behind: who has taken what there was
+ * says so by mch_poller_settle(), after which it is not readable for what has gone. */
+int mch_poller_fd(struct mch_poller *poller);
+void mch_poller_settle(struct mch_poller *poller);
+/* In a fork: close what is the parent's. */
+void mch_poller_disown(struct mch_poller *poller);
+
+/* poll(2) until `deadline` under a signal mask (NULL: the present one). */
+struct pollfd;
+int mch_platform_poll(struct pollfd *fds, size_t count, uint64_t deadline, const sigset_t *mask);
 
 #endif

@@ -109,8 +109,7 @@ static void child_close_pools(struct engine_fork *engine) {
       mch_platform_unshare(child->shared, sizeof *child->shared);
     child->shared = NULL;
   }
-  if (mch_poller_fd(engine->base.poller) >= 0)
-    close(mch_poller_fd(engine->base.poller));
+  mch_poller_disown(engine->base.poller);
 }
 
 /* `joined`: both streams go into the first pipe, in the order of their writes. */
@@ -156,7 +155,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   struct mch_worker *worker;
   setpgid(0, 0);
   close(plumbing->life[1]);
-  if (mch_platform_lifeline(plumbing->life[0]) != 0)
+  if (mch_platform_lifeline(plumbing->life[0], plumbing->owner) != 0)
     _exit(71);
   close(plumbing->sockets[0]);
   if (self->lazy_setup)

@@ -168,6 +168,15 @@ uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
   return paused < due ? paused : due;
 }
 
+/* Descriptors that are not the system's own say what is so from here on. */
+static void settle(struct mch_pool *pool, int owner) {
+  mch_poller_settle(pool->engine->poller);
+  if (pool->outer != NULL)
+    mch_poller_settle(pool->outer);
+  if (pool->joined != NULL && owner)
+    mch_poller_settle(pool->joined);
+}
+
 void mch_pool_pump_as_owner(struct mch_pool *pool) {
   mch_ends_lower_wakeup(pool);
   mch_observe_lower(pool);
@@ -177,6 +186,7 @@ void mch_pool_pump_as_owner(struct mch_pool *pool) {
   /* An event loop sleeps without telling: from here on its descriptor has to say all. */
   if (pool->wakeup[1] >= 0 && mch_pool_next_deadline(pool) == 0)
     mch_ends_raise_wakeup(pool);
+  settle(pool, 1);
   if (pool->driver != NULL)
     mch_driver_notice(pool->driver);
 }
@@ -202,6 +212,7 @@ static int drive_pump(void *ud) {
   if (pool->engine->ops->short_of_workers(pool->engine, pool->queue.count) ||
       mch_output_wants_owner(pool->output, mch_now()))
     mch_ends_raise_wakeup(pool);
+  settle(pool, 0);
   return owner_runs || pool->ended_since_wait - before >= CROWD / 4;
 }
 
@@ -674,8 +685,6 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
   int code = 0;
   if (pool->wakeup[0] >= 0)
     return 0;
-  if (mch_poller_fd(pool->engine->poller) < 0)
-    return mch_error_set(error, MCH_SYSTEM, "this system has no descriptor to wait on a pool with");
   if ((code = mch_platform_pipe(pool->wakeup, error)) != 0)
     return code;
   mch_platform_nonblocking(pool->wakeup[0]);
@@ -687,7 +696,7 @@ static int make_wakeup(struct mch_pool *pool, struct mch_error *error) {
 
 static int listen(struct mch_pool *pool, struct mch_poller *poller, void *ud,
                   struct mch_error *error) {
-  if (mch_poller_add(poller, mch_poller_fd(pool->engine->poller), ud) == 0 &&
+  if (mch_poller_add_inner(poller, pool->engine->poller, ud) == 0 &&
       mch_poller_add(poller, pool->wakeup[0], ud) == 0)
     return 0;
   return mch_error_system(error, "cannot make a descriptor to wait for a pool");
@@ -710,6 +719,8 @@ int mch_pool_fd(struct mch_pool *pool, struct mch_error *error) {
   pthread_mutex_lock(&pool->lock);
   if (pool->outer != NULL || make_outer(pool, error) == 0)
     fd = mch_poller_fd(pool->outer);
+  if (pool->outer != NULL && fd < 0)
+    mch_error_set(error, MCH_SYSTEM, "cannot make a descriptor to wait for a pool");
   pthread_mutex_unlock(&pool->lock);
   return fd;
 }
@@ -717,7 +728,7 @@ int mch_pool_fd(struct mch_pool *pool, struct mch_error *error) {
 static void part(struct mch_pool *pool) {
   if (pool->joined == NULL)
     return;
-  mch_poller_remove(pool->joined, mch_poller_fd(pool->engine->poller));
+  mch_poller_remove_inner(pool->joined, pool->engine->poller);
   mch_poller_remove(pool->joined, pool->wakeup[0]);
   pool->joined = NULL;
 }

@@ -89,6 +89,18 @@ static struct engine_fork *new_engine(unsigned nworkers) {
   return engine;
 }
 
+/* When the engine wants to be pumped; where ends of processes cannot be watched it looks for them
+ * from time to time, which is not counted here. */
+static uint64_t watched_until(struct engine_fork *engine) {
+  uint64_t until = engine->base.ops->deadline(&engine->base);
+#if defined(MANTICHORA_PORTABLE)
+  uint64_t now = mch_now();
+  if (until > now && until <= now + unwatched_check)
+    until = MCH_NEVER;
+#endif
+  return until;
+}
+
 /* -- the worker's part -------------------------------------------------------------------- */
 
 struct peer {
@@ -370,7 +382,7 @@ static void test_full_ring(void) {
   atomic_store(&peer.child->shared->passed, peer.child->last_ticket);
   pump_now(engine);
   CHECK(give(engine, more[MORE - 1]) == 0);
-  CHECK(engine->base.ops->deadline(&engine->base) > mch_now() + 50000000u);
+  CHECK(watched_until(engine) > mch_now() + 50000000u);
   leave(&peer);
   end_all(engine);
   mch_task_free(task);
@@ -696,7 +708,9 @@ static void test_timeout_of_items(int is_other) {
   CHECK(due == since + engine->config.timeout);
   CHECK(engine->base.ops->deadline(&engine->base) <= mch_now() + engine->config.timeout);
   mch_fork_visit_all(engine, mch_now());
+#if !defined(MANTICHORA_PORTABLE) /* there it looks sooner */
   CHECK(engine->base.ops->deadline(&engine->base) == due);
+#endif
   mch_time_check_time(peer.child, due - 1);
   CHECK(task->stop == 0 && task->batch->count == 3);
   begun_meanwhile = is_other ? due - 5 : 0;
@@ -790,7 +804,7 @@ static void test_many_workers(uint32_t random) {
   CHECK(made == over + back);
   engine->look = 0; /* it was set while there were tasks; a look finds nothing */
   pump_now(engine);
-  CHECK(engine->base.ops->deadline(&engine->base) == MCH_NEVER);
+  CHECK(watched_until(engine) == MCH_NEVER);
   CHECK(engine->awake == NULL && engine->unsent == NULL && engine->batches == 0);
   CHECK(length_of(engine->open[0], LOAD) + length_of(engine->out_of_tickets, LOAD) == PEERS);
   give(engine, tasks[0]);

@@ -5,6 +5,7 @@
 #include "runtime/base/platform.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,9 +104,18 @@ static void stay(void) {
     pause();
 }
 
-static void wait_for_end(int watch) {
-  struct mch_poller *poller = mch_poller_new(NULL);
+/* Without a descriptor for it the end is there when the process is a zombie, or gone. */
+static void wait_for_end(pid_t pid, int watch) {
+  struct mch_poller *poller;
   struct mch_ready ready[1];
+#if defined(MANTICHORA_PORTABLE)
+  siginfo_t info;
+  CHECK(watch == -1);
+  CHECK(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) == 0 || errno == ECHILD);
+  return;
+#endif
+  (void)pid;
+  poller = mch_poller_new(NULL);
   CHECK(mch_poller_add(poller, watch, &ready) == 0);
   CHECK(mch_poller_wait(poller, ready, 1, mch_now() + 5000000000u, NULL) == 1);
   CHECK(ready[0].ud == &ready);
@@ -116,8 +126,8 @@ static void test_ends(void) {
   struct mch_ending ending;
   pid_t pid = fork_and(exit_3);
   int watch = mch_platform_watch_process(pid);
-  wait_for_end(watch);
-  CHECK(mch_platform_has_ended(watch));
+  wait_for_end(pid, watch);
+  CHECK(watch < 0 || mch_platform_has_ended(watch));
   CHECK(mch_platform_ended(pid, watch, 1, &ending) == 1);
   CHECK(ending.known && ending.signal == 0 && ending.exitcode == 3 && ending.maxrss > 0);
   CHECK(waitpid(pid, NULL, WNOHANG) < 0 && errno == ECHILD);
@@ -130,7 +140,7 @@ static void test_ends(void) {
   CHECK(mch_platform_ended(pid, watch, 1, &ending) == 0);
   kill(pid, SIGTERM);
   kill(pid, SIGCONT);
-  wait_for_end(watch);
+  wait_for_end(pid, watch);
   CHECK(mch_platform_ended(pid, watch, 0, &ending) == 1 && ending.known);
   CHECK(ending.signal == SIGTERM && ending.exitcode == 0);
   close(watch);
@@ -149,7 +159,7 @@ static void test_stolen_status(void) {
   watch = mch_platform_watch_process(pid);
   CHECK(mch_platform_ended(pid, watch, 1, &ending) == 0);
   kill(pid, SIGKILL);
-  wait_for_end(watch);
+  wait_for_end(pid, watch);
   CHECK(mch_platform_ended(pid, watch, 1, &ending) == 1 && !ending.known);
   close(watch);
   sigaction(SIGCHLD, &before, NULL);
@@ -163,7 +173,7 @@ static int lifeline[2], ready_pipe[2];
 static void live_on_lifeline(void) {
   setpgid(0, 0);
   close(lifeline[1]);
-  if (mch_platform_lifeline(lifeline[0]) != 0)
+  if (mch_platform_lifeline(lifeline[0], getppid()) != 0)
     _exit(1);
   if (fork() == 0) { /* its child hangs on it, too */
     close(lifeline[0]);
@@ -189,7 +199,7 @@ static void test_lifeline(void) {
     have += (size_t)read(ready_pipe[0], bytes + have, 2 - have);
   CHECK(mch_platform_ended(pid, watch, 0, &ending) == 0);
   close(lifeline[1]);
-  wait_for_end(watch);
+  wait_for_end(pid, watch);
   CHECK(mch_platform_ended(pid, watch, 0, &ending) == 1 && ending.signal == SIGKILL);
   CHECK(read(ready_pipe[0], bytes, 1) == 0); /* comes when the grandchild has gone as well */
   close(ready_pipe[0]);
@@ -232,6 +242,79 @@ static void test_poller(void) {
   close(pair[0]);
   close_both(fds);
   CHECK(mch_platform_unread(fds[0]) == -1);
+}
+
+static int says(int fd, int milliseconds) {
+  struct pollfd entry = {fd, POLLIN, 0};
+  return poll(&entry, 1, milliseconds) == 1;
+}
+
+/* The descriptors of pollers, one of which watches the other: they say what comes while nobody
+ * waits, and, once its owner has looked, nothing of what was taken. */
+static void test_poller_descriptor(int inner_first) {
+  struct mch_poller *outer = mch_poller_new(NULL), *inner = mch_poller_new(NULL);
+  struct mch_ready ready[2];
+  int fds[40][2], fd, i;
+  char byte;
+  for (i = 0; i < 40; i++)
+    CHECK(mch_platform_pipe(fds[i], NULL) == 0);
+  if (inner_first)
+    CHECK(mch_poller_fd(inner) > 2);
+  CHECK(mch_poller_add_inner(outer, inner, inner) == 0);
+  CHECK(mch_poller_add(inner, fds[0][0], NULL) == 0);
+  CHECK(mch_poller_wait(outer, ready, 2, 0, NULL) == 0);
+  CHECK(write(fds[0][1], "x", 1) == 1);
+  CHECK(mch_poller_wait(outer, ready, 2, mch_now() + 5000000000u, NULL) == 1);
+  CHECK(ready[0].ud == inner);
+  CHECK(read(fds[0][0], &byte, 1) == 1);
+  fd = mch_poller_fd(outer);
+  CHECK(fd > 2 && mch_poller_fd(outer) == fd);
+  mch_poller_settle(inner);
+  mch_poller_settle(outer);
+  CHECK(!says(fd, 5));
+  for (i = 1; i < 40; i++)
+    CHECK(mch_poller_add(inner, fds[i][0], NULL) == 0);
+  CHECK(mch_poller_add(outer, fds[0][1], NULL) == 0 && !says(fd, 0)); /* nothing to read there */
+  for (i = 0; i < 40; i++) {
+    CHECK(!says(fd, i == 1 ? 20 : 0));
+    CHECK(write(fds[i][1], "xy", 2) == 2);
+    CHECK(says(fd, 5000));
+    CHECK(read(fds[i][0], &byte, 1) == 1);
+    mch_poller_settle(inner);
+    mch_poller_settle(outer);
+    CHECK(says(fd, 5000)); /* there is more */
+    CHECK(mch_poller_wait(outer, ready, 2, 0, NULL) == 1 && ready[0].ud == inner);
+    CHECK(read(fds[i][0], &byte, 1) == 1);
+    CHECK(mch_poller_wait(inner, ready, 2, 0, NULL) == 0);
+    CHECK(mch_poller_wait(outer, ready, 2, 0, NULL) == 0);
+    CHECK(!says(fd, 0));
+    mch_poller_remove(inner, fds[i][0]);
+    if (i > 0)
+      close_both(fds[i]);
+  }
+  mch_poller_remove_inner(outer, inner);
+  mch_poller_free(inner);
+  CHECK(!says(fd, 5));
+  mch_poller_free(outer);
+  close_both(fds[0]);
+}
+
+/* A fork closes what it has inherited, and its parent does not notice. */
+static void test_poller_in_a_fork(void) {
+  struct mch_poller *poller = mch_poller_new(NULL);
+  int fds[2], fd = mch_poller_fd(poller), before = open_descriptors();
+  pid_t pid;
+  int status = 1;
+  CHECK(mch_platform_pipe(fds, NULL) == 0 && mch_poller_add(poller, fds[0], NULL) == 0);
+  pid = fork();
+  if (pid == 0) {
+    mch_poller_disown(poller);
+    _exit(fcntl(fd, F_GETFD) < 0 && open_descriptors() < before + 2 ? 0 : 1);
+  }
+  CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+  CHECK(write(fds[1], "x", 1) == 1 && says(fd, 5000));
+  mch_poller_free(poller);
+  close_both(fds);
 }
 
 /* A wait ends by a signal that only its mask lets through. */
@@ -277,6 +360,9 @@ int main(void) {
   test_stolen_status();
   test_lifeline();
   test_poller();
+  test_poller_descriptor(0);
+  test_poller_descriptor(1);
+  test_poller_in_a_fork();
   test_wait_and_signals();
   test_share();
   return check_report();

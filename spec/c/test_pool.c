@@ -606,6 +606,16 @@ static void test_records(void) {
   free_pool(pool);
 }
 
+/* Where a thread makes the descriptor readable it may be a moment behind. */
+static int becomes_readable(int fd) {
+  struct pollfd entry = {fd, POLLIN, 0};
+#if defined(MANTICHORA_PORTABLE)
+  return poll(&entry, 1, 5000) == 1;
+#else
+  return poll(&entry, 1, 0) == 1;
+#endif
+}
+
 static int is_readable(int fd) {
   struct pollfd entry = {fd, POLLIN, 0};
   return poll(&entry, 1, 0) == 1;
@@ -624,12 +634,12 @@ static void test_descriptor(void) {
     CHECK(!is_readable(fd));
     fake_finish(1, MCH_KIND_OK); /* as by the driver */
     fake_finish(0, MCH_KIND_OK);
-    CHECK(is_readable(fd));
+    CHECK(becomes_readable(fd));
     mch_pool_pump(pool);
     CHECK(!is_readable(fd));
   }
   the_engine->config.events.log(pool, (const unsigned char *)"one", 3);
-  CHECK(is_readable(fd));
+  CHECK(becomes_readable(fd));
   free_pool(pool);
 }
 
