@@ -294,18 +294,22 @@ static size_t count_all(struct mch_poller *poller) {
   size_t i, count = poller->count;
   for (i = 0; i < poller->count; i++) {
     struct mch_poller *inner = poller->entries[i].inner;
-    if (inner != NULL && inner->bell != NULL)
-      poller->fds[i].fd = inner->bell->out[0];
-    else if (inner != NULL)
+    if (inner != NULL && inner->bell == NULL)
       count += inner->count;
+    else if (inner != NULL && poller->fds[i].fd < 0)
+      poller->fds[i].fd = inner->bell->out[0];
   }
   return count;
 }
 
-static int poll_all(struct mch_poller *poller, size_t count, uint64_t deadline,
-                    const sigset_t *mask) {
-  size_t i, at = poller->count, k;
-  int got;
+static void copy_to(struct pollfd *all, const struct pollfd *fds, size_t count) {
+  if (count > 0)
+    memcpy(all, fds, count * sizeof *all);
+}
+
+/* Poll a copy: the bell's thread reads the array itself. */
+static int poll_all(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask) {
+  size_t i, count = count_all(poller), at = poller->count;
   if (count > poller->all_room) {
     struct pollfd *all = realloc(poller->all, 2 * count * sizeof *all);
     if (all == NULL)
@@ -313,26 +317,27 @@ static int poll_all(struct mch_poller *poller, size_t count, uint64_t deadline,
     poller->all = all;
     poller->all_room = 2 * count;
   }
-  memcpy(poller->all, poller->fds, poller->count * sizeof *poller->all);
-  for (i = 0; i < poller->count; i++) {
+  copy_to(poller->all, poller->fds, poller->count);
+  for (i = 0; at < count; i++) {
     struct mch_poller *inner = poller->entries[i].inner;
     if (inner == NULL || inner->bell != NULL)
       continue;
-    if (inner->count > 0)
-      memcpy(poller->all + at, inner->fds, inner->count * sizeof *poller->all);
+    copy_to(poller->all + at, inner->fds, inner->count);
     at += inner->count;
   }
-  got = mch_platform_poll(poller->all, count, deadline, mask);
-  for (i = 0, at = poller->count; i < poller->count; i++) {
-    struct mch_poller *inner = poller->entries[i].inner;
-    poller->fds[i].revents = got > 0 ? poller->all[i].revents : 0;
-    if (inner == NULL || inner->bell != NULL)
-      continue;
-    for (k = 0; k < inner->count; k++, at++)
-      if (got > 0)
-        poller->fds[i].revents |= poller->all[at].revents;
+  return mch_platform_poll(poller->all, count, deadline, mask);
+}
+
+/* Whether entry `i` has something; `at`: where the next inner array without a bell begins. */
+static int is_ready(const struct mch_poller *poller, size_t i, size_t *at) {
+  const struct mch_poller *inner = poller->entries[i].inner;
+  int ready = poller->all[i].revents != 0;
+  if (inner != NULL && inner->bell == NULL) {
+    size_t end = *at + inner->count;
+    while (*at < end)
+      ready |= poller->all[(*at)++].revents != 0;
   }
-  return got;
+  return ready;
 }
 
 /* What the array says now: the bell says it, too. */
@@ -347,20 +352,14 @@ static void set_bell(struct bell *bell, int is_readable) {
 
 int mch_poller_wait(struct mch_poller *poller, struct mch_ready *ready, int room, uint64_t deadline,
                     const sigset_t *mask) {
-  size_t all = count_all(poller), i;
-  int got, count = 0;
-  if (all == poller->count)
-    got = mch_platform_poll(poller->fds, poller->count, deadline, mask);
-  else
-    got = poll_all(poller, all, deadline, mask);
+  size_t i, at = poller->count;
+  int got = poll_all(poller, deadline, mask), count = 0;
   if (got == 0 && poller->bell != NULL)
     set_bell(poller->bell, 0);
-  if (got <= 0)
-    return got;
-  for (i = 0; i < poller->count && count < room; i++)
-    if (poller->fds[i].revents != 0)
+  for (i = 0; got > 0 && i < poller->count && count < room; i++)
+    if (is_ready(poller, i, &at))
       ready[count++].ud = poller->entries[i].ud;
-  return count;
+  return got > 0 ? count : got;
 }
 
 void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset_t *mask) {
@@ -382,7 +381,7 @@ int mch_poller_fd(struct mch_poller *poller) {
 
 void mch_poller_settle(struct mch_poller *poller) {
   if (poller->bell != NULL)
-    set_bell(poller->bell, mch_platform_poll(poller->fds, poller->count, 0, NULL) > 0);
+    set_bell(poller->bell, poll_all(poller, 0, NULL) > 0);
 }
 
 void mch_poller_disown(struct mch_poller *poller) {
