@@ -80,6 +80,10 @@ MANTICHORA_API int luaopen_mantichora(struct lua_State *L);
 MANTICHORA_API int luaopen_mantichora_atpbar(struct lua_State *L);
 MANTICHORA_API int luaopen_mantichora_logging(struct lua_State *L);
 
+/* For `require "mantichora.journal"`: in the module of that name and in the program, not in the
+ * library. */
+MANTICHORA_API int luaopen_mantichora_journal(struct lua_State *L);
+
 /* Internal: what mantichora.logging needs of the runtime. */
 MANTICHORA_API int luaopen_mantichora_report(struct lua_State *L);
 

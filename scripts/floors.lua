@@ -17,6 +17,7 @@ local floors = {
   "bindings/values",
   "bindings/show",
   "bindings/pool",
+  "bindings/journal", -- a module of its own; the pool knows of it what it is given at run time
   "bindings/top", -- module.c and capi.c, which register what is below
   "bindings/web",
   "bindings/commands",

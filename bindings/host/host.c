@@ -371,6 +371,9 @@ static void preload_modules(lua_State *L) {
       {"mantichora", open_pool_module},
       {"mantichora.atpbar", luaopen_mantichora_atpbar},
       {"mantichora.logging", luaopen_mantichora_logging},
+#ifdef MANTICHORA_JOURNAL
+      {"mantichora.journal", luaopen_mantichora_journal},
+#endif
       {NULL, NULL},
   };
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);

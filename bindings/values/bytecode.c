@@ -51,11 +51,6 @@ static const struct format {
 
 enum { MOST_NESTED = 250, NOT_WANTED = -1 };
 
-struct constant {
-  const char *string; /* NULL: not a string */
-  size_t length;
-};
-
 struct reading {
   lua_State *L;
   const struct format *format;
@@ -67,13 +62,15 @@ struct reading {
   int nested;  /* functions around the one at hand */
   int assigns; /* an upvalue of the outermost function is assigned to */
   struct mch_bytecode_parts parts;
+  mch_bytecode_visitor visitor; /* or NULL: what the code does with upvalues is looked for */
+  void *ud;
 };
 
 /* One function of the dump. */
 struct proto {
   const unsigned char *code;
   size_t instructions;
-  const struct constant *constants;
+  const struct mch_bytecode_constant *constants;
   size_t constant_count;
   int outer[256]; /* its upvalues as those of the outermost function, or NOT_WANTED */
   int upvalues;
@@ -128,8 +125,8 @@ static void skip_gap(struct reading *r, size_t size) {
 }
 
 /* The string that was counted under this number. */
-static struct constant counted_text(struct reading *r, size_t number) {
-  struct constant string = {NULL, 0};
+static struct mch_bytecode_constant counted_text(struct reading *r, size_t number) {
+  struct mch_bytecode_constant string = {NULL, 0, NULL, 0};
   struct reading before = *r;
   if (number > (size_t)r->texts) {
     r->bad = 1;
@@ -145,8 +142,8 @@ static struct constant counted_text(struct reading *r, size_t number) {
   return string;
 }
 
-static struct constant take_string(struct reading *r) {
-  struct constant string = {NULL, 0};
+static struct mch_bytecode_constant take_string(struct reading *r) {
+  struct mch_bytecode_constant string = {NULL, 0, NULL, 0};
   const unsigned char *place = r->at;
   size_t size = take_size(r);
   if (size == 0)
@@ -225,13 +222,14 @@ static void check_header(struct reading *r) {
 static void take_constants(struct reading *r, struct proto *proto) {
   enum { NIL = 0x00, FALSE = 0x01, TRUE = 0x11, INTEGER = 0x03, FLOAT = 0x13 };
   enum { SHORT_STRING = 0x04, LONG_STRING = 0x14 };
-  struct constant *constants;
+  struct mch_bytecode_constant *constants;
   size_t i;
   proto->constant_count = take_count(r, 1);
   constants = lua_newuserdatauv(r->L, proto->constant_count * sizeof *constants, 0);
   proto->constants = constants;
   for (i = 0; i < proto->constant_count; i++) {
-    constants[i].string = NULL;
+    const unsigned char *from = r->at;
+    constants[i] = (struct mch_bytecode_constant){NULL, 0, from, 0};
     switch (take_byte(r)) {
     case NIL:
     case FALSE:
@@ -250,6 +248,8 @@ static void take_constants(struct reading *r, struct proto *proto) {
     default:
       r->bad = 1;
     }
+    constants[i].raw = from;
+    constants[i].raw_length = (size_t)(r->at - from);
   }
 }
 
@@ -298,9 +298,7 @@ static void skip_debug(struct reading *r) {
 /* ---- the instructions ---- */
 
 static uint32_t instruction(const struct proto *proto, size_t pc) {
-  uint32_t word;
-  memcpy(&word, proto->code + 4 * pc, sizeof word);
-  return word;
+  return mch_bytecode_instruction(proto->code, pc);
 }
 
 #define OP(i) ((i)&0x7f)
@@ -439,18 +437,41 @@ static void follow_code(struct reading *r, const struct proto *proto) {
 
 /* ---- the functions ---- */
 
+static void read_function(struct reading *r, struct proto *proto, const struct proto *parent);
+
+/* Read the functions inside of the one at hand, which was read so far. */
+static void read_inner(struct reading *r, struct mch_bytecode_function *f, struct proto *proto) {
+  size_t i;
+  f->inner = take_count(r, 1);
+  f->code = proto->code;
+  f->instructions = proto->instructions;
+  f->constants = proto->constants;
+  f->constant_count = proto->constant_count;
+  f->outer = proto->outer;
+  if (r->visitor != NULL && !r->bad) {
+    f->upvalue_count = (size_t)proto->upvalues;
+    f->upvalues -= 3 * f->upvalue_count; /* they end where we are */
+    r->visitor(r->L, r->ud, f);
+  }
+  for (i = 0; i < f->inner && !r->bad; i++) {
+    struct proto inner;
+    read_function(r, &inner, proto);
+  }
+}
+
 static void read_function(struct reading *r, struct proto *proto, const struct proto *parent) {
   int top = lua_gettop(r->L), depth = r->nested;
   struct mch_bytecode_part function = {r->at, NULL}, upvalues;
-  size_t count, i;
+  struct mch_bytecode_function f;
   luaL_checkstack(r->L, 10, NULL);
   if (++r->nested > MOST_NESTED)
     r->bad = 1;
   if (!r->format->source_last)
     take_string(r);
-  take_size(r); /* first and last line */
+  f.depth = depth;
+  f.line = take_size(r); /* the first, and the last */
   take_size(r);
-  take(r, 3); /* parameters, varargs, stack size */
+  f.head = take(r, 3); /* parameters, varargs, stack size */
   proto->instructions = take_count(r, 4);
   skip_gap(r, 4);
   proto->code = take(r, proto->instructions * 4);
@@ -458,16 +479,13 @@ static void read_function(struct reading *r, struct proto *proto, const struct p
   upvalues.from = r->at;
   take_upvalues(r, proto, parent);
   upvalues.to = r->at;
-  count = take_count(r, 1);
-  for (i = 0; i < count && !r->bad; i++) {
-    struct proto inner;
-    read_function(r, &inner, proto);
-  }
+  f.upvalues = upvalues.to;
+  read_inner(r, &f, proto);
   if (r->format->source_last)
     take_string(r);
   skip_debug(r);
   function.to = r->at;
-  if (!r->bad)
+  if (!r->bad && r->visitor == NULL)
     follow_code(r, proto);
   if (depth < 2) {
     r->parts.functions[depth] = function;
@@ -526,6 +544,17 @@ int mch_bytecode_assigns(lua_State *L, const void *dump, size_t length) {
   read_dump(&r, wanted);
   lua_pop(L, 1);
   return r.bad || r.assigns;
+}
+
+int mch_bytecode_visit(lua_State *L, const void *dump, size_t length, mch_bytecode_visitor visitor,
+                       void *ud) {
+  struct reading r = new_reading(L, dump, length);
+  unsigned char all[256];
+  memset(all, 1, sizeof all);
+  r.visitor = visitor;
+  r.ud = ud;
+  read_dump(&r, all);
+  return !r.bad;
 }
 
 /* ---- dumps ---- */
