@@ -9,8 +9,8 @@
 
 enum { MCH_HASH_SIZE = 32 };
 
-/* A hash that grows: begin, add, end. Opaque; plain memory that needs no freeing, and stays where it
- * is: the state in it is aligned, which memory of Lua's need not be. */
+/* A hash that grows: begin, add, end. Opaque; plain memory that needs no freeing, and stays where
+ * it is: the state in it is aligned, which memory of Lua's need not be. */
 struct mch_hash {
   unsigned char memory[384 + 63];
 };

@@ -458,34 +458,99 @@ int mch_key_next_part(const char **at, const char *end, struct mch_key_part *par
   return 1;
 }
 
-static uint64_t of_part(const struct mch_key_part *part) {
-  return mch_set_mix(part->hash, part->path, part->length);
+/* The path without the line that it may end with: code that was moved is the same. */
+static size_t stable_length(const struct mch_key_part *part) {
+  static const char before[] = ", line ";
+  size_t n = part->length;
+  if (n > 0 && part->path[n - 1] == ')')
+    n--;
+  if (n == 0 || part->path[n - 1] < '0' || part->path[n - 1] > '9')
+    return part->length;
+  while (n > 0 && part->path[n - 1] >= '0' && part->path[n - 1] <= '9')
+    n--;
+  if (n < sizeof before - 1 ||
+      memcmp(part->path + n - (sizeof before - 1), before, sizeof before - 1) != 0)
+    return part->length;
+  return n;
 }
 
-/* The parts of `in` that are not among those of `of`. */
-static size_t missing(const char *of, size_t of_length, const char *in, size_t in_length,
-                      struct mch_key_part *first) {
-  struct mch_set known = {NULL, NULL, 0, 0};
+/* Two lists of parts, and what is known of each. */
+struct side {
+  const char *parts;
+  size_t length;
+  struct mch_set paths; /* path -> 1 */
+  struct mch_set whole; /* path and hash -> 1 */
+  struct mch_set lone;  /* hash of a part whose path the other side has not -> 1 */
+};
+
+static uint64_t path_of(const struct mch_key_part *part) {
+  return mch_set_mix(31, part->path, stable_length(part));
+}
+
+static int put_once(struct mch_set *set, uint64_t key) {
+  return mch_set_find(set, key) != NULL || mch_set_put(set, key, 1);
+}
+
+static int read_side(struct side *side) {
+  const char *at = side->parts;
   struct mch_key_part part;
-  const char *at = of;
+  while (mch_key_next_part(&at, side->parts + side->length, &part)) {
+    uint64_t path = path_of(&part);
+    if (!put_once(&side->paths, path) || !put_once(&side->whole, path ^ part.hash))
+      return 0;
+  }
+  return 1;
+}
+
+static int find_lone(struct side *side, const struct side *other) {
+  const char *at = side->parts;
+  struct mch_key_part part;
+  while (mch_key_next_part(&at, side->parts + side->length, &part))
+    if (mch_set_find(&other->paths, path_of(&part)) == NULL && !put_once(&side->lone, part.hash))
+      return 0;
+  return 1;
+}
+
+/* The parts of one side that the other has not, under whatever name. */
+static size_t missing(const struct side *side, const struct side *other,
+                      struct mch_key_part *first) {
+  const char *at = side->parts;
+  struct mch_key_part part;
   size_t count = 0;
-  while (mch_key_next_part(&at, of + of_length, &part))
-    if (mch_set_find(&known, of_part(&part)) == NULL && !mch_set_put(&known, of_part(&part), 1))
-      break;
-  at = in;
-  while (mch_key_next_part(&at, in + in_length, &part))
-    if (mch_set_find(&known, of_part(&part)) == NULL && count++ == 0)
+  while (mch_key_next_part(&at, side->parts + side->length, &part)) {
+    uint64_t path = path_of(&part);
+    int is_renamed =
+        mch_set_find(&other->paths, path) == NULL && mch_set_find(&other->lone, part.hash) != NULL;
+    if (mch_set_find(&other->whole, path ^ part.hash) == NULL && !is_renamed && count++ == 0)
       *first = part;
-  mch_set_free(&known);
+  }
   return count;
+}
+
+static void free_side(struct side *side) {
+  mch_set_free(&side->paths);
+  mch_set_free(&side->whole);
+  mch_set_free(&side->lone);
 }
 
 size_t mch_key_difference(const char *older, size_t older_length, const char *newer,
                           size_t newer_length, struct mch_key_part *first) {
+  struct side old, new;
   struct mch_key_part other;
-  size_t added = missing(older, older_length, newer, newer_length, first);
-  size_t gone = missing(newer, newer_length, older, older_length, &other);
-  if (added == 0 && gone > 0)
-    *first = other;
+  size_t added = 0, gone = 0;
+  memset(&old, 0, sizeof old);
+  memset(&new, 0, sizeof new);
+  old.parts = older;
+  old.length = older_length;
+  new.parts = newer;
+  new.length = newer_length;
+  if (read_side(&old) && read_side(&new) && find_lone(&old, &new) && find_lone(&new, &old)) {
+    added = missing(&new, &old, first);
+    gone = missing(&old, &new, &other);
+    if (added == 0 && gone > 0)
+      *first = other;
+  }
+  free_side(&old);
+  free_side(&new);
   return added > gone ? added : gone;
 }

@@ -115,13 +115,16 @@ struct mch_key_part {
 };
 int mch_key_next_part(const char **at, const char *end, struct mch_key_part *part);
 
-/* In how many parts does a task differ from an earlier one? The first of these in the order of the
+/* In how many parts does a task differ from an earlier one? Code that was moved, and a value whose
+ * variable has another name now, are the same. The first of these in the order of the
  * newer goes to *first, or, if all of its parts are in the older, one that the older only has. */
 size_t mch_key_difference(const char *older, size_t older_length, const char *newer,
                           size_t newer_length, struct mch_key_part *first);
 
-/* For specs, of Lua: key(options, f, ...) -> key, parts; or nil, what cannot be keyed. Options:
- * inputs, outputs, name, version, init, key, occurrence, seed, outer. */
+/* For specs, of Lua: key(options, f, ...) -> key, a list of parts, their bytes; or nil, what cannot
+ * be keyed. Options: inputs, outputs, name, version, init, key, occurrence, seed. And
+ * difference(older, newer) of the bytes of parts -> count, the first. */
 int mch_key_lua(lua_State *L);
+int mch_key_difference_lua(lua_State *L);
 
 #endif

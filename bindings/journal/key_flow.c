@@ -254,6 +254,7 @@ static void call(struct following *w, unsigned a, unsigned end, int keeps) {
   if (!keeps) { /* a tail call */
     escape(w, result);
     escape(w, second);
+    clear_from(w, a);
     return;
   }
   clear_from(w, a);

@@ -43,6 +43,19 @@ static void push_bytes(lua_State *L, const unsigned char hash[MCH_HASH_SIZE]) {
   lua_pushlstring(L, (const char *)hash, MCH_HASH_SIZE);
 }
 
+int mch_key_difference_lua(lua_State *L) {
+  size_t older_length, newer_length, count;
+  const char *older = luaL_checklstring(L, 1, &older_length);
+  const char *newer = luaL_checklstring(L, 2, &newer_length);
+  struct mch_key_part first;
+  count = mch_key_difference(older, older_length, newer, newer_length, &first);
+  lua_pushinteger(L, (lua_Integer)count);
+  if (count == 0)
+    return 1;
+  lua_pushlstring(L, first.path, first.length);
+  return 2;
+}
+
 int mch_key_lua(lua_State *L) {
   unsigned char seed[MCH_HASH_SIZE] = {0}, key[MCH_HASH_SIZE];
   struct mch_key_call call;
@@ -81,6 +94,9 @@ int mch_key_lua(lua_State *L) {
   lua_newtable(L);
   add_parts(L, keyed.common, keyed.common_length);
   add_parts(L, keyed.own, keyed.own_length);
+  lua_pushlstring(L, keyed.common, keyed.common_length);
+  lua_pushlstring(L, keyed.own, keyed.own_length);
+  lua_concat(L, 2);
   mch_keyer_end(L, keyer);
-  return 2;
+  return 3;
 }

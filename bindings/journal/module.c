@@ -10,6 +10,7 @@
 int luaopen_mantichora_journal(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"key", mch_key_lua},
+      {"difference", mch_key_difference_lua},
       {NULL, NULL},
   };
   if (mch_hash_open() != 0)
