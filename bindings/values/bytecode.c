@@ -599,7 +599,7 @@ int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
 int mch_bytecode_origin(const void *dump, size_t length, const char **source, size_t *source_length,
                         size_t *line) {
   struct reading r = new_reading(NULL, dump, length);
-  struct constant name;
+  struct mch_bytecode_constant name;
   check_header(&r);
   if (r.bad || r.format->source_last)
     return 0;
