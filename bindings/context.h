@@ -42,6 +42,8 @@ struct mch_context {
   int baseline;              /* in a worker: registry reference to what it names things by, or 0 */
   int running;               /* a task runs: the fields below are valid */
   uint64_t runid;
+  uint64_t stream;  /* what names its random numbers, mixed */
+  uint64_t tasks;   /* so many have run in this process */
   const char *name; /* of the running task, not terminated */
   size_t name_length;
   struct mch_ltask *task;  /* of the pool whose task runs */

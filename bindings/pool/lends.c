@@ -110,12 +110,14 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   lpool->group.cause = NULL;
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->places);
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
+  mch_lrecord_settle(lpool);
   mch_pool_free(pool);
   mch_lserve_release_lent(L, lpool);
   mch_lserve_release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->causes);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->journal_anchor);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);
   mch_parent_heap_restore(L, &lpool->task.heap);
   mch_buf_free(&lpool->graph);
@@ -129,8 +131,13 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_output_unref(lpool->output);
 }
 
+/* free(pool). What its journal has to say of the last things that it wrote is logged. */
 int mch_core_free(lua_State *L) {
-  free_pool(L, mch_lpool_check_pool(L));
+  struct lpool *lpool = mch_lpool_check_pool(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->journal_anchor);
+  free_pool(L, lpool);
+  mch_lrecord_tell(L, lpool);
+  lpool->journal = NULL;
   return 0;
 }
 

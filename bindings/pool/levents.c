@@ -117,6 +117,10 @@ static void set_place(lua_State *L, struct lpool *lpool, const struct mch_task *
 
 static void set_how_it_ended(lua_State *L, const struct mch_event *event) {
   const struct mch_result *result = event->about != NULL ? event->about->result : NULL;
+  if (event->found) {
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "found");
+  }
   set_seconds(L, "waited", event->waited);
   set_seconds(L, "elapsed", event->course.elapsed);
   set_seconds(L, "cpu", event->course.cpu);
@@ -135,7 +139,9 @@ static int decode_values(lua_State *L) {
   const struct mch_event *event = lua_touserdata(L, 2);
   int count;
   lua_settop(L, 0);
-  count = mch_ltake_decode_graph(L, lpool, event->values, event->length, MCH_SEND_EMITTED, 0);
+  count = event->found
+              ? mch_ltake_decode_found(L, event->values, event->length, MCH_SEND_EMITTED)
+              : mch_ltake_decode_graph(L, lpool, event->values, event->length, MCH_SEND_EMITTED, 0);
   mch_ltake_pack_values(L, lua_gettop(L) - count + 1);
   return 1;
 }
@@ -446,6 +452,7 @@ int mch_core_emit(lua_State *L) {
   memset(&encoder, 0, sizeof encoder);
   encoder.out = buffer;
   encoder.kind = MCH_SEND_EMITTED;
+  encoder.stands_alone = context->task->recorded;
   lua_rawgeti(L, LUA_REGISTRYINDEX, context->task->baseline);
   lua_insert(L, 2);
   encoder.baseline = lua_istable(L, 2) ? 2 : 0;
@@ -514,7 +521,7 @@ int mch_core_stats(lua_State *L) {
     mch_lpool_set_integer(L, mch_kind_word((enum mch_kind)kind),
                           (lua_Integer)stats.tally.ended[kind]);
   mch_lpool_set_integer(L, "retried", (lua_Integer)stats.tally.retried);
-  mch_lpool_set_integer(L, "found", 0); /* nothing is found without a journal */
+  mch_lpool_set_integer(L, "found", (lua_Integer)stats.tally.found);
   mch_lpool_set_integer(L, "queued", (lua_Integer)stats.queued);
   mch_lpool_set_integer(L, "running", (lua_Integer)stats.running);
   mch_lpool_set_integer(L, "unreceived", (lua_Integer)stats.unreceived);

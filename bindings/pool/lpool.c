@@ -384,7 +384,20 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   config->engine.runner = mch_ltask_runner(&lpool->task);
   config->engine.child_hook = run_child_hook;
   config->engine.child_hook_ud = context;
+  if (lpool->journal != NULL)
+    config->recorder = &lpool->journal->recorder;
+  lpool->task.recorded = lpool->journal != NULL;
   configure_chaos(L, &config->engine.chaos);
+}
+
+/* The journal that is to record its tasks, if there is one. */
+static void take_journal(lua_State *L, struct lpool *lpool) {
+  lua_getfield(L, 1, "journal");
+  lpool->journal = luaL_testudata(L, -1, MCH_JOURNAL_TYPE);
+  if (lpool->journal != NULL && strcmp(lpool->journal->version, MANTICHORA_VERSION) != 0)
+    luaL_error(L, "the module mantichora.journal is that of mantichora %s, and this one is %s",
+               lpool->journal->version, MANTICHORA_VERSION);
+  lpool->journal_anchor = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* new(settings): a pool object. The settings were checked by pool.lua: nworkers, timeout,
@@ -407,6 +420,7 @@ static int core_new(lua_State *L) {
   lpool->task.mapped_own = lpool->task.steady.anchors = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
   lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
+  lpool->journal_anchor = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = mch_lwait_main_thread(L);
@@ -422,6 +436,7 @@ static int core_new(lua_State *L) {
   lpool->group.halt = mch_lpool_halt_arg(L, -1);
   lua_pop(L, 1);
   lpool->capture_warn = (size_t)integer_field(L, "capture_warn");
+  take_journal(L, lpool);
   mch_context_push_weak(L, "k");
   lpool->warned = luaL_ref(L, LUA_REGISTRYINDEX);
   if (flag_field(L, "snapshot")) {

@@ -10,6 +10,7 @@
 #include "bindings/values/graph.h"
 #include "lpool.h"
 #include "ltask.h"
+#include "recording.h"
 #include "runtime/pool/pool.h"
 
 #define TYPE "mantichora pool"
@@ -65,6 +66,9 @@ struct lpool {
   int listening;        /* or a sink of the program in C */
   int places;      /* registry reference: where functions are defined, by their bytecode's id */
   uint64_t number; /* tells the pools of a state apart */
+  struct mch_journal *journal; /* NULL: none */
+  int journal_anchor;          /* registry reference to it */
+  struct mch_told told;        /* what it has said of the call that is being run */
 };
 
 enum {
@@ -203,6 +207,19 @@ int mch_core_run_many(lua_State *L);
 int mch_core_run_in(lua_State *L);
 int mch_core_is_callable(lua_State *L);
 
+/* -- lrecord.c */
+
+/* Ask the journal, if there is one, for the call of the function at `first` with the arguments
+ * behind it; `options`: stack index of a table, or 0. What it says stands in `told` from now on.
+ * What lua_pcall() returns, with an error on top of the stack. */
+int mch_lrecord_ask(lua_State *L, struct lpool *lpool, int options, int first);
+/* What it has said is of no use any more. */
+void mch_lrecord_settle(struct lpool *lpool);
+/* A task for what was found; NULL: no memory. */
+struct mch_task *mch_lrecord_task(const struct lpool *lpool);
+/* Log what it has to say. Code of the user runs. */
+void mch_lrecord_tell(lua_State *L, struct lpool *lpool);
+
 /* -- lbatch.c */
 
 int mch_core_keep(lua_State *L);
@@ -251,6 +268,8 @@ void mch_ltake_pack_values(lua_State *L, int first);
 int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder *decoder);
 int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
                            size_t length, enum mch_graph_kind kind, int early);
+int mch_ltake_decode_found(lua_State *L, const unsigned char *graph, size_t length,
+                           enum mch_graph_kind kind);
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool);
 void mch_ltake_call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results);
 void mch_ltake_push_kinds(lua_State *L);

@@ -293,11 +293,13 @@ static uint64_t stream_of(lua_State *L, int index) {
   return hash(lua_isinteger(L, index) ? 'i' : 'f', bytes, sizeof bytes);
 }
 
-static int add_extra(struct mch_task *task, const struct run_options *options) {
+/* What the journal has said of the call counts, too; `told`: or NULL. */
+static int add_extra(struct mch_task *task, const struct run_options *options,
+                     struct mch_told *told) {
   struct mch_task_extra *extra;
   task->priority = options->priority;
   if (options->name_length == 0 && options->timeout == 0 && options->retries == 0 &&
-      !options->keyed)
+      !options->keyed && told == NULL)
     return 0;
   extra = calloc(1, sizeof *extra + options->name_length);
   if (extra == NULL)
@@ -309,8 +311,17 @@ static int add_extra(struct mch_task *task, const struct run_options *options) {
   extra->retries = options->retries;
   extra->retry_on = options->retry_on;
   extra->name_length = options->name_length;
-  memcpy(extra->name, options->name, options->name_length);
+  if (options->name_length > 0)
+    memcpy(extra->name, options->name, options->name_length);
   task->extra = extra;
+  if (told == NULL)
+    return 0;
+  if (told->keyed) {
+    extra->keyed = 1;
+    extra->stream = told->stream;
+  }
+  extra->record = told->record;
+  told->record = NULL;
   return 0;
 }
 
@@ -387,6 +398,35 @@ static int encode_call(lua_State *L, struct lpool *lpool, int first) {
   return status;
 }
 
+/* Give the task its options, if there are any (else it is freed), and what the journal has said. */
+static void set_extra(lua_State *L, struct lpool *lpool, struct mch_task *task,
+                      const struct run_options *options) {
+  static const struct run_options none;
+  struct mch_told *told = lpool->told.keyed || lpool->told.record != NULL ? &lpool->told : NULL;
+  if ((options == NULL && told == NULL) ||
+      add_extra(task, options != NULL ? options : &none, told) == 0)
+    return;
+  mch_task_free(task);
+  luaL_error(L, "not enough memory for another task");
+}
+
+/* Have a task end at once with what the journal has found; pushes the run ID. */
+static void queue_found(lua_State *L, struct lpool *lpool, struct mch_group *group,
+                        const struct run_options *options) {
+  struct mch_task *task = mch_lrecord_task(lpool);
+  struct mch_error error;
+  uint64_t runid;
+  if (task == NULL)
+    luaL_error(L, "not enough memory for another task");
+  set_extra(L, lpool, task, options);
+  if (mch_pool_find(lpool->pool, task, group, &lpool->told.found, &runid, &error) != 0) {
+    mch_task_free(task);
+    mch_lpool_raise_error(L, &error);
+  }
+  mch_lrecord_settle(lpool);
+  lua_pushinteger(L, (lua_Integer)runid);
+}
+
 /* Queue what was encoded; pushes the run ID. Returns the bytes of its message. */
 static size_t queue_encoded(lua_State *L, struct lpool *lpool, struct mch_group *group,
                             const struct run_options *options) {
@@ -396,10 +436,7 @@ static size_t queue_encoded(lua_State *L, struct lpool *lpool, struct mch_group 
   size_t size = graph_size(lpool);
   mch_lrun_flush_before_fork(lpool);
   task = make_task(L, lpool, group);
-  if (options != NULL && add_extra(task, options) != 0) {
-    mch_task_free(task);
-    luaL_error(L, "not enough memory for another task");
-  }
+  set_extra(L, lpool, task, options);
   if (mch_pool_run(lpool->pool, task, group, &runid, &error) != 0) {
     mch_task_free(task);
     forget_payloads(L, lpool, kept);
@@ -415,10 +452,25 @@ static size_t queue_encoded(lua_State *L, struct lpool *lpool, struct mch_group 
 /* Encode and queue the function at `first` with the arguments behind it; pushes the run ID. */
 static int run_task(lua_State *L, struct lpool *lpool, int first, struct mch_group *group,
                     const struct run_options *options) {
+  if (lpool->told.found.result != NULL) {
+    if (lpool->listening && lpool->task.payloads == LUA_NOREF)
+      encode_call(L, lpool, first); /* to know where it is from; that it could go is not asked */
+    queue_found(L, lpool, group, options);
+    return 1;
+  }
   if (encode_call(L, lpool, first) != LUA_OK)
     return mch_lpool_raise_at_caller(L);
   queue_encoded(L, lpool, group, options);
   return 1;
+}
+
+/* Ask the journal, if there is one, whether it has the call of the function at `first`. */
+static void ask_journal(lua_State *L, struct lpool *lpool, int options, int first) {
+  if (lpool->journal == NULL)
+    return;
+  check_not_encoding(L, lpool);
+  if (mch_lrecord_ask(L, lpool, options, first) != LUA_OK)
+    mch_lpool_raise_at_caller(L);
 }
 
 /* What stands at `index` here is that argument of the method. */
@@ -435,6 +487,7 @@ int mch_core_run(lua_State *L) {
   check_callable(L, 2, 2);
   if (lpool->max_queued > 0)
     mch_lwait_for_room(L, lpool);
+  ask_journal(L, lpool, 0, 2);
   run_task(L, lpool, 2, &lpool->group, NULL);
   mch_levents_tell(L, lpool);
   return 1;
@@ -514,34 +567,64 @@ int mch_core_run_with(lua_State *L) {
     }
   } else if (lpool->max_queued > 0 && waits)
     mch_lwait_for_room(L, lpool);
+  ask_journal(L, lpool, 2, 3);
   options = options_arg(L, 2);
   run_task(L, lpool, 3, &lpool->group, &options);
   mch_levents_tell(L, lpool);
   return 1;
 }
 
-/* Tasks that were made and not accepted yet, in a userdata. */
+/* Tasks that were made and not accepted yet, in a userdata: with what a journal has of them, if it
+ * has that. */
+struct made {
+  struct mch_task *task;
+  struct mch_told told;
+};
 struct tasks {
   size_t count;
-  struct mch_task *tasks[];
+  struct made made[];
 };
 
 int mch_lrun_tasks_gc(lua_State *L) {
   struct tasks *tasks = luaL_checkudata(L, 1, TASKS);
   size_t i;
-  for (i = 0; i < tasks->count; i++)
-    if (tasks->tasks[i] != NULL)
-      mch_task_free(tasks->tasks[i]);
+  for (i = 0; i < tasks->count; i++) {
+    mch_task_free(tasks->made[i].task);
+    mch_result_free(tasks->made[i].told.found.result);
+    free(tasks->made[i].told.memory);
+  }
   tasks->count = 0;
   return 0;
 }
 
 /* Push room for so many. */
 static struct tasks *new_tasks(lua_State *L, size_t count) {
-  struct tasks *tasks = lua_newuserdatauv(L, sizeof *tasks + count * sizeof(struct mch_task *), 0);
+  struct tasks *tasks = lua_newuserdatauv(L, sizeof *tasks + count * sizeof(struct made), 0);
   tasks->count = 0;
   luaL_setmetatable(L, TASKS);
   return tasks;
+}
+
+/* Called with the pool and a function. As encode_task(). */
+static int ask_and_encode(lua_State *L) {
+  struct lpool *lpool = lua_touserdata(L, 1);
+  if (mch_lrecord_ask(L, lpool, 0, 2) != LUA_OK)
+    return lua_error(L);
+  if (lpool->told.found.result != NULL && !lpool->listening)
+    return 0;
+  return encode_task(L);
+}
+
+/* Make a task of what was encoded, or found. */
+static void make_one(lua_State *L, struct lpool *lpool, struct made *made) {
+  memset(made, 0, sizeof *made);
+  if (lpool->told.found.result == NULL)
+    made->task = make_task(L, lpool, &lpool->group);
+  else if ((made->task = mch_lrecord_task(lpool)) == NULL)
+    luaL_error(L, "not enough memory for another task");
+  set_extra(L, lpool, made->task, NULL);
+  made->told = lpool->told;
+  memset(&lpool->told, 0, sizeof lpool->told);
 }
 
 /* encode_many(pool, list, tasks, warnings): make a task of each function of the list. */
@@ -550,7 +633,7 @@ static int encode_many(lua_State *L) {
   struct tasks *tasks = lua_touserdata(L, 3);
   lua_Integer count = (lua_Integer)lua_rawlen(L, 2), i;
   for (i = 1; i <= count; i++) {
-    lua_pushcfunction(L, encode_task);
+    lua_pushcfunction(L, ask_and_encode);
     lua_pushvalue(L, 1);
     lua_rawgeti(L, 2, i);
     if (lua_pcall(L, 2, 1, 0) != LUA_OK) {
@@ -561,10 +644,36 @@ static int encode_many(lua_State *L) {
     if (lua_isstring(L, -1))
       lua_rawseti(L, 4, (lua_Integer)lua_rawlen(L, 4) + 1);
     lua_settop(L, 4);
-    tasks->tasks[tasks->count] = make_task(L, lpool, &lpool->group);
+    make_one(L, lpool, &tasks->made[tasks->count]);
     tasks->count++;
   }
   return 0;
+}
+
+/* See to it that those which have to run are accepted. */
+static int reserve(lua_State *L, struct lpool *lpool, const struct tasks *tasks,
+                   struct mch_error *error) {
+  struct mch_task **list = lua_newuserdatauv(L, (tasks->count + 1) * sizeof *list, 0);
+  size_t count = 0, i;
+  int code = 0;
+  for (i = 0; i < tasks->count; i++)
+    if (tasks->made[i].told.found.result == NULL)
+      list[count++] = tasks->made[i].task;
+  if (count > 0)
+    code = mch_pool_reserve(lpool->pool, list, count, error);
+  lua_pop(L, 1);
+  return code;
+}
+
+static int accept(struct lpool *lpool, struct made *made, uint64_t *runid,
+                  struct mch_error *error) {
+  struct mch_found *found = &made->told.found;
+  int code;
+  if (found->result != NULL)
+    return mch_pool_find(lpool->pool, made->task, &lpool->group, found, runid, error);
+  code = mch_pool_run(lpool->pool, made->task, &lpool->group, runid, error);
+  lpool->started |= code == 0;
+  return code;
 }
 
 /* run_many(pool, list of functions): queue all of them, or none; the list of their run IDs. */
@@ -595,15 +704,15 @@ int mch_core_run_many(lua_State *L) {
     return mch_lpool_raise_at_caller(L);
   }
   mch_lrun_flush_before_fork(lpool);
-  if (tasks->count > 0 && mch_pool_reserve(lpool->pool, tasks->tasks, tasks->count, &error) != 0) {
+  if (reserve(L, lpool, tasks, &error) != 0) {
     forget_payloads(L, lpool, kept);
     return mch_lpool_raise_error(L, &error);
   }
   for (i = 0; i < tasks->count; i++) {
-    if (mch_pool_run(lpool->pool, tasks->tasks[i], &lpool->group, &runid, &error) != 0)
+    struct made *made = &tasks->made[i];
+    if (accept(lpool, made, &runid, &error) != 0)
       return mch_lpool_raise_error(L, &error); /* it has all that it needs */
-    tasks->tasks[i] = NULL;
-    lpool->started = 1;
+    made->task = NULL;
     lua_pushinteger(L, (lua_Integer)runid);
     lua_rawseti(L, 3, (lua_Integer)i + 1);
   }
@@ -622,7 +731,21 @@ int mch_core_run_many(lua_State *L) {
 int mch_core_run_in(lua_State *L) {
   struct lpool *lpool = mch_lpool_check_pool(L);
   struct mch_group *group = mch_lpool_group_arg(L, lpool, 2);
-  struct run_options options = options_arg(L, 3);
+  struct run_options options;
+  check_not_encoding(L, lpool);
+  if (mch_lrecord_ask(L, lpool, 3, 4) != LUA_OK) {
+    lua_pushboolean(L, 0);
+    lua_insert(L, -2);
+    return 2;
+  }
+  options = options_arg(L, 3);
+  if (lpool->told.found.result != NULL) {
+    if (lpool->listening && lpool->task.payloads == LUA_NOREF)
+      encode_call(L, lpool, 4);
+    queue_found(L, lpool, group, &options);
+    lua_pushinteger(L, 0);
+    return 2;
+  }
   if (encode_call(L, lpool, 4) != LUA_OK) {
     lua_pushboolean(L, 0);
     lua_insert(L, -2);

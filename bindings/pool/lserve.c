@@ -241,5 +241,6 @@ void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal) {
   }
   mch_lserve_store_pieces(L, lpool, MOST_PIECES);
   mch_lserve_deliver_logs(L, lpool);
+  mch_lrecord_tell(L, lpool);
   mch_levents_tell(L, lpool);
 }

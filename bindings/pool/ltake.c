@@ -68,6 +68,18 @@ int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsign
   return mch_ltake_decode(L, lpool, &decoder);
 }
 
+/* The values of a graph that another process may have written: ids of classes in it are not ours. */
+int mch_ltake_decode_found(lua_State *L, const unsigned char *graph, size_t length,
+                           enum mch_graph_kind kind) {
+  struct mch_decoder decoder = new_decoder(graph, length, kind);
+  int count;
+  lua_newtable(L);
+  decoder.own = lua_gettop(L);
+  count = mch_decode(L, &decoder);
+  lua_remove(L, decoder.own);
+  return count;
+}
+
 /* Finalizers may run wherever values are made. */
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool) {
   if (lpool->in_bulk)
@@ -424,6 +436,8 @@ static int make_values(lua_State *L) {
     return 0;
   if (mch_items_get(L, result->graph, result->length))
     return 1;
+  if (task->found)
+    return mch_ltake_decode_found(L, result->graph, result->length, MCH_SEND_RESULT);
   if (task->early != NULL)
     early = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->early->anchor) == LUA_TTABLE;
   return mch_ltake_decode_graph(L, lpool, result->graph, result->length, MCH_SEND_RESULT, early);

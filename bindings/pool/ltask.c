@@ -415,7 +415,8 @@ static int encode_results(lua_State *L) {
   memset(&encoder, 0, sizeof encoder);
   encoder.kind = MCH_SEND_RESULT;
   encoder.baseline = lua_istable(L, 1) ? 1 : 0;
-  if (call->task->watching && call->run->function == NULL) { /* the answer will be a RESULT */
+  encoder.stands_alone = call->task->recorded;
+  if (call->task->watching && !call->task->recorded && call->run->function == NULL) { /* the answer will be a RESULT */
     encoder.send_early = send_early;
     encoder.ud = call->task;
   }
@@ -671,6 +672,8 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   note_settings(L, task);
   task->running = task->context->running = 1;
   task->context->task = task;
+  task->context->tasks++;
+  task->context->stream = mch_mix(run->stream);
   task->context->runid = run->runid;
   task->context->name = run->name;
   task->context->name_length = run->name_length;
@@ -696,6 +699,7 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
   task->context->running = outer.running;
   task->context->task = outer.task;
   task->context->runid = outer.runid;
+  task->context->stream = outer.stream;
   task->context->name = outer.name;
   task->context->name_length = outer.name_length;
   if (task->context->first_bar != 0)

@@ -43,6 +43,7 @@ struct mch_ltask {
   lua_Integer seed;
   struct mch_parent_heap heap; /* how the collector was made ready for workers */
   int hides_bars;              /* bars of tasks are not shown */
+  int recorded;                /* results are written down: each is to stand for itself */
   int running;                 /* a task runs in this process */
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */

@@ -566,7 +566,7 @@ static int put_own(struct encoding *e, int at, const void *object, int as_metata
   } else if (!e->returns_classes) {
     return 0;
   } else {
-    is_known = mch_classes_came(L, e->baseline, id);
+    is_known = !e->to->stands_alone && mch_classes_came(L, e->baseline, id);
   }
   if (is_known)
     meet(e, object);

@@ -48,6 +48,7 @@ struct mch_event {
   uint32_t count;  /* it stands for so many tasks with run IDs that follow each other */
   int begins;      /* ENDED: that the first of them began was not told */
   int many_begin;  /* likewise: nor that the others did */
+  int found;       /* ENDED, EMITTED: it did not run, its result is from a journal */
   uint64_t runid;
   uint64_t index; /* number of the item in its map; 0: no item */
   uint64_t call;  /* which map of the pool; 0: none */

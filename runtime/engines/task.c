@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "recorder.h"
+
 /* -- tasks and batches -------------------------------------------------------------------- */
 
 struct mch_task *mch_task_new(const uint32_t *ids, uint32_t codes, const void *graph,
@@ -109,6 +111,7 @@ struct mch_task *mch_task_about(const struct mch_task *task) {
     return NULL;
   }
   memcpy(extra, task->extra, sizeof *extra + name_length);
+  extra->record = NULL;
   return about;
 }
 
@@ -123,6 +126,8 @@ void mch_task_free(struct mch_task *task) {
   if (!task->borrows)
     mch_result_free(task->result);
   mch_task_free(task->cause); /* which has none */
+  if (task->extra != NULL && task->extra->record != NULL)
+    task->extra->record->recorder->drop(task->extra->record);
   free(task->extra);
   free(task);
 }

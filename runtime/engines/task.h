@@ -15,6 +15,7 @@
 #include "runtime/wire/protocol.h"
 
 struct mch_group;
+struct mch_record;
 
 /* What few tasks have. */
 struct mch_task_extra {
@@ -27,6 +28,7 @@ struct mch_task_extra {
   unsigned retries;  /* extra attempts, at most UINT16_MAX, after the kinds of ends in `retry_on` */
   unsigned retry_on; /* by bits: 1 << enum mch_kind */
   int keyed;
+  struct mch_record *record; /* of its recorder, while that wants to know its end; or NULL */
   size_t name_length;
   char name[]; /* not terminated */
 };
@@ -87,6 +89,7 @@ struct mch_task {
   void *holder;            /* the engine's: who has it; NULL: nobody */
   uint32_t codes;          /* count of bytecode ids (u32) at the front of `body` */
   uint8_t noted;           /* that it failed: see mch_pool_untold() */
+  uint8_t found;           /* it did not run: its result comes from a journal */
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
   struct mch_cargo *early; /* held by it and by the pieces that came; the owner's anchor is what

@@ -27,7 +27,7 @@ struct mch_driver {
   pthread_t thread;
   pthread_cond_t changed;
   enum rest rest;
-  uint64_t until; /* POLLING: when it will come back by itself */
+  uint64_t until; /* POLLING, PARKED: when it will come back by itself */
   int wake[2];    /* a pipe to end POLLING and NEAR with */
   int woken;      /* a byte is in it */
   int listens;    /* PARKED in poll() */
@@ -64,13 +64,16 @@ static void rest_in_poll(struct mch_driver *driver, int fd, uint64_t until) {
 }
 
 static void rest_parked(struct mch_driver *driver) {
-  uint64_t due;
+  uint64_t due, now;
+  driver->until = driver->driven.record_due(driver->driven.ud);
   driver->rest = PARKED;
   driver->listens = side(driver, &due) >= 0 || due != MCH_NEVER;
   if (driver->listens)
-    rest_in_poll(driver, -1, MCH_NEVER);
-  else
+    rest_in_poll(driver, -1, driver->until);
+  else if (driver->until == MCH_NEVER)
     pthread_cond_wait(&driver->changed, driver->driven.lock);
+  else if ((now = mch_now()) < driver->until)
+    mch_platform_condition_wait(&driver->changed, driver->driven.lock, driver->until - now);
   driver->rest = AWAKE;
   driver->near = 1;
 }
@@ -89,7 +92,8 @@ static void rest_near(struct mch_driver *driver) {
 }
 
 static void rest_polling(struct mch_driver *driver) {
-  driver->until = driver->driven.deadline(driver->driven.ud);
+  driver->until = mch_sooner(driver->driven.deadline(driver->driven.ud),
+                             driver->driven.record_due(driver->driven.ud));
   if (driver->driven.fd < 0 && driver->until > mch_now() + unwatched_rest)
     driver->until = mch_now() + unwatched_rest;
   driver->rest = POLLING;
@@ -107,13 +111,23 @@ static void serve(struct mch_driver *driver) {
     rest_near(driver);
 }
 
+static void record(struct mch_driver *driver) {
+  mch_gate_hold_off();
+  pthread_mutex_unlock(driver->driven.lock);
+  driver->driven.record(driver->driven.ud);
+  mch_gate_let_go();
+  pthread_mutex_lock(driver->driven.lock);
+}
+
 static void *drive(void *argument) {
   struct mch_driver *driver = argument;
   const struct mch_driven *driven = &driver->driven;
   mch_gate_let_go(); /* it is born */
   come_from_near(driver, first_rest);
   while (!driver->stop) {
-    if (driven->attended(driven->ud) || !driven->busy(driven->ud)) {
+    if (driven->record_due(driven->ud) <= mch_now())
+      record(driver);
+    else if (driven->attended(driven->ud) || !driven->busy(driven->ud)) {
       rest_parked(driver);
       if (driver->serves)
         serve(driver);
@@ -165,7 +179,7 @@ struct mch_driver *mch_driver_new(const struct mch_driven *driven) {
   }
   mch_platform_nonblocking(driver->wake[0]);
   mch_platform_nonblocking(driver->wake[1]);
-  pthread_cond_init(&driver->changed, NULL);
+  mch_platform_condition_init(&driver->changed);
   if (start_thread(driver) == 0)
     return driver;
   pthread_cond_destroy(&driver->changed);
@@ -177,12 +191,15 @@ struct mch_driver *mch_driver_new(const struct mch_driven *driven) {
 
 void mch_driver_notice(struct mch_driver *driver) {
   const struct mch_driven *driven = &driver->driven;
-  if (driver->rest == PARKED && driven->busy(driven->ud) && !driven->attended(driven->ud)) {
+  if (driver->rest == PARKED && ((driven->busy(driven->ud) && !driven->attended(driven->ud)) ||
+                                 driven->record_due(driven->ud) < driver->until)) {
     if (driver->listens)
       wake(driver);
     else
       pthread_cond_signal(&driver->changed);
-  } else if (driver->rest == POLLING && driven->deadline(driven->ud) < driver->until)
+  } else if (driver->rest == POLLING &&
+             mch_sooner(driven->deadline(driven->ud), driven->record_due(driven->ud)) <
+                 driver->until)
     wake(driver);
 }
 

@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-/* What it drives. All but `draw` are called under the lock. */
+/* What it drives. All but `draw` and `record` are called under the lock. */
 struct mch_driven {
   void *ud;
   pthread_mutex_t *lock;
@@ -17,6 +17,10 @@ struct mch_driven {
   int (*attended)(void *ud);      /* the owner is waiting inside: keep away */
   int (*busy)(void *ud);          /* there is something to wait for */
   uint64_t (*deadline)(void *ud); /* when to pump at the latest */
+  /* Writing what has gathered for a journal: when that is due, also while the owner is attending;
+   * and doing it. */
+  uint64_t (*record_due)(void *ud);
+  void (*record)(void *ud);
   int fd;                         /* readable when to pump at once; -1: look at it often */
   /* Something else that is served besides, whether the owner is inside or not; NULL: nothing. A
    * descriptor that is readable when it is due, or -1; and when it is due at the latest. */

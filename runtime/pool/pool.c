@@ -14,6 +14,7 @@
 #include "runtime/base/platform.h"
 #include "runtime/base/tricks.h"
 #include "runtime/engines/engine.h"
+#include "runtime/engines/recorder.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
 
@@ -160,6 +161,8 @@ uint64_t mch_pool_next_deadline(struct mch_pool *pool) {
   uint64_t output = mch_output_next(pool->output);
   uint64_t due = engine < output ? engine : output, paused = mch_retry_next(pool);
   uint64_t admission = mch_admit_deadline(pool);
+  if (pool->driver == NULL)
+    due = mch_sooner(due, mch_record_due(pool));
   if (pool->held_until < due)
     due = pool->held_until;
   if (admission < due)
@@ -183,6 +186,8 @@ void mch_pool_pump_as_owner(struct mch_pool *pool) {
   pump(pool, 1);
   mch_take_all_taken(pool);
   pool->drives_seen = pool->drives;
+  if (pool->driver == NULL)
+    mch_record_write_if_due(pool);
   /* An event loop sleeps without telling: from here on its descriptor has to say all. */
   if (pool->wakeup[1] >= 0 && mch_pool_next_deadline(pool) == 0)
     mch_ends_raise_wakeup(pool);
@@ -248,11 +253,21 @@ static int drive_serve(void *ud) {
   return mch_hub_serve(mch_output_hub(((struct mch_pool *)ud)->output), mch_now());
 }
 
+static uint64_t drive_record_due(void *ud) {
+  return mch_record_due(ud);
+}
+
+/* Not under the lock: a disk may take its time, too. */
+static void drive_record(void *ud) {
+  mch_record_write_if_due(ud);
+}
+
 /* Without a thread to be had, the pool moves on inside its own calls only, until there is one. */
 static void start_driver(struct mch_pool *pool) {
   struct mch_driven driven = {
       pool,           &pool->lock, drive_pump,     drive_output,
-      drive_attended, drive_busy,  drive_deadline, mch_poller_fd(pool->engine->poller),
+      drive_attended, drive_busy,  drive_deadline, drive_record_due,
+      drive_record,   mch_poller_fd(pool->engine->poller),
       drive_side,     drive_serve};
   pool->driver = mch_driver_new(&driven);
   if (pool->driver != NULL)
@@ -271,6 +286,11 @@ static void end_driver(struct mch_pool *pool) {
   mch_hub_count_threads(mch_output_hub(pool->output), -1);
 }
 
+void mch_pool_have_driver(struct mch_pool *pool) {
+  if (pool->background && pool->driver == NULL)
+    start_driver(pool);
+}
+
 /* -- making ------------------------------------------------------------------------------- */
 
 static const void *get_code(void *ud, uint32_t id, size_t *length) {
@@ -285,6 +305,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
     return NULL;
   pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
+  pool->recorder = config->recorder;
   pool->admission.min_free = config->min_free_memory;
   pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
   pool->held_until = MCH_NEVER;
@@ -320,6 +341,8 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   }
   mch_admit_use_jobserver(pool, config->makeflags);
   mch_observe_begin(pool, config);
+  if (pool->recorder != NULL)
+    pool->engine->ops->listen(pool->engine, 1);
   return pool;
 }
 
@@ -378,6 +401,8 @@ void mch_pool_free(struct mch_pool *pool) {
     pool->records = record->next;
     free(record);
   }
+  if (pool->recorder != NULL)
+    pool->recorder->write(pool->recorder, 1);
   mch_ends_end_bar(pool, MCH_BAR_CANCELLED);
   free(pool->bar_name);
   if (pool->engine != NULL)
@@ -477,11 +502,30 @@ static void put_in_queue(struct mch_pool *pool, struct mch_task *task) {
     mch_ends_raise_wakeup(pool); /* a pump is due */
 }
 
+/* It has a run ID, and counts, from now on; there is room for it everywhere. */
+void mch_pool_accept(struct mch_pool *pool, struct mch_task *task, struct mch_group *group) {
+  uint32_t count = mch_task_count(task), i;
+  task->runid = pool->next_runid;
+  for (i = 0; i < count; i++)
+    *mch_index_slot(pool, pool->next_runid++) = task;
+  task->group = group;
+  task->careful = group->halt.how != MCH_HALT_NEVER;
+  task->accepted = mch_now();
+  if (group->call != 0)
+    task->index = group->accepted + 1;
+  group->accepted += count;
+  mch_events_queued(pool, task);
+  group->unfinished += count;
+  group->batches += task->batch != NULL;
+  pool->unfinished += count;
+  mch_ends_count_in(pool, group, count);
+}
+
 /* The first worker has its task before the others are forked, and is already running it meanwhile;
  * the helper thread comes last, since a process with one thread is forked faster. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error) {
-  uint32_t count = mch_task_count(task), i;
+  uint32_t count = mch_task_count(task);
   int code;
   if (!pool->started)
     end_driver(pool); /* mch_pool_quit() told it to, and the workers */
@@ -492,28 +536,15 @@ int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group 
        (task->level == NULL && mch_queue_enter(&pool->queue, task) != 0)))
     code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
   if (code == 0) {
-    *runid = task->runid = pool->next_runid;
-    for (i = 0; i < count; i++)
-      *mch_index_slot(pool, pool->next_runid++) = task;
-    task->group = group;
-    task->careful = group->halt.how != MCH_HALT_NEVER;
-    task->accepted = mch_now();
-    if (group->call != 0)
-      task->index = group->accepted + 1;
-    group->accepted += count;
+    mch_pool_accept(pool, task, group);
+    *runid = task->runid;
     pool->tally.sent += task->length;
-    mch_events_queued(pool, task);
-    group->unfinished += count;
-    group->batches += task->batch != NULL;
-    pool->unfinished += count;
-    mch_ends_count_in(pool, group, count);
     if (group->cause != NULL)
       mch_halt_end(pool, task);
     else
       put_in_queue(pool, task);
     complete(pool);
-    if (pool->background && pool->driver == NULL)
-      start_driver(pool);
+    mch_pool_have_driver(pool);
     if (pool->driver != NULL)
       mch_driver_notice(pool->driver);
   }

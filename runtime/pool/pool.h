@@ -27,6 +27,7 @@
 #include "runtime/show/observe.h"
 
 struct mch_pool;
+struct mch_recorder;
 
 /* What those who observe are told in words that only the binding knows. Called under the pool's
  * lock on any thread; uses no Lua. Each appends text, or nothing if it is not known. */
@@ -59,6 +60,7 @@ struct mch_pool_config {
   const char *makeflags;           /* of the jobserver that tasks need tokens of; NULL: none */
   uint64_t min_free_memory;        /* bytes: no task starts beside another while less is left */
   const char *memory_root;         /* see mch_memory_available(); NULL: the usual one */
+  struct mch_recorder *recorder;   /* gets to know how tasks end that have a record; or NULL */
 };
 
 /* What failures do to the others of a group. Those that are retried do not count, nor those that
@@ -118,6 +120,22 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error);
  * On failure (no worker can be started, no memory) the task stays the caller's. */
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error);
+
+/* What a journal has of a task: its result, which becomes the task's, and values that it emitted. */
+struct mch_emitted_again {
+  unsigned attempt;
+  const void *graph;
+  size_t length;
+};
+struct mch_found {
+  struct mch_result *result;
+  const struct mch_emitted_again *emitted;
+  size_t count;
+};
+/* Accept a task that ends at once with that result: it needs no worker, and starts none. On failure
+ * (no memory) both stay the caller's. */
+int mch_pool_find(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
+                  struct mch_found *found, uint64_t *runid, struct mch_error *error);
 
 /* See to it that these tasks are accepted, in this order and next: all that mch_pool_run() may lack
  * is had before. 0 or a code. */
@@ -325,6 +343,7 @@ struct mch_time_span {
 struct mch_tally {
   uint64_t ended[MCH_KIND_COUNT]; /* by kind */
   uint64_t retried;
+  uint64_t found; /* among those that are OK */
   struct mch_time_span waiting, working;
   uint64_t sent, received; /* bytes */
   struct mch_slow slowest[MCH_SLOWEST];

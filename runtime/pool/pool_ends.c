@@ -62,6 +62,7 @@ void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how) {
   pool->accepted = 0;
   atomic_store(&pool->counted.failed, 0);
   atomic_store(&pool->counted.cancelled, 0);
+  atomic_store(&pool->counted.found, 0);
 }
 
 /* So many more tasks. */
@@ -194,6 +195,7 @@ static void set_done(struct mch_pool *pool, struct mch_task *task, struct mch_re
   task->cargo = NULL;
   task->borrows = result == NULL;
   task->result = result != NULL ? result : pool->no_memory;
+  mch_record_ended(pool, task);
   if (!is_told)
     mch_events_ended(pool, task, task->result);
   if (task->result->kind != MCH_KIND_OK)

@@ -105,7 +105,7 @@ int mch_pool_listen(struct mch_pool *pool, int on, struct mch_error *error) {
     code = mch_events_reserve(pool, 0);
   if (code == 0 && on != pool->listening) {
     pool->listening = on;
-    pool->engine->ops->listen(pool->engine, is_told(pool));
+    pool->engine->ops->listen(pool->engine, is_told(pool) || pool->recorder != NULL);
   }
   if (!on)
     mch_events_drop_all(pool);
@@ -252,9 +252,17 @@ static int keep_values(struct mch_pool *pool, uint64_t runid, unsigned attempt, 
   return 0;
 }
 
+void mch_events_emitted_again(struct mch_pool *pool, uint64_t runid,
+                              const struct mch_emitted_again *emitted) {
+  struct event_queue *queue = &pool->events;
+  if (keep_values(pool, runid, emitted->attempt, 0, emitted->graph, emitted->length))
+    queue->events[(queue->first + queue->count - 1) % queue->room].found = 1;
+}
+
 int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
                        size_t length) {
   uint64_t runid = task->runid + (task->batch != NULL ? task->batch->answered : 0);
+  mch_record_emitted(task, attempt_of(task), graph, length);
   return keep_values(ud, runid, attempt_of(task), source, graph, length);
 }
 
@@ -263,6 +271,7 @@ int mch_pool_emit(struct mch_pool *pool, uint64_t runid, const void *graph, size
   int code = 0;
   pthread_mutex_lock(&pool->lock);
   task = mch_index_find(pool, runid);
+  mch_record_emitted(task, task != NULL ? attempt_of(task) : 1, graph, length);
   if (pool->listening &&
       !keep_values(pool, runid, task != NULL ? attempt_of(task) : 1, 0, graph, length))
     code = MCH_NOMEM;
@@ -333,6 +342,8 @@ static void count_result(struct mch_pool *pool, struct mch_task *task,
   struct mch_tally *tally = &pool->tally;
   uint64_t waited = waited_until(task, result->started, result->begun);
   tally->ended[result->kind]++;
+  if (task->found)
+    return;
   tally->received += result->length + task->early_bytes;
   count_span(&tally->waiting, 1, waited, waited);
   if (!result->begun)
@@ -441,8 +452,12 @@ static void tell_end(struct mch_pool *pool, struct mch_task *task, const struct 
   event->waited = ending->course.started != 0 || !ending->begun
                       ? waited_until(task, ending->course.started, ending->begun)
                       : MCH_UNMEASURED;
-  event->sent = task->batch == NULL ? task->length : mch_task_item_length(task);
-  event->received = ending->count == 1 ? ending->received : MCH_UNMEASURED;
+  event->found = task->found;
+  if (!task->found) {
+    event->sent = task->batch == NULL ? task->length : mch_task_item_length(task);
+    event->received = ending->count == 1 ? ending->received : MCH_UNMEASURED;
+  } else
+    event->waited = MCH_UNMEASURED;
   tell_observers(pool, event, task, ending->result);
   if (!pool->listening)
     return;

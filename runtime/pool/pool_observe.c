@@ -63,7 +63,7 @@ void mch_observe_free(struct mch_pool *pool) {
 void mch_observe_changed(struct mch_pool *pool) {
   unsigned wants = mch_hub_wants(hub_of(pool));
   pthread_mutex_lock(&pool->lock);
-  if ((wants ^ pool->observed) & MCH_WISH_TASKS && !pool->listening)
+  if ((wants ^ pool->observed) & MCH_WISH_TASKS && !pool->listening && pool->recorder == NULL)
     pool->engine->ops->listen(pool->engine, (wants & MCH_WISH_TASKS) != 0);
   pool->observed = wants;
   if (pool->driver != NULL)

@@ -105,6 +105,7 @@ struct mch_pool {
   int32_t anew;        /* of this priority at most: those sent ahead make way for them */
   int started;
   struct mch_admission admission;
+  struct mch_recorder *recorder; /* or NULL */
   struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
   struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
   int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
@@ -118,6 +119,8 @@ void mch_pool_step(struct mch_pool *pool);
 
 uint64_t mch_pool_next_deadline(struct mch_pool *pool);
 void mch_pool_pump_as_owner(struct mch_pool *pool);
+void mch_pool_accept(struct mch_pool *pool, struct mch_task *task, struct mch_group *group);
+void mch_pool_have_driver(struct mch_pool *pool);
 
 /* pool_admit.c: whether a task may be given to a worker now. dispatch() asks before each, between
  * begin() and end(). */
@@ -145,6 +148,8 @@ static inline int mch_observe_wants(const struct mch_pool *pool, unsigned wish) 
 int mch_events_reserve(struct mch_pool *pool, size_t more);
 void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
 void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
+void mch_events_emitted_again(struct mch_pool *pool, uint64_t runid,
+                              const struct mch_emitted_again *emitted);
 int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
                        size_t length);
 void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
@@ -189,6 +194,15 @@ void mch_retry_never(struct mch_task *task);
 void mch_retry_leave(struct mch_pool *pool, struct mch_task *task);
 void mch_retry_release(struct mch_pool *pool, uint64_t now);
 uint64_t mch_retry_next(const struct mch_pool *pool);
+
+/* pool_record.c: what is told to a journal, and when it writes. A task is told of when it has its
+ * result. */
+
+void mch_record_ended(struct mch_pool *pool, struct mch_task *task);
+void mch_record_emitted(const struct mch_task *task, unsigned attempt, const void *graph,
+                        size_t length);
+uint64_t mch_record_due(const struct mch_pool *pool);
+void mch_record_write_if_due(struct mch_pool *pool);
 
 /* pool_take.c: results go to the owner. Who took one lets go of the lock by mch_take_unlock(),
  * which shows the end of the bar with the last. */

@@ -14,6 +14,7 @@ void mch_output_describe(const struct mch_bar *bar, uint64_t now, struct mch_rep
   report->running = bar->tasks_running;
   report->failed = bar->tasks_failed;
   report->cancelled = bar->tasks_cancelled;
+  report->found = bar->tasks_found;
   report->pace = bar->how == MCH_BAR_RUNNING ? mch_progress_pace(bar, now) : -1;
   report->unit = bar->unit;
   report->runid = bar->runid;

@@ -163,11 +163,13 @@ static int sample_tasks(struct mch_bar *bar) {
   uint64_t running = atomic_load_explicit(&bar->tasks->running, memory_order_relaxed);
   uint64_t failed = atomic_load_explicit(&bar->tasks->failed, memory_order_relaxed);
   uint64_t cancelled = atomic_load_explicit(&bar->tasks->cancelled, memory_order_relaxed);
+  uint64_t found = atomic_load_explicit(&bar->tasks->found, memory_order_relaxed);
   int changed = running != bar->tasks_running || failed != bar->tasks_failed ||
-                cancelled != bar->tasks_cancelled;
+                cancelled != bar->tasks_cancelled || found != bar->tasks_found;
   bar->tasks_running = running;
   bar->tasks_failed = failed;
   bar->tasks_cancelled = cancelled;
+  bar->tasks_found = found;
   return changed;
 }
 

@@ -58,6 +58,7 @@ struct mch_bar_tasks {
   _Atomic uint64_t running;
   _Atomic uint64_t failed;
   _Atomic uint64_t cancelled;
+  _Atomic uint64_t found; /* among those that have ended: they did not run */
 };
 
 /* What somebody who starts a bar says about it. Text is copied, at most MCH_BAR_TEXT bytes. */
@@ -92,7 +93,7 @@ struct mch_bar {
   uint64_t key;                      /* 1, 2, 3, ... in this process */
   uint64_t done, total;              /* as last sampled */
   const struct mch_bar_tasks *tasks; /* as in its spec; NULL when it has ended */
-  uint64_t tasks_running, tasks_failed, tasks_cancelled; /* as last sampled */
+  uint64_t tasks_running, tasks_failed, tasks_cancelled, tasks_found; /* as last sampled */
   uint64_t started_ns, ended_ns;
   struct mch_bar_pace pace;
   /* what was last reported, by renderers that report */

@@ -22,8 +22,8 @@ struct mch_report {
   uint64_t key; /* tells this process's bars apart */
   uint64_t done, total;
   uint64_t elapsed_ns;
-  int of_tasks; /* it counts tasks: the next two are known */
-  uint64_t running, failed, cancelled;
+  int of_tasks; /* it counts tasks: the next four are known */
+  uint64_t running, failed, cancelled, found;
   double pace; /* things done in a second of late; -1: not known */
   enum mch_bar_unit unit;
   int64_t runid; /* -1: of no task */

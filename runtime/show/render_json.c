@@ -67,6 +67,8 @@ void mch_render_json(struct mch_buf *to, const struct mch_report *report, double
     put_count(to, "queued", mch_render_queued(report));
     put_count(to, "failed", report->failed);
     put_count(to, "cancelled", report->cancelled);
+    if (report->found > 0)
+      put_count(to, "found", report->found);
   }
   if (report->unit != MCH_UNIT_NONE) {
     put(to, ",\"unit\":\"");

@@ -64,6 +64,10 @@ static size_t tell_tasks(char mark[MCH_MARK_MOST], const struct mch_report *repo
     add_count(mark, report->running, "running", whole);
     add_count(mark, mch_render_queued(report), "queued", whole);
   }
+  if (report->found > 0) { /* in full: the letter is that of `failed` */
+    add_count(mark, report->found, " ", whole);
+    strcpy(mark + strlen(mark) - 1, whole ? "found" : " found");
+  }
   add_count(mark, report->failed, "failed", whole);
   if (report->cancelled > 0)
     add_count(mark, report->cancelled, "cancelled", whole);

@@ -1,0 +1,48 @@
+/* Runs in: parent.
+ *
+ * What a pool and the module mantichora.journal have of each other. The pool loads the module by
+ * `require` when its option `journal` asks for one, and has it make a userdata, which begins with a
+ * struct mch_journal: what stands there is all that the pool knows of journals. */
+#ifndef MCH_RECORDING_H
+#define MCH_RECORDING_H
+
+#include <lua.h>
+#include <stdint.h>
+
+#include "runtime/engines/recorder.h"
+#include "runtime/pool/pool.h"
+
+#define MCH_JOURNAL_TYPE "mantichora journal"
+
+/* A call that is to be run. Stack indices; 0: there is none. */
+struct mch_asked {
+  int function; /* its arguments stand behind it, up to the top of the stack */
+  int options;  /* a table: `inputs`, `outputs`, `version`, `key` and `name` as run_with takes them,
+                   and in a map `walk`, a table in which the journal keeps what all its items share */
+  int init;
+  lua_Unsigned outer; /* what tells the task apart in which this pool was made; 0: none */
+  uint64_t task;      /* counts the tasks that run in this process, while one does; 0: none */
+};
+
+/* What a journal says of it. */
+struct mch_told {
+  struct mch_record *record; /* to go with the task; NULL: it will not be recorded */
+  int keyed;                 /* `stream` names its random numbers */
+  uint64_t stream;
+  struct mch_found found; /* without a result: it was not found */
+  void *memory;           /* of what was found; freed by free(), or NULL */
+  const char *warning;    /* to be logged, or NULL; good until the next call */
+};
+
+struct mch_journal {
+  const char *version; /* of mantichora, that both were built from */
+  struct mch_recorder recorder;
+  /* Look for a call. Raises what is wrong with its options; then nothing of `told` is to be freed. */
+  void (*ask)(lua_State *L, struct mch_journal *journal, const struct mch_asked *asked,
+              struct mch_told *told);
+  /* The next thing that is to be logged once, its length, with its level: 1 at ERROR, 0 at WARNING.
+   * 0: nothing. */
+  size_t (*complaint)(struct mch_journal *journal, char *text, size_t room, int *is_error);
+};
+
+#endif

@@ -1,0 +1,112 @@
+/* Runs in: parent.
+ *
+ * What a journal has to do with a pool: how tasks end is told to its recorder (recorder.h), and
+ * tasks whose results it has are accepted and end at once, without a worker. */
+#define _POSIX_C_SOURCE 200809L
+#include "pool_state.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "runtime/base/error.h"
+#include "runtime/base/platform.h"
+#include "runtime/engines/recorder.h"
+#include "runtime/engines/task.h"
+
+/* -- how tasks end ------------------------------------------------------------------------ */
+
+/* The helper thread writes; where there is none, the owner in its pumps. */
+static void notice(struct mch_pool *pool) {
+  if (pool->driver != NULL)
+    mch_driver_notice(pool->driver);
+}
+
+void mch_record_ended(struct mch_pool *pool, struct mch_task *task) {
+  const struct mch_result *result = task->result;
+  struct mch_record *record = task->extra != NULL ? task->extra->record : NULL;
+  struct mch_recorded ended;
+  if (record == NULL)
+    return;
+  task->extra->record = NULL;
+  ended = (struct mch_recorded){
+      .kind = result->kind,
+      .runid = task->runid,
+      .index = task->index,
+      .attempt = task->attempt + 1u,
+      .pid = result->pid,
+      .slot = result->slot,
+      .signal = result->kind == MCH_KIND_KILLED ? result->signal : 0,
+      .exitcode = result->kind == MCH_KIND_EXITED ? result->exitcode : 0,
+      .waited = result->started > task->accepted ? result->started - task->accepted : 0,
+      .elapsed = result->begun ? result->elapsed : MCH_UNMEASURED,
+      .cpu = result->cpu,
+      .maxrss = result->maxrss != 0 ? result->maxrss : MCH_UNMEASURED,
+      .sent = task->length,
+      .received = result->length,
+      .graph = result->graph,
+      .length = result->graph_is_log ? 0 : result->length,
+      .text = result->text};
+  record->recorder->ended(record, &ended);
+  notice(pool);
+}
+
+void mch_record_emitted(const struct mch_task *task, unsigned attempt, const void *graph,
+                        size_t length) {
+  struct mch_record *record = task != NULL && task->extra != NULL ? task->extra->record : NULL;
+  if (record != NULL)
+    record->recorder->emitted(record, attempt, graph, length);
+}
+
+/* -- when it writes ----------------------------------------------------------------------- */
+
+uint64_t mch_record_due(const struct mch_pool *pool) {
+  return pool->recorder != NULL ? pool->recorder->due(pool->recorder) : MCH_NEVER;
+}
+
+void mch_record_write_if_due(struct mch_pool *pool) {
+  if (mch_record_due(pool) <= mch_now())
+    pool->recorder->write(pool->recorder, 0);
+}
+
+/* -- tasks that are found ----------------------------------------------------------------- */
+
+static int reserve(struct mch_pool *pool, struct mch_task *task, const struct mch_found *found) {
+  return mch_index_reserve(pool, 1) == 0 &&
+         (!pool->listening || mch_events_reserve(pool, found->count + 2) == 0) &&
+         (task->level != NULL || mch_queue_enter(&pool->queue, task) == 0);
+}
+
+/* What it has emitted is emitted again. */
+static void emit_again(struct mch_pool *pool, struct mch_task *task,
+                       const struct mch_found *found) {
+  size_t i;
+  for (i = 0; i < found->count; i++)
+    mch_events_emitted_again(pool, task->runid, &found->emitted[i]);
+}
+
+int mch_pool_find(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
+                  struct mch_found *found, uint64_t *runid, struct mch_error *error) {
+  int code = 0;
+  pthread_mutex_lock(&pool->lock);
+  if (!reserve(pool, task, found))
+    code = mch_error_set(error, MCH_NOMEM, "not enough memory for another task");
+  else {
+    mch_pool_accept(pool, task, group);
+    *runid = task->runid;
+    if (group->cause != NULL) {
+      mch_result_free(found->result);
+      mch_halt_end(pool, task);
+    } else {
+      task->found = 1;
+      pool->tally.found++;
+      atomic_fetch_add(&pool->counted.found, 1);
+      emit_again(pool, task, found);
+      mch_ends_set_done(pool, task, found->result);
+    }
+    found->result = NULL;
+    mch_pool_have_driver(pool);
+    notice(pool);
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return code;
+}
