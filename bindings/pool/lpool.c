@@ -57,6 +57,19 @@ static int core_tointeger(lua_State *L) {
   return 1;
 }
 
+/* absolute(path or nil): from where the process is now; nil of nil and of "". */
+static int core_absolute(lua_State *L) {
+  const char *path = luaL_optstring(L, 1, "");
+  char here[4096];
+  if (path[0] == '\0')
+    return 0;
+  if (path[0] == '/' || getcwd(here, sizeof here) == NULL)
+    lua_settop(L, 1);
+  else
+    lua_pushfstring(L, "%s/%s", here, path);
+  return 1;
+}
+
 /* -- the rest ----------------------------------------------------------------------------- */
 
 /* problem(pool): why it cannot be used here and now, or nil. A method begins with it. */
@@ -520,6 +533,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"glance", mch_core_glance},
                                   {"fixed", core_fixed},
                                   {"text", core_text},
+                                  {"absolute", core_absolute},
                                   {"tointeger", core_tointeger},
                                   {"list", mch_core_list},
                                   {"is_callable", mch_core_is_callable},

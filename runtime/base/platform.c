@@ -47,6 +47,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #endif
 
 #ifndef MAP_ANONYMOUS
@@ -759,6 +760,22 @@ static unsigned cgroup_count(void) {
   return smallest;
 }
 #endif
+
+int mch_platform_is_remote(const char *path) {
+#if defined(ON_LINUX)
+  static const unsigned long kinds[] = {0x6969 /* NFS */, 0x517b /* SMB */, 0xff534d42 /* CIFS */,
+                                        0xfe534d42 /* SMB 2 */, 0x5346414f /* AFS */};
+  struct statfs status;
+  size_t i;
+  if (statfs(path, &status) == 0)
+    for (i = 0; i < sizeof kinds / sizeof *kinds; i++)
+      if (((unsigned long)status.f_type & 0xffffffff) == kinds[i])
+        return 1;
+#else
+  (void)path;
+#endif
+  return 0;
+}
 
 unsigned mch_platform_cpu_count(void) {
   unsigned count = affinity_count();

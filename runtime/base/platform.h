@@ -179,6 +179,9 @@ int mch_mark_is_ours(const struct mch_mark *mark);
 /* Whether the calling thread is the one that is offered the process's signals first. */
 int mch_platform_is_main_thread(void);
 
+/* Whether a path is on another machine's file system, as far as that is known. */
+int mch_platform_is_remote(const char *path);
+
 /* CPUs that this process may use: affinity and cgroup quota; at least 1. */
 unsigned mch_platform_cpu_count(void);
 

@@ -191,25 +191,41 @@ function Mapping:refuse(problem)
   self.refused = true
 end
 
--- The key of the next item, as an option of its own. False: there is none, for a reason that ends the mapping.
-function Mapping:find_key(item, packed)
+-- What a function of the user makes of the next item, as an option of its own. False: there is none, for a reason
+-- that ends the mapping.
+function Mapping:find_option(name, item, check)
   local options, stops = self.options, core.stops()
-  if packed then item = item[1] end
-  local fine, key = pcall(options.key_of, item, self.index + 1)
-  if fine and type(key) ~= "string" and type(key) ~= "number" then
-    fine, key = false, ("the key of an item must be a string or a number: %s is given"):format(core.typename(key))
-    self:refuse(key)
-  elseif not fine then
-    self:break_off(key, stops)
+  local fine, value = pcall(options[name .. "_of"], item, self.index + 1)
+  if not fine then
+    self:break_off(value, stops)
     self.refused, self.is_foreign = true, true
+    return false
   end
-  options.key = key
-  return fine
+  local good, message = check(name, value)
+  if message then
+    self:refuse(message)
+    return false
+  end
+  options[name] = good
+  return true
+end
+
+local function check_key(_, key)
+  if type(key) == "string" or type(key) == "number" then return key end
+  return nil, ("the key of an item must be a string or a number: %s is given"):format(core.typename(key))
+end
+
+function Mapping:find_options(item, packed)
+  local options = self.options
+  if packed then item = item[1] end
+  return (not options.key_of or self:find_option("key", item, check_key))
+    and (not options.inputs_of or self:find_option("inputs", item, tools.check_paths))
+    and (not options.outputs_of or self:find_option("outputs", item, tools.check_paths))
 end
 
 function Mapping:send_one(list, from, packed)
   local item, options, runid, bytes = list[from], self.options
-  if options.key_of and not self:find_key(item, packed) then return end
+  if not self:find_options(item, packed) then return end
   if packed then
     runid, bytes = core.run_in(self.pool, self.group, options, self.f, unpack(item, 1, item.n))
   else

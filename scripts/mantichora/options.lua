@@ -133,6 +133,57 @@ local function check_key_function(name, value)
   return value
 end
 
+-- What the journal of a pool is: false, or a table with `path` and `keep`.
+local function check_journal(name, value)
+  if value == false then return value end
+  local given = type(value) == "table" and value or { path = value }
+  if type(given.path) ~= "string" or given.path == "" or given.path:find("\0", 1, true) then
+    return nil, complain(type(value) == "table" and name .. ".path" or name,
+      "a path, a table with 'path' and 'keep', or false", given.path)
+  end
+  local keep = given.keep == nil and "failed" or given.keep
+  if keep ~= "failed" and keep ~= "all" and keep ~= "none" then
+    return nil, complain(name .. ".keep", '"failed", "all" or "none"', keep)
+  end
+  for key in pairs(given) do
+    if key ~= "path" and key ~= "keep" then
+      return nil, ("unknown option '%s.%s' (it has 'path' and 'keep')"):format(name, to_text(key))
+    end
+  end
+  return { path = given.path, keep = keep }
+end
+
+-- A list of paths, copied.
+local function check_paths(name, value)
+  if type(value) ~= "table" then return nil, complain(name, "a list of paths", value) end
+  local list = {}
+  for i = 1, #value do
+    local path = value[i]
+    if type(path) ~= "string" or path == "" or path:find("\0", 1, true) then
+      return nil, complain(("%s[%d]"):format(name, i), "a path", path)
+    end
+    list[i] = path
+  end
+  for key in pairs(value) do
+    if not tointeger(key) or not list[key] then
+      return nil, ("option '%s' must be a list of paths: it has a field '%s'"):format(name, to_text(key))
+    end
+  end
+  return list
+end
+
+local function check_version(name, value)
+  if type(value) ~= "string" and type(value) ~= "number" then
+    return nil, complain(name, "a string or a number", value)
+  end
+  return value
+end
+
+local function check_unrecorded(name, value)
+  if value ~= false then return nil, complain(name, "false, or be left out", value) end
+  return value
+end
+
 local options_of = {} -- by what takes them: filled in below
 
 local limit_options = {
@@ -207,6 +258,10 @@ end
 -- between calls (if no thread can be started, only calls do). false: no thread. Default true.
 -- @field capture_warn bytes: a task whose message is larger is logged, once for each function, at
 -- WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
+-- @field journal path of a file in which results are kept, by the content of their tasks: a task that is there is
+-- not run again (see the chapter on the journal). Or a table with `path` and `keep`: `"failed"` (default), `"all"` or
+-- `"none"`, the calls that `mantichora journal FILE replay` can run again. `false`: none, also where the
+-- environment variable MANTICHORA_JOURNAL names one.
 -- @field name string, shown in messages
 
 local pool_options = {
@@ -232,6 +287,7 @@ local pool_options = {
   capture_warn = integer_from(0, "a number of bytes (0: never)"),
   gc = choice_of("auto", "keep"),
   background = of_type("boolean", "true or false"),
+  journal = check_journal,
   name = of_type("string", "a string"),
 }
 
@@ -246,6 +302,10 @@ local run_options = {
   priority = integer_from(1 << 63, "an integer"),
   key = check_key,
   wait = of_type("boolean", "true or false"),
+  inputs = check_paths,
+  outputs = check_paths,
+  version = check_version,
+  journal = check_unrecorded,
 }
 
 local returns_options = { packed = of_type("boolean", "true or false") }
@@ -254,7 +314,8 @@ local returns_options = { packed = of_type("boolean", "true or false") }
 local map_options = {
   name = run_options.name, timeout = run_options.timeout, retries = run_options.retries,
   retry_on = run_options.retry_on, retry_delay = run_options.retry_delay, priority = run_options.priority,
-  halt = check_halt, key = check_key_function,
+  halt = check_halt, key = check_key_function, inputs = check_key_function, outputs = check_key_function,
+  version = check_version, journal = check_unrecorded,
 }
 
 local imap_options = { ordered = of_type("boolean", "true or false") }
@@ -285,7 +346,7 @@ local function unknown_option(name, owner)
   return ("unknown option '%s' (%s)"):format(tostring(name), hint)
 end
 
-local options = { check_nworkers = check_nworkers }
+local options = { check_nworkers = check_nworkers, check_paths = check_paths }
 
 -- A checked copy of the `given` options of `owner` ("pool", "run_with", "returns", "map" or "imap"), which are
 -- argument `number`; an error at the user's call names what is wrong.
@@ -301,6 +362,9 @@ function options.check(owner, given, number)
     local good, message = check(name, value)
     if message then core.raise(message) end
     checked[name] = good
+  end
+  if checked.version ~= nil and not checked.name then
+    core.raise("option 'version' stands for the code of tasks of one name: option 'name' must be given, too")
   end
   return checked
 end

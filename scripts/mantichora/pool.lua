@@ -229,7 +229,10 @@ methods.run = core.run
 -- `retry_delay`: seconds before the second attempt, default 0; doubled for each further one, up to 60 s. In the
 -- pause the task counts as queued. `priority`: integer, default 0; higher ones start first, equal ones in run
 -- order. `key`: string or number that names the task's random stream instead of the run ID, so that it keeps its
--- numbers when others come before it; 1, 1.0 and "1" are three keys. `wait = false`: see below.
+-- numbers when others come before it; 1, 1.0 and "1" are three keys. `wait = false`: see below. In a pool with a
+-- `journal` (see its chapter): `inputs` and `outputs`, lists of paths of files that the task reads and writes;
+-- `version`, a string or number that stands for its code (with `name`); `key` tells equal tasks apart;
+-- `journal = false`: the task runs, and is not recorded.
 -- @tparam function f function, or a table that can be called
 -- @param ... its arguments
 -- @treturn integer run ID; nil and `"full"` with `wait = false` where the pool's `max_queued` would have it wait
@@ -278,6 +281,7 @@ local events = part("events", { in_pool = in_pool, new_failure = new_failure })
 local map = part("map", {
   note = events.note_map,
   take = function(pool, group) return take(pool, nil, group) end, failures_of = failures_of,
+  check_paths = options_of.check_paths,
   halt = function(pool) return settings_of[pool].halt end,
   keeps = function(pool) return not raises(pool) end,
   -- Engine "inline" runs one at a time, and none while an iterator is asked: it does not look ahead.
@@ -310,10 +314,14 @@ local function check_not_triple(source, options, ...)
 end
 
 -- Options of a mapping for the core; what a batch cannot carry makes each item travel alone.
-local function for_mapping(checked, more)
+local function for_mapping(pool, checked, more)
   for name, value in pairs(checked) do more[name] = value end
   more.key_of, more.key, more.priority = checked.key, nil, checked.priority or 0
+  more.inputs_of, more.inputs, more.outputs_of, more.outputs = checked.inputs, nil, checked.outputs, nil
   more.alone = (checked.name or checked.timeout or checked.retries or checked.key) ~= nil
+  if settings_of[pool].journal and checked.journal ~= false then
+    more.alone, more.walk = true, {} -- what all its items have in common, for the journal
+  end
   return more
 end
 
@@ -324,7 +332,8 @@ end
 -- @tparam table list read from 1 to `list.n` or `#list`
 -- @tparam[opt] table options `name`, `timeout`, `retries`, `retry_on`, `retry_delay`, `priority` of each item, as
 -- `run_with` has them; `halt` of this call, as pools have it (default: the pool's); `key`: a function that is called
--- with each item and its number, and gives what `run_with` takes as `key`
+-- with each item and its number, and gives what `run_with` takes as `key`; in a pool with a journal `inputs` and
+-- `outputs`, functions likewise, `version` and `journal = false`
 -- @treturn table the values in order, with `n`
 -- @raise as `returns`, with `results` by the items' numbers; failures have `index` and `item`. Also, with the
 -- item's number, what cannot be sent; and what its `key` raises.
@@ -334,7 +343,7 @@ function methods:map(f, list, options)
   core.check_may_wait()
   check_map("map", f, list)
   local checked = check_options("map", options, 4)
-  local values, problem, is_foreign = map.all(self, f, list, for_mapping(checked, { most_in_batch = 4096 }))
+  local values, problem, is_foreign = map.all(self, f, list, for_mapping(self, checked, { most_in_batch = 4096 }))
   if not values then error(problem, is_foreign and 0 or 2) end
   return values
 end
@@ -360,7 +369,7 @@ function methods:imap(f, source, options, ...)
   check_map("imap", f, source)
   check_not_triple(source, options, ...)
   local checked = check_options("imap", options, 4)
-  local iterator, group = map.iterate(self, f, source, for_mapping(checked, {
+  local iterator, group = map.iterate(self, f, source, for_mapping(self, checked, {
     window = settings_of[self].inline and 1 or 192, most_in_batch = 64, ordered = checked.ordered ~= false,
   }))
   return iterator, nil, nil, group
@@ -543,7 +552,7 @@ local finish = core.undisturbed(function(self)
   core.wait(self, "gone") -- and has handed over the last records
   if core.is_closed(self) then return end
   core.summary(self)
-  core.free(self)
+  core.free(self) -- what the journal has to say of it is logged
 end)
 
 --- Wait for outstanding tasks, drop their results, end the workers. Closing twice does no harm.
@@ -659,14 +668,39 @@ local function default_nworkers()
   return number or 4
 end
 
+-- The journal that MANTICHORA_JOURNAL names, relative to where the script began.
+local journal_variable = os and os.getenv and core.absolute(os.getenv("MANTICHORA_JOURNAL"))
+
+local function default_journal()
+  if not journal_variable or core.is_worker() then return nil end
+  return { path = journal_variable, keep = "failed" }
+end
+
+local no_journal = "the option 'journal' needs the module mantichora.journal, which is part of mantichora where SQLite "
+  .. "and libsodium were found when it was built (Debian: libsqlite3-dev libsodium-dev): %s"
+
+-- The journal and the seed of a pool with these options. An error at the user's call.
+local function open_journal(o)
+  local asked = o.journal
+  if asked == nil then asked = default_journal() end
+  if not asked then return nil, o.seed or core.seed() end
+  local fine, module = pcall(require or function() error("this state has no require", 0) end, "mantichora.journal")
+  if not fine then core.raise(no_journal:format((to_text(module):gsub("\n.*", "")))) end
+  local journal, seed = module.open(core.absolute(asked.path), asked.keep, core.seed(), o.seed)
+  if not journal then core.raise(seed) end
+  return journal, seed
+end
+
 -- Called from the functions that the user calls, not by a tail call.
 local function make(options)
   local o = check_options("pool", options, 1)
   local on = function(value) return value == nil or value end
   local nworkers, limits, jobserver = o.nworkers or default_nworkers(), o.limits or {}, false
   if nworkers == "auto" then nworkers, jobserver = auto_workers() end
+  local journal, seed = open_journal(o)
   local pool = core.new {
     name = o.name,
+    journal = journal,
     nworkers = nworkers,
     jobserver = jobserver and o.engine ~= "inline",
     snapshot = o.engine == "snapshot",
@@ -681,7 +715,7 @@ local function make(options)
     max_queued = o.engine ~= "inline" and o.max_queued or 0,
     max_memory_per_worker = o.max_memory_per_worker or 0,
     min_free_memory = o.min_free_memory or 0,
-    seed = o.seed or core.seed(),
+    seed = seed,
     init = o.init,
     fini = o.fini,
     limit_memory = limits.memory or 0,
@@ -691,7 +725,8 @@ local function make(options)
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0,
-    inline = o.engine == "inline", halt = o.halt }
+    inline = o.engine == "inline", halt = o.halt, journal = journal ~= nil }
+  if journal then core.pump(pool) end -- which logs what it has to say
   return pool
 end
 

@@ -1,0 +1,120 @@
+/* Runs in: parent.
+ *
+ * A journal as a pool uses it: what recording.h asks for, made of a store and of keys. journal.c
+ * has the Lua object, ask.c looks for calls, recorder.c gathers what came and has it written. */
+#ifndef MCH_JOURNAL_H
+#define MCH_JOURNAL_H
+
+#include <lua.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "bindings/pool/recording.h"
+#include "counts.h"
+#include "files.h"
+#include "store.h"
+#include "runtime/base/buf.h"
+
+/* Which calls are stored so that they can be run again. */
+enum keep { KEEP_NONE, KEEP_FAILED, KEEP_ALL };
+
+/* A file that is to stay as it is, or to be there in the end. */
+struct watched {
+  const char *path; /* in the record's data */
+  unsigned char hash[MCH_HASH_SIZE];
+};
+
+struct journal;
+
+/* Parts of keys that many tasks share. */
+struct parts {
+  atomic_uint holds;
+  unsigned char hash[MCH_HASH_SIZE];
+  size_t length;
+  char bytes[];
+};
+
+/* A task on its way, then a row; or the use of a task that was found. */
+struct record {
+  struct mch_record head;
+  struct record *next;
+  struct journal *journal;
+  int64_t used; /* id of a task that was found; 0: this is a task */
+  unsigned char key[MCH_HASH_SIZE];
+  struct parts *parts; /* one hold */
+  unsigned char *call; /* NULL: not stored */
+  size_t call_length;
+  size_t name, name_length, place, place_length, own, own_length; /* in `data` */
+  struct watched *inputs, *outputs;
+  size_t input_count, output_count;
+  struct mch_buf emitted; /* u32 attempt, u64 length, bytes */
+  int64_t emitted_count;
+  /* How it ended. */
+  struct mch_recorded how;
+  double time;
+  char *text;
+  unsigned char *value;
+  char data[];
+};
+
+struct complaint {
+  struct complaint *next;
+  int is_error;
+  char text[];
+};
+
+struct journal {
+  struct mch_journal head;
+  char *path; /* absolute */
+  struct mch_store store;
+  int is_open;       /* the store can be read */
+  int is_seeded;     /* the seed was given: streams derive from it whatever becomes of the file */
+  int may_record;    /* rows are taken (changed under `lock`) */
+  unsigned users;    /* pools */
+  int process;       /* that made it */
+  int64_t seed, run;
+  unsigned char seed_bytes[MCH_HASH_SIZE];
+  enum keep keep;
+  /* The owner's. */
+  int keyer;         /* registry references: the keyer of single calls */
+  int told;          /* and a table of what was said already */
+  struct mch_counts counts;
+  uint64_t task;     /* the task of this process for which it was counted */
+  struct parts *parts; /* of the last call; one hold, or NULL */
+  /* What gathers. */
+  pthread_mutex_t lock;
+  struct record *first, *last;
+  size_t count;
+  uint64_t due;
+  struct complaint *complaints;
+  struct mch_files *end_files; /* hashes of files at the end of tasks */
+  int damaged_told;
+  pthread_mutex_t writing;   /* held while rows are written */
+  struct mch_counts written; /* likewise: hashes of parts that are in the file */
+};
+
+/* recorder.c */
+
+void mch_journal_set_up_recorder(struct journal *journal);
+struct record *mch_journal_new_record(struct journal *journal, size_t data);
+void mch_journal_free_record(struct record *record);
+void mch_journal_drop_parts(struct parts *parts);
+/* To be written; the record is the journal's from now on. */
+void mch_journal_gather(struct journal *journal, struct record *record);
+void mch_journal_complain(struct journal *journal, int is_error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+size_t mch_journal_complaint(struct mch_journal *head, char *text, size_t room, int *is_error);
+/* The last pool that used it has gone. */
+void mch_journal_rest(struct journal *journal);
+void mch_journal_drop_all(struct journal *journal);
+
+/* ask.c */
+
+void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
+                     struct mch_told *told);
+
+/* journal.c: registers open() and what belongs to it in the table on top. */
+
+void mch_journal_register(lua_State *L);
+
+#endif
