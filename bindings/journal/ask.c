@@ -20,6 +20,7 @@ struct call {
   const struct mch_asked *asked;
   int keyer, name, version, key, inputs, outputs, walk;
   int arguments; /* so many */
+  char *why;     /* why it runs although it was there, in memory of its own; or NULL */
   struct mch_keyed keyed;
   unsigned char hash[MCH_HASH_SIZE];
 };
@@ -182,9 +183,16 @@ static int make_key(lua_State *L, struct call *call) {
 
 /* -- what was found ----------------------------------------------------------------------- */
 
+static char *text_of(const char *format, const char *path) {
+  size_t room = strlen(format) + strlen(path) + 1;
+  char *text = malloc(room);
+  if (text != NULL)
+    snprintf(text, room, format, path);
+  return text;
+}
+
 /* Whether the outputs of a found task are as they were. */
-static int outputs_are_there(lua_State *L, const struct call *call,
-                             const struct mch_stored *stored) {
+static int outputs_are_there(lua_State *L, struct call *call, const struct mch_stored *stored) {
   struct mch_files *files = mch_keyer_files(L, call->keyer);
   size_t at = 0;
   while (at + 4 <= stored->outputs_length) {
@@ -192,18 +200,20 @@ static int outputs_are_there(lua_State *L, const struct call *call,
     unsigned char hash[MCH_HASH_SIZE];
     struct mch_error error;
     char *path;
-    int same;
+    int there;
     if (length > stored->outputs_length - at - 4 ||
         stored->outputs_length - at - 4 - length < MCH_HASH_SIZE)
       return 0;
     path = strndup((const char *)stored->outputs + at + 4, length);
     if (path == NULL)
       return 0;
-    same = mch_files_hash(files, path, hash, &error) == 1 &&
-           memcmp(hash, stored->outputs + at + 4 + length, MCH_HASH_SIZE) == 0;
-    free(path);
-    if (!same)
+    there = mch_files_hash(files, path, hash, &error) == 1;
+    if (!there || memcmp(hash, stored->outputs + at + 4 + length, MCH_HASH_SIZE) != 0) {
+      call->why = text_of(there ? "output %s was changed" : "output %s is gone", path);
+      free(path);
       return 0;
+    }
+    free(path);
     at += 4 + length + MCH_HASH_SIZE;
   }
   return 1;
@@ -308,9 +318,10 @@ static int find(lua_State *L, struct call *call, struct mch_told *told) {
   if (!journal->is_open)
     return 0;
   found = mch_store_find(&journal->store, call->hash, &stored);
-  if (found == MCH_STORE_DAMAGED || (found == MCH_STORE_FOUND && !can_be_rebuilt(L, &stored)))
+  if (found == MCH_STORE_DAMAGED || (found == MCH_STORE_FOUND && !can_be_rebuilt(L, &stored))) {
+    call->why = strdup("its value is missing or damaged");
     tell_damaged(journal);
-  else if (found == MCH_STORE_FOUND && outputs_are_there(L, call, &stored))
+  } else if (found == MCH_STORE_FOUND && outputs_are_there(L, call, &stored))
     done = hand_over(&stored, told) == 0;
   if (done)
     note_use(journal, stored.id);
@@ -445,7 +456,12 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
   if (!find(L, &call, told) && journal->may_record) {
     struct record *record = new_record(L, &call);
     told->record = record != NULL ? &record->head : NULL;
+    if (record != NULL) {
+      record->why = call.why;
+      call.why = NULL;
+    }
   }
+  free(call.why);
   if (call.walk == 0)
     mch_keyer_end(L, call.keyer);
 }

@@ -171,4 +171,5 @@ static int open_journal(lua_State *L) {
 void mch_journal_register(lua_State *L) {
   lua_pushcfunction(L, open_journal);
   lua_setfield(L, -2, "open");
+  mch_journal_register_questions(L);
 }

@@ -54,6 +54,7 @@ struct record {
   double time;
   char *text;
   unsigned char *value;
+  char *why; /* what was found was not right; or NULL */
   char data[];
 };
 
@@ -112,6 +113,10 @@ void mch_journal_drop_all(struct journal *journal);
 
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
                      struct mch_told *told);
+
+/* questions.c: registers look() and difference() in the table on top. */
+
+void mch_journal_register_questions(lua_State *L);
 
 /* journal.c: registers open() and what belongs to it in the table on top. */
 

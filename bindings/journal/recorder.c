@@ -92,6 +92,7 @@ void mch_journal_free_record(struct record *record) {
   free(record->outputs);
   mch_buf_free(&record->emitted);
   free(record->text);
+  free(record->why);
   free(record->value);
   free(record);
 }
@@ -332,6 +333,7 @@ static int put_task(struct journal *journal, const struct record *record) {
   row.time = record->time;
   row.value = (struct mch_bytes){record->value, record->how.length};
   row.text = bytes_of(record->text, record->text != NULL ? strlen(record->text) : 0);
+  row.why = bytes_of(record->why, record->why != NULL ? strlen(record->why) : 0);
   row.name = bytes_of(record->data + record->name, record->name_length);
   row.place = bytes_of(record->data + record->place, record->place_length);
   row.own = bytes_of(record->data + record->own, record->own_length);

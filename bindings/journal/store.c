@@ -31,7 +31,7 @@ static const char schema[] =
     " cpu REAL, maxrss INTEGER, waited REAL, sent INTEGER, received INTEGER, pid INTEGER,"
     " slot INTEGER, signal INTEGER, exitcode INTEGER, name TEXT, place TEXT, text TEXT,"
     " length INTEGER, digest BLOB, value BLOB, file TEXT, emitted INTEGER, parts BLOB, own BLOB,"
-    " outputs BLOB);"
+    " outputs BLOB, why TEXT);"
     "CREATE INDEX tasks_key ON tasks(key);"
     "CREATE INDEX tasks_run ON tasks(run);"
     "CREATE TABLE uses(run INTEGER, task INTEGER, PRIMARY KEY(run, task)) WITHOUT ROWID;"

@@ -106,7 +106,7 @@ struct mch_row {
   unsigned char key[MCH_HASH_SIZE];
   const struct mch_recorded *how; /* its graph and text are not used */
   double time;                    /* seconds since 1970 */
-  struct mch_bytes value, text, name, place, own, outputs, call;
+  struct mch_bytes value, text, name, place, own, outputs, call, why;
   unsigned char common_hash[MCH_HASH_SIZE];
   struct mch_bytes common; /* NULL: it was written before */
   int64_t emitted;         /* so many values follow */
