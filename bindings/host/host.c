@@ -53,6 +53,10 @@ static bool is_log_level(const char *text) {
   return is_one_of(text, levels) || is_number(text);
 }
 
+static bool is_path(const char *text) {
+  return *text != '\0';
+}
+
 struct setting {
   const char *name;
   const char *variable;
@@ -60,18 +64,21 @@ struct setting {
   const char *values; /* for messages */
 };
 
+#define JOURNAL "MANTICHORA_JOURNAL"
+
 static const struct setting settings[] = {
     {"--workers", "MANTICHORA_WORKERS", is_worker_count, "a number above 0, or auto"},
     {"--progress", "MANTICHORA_PROGRESS", is_progress_mode, "auto, bar, text, json, off or eta"},
     {"--log-level", "MANTICHORA_LOG_LEVEL", is_log_level,
      "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number"},
+    {"--journal", JOURNAL, is_path, "a path"},
     {NULL, NULL, NULL, NULL},
 };
 
 static void print_usage(FILE *to, const char *program) {
   fprintf(to,
           "usage: %s [options] [script [args]]\n"
-          "       %s [options] map|filter|run|busted|jupyter ...   (each has --help)\n"
+          "       %s [options] map|filter|run|journal|busted|jupyter ...   (each has --help)\n"
           "Available options are:\n"
           "  -e stat   execute string 'stat'\n"
           "  -i        enter interactive mode after executing 'script'\n"
@@ -83,6 +90,7 @@ static void print_usage(FILE *to, const char *program) {
           "  --workers N|auto   workers of a pool that does not set nworkers\n"
           "  --progress MODE    how bars are shown: auto, bar, text, json, off or eta\n"
           "  --log-level LEVEL  lowest level that is logged: DEBUG, INFO, WARNING, ...\n"
+          "  --journal PATH     keep results in this file, and run only what is not there\n"
           "  --help    show this text\n"
           "  --        stop handling options\n"
           "  -         stop handling options and execute stdin\n",
@@ -418,6 +426,23 @@ static int run(lua_State *L) {
   return 1;
 }
 
+/* The journal's path counts from where the program began; specs have none. */
+static bool settle_journal(const struct command_line *line) {
+  const char *path = getenv(JOURNAL);
+  char here[4096], *whole;
+  bool fine;
+  if (line->script < line->count && strcmp(line->words[line->script], "busted") == 0)
+    return unsetenv(JOURNAL) == 0;
+  if (path == NULL || *path == '\0' || *path == '/')
+    return true;
+  whole = getcwd(here, sizeof here) != NULL ? malloc(strlen(here) + strlen(path) + 2) : NULL;
+  if (whole != NULL)
+    sprintf(whole, "%s/%s", here, path);
+  fine = whole != NULL && setenv(JOURNAL, whole, 1) == 0;
+  free(whole);
+  return fine;
+}
+
 /* Hand our options to the module. They also reach programs that the script starts. */
 static bool export_settings(const struct command_line *line) {
   for (int at = 1; at < line->script;) {
@@ -428,7 +453,10 @@ static bool export_settings(const struct command_line *line) {
     }
     at = option.next;
   }
-  return true;
+  if (settle_journal(line))
+    return true;
+  perror(line->program);
+  return false;
 }
 
 static int run_state(struct command_line *line) {

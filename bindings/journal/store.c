@@ -192,7 +192,7 @@ static enum mch_store_opened open_both(struct mch_store *store, int64_t seed,
     if (code == SQLITE_OK)
       code = run(store->writer, "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY");
   }
-  if (code == SQLITE_OK)
+  if (code == SQLITE_OK && number_of(store->writer, "PRAGMA application_id", -1) == 0)
     code = make(store, seed);
   if (code == SQLITE_OK) {
     opened = know(store, store->writer, error);
