@@ -2,6 +2,7 @@
  *
  * luaopen_mantichora_journal: registration and nothing else. */
 #include "hash.h"
+#include "journal.h"
 #include "key.h"
 #include "runtime/mantichora.h"
 
@@ -16,5 +17,6 @@ int luaopen_mantichora_journal(lua_State *L) {
   if (mch_hash_open() != 0)
     return luaL_error(L, "libsodium cannot be used on this machine");
   luaL_newlib(L, functions);
+  mch_journal_register(L);
   return 1;
 }
