@@ -196,4 +196,53 @@ describe("example", function()
       assert.are.equal(1, bars, text)
     end)
   end)
+
+  describe("11_bake", function()
+    local folder
+    before_each(function() folder = shell.folder() end)
+    after_each(function() shell.remove(folder) end)
+
+    -- The script as it is, or edited, on the folder.
+    local function bake(edit)
+      local source = io.open(FOLDER .. "11_bake.lua"):read("a")
+      if edit then
+        local edited, count = source:gsub(edit[1], edit[2])
+        assert.are.equal(1, count)
+        source = edited
+      end
+      shell.write(folder .. "/bake.lua", source)
+      local got = shell.run(("MANTICHORA_PROGRESS=off %s %s/bake.lua %s/maps"):format(shell.interpreter, folder, folder),
+        { timeout = 60 })
+      assert.are.equal(0, got.status, got.err)
+      return got.out
+    end
+
+    it("bakes again what an edit reaches, and no more", function()
+      os.execute("mkdir " .. folder .. "/maps")
+      for i = 1, 8 do
+        local numbers = {}
+        for k = 1, 64 do numbers[k] = (k * i) % 256 end
+        shell.write(("%s/maps/%d.pgm"):format(folder, i), "P2\n8 8\n255\n" .. table.concat(numbers, " ") .. "\n")
+      end
+      local all, none = "8 maps, 512 points: 8 baked, 0 found\n", "8 maps, 512 points: 0 baked, 8 found\n"
+      assert.are.equal(all, bake())
+      local flat = io.open(folder .. "/maps/1.ppm"):read("a")
+      assert.truthy(flat:find("^P3\n8 8\n255\n%d+ %d+ %d+\n"))
+      assert.are.equal(none, bake())
+      -- A comment, and lines that move.
+      assert.are.equal(none, bake { "local function as_byte", "-- From -1 to 1.\n\nlocal function as_byte" })
+      -- One map.
+      shell.write(folder .. "/maps/3.pgm", "P2\n8 8\n255\n" .. ("7 "):rep(64))
+      assert.are.equal("8 maps, 512 points: 1 baked, 7 found\n", bake())
+      -- A constant that a function two calls deep uses.
+      assert.are.equal(all, bake { "strength = 2.0", "strength = 3.0" })
+      assert.are_not.equal(flat, io.open(folder .. "/maps/1.ppm"):read("a"))
+      -- And back: what was baked then is no longer there.
+      assert.are.equal(all, bake())
+      assert.are.equal(flat, io.open(folder .. "/maps/1.ppm"):read("a"))
+      os.remove(folder .. "/maps/5.ppm")
+      assert.are.equal("8 maps, 512 points: 1 baked, 7 found\n", bake())
+      assert.are.equal(none, bake())
+    end)
+  end)
 end)

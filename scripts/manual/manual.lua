@@ -15,6 +15,7 @@ local pages = {
   { name = "values", section = 7, about = "what crosses between processes" },
   { name = "faults", section = 7, about = "tasks that fail, and how to stop them" },
   { name = "events", section = 7, about = "what happens to tasks and workers" },
+  { name = "journal", section = 7, about = "run again only what changed" },
   { name = "trust", section = 7, about = "what a task can do to its parent" },
   { name = "progress", section = 7, about = "progress bars" },
   { name = "logging", section = 7, about = "log records and output of tasks" },
