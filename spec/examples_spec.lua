@@ -211,8 +211,8 @@ describe("example", function()
         source = edited
       end
       shell.write(folder .. "/bake.lua", source)
-      local got = shell.run(("MANTICHORA_PROGRESS=off %s %s/bake.lua %s/maps"):format(shell.interpreter, folder, folder),
-        { timeout = 60 })
+      local got = shell.run(("MANTICHORA_PROGRESS=off %s %s/bake.lua %s/maps"):format(shell.interpreter, folder,
+        folder), { timeout = 60 })
       assert.are.equal(0, got.status, got.err)
       return got.out
     end
@@ -237,8 +237,8 @@ describe("example", function()
       -- A constant that a function two calls deep uses.
       assert.are.equal(all, bake { "strength = 2.0", "strength = 3.0" })
       assert.are_not.equal(flat, io.open(folder .. "/maps/1.ppm"):read("a"))
-      -- And back: what was baked then is no longer there.
-      assert.are.equal(all, bake())
+      -- And back: what was baked then is no longer there, but for the flat map, which is the same.
+      assert.are.equal("8 maps, 512 points: 7 baked, 1 found\n", bake())
       assert.are.equal(flat, io.open(folder .. "/maps/1.ppm"):read("a"))
       os.remove(folder .. "/maps/5.ppm")
       assert.are.equal("8 maps, 512 points: 1 baked, 7 found\n", bake())

@@ -235,7 +235,7 @@ describe("a pool with a journal", function()
     assert.are.equal("2\n", script(text).err)
     local modes = shell.run(("stat -c '%%a %%F' %s %s-values %s-values/*"):format(path, path, path)).out
     assert.are.equal("600 regular file\n700 directory\n600 regular file\n", modes)
-    os.execute(("for f in %s-values/*; do printf z | dd of=$f bs=1 seek=99 conv=notrunc 2>/dev/null; done"):format(path))
+    os.execute(("for f in %s-values/*; do printf z | dd of=$f bs=1 seek=99 conv=notrunc 2>&-; done"):format(path))
     local damaged = script(text).err
     assert.truthy(damaged:find("1\n$"), damaged)
     assert.are.equal(1, select(2, damaged:gsub("WARNING:mantichora:[^\n]*damaged", "")), damaged)
@@ -368,7 +368,8 @@ describe("a pool with a journal", function()
     end
     refused("option 'journal' must be a path, a table with 'path' and 'keep', or false: 7 is given", { journal = 7 })
     refused("option 'journal.path' must be a path", { journal = {} })
-    refused("option 'journal.keep' must be \"failed\", \"all\" or \"none\"", { journal = { path = path, keep = "some" } })
+    refused("option 'journal.keep' must be \"failed\", \"all\" or \"none\"",
+      { journal = { path = path, keep = "some" } })
     refused("unknown option 'journal.keeps'", { journal = { path = path, keeps = "all" } })
     refused("option 'inputs' must be a list of paths", { nworkers = 1 }, { inputs = "a" })
     refused("option 'inputs[1]' must be a path", { nworkers = 1 }, { inputs = { 1 } })

@@ -153,8 +153,9 @@ static int open_journal(lua_State *L) {
     if (journal->users == 0)
       mch_journal_rest(journal);
     lua_pushnil(L);
-    lua_pushfstring(L, "the journal %s has the seed %I, and %I is given as the pool's: journals keep "
-                       "the seed that they were made with",
+    lua_pushfstring(L,
+                    "the journal %s has the seed %I, and %I is given as the pool's: journals keep "
+                    "the seed that they were made with",
                     path, (LUAI_UACINT)its_seed, (LUAI_UACINT)seed);
     return 2;
   }

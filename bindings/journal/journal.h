@@ -68,19 +68,19 @@ struct journal {
   struct mch_journal head;
   char *path; /* absolute */
   struct mch_store store;
-  int is_open;       /* the store can be read */
-  int is_seeded;     /* the seed was given: streams derive from it whatever becomes of the file */
-  int may_record;    /* rows are taken (changed under `lock`) */
-  unsigned users;    /* pools */
-  int process;       /* that made it */
+  int is_open;    /* the store can be read */
+  int is_seeded;  /* the seed was given: streams derive from it whatever becomes of the file */
+  int may_record; /* rows are taken (changed under `lock`) */
+  unsigned users; /* pools */
+  int process;    /* that made it */
   int64_t seed, run;
   unsigned char seed_bytes[MCH_HASH_SIZE];
   enum keep keep;
   /* The owner's. */
-  int keyer;         /* registry references: the keyer of single calls */
-  int told;          /* and a table of what was said already */
+  int keyer; /* registry references: the keyer of single calls */
+  int told;  /* and a table of what was said already */
   struct mch_counts counts;
-  uint64_t task;     /* the task of this process for which it was counted */
+  uint64_t task;       /* the task of this process for which it was counted */
   struct parts *parts; /* of the last call; one hold, or NULL */
   /* What gathers. */
   pthread_mutex_t lock;

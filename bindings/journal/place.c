@@ -57,7 +57,8 @@ static int check_folder(const char *path, struct mch_error *error) {
     code = mch_error_set(error, MCH_SYSTEM, "the folder of the journal %.90s cannot be used: %.40s",
                          path, strerror(errno));
   else if (!S_ISDIR(status.st_mode))
-    code = mch_error_set(error, MCH_SYSTEM, "the journal cannot be made: %.120s is no folder", folder);
+    code =
+        mch_error_set(error, MCH_SYSTEM, "the journal cannot be made: %.120s is no folder", folder);
   else if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0 && (status.st_mode & S_ISVTX) == 0)
     code = mch_error_set(error, MCH_LIMIT,
                          "the journal is not used: others may write its folder, %.80s (chmod go-w "

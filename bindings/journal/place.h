@@ -14,7 +14,8 @@ int mch_place_check(const char *path, const char *folder, struct mch_error *erro
 /* A file of large values, about to be read: 1 if it may be trusted. */
 int mch_place_is_own(int fd);
 
-/* Make the file if it is not there, so that nobody but its owner can read or write it. 0 or a code. */
+/* Make the file if it is not there, so that nobody but its owner can read or write it. 0 or a code.
+ */
 int mch_place_make(const char *path, struct mch_error *error);
 
 /* Whether the file is on a network's file system, where processes cannot share memory. */

@@ -172,7 +172,8 @@ static int digest_is(lua_State *L) {
   const char *bytes = luaL_checklstring(L, 2, &length);
   const char *expected = luaL_checklstring(L, 3, &digest_length);
   mch_store_digest(bytes, length, digest);
-  lua_pushboolean(L, digest_length == sizeof digest && memcmp(digest, expected, sizeof digest) == 0);
+  lua_pushboolean(L,
+                  digest_length == sizeof digest && memcmp(digest, expected, sizeof digest) == 0);
   return 1;
 }
 

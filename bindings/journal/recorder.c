@@ -19,7 +19,7 @@ static const uint64_t gathering = 100000000u; /* 0.1 s */
 static const uint64_t busy_pause = 20000000u; /* 20 ms */
 
 enum {
-  CROWD = 1000,  /* rows: with so many it is written at once, and a transaction has no more */
+  CROWD = 1000,    /* rows: with so many it is written at once, and a transaction has no more */
   PATIENCE = 10000 /* milliseconds that the end of a pool waits for other scripts */
 };
 
@@ -135,8 +135,7 @@ static const char *name_of(const struct record *record) {
   return record->name_length > 0 ? record->data + record->name : record->data + record->place;
 }
 
-static void hash_now(struct journal *journal, const char *path,
-                     unsigned char hash[MCH_HASH_SIZE]) {
+static void hash_now(struct journal *journal, const char *path, unsigned char hash[MCH_HASH_SIZE]) {
   struct mch_error error;
   if (journal->end_files == NULL)
     journal->end_files = mch_files_new();

@@ -136,9 +136,8 @@ static int connect(const struct mch_store *store, int flags, int is_still, sqlit
 }
 
 static int prepare_finders(struct mch_store *store) {
-  static const char find[] =
-      "SELECT id, length, digest, value, file, emitted, outputs FROM tasks"
-      " WHERE key = ?1 AND kind = 'ok' ORDER BY id DESC LIMIT 1";
+  static const char find[] = "SELECT id, length, digest, value, file, emitted, outputs FROM tasks"
+                             " WHERE key = ?1 AND kind = 'ok' ORDER BY id DESC LIMIT 1";
   static const char emitted[] =
       "SELECT attempt, value FROM emitted WHERE task = ?1 ORDER BY number";
   static const char file[] = "SELECT hash FROM files WHERE device = ?1 AND inode = ?2 AND size = ?3"

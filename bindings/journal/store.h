@@ -39,9 +39,9 @@ struct mch_store {
   int run_is_new;       /* that is not committed yet */
   uint64_t files;       /* large values written so far */
   int is_readonly;
-  int process;     /* that opened it */
+  int process; /* that opened it */
   int64_t seed;
-  char *program;   /* what runs, for the row of this run */
+  char *program; /* what runs, for the row of this run */
 };
 
 /* How opening went. */

@@ -49,8 +49,8 @@ int mch_store_read_file(const struct mch_store *store, const char *name, size_t 
   free(path);
   if (fd < 0)
     return -1;
-  if (mch_place_is_own(fd) && (off_t)length == lseek(fd, 0, SEEK_END) && lseek(fd, 0, SEEK_SET) == 0 &&
-      (*memory = malloc(length + 1)) != NULL)
+  if (mch_place_is_own(fd) && (off_t)length == lseek(fd, 0, SEEK_END) &&
+      lseek(fd, 0, SEEK_SET) == 0 && (*memory = malloc(length + 1)) != NULL)
     code = read_whole(fd, *memory, length);
   close(fd);
   if (code != 0) {

@@ -17,11 +17,12 @@
 /* Statements, made when they are first used. */
 #define STATEMENTS(X)                                                                              \
   X(RUN, "INSERT INTO runs(began, pid, program, folder) VALUES(?1, ?2, ?3, ?4)")                   \
-  X(TASK, "INSERT INTO tasks(key, run, kind, runid, item, attempt, time, elapsed, cpu, maxrss,"    \
-          " waited, sent, received, pid, slot, signal, exitcode, name, place, text, length,"       \
-          " digest, value, file, emitted, parts, own, outputs, why) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7," \
-          " ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,"    \
-          " ?25, ?26, ?27, ?28, ?29)")                                                                \
+  X(TASK,                                                                                          \
+    "INSERT INTO tasks(key, run, kind, runid, item, attempt, time, elapsed, cpu, maxrss,"          \
+    " waited, sent, received, pid, slot, signal, exitcode, name, place, text, length,"             \
+    " digest, value, file, emitted, parts, own, outputs, why) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7,"  \
+    " ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,"          \
+    " ?25, ?26, ?27, ?28, ?29)")                                                                   \
   X(EMITTED, "INSERT INTO emitted(task, number, attempt, value) VALUES(?1, ?2, ?3, ?4)")           \
   X(PARTS, "INSERT OR IGNORE INTO parts(hash, bytes) VALUES(?1, ?2)")                              \
   X(USE, "INSERT OR IGNORE INTO uses(run, task) VALUES(?1, ?2)")                                   \
@@ -172,7 +173,7 @@ static int write_file(struct mch_store *store, const struct mch_row *row, char n
   if (fd >= 0) {
     code = write_whole(fd, row->value.bytes, row->value.length) == 0 && fsync(fd) == 0 ? SQLITE_OK
            : errno == ENOSPC || errno == EDQUOT                                        ? SQLITE_FULL
-                                                                                       : SQLITE_IOERR;
+                                                : SQLITE_IOERR;
     close(fd);
     if (code == SQLITE_OK && rename(path, final) != 0)
       code = SQLITE_IOERR;

@@ -68,7 +68,8 @@ int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsign
   return mch_ltake_decode(L, lpool, &decoder);
 }
 
-/* The values of a graph that another process may have written: ids of classes in it are not ours. */
+/* The values of a graph that another process may have written: ids of classes in it are not ours.
+ */
 int mch_ltake_decode_found(lua_State *L, const unsigned char *graph, size_t length,
                            enum mch_graph_kind kind) {
   struct mch_decoder decoder = new_decoder(graph, length, kind);

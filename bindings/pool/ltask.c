@@ -416,7 +416,8 @@ static int encode_results(lua_State *L) {
   encoder.kind = MCH_SEND_RESULT;
   encoder.baseline = lua_istable(L, 1) ? 1 : 0;
   encoder.stands_alone = call->task->recorded;
-  if (call->task->watching && !call->task->recorded && call->run->function == NULL) { /* the answer will be a RESULT */
+  if (call->task->watching && !call->task->recorded &&
+      call->run->function == NULL) { /* the answer will be a RESULT */
     encoder.send_early = send_early;
     encoder.ud = call->task;
   }

@@ -18,7 +18,8 @@
 struct mch_asked {
   int function; /* its arguments stand behind it, up to the top of the stack */
   int options;  /* a table: `inputs`, `outputs`, `version`, `key` and `name` as run_with takes them,
-                   and in a map `walk`, a table in which the journal keeps what all its items share */
+                   and in a map `walk`, a table in which the journal keeps what all its items share
+                 */
   int init;
   lua_Unsigned outer; /* what tells the task apart in which this pool was made; 0: none */
   uint64_t task;      /* counts the tasks that run in this process, while one does; 0: none */
@@ -37,7 +38,8 @@ struct mch_told {
 struct mch_journal {
   const char *version; /* of mantichora, that both were built from */
   struct mch_recorder recorder;
-  /* Look for a call. Raises what is wrong with its options; then nothing of `told` is to be freed. */
+  /* Look for a call. Raises what is wrong with its options; then nothing of `told` is to be freed.
+   */
   void (*ask)(lua_State *L, struct mch_journal *journal, const struct mch_asked *asked,
               struct mch_told *told);
   /* The next thing that is to be logged once, its length, with its level: 1 at ERROR, 0 at WARNING.

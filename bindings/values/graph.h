@@ -144,7 +144,7 @@ struct mch_encoder {
                 struct mch_decoder); or 0 */
   int found; /* stack index of a list that gets the classes that go by value with an id; or 0 */
   int classes_from; /* values from this number on (0, 1 ...) are classes; 0: if they look like it */
-  int stands_alone;         /* what the receiver has by an id goes by value, too */
+  int stands_alone; /* what the receiver has by an id goes by value, too */
   lua_Integer classes;      /* set to the number of classes that go by value with an id */
   int called;               /* set when a hook was called */
   int assigns;              /* set when globals or fields of environments went along */

@@ -43,8 +43,8 @@ struct mch_recorded {
 };
 
 /* The first three are called under the lock of a pool, by its owner or its helper thread: they do
- * not wait for a disk. The last two without a lock, by one thread of a pool at a time; while `write`
- * runs no fork happens. */
+ * not wait for a disk. The last two without a lock, by one thread of a pool at a time; while
+ * `write` runs no fork happens. */
 struct mch_recorder {
   void (*emitted)(struct mch_record *record, unsigned attempt, const void *graph, size_t length);
   void (*ended)(struct mch_record *record, const struct mch_recorded *recorded);

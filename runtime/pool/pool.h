@@ -121,7 +121,8 @@ int mch_pool_start(struct mch_pool *pool, struct mch_error *error);
 int mch_pool_run(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                  uint64_t *runid, struct mch_error *error);
 
-/* What a journal has of a task: its result, which becomes the task's, and values that it emitted. */
+/* What a journal has of a task: its result, which becomes the task's, and values that it emitted.
+ */
 struct mch_emitted_again {
   unsigned attempt;
   const void *graph;

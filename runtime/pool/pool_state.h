@@ -106,10 +106,10 @@ struct mch_pool {
   int started;
   struct mch_admission admission;
   struct mch_recorder *recorder; /* or NULL */
-  struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
-  struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
-  int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
-                                   nobody waits by a descriptor */
+  struct mch_poller *outer;      /* for mch_pool_fd(): the engine's poller and `wakeup` */
+  struct mch_poller *joined;     /* somebody's who waits for several pools: the same two; or NULL */
+  int wakeup[2]; /* a pipe: there is something for the owner that no worker says; -1:
+                       nobody waits by a descriptor */
   int wakeup_raised;
 };
 

@@ -287,6 +287,7 @@ function atpbar.set_style(name) end
 ---@field gc? any `"auto"` (default): with a heap above 64 MiB, this state's collector is switched to generational mode before the first fork, so that workers share its pages, and back at `close`; a worker is replaced after a task that left much in it, or that ran a full collection. `"keep"`: the collector is not touched.
 ---@field background? any true: from the first `run` to `close` a helper thread of this process advances the pool between calls (if no thread can be started, only calls do). false: no thread. Default true.
 ---@field capture_warn? any bytes: a task whose message is larger is logged, once for each function, at WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
+---@field journal? any path of a file in which results are kept, by the content of their tasks: a task that is there is not run again (see the chapter on the journal). Or a table with `path` and `keep`: `"failed"` (default), `"all"` or `"none"`, the calls that `mantichora journal FILE replay` can run again. `false`: none, also where the environment variable MANTICHORA_JOURNAL names one.
 ---@field name? any string, shown in messages
 
 --- How a task failed.
@@ -424,7 +425,7 @@ function pool:run(f, ...) end
 --- Raises: as `run`
 ---
 --- Blocks: as `run`
----@param options table `name`: string for messages, log records and reports. `timeout`: seconds of run time, of each attempt. `retries`: further attempts, up to 65,535, after the kinds of failures that `retry_on` lists (default `{"killed", "exited"}`, that is when its worker died; what was cancelled is never tried again). `retry_delay`: seconds before the second attempt, default 0; doubled for each further one, up to 60 s. In the pause the task counts as queued. `priority`: integer, default 0; higher ones start first, equal ones in run order. `key`: string or number that names the task's random stream instead of the run ID, so that it keeps its numbers when others come before it; 1, 1.0 and "1" are three keys. `wait = false`: see below.
+---@param options table `name`: string for messages, log records and reports. `timeout`: seconds of run time, of each attempt. `retries`: further attempts, up to 65,535, after the kinds of failures that `retry_on` lists (default `{"killed", "exited"}`, that is when its worker died; what was cancelled is never tried again). `retry_delay`: seconds before the second attempt, default 0; doubled for each further one, up to 60 s. In the pause the task counts as queued. `priority`: integer, default 0; higher ones start first, equal ones in run order. `key`: string or number that names the task's random stream instead of the run ID, so that it keeps its numbers when others come before it; 1, 1.0 and "1" are three keys. `wait = false`: see below. In a pool with a `journal` (see its chapter): `inputs` and `outputs`, lists of paths of files that the task reads and writes; `version`, a string or number that stands for its code (with `name`); `key` tells equal tasks apart; `journal = false`: the task runs, and is not recorded.
 ---@param f function function, or a table that can be called
 ---@param ... any its arguments
 ---@return integer # run ID; nil and `"full"` with `wait = false` where the pool's `max_queued` would have it wait
@@ -448,7 +449,7 @@ function pool:run_multiple(functions) end
 --- Blocks: until the last item is done
 ---@param f function function, or a table that can be called
 ---@param list table read from 1 to `list.n` or `#list`
----@param options? table `name`, `timeout`, `retries`, `retry_on`, `retry_delay`, `priority` of each item, as `run_with` has them; `halt` of this call, as pools have it (default: the pool's); `key`: a function that is called with each item and its number, and gives what `run_with` takes as `key`
+---@param options? table `name`, `timeout`, `retries`, `retry_on`, `retry_delay`, `priority` of each item, as `run_with` has them; `halt` of this call, as pools have it (default: the pool's); `key`: a function that is called with each item and its number, and gives what `run_with` takes as `key`; in a pool with a journal `inputs` and `outputs`, functions likewise, `version` and `journal = false`
 ---@return table # the values in order, with `n`
 function pool:map(f, list, options) end
 

@@ -221,7 +221,8 @@ end
 -- -- one task --------------------------------------------------------------------------------
 
 local function find(file, id)
-  for task in file:rows("SELECT * FROM tasks WHERE id = ?1", id) do return task end
+  local task = file:rows("SELECT * FROM tasks WHERE id = ?1", id)()
+  if task then return task end
   error({ message = ("there is no task %d"):format(id), status = 1 }, 0)
 end
 
@@ -289,8 +290,8 @@ end
 
 local function parts_of(file, task)
   local own = task.own or ""
-  for parts in file:rows("SELECT bytes FROM parts WHERE hash = ?1", task.parts) do return parts.bytes .. own end
-  return own
+  local parts = file:rows("SELECT bytes FROM parts WHERE hash = ?1", task.parts)()
+  return (parts and parts.bytes or "") .. own
 end
 
 -- Of those that came before it, in the same file of code or by the same name, the one that differs least.
@@ -315,8 +316,9 @@ local function why(file, _, ids)
     print_line("%s", harmless(task.why))
     return 0
   end
-  for last in file:rows("SELECT id, kind FROM tasks WHERE key = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1", task.key,
-      task.id) do
+  local last = file:rows("SELECT id, kind FROM tasks WHERE key = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1", task.key,
+    task.id)()
+  if last then
     if last.kind == "ok" then
       print_line("it was not looked for, or could not be read: task %d is the same", last.id)
     else
