@@ -269,7 +269,7 @@ static void tell_damaged(struct journal *journal) {
 }
 
 /* Found things go to `told`, which has no more memory of its own than one block. 0 or -1. */
-static int hand_over(struct mch_stored *stored, struct mch_told *told) {
+static int hand_over(struct mch_stored *stored, struct mch_reply *told) {
   struct mch_emitted_again *list = NULL;
   size_t i;
   if (stored->count > 0) {
@@ -310,7 +310,7 @@ static void note_use(struct journal *journal, int64_t id) {
   mch_journal_gather(journal, record);
 }
 
-static int find(lua_State *L, struct call *call, struct mch_told *told) {
+static int find(lua_State *L, struct call *call, struct mch_reply *told) {
   struct journal *journal = call->journal;
   struct mch_stored stored;
   enum mch_store_found found;
@@ -438,7 +438,7 @@ static struct record *new_record(lua_State *L, struct call *call) {
 }
 
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
-                     struct mch_told *told) {
+                     struct mch_reply *told) {
   struct call call;
   struct journal *journal = (struct journal *)head;
   if (!journal->is_open && !journal->is_seeded)

@@ -112,7 +112,7 @@ void mch_journal_drop_all(struct journal *journal);
 /* ask.c */
 
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
-                     struct mch_told *told);
+                     struct mch_reply *told);
 
 /* questions.c: registers look() and difference() in the table on top. */
 

@@ -68,7 +68,7 @@ struct lpool {
   uint64_t number; /* tells the pools of a state apart */
   struct mch_journal *journal; /* NULL: none */
   int journal_anchor;          /* registry reference to it */
-  struct mch_told told;        /* what it has said of the call that is being run */
+  struct mch_reply told;       /* what it has said of the call that is being run */
 };
 
 enum {

@@ -14,7 +14,7 @@
 #include "runtime/engines/task.h"
 
 void mch_lrecord_settle(struct lpool *lpool) {
-  struct mch_told *told = &lpool->told;
+  struct mch_reply *told = &lpool->told;
   if (told->record != NULL)
     told->record->recorder->drop(told->record);
   mch_result_free(told->found.result);

@@ -295,7 +295,7 @@ static uint64_t stream_of(lua_State *L, int index) {
 
 /* What the journal has said of the call counts, too; `told`: or NULL. */
 static int add_extra(struct mch_task *task, const struct run_options *options,
-                     struct mch_told *told) {
+                     struct mch_reply *told) {
   struct mch_task_extra *extra;
   task->priority = options->priority;
   if (options->name_length == 0 && options->timeout == 0 && options->retries == 0 &&
@@ -402,7 +402,7 @@ static int encode_call(lua_State *L, struct lpool *lpool, int first) {
 static void set_extra(lua_State *L, struct lpool *lpool, struct mch_task *task,
                       const struct run_options *options) {
   static const struct run_options none;
-  struct mch_told *told = lpool->told.keyed || lpool->told.record != NULL ? &lpool->told : NULL;
+  struct mch_reply *told = lpool->told.keyed || lpool->told.record != NULL ? &lpool->told : NULL;
   if ((options == NULL && told == NULL) ||
       add_extra(task, options != NULL ? options : &none, told) == 0)
     return;
@@ -578,7 +578,7 @@ int mch_core_run_with(lua_State *L) {
  * has that. */
 struct made {
   struct mch_task *task;
-  struct mch_told told;
+  struct mch_reply told;
 };
 struct tasks {
   size_t count;

@@ -26,7 +26,7 @@ struct mch_asked {
 };
 
 /* What a journal says of it. */
-struct mch_told {
+struct mch_reply {
   struct mch_record *record; /* to go with the task; NULL: it will not be recorded */
   int keyed;                 /* `stream` names its random numbers */
   uint64_t stream;
@@ -41,7 +41,7 @@ struct mch_journal {
   /* Look for a call. Raises what is wrong with its options; then nothing of `told` is to be freed.
    */
   void (*ask)(lua_State *L, struct mch_journal *journal, const struct mch_asked *asked,
-              struct mch_told *told);
+              struct mch_reply *told);
   /* The next thing that is to be logged once, its length, with its level: 1 at ERROR, 0 at WARNING.
    * 0: nothing. */
   size_t (*complaint)(struct mch_journal *journal, char *text, size_t room, int *is_error);

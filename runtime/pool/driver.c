@@ -197,9 +197,8 @@ void mch_driver_notice(struct mch_driver *driver) {
       wake(driver);
     else
       pthread_cond_signal(&driver->changed);
-  } else if (driver->rest == POLLING &&
-             mch_sooner(driven->deadline(driven->ud), driven->record_due(driven->ud)) <
-                 driver->until)
+  } else if (driver->rest == POLLING && mch_sooner(driven->deadline(driven->ud),
+                                                   driven->record_due(driven->ud)) < driver->until)
     wake(driver);
 }
 

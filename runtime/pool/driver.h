@@ -21,7 +21,7 @@ struct mch_driven {
    * and doing it. */
   uint64_t (*record_due)(void *ud);
   void (*record)(void *ud);
-  int fd;                         /* readable when to pump at once; -1: look at it often */
+  int fd; /* readable when to pump at once; -1: look at it often */
   /* Something else that is served besides, whether the owner is inside or not; NULL: nothing. A
    * descriptor that is readable when it is due, or -1; and when it is due at the latest. */
   int (*side)(void *ud, uint64_t *due);

@@ -264,11 +264,12 @@ static void drive_record(void *ud) {
 
 /* Without a thread to be had, the pool moves on inside its own calls only, until there is one. */
 static void start_driver(struct mch_pool *pool) {
-  struct mch_driven driven = {
-      pool,           &pool->lock, drive_pump,     drive_output,
-      drive_attended, drive_busy,  drive_deadline, drive_record_due,
-      drive_record,   mch_poller_fd(pool->engine->poller),
-      drive_side,     drive_serve};
+  struct mch_driven driven = {pool,           &pool->lock,
+                              drive_pump,     drive_output,
+                              drive_attended, drive_busy,
+                              drive_deadline, drive_record_due,
+                              drive_record,   mch_poller_fd(pool->engine->poller),
+                              drive_side,     drive_serve};
   pool->driver = mch_driver_new(&driven);
   if (pool->driver != NULL)
     mch_hub_count_threads(mch_output_hub(pool->output), 1);
