@@ -9,9 +9,16 @@ local shell = require "spec.support.shell"
 
 local broke = "its worker broke the protocol"
 
+local tallies_folder
+local tallies_made = 0
+
+setup(function() tallies_folder = shell.folder() end)
+teardown(function() shell.remove(tallies_folder) end)
+
 -- A file that gets a byte whenever a task begins, and how many it has.
 local function new_tally()
-  local path = shell.folder() .. "/begun"
+  tallies_made = tallies_made + 1
+  local path = ("%s/begun%d"):format(tallies_folder, tallies_made)
   return {
     path = path,
     count = function()
