@@ -201,7 +201,8 @@ describe("fini", function()
       process.wait(function() pool:poll(0.01) return #pool:workers() == 1 and pool:workers()[1].tasks == 0 end, 20)
       note "close"
     end)
-    assert.are.equal("task 1 task 2 fini task 3 task 4", table.concat(lines, " ", 1, 5))
+    -- The next worker begins while the one before leaves.
+    assert.truthy(table.concat(lines, " "):find("^task 1 task 2 .-fini"))
     table.sort(lines)
     assert.are.same({ "close", "fini", "fini", "fini", "task 1", "task 2", "task 3", "task 4" }, lines)
   end)
