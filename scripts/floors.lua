@@ -7,6 +7,7 @@
 -- From the ground up. A folder's own files may include each other.
 local floors = {
   "runtime/base",
+  "runtime/links", -- carriers between machines
   "runtime/show",
   "runtime/wire",
   "runtime/engines",

@@ -2,7 +2,8 @@
  *
  * What differs between systems, each behind one function: Linux first, with a fallback that is
  * slower or less exact but right. Nothing else in runtime asks which system or C library this is,
- * except show/hold_glibc.c, which is about the inside of glibc's streams. */
+ * except process.c beside it, which holds the fork, and show/hold_glibc.c, which is about the
+ * inside of glibc's streams. */
 #ifndef MCH_PLATFORM_H
 #define MCH_PLATFORM_H
 

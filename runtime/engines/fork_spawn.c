@@ -1,14 +1,12 @@
 /* Runs in: parent, then hands over to worker.c in the child.
  *
- * The one place that forks: what is made before (pipes, shared memory), the child's way from the
- * fork to its task loop, and the parent's way to listening to it. */
+ * The one place that makes workers: what is made before (pipes, shared memory), the child's way
+ * from the fork to its task loop, and the parent's way to listening to it. */
 #define _POSIX_C_SOURCE 200809L
 #include "fork_state.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +17,7 @@
 #include "runtime/base/error.h"
 #include "runtime/base/gate.h"
 #include "runtime/base/platform.h"
+#include "runtime/base/process.h"
 #include "runtime/base/tricks.h"
 #include "runtime/show/output.h"
 #include "runtime/wire/protocol.h"
@@ -65,30 +64,6 @@ int mch_spawn_make_plumbing(struct plumbing *plumbing, struct mch_error *error) 
 }
 
 /* -- the child ---------------------------------------------------------------------------- */
-
-/* Handlers of the host become default; what it ignores stays ignored, as after exec. */
-static void child_reset_signals(void) {
-  int number, last = mch_platform_last_signal();
-  for (number = 1; number <= last; number++) {
-    struct sigaction action;
-    if (sigaction(number, NULL, &action) != 0)
-      continue;
-    if ((action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == SIG_DFL)
-      continue;
-    if ((action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == SIG_IGN && number != SIGCHLD)
-      continue;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = SIG_DFL;
-    sigemptyset(&action.sa_mask);
-    sigaction(number, &action, NULL);
-  }
-}
-
-static void child_set_mask_empty(void) {
-  sigset_t none;
-  sigemptyset(&none);
-  pthread_sigmask(SIG_SETMASK, &none, NULL);
-}
 
 /* Close what belongs to the pool: its ends to other workers (else their ends of stream are lost on
  * it) and its poller. */
@@ -160,7 +135,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
   close(plumbing->sockets[0]);
   if (self->lazy_setup)
     child_wait_to_be_asked(plumbing->sockets[1]);
-  child_reset_signals();
+  mch_process_reset_signals();
   child_close_pools(engine);
   close(plumbing->out[0]);
   close(plumbing->err[0]);
@@ -168,7 +143,7 @@ static void child_main(const struct child *self, struct plumbing *plumbing,
                      engine->config.limit_files);
   mch_platform_purge_stdio();
   child_set_stdio(plumbing, joined);
-  child_set_mask_empty();
+  mch_process_unblock_signals();
   if (engine->config.self != NULL)
     mch_worker_disown(engine->config.self);
   mch_gate_open_copied();
@@ -285,16 +260,13 @@ static pid_t fork_now(struct engine_fork *engine) {
     errno = EAGAIN;
     return -1;
   }
-  return fork();
+  return mch_process_fork();
 }
 
-/* The one function that forks. Signals are blocked around it, so that no handler of the host runs
- * in the child before it is reset; locks of ours are free in the child. */
 int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int lazy_setup,
                           struct mch_error *error) {
   struct plumbing plumbing;
   struct child *child = calloc(1, sizeof *child);
-  sigset_t all, old;
   int code, joined;
   if (child == NULL)
     return mch_error_set(error, MCH_NOMEM, "cannot start a worker: not enough memory");
@@ -324,17 +296,12 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
     mch_feed_book(child, only);
   joined = mch_output_is_joined(engine->config.output);
   mch_platform_flush_streams();
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  mch_gate_close();
   engine->forks++;
   child->pid = fork_now(engine);
   if (child->pid == 0)
     child_main(child, &plumbing, only, joined);
-  mch_gate_open();
   if (child->pid < 0) {
     code = mch_error_system(error, "cannot start a worker");
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (only != NULL)
       only->holder = NULL;
     close_plumbing(&plumbing);
@@ -342,7 +309,6 @@ int mch_spawn_fork_worker(struct engine_fork *engine, struct mch_task *only, int
     free(child);
     return code;
   }
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
   code = mch_spawn_adopt(child, &plumbing);
   mch_child_tell(child, NULL);
   return code == 0 ? 0 : disown(child, only, error);
