@@ -52,7 +52,7 @@ static pid_t start_worker(void) {
     setpgid(0, 0);
     close(fds[1]);
     mch_process_unblock_signals();
-    mch_platform_lifeline(fds[0]);
+    mch_platform_lifeline(fds[0], getppid());
     for (;;)
       pause();
   }
