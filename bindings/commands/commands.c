@@ -59,9 +59,10 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 }
 
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
-  static const char *const parts[] = {
-      "main", "options", "expression", "template", "stream", "report",    "jupyter", "notebook",
-      "cell", "nearest", "busted",     "replay",   "web",    "web_state", "journal", "graph"};
+  static const char *const parts[] = {"main",   "options", "expression", "template",  "stream",
+                                      "report", "jupyter", "notebook",   "cell",      "nearest",
+                                      "busted", "replay",  "web",        "web_state", "journal",
+                                      "graph",  "again"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {

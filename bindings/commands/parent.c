@@ -526,6 +526,17 @@ static int core_list(lua_State *L) {
   return 1;
 }
 
+/* chdir(path): true; or nil and a message. */
+static int core_chdir(lua_State *L) {
+  if (chdir(luaL_checkstring(L, 1)) == 0) {
+    lua_pushboolean(L, 1);
+    return 1;
+  }
+  lua_pushnil(L);
+  lua_pushstring(L, strerror(errno));
+  return 2;
+}
+
 /* The reader of stdout may go at any time. Workers get the default back, and so do their
  * commands: an ignored signal would stay ignored there. */
 static int core_watch_reader(lua_State *L) {
@@ -562,6 +573,7 @@ int mch_commands_open_core(lua_State *L) {
                                   {"check", core_check},
                                   {"list", core_list},
                                   {"watch_reader", core_watch_reader},
+                                  {"chdir", core_chdir},
                                   {"command", mch_work_command},
                                   {"work", mch_work},
                                   {NULL, NULL}};

@@ -334,6 +334,17 @@ static int call_command(lua_State *L) {
   return 1;
 }
 
+static int prompt(lua_State *L) {
+  mch_repl_run(L);
+  return 0;
+}
+
+/* A command may want the prompt, which is above it. */
+static int open_prompt(lua_State *L) {
+  lua_pushcfunction(L, prompt);
+  return 1;
+}
+
 /* One of the commands, which are words in the script's place. Its exit status. */
 static int run_command(lua_State *L, const struct command_line *line) {
   int status = 255;
@@ -379,6 +390,7 @@ static void preload_modules(lua_State *L) {
       {"mantichora", open_pool_module},
       {"mantichora.atpbar", luaopen_mantichora_atpbar},
       {"mantichora.logging", luaopen_mantichora_logging},
+      {"mantichora.commands.prompt", open_prompt},
 #ifdef MANTICHORA_JOURNAL
       {"mantichora.journal", luaopen_mantichora_journal},
 #endif

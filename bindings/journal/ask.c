@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "call.h"
 #include "key.h"
 #include "bindings/values/graph.h"
 #include "runtime/base/platform.h"
@@ -402,6 +403,21 @@ static int note_parts(struct journal *journal, const struct call *call, struct r
   return 0;
 }
 
+/* What is needed to call it again, if that may be wanted; what cannot be kept is not. */
+static void note_call(lua_State *L, struct call *call, struct record *record) {
+  struct journal *journal = call->journal;
+  struct mch_buf *buffer = &journal->call;
+  if (journal->keep == KEEP_NONE ||
+      !mch_call_store(L, call->asked->function, call->arguments, call->asked->init, buffer))
+    return;
+  record->call = malloc(mch_buf_unread(buffer) + 1);
+  if (record->call == NULL)
+    return;
+  record->call_length = mch_buf_unread(buffer);
+  memcpy(record->call, buffer->data + buffer->read, record->call_length);
+  mch_buf_shrink(buffer, 65536);
+}
+
 /* The record of a task that is to run; NULL: no memory. */
 static struct record *new_record(lua_State *L, struct call *call) {
   const struct mch_keyed *keyed = &call->keyed;
@@ -457,6 +473,7 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
     struct record *record = new_record(L, &call);
     told->record = record != NULL ? &record->head : NULL;
     if (record != NULL) {
+      note_call(L, &call, record);
       record->why = call.why;
       call.why = NULL;
     }

@@ -21,16 +21,23 @@ static void set_seed(struct journal *journal, int64_t seed) {
   mch_store_u64(journal->seed_bytes, (uint64_t)seed);
 }
 
-/* What runs here, for people: the script's name, of `arg`. Raw, so that no code runs. */
-static char *program_of(lua_State *L) {
-  char *program = NULL;
+/* A copy of the string that is at `key` (or, if that is NULL, at 0) of the global table `name`,
+ * read raw, so that no code runs; or NULL. */
+static char *string_of(lua_State *L, const char *name, const char *key) {
+  char *string = NULL;
   int top = lua_gettop(L);
   lua_pushglobaltable(L);
-  lua_pushliteral(L, "arg");
-  if (lua_rawget(L, -2) == LUA_TTABLE && lua_rawgeti(L, -1, 0) == LUA_TSTRING)
-    program = strdup(lua_tostring(L, -1));
+  lua_pushstring(L, name);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    if (key != NULL)
+      lua_pushstring(L, key);
+    else
+      lua_pushinteger(L, 0);
+    if (lua_rawget(L, -2) == LUA_TSTRING)
+      string = strdup(lua_tostring(L, -1));
+  }
   lua_settop(L, top);
-  return program;
+  return string;
 }
 
 /* Open the file. A sentence in `error` if that is an error of who wants it: -1. */
@@ -50,7 +57,9 @@ static int open_store(lua_State *L, struct journal *journal, struct mch_error *e
   journal->is_open = opened == MCH_STORE_READY;
   journal->may_record = journal->is_open && journal->store.writer != NULL;
   if (journal->is_open) {
-    journal->store.program = program_of(L);
+    journal->store.program = string_of(L, "arg", NULL);
+    journal->store.module_path = string_of(L, "package", "path");
+    journal->store.module_cpath = string_of(L, "package", "cpath");
     journal->store.run = journal->run;
   }
   lua_settop(L, top);
@@ -73,6 +82,7 @@ static int journal_gc(lua_State *L) {
   mch_counts_clear(&journal->counts);
   mch_counts_clear(&journal->written);
   mch_journal_drop_parts(journal->parts);
+  mch_buf_free(&journal->call);
   mch_files_free(journal->end_files);
   while (journal->complaints != NULL) {
     struct complaint *next = journal->complaints->next;

@@ -68,11 +68,11 @@ struct journal {
   struct mch_journal head;
   char *path; /* absolute */
   struct mch_store store;
-  int is_open;    /* the store can be read */
-  int is_seeded;  /* the seed was given: streams derive from it whatever becomes of the file */
-  int may_record; /* rows are taken (changed under `lock`) */
-  unsigned users; /* pools */
-  int process;    /* that made it */
+  int is_open;   /* the store can be read */
+  int is_seeded; /* the seed was given: streams derive from it whatever becomes of the file */
+  atomic_int may_record; /* rows are taken */
+  unsigned users;        /* pools */
+  int process;           /* that made it */
   int64_t seed, run;
   unsigned char seed_bytes[MCH_HASH_SIZE];
   enum keep keep;
@@ -82,6 +82,7 @@ struct journal {
   struct mch_counts counts;
   uint64_t task;       /* the task of this process for which it was counted */
   struct parts *parts; /* of the last call; one hold, or NULL */
+  struct mch_buf call; /* while one is noted */
   /* What gathers. */
   pthread_mutex_t lock;
   struct record *first, *last;
@@ -114,7 +115,7 @@ void mch_journal_drop_all(struct journal *journal);
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
                      struct mch_reply *told);
 
-/* questions.c: registers look() and difference() in the table on top. */
+/* questions.c: registers look() and what else the command needs in the table on top. */
 
 void mch_journal_register_questions(lua_State *L);
 

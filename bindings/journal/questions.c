@@ -10,8 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "call.h"
 #include "key.h"
+#include "runtime/base/buf.h"
 #include "runtime/base/error.h"
+#include "runtime/base/mix.h"
 
 #define QUESTIONS "mantichora journal file"
 #define ROWS "mantichora journal rows"
@@ -208,23 +211,40 @@ static int look(lua_State *L) {
   return 2;
 }
 
-/* difference(older, newer): in how many parts keys differ, and the path of the first. */
-static int difference(lua_State *L) {
-  size_t older_length, newer_length, count;
-  const char *older = luaL_checklstring(L, 1, &older_length);
-  const char *newer = luaL_checklstring(L, 2, &newer_length);
-  struct mch_key_part first = {"", 0, 0};
-  count = mch_key_difference(older, older_length, newer, newer_length, &first);
-  lua_pushinteger(L, (lua_Integer)count);
-  if (count == 0)
-    return 1;
-  lua_pushlstring(L, first.path, first.length);
+/* random_seeds(seed, key): what math.randomseed is to be given for the task of that key. */
+static int random_seeds(lua_State *L) {
+  uint64_t seed = (uint64_t)luaL_checkinteger(L, 1), own;
+  size_t length;
+  const char *key = luaL_checklstring(L, 2, &length);
+  if (length != MCH_HASH_SIZE)
+    return luaL_argerror(L, 2, "no key");
+  own = mch_mix(seed ^ mch_mix(mch_load_u64((const unsigned char *)key)));
+  lua_pushinteger(L, (lua_Integer)own);
+  lua_pushinteger(L, (lua_Integer)mch_mix(own));
   return 2;
+}
+
+/* parts(bytes): a table of the parts of a key: hash by path. */
+static int parts(lua_State *L) {
+  size_t length;
+  const char *at = luaL_checklstring(L, 1, &length), *end = at + length;
+  struct mch_key_part part;
+  lua_newtable(L);
+  while (mch_key_next_part(&at, end, &part)) {
+    lua_pushlstring(L, part.path, part.length);
+    lua_pushinteger(L, (lua_Integer)part.hash);
+    lua_rawset(L, -3);
+  }
+  return 1;
 }
 
 void mch_journal_register_questions(lua_State *L) {
   lua_pushcfunction(L, look);
   lua_setfield(L, -2, "look");
-  lua_pushcfunction(L, difference);
-  lua_setfield(L, -2, "difference");
+  lua_pushcfunction(L, random_seeds);
+  lua_setfield(L, -2, "random_seeds");
+  lua_pushcfunction(L, parts);
+  lua_setfield(L, -2, "parts");
+  lua_pushcfunction(L, mch_call_rebuild);
+  lua_setfield(L, -2, "rebuild");
 }

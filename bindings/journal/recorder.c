@@ -53,8 +53,6 @@ void mch_journal_complain(struct journal *journal, int is_error, const char *for
 size_t mch_journal_complaint(struct mch_journal *head, char *text, size_t room, int *is_error) {
   struct journal *journal = (struct journal *)head;
   struct complaint *complaint;
-  if (journal->complaints == NULL) /* a look without the lock: there will be another one */
-    return 0;
   pthread_mutex_lock(&journal->lock);
   complaint = journal->complaints;
   if (complaint != NULL)
@@ -369,9 +367,7 @@ static int put_rows(struct journal *journal, const struct record *rows, int mill
 /* It cannot be written from now on. */
 static void give_up(struct journal *journal, int code) {
   const char *why = sqlite3_errstr(code);
-  pthread_mutex_lock(&journal->lock);
   journal->may_record = 0;
-  pthread_mutex_unlock(&journal->lock);
   mch_journal_complain(journal, 1,
                        "the journal %.300s cannot be written: %.100s; what ends from now on is not "
                        "recorded",
@@ -406,7 +402,7 @@ static void write_rows(struct mch_recorder *recorder, int last) {
   while (journal->may_record && journal->store.writer != NULL &&
          write_some(journal, last ? PATIENCE : 0) == 0)
     ;
-  if (last && journal->count > 0) {
+  if (last && due(recorder) != MCH_NEVER) {
     mch_journal_complain(journal, 1,
                          "the journal %.300s cannot be written: other scripts keep it busy",
                          journal->path);

@@ -25,7 +25,7 @@
 static const char schema[] =
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
     "CREATE TABLE runs(id INTEGER PRIMARY KEY AUTOINCREMENT, began REAL, pid INTEGER,"
-    " program TEXT, folder TEXT);"
+    " program TEXT, folder TEXT, path TEXT, cpath TEXT);"
     "CREATE TABLE tasks(id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL, run INTEGER,"
     " kind TEXT NOT NULL, runid INTEGER, item INTEGER, attempt INTEGER, time REAL, elapsed REAL,"
     " cpu REAL, maxrss INTEGER, waited REAL, sent INTEGER, received INTEGER, pid INTEGER,"
@@ -299,5 +299,7 @@ void mch_store_close(struct mch_store *store) {
   free(store->path);
   free(store->folder);
   free(store->program);
+  free(store->module_path);
+  free(store->module_cpath);
   memset(store, 0, sizeof *store);
 }

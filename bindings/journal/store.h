@@ -41,7 +41,7 @@ struct mch_store {
   int is_readonly;
   int process; /* that opened it */
   int64_t seed;
-  char *program; /* what runs, for the row of this run */
+  char *program, *module_path, *module_cpath; /* what runs, for the row of this run; or NULL */
 };
 
 /* How opening went. */

@@ -16,7 +16,8 @@
 
 /* Statements, made when they are first used. */
 #define STATEMENTS(X)                                                                              \
-  X(RUN, "INSERT INTO runs(began, pid, program, folder) VALUES(?1, ?2, ?3, ?4)")                   \
+  X(RUN,                                                                                           \
+    "INSERT INTO runs(began, pid, program, folder, path, cpath) VALUES(?1, ?2, ?3, ?4, ?5, ?6)")   \
   X(TASK,                                                                                          \
     "INSERT INTO tasks(key, run, kind, runid, item, attempt, time, elapsed, cpu, maxrss,"          \
     " waited, sent, received, pid, slot, signal, exitcode, name, place, text, length,"             \
@@ -101,6 +102,10 @@ static int begin_run(struct mch_store *store) {
     sqlite3_bind_text(s, 3, store->program, -1, SQLITE_STATIC);
   if (getcwd(folder, sizeof folder) != NULL)
     sqlite3_bind_text(s, 4, folder, -1, SQLITE_TRANSIENT);
+  if (store->module_path != NULL)
+    sqlite3_bind_text(s, 5, store->module_path, -1, SQLITE_STATIC);
+  if (store->module_cpath != NULL)
+    sqlite3_bind_text(s, 6, store->module_cpath, -1, SQLITE_STATIC);
   code = carry_out(store, s);
   if (code == SQLITE_OK) {
     store->run = sqlite3_last_insert_rowid(store->writer);

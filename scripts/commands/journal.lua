@@ -132,9 +132,9 @@ local function harmless(text)
   end))
 end
 
--- Several lines, each of them harmless.
+-- Several lines, each of them harmless; those of a traceback begin with a tab.
 local function harmless_lines(text)
-  return (text:gsub("[^\n]+", harmless))
+  return (text:gsub("(\t*)([^\n]+)", function(tabs, line) return tabs .. harmless(line) end))
 end
 
 -- As the prompt shows a value; a string alone with its quotes, too.
@@ -288,24 +288,29 @@ end
 
 -- -- why -------------------------------------------------------------------------------------
 
-local function parts_of(file, task)
-  local own = task.own or ""
-  local parts = file:rows("SELECT bytes FROM parts WHERE hash = ?1", task.parts)()
-  return (parts and parts.bytes or "") .. own
+-- The parts of a task's key; `known`: parts that many share, by their hash.
+local function parts_of(file, task, known)
+  local hash = task.parts or ""
+  if not known[hash] then
+    local row = file:rows("SELECT bytes FROM parts WHERE hash = CAST(?1 AS BLOB)", hash)()
+    known[hash] = row and row.bytes or ""
+  end
+  return known[hash] .. (task.own or "")
 end
 
--- Of those that came before it, in the same file of code or by the same name, the one that differs least.
+-- Of those that came before it, in the same file of code or by the same name, the one that differs least, and what of
+-- it does. Those of earlier runs say more than those of its own.
 local function nearest_task(file, task)
-  local folder = task.place and task.place:match("^(.*):%d+>$")
-  local best, least, differs
-  local mine = parts_of(file, task)
   local journal = require "mantichora.journal"
-  for other in file:rows([[SELECT id, key, kind, parts, own, name, place FROM tasks WHERE id < ?1 AND
-      (name IS NOT NULL AND name = ?2 OR substr(place, 1, ?4) = ?3) ORDER BY id DESC LIMIT 5000]], task.id, task.name,
-      folder and folder .. ":" or "", folder and #folder + 1 or 0) do
-    local count, path = journal.difference(parts_of(file, other), mine)
-    if not least or count < least then best, least, differs = other, count, path end
-    if least == 0 then break end
+  local folder = task.place and task.place:match("^(.*:)%d+>$") or task.place or ""
+  local known, best, differs = {}, nil, nil
+  local mine, least = parts_of(file, task, known), math.huge
+  for other in file:rows([[SELECT id, run, kind, parts, own FROM tasks WHERE id < ?1 AND
+      (name IS NOT NULL AND name = ?2 OR substr(place, 1, ?4) = ?3) ORDER BY run < ?5 DESC, id DESC LIMIT 5000]],
+      task.id, task.name, folder, #folder, task.run) do
+    if best and best.run < task.run and other.run == task.run or least == 0 then break end
+    local count, path = journal.difference(parts_of(file, other, known), mine)
+    if count < least then best, least, differs = other, count, path end
   end
   return best, differs
 end
@@ -316,8 +321,8 @@ local function why(file, _, ids)
     print_line("%s", harmless(task.why))
     return 0
   end
-  local last = file:rows("SELECT id, kind FROM tasks WHERE key = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1", task.key,
-    task.id)()
+  local last = file:rows([[SELECT id, kind FROM tasks WHERE key = CAST(?1 AS BLOB) AND id < ?2 ORDER BY id DESC
+    LIMIT 1]], task.key, task.id)()
   if last then
     if last.kind == "ok" then
       print_line("it was not looked for, or could not be read: task %d is the same", last.id)
