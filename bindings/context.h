@@ -15,6 +15,7 @@
 struct mch_limit;
 struct mch_lwatch;
 struct mch_ltask;
+struct mch_trace;
 struct mch_worker;
 
 /* What a program in C wants to be told. */
@@ -64,7 +65,9 @@ struct mch_context {
   uint64_t pools; /* made so far */
   uint64_t visit; /* count of the times that all pools were looked at */
   struct mch_collected collected;
-  char message[256]; /* of the last failure of the C API */
+  int recorded;            /* that was seen to: ltrace.h */
+  struct mch_trace *trace; /* NULL: there is none */
+  char message[256];       /* of the last failure of the C API */
 };
 
 /* The context of this state, made at the first call. Lives as long as the state. */

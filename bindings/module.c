@@ -4,6 +4,7 @@
 #include "context.h"
 #include "part.h"
 #include "bindings/pool/lpool.h"
+#include "bindings/pool/ltrace.h"
 #include "bindings/show/lreport.h"
 #include "bindings/pool/ltask.h"
 #include "runtime/mantichora.h"
@@ -89,5 +90,6 @@ int luaopen_mantichora(lua_State *L) {
   lua_pushliteral(L, "mantichora " MANTICHORA_VERSION);
   lua_setfield(L, -2, "_VERSION");
   set_loaded(L, "mantichora");
+  mch_ltrace_open(L, NULL, NULL);
   return 1;
 }

@@ -7,6 +7,7 @@
 
 #include "context.h"
 #include "runtime/mantichora.h"
+#include "runtime/watch/trace.h"
 
 #define TYPE "mantichora notices"
 
@@ -73,8 +74,20 @@ void mch_notices_error(lua_State *L, const char *sentence) {
   mch_notices_log(L, "error", sentence);
 }
 
+/* A trace or report that cannot be written any more. */
+static void tell_problem(lua_State *L) {
+  const struct mch_context *context = mch_context_find(L);
+  struct mch_error error;
+  if (context == NULL || context->trace == NULL || !mch_trace_problem(context->trace, &error))
+    return;
+  lua_pushfstring(L, "the trace ends early: %s", error.text);
+  mch_notices_error(L, lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
 void mch_notices_tell(lua_State *L) {
   char sentence[ROOM];
+  tell_problem(L);
   if (take_sentence(L, sentence))
     mch_notices_warn(L, sentence);
 }

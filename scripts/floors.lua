@@ -12,6 +12,7 @@ local floors = {
   "runtime/wire",
   "runtime/engines",
   "runtime/pool",
+  "runtime/watch", -- what a run leaves for those who look: trace and report
   "runtime/commands", -- for the program's own commands
   "runtime/web", -- the server of the page of `mantichora top --web`
   "bindings/ground", -- those files beside the folders that every room of bindings/ stands on

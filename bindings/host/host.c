@@ -7,6 +7,7 @@
 #include "host.h"
 #include "lcall.h"
 #include "bindings/commands/commands.h"
+#include "bindings/pool/ltrace.h"
 #include "runtime/mantichora.h"
 
 #include <ctype.h>
@@ -59,7 +60,7 @@ static bool is_path(const char *text) {
 
 struct setting {
   const char *name;
-  const char *variable;
+  const char *variable; /* NULL: it is for this program alone */
   bool (*is_valid)(const char *text);
   const char *values; /* for messages */
 };
@@ -72,6 +73,7 @@ static const struct setting settings[] = {
     {"--log-level", "MANTICHORA_LOG_LEVEL", is_log_level,
      "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number"},
     {"--journal", JOURNAL, is_path, "a path"},
+    {"--trace", NULL, is_path, "the name of a file"},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -91,6 +93,7 @@ static void print_usage(FILE *to, const char *program) {
           "  --progress MODE    how bars are shown: auto, bar, text, json, off or eta\n"
           "  --log-level LEVEL  lowest level that is logged: DEBUG, INFO, WARNING, ...\n"
           "  --journal PATH     keep results in this file, and run only what is not there\n"
+          "  --trace FILE       write a trace of all tasks, for Perfetto\n"
           "  --help    show this text\n"
           "  --        stop handling options\n"
           "  -         stop handling options and execute stdin\n",
@@ -408,6 +411,32 @@ static bool is_command(const struct command_line *line) {
   return line->script < line->count && mch_commands_has(line->words[line->script]);
 }
 
+/* What was given with this option, the last time; NULL: nothing. */
+static const char *value_of(const struct command_line *line, const char *name) {
+  const char *value = NULL;
+  for (int at = 1; at < line->script;) {
+    struct option option = read_option(line->words, at);
+    if (option.kind == KIND_SETTING && strcmp(option.setting->name, name) == 0)
+      value = option.value;
+    at = option.next;
+  }
+  return value;
+}
+
+/* Commands that only look at what others do have no run of their own to record. */
+static bool is_recorded(const struct command_line *line) {
+  static const char *const commands[] = {"map", "filter", "run", "busted", NULL};
+  return !is_command(line) || is_one_of(line->words[line->script], commands);
+}
+
+static void open_records(lua_State *L, const struct command_line *line) {
+  if (is_recorded(line))
+    mch_ltrace_open(L, value_of(line, "--trace"), NULL);
+  else
+    mch_ltrace_open(L, "", "");
+  lua_settop(L, 0);
+}
+
 /* Runs in protected mode; true for success. */
 static int run(lua_State *L) {
   struct command_line *line = lua_touserdata(L, 1);
@@ -419,6 +448,7 @@ static int run(lua_State *L) {
   luaL_openlibs(L);
   preload_modules(L);
   set_arg_table(L, line);
+  open_records(L, line);
   lua_gc(L, LUA_GCGEN, 0, 0);
   lua_settop(L, 0);
   if (!line->skips_variables && run_init(L, line->program) != LUA_OK)
@@ -459,7 +489,8 @@ static bool settle_journal(const struct command_line *line) {
 static bool export_settings(const struct command_line *line) {
   for (int at = 1; at < line->script;) {
     struct option option = read_option(line->words, at);
-    if (option.kind == KIND_SETTING && setenv(option.setting->variable, option.value, 1) != 0) {
+    if (option.kind == KIND_SETTING && option.setting->variable != NULL &&
+        setenv(option.setting->variable, option.value, 1) != 0) {
       perror(line->program);
       return false;
     }

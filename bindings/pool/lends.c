@@ -7,6 +7,7 @@
 #include <lauxlib.h>
 
 #include "bindings/notices.h"
+#include "ltrace.h"
 #include "lyoung.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/platform.h"
@@ -112,6 +113,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
   mch_lrecord_settle(lpool);
   mch_pool_free(pool);
+  mch_ltrace_flush(mch_context_get(L));
   mch_lserve_release_lent(L, lpool);
   mch_lserve_release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);

@@ -16,6 +16,7 @@
 #include "bindings/notices.h"
 #include "bindings/show/loutput.h"
 #include "bindings/values/text.h"
+#include "ltrace.h"
 #include "words.h"
 #include "runtime/base/chaos.h"
 #include "runtime/base/decimal.h"
@@ -468,6 +469,7 @@ static int core_new(lua_State *L) {
   lua_pop(L, 1);
   lua_getfield(L, 1, "poolbar");
   config.bar = lua_isstring(L, -1) && !lpool->task.context->hides_bars ? lua_tostring(L, -1) : NULL;
+  mch_ltrace_observe(L, mch_output_hub(output));
   lpool->pool = mch_pool_new(&config, &error);
   lua_pop(L, 1);
   if (lpool->pool == NULL)

@@ -310,6 +310,21 @@ void mch_platform_replace(void *memory, size_t bytes) {
   mmap(memory, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 }
 
+int mch_platform_is_locked(int fd, off_t at) {
+#if defined(ON_LINUX) && defined(F_OFD_GETLK) /* asks for locks of this process, too */
+  struct flock lock = {0};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = at;
+  lock.l_len = 1;
+  return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+#else
+  (void)fd;
+  (void)at;
+  return 0;
+#endif
+}
+
 long mch_platform_unread(int fd) {
   int count = 0;
   return ioctl(fd, FIONREAD, &count) == 0 ? (long)count : -1;

@@ -154,6 +154,10 @@ int mch_platform_mark_set(int fd, uint64_t value);
 /* 0 also when there is none. */
 uint64_t mch_platform_mark_get(int fd);
 
+/* Whether byte `at` of the file is locked (fcntl) by anybody, this process included; 0 also where
+ * that is not known. */
+int mch_platform_is_locked(int fd, off_t at);
+
 /* Bytes in a pipe that its reader has not taken yet, asked at either end; -1: unknown. */
 long mch_platform_unread(int fd);
 

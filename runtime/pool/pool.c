@@ -200,6 +200,8 @@ void mch_pool_pump(struct mch_pool *pool) {
   pthread_mutex_lock(&pool->lock);
   mch_pool_pump_as_owner(pool);
   pthread_mutex_unlock(&pool->lock);
+  if (mch_hub_next_look(mch_output_hub(pool->output)) != MCH_NEVER)
+    mch_hub_look(mch_output_hub(pool->output), mch_now());
 }
 
 /* -- the driver's view -------------------------------------------------------------------- */

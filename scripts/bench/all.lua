@@ -17,7 +17,7 @@ local report = require "support.report"
 
 local NAMES = {
   "closures", "map", "latency", "floats", "strings", "queued", "cycle", "atpbar", "waiting", "order", "scaling",
-  "sharing", "scale", "memory",
+  "sharing", "scale", "memory", "trace",
 }
 
 local folder = arg[0]:match("^(.*)/[^/]*$") or "."

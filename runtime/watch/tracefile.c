@@ -1,0 +1,343 @@
+/* Runs in: both. Purpose: tracefile.h.
+ *
+ * Locks of fcntl(2) on two bytes: IN_USE is the owner's while it lives, WRITING is taken around
+ * each write. Such locks are not inherited, and go with the process. */
+#define _POSIX_C_SOURCE 200809L
+#include "tracefile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime/base/buf.h"
+#include "runtime/base/platform.h"
+
+static const char opening[] = "[\n", closing[] = "\n]\n";
+enum { OPENING = sizeof opening - 1, CLOSING = sizeof closing - 1, IN_USE = 0, WRITING = 1 };
+enum { NAP = 2000000 }; /* nanoseconds between two looks whether others have done writing */
+
+struct mch_tracefile {
+  int fd;
+  int inherited; /* from the process that opened it */
+  char *path;
+  char *first;         /* what it begins with, to know it again */
+  struct mch_buf text; /* while writing */
+};
+
+char *mch_tracefile_name(const char *pattern) {
+  size_t length = strlen(pattern), room = 12 * length + 16, at = 0, i;
+  char *name = malloc(room);
+  if (name == NULL)
+    return NULL;
+  for (i = 0; i < length; i++)
+    if (pattern[i] == '%' && pattern[i + 1] == 'p') {
+      at += (size_t)snprintf(name + at, room - at, "%ld", (long)getpid());
+      i++;
+    } else
+      name[at++] = pattern[i];
+  name[at] = '\0';
+  return name;
+}
+
+/* -- locks -------------------------------------------------------------------------------- */
+
+/* 0, or errno. */
+static int set_lock(int fd, off_t at, short type) {
+  struct flock lock = {0};
+  int problem;
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = at;
+  lock.l_len = 1;
+  do
+    problem = fcntl(fd, F_SETLK, &lock) == 0 ? 0 : errno;
+  while (problem == EINTR);
+  return problem;
+}
+
+static int is_held(int problem) {
+  return problem == EAGAIN || problem == EACCES;
+}
+
+/* The one who has it may be stopped: nobody waits longer than `patience`. */
+static int lock_within(int fd, size_t patience) {
+  struct timespec nap = {0, NAP};
+  uint64_t until = mch_now() + patience;
+  int problem;
+  while (is_held(problem = set_lock(fd, WRITING, F_WRLCK)) && mch_now() < until)
+    nanosleep(&nap, NULL);
+  return problem;
+}
+
+/* -- opening ------------------------------------------------------------------------------ */
+
+/* A descriptor that is none of the standard ones. */
+static int open_file(const char *path, int flags, mode_t mode) {
+  int fd = open(path, O_RDWR | O_CLOEXEC | flags, mode), other;
+  if (fd < 0 || fd > 2)
+    return fd;
+  other = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  close(fd);
+  return other;
+}
+
+/* All of it, at this place. 0, or errno. */
+static int write_at(int fd, const void *bytes, size_t length, off_t at) {
+  const char *from = bytes;
+  while (length > 0) {
+    ssize_t count = pwrite(fd, from, length, at);
+    if (count < 0 && errno == EINTR)
+      continue;
+    if (count <= 0)
+      return count < 0 ? errno : ENOSPC;
+    from += count;
+    length -= (size_t)count;
+    at += count;
+  }
+  return 0;
+}
+
+/* Write the first item over whatever there is. */
+static int begin(const struct mch_tracefile *file, int fd) {
+  struct mch_buf text = {0};
+  int problem;
+  mch_buf_append(&text, opening, OPENING);
+  mch_buf_append(&text, file->first, strlen(file->first));
+  mch_buf_append(&text, closing, CLOSING);
+  problem = text.failed != 0 ? ENOMEM : 0;
+  if (problem == 0 && ftruncate(fd, 0) != 0)
+    problem = errno;
+  if (problem == 0)
+    problem = write_at(fd, text.data, text.length, 0);
+  mch_buf_free(&text);
+  return problem;
+}
+
+/* Give it its name: that of no other file, or that of the one which is held. 0 or errno. */
+static int give_name(const struct mch_tracefile *file, const char *other, int is_new) {
+  if (is_new && link(other, file->path) == 0)
+    return 0;
+  if (is_new && errno != EPERM && errno != ENOTSUP && errno != ENOSYS) /* no links here */
+    return errno;
+  return rename(other, file->path) == 0 ? 0 : errno;
+}
+
+/* Make another file, which is whole when it gets its name; `old` is what has it: NULL: none. 0;
+ * EEXIST: there is one; or errno, and all is as it was. */
+static int make(struct mch_tracefile *file, const struct stat *old) {
+  size_t room = strlen(file->path) + 32;
+  char *other = malloc(room);
+  int fd, problem;
+  if (other == NULL)
+    return ENOMEM;
+  snprintf(other, room, "%s.%ld.new", file->path, (long)getpid());
+  fd = open_file(other, O_CREAT | O_EXCL, old != NULL ? 0600 : 0666);
+  problem = fd < 0 ? errno : begin(file, fd);
+  if (problem == 0 && old != NULL && fchmod(fd, old->st_mode & 07777) != 0)
+    problem = errno;
+  if (problem == 0)
+    problem = set_lock(fd, IN_USE, F_WRLCK);
+  if (problem == 0)
+    problem = give_name(file, other, old == NULL);
+  if (fd >= 0)
+    unlink(other);
+  free(other);
+  if (problem == 0) {
+    if (file->fd >= 0)
+      close(file->fd);
+    file->fd = fd;
+  } else if (fd >= 0)
+    close(fd);
+  return problem;
+}
+
+/* Whether a file of our own can have another in its place, and nobody sees a difference. */
+static int is_replaceable(const struct mch_tracefile *file, const struct stat *status) {
+  struct stat named;
+  return lstat(file->path, &named) == 0 && S_ISREG(named.st_mode) && named.st_nlink == 1 &&
+         named.st_uid == geteuid() && named.st_dev == status->st_dev &&
+         named.st_ino == status->st_ino;
+}
+
+/* Begin anew the file that is there and held. 0 or errno. */
+static int renew(struct mch_tracefile *file, const struct stat *status) {
+  int problem;
+  if (is_replaceable(file, status) && make(file, status) == 0)
+    return 0;
+  problem = lock_within(file->fd, 1000000000u); /* of who outlives the run that had it */
+  if (problem == 0)
+    problem = begin(file, file->fd);
+  set_lock(file->fd, WRITING, F_UNLCK);
+  return problem;
+}
+
+static int refuse(const struct mch_tracefile *file, struct mch_error *error) {
+  return mch_error_set(error, MCH_FULL, "%s is in use by another run", file->path);
+}
+
+static int take(struct mch_tracefile *file, struct mch_error *error) {
+  struct stat status, named;
+  int problem;
+  if (fstat(file->fd, &status) != 0)
+    return mch_error_system(error, file->path);
+  if (!S_ISREG(status.st_mode))
+    return mch_error_set(error, MCH_SYSTEM, "%s is no ordinary file, which a trace needs",
+                         file->path);
+  if (mch_platform_is_locked(file->fd, IN_USE)) /* by another state of this process, too */
+    return refuse(file, error);
+  problem = set_lock(file->fd, IN_USE, F_WRLCK);
+  if (is_held(problem) || stat(file->path, &named) != 0 || named.st_ino != status.st_ino)
+    return refuse(file, error); /* or another run has just begun it */
+  if (problem == 0)
+    problem = renew(file, &status);
+  return problem == 0 ? 0
+                      : mch_error_set(error, MCH_SYSTEM, "%s: %s", file->path, strerror(problem));
+}
+
+static int open_and_take(struct mch_tracefile *file, struct mch_error *error) {
+  int problem;
+  file->fd = open_file(file->path, 0, 0);
+  if (file->fd < 0 && errno == ENOENT) {
+    problem = make(file, NULL);
+    if (problem == 0)
+      return 0;
+    if (problem != EEXIST)
+      return mch_error_set(error, MCH_SYSTEM, "%s: %s", file->path, strerror(problem));
+    file->fd = open_file(file->path, 0, 0); /* another run was faster */
+  }
+  return file->fd < 0 ? mch_error_system(error, file->path) : take(file, error);
+}
+
+static char *copy(const char *text) {
+  size_t size = strlen(text) + 1;
+  char *to = malloc(size);
+  return to != NULL ? memcpy(to, text, size) : NULL;
+}
+
+struct mch_tracefile *mch_tracefile_open(const char *path, const char *first,
+                                         struct mch_error *error) {
+  struct mch_tracefile *file = calloc(1, sizeof *file);
+  if (file != NULL)
+    file->fd = -1;
+  if (file == NULL || (file->path = copy(path)) == NULL || (file->first = copy(first)) == NULL)
+    mch_error_set(error, MCH_NOMEM, "not enough memory");
+  else if (open_and_take(file, error) == 0)
+    return file;
+  mch_tracefile_close(file);
+  return NULL;
+}
+
+void mch_tracefile_inherit(struct mch_tracefile *file) {
+  file->inherited = 1;
+  memset(&file->text, 0, sizeof file->text); /* a thread of the parent may be changing it */
+}
+
+void mch_tracefile_close(struct mch_tracefile *file) {
+  if (file == NULL)
+    return;
+  if (file->fd >= 0)
+    close(file->fd);
+  mch_buf_free(&file->text);
+  free(file->first);
+  free(file->path);
+  free(file);
+}
+
+/* -- appending ---------------------------------------------------------------------------- */
+
+/* Whether the descriptor still leads to what was opened: a task may have closed it, and another run
+ * may have begun the file anew after ours has died. */
+static int is_ours(const struct mch_tracefile *file) {
+  char head[512];
+  size_t length = strlen(file->first);
+  ssize_t count;
+  if (length > sizeof head - OPENING - 1)
+    length = sizeof head - OPENING - 1;
+  count = pread(file->fd, head, OPENING + length + 1, 0);
+  if (count != (ssize_t)(OPENING + length + 1) || memcmp(head, opening, OPENING) != 0 ||
+      memcmp(head + OPENING, file->first, length) != 0)
+    return 0;
+  return file->first[length] != '\0' || strchr(",\n", head[OPENING + length]) != NULL;
+}
+
+static int is_whole(const struct mch_tracefile *file, off_t size) {
+  char tail[CLOSING];
+  return size >= CLOSING && pread(file->fd, tail, CLOSING, size - CLOSING) == CLOSING &&
+         memcmp(tail, closing, CLOSING) == 0;
+}
+
+/* Where the last item that is whole ends: each ends its line, and no other newline is in it. */
+static off_t end_of_items(const struct mch_tracefile *file, off_t size) {
+  char piece[4096];
+  off_t from = size;
+  while (from > 0) {
+    off_t to = from + 1 < size ? from + 1 : size; /* pieces have one byte in common */
+    size_t length, i;
+    from = to > (off_t)sizeof piece ? to - (off_t)sizeof piece : 0;
+    length = (size_t)(to - from);
+    if (pread(file->fd, piece, length, from) != (ssize_t)length)
+      return 0;
+    for (i = length; i > 1; i--)
+      if (piece[i - 1] == '\n' && piece[i - 2] == ',')
+        return from + (off_t)i - 2;
+  }
+  return OPENING + (off_t)strlen(file->first);
+}
+
+/* Somebody was killed while writing: what is whole of it stays. Where to write on; 0: nowhere. */
+static off_t find_end(const struct mch_tracefile *file) {
+  struct stat status;
+  off_t end;
+  if (fstat(file->fd, &status) != 0)
+    return 0;
+  if (is_whole(file, status.st_size))
+    return status.st_size - CLOSING;
+  end = end_of_items(file, status.st_size);
+  return end > 0 && write_at(file->fd, closing, CLOSING, end) == 0 &&
+                 ftruncate(file->fd, end + CLOSING) == 0
+             ? end
+             : 0;
+}
+
+static int write_items(struct mch_tracefile *file, const void *items, size_t length) {
+  off_t end = find_end(file);
+  int problem;
+  if (end <= 0)
+    return EIO;
+  mch_buf_clear(&file->text);
+  mch_buf_append(&file->text, items, length);
+  mch_buf_append(&file->text, closing, CLOSING);
+  if (file->text.failed != 0)
+    return ENOMEM;
+  problem = write_at(file->fd, file->text.data, file->text.length, end);
+  if (problem != 0 &&
+      (write_at(file->fd, closing, CLOSING, end) != 0 || ftruncate(file->fd, end + CLOSING) != 0))
+    return problem; /* a full disk has room for what was there before; nothing helps otherwise */
+  mch_buf_shrink(&file->text, 1024 * 1024);
+  return problem;
+}
+
+int mch_tracefile_append(struct mch_tracefile *file, const void *items, size_t length,
+                         size_t patience, struct mch_error *error) {
+  int problem;
+  /* Who closes any descriptor of a file loses its locks: it is taken again each time. */
+  if (!file->inherited && (problem = set_lock(file->fd, IN_USE, F_WRLCK)) != 0)
+    return mch_error_set(error, MCH_CLOSED, "%s was lost to another process", file->path);
+  problem = lock_within(file->fd, patience);
+  if (is_held(problem))
+    return mch_error_set(error, MCH_FULL, "%s: another process is writing", file->path);
+  if (problem == 0) {
+    problem = is_ours(file) ? write_items(file, items, length) : EBADF;
+    set_lock(file->fd, WRITING, F_UNLCK);
+  }
+  if (problem == 0)
+    return 0;
+  if (problem == EBADF)
+    return mch_error_set(error, MCH_CLOSED, "%s was closed, or begun anew by others", file->path);
+  return mch_error_set(error, MCH_SYSTEM, "%s: %s", file->path, strerror(problem));
+}
