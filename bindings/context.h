@@ -15,6 +15,7 @@
 struct mch_limit;
 struct mch_lwatch;
 struct mch_ltask;
+struct mch_report_file;
 struct mch_trace;
 struct mch_worker;
 
@@ -65,9 +66,10 @@ struct mch_context {
   uint64_t pools; /* made so far */
   uint64_t visit; /* count of the times that all pools were looked at */
   struct mch_collected collected;
-  int recorded;            /* that was seen to: ltrace.h */
-  struct mch_trace *trace; /* NULL: there is none */
-  char message[256];       /* of the last failure of the C API */
+  int recorded;                   /* that was seen to: ltrace.h */
+  struct mch_trace *trace;        /* NULL: there is none */
+  struct mch_report_file *report; /* likewise */
+  char message[256];              /* of the last failure of the C API */
 };
 
 /* The context of this state, made at the first call. Lives as long as the state. */

@@ -7,6 +7,7 @@
 
 #include "context.h"
 #include "runtime/mantichora.h"
+#include "runtime/watch/report.h"
 #include "runtime/watch/trace.h"
 
 #define TYPE "mantichora notices"
@@ -75,19 +76,24 @@ void mch_notices_error(lua_State *L, const char *sentence) {
 }
 
 /* A trace or report that cannot be written any more. */
-static void tell_problem(lua_State *L) {
+static void tell_problems(lua_State *L) {
   const struct mch_context *context = mch_context_find(L);
   struct mch_error error;
-  if (context == NULL || context->trace == NULL || !mch_trace_problem(context->trace, &error))
+  if (context == NULL)
     return;
-  lua_pushfstring(L, "the trace ends early: %s", error.text);
+  if (context->trace != NULL && mch_trace_problem(context->trace, &error))
+    lua_pushfstring(L, "the trace ends early: %s", error.text);
+  else if (context->report != NULL && mch_report_problem(context->report, &error))
+    lua_pushfstring(L, "the report cannot be written: %s", error.text);
+  else
+    return;
   mch_notices_error(L, lua_tostring(L, -1));
   lua_pop(L, 1);
 }
 
 void mch_notices_tell(lua_State *L) {
   char sentence[ROOM];
-  tell_problem(L);
+  tell_problems(L);
   if (take_sentence(L, sentence))
     mch_notices_warn(L, sentence);
 }

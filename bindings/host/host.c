@@ -74,6 +74,7 @@ static const struct setting settings[] = {
      "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number"},
     {"--journal", JOURNAL, is_path, "a path"},
     {"--trace", NULL, is_path, "the name of a file"},
+    {"--report", NULL, is_path, "the name of a file"},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -94,6 +95,7 @@ static void print_usage(FILE *to, const char *program) {
           "  --log-level LEVEL  lowest level that is logged: DEBUG, INFO, WARNING, ...\n"
           "  --journal PATH     keep results in this file, and run only what is not there\n"
           "  --trace FILE       write a trace of all tasks, for Perfetto\n"
+          "  --report FILE      write a report of the run: one page for a browser\n"
           "  --help    show this text\n"
           "  --        stop handling options\n"
           "  -         stop handling options and execute stdin\n",
@@ -430,9 +432,10 @@ static bool is_recorded(const struct command_line *line) {
 }
 
 static void open_records(lua_State *L, const struct command_line *line) {
-  if (is_recorded(line))
-    mch_ltrace_open(L, value_of(line, "--trace"), NULL);
-  else
+  if (is_recorded(line)) {
+    mch_ltrace_open(L, value_of(line, "--trace"), value_of(line, "--report"));
+    mch_ltrace_say_farewell(L);
+  } else
     mch_ltrace_open(L, "", "");
   lua_settop(L, 0);
 }

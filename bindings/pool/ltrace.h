@@ -21,7 +21,7 @@ void mch_ltrace_observe(lua_State *L, struct mch_hub *hub);
 /* A pool has gone: what is known of it shall be in the files. */
 void mch_ltrace_flush(const struct mch_context *context);
 
-/* Write all now, and let nothing be written later: the process is to end. On any thread. */
-void mch_ltrace_finish(const struct mch_context *context);
+/* In our own program: when SIGTERM or SIGHUP ends it, all is written first. */
+void mch_ltrace_say_farewell(lua_State *L);
 
 #endif
