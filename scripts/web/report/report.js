@@ -214,7 +214,8 @@
     }).join(", "));
     for (let i = 0; i < 2; i++) {
       const name = i === 0 ? "first" : "second";
-      path(svg, name, data.samples.map(function (sample) { return [sample[0], sample[columns[i]]]; }), Math.max(most[0], most[1]));
+      const points = data.samples.map(function (sample) { return [sample[0], sample[columns[i]]]; });
+      path(svg, name, points, Math.max(most[0], most[1]));
       make(caption, "span", "key-" + name, words[i] + " " + (show(most[i]) || "0"));
     }
     box.appendChild(svg);
@@ -313,9 +314,18 @@
   }
 
   function drawTasks() {
-    const elapsed = { title: "ran", of: function (r) { return r.elapsed; }, text: function (r) { return span(r.elapsed); }, number: true };
+    function text(r, name) { return String(r[name]); }
+    function length(r, name) { return span(r[name]); }
+    function column(title, name, show, wide) { // of numbers
+      return {
+        title: title, number: true, wide: wide,
+        of: function (r) { return r[name]; },
+        text: function (r) { return show(r, name); },
+      };
+    }
+    const elapsed = column("ran", "elapsed", length);
     const columns = [
-      { title: "task", of: function (r) { return r.runid; }, text: function (r) { return String(r.runid); }, number: true },
+      column("task", "runid", text),
       {
         title: "name", of: function (r) { return r.name; }, make: function (cell, r) {
           const button = make(cell, "button", "link", r.name + (r.index > 0 ? " [" + r.index + "]" : ""));
@@ -323,12 +333,16 @@
           button.addEventListener("click", function () { showRow(r); });
         },
       },
-      { title: "kind", of: function (r) { return r.kind; }, make: function (cell, r) { make(cell, "span", "kind kind-" + r.kind, r.kind); } },
+      {
+        title: "kind", of: function (r) { return r.kind; }, make: function (cell, r) {
+          make(cell, "span", "kind kind-" + r.kind, r.kind);
+        },
+      },
       elapsed,
-      { title: "waited", of: function (r) { return r.waited; }, text: function (r) { return span(r.waited); }, number: true, wide: true },
-      { title: "processor", of: function (r) { return r.cpu; }, text: function (r) { return span(r.cpu); }, number: true, wide: true },
-      { title: "memory", of: function (r) { return r.maxrss; }, text: function (r) { return bytes(r.maxrss); }, number: true, wide: true },
-      { title: "began", of: function (r) { return r.start; }, text: function (r) { return timeline.formatTime(r.start, 0.001); }, number: true, wide: true },
+      column("waited", "waited", length, true),
+      column("processor", "cpu", length, true),
+      column("memory", "maxrss", function (r) { return bytes(r.maxrss); }, true),
+      column("began", "start", function (r) { return timeline.formatTime(r.start, 0.001); }, true),
       { title: "slot", of: function (r) { return r.slot; }, text: function (r) { return r.slot; }, wide: true },
     ];
     let wanted = "";
