@@ -8,6 +8,7 @@
 local floors = {
   "runtime/base",
   "runtime/links", -- carriers between machines
+  "runtime/amqp", -- a program of its own: a carrier by way of a broker
   "runtime/show",
   "runtime/wire",
   "runtime/engines",

@@ -8,9 +8,12 @@
 #include "lcall.h"
 #include "bindings/commands/commands.h"
 #include "bindings/pool/ltrace.h"
+#include "runtime/links/program.h"
+#include "runtime/links/url.h"
 #include "runtime/mantichora.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -522,6 +525,31 @@ static int run_state(struct command_line *line) {
   return succeeded ? line->status : EXIT_FAILURE;
 }
 
+/* `key ...` and `worker amqps://...` are a program of their own, which has the libraries for it. */
+static bool is_for_broker(const struct command_line *line) {
+  const char *word = line->script < line->count ? line->words[line->script] : "";
+  if (strcmp(word, "worker") == 0)
+    for (int at = line->script + 1; at < line->count; at++)
+      if (mch_url_is_broker(line->words[at]))
+        return true;
+  return strcmp(word, "key") == 0;
+}
+
+static int become_for_broker(const struct command_line *line) {
+  char **words = calloc((size_t)(line->count - line->script) + 2, sizeof *words);
+  if (words == NULL) {
+    perror(line->program);
+    return EXIT_FAILURE;
+  }
+  memcpy(words + 1, line->words + line->script,
+         (size_t)(line->count - line->script) * sizeof *words);
+  mch_link_become("mantichora-amqp", words);
+  fprintf(stderr, "%s: cannot run mantichora-amqp, which this needs: %s\n", line->program,
+          strerror(errno));
+  free(words);
+  return EXIT_FAILURE;
+}
+
 int main(int argc, char **argv) {
   struct command_line line = {0};
   struct option last;
@@ -537,6 +565,8 @@ int main(int argc, char **argv) {
     print_usage(stdout, line.program);
     return EXIT_SUCCESS;
   }
+  if (is_for_broker(&line))
+    return become_for_broker(&line);
   if (line.wants_version)
     mch_host_version();
   return export_settings(&line) ? run_state(&line) : EXIT_FAILURE;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -164,6 +165,46 @@ void mch_deadman_arm(const struct mch_deadman *deadman, uint64_t when) {
   (void)deadman;
   (void)when;
 #endif
+}
+
+/* -- files -------------------------------------------------------------------------------- */
+
+int mch_process_program(char *path, size_t room) {
+#if defined(__linux__)
+  ssize_t length = readlink("/proc/self/exe", path, room - 1);
+  if (length > 0 && (size_t)length < room - 1) {
+    path[length] = '\0';
+    return 0;
+  }
+#endif
+  (void)path;
+  (void)room;
+  return -1;
+}
+
+/* What is mapped where this function is. */
+int mch_process_own_file(char *path, size_t room) {
+  int found = -1;
+#if defined(__linux__)
+  char line[4096 + 128];
+  unsigned long start, end, here = (unsigned long)(uintptr_t)mch_process_own_file;
+  FILE *file = fopen("/proc/self/maps", "re");
+  while (found != 0 && file != NULL && fgets(line, sizeof line, file) != NULL) {
+    const char *name = strchr(line, '/');
+    if (name == NULL || sscanf(line, "%lx-%lx", &start, &end) != 2 || here < start || here >= end)
+      continue;
+    line[strcspn(line, "\n")] = '\0';
+    if (strlen(name) >= room)
+      break;
+    strcpy(path, name);
+    found = 0;
+  }
+  if (file != NULL)
+    fclose(file);
+#endif
+  (void)path;
+  (void)room;
+  return found;
 }
 
 /* -- memory ------------------------------------------------------------------------------- */

@@ -34,6 +34,11 @@ void mch_process_widen_pipe(int fd);
  * it does nothing. */
 void mch_process_die_with(pid_t parent);
 
+/* The file of this program, and that of the module or library that this very code is in. 0 or -1.
+ */
+int mch_process_program(char *path, size_t room);
+int mch_process_own_file(char *path, size_t room);
+
 /* Nanoseconds of a clock that also goes on while the machine sleeps. */
 uint64_t mch_process_clock(void);
 

@@ -17,6 +17,7 @@ local pages = {
   { name = "events", section = 7, about = "what happens to tasks and workers" },
   { name = "journal", section = 7, about = "run again only what changed" },
   { name = "watch", section = 7, about = "watching a run, and what it leaves to look at" },
+  { name = "fleet", section = 7, about = "machines that several scripts share" },
   { name = "trust", section = 7, about = "what a task can do to its parent" },
   { name = "progress", section = 7, about = "progress bars" },
   { name = "logging", section = 7, about = "log records and output of tasks" },

@@ -685,7 +685,7 @@ int main(int argc, char **argv) {
     return 1;
   if (argc > 1 && strcmp(argv[1], "machine") == 0)
     return machine_main(-1);
-  if (argc > 1 && strcmp(argv[1], "slots") == 0)
+  if (argc > 1 && (strcmp(argv[1], "slots") == 0 || strcmp(argv[1], "worker") == 0))
     return machine_main(3);
   if (argc > 2 && strcmp(argv[1], "odd") == 0)
     return odd_main(argv[2]);
