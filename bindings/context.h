@@ -70,6 +70,10 @@ struct mch_context {
   struct mch_trace *trace;        /* NULL: there is none */
   struct mch_report_file *report; /* likewise */
   char message[256];              /* of the last failure of the C API */
+
+  int watchable;                      /* the program says that its scripts can be watched */
+  void (*attached)(const char *path); /* it wants to know their socket; NULL: it has gone */
+  int attach_seen;                    /* whether there is to be one was seen to */
 };
 
 /* The context of this state, made at the first call. Lives as long as the state. */

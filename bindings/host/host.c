@@ -6,6 +6,7 @@
 
 #include "host.h"
 #include "lcall.h"
+#include "bindings/context.h"
 #include "bindings/commands/commands.h"
 #include "bindings/pool/ltrace.h"
 #include "runtime/links/program.h"
@@ -412,6 +413,45 @@ static void preload_modules(lua_State *L) {
   lua_pop(L, 1);
 }
 
+/* The socket of those who watch; NULL: there is none. For the handler of signals. */
+static const char *volatile watched = NULL;
+static char watched_path[256];
+static volatile pid_t watched_process; /* a fork leaves it alone */
+
+static void note_socket(const char *path) {
+  watched = NULL;
+  if (path == NULL || strlen(path) >= sizeof watched_path)
+    return;
+  strcpy(watched_path, path);
+  watched_process = getpid();
+  watched = watched_path;
+}
+
+/* Take it away, and end as any program does. */
+static void end_by_signal(int number) {
+  if (watched != NULL && watched_process == getpid())
+    unlink(watched);
+  signal(number, SIG_DFL);
+  raise(number);
+}
+
+/* Scripts and the prompt can be watched, our other commands cannot. */
+static void let_watch(lua_State *L) {
+  static const int ends[] = {SIGTERM, SIGHUP};
+  struct mch_context *context = mch_context_get(L);
+  context->watchable = 1;
+  context->attached = note_socket;
+  for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+    struct sigaction action;
+    if (sigaction(ends[i], NULL, &action) != 0 || action.sa_handler != SIG_DFL)
+      continue;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = end_by_signal;
+    sigemptyset(&action.sa_mask);
+    sigaction(ends[i], &action, NULL);
+  }
+}
+
 static bool is_command(const struct command_line *line) {
   return line->script < line->count && mch_commands_has(line->words[line->script]);
 }
@@ -457,6 +497,8 @@ static int run(lua_State *L) {
   open_records(L, line);
   lua_gc(L, LUA_GCGEN, 0, 0);
   lua_settop(L, 0);
+  if (!is_command(line))
+    let_watch(L);
   if (!line->skips_variables && run_init(L, line->program) != LUA_OK)
     return 0;
   lua_settop(L, 0);

@@ -14,6 +14,7 @@
 #include "bindings/part.h"
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
+#include "bindings/show/lattach.h"
 #include "bindings/show/loutput.h"
 #include "bindings/values/text.h"
 #include "ltrace.h"
@@ -470,6 +471,7 @@ static int core_new(lua_State *L) {
   lua_getfield(L, 1, "poolbar");
   config.bar = lua_isstring(L, -1) && !lpool->task.context->hides_bars ? lua_tostring(L, -1) : NULL;
   mch_ltrace_observe(L, mch_output_hub(output));
+  mch_lattach_begin(L);
   lpool->pool = mch_pool_new(&config, &error);
   lua_pop(L, 1);
   if (lpool->pool == NULL)
@@ -528,6 +530,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"last_event", mch_core_last_event},
                                   {"check_may_wait", mch_core_check_may_wait},
                                   {"emit", mch_core_emit},
+                                  {"attach", mch_lattach_call},
                                   {"stats", mch_core_stats},
                                   {"weight", mch_core_weight},
                                   {"keep", mch_core_keep},

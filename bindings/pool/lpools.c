@@ -174,6 +174,7 @@ static int wait_for_any(struct mch_poller *poller, const struct end *end, uint64
  * finished. Whether the descriptor is readable. */
 static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally) {
   struct mch_output *output = mch_loutput_get(L);
+  struct mch_hub *hub = mch_output_hub(output);
   struct hooks own = {NULL, 0}, of_main = {NULL, 0};
   struct mch_look look = {L, mch_lwait_main_thread(L), &own, &of_main, end->woken};
   struct mch_error error;
@@ -186,6 +187,7 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
       return 0;
     pump_all(L, poller, end->frugal);
     now = mch_now();
+    mch_hub_look(hub, now);
     if (mch_output_next(output) <= now || mch_output_wants_owner(output, now))
       mch_loutput_pump(L);
     *tally = add_up(L, now < end->until);
@@ -193,6 +195,7 @@ static int wait_for_all(lua_State *L, const struct end *end, struct tally *tally
         (end->result && (tally->finished > 0 || tally->unfinished == 0)))
       return 0;
     due = mch_sooner(end->until, mch_sooner(tally->due, mch_output_next(output)));
+    due = mch_sooner(due, mch_hub_next_look(hub));
     if (wait_for_any(poller, end, due, &look))
       return 1;
     mch_lwait_obey_hooks(L, output, &own, &of_main, 0);

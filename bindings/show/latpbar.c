@@ -14,6 +14,7 @@
 #include "bindings/context.h"
 #include "bindings/notices.h"
 #include "runtime/show/output.h"
+#include "lattach.h"
 #include "loutput.h"
 #include "bindings/values/text.h"
 
@@ -89,6 +90,7 @@ static void start_as(lua_State *L, struct handle *handle, const struct mch_bar_s
   handle->out = mch_output_ref(mch_loutput_get(L));
   if (context->hides_bars)
     return;
+  mch_lattach_begin(L);
   spec.loop = 1;
   spec.runid = -1;
   if (context->running) { /* of a worker's bars the process above knows it */

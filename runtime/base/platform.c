@@ -210,6 +210,53 @@ int mch_platform_stream_ended(int socket) {
   return recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
+static int lifted(int fd) {
+  int saved;
+  if (fd < 0 || lift(&fd) == 0)
+    return fd;
+  saved = errno;
+  close(fd);
+  errno = saved;
+  return -1;
+}
+
+int mch_platform_unix_socket(void) {
+#if defined(ON_LINUX)
+  return lifted(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+#else
+  return lifted(socket(AF_UNIX, SOCK_STREAM, 0));
+#endif
+}
+
+int mch_platform_accept(int socket) {
+#if defined(ON_LINUX)
+  return lifted(accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
+#else
+  int fd = lifted(accept(socket, NULL, NULL));
+  if (fd >= 0)
+    mch_platform_nonblocking(fd);
+  return fd;
+#endif
+}
+
+int mch_platform_peer(int socket, uid_t *uid) {
+#if defined(__linux__)
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0)
+    return -1;
+  *uid = peer.uid;
+  return 0;
+#elif defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
+  gid_t gid;
+  return getpeereid(socket, uid, &gid);
+#else
+  (void)socket;
+  (void)uid;
+  return -1;
+#endif
+}
+
 int mch_platform_nonblocking(int fd) {
   int flags = fcntl(fd, F_GETFL);
   return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);

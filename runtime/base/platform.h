@@ -50,6 +50,12 @@ int mch_platform_lock_within(pthread_mutex_t *lock, uint64_t nanoseconds);
 int mch_platform_pipe(int fds[2], struct mch_error *error);
 int mch_platform_socketpair(int fds[2], struct mch_error *error);
 
+/* A unix stream socket, and what comes to one that listens; likewise close-on-exec and 3 or above.
+ * -1 with errno. Who is at the other side: 0 and its user, or -1. */
+int mch_platform_unix_socket(void);
+int mch_platform_accept(int socket);
+int mch_platform_peer(int socket, uid_t *uid);
+
 /* Both ends' O_NONBLOCK is a property of the open file; set it only on ends of our own. */
 int mch_platform_nonblocking(int fd);
 

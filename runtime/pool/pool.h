@@ -314,10 +314,6 @@ const char *mch_observe_name(const struct mch_pool *pool);
 void mch_pool_place(const struct mch_told *told, struct mch_buf *place);
 void mch_pool_report(const struct mch_told *told, struct mch_buf *message, struct mch_buf *report);
 
-/* No task starts from now on; what was sent ahead comes back. Or (0) they do again. On any thread.
- */
-void mch_pool_pause(struct mch_pool *pool, int on);
-
 /* As mch_pool_cancel() and mch_pool_resize(), by somebody who is not the owner: who waits in the
  * pool sees to what there is to do. */
 int mch_pool_cancel_from_outside(struct mch_pool *pool, uint64_t runid);

@@ -58,17 +58,64 @@ void mch_observe_free(struct mch_pool *pool) {
   free((char *)pool->facts.options);
 }
 
+/* -- waking the owner ---------------------------------------------------------------------- */
+
+/* A pipe in the engine's poller, made when it is first needed. Where pollers have no descriptor the
+ * owner sleeps only for a short time. */
+static void make_poke(struct mch_pool *pool) {
+  struct mch_error error;
+  if (pool->poke[0] >= 0 || mch_poller_fd(pool->engine->poller) < 0 ||
+      mch_platform_pipe(pool->poke, &error) != 0)
+    return;
+  mch_platform_nonblocking(pool->poke[0]);
+  mch_platform_nonblocking(pool->poke[1]);
+  if (mch_poller_add(pool->engine->poller, pool->poke[0], NULL) == 0)
+    return;
+  close(pool->poke[0]);
+  close(pool->poke[1]);
+  pool->poke[0] = pool->poke[1] = -1;
+}
+
+/* Who sleeps in the pool shall look. */
+static void poke(struct mch_pool *pool) {
+  make_poke(pool);
+  pool->drives++;
+  if (!pool->poked && pool->poke[1] >= 0 && write(pool->poke[1], "", 1) == 1)
+    pool->poked = 1;
+  mch_ends_raise_wakeup(pool);
+  if (pool->driver != NULL)
+    mch_driver_notice(pool->driver);
+}
+
+void mch_observe_lower(struct mch_pool *pool) {
+  char bytes[16];
+  if (pool->poked && read(pool->poke[0], bytes, sizeof bytes) > 0)
+    pool->poked = 0;
+}
+
+/* No task starts from now on, and what was sent ahead comes back; or they do again. */
+static void pause_locked(struct mch_pool *pool, int on) {
+  if (on == pool->paused_on)
+    return;
+  pool->paused_on = on;
+  if (on)
+    pool->engine->ops->withdraw(pool->engine);
+  mch_pool_step(pool);
+  poke(pool);
+}
+
 /* -- telling ------------------------------------------------------------------------------- */
 
 void mch_observe_changed(struct mch_pool *pool) {
   unsigned wants = mch_hub_wants(hub_of(pool));
-  pthread_mutex_lock(&pool->lock);
+  enter(pool);
+  pause_locked(pool, mch_hub_is_paused(hub_of(pool)));
   if ((wants ^ pool->observed) & MCH_WISH_TASKS && !pool->listening && pool->recorder == NULL)
     pool->engine->ops->listen(pool->engine, (wants & MCH_WISH_TASKS) != 0);
   pool->observed = wants;
   if (pool->driver != NULL)
     mch_driver_look(pool->driver);
-  pthread_mutex_unlock(&pool->lock);
+  leave(pool);
 }
 
 void mch_observe_tell(struct mch_pool *pool, const struct mch_event *event,
@@ -160,51 +207,6 @@ void mch_pool_view_place(const struct mch_pool_view *view, const struct mch_task
 }
 
 /* -- what is asked for --------------------------------------------------------------------- */
-
-/* A pipe in the engine's poller, made when it is first needed. Where pollers have no descriptor the
- * owner sleeps only for a short time. */
-static void make_poke(struct mch_pool *pool) {
-  struct mch_error error;
-  if (pool->poke[0] >= 0 || mch_poller_fd(pool->engine->poller) < 0 ||
-      mch_platform_pipe(pool->poke, &error) != 0)
-    return;
-  mch_platform_nonblocking(pool->poke[0]);
-  mch_platform_nonblocking(pool->poke[1]);
-  if (mch_poller_add(pool->engine->poller, pool->poke[0], NULL) == 0)
-    return;
-  close(pool->poke[0]);
-  close(pool->poke[1]);
-  pool->poke[0] = pool->poke[1] = -1;
-}
-
-/* Who sleeps in the pool shall look. */
-static void poke(struct mch_pool *pool) {
-  make_poke(pool);
-  pool->drives++;
-  if (!pool->poked && pool->poke[1] >= 0 && write(pool->poke[1], "", 1) == 1)
-    pool->poked = 1;
-  mch_ends_raise_wakeup(pool);
-  if (pool->driver != NULL)
-    mch_driver_notice(pool->driver);
-}
-
-void mch_observe_lower(struct mch_pool *pool) {
-  char bytes[16];
-  if (pool->poked && read(pool->poke[0], bytes, sizeof bytes) > 0)
-    pool->poked = 0;
-}
-
-void mch_pool_pause(struct mch_pool *pool, int on) {
-  enter(pool);
-  if (on != pool->paused_on) {
-    pool->paused_on = on;
-    if (on)
-      pool->engine->ops->withdraw(pool->engine);
-    mch_pool_step(pool);
-    poke(pool);
-  }
-  leave(pool);
-}
 
 int mch_pool_cancel_from_outside(struct mch_pool *pool, uint64_t runid) {
   int was;

@@ -19,7 +19,7 @@ struct mch_hub {
   uint64_t numbers;          /* given to pools */
   atomic_uint wants;
   _Atomic uint64_t due, look;
-  atomic_int threads;
+  atomic_int threads, paused;
 };
 
 static void init_locks(struct mch_hub *hub) {
@@ -55,6 +55,10 @@ void mch_hub_lock(struct mch_hub *hub) {
 
 void mch_hub_unlock(struct mch_hub *hub) {
   pthread_mutex_unlock(&hub->lock);
+}
+
+int mch_hub_lock_within(struct mch_hub *hub, uint64_t nanoseconds) {
+  return mch_platform_lock_within(&hub->lock, nanoseconds);
 }
 
 /* -- when ---------------------------------------------------------------------------------- */
@@ -177,6 +181,15 @@ void mch_hub_want(struct mch_hub *hub, struct mch_observer *observer, unsigned w
   tell_pools(hub);
 }
 
+void mch_hub_pause(struct mch_hub *hub, int on) {
+  atomic_store(&hub->paused, on);
+  tell_pools(hub);
+}
+
+int mch_hub_is_paused(const struct mch_hub *hub) {
+  return atomic_load(&hub->paused);
+}
+
 /* -- telling ------------------------------------------------------------------------------- */
 
 unsigned mch_hub_wants(const struct mch_hub *hub) {
@@ -226,9 +239,14 @@ void mch_hub_enter(struct mch_hub *hub, struct mch_rolled *rolled) {
 
 void mch_hub_leave(struct mch_hub *hub, struct mch_rolled *rolled) {
   struct mch_rolled **at = &hub->pools;
+  struct mch_observer *leaving;
   if (rolled->number == 0)
     return;
+  pthread_mutex_lock(&hub->serving);
   pthread_mutex_lock(&hub->roll);
+  for (leaving = hub->observers; leaving != NULL; leaving = leaving->next)
+    if (leaving->leaving != NULL)
+      leaving->leaving(leaving->ud, rolled->pool, rolled->number);
   while (*at != rolled)
     at = &(*at)->next;
   *at = rolled->next;
@@ -236,6 +254,7 @@ void mch_hub_leave(struct mch_hub *hub, struct mch_rolled *rolled) {
     hub->last_pool = at;
   TELL(hub, ~0u, pool, rolled->pool, rolled->number, 0);
   pthread_mutex_unlock(&hub->roll);
+  pthread_mutex_unlock(&hub->serving);
   rolled->number = 0;
 }
 
@@ -306,6 +325,7 @@ void mch_hub_become_child(struct mch_hub *hub) {
   hub->poller = NULL;
   atomic_store(&hub->wants, 0);
   atomic_store(&hub->threads, 0);
+  atomic_store(&hub->paused, 0);
   atomic_store(&hub->due, MCH_NEVER);
   atomic_store(&hub->look, MCH_NEVER);
   init_locks(hub);

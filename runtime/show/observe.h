@@ -76,6 +76,9 @@ struct mch_observer {
   /* A pool came, or goes (`comes` = 0) after all its events. Its lock is not held, nothing may be
    * asked of it. */
   void (*pool)(void *ud, struct mch_pool *pool, uint64_t number, int comes);
+  /* One is about to go: it may be looked at for the last time. As `serve` it is called alone and
+   * without a lock but that of the roll. */
+  void (*leaving)(void *ud, struct mch_pool *pool, uint64_t number);
   /* Do what takes time; return when to be called at the latest (MCH_NEVER: when `fd` is readable).
    */
   uint64_t (*serve)(void *ud, uint64_t now);
@@ -101,9 +104,16 @@ void mch_hub_want(struct mch_hub *hub, struct mch_observer *observer, unsigned w
 /* It wants `serve` to be called at this time already. From inside of calls, too. */
 void mch_hub_hasten(struct mch_hub *hub, struct mch_observer *observer, uint64_t due);
 
+/* No task of any pool starts from now on, also of those that come; or (0) they do again. From
+ * `serve`, or without a lock. */
+void mch_hub_pause(struct mch_hub *hub, int on);
+int mch_hub_is_paused(const struct mch_hub *hub);
+
 /* What calls and `serve` share. */
 void mch_hub_lock(struct mch_hub *hub);
 void mch_hub_unlock(struct mch_hub *hub);
+/* Unless that lasts longer; whether it was locked. For the end of the process. */
+int mch_hub_lock_within(struct mch_hub *hub, uint64_t nanoseconds);
 
 /* Call f with each pool, in order of their numbers, and at last with NULL; none comes or goes
  * meanwhile. From `serve`, or without a lock; f may use the pools, but not the hub otherwise than

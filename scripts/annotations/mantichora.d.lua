@@ -649,6 +649,15 @@ function mantichora.runid() end
 ---@param ... any values
 function mantichora.emit(...) end
 
+--- Let this script be watched by `mantichora top`, from a terminal or a page: see the chapter on watching.
+---
+--- Scripts that the program `mantichora` runs are, unless MANTICHORA_ATTACH is 0; under another host this
+--- function, or MANTICHORA_ATTACH=1, makes their socket. Only this user and root can connect to it.
+---
+--- Blocks: never
+---@return string # path of the socket; nil and a message, if there is none: MANTICHORA_ATTACH is 0, its folder is somebody else's, the path would be too long, this is a worker
+function mantichora.attach() end
+
 --- Whether a value is a `failure`.
 ---
 --- Blocks: never

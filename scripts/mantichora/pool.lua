@@ -788,6 +788,15 @@ mantichora.runid = core.runid
 -- @blocks while too much waits; it can be stopped there
 mantichora.emit = core.emit
 
+--- Let this script be watched by `mantichora top`, from a terminal or a page: see the chapter on watching.
+-- Scripts that the program `mantichora` runs are, unless MANTICHORA_ATTACH is 0; under another host this
+-- function, or MANTICHORA_ATTACH=1, makes their socket. Only this user and root can connect to it.
+-- @function attach
+-- @treturn string path of the socket; nil and a message, if there is none: MANTICHORA_ATTACH is 0, its folder is
+-- somebody else's, the path would be too long, this is a worker
+-- @blocks never
+mantichora.attach = core.attach
+
 --- Whether a value is a `failure`.
 -- @function is_failure
 -- @param value any value

@@ -110,8 +110,6 @@ static void ask(void *ud, struct mch_pool *pool, uint64_t number) {
   (void)ud, (void)number;
   if (pool == NULL)
     return;
-  if (seen.pause != 0)
-    mch_pool_pause(pool, seen.pause == 1);
   if (seen.cancel != 0)
     seen.was = mch_pool_cancel_from_outside(pool, seen.cancel);
   if (seen.workers_wanted != 0)
@@ -122,6 +120,8 @@ static uint64_t serve(void *ud, uint64_t now) {
   CHECK(ud == &seen);
   seen.served++;
   seen.foreign += !pthread_equal(pthread_self(), seen.owner);
+  if (seen.pause != 0)
+    mch_hub_pause(seen.hub, seen.pause == 1);
   mch_hub_each_pool(seen.hub, ask, NULL);
   seen.pause = 0;
   seen.cancel = seen.workers_wanted = 0;
