@@ -526,6 +526,78 @@ describe("modules in a key", function()
   end)
 end)
 
+describe("a version in a key", function()
+  local program = [=[
+    local deep = require "deep"
+    local settings = { quality = 3 }
+    local factor = 2
+    level = 7
+    local function helper(x)
+      return x * factor + level
+    end
+    function global_helper(x)
+      return x + settings.quality
+    end
+    local function task(x)
+      return helper(x) + global_helper(x) + deep.f(x)
+    end
+    key({ name = "a", version = 1 }, task, 5, { helper })
+  ]=]
+  local base = run({ ["main.lua"] = program, ["deep.lua"] = deep })[1]
+
+  local function after(from, to, file)
+    local files = { ["main.lua"] = program, ["deep.lua"] = deep }
+    local name = file or "main.lua"
+    local at, last = files[name]:find(from, 1, true)
+    assert(at, "no such text: " .. from)
+    files[name] = files[name]:sub(1, at - 1) .. to .. files[name]:sub(last + 1)
+    return run(files)[1]
+  end
+
+  it("stands for all code that is reached", function()
+    for _, edit in ipairs {
+      { "x * factor + level", "level - x // factor" }, { "x + settings.quality", "x * 3 - settings.quality" },
+      { "return helper(x) + global_helper(x)", "local y = global_helper(x)\nprint(y) return y // helper(x)" },
+      { "x - step", "step + x * 3", "deep.lua" },
+    } do
+      local got = after(table.unpack(edit))
+      assert.equal(base.key, got.key, edit[2])
+    end
+  end)
+
+  it("leaves the values that are no functions", function()
+    for _, edit in ipairs {
+      { "quality = 3", "quality = 4", "upvalue 'settings'.quality" }, 
+      { "factor = 2", "factor = 3", "upvalue 'factor'" },
+      { "level = 7", "level = 8", "global 'level'" }, { "step = 4", "step = 5", "upvalue 'step'", "deep.lua" },
+      { "task, 5", "task, 6", "argument 1" }, { "version = 1", "version = 2", "version" },
+      { "version = 1", "version = '1'", "version" }, { "\"a\"", "\"b\"", "version" },
+      { "{ helper }", "{ helper, 1 }", "argument 2[2]" },
+    } do
+      local got = after(edit[1], edit[2], edit[4])
+      assert.not_equal(base.key, got.key, edit[2])
+      assert.same({ edit[3] }, differing(base, got))
+    end
+  end)
+
+  it("needs a name, and refuses what cannot be keyed", function()
+    local keys = run { ["main.lua"] = [=[
+      print("no " .. select(2, pcall(journal.key, { version = 1 }, print)))
+      local co = coroutine.create(print)
+      key({ name = "a", version = 1 }, function() return { co } end)
+      key({ name = "a", version = 1 }, function() end, { co })
+      key({ name = "a", version = 1 }, function() end, 1)
+      key({ name = "a", version = 1 }, function() return 1 end, 1)
+      key({}, function() return 1 end, 1)
+    ]=] }
+    assert.truthy(keys[1].refused:find("version needs a name", 1, true))
+    assert.equal("upvalue 'co': coroutine (thread)", keys[2].refused)
+    assert.equal("argument 1[1]: coroutine (thread)", keys[3].refused)
+    assert.equal(keys[4].key, keys[5].key)
+    assert.not_equal(keys[5].key, keys[6].key)
+  end)
+end)
+
 describe("an unkeyable program", function()
   it("leaves the next key as it was", function()
     local keys = run { ["main.lua"] = [=[

@@ -19,8 +19,10 @@ enum {
   VALUE_DUMPS,
   VALUE_FUNCTIONS,
   VALUE_CHUNKS,
-  VALUE_CALL, /* the function of the call */
-  VALUES = VALUE_CALL
+  VALUE_CALL,     /* the function of the call */
+  VALUE_VALUES,   /* the queue of the walk through single values */
+  VALUE_FOLLOWED, /* functions in whose place a version stands */
+  VALUES = VALUE_FOLLOWED
 };
 
 /* More codes than these are forgotten, when a call begins. */
@@ -28,6 +30,7 @@ enum { MOST_CODES = 20000 };
 
 struct mch_keyer {
   struct mch_key_walk walk;
+  struct mch_key_walk values; /* through values that code reaches, if it has a version */
   struct mch_buf dump;
   lua_Integer stamp;   /* of package.loaded, for names */
   int is_begun;        /* the common walk was good */
@@ -35,9 +38,7 @@ struct mch_keyer {
   unsigned char common[MCH_HASH_SIZE];
 };
 
-static int free_keyer(lua_State *L) {
-  struct mch_keyer *keyer = luaL_checkudata(L, 1, keyer_type);
-  struct mch_key_walk *w = &keyer->walk;
+static void free_walk(struct mch_key_walk *w) {
   int i;
   for (i = 0; i < 2; i++) {
     mch_set_free(&w->met[i]);
@@ -51,9 +52,15 @@ static int free_keyer(lua_State *L) {
   mch_buf_free(&w->out);
   mch_buf_free(&w->text);
   mch_buf_free(&w->keys);
+}
+
+static int free_keyer(lua_State *L) {
+  struct mch_keyer *keyer = luaL_checkudata(L, 1, keyer_type);
+  free_walk(&keyer->walk);
+  free_walk(&keyer->values);
   mch_buf_free(&keyer->dump);
-  mch_files_free(w->files);
-  w->files = NULL;
+  mch_files_free(keyer->walk.files);
+  keyer->walk.files = NULL;
   return 0;
 }
 
@@ -78,6 +85,8 @@ void mch_keyer_push(lua_State *L) {
   }
   lua_setmetatable(L, at);
   keyer->walk.files = mch_files_new();
+  keyer->walk.values = &keyer->values;
+  keyer->values.owner = &keyer->walk;
   if (keyer->walk.files == NULL)
     luaL_error(L, "not enough memory");
   set_new_table(L, at, VALUE_QUEUE, NULL);
@@ -88,6 +97,8 @@ void mch_keyer_push(lua_State *L) {
   set_new_table(L, at, VALUE_DUMPS, NULL);
   set_new_table(L, at, VALUE_FUNCTIONS, "k");
   set_new_table(L, at, VALUE_CHUNKS, NULL);
+  set_new_table(L, at, VALUE_VALUES, NULL);
+  set_new_table(L, at, VALUE_FOLLOWED, NULL);
 }
 
 static struct mch_keyer *get(lua_State *L, int at) {
@@ -117,6 +128,9 @@ static void use_stack(lua_State *L, struct mch_keyer *keyer, int at) {
   w->codes.by_function = base + VALUE_FUNCTIONS;
   w->codes.buf = &keyer->dump;
   w->chunks = base + VALUE_CHUNKS;
+  w->functions = base + VALUE_FOLLOWED;
+  keyer->values.L = L;
+  keyer->values.queue = base + VALUE_VALUES;
 }
 
 static void clear_out(struct mch_key_walk *w) {
@@ -126,12 +140,14 @@ static void clear_out(struct mch_key_walk *w) {
   w->hooks = 0;
 }
 
-/* Forget all that was met before. */
-static void clear_all(lua_State *L, struct mch_keyer *keyer, int at) {
-  struct mch_key_walk *w = &keyer->walk;
+void mch_key_walk_clear(struct mch_key_walk *w) {
   int i;
-  if (w->nodes.length > 0)
-    set_new_table(L, at, VALUE_QUEUE, NULL);
+  uint32_t n;
+  if (w->owner != NULL) /* the queue stays, and is on the stack */
+    for (n = mch_key_walk_nodes(w); n > 0; n--) {
+      lua_pushnil(w->L);
+      lua_rawseti(w->L, w->queue, (lua_Integer)n);
+    }
   for (i = 0; i < 2; i++) {
     mch_set_clear(&w->met[i]);
     mch_buf_clear(&w->parts[i]);
@@ -146,7 +162,21 @@ static void clear_all(lua_State *L, struct mch_keyer *keyer, int at) {
   w->layer = 0;
   w->variables = 0;
   w->is_versioned = 0;
+  w->function_count = w->functions_done = 0;
   clear_out(w);
+}
+
+/* Forget all that was met before, and which code, if that is much. */
+static void clear_all(lua_State *L, struct mch_keyer *keyer, int at) {
+  struct mch_key_walk *w = &keyer->walk;
+  if (w->nodes.length > 0)
+    set_new_table(L, at, VALUE_QUEUE, NULL);
+  if (w->is_versioned) {
+    set_new_table(L, at, VALUE_VALUES, NULL);
+    set_new_table(L, at, VALUE_FOLLOWED, NULL);
+    keyer->values.nodes.length = 0;
+  }
+  mch_key_walk_clear(w);
   keyer->is_begun = 0;
   if (w->codes.count > MOST_CODES) {
     set_new_table(L, at, VALUE_DUMPS, NULL);
@@ -159,8 +189,8 @@ static void clear_all(lua_State *L, struct mch_keyer *keyer, int at) {
 
 /* What comes now is of one task only. */
 static void begin_own(struct mch_key_walk *w) {
-  w->mark =
-      (struct mch_key_mark){mch_key_walk_nodes(w), w->done, w->constants.length, w->modules.length};
+  w->mark = (struct mch_key_mark){mch_key_walk_nodes(w), w->done, w->function_count,
+                                  w->constants.length, w->modules.length};
   mch_buf_clear(&w->modules_kept);
   mch_buf_append(&w->modules_kept, w->modules.data, w->modules.length);
   if (w->modules_kept.failed)
@@ -177,6 +207,7 @@ static void clear_own(struct mch_key_walk *w) {
   }
   w->nodes.length = w->mark.nodes * sizeof(struct mch_node);
   w->done = w->mark.done;
+  w->function_count = w->functions_done = w->mark.functions;
   w->constants.length = w->mark.constants;
   w->modules.length = w->mark.modules;
   if (w->mark.modules > 0)
@@ -243,7 +274,10 @@ static int walk_common(struct mch_keyer *keyer, const struct mch_key_call *call)
     return 0;
   if (call->init != 0 && !lua_isnil(L, call->init) && !put_function(w, call->init, MCH_NODE_INIT))
     return 0;
-  return mch_key_walk_run(w);
+  if (!mch_key_walk_run(w))
+    return 0;
+  mch_key_version_end(w);
+  return 1;
 }
 
 int mch_keyer_begin(lua_State *L, int at, const struct mch_key_call *call) {
@@ -258,6 +292,8 @@ int mch_keyer_begin(lua_State *L, int at, const struct mch_key_call *call) {
   lua_setiuservalue(L, at, VALUE_CALL);
   use_stack(L, keyer, at);
   mch_names_open(L, &w->names, &keyer->stamp);
+  keyer->values.names = w->names;
+  keyer->values.files = w->files;
   keyer->function_is_lua = lua_isfunction(L, c.function) && !lua_iscfunction(L, c.function);
   keyer->is_begun = walk_common(keyer, &c);
   lua_settop(L, top);
@@ -303,7 +339,10 @@ static int put_arguments(struct mch_keyer *keyer, const struct mch_key_task *tas
       lua_pop(L, 1);
     }
   }
-  return mch_key_walk_run(w);
+  if (!mch_key_walk_run(w))
+    return 0;
+  mch_key_version_end(w);
+  return 1;
 }
 
 /* Push path number i of a list; 0: there are no more. */

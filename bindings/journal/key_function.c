@@ -37,12 +37,16 @@ static int put_variable(struct mch_key_walk *w, int function, int i, const struc
   uint32_t known = mch_key_walk_met(w, id);
   int good;
   if (known != 0) {
-    mch_key_out_byte(w, 'V');
-    mch_key_out_number(w, known);
+    if (!w->is_versioned) {
+      mch_key_out_byte(w, 'V');
+      mch_key_out_number(w, known);
+    }
     lua_pop(w->L, 1);
     return 1;
   }
   mch_key_walk_meet(w, id, ++w->variables);
+  if (w->is_versioned)
+    return mch_key_version_take(w, node, followed);
   mch_key_out_begin_part(w);
   mch_key_out_byte(w, 'v');
   good = mch_key_walk_value(w, node, followed);
@@ -100,12 +104,17 @@ static int put_global(struct mch_key_walk *w, int env, int followed) {
     return 1;
   }
   mch_key_walk_meet(w, id, 1);
-  mch_key_out_begin_part(w);
-  mch_key_out_string(w, 'G', node.text, node.length);
   mch_key_walk_global(w, env, node.text, node.length);
-  if (!mch_key_walk_value(w, &node, followed))
-    return 0;
-  mch_key_out_end_part(w, &node, -1);
+  if (w->is_versioned) {
+    if (!mch_key_version_take(w, &node, followed))
+      return 0;
+  } else {
+    mch_key_out_begin_part(w);
+    mch_key_out_string(w, 'G', node.text, node.length);
+    if (!mch_key_walk_value(w, &node, followed))
+      return 0;
+    mch_key_out_end_part(w, &node, -1);
+  }
   lua_pop(L, 1);
   return 1;
 }
@@ -129,13 +138,18 @@ static int put_globals(struct mch_key_walk *w, const struct mch_key_code *code) 
 int mch_key_walk_function(struct mch_key_walk *w, uint32_t number) {
   lua_State *L = w->L;
   int function = lua_gettop(L);
-  struct mch_node node = *mch_key_walk_node(w, number);
-  const struct mch_key_code *code =
-      mch_key_code_push(L, &w->codes, function, node.kind != MCH_NODE_FUNCTION);
-  mch_key_out_begin_part(w);
-  mch_key_out_byte(w, 'F');
-  mch_key_out_bytes(w, code->hash, sizeof code->hash);
-  mch_key_out_end_part(w, &node, code->line);
+  struct mch_node node;
+  const struct mch_key_code *code;
+  memset(&node, 0, sizeof node);
+  if (!w->is_versioned)
+    node = *mch_key_walk_node(w, number);
+  code = mch_key_code_push(L, &w->codes, function, node.kind != MCH_NODE_FUNCTION);
+  if (!w->is_versioned) {
+    mch_key_out_begin_part(w);
+    mch_key_out_byte(w, 'F');
+    mch_key_out_bytes(w, code->hash, sizeof code->hash);
+    mch_key_out_end_part(w, &node, code->line);
+  }
   mch_key_modules_add_constants(w, code);
   if (!put_upvalues(w, number, code) || !put_globals(w, code) || !mch_key_modules_require(w, code))
     return 0;

@@ -102,6 +102,8 @@ static int put_field(struct mch_key_walk *w, uint32_t module, const char *name, 
   node.parent = module;
   node.text = name;
   node.length = length;
+  if (w->is_versioned)
+    return mch_key_version_take(w, &node, 1);
   mch_key_out_begin_part(w);
   mch_key_out_byte(w, 'M');
   mch_key_out_number(w, module);
@@ -143,11 +145,40 @@ static int put_metatable(struct mch_key_walk *w, uint32_t module) {
   memset(&node, 0, sizeof node);
   node.kind = MCH_NODE_META;
   node.parent = module;
+  if (w->is_versioned)
+    return mch_key_version_take(w, &node, 0);
   mch_key_out_begin_part(w);
   mch_key_out_byte(w, 'M');
   if (!mch_key_walk_value(w, &node, 0))
     return 0;
   mch_key_out_end_part(w, &node, -1);
+  return 1;
+}
+
+/* Write all that is in the module on top of the stack. */
+static int put_whole(struct mch_key_walk *w, uint32_t module) {
+  lua_State *L = w->L;
+  struct mch_node node;
+  int table = lua_gettop(L);
+  if (!w->is_versioned) {
+    mch_key_out_byte(w, 'A');
+    mch_key_out_number(w, module);
+    return mch_key_walk_table_entries(w, module);
+  }
+  memset(&node, 0, sizeof node);
+  node.parent = module;
+  lua_pushnil(L);
+  while (lua_next(L, table)) {
+    node.kind = MCH_NODE_KEY;
+    node.text = lua_typename(L, lua_type(L, -2));
+    node.length = strlen(node.text);
+    if (lua_type(L, -2) == LUA_TSTRING) {
+      node.kind = MCH_NODE_FIELD;
+      node.text = lua_tolstring(L, -2, &node.length);
+    }
+    if (!mch_key_version_take(w, &node, 0))
+      return 0;
+  }
   return 1;
 }
 
@@ -170,9 +201,7 @@ static int put_module(struct mch_key_walk *w, size_t i, int *more) {
   if (module.is_whole) {
     module_at(w, i)->is_whole_done = 1;
     *more = 1;
-    mch_key_out_byte(w, 'A');
-    mch_key_out_number(w, module.node);
-    return mch_key_walk_table_entries(w, module.node);
+    return put_whole(w, module.node);
   }
   for (; module.done < constant_count(w); module.done++) {
     struct mch_key_text text = *constant_at(w, module.done);
@@ -510,6 +539,8 @@ static int put_required(struct mch_key_walk *w, const char *name, size_t length)
     else
       find_code(w);
   }
+  if (w->is_versioned)
+    return mch_key_version_take(w, &node, 1);
   mch_key_out_begin_part(w);
   mch_key_out_string(w, 'Q', name, length);
   good = mch_key_walk_value(w, &node, 1);

@@ -133,6 +133,9 @@ static void add_base(struct mch_key_walk *w, const struct mch_node *base) {
   case MCH_NODE_MODULE:
     add_quoted(w, "module", base);
     break;
+  case MCH_NODE_WORDS:
+    mch_buf_append(&w->text, base->text, base->length);
+    break;
   case MCH_NODE_FUNCTION:
     add(w, "the function");
     break;

@@ -81,22 +81,23 @@ static int put_object(struct mch_key_walk *w, int object, const struct mch_node 
   return 1;
 }
 
-static int put_module(struct mch_key_walk *w, int table, const char *name,
-                      const struct mch_node *node, int followed) {
+int mch_key_walk_module(struct mch_key_walk *w, int table, const char *name,
+                        const struct mch_node *node, int followed) {
+  struct mch_key_walk *of = w->owner != NULL ? w->owner : w;
   int is_new;
   uint32_t number;
   if (mch_names_kind(name) == MCH_MODULE_OURS) {
     mch_key_out_string(w, 'c', name, strlen(name));
     return 1;
   }
-  number = mch_key_modules_meet(w, table, name, &is_new);
-  if (is_new) {
+  number = mch_key_modules_meet(of, table, name, &is_new);
+  if (is_new || w->is_versioned) {
     mch_key_out_string(w, 'm', name, strlen(name));
   } else {
     mch_key_out_byte(w, 'R');
     mch_key_out_number(w, number);
   }
-  mch_key_modules_use(w, number, !followed && node->kind != MCH_NODE_META,
+  mch_key_modules_use(of, number, !followed && node->kind != MCH_NODE_META,
                       node->kind == MCH_NODE_META);
   return 1;
 }
@@ -104,7 +105,7 @@ static int put_module(struct mch_key_walk *w, int table, const char *name,
 static int put_table(struct mch_key_walk *w, int table, const struct mch_node *node, int followed) {
   const char *module = mch_names_module(w->L, &w->names, table);
   if (module != NULL)
-    return put_module(w, table, module, node, followed);
+    return mch_key_walk_module(w, table, module, node, followed);
   return put_object(w, table, node);
 }
 
@@ -117,33 +118,39 @@ static int is_ours(lua_State *L, int function) {
   return strncmp(ar.source, prefix, sizeof prefix - 1) == 0;
 }
 
+/* Push the name by which the Lua function at this index goes, if it is one of ours. */
+static int push_our_name(struct mch_key_walk *w, int function) {
+  lua_State *L = w->L;
+  lua_pushvalue(L, function);
+  if (lua_rawget(L, w->names.objects) == LUA_TSTRING)
+    return 1;
+  lua_pop(L, 1);
+  if (!is_ours(L, function))
+    return 0;
+  lua_pushliteral(L, "mantichora");
+  return 1;
+}
+
+/* A version says what functions do; the values that they reach count. */
+static int put_versioned(struct mch_key_walk *w, int function) {
+  mch_key_out_byte(w, 'f');
+  mch_key_version_follow(w->owner != NULL ? w->owner : w, function);
+  return 1;
+}
+
 static int put_function(struct mch_key_walk *w, int function, const struct mch_node *node) {
   lua_State *L = w->L;
+  if (w->is_versioned)
+    return put_versioned(w, function);
   if (lua_iscfunction(L, function)) {
-    if (w->is_versioned) {
-      mch_key_out_byte(w, 'f');
-      return 1;
-    }
     if (mch_names_find(L, &w->names, function))
       return put_name(w, function);
     return mch_key_refuse(w, node, "C function");
   }
-  if (mch_key_walk_met(w, mch_set_of_pointer(lua_topointer(L, function))) == 0 &&
-      node->kind != MCH_NODE_FUNCTION) {
-    lua_pushvalue(L, function);
-    if (lua_rawget(L, w->names.objects) == LUA_TSTRING) {
-      if (!w->is_versioned)
-        return put_name(w, function);
-      mch_key_out_byte(w, 'f');
-      lua_pop(L, 1);
-      return 1;
-    }
-    lua_pop(L, 1);
-    if (is_ours(L, function)) {
-      mch_key_out_string(w, 'c', "mantichora", sizeof "mantichora" - 1);
-      return 1;
-    }
-  }
+  if (node->kind != MCH_NODE_FUNCTION &&
+      mch_key_walk_met(w, mch_set_of_pointer(lua_topointer(L, function))) == 0 &&
+      push_our_name(w, function))
+    return put_name(w, function);
   return put_object(w, function, node);
 }
 
@@ -280,7 +287,7 @@ int mch_key_walk_run(struct mch_key_walk *w) {
     while (w->done < mch_key_walk_nodes(w))
       if (!put_next(w))
         return 0;
-    if (!mch_key_modules_step(w, &more))
+    if (!mch_key_modules_step(w, &more) || !mch_key_version_step(w, &more))
       return 0;
   }
   return 1;

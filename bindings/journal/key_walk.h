@@ -37,6 +37,7 @@ enum mch_node_kind {
   MCH_NODE_UPVALUE,  /* `text` of function `parent` */
   MCH_NODE_GLOBAL,   /* `text` */
   MCH_NODE_MODULE,   /* `text`: the module's table, or its file's code */
+  MCH_NODE_WORDS,    /* `text` says it */
   MCH_NODE_FIELD,    /* `text` of `parent` */
   MCH_NODE_INDEX,    /* `number` of `parent` */
   MCH_NODE_KEY,      /* another key of `parent`, in `text` */
@@ -67,7 +68,7 @@ struct mch_key_module {
 
 /* What is dropped when a task is done: how much there was before. */
 struct mch_key_mark {
-  uint32_t nodes, done;
+  uint32_t nodes, done, functions;
   size_t constants, modules;
 };
 
@@ -95,11 +96,16 @@ struct mch_key_walk {
   struct mch_hash hash;
   struct mch_buf parts[2]; /* by layer: as in key.h */
   unsigned part_count[2];
-  struct mch_buf text;       /* for paths */
-  struct mch_buf keys;       /* for sorting */
-  int hooks;                 /* called so far */
-  int is_versioned;          /* a version stands for code */
-  struct mch_buf digests[2]; /* by layer: then, of the values that code reaches */
+  struct mch_buf text; /* for paths */
+  struct mch_buf keys; /* for sorting */
+  int hooks;           /* called so far */
+  /* A version stands for code (key_version.c). */
+  int is_versioned;
+  struct mch_key_walk *values; /* walks the values that code reaches, one by one */
+  struct mch_key_walk *owner;  /* of such a walk: that which it is part of */
+  int functions;               /* stack index of a list: those whose values count */
+  uint32_t function_count, functions_done;
+  struct mch_buf digests[2]; /* by layer: of these values */
   char refused[300];         /* the path of what cannot be keyed */
 };
 
@@ -158,6 +164,10 @@ int mch_key_walk_table(struct mch_key_walk *w, uint32_t number);
 int mch_key_walk_table_entries(struct mch_key_walk *w, uint32_t number);
 int mch_key_walk_function(struct mch_key_walk *w, uint32_t number);
 
+/* A module: its name, or its number when it was met before. */
+int mch_key_walk_module(struct mch_key_walk *w, int table, const char *name,
+                        const struct mch_node *node, int followed);
+
 /* The module whose table is at this index was met. Returns its node's number. */
 uint32_t mch_key_modules_meet(struct mch_key_walk *w, int table, const char *name, int *is_new);
 void mch_key_modules_use(struct mch_key_walk *w, uint32_t node, int as_whole, int as_metatable);
@@ -179,6 +189,23 @@ int mch_key_modules_require(struct mch_key_walk *w, const struct mch_key_code *c
 
 /* Push the value of a name as code with the environment on top of the stack sees it. */
 void mch_key_walk_global(struct mch_key_walk *w, int env, const char *name, size_t length);
+
+/* ---- a version in the place of code (key_version.c) ---- */
+
+/* Values of the function at this index count. */
+void mch_key_version_follow(struct mch_key_walk *w, int function);
+
+/* Count the value on top of the stack, which code reaches. Pops it. */
+int mch_key_version_take(struct mch_key_walk *w, const struct mch_node *node, int followed);
+
+/* Follow the functions that were met. *more is set if there were any. */
+int mch_key_version_step(struct mch_key_walk *w, int *more);
+
+/* Write what was counted in this layer. */
+void mch_key_version_end(struct mch_key_walk *w);
+
+/* Forget all that was met (key.c). The table at `queue` is to be a new one. */
+void mch_key_walk_clear(struct mch_key_walk *w);
 
 void mch_key_walk_no_memory(struct mch_key_walk *w);
 
