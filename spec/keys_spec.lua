@@ -567,7 +567,7 @@ describe("a version in a key", function()
 
   it("leaves the values that are no functions", function()
     for _, edit in ipairs {
-      { "quality = 3", "quality = 4", "upvalue 'settings'.quality" }, 
+      { "quality = 3", "quality = 4", "upvalue 'settings'.quality" },
       { "factor = 2", "factor = 3", "upvalue 'factor'" },
       { "level = 7", "level = 8", "global 'level'" }, { "step = 4", "step = 5", "upvalue 'step'", "deep.lua" },
       { "task, 5", "task, 6", "argument 1" }, { "version = 1", "version = 2", "version" },
