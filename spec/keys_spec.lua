@@ -598,6 +598,106 @@ describe("a version in a key", function()
   end)
 end)
 
+-- Pools whose workers were forked before something changed, not by assignment to a global.
+describe("what a task of a pool with a journal sees", function()
+  local module = [=[
+    local M = { level = 1, names = { "a" } }
+    local count, cache = 0, {}
+    local function hidden() return count end
+    function M.bump() count = count + 1 cache[#cache + 1] = count end
+    function M.count() return hidden() end
+    function M.size() return #cache end
+    function M.label() return M.level .. table.concat(M.names) end
+    return M
+  ]=]
+  local program = [=[
+    local mantichora = require "mantichora"
+    local state = require "state"
+    settings = { quality = 1 }
+    factor = 10
+    do
+      local n = 5
+      function set_n(v) n = v end
+      function get_n() return n end
+    end
+    function helper() return settings.quality * factor end
+    local options = load("return " .. os.getenv("OPTIONS"))()
+    options.journal, options.nworkers = "x.mj", 2
+    local pool <close> = mantichora(options)
+    local function ask(...) pool:run(...) return pool:returns()[1] end
+    local function all()
+      local mapped = pool:map(function(_) return helper() + state.count() end, { 1, 2 })
+      print(ask(function() return helper() end), ask(function() return get_n() end),
+        ask(function() return state.count() end), ask(function() return state.size() end),
+        ask(function() return state.label() end), ask(function() return require("state").label() end),
+        ask(function(k) return state[k] end, "level"), mapped[1], mapped[2])
+    end
+    all()
+    settings.quality, factor, state.level = 2, 20, 2
+    set_n(6)
+    state.bump()
+    state.bump()
+    all()
+    state.names[2], settings.quality = "b", 3
+    all()
+    all()
+    print("found", pool:stats().found, "of", pool:stats().ok)
+  ]=]
+  local lines = "10\t5\t0\t0\t1a\t1a\t1\t10\t10\n" .. "40\t6\t2\t2\t2a\t2a\t2\t42\t42\n"
+    .. ("60\t6\t2\t2\t2ab\t2ab\t2\t62\t62\n"):rep(2)
+
+  local function twice(options)
+    local folder = shell.folder()
+    local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")
+    shell.write(folder .. "/main.lua", program)
+    shell.write(folder .. "/state.lua", module)
+    for run_number = 1, 2 do
+      local got = shell.run(("cd %s && OPTIONS='%s' LUA_PATH='./?.lua;;' %s ./main.lua"):format(
+        shell.quote(folder), options, interpreter))
+      assert.equal("", got.err)
+      assert.equal(lines .. ("found\t%d\tof\t36\n"):format(run_number == 1 and 0 or 36), got.out)
+    end
+    shell.remove(folder)
+  end
+
+  it("is what its key describes", function() twice("{}") end)
+  it("is so in workers that are replaced", function() twice("{ max_tasks_per_worker = 1 }") end)
+  it("is so in every engine", function()
+    twice("{ engine = \"inline\" }")
+    twice("{ engine = \"snapshot\" }")
+  end)
+
+  it("is not recorded if it cannot be sent", function()
+    local folder = shell.folder()
+    local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")
+    shell.write(folder .. "/main.lua", [=[
+      local calls, fails = 0, false
+      thing = setmetatable({ n = 1 }, { __mantichora = function(self)
+        calls = calls + 1
+        if fails and calls % 2 == 0 then error("no") end -- for the message, not for the key
+        return setmetatable, { n = self.n }, {}
+      end })
+      do
+        local pool <close> = require "mantichora" { nworkers = 1, journal = "x.mj" }
+        local function task() return thing.n end
+        pool:run(task)
+        print(pool:returns()[1])
+        calls, fails, thing.n = 0, true, 2
+        pool:run(task)
+        pool:returns()
+      end
+      local names = {}
+      for line in io.popen(arg[1] .. " journal x.mj ls --json"):lines() do names[#names + 1] = line end
+      print(#names)
+    ]=])
+    local host = shell.host:find("^/") and shell.host or os.getenv("PWD") .. "/" .. shell.host
+    local got = shell.run(("cd %s && %s ./main.lua %s"):format(shell.quote(folder), interpreter, shell.quote(host)))
+    shell.remove(folder)
+    assert.equal("1\n1\n", got.out)
+    assert.truthy(got.err:find("it cannot be keyed: global 'thing' was changed", 1, true), got.err)
+  end)
+end)
+
 describe("an unkeyable program", function()
   it("leaves the next key as it was", function()
     local keys = run { ["main.lua"] = [=[

@@ -85,10 +85,9 @@ static void push_place(lua_State *L, int function) {
 /* -- what cannot be keyed ------------------------------------------------------------------- */
 
 /* Pop why, and have it told once a function. */
-static void tell_unkeyed(lua_State *L, struct call *call) {
-  struct journal *journal = call->journal;
+static void tell_unkeyed(lua_State *L, struct journal *journal, int function) {
   int why = lua_gettop(L);
-  push_place(L, call->asked->function);
+  push_place(L, function);
   lua_pushfstring(L, "the task of function %s is not recorded: it cannot be keyed: %s",
                   lua_tostring(L, -1), lua_tostring(L, why));
   lua_rawgeti(L, LUA_REGISTRYINDEX, journal->told);
@@ -128,11 +127,13 @@ static int begin_walk(lua_State *L, struct call *call) {
       mch_keyer_files(L, call->keyer),
       &(struct mch_files_memory){mch_store_find_file, NULL, &call->journal->store});
   if (!begin(L, call)) {
-    tell_unkeyed(L, call);
+    tell_unkeyed(L, call->journal, call->asked->function);
     lua_pushboolean(L, 0);
     lua_rawseti(L, call->walk, WALK_KEYER);
     return 0;
   }
+  if (call->asked->is_forked)
+    mch_keyer_compare(L, call->keyer, call->asked->baseline, 0);
   lua_pushvalue(L, call->keyer);
   lua_rawseti(L, call->walk, WALK_KEYER);
   return 1;
@@ -167,13 +168,13 @@ static int make_key(lua_State *L, struct call *call) {
   } else {
     call->keyer = push_keyer(L, call->journal);
     if (!begin(L, call)) {
-      tell_unkeyed(L, call);
+      tell_unkeyed(L, call->journal, call->asked->function);
       mch_keyer_end(L, call->keyer);
       return 0;
     }
   }
   if (!mch_keyer_task(L, call->keyer, &task, &call->keyed)) {
-    tell_unkeyed(L, call);
+    tell_unkeyed(L, call->journal, call->asked->function);
     if (call->walk == 0)
       mch_keyer_end(L, call->keyer);
     return 0;
@@ -453,6 +454,21 @@ static struct record *new_record(lua_State *L, struct call *call) {
   return record;
 }
 
+void mch_journal_forking(lua_State *L, struct mch_journal *head, int baseline, int in_call) {
+  struct journal *journal = (struct journal *)head;
+  if (!journal->is_open && !journal->is_seeded)
+    return;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  mch_keyer_forking(L, push_keyer(L, journal), baseline, in_call);
+  lua_pop(L, 1);
+}
+
+void mch_journal_unsent(lua_State *L, struct mch_journal *head, int function, const char *what) {
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  lua_pushfstring(L, "%s was changed since the workers were forked, and cannot be sent", what);
+  tell_unkeyed(L, (struct journal *)head, function);
+}
+
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
                      struct mch_reply *told) {
   struct call call;
@@ -465,12 +481,19 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   call.arguments = lua_gettop(L) - asked->function;
   read_options(L, &call);
+  if (asked->is_forked && asked->baseline == 0)
+    mch_keyer_new_call(L);
   if (!make_key(L, &call))
     return;
   told->keyed = 1;
   told->stream = mch_load_u64(call.hash);
   if (!find(L, &call, told) && journal->may_record) {
-    struct record *record = new_record(L, &call);
+    struct record *record;
+    if (asked->is_forked && call.walk == 0)
+      mch_keyer_compare(L, call.keyer, asked->baseline, 0);
+    if (asked->is_forked)
+      mch_keyer_compare(L, call.keyer, asked->baseline, 1);
+    record = new_record(L, &call);
     told->record = record != NULL ? &record->head : NULL;
     if (record != NULL) {
       note_call(L, &call, record);

@@ -117,6 +117,8 @@ static struct journal *new_journal(lua_State *L, const char *path) {
   }
   journal->head.version = MANTICHORA_VERSION;
   journal->head.ask = mch_journal_ask;
+  journal->head.forking = mch_journal_forking;
+  journal->head.unsent = mch_journal_unsent;
   journal->head.complaint = mch_journal_complaint;
   mch_journal_set_up_recorder(journal);
   journal->path = strdup(path);

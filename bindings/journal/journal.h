@@ -115,6 +115,10 @@ void mch_journal_drop_all(struct journal *journal);
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
                      struct mch_reply *told);
 
+/* A journal's `forking` and `unsent`. */
+void mch_journal_forking(lua_State *L, struct mch_journal *head, int baseline, int in_call);
+void mch_journal_unsent(lua_State *L, struct mch_journal *head, int function, const char *what);
+
 /* questions.c: registers look() and what else the command needs in the table on top. */
 
 void mch_journal_register_questions(lua_State *L);

@@ -52,6 +52,7 @@ static void free_walk(struct mch_key_walk *w) {
   mch_buf_free(&w->out);
   mch_buf_free(&w->text);
   mch_buf_free(&w->keys);
+  mch_buf_free(&w->reached);
 }
 
 static int free_keyer(lua_State *L) {
@@ -133,6 +134,15 @@ static void use_stack(lua_State *L, struct mch_keyer *keyer, int at) {
   keyer->values.queue = base + VALUE_VALUES;
 }
 
+struct mch_key_walk *mch_keyer_walk(lua_State *L, int at) {
+  struct mch_keyer *keyer = lua_touserdata(L, at);
+  use_stack(L, keyer, lua_absindex(L, at));
+  mch_names_open(L, &keyer->walk.names, &keyer->stamp);
+  keyer->values.names = keyer->walk.names;
+  keyer->values.files = keyer->walk.files;
+  return &keyer->walk;
+}
+
 static void clear_out(struct mch_key_walk *w) {
   mch_buf_shrink(&w->out, 1 << 20);
   w->hashes = 0;
@@ -161,7 +171,8 @@ void mch_key_walk_clear(struct mch_key_walk *w) {
   w->done = 0;
   w->layer = 0;
   w->variables = 0;
-  w->is_versioned = 0;
+  w->is_versioned = w->is_state = 0;
+  mch_buf_clear(&w->reached);
   w->function_count = w->functions_done = 0;
   clear_out(w);
 }
@@ -189,8 +200,8 @@ static void clear_all(lua_State *L, struct mch_keyer *keyer, int at) {
 
 /* What comes now is of one task only. */
 static void begin_own(struct mch_key_walk *w) {
-  w->mark = (struct mch_key_mark){mch_key_walk_nodes(w), w->done, w->function_count,
-                                  w->constants.length, w->modules.length};
+  w->mark = (struct mch_key_mark){mch_key_walk_nodes(w), w->done,           w->function_count,
+                                  w->constants.length,   w->modules.length, w->reached.length};
   mch_buf_clear(&w->modules_kept);
   mch_buf_append(&w->modules_kept, w->modules.data, w->modules.length);
   if (w->modules_kept.failed)
@@ -210,6 +221,7 @@ static void clear_own(struct mch_key_walk *w) {
   w->function_count = w->functions_done = w->mark.functions;
   w->constants.length = w->mark.constants;
   w->modules.length = w->mark.modules;
+  w->reached.length = w->mark.reached;
   if (w->mark.modules > 0)
     memcpy(w->modules.data, w->modules_kept.data, w->mark.modules);
   mch_set_clear(&w->met[1]);

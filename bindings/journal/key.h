@@ -100,6 +100,26 @@ struct mch_key_place {
 void mch_key_finish(lua_State *L, const struct mch_keyed *keyed, const struct mch_key_place *place,
                     unsigned char key[MCH_HASH_SIZE]);
 
+/* ---- what workers have ---- */
+
+/* A key is to describe what its task sees, and workers see globals and modules as they were at the
+ * fork. So these are hashed before a fork, and again when a task reaches them: those that differ,
+ * or of which that is not known, go along from then on, as if they had been assigned (globals.h,
+ * modules.h). What is noted is in the baseline, MCH_BASELINE_STATE:
+ *
+ *   "name" or "module\0field" -> hash, or true: it goes along already */
+
+/* A call is asked for in which the first workers may be forked. */
+void mch_keyer_new_call(lua_State *L);
+
+/* Look at what the last mch_keyer_begin() has reached, or, if `is_own`, mch_keyer_task().
+ * `baseline`: a stack index; 0: the first fork comes in this call. Raises on memory. */
+void mch_keyer_compare(lua_State *L, int keyer, int baseline, int is_own);
+
+/* Workers are about to be forked. `in_call`: for the first task, whose state was looked at. Raises
+ * on memory. */
+void mch_keyer_forking(lua_State *L, int keyer, int baseline, int in_call);
+
 /* ---- parts ---- */
 
 /* The blobs `common` and `own` are lists of parts: a path in words ("upvalue 'cfg'.quality") and a

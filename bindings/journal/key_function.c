@@ -64,7 +64,7 @@ static int put_upvalues(struct mch_key_walk *w, uint32_t number, const struct mc
   node.kind = MCH_NODE_UPVALUE;
   node.parent = number;
   for (i = 1; (name = lua_getupvalue(L, function, i)) != NULL; i++) {
-    if (i == code->env && !(code->wants_env && !lua_isnil(L, -1))) {
+    if (i == code->env && (w->is_state || !code->wants_env || lua_isnil(L, -1))) {
       lua_pop(L, 1);
       continue;
     }
@@ -104,6 +104,8 @@ static int put_global(struct mch_key_walk *w, int env, int followed) {
     return 1;
   }
   mch_key_walk_meet(w, id, 1);
+  if (of == NULL)
+    mch_key_state_reach(w, NULL, node.text, node.length);
   mch_key_walk_global(w, env, node.text, node.length);
   if (w->is_versioned) {
     if (!mch_key_version_take(w, &node, followed))
@@ -143,17 +145,22 @@ int mch_key_walk_function(struct mch_key_walk *w, uint32_t number) {
   memset(&node, 0, sizeof node);
   if (!w->is_versioned)
     node = *mch_key_walk_node(w, number);
-  code = mch_key_code_push(L, &w->codes, function, node.kind != MCH_NODE_FUNCTION);
+  code = mch_key_code_push(L, w->owner != NULL ? &w->owner->codes : &w->codes, function,
+                           node.kind != MCH_NODE_FUNCTION);
   if (!w->is_versioned) {
     mch_key_out_begin_part(w);
     mch_key_out_byte(w, 'F');
     mch_key_out_bytes(w, code->hash, sizeof code->hash);
     mch_key_out_end_part(w, &node, code->line);
   }
-  mch_key_modules_add_constants(w, code);
-  if (!put_upvalues(w, number, code) || !put_globals(w, code) || !mch_key_modules_require(w, code))
+  if (!put_upvalues(w, number, code))
     return 0;
-  mch_key_modules_follow(w, code);
+  if (!w->is_state) {
+    mch_key_modules_add_constants(w, code);
+    if (!put_globals(w, code) || !mch_key_modules_require(w, code))
+      return 0;
+    mch_key_modules_follow(w, code);
+  }
   lua_settop(L, function);
   return 1;
 }

@@ -97,6 +97,7 @@ static int put_field(struct mch_key_walk *w, uint32_t module, const char *name, 
   }
   mch_key_walk_meet(w, id, 1);
   *more = 1;
+  mch_key_state_reach(w, mch_key_walk_node(w, module)->text, name, length);
   memset(&node, 0, sizeof node);
   node.kind = MCH_NODE_FIELD;
   node.parent = module;
@@ -155,11 +156,24 @@ static int put_metatable(struct mch_key_walk *w, uint32_t module) {
   return 1;
 }
 
+static void reach_all(struct mch_key_walk *w, uint32_t module) {
+  lua_State *L = w->L;
+  int table = lua_gettop(L);
+  lua_pushnil(L);
+  while (lua_next(L, table)) {
+    lua_pop(L, 1);
+    if (lua_type(L, -1) == LUA_TSTRING)
+      mch_key_state_reach(w, mch_key_walk_node(w, module)->text, lua_tostring(L, -1),
+                          lua_rawlen(L, -1));
+  }
+}
+
 /* Write all that is in the module on top of the stack. */
 static int put_whole(struct mch_key_walk *w, uint32_t module) {
   lua_State *L = w->L;
   struct mch_node node;
   int table = lua_gettop(L);
+  reach_all(w, module);
   if (!w->is_versioned) {
     mch_key_out_byte(w, 'A');
     mch_key_out_number(w, module);

@@ -93,7 +93,7 @@ static void end_part(struct mch_key_walk *w) {
 }
 
 void mch_key_out_end_part(struct mch_key_walk *w, const struct mch_node *node, int line) {
-  if (!mch_key_out_may_part(w, 1))
+  if (w->is_state || !mch_key_out_may_part(w, 1))
     return;
   mch_buf_clear(&w->text);
   mch_key_path(w, node, line);

@@ -86,7 +86,7 @@ int mch_key_walk_module(struct mch_key_walk *w, int table, const char *name,
   struct mch_key_walk *of = w->owner != NULL ? w->owner : w;
   int is_new;
   uint32_t number;
-  if (mch_names_kind(name) == MCH_MODULE_OURS) {
+  if (w->is_state || mch_names_kind(name) == MCH_MODULE_OURS) {
     mch_key_out_string(w, 'c', name, strlen(name));
     return 1;
   }
@@ -171,7 +171,7 @@ static int put_userdata(struct mch_key_walk *w, int object, const struct mch_nod
   lua_State *L = w->L;
   char what[100];
   const char *name = NULL;
-  if (push_hook(L, object)) {
+  if (!w->is_state && push_hook(L, object)) {
     lua_pop(L, 1);
     return put_object(w, object, node);
   }
@@ -263,8 +263,7 @@ static int put_hooked(struct mch_key_walk *w, uint32_t number) {
   return good;
 }
 
-/* Write the next object that was met. */
-static int put_next(struct mch_key_walk *w) {
+int mch_key_walk_next(struct mch_key_walk *w) {
   lua_State *L = w->L;
   int top = lua_gettop(L), good;
   uint32_t number = ++w->done;
@@ -273,7 +272,7 @@ static int put_next(struct mch_key_walk *w) {
   luaL_checkstack(L, 30, NULL);
   if (lua_rawgeti(L, w->queue, (lua_Integer)number) == LUA_TFUNCTION)
     good = mch_key_walk_function(w, number);
-  else if (push_hook(L, top + 1))
+  else if (!w->is_state && push_hook(L, top + 1))
     good = put_hooked(w, number);
   else
     good = mch_key_walk_table(w, number);
@@ -285,7 +284,7 @@ int mch_key_walk_run(struct mch_key_walk *w) {
   int more = 1;
   while (more) {
     while (w->done < mch_key_walk_nodes(w))
-      if (!put_next(w))
+      if (!mch_key_walk_next(w))
         return 0;
     if (!mch_key_modules_step(w, &more) || !mch_key_version_step(w, &more))
       return 0;

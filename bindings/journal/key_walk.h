@@ -66,10 +66,17 @@ struct mch_key_module {
   unsigned char is_meta_done;
 };
 
+/* A global or a field of a module that was reached. The strings are held by code or the module. */
+struct mch_reached {
+  const char *module; /* NULL: a global */
+  const char *name;   /* not terminated */
+  size_t length;
+};
+
 /* What is dropped when a task is done: how much there was before. */
 struct mch_key_mark {
   uint32_t nodes, done, functions;
-  size_t constants, modules;
+  size_t constants, modules, reached;
 };
 
 struct mch_key_walk {
@@ -106,6 +113,8 @@ struct mch_key_walk {
   int functions;               /* stack index of a list: those whose values count */
   uint32_t function_count, functions_done;
   struct mch_buf digests[2]; /* by layer: of these values */
+  int is_state;              /* of `values`: what workers have is walked (key_state.c) */
+  struct mch_buf reached;    /* of struct mch_reached */
   char refused[300];         /* the path of what cannot be keyed */
 };
 
@@ -140,6 +149,9 @@ int mch_key_refuse(struct mch_key_walk *w, const struct mch_node *node, const ch
 /* Write the value on top of the stack, which is at this node. Pops it. 0: it cannot be keyed.
  * `followed`: the code tells what it does with it, if it is a module. */
 int mch_key_walk_value(struct mch_key_walk *w, const struct mch_node *node, int followed);
+
+/* Write the next object that was met. 0: it cannot be keyed. */
+int mch_key_walk_next(struct mch_key_walk *w);
 
 /* Write the objects that were met, and what of modules is named, until there are no more. */
 int mch_key_walk_run(struct mch_key_walk *w);
@@ -203,6 +215,13 @@ int mch_key_version_step(struct mch_key_walk *w, int *more);
 
 /* Write what was counted in this layer. */
 void mch_key_version_end(struct mch_key_walk *w);
+
+/* A global (of no module) or a field of one was reached (key_state.c). */
+void mch_key_state_reach(struct mch_key_walk *w, const char *module, const char *name,
+                         size_t length);
+
+/* The walk of a keyer, with what it needs on the stack (key.c). */
+struct mch_key_walk *mch_keyer_walk(lua_State *L, int keyer);
 
 /* Forget all that was met (key.c). The table at `queue` is to be a new one. */
 void mch_key_walk_clear(struct mch_key_walk *w);

@@ -215,6 +215,10 @@ int mch_core_is_callable(lua_State *L);
 int mch_lrecord_ask(lua_State *L, struct lpool *lpool, int options, int first);
 /* What it has said is of no use any more. */
 void mch_lrecord_settle(struct lpool *lpool);
+/* Workers will be forked. */
+void mch_lrecord_forking(lua_State *L, struct lpool *lpool, int in_call);
+/* The call of the function at this index was encoded; `left_out`: of struct mch_encoder. */
+void mch_lrecord_sent(lua_State *L, struct lpool *lpool, int function, const char *left_out);
 /* A task for what was found; NULL: no memory. */
 struct mch_task *mch_lrecord_task(const struct lpool *lpool);
 /* Log what it has to say. Code of the user runs. */

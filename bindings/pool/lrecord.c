@@ -22,11 +22,23 @@ void mch_lrecord_settle(struct lpool *lpool) {
   memset(told, 0, sizeof *told);
 }
 
+/* Do its tasks run in workers that were forked before? Else they see what there is. */
+static int has_workers(const struct lpool *lpool) {
+  return !lpool->is_inline && lpool->task.payloads == LUA_NOREF;
+}
+
 /* Called with the pool, options or nil, and the call. */
 static int ask(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   const struct mch_context *context = mch_context_get(L);
   struct mch_asked asked = {.function = 3, .options = lua_istable(L, 2) ? 2 : 0};
+  asked.is_forked = has_workers(lpool);
+  if (lpool->task.baseline != LUA_NOREF && asked.is_forked) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+    lua_insert(L, 3);
+    asked.baseline = 3;
+    asked.function = 4;
+  }
   if (context->running && context->task != NULL && context->task->recorded) {
     asked.outer = context->stream;
     asked.task = context->tasks;
@@ -35,7 +47,8 @@ static int ask(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.init);
     lua_insert(L, 3);
     asked.init = 3;
-    asked.function = 4;
+    asked.baseline += asked.baseline != 0;
+    asked.function++;
   }
   lpool->journal->ask(L, lpool->journal, &asked, &lpool->told);
   return 0;
@@ -68,6 +81,24 @@ int mch_lrecord_ask(lua_State *L, struct lpool *lpool, int options, int first) {
   if (status == LUA_OK && lpool->told.warning != NULL)
     mch_notices_warn(L, lpool->told.warning);
   return status;
+}
+
+void mch_lrecord_forking(lua_State *L, struct lpool *lpool, int in_call) {
+  if (lpool->journal == NULL || !has_workers(lpool))
+    return;
+  luaL_checkstack(L, 4, NULL);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
+  lpool->journal->forking(L, lpool->journal, lua_gettop(L), in_call);
+  lua_pop(L, 1);
+}
+
+void mch_lrecord_sent(lua_State *L, struct lpool *lpool, int function, const char *left_out) {
+  struct mch_record *record = lpool->told.record;
+  if (left_out[0] == '\0' || record == NULL)
+    return;
+  lpool->told.record = NULL;
+  record->recorder->drop(record);
+  lpool->journal->unsent(L, lpool->journal, function, left_out);
 }
 
 /* Engine "snapshot": a number that no payload has. */

@@ -224,6 +224,7 @@ static int encode_task(lua_State *L) {
   if (mch_encode(L, &encoder, 2, count))
     lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
   lpool->holds |= encoder.classes > 0;
+  mch_lrecord_sent(L, lpool, 2, encoder.left_out);
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
   if (lpool->capture_warn > 0 && graph_size(lpool) > lpool->capture_warn)

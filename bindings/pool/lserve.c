@@ -94,6 +94,7 @@ void mch_lserve_take_baseline(lua_State *L, struct lpool *lpool) {
   lua_pop(L, 1);
   lpool->holds = 1;
   lpool->task.baseline = luaL_ref(L, LUA_REGISTRYINDEX);
+  mch_lrecord_forking(L, lpool, lpool->encoding);
   mch_lserve_prepare_collector(L, lpool);
 }
 
@@ -130,6 +131,7 @@ static int update_baseline(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
   mch_baseline_update(L, lua_gettop(L));
+  mch_lrecord_forking(L, lpool, 0);
   return 0;
 }
 

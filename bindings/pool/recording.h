@@ -21,6 +21,8 @@ struct mch_asked {
                    and in a map `walk`, a table in which the journal keeps what all its items share
                  */
   int init;
+  int baseline;       /* what the pool's workers have (graph.h), if there are any */
+  int is_forked;      /* it is to run in a worker that stays */
   lua_Unsigned outer; /* what tells the task apart in which this pool was made; 0: none */
   uint64_t task;      /* counts the tasks that run in this process, while one does; 0: none */
 };
@@ -42,6 +44,13 @@ struct mch_journal {
    */
   void (*ask)(lua_State *L, struct mch_journal *journal, const struct mch_asked *asked,
               struct mch_reply *told);
+  /* Workers will be forked from what this state is now, the first ones for the call that was asked
+   * for last if `in_call`. `baseline`: a stack index. What they have of globals and modules is
+   * noted in it, and what later calls need besides that. Raises on memory. */
+  void (*forking)(lua_State *L, struct mch_journal *journal, int baseline, int in_call);
+  /* Something that the call of the function at this stack index was to see cannot be sent, in these
+   * words: it will not be recorded. */
+  void (*unsent)(lua_State *L, struct mch_journal *journal, int function, const char *what);
   /* The next thing that is to be logged once, its length, with its level: 1 at ERROR, 0 at WARNING.
    * 0: nothing. */
   size_t (*complaint)(struct mch_journal *journal, char *text, size_t room, int *is_error);

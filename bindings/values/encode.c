@@ -423,12 +423,13 @@ static int continue_hook(struct encoding *e, struct frame *frame) {
 
 /* ---- assignments ---- */
 
-static void push_mark(struct encoding *e, int global) {
+static void push_mark(struct encoding *e, int global, const char *name) {
   struct mark *mark;
   if (e->marks.count == e->marks.capacity)
     mch_array_grow(e->L, &e->marks, sizeof *mark, e->marks.count + 1, e->slots + HEAP, HEAP_MARKS);
   mark = (struct mark *)e->marks.elements + e->marks.count++;
   mark->global = global;
+  mark->name = name;
   mark->frame = e->frames.count - 1;
   mark->position = position(e);
   mark->lent = e->lent;
@@ -455,6 +456,8 @@ static int leave_out(struct encoding *e) {
   if (i == 0)
     return 0;
   mark = &marks[i - 1];
+  snprintf(e->to->left_out, sizeof e->to->left_out,
+           mark->global == OF_MODULE ? "field '%.60s' of a module" : "global '%.60s'", mark->name);
   e->marks.count = i;
   e->frames.count = mark->frame + 1;
   e->out->length = e->out->read + mark->position;
@@ -480,19 +483,43 @@ static int leave_out(struct encoding *e) {
 /* Put the head of an assignment to the table at `target`. */
 static void put_target(struct encoding *e, int target) {
   const void *object = lua_topointer(e->L, target);
+  const struct mch_met *met = mch_identity_find(&e->met, (uint64_t)(uintptr_t)object);
   e->to->assigns = 1;
   put_u8(e, MCH_TAG_SET);
   if (object == e->globals)
     put_u8(e, MCH_TAG_GLOBALS);
-  else
-    mch_encode_ref(e, mch_identity_find(&e->met, (uint64_t)(uintptr_t)object));
+  else if (met != NULL)
+    mch_encode_ref(e, met);
+  else /* a module */
+    mch_encode_name(e, target, object, 1);
+}
+
+/* Is the table of a module in the message, or does it have a name? */
+static int can_be_target(struct encoding *e, int target) {
+  lua_State *L = e->L;
+  int top = lua_gettop(L), can;
+  if (mch_identity_find(&e->met, (uint64_t)(uintptr_t)lua_topointer(L, target)) != NULL)
+    return 1;
+  if (!e->modules.opened)
+    mch_modules_open(L, &e->modules, e->slots + MODULES, e->baseline);
+  can = mch_modules_find(L, &e->modules, target, 1);
+  lua_settop(L, top);
+  return can;
 }
 
 /* Put the assignment of target and name, the two values on top of the stack. */
 static int put_set(struct encoding *e) {
   lua_State *L = e->L;
   int target = lua_gettop(L) - 1, name = target + 1;
-  push_mark(e, lua_topointer(L, target) == e->globals);
+  int of = lua_topointer(L, target) == e->globals ? OF_GLOBALS : OF_ENVIRONMENT; /* struct mark */
+  if (lua_istable(L, name)) { /* a field of a module */
+    lua_rawgeti(L, name, 1);
+    lua_replace(L, name);
+    of = OF_MODULE;
+  }
+  push_mark(e, of, lua_type(L, name) == LUA_TSTRING ? lua_tostring(L, name) : "");
+  if (of == OF_MODULE && !can_be_target(e, target))
+    return mch_encode_refuse(e, "its module has no name");
   if (lua_type(L, name) != LUA_TSTRING) {
     mch_encode_open(e, SPREAD, target);
     lua_pushnil(L);
@@ -500,8 +527,8 @@ static int put_set(struct encoding *e) {
   }
   put_target(e, target);
   mch_encode_string(e, name);
-  if (lua_topointer(L, target) == e->globals) {
-    if (e->listener == NULL)
+  if (of != OF_ENVIRONMENT) {
+    if (e->listener == NULL && of == OF_GLOBALS)
       mch_wants_sent(&e->wants, name);
     lua_pushvalue(L, name);
     lua_rawget(L, target);
@@ -676,6 +703,7 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->last_class = e->last_metatable = NULL;
   e->last_is_callable = 0;
   encoder->classes = 0;
+  encoder->left_out[0] = '\0';
   e->stack = (struct mch_stack){L, e->slots + SLOTS + 1, e->slots + SPILLS, 0, 0};
   e->frames = (struct mch_array){e->start, 0, FRAMES_START, NULL};
   e->keys = (struct mch_array){NULL, 0, 0, NULL};
@@ -701,6 +729,8 @@ int mch_encode(lua_State *L, struct mch_encoder *encoder, int first, int n) {
   lua_pushnil(L);
   frame = mch_encode_open(&e, ROOT, -1);
   frame->count = (size_t)n;
+  if (encoder->kind == MCH_SEND_TASK && encoder->listener == NULL)
+    mch_wants_assigned(&e.wants);
   while (e.frames.count > 0) {
     int status = continue_frame(&e, innermost(&e));
     if (status == DONE)

@@ -491,6 +491,39 @@ int mch_wants_take(struct mch_wants *wants, size_t i) {
   return 1;
 }
 
+/* Names of modules, and fields in tables of their own, so that they are told from the names in
+ * environments. */
+void mch_wants_assigned(struct mch_wants *wants) {
+  lua_State *L = wants->L;
+  int top = lua_gettop(L), list = top + 1;
+  lua_Integer i;
+  if (wants->baseline == 0 ||
+      lua_rawgeti(L, wants->baseline, MCH_BASELINE_ASSIGNED) != LUA_TTABLE) {
+    lua_settop(L, top);
+    return;
+  }
+  luaL_checkstack(L, 12, NULL);
+  for (i = 1; lua_rawgeti(L, list, i) == LUA_TSTRING; i += 2) {
+    lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_pushvalue(L, list + 1);
+    if (lua_rawget(L, -2) == LUA_TTABLE) {
+      lua_rawgeti(L, list, i + 1);
+      queue(wants);
+    }
+    lua_settop(L, list);
+  }
+  lua_settop(L, top);
+}
+
+void mch_globals_differ(lua_State *L, int baseline, int name) {
+  int top = lua_gettop(L);
+  name = lua_absindex(L, name);
+  lua_rawgeti(L, baseline, MCH_BASELINE_GLOBALS);
+  lua_rawgeti(L, baseline, MCH_BASELINE_PRESENT);
+  mark_changed(L, name, top + 1, top + 2);
+  lua_settop(L, top);
+}
+
 void mch_wants_sent(struct mch_wants *wants, int name) {
   mark_changed(wants->L, name, wants->slot + VALUES, wants->slot + PRESENT);
 }

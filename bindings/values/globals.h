@@ -43,9 +43,15 @@ void mch_wants_all(struct mch_wants *wants, int env);
  * then 0. The name is `true` for all fields. Counts as done from now on. */
 int mch_wants_take(struct mch_wants *wants, size_t i);
 
+/* Queue what a journal wants to go along (mch_modules_assign()): fields of modules. */
+void mch_wants_assigned(struct mch_wants *wants);
+
 /* The global whose name is at this stack index is sent: from now on it always is when it is named,
  * since the worker that gets it differs from the others. */
 void mch_wants_sent(struct mch_wants *wants, int name);
+
+/* Workers differ in the global whose name is at this stack index: likewise. */
+void mch_globals_differ(lua_State *L, int baseline, int name);
 
 /* Go back to an earlier state: only so many queued, done, and functions met. */
 void mch_wants_cut(struct mch_wants *wants, size_t queued, size_t done, size_t met);

@@ -148,6 +148,7 @@ struct mch_encoder {
   lua_Integer classes;      /* set to the number of classes that go by value with an id */
   int called;               /* set when a hook was called */
   int assigns;              /* set when globals or fields of environments went along */
+  char left_out[100];       /* set to words for one of them that could not, if there is one */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as a uint32_t of this
                                machine, in order of first use; owned like `out`, may be NULL */
 };

@@ -617,6 +617,49 @@ int mch_modules_resolve(lua_State *L, int baseline, int module, int field, int *
   return 0;
 }
 
+/* The value on top loses its name. */
+static void forget_name(lua_State *L, int baseline) {
+  int value = lua_gettop(L), part;
+  if (!lua_istable(L, value) && !(lua_isfunction(L, value) && !lua_iscfunction(L, value)))
+    return;
+  for (part = MCH_BASELINE_MODULE; part <= MCH_BASELINE_FIELD; part++) {
+    lua_rawgeti(L, baseline, part);
+    lua_pushvalue(L, value);
+    lua_pushnil(L);
+    lua_rawset(L, -3);
+  }
+  lua_settop(L, value);
+}
+
+void mch_modules_assign(lua_State *L, int baseline, const char *module, const char *field) {
+  int top = lua_gettop(L);
+  lua_Integer n;
+  baseline = lua_absindex(L, baseline);
+  luaL_checkstack(L, 12, NULL);
+  push_loaded(L);
+  lua_pushstring(L, module);
+  if (lua_rawget(L, -2) == LUA_TTABLE) {
+    lua_pushstring(L, field);
+    lua_rawget(L, -2);
+    forget_name(L, baseline);
+  }
+  lua_settop(L, top);
+  if (lua_rawgeti(L, baseline, MCH_BASELINE_ASSIGNED) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, baseline, MCH_BASELINE_ASSIGNED);
+  }
+  n = (lua_Integer)lua_rawlen(L, -1);
+  lua_pushstring(L, module);
+  lua_rawseti(L, -2, n + 1);
+  lua_createtable(L, 1, 0);
+  lua_pushstring(L, field);
+  lua_rawseti(L, -2, 1);
+  lua_rawseti(L, -2, n + 2);
+  lua_settop(L, top);
+}
+
 void mch_baseline_replace(lua_State *L, int baseline, const char *module, const char *field) {
   struct noting n;
   int top = lua_gettop(L);

@@ -24,7 +24,9 @@ enum mch_baseline_part {
   MCH_BASELINE_HELD,        /* classes that answers may name -> id */
   MCH_BASELINE_HELD_BEFORE, /* likewise, those that were sent a while ago */
   MCH_BASELINE_CAME,        /* ids of classes that came with the task at hand -> true */
-  MCH_BASELINE_PARTS = MCH_BASELINE_CAME
+  MCH_BASELINE_STATE,       /* what a journal has noted of globals and fields of modules; or nil */
+  MCH_BASELINE_ASSIGNED,    /* list of modules and fields that go along with each task; or nil */
+  MCH_BASELINE_PARTS = MCH_BASELINE_ASSIGNED
 };
 
 /* Note the fields of all modules that are loaded now, in a baseline table. */
@@ -73,6 +75,10 @@ static inline int mch_modules_may_know(const struct mch_modules *modules, const 
   uint64_t hash = (uint64_t)(uintptr_t)object * UINT64_C(0x9e3779b97f4a7c15) >> 51;
   return !modules->filtered || (modules->filter[hash >> 6] >> (hash & 63) & 1) != 0;
 }
+
+/* Workers have another value in this field of the module: it goes along with each task from now on.
+ * What is in it loses its name, so that it goes by value. Raises on memory. */
+void mch_modules_assign(lua_State *L, int baseline, const char *module, const char *field);
 
 /* The other way: push the object that a name stands for and return 1. Else push a message and
  * return 0. `field` may be the index of a nil. `loaded`: NULL, or the module is
