@@ -513,6 +513,12 @@ describe("modules in a key", function()
     assert.is_false(edited(text, "return 2", "return 2 --[[ as ever ]]"))
   end)
 
+  it("count as they are named when they are found in package.loaded, or loaders with them", function()
+    local text = "require 'x' key({}, function() return package.loaded.x.f(), package.searchers end)"
+    assert.is_false(edited(text, "return 2", "return 3"), text)
+    assert.is_true(edited(text, "level = 1", "level = 2"), text)
+  end)
+
   it("in C count by name, ours as well", function()
     local keys = run { ["main.lua"] = [=[
       local logging = require "mantichora.logging"
@@ -678,7 +684,7 @@ describe("what a task of a pool with a journal sees", function()
         return setmetatable, { n = self.n }, {}
       end })
       do
-        local pool <close> = require "mantichora" { nworkers = 1, journal = "x.mj" }
+        local pool <close> = require "mantichora" { nworkers = 1, journal = { path = "x.mj", keep = "none" } }
         local function task() return thing.n end
         pool:run(task)
         print(pool:returns()[1])

@@ -14,9 +14,10 @@ static void push_loaded(lua_State *L) {
 }
 
 enum mch_module_kind mch_names_kind(const char *module) {
-  static const char *const standard[] = {
-      LUA_GNAME,      LUA_COLIBNAME,   LUA_TABLIBNAME,  LUA_IOLIBNAME, LUA_OSLIBNAME,
-      LUA_STRLIBNAME, LUA_UTF8LIBNAME, LUA_MATHLIBNAME, LUA_DBLIBNAME, LUA_LOADLIBNAME};
+  static const char *const standard[] = {LUA_GNAME,       LUA_COLIBNAME,   LUA_TABLIBNAME,
+                                         LUA_IOLIBNAME,   LUA_OSLIBNAME,   LUA_STRLIBNAME,
+                                         LUA_UTF8LIBNAME, LUA_MATHLIBNAME, LUA_DBLIBNAME,
+                                         LUA_LOADLIBNAME, "package.loaded"};
   static const char ours[] = "mantichora";
   size_t i;
   for (i = 0; i < sizeof standard / sizeof *standard; i++)
@@ -138,11 +139,16 @@ static void scan_table(lua_State *L, const struct scan *scan, int prefix, int de
     return;
   lua_pushnil(L);
   while (lua_next(L, table)) {
-    if (lua_type(L, -2) == LUA_TSTRING) {
+    int is_list = lua_isinteger(L, -2);
+    if (lua_type(L, -2) == LUA_TSTRING || is_list) {
       int named = is_named(L, scan, value);
       int inside = depth < DEEPEST && lua_istable(L, value) && !is_module(L, scan, value);
       if (named || inside) {
-        lua_pushfstring(L, "%s.%s", lua_tostring(L, prefix), lua_tostring(L, table + 1));
+        if (is_list)
+          lua_pushfstring(L, "%s[%I]", lua_tostring(L, prefix),
+                          (LUAI_UACINT)lua_tointeger(L, table + 1));
+        else
+          lua_pushfstring(L, "%s.%s", lua_tostring(L, prefix), lua_tostring(L, table + 1));
         if (named) {
           name_object(L, scan, value);
         } else {
@@ -157,6 +163,9 @@ static void scan_table(lua_State *L, const struct scan *scan, int prefix, int de
 
 /* Note the names of modules, so that none is taken for a table of another. */
 static void note_modules(lua_State *L, const struct mch_names *names, int loaded) {
+  lua_pushvalue(L, loaded); /* a list of them counts by what is named, too */
+  lua_pushliteral(L, "package.loaded");
+  lua_rawset(L, names->modules);
   lua_pushnil(L);
   while (lua_next(L, loaded)) {
     int name = lua_gettop(L) - 1, value = name + 1;
