@@ -35,10 +35,9 @@ static const char *plural(size_t count) {
 }
 
 /* Write what was noted as a sentence, and forget it. 0: nothing was. */
-static int take_sentence(lua_State *L, char *sentence) {
-  struct mch_context *context = mch_context_find(L);
+static int take_sentence(struct mch_context *context, char *sentence) {
   struct mch_collected collected;
-  if (context == NULL || context->collected.pools == 0)
+  if (context->collected.pools == 0)
     return 0;
   collected = context->collected;
   context->collected.pools = context->collected.tasks = context->collected.failures = 0;
@@ -76,11 +75,8 @@ void mch_notices_error(lua_State *L, const char *sentence) {
 }
 
 /* A trace or report that cannot be written any more. */
-static void tell_problems(lua_State *L) {
-  const struct mch_context *context = mch_context_find(L);
+static void tell_problems(lua_State *L, const struct mch_context *context) {
   struct mch_error error;
-  if (context == NULL)
-    return;
   if (context->trace != NULL && mch_trace_problem(context->trace, &error))
     lua_pushfstring(L, "the trace ends early: %s", error.text);
   else if (context->report != NULL && mch_report_problem(context->report, &error))
@@ -92,9 +88,13 @@ static void tell_problems(lua_State *L) {
 }
 
 void mch_notices_tell(lua_State *L) {
+  struct mch_context *context = mch_context_find(L);
   char sentence[ROOM];
-  tell_problems(L);
-  if (take_sentence(L, sentence))
+  if (context == NULL)
+    return;
+  if (context->trace != NULL || context->report != NULL)
+    tell_problems(L, context);
+  if (take_sentence(context, sentence))
     mch_notices_warn(L, sentence);
 }
 
@@ -113,9 +113,10 @@ static int passes(lua_State *L) {
 
 /* The state closes: no call of the library will come. */
 static int notices_gc(lua_State *L) {
+  struct mch_context *context = mch_context_find(L);
   char sentence[ROOM];
   int hidden;
-  if (!take_sentence(L, sentence))
+  if (context == NULL || !take_sentence(context, sentence))
     return 0;
   lua_pushcfunction(L, passes);
   hidden = lua_pcall(L, 0, 1, 0) == LUA_OK && !lua_toboolean(L, -1);

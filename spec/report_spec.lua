@@ -54,7 +54,7 @@ describe("A report", function()
     local pool = mantichora{ nworkers = 3, on_error = "return" }
     for i = 1, 40 do
       pool:run_with({ name = i == 7 and %q or "task " .. i, retries = 1, retry_on = { "error" } }, function()
-        mantichora.sleep(i == 3 and 0.1 or 0.003)
+        mantichora.sleep(i == 3 and 0.3 or 0.003)
         if i == 7 then error("seven <b>") end
         if i == 9 then os.exit(3) end
       end)
@@ -90,7 +90,7 @@ describe("A report", function()
     assert.are.equal(folder .. "/script.lua – report", said[1])
     assert.is_truthy(said[2]:find("tasks 43 ok " .. ok .. " error 1 exited 1 retried 1 time", 1, true), said[2])
     assert.are.equal(43, said[3])
-    assert.is_truthy(said[4]:find("^2 task 3 ok 1%d%d ms"), said[4])
+    assert.is_truthy(said[4]:find("^2 task 3 ok %d"), said[4])
     assert.are.equal(2, #said[5])
     assert.is_truthy(table.concat(said[5], "\n"):find("error " .. hostile .. " (task 6", 1, true), said[5][1])
     assert.is_truthy(table.concat(said[6], "\n"):find(("task 6 (%q, function <%s/script.lua:4>): error: "):format(
@@ -170,7 +170,7 @@ describe("A report", function()
       for i = 1, 400 do pool:run(function() error("no " .. i) end) end
       local list = {}
       for i = 1, 30000 do list[i] = i end
-      pool:map(function(x) if x == 12345 then mantichora.sleep(0.05) end end, list)
+      pool:map(function(x) if x == 12345 then mantichora.sleep(0.3) end end, list)
       pool:returns()
     ]]
     assert.are.equal(0, result.status, result.err)
@@ -193,7 +193,7 @@ describe("A report", function()
       "say document.querySelector('#tasks th button').click()",
     }
     assert.is_truthy(said[1]:find("^The slowest 3\u{202F}000 of 30\u{202F}400 tasks that ran are kept here"), said[1])
-    assert.is_truthy(said[2]:find("%[12345%] ok 5%d"), said[2])
+    assert.is_truthy(said[2]:find("%[12345%] ok %d"), said[2])
     assert.are.equal("400 tasks failed. Shown are the first and the last ones, 300 together.", said[3])
     assert.is_false(said[4])
     assert.are.equal(200, said[5])
@@ -266,6 +266,17 @@ describe("A report", function()
     process.wait(function() return not process.runs(pid) end)
     assert.is_true(looks > 0)
     assert.are.equal(10, data().counts.ok)
+  end)
+
+  it("is where it was begun, wherever the script goes", function()
+    path = ("../"):rep(40) .. folder:sub(2) .. "/here.html" -- a relative name
+    local result = run [[
+      require("luv").chdir("/usr/share")
+      local pool <close> = mantichora()
+      pool:run(function() end)
+    ]]
+    assert.are.same({ out = "", err = "", status = 0 }, result)
+    assert.are.equal(1, data(folder .. "/here.html").counts.ok)
   end)
 
   it("is refused where it cannot be, with one error, and the script runs on", function()

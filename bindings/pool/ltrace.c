@@ -7,6 +7,7 @@
 
 #include "bindings/notices.h"
 #include "bindings/show/loutput.h"
+#include "runtime/pool/jobserver.h"
 #include "runtime/watch/farewell.h"
 #include "runtime/watch/report.h"
 #include "runtime/watch/trace.h"
@@ -110,6 +111,7 @@ static void leave(void *ud) {
     mch_trace_finish(context->trace);
   if (context->report != NULL)
     mch_report_finish(context->report, 0);
+  mch_jobserver_leave(); /* its handler of these signals found ours */
 }
 
 void mch_ltrace_say_farewell(lua_State *L) {

@@ -196,6 +196,10 @@ static void release_signals(void) {
 /* exit() without closing the pools, or the library is unloaded. */
 static void at_end(void) __attribute__((destructor));
 static void at_end(void) {
+  mch_jobserver_leave();
+}
+
+void mch_jobserver_leave(void) {
   if (own.users == 0 || own.pid != (int)getpid())
     return;
   give_all();

@@ -27,6 +27,9 @@ enum mch_jobserver mch_jobserver_open(const char *makeflags, unsigned *jobs,
                                       char why[MCH_JOBSERVER_WHY]);
 void mch_jobserver_close(void);
 
+/* The process ends, whatever it still does: all tokens are given back. */
+void mch_jobserver_leave(void);
+
 /* Whether one more task may run now: never waits. To be given back when it has ended. */
 int mch_jobserver_take(void);
 void mch_jobserver_give(void);

@@ -234,6 +234,21 @@ static void free_report(struct mch_report_file *report) {
   free(report);
 }
 
+/* The script may go to another folder. */
+static char *absolute(char *path) {
+  size_t length = strlen(path), room = length + 4096;
+  char *whole = path[0] != '/' ? malloc(room) : NULL;
+  if (whole == NULL)
+    return path;
+  if (getcwd(whole, room - length - 2) == NULL) {
+    free(whole);
+    return path;
+  }
+  strcat(strcat(whole, "/"), path);
+  free(path);
+  return whole;
+}
+
 static char *name_beside(const char *path) {
   size_t room = strlen(path) + 32;
   char *name = malloc(room);
@@ -246,6 +261,8 @@ static int fill_in(struct mch_report_file *report, const char *pattern, const ch
                    const char *version) {
   report->gathering = calloc(1, sizeof *report->gathering);
   report->path = mch_tracefile_name(pattern);
+  if (report->path != NULL)
+    report->path = absolute(report->path);
   report->other = report->path != NULL ? name_beside(report->path) : NULL;
   report->script = strdup(script);
   report->version = strdup(version);
