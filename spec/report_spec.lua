@@ -269,12 +269,15 @@ describe("A report", function()
   end)
 
   it("is where it was begun, wherever the script goes", function()
-    path = ("../"):rep(40) .. folder:sub(2) .. "/here.html" -- a relative name
-    local result = run [[
-      require("luv").chdir("/usr/share")
+    local _, depth = os.getenv("PWD"):gsub("/[^/]+", "")
+    local deep = folder .. ("/a"):rep(depth)
+    os.execute("mkdir -p " .. deep)
+    path = ("../"):rep(depth) .. folder:sub(2) .. "/here.html" -- a relative name
+    local result = run(([[
+      require("luv").chdir(%q)
       local pool <close> = mantichora()
       pool:run(function() end)
-    ]]
+    ]]):format(deep))
     assert.are.same({ out = "", err = "", status = 0 }, result)
     assert.are.equal(1, data(folder .. "/here.html").counts.ok)
   end)
