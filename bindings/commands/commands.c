@@ -21,7 +21,7 @@ static const struct command commands[] = {
     {"run", "commands.main"},
     {"worker", NULL},
     {"journal", "commands.journal"},
-    {"top", NULL},
+    {"top", "commands.top"},
     {"key", NULL},
     {"busted", "commands.busted"},
     {"jupyter", "commands.jupyter"},
@@ -62,7 +62,7 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
   static const char *const parts[] = {"main",   "options", "expression", "template",  "stream",
                                       "report", "jupyter", "notebook",   "cell",      "nearest",
                                       "busted", "replay",  "web",        "web_state", "journal",
-                                      "graph",  "again"};
+                                      "graph",  "again",   "top"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {

@@ -44,9 +44,17 @@ int mch_kernel_open(lua_State *L);
  * t, which will be written as a list; null. */
 int mch_commands_open_json(lua_State *L);
 
-/* Push the viewer's side of a script's socket, a table: connect(path): a connection; or nil and why
- * not. Its methods: fd(); lines(): the objects that have come, without waiting, or nil: the other
- * side has gone; send(text): whether it went; close(). */
+/* Push the viewer's side of scripts' sockets, a table:
+ *
+ *   folders([pid])   where the sockets of this user's scripts may be, or of that process's user's
+ *   pids(folder)     of whom there are sockets; of some the process has gone
+ *   runs(pid)        whether there is such a process
+ *   connect(path)    a connection; or nil and why not: "none" where nobody listens
+ *     :fd()            to wait for
+ *     :lines()         the objects that have come, without waiting; nil: the other side has gone
+ *     :texts()         the same lines as they are
+ *     :send(text)      whether it went
+ *     :close() */
 int mch_commands_open_socket(lua_State *L);
 
 /* Push what the part of busted takes: the streams of a task, kept in files. */

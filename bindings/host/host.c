@@ -85,7 +85,7 @@ static const struct setting settings[] = {
 static void print_usage(FILE *to, const char *program) {
   fprintf(to,
           "usage: %s [options] [script [args]]\n"
-          "       %s [options] map|filter|run|journal|busted|jupyter ...   (each has --help)\n"
+          "       %s [options] map|filter|run|journal|busted|jupyter|top ...   (each has --help)\n"
           "Available options are:\n"
           "  -e stat   execute string 'stat'\n"
           "  -i        enter interactive mode after executing 'script'\n"

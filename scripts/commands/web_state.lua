@@ -267,10 +267,22 @@ function take.ended(self, line)
   add_box(self, line, box)
 end
 
+-- What a slot began last, for attempts of which only the end is told.
+function take.started(self, line)
+  if line.slot then row_of(self, line).begun = line end
+end
+
 function take.retried(self, line)
   local failure = facts(line)
   failure.retried = true
   add_failure(self, failure)
+  local begun = line.slot and row_of(self, line).begun
+  if not begun or begun.runid ~= line.runid or begun.attempt ~= line.attempt then return end
+  local box = facts(line)
+  box.report, box.message, box.clock = nil, nil, nil
+  box.key = line.pool .. "." .. line.runid .. "." .. (line.attempt or 1)
+  box.start, box.stop = begun.clock, math.max(line.clock, begun.clock)
+  add_box(self, line, box)
 end
 
 function take.many(self, line)
