@@ -124,7 +124,8 @@ local function choose(given)
   if #scripts == 1 then return choose { pid = scripts[1].pid } end
   if #scripts == 0 then
     complain("no script of yours runs that can be watched" .. looked_at(socket.folders()) .. ".\nA script can be from "
-      .. "its first pool or bar on: start one by `mantichora script.lua`, or with MANTICHORA_ATTACH=1 under another Lua.")
+      .. "its first pool or bar on: start one by `mantichora script.lua`, or with MANTICHORA_ATTACH=1 under another "
+      .. "Lua.")
     return nil, 1
   end
   -- Where data is wanted stdout is for data.
