@@ -207,6 +207,7 @@ describe("the page of top --web", function()
     if not with_browser() then return end
     local bar = '{"event":"bar","clock":8001.0,"bar":%d,"name":"bar %d","done":%d,"total":300,"state":"running"}'
     local lines = hello:gsub("@every.*", "") .. "@repeat 300 " .. bar .. "\n"
+      .. '@repeat 700 {"event":"line","clock":8001.0,"stream":"stdout","text":"line %d"}\n'
     for turn = 0, 99 do
       lines = lines
         .. ('@repeat 100 {"event":"ended","clock":%d.5,"pool":1,"runid":%d%%d,"name":"task %%d","kind":"ok","slot":1,'
@@ -228,11 +229,13 @@ describe("the page of top --web", function()
       key End
       say document.querySelector(".timeline-said").textContent.replace(/[0-9]+/g, "N")
       say document.getElementsByTagName("*").length < 6000
+      say (log => Math.abs(log.scrollTop + log.clientHeight - log.scrollHeight) < 3 && log.lastChild.textContent.replace(/^\S+/, ""))(document.getElementById("log"))
       problems
     ]] .. 'grep VmHWM /proc/$TOP/status\n')
     local said = lines_of(got.out)
-    assert.same({ '"1000003"', "true", '"task N: ok, N.N ms"', "true", "[]" }, table.move(said, 1, 5, 1, {}))
-    local kilobytes = tonumber(said[6]:match("VmHWM:%s*(%d+) kB"))
+    assert.same({ '"1000003"', "true", '"task N: ok, N.N ms"', "true", '" line 699"', "[]" },
+      table.move(said, 1, 6, 1, {}))
+    local kilobytes = tonumber(said[7]:match("VmHWM:%s*(%d+) kB"))
     assert.is_true(kilobytes < 150 * 1024, "the viewer has " .. kilobytes .. " kB")
     assert.same("0\n", got.status)
   end)

@@ -634,15 +634,20 @@
     return line;
   }
 
+  let logFollows = true; // the newest line stays in view, unless the user has scrolled away from it
+
+  function showNewest() {
+    if (logFollows) at("log").scrollTop = at("log").scrollHeight;
+  }
+
   function addLog(entries, dropped) {
     const log = at("log");
-    const follows = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
     const lines = document.createDocumentFragment();
     if (dropped > 0) lines.appendChild(logLine({ skipped: dropped }));
     for (const entry of entries) lines.appendChild(logLine(entry));
     log.appendChild(lines);
     while (log.childElementCount > mostLog) log.firstElementChild.remove();
-    if (follows) log.scrollTop = log.scrollHeight;
+    showNewest();
   }
 
   // -- drawing ------------------------------------------------------------------------------------
@@ -650,8 +655,9 @@
   function draw() {
     drawState();
     if (!picture.hello) return;
-    at("main").hidden = false;
     if (!timeline) {
+      at("main").hidden = false;
+      showNewest();
       timeline = MantichoraTimeline.create(at("timeline"), {
         label: "Tasks by worker slot", onpick: choose, height: 330,
         format: axisTime,
@@ -775,12 +781,20 @@
   window.addEventListener("hashchange", function () {
     if (tokenOf(location.hash)) begin();
   });
-  window.addEventListener("resize", function () { charted = null; });
+  window.addEventListener("resize", function () {
+    charted = null;
+    showNewest();
+  });
+  at("log").addEventListener("scroll", function () {
+    const log = at("log");
+    logFollows = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+  });
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { charted = null; });
   at("window").addEventListener("change", draw);
   at("log-what").addEventListener("change", function () {
     at("log").dataset.what = at("log-what").value;
-    at("log").scrollTop = at("log").scrollHeight;
+    logFollows = true;
+    showNewest();
   });
   at("chosen-close").addEventListener("click", leaveChosen);
   at("chosen").addEventListener("keydown", function (event) {
