@@ -9,6 +9,7 @@ local json = require "mantichora.commands.json"
 
 local most_boxes = 20000 -- after which older ones are merged
 local most_bars = 100 -- of those that have ended
+local most_bars_at_once = 1000 -- more are not shown
 local most_failures = 200
 local most_log = 500
 local most_samples = 1200 -- after which every other one goes
@@ -24,7 +25,7 @@ state.__index = state
 local function forget(self)
   self.pools, self.workers, self.bars = {}, {}, {}
   self.failures, self.log = {}, {}
-  self.bar_count, self.ended_bars = 0, {}
+  self.bar_count, self.bars_here, self.ended_bars = 0, 0, {}
   self.paused = false
 end
 
@@ -111,12 +112,22 @@ local function sum_of(group)
   return sums
 end
 
+-- The box of this attempt goes, by itself or into one with others.
+local function forget_box(self, box)
+  if box.key then self.known[box.key] = nil end
+end
+
 -- Merge neighbours that ended before `limit` and are together no longer than `span`. `all`: failures too.
-local function merge(row, limit, span, all)
+local function merge(self, row, limit, span, all)
   local kept, group = {}, {}
   local function flush()
     local boxes = #group > 1 and spread(group[1].start, group[#group].stop, sum_of(group)) or group
-    for _, box in ipairs(#boxes < #group and boxes or group) do
+    if #boxes < #group then
+      for _, box in ipairs(group) do forget_box(self, box) end
+    else
+      boxes = group
+    end
+    for _, box in ipairs(boxes) do
       box.row = row.id
       kept[#kept + 1] = box
     end
@@ -139,8 +150,8 @@ local function drop_old(self)
     for _, box in ipairs(row.boxes) do
       if box.stop >= limit then
         kept[#kept + 1] = box
-      elseif box.key then
-        self.known[box.key] = nil
+      else
+        forget_box(self, box)
       end
     end
     row.boxes = kept
@@ -162,7 +173,7 @@ local function compact(self)
   while count_boxes(self) > goal and span < 60 * minutes do
     for _, row in ipairs(self.row_list) do
       table.sort(row.boxes, function(a, b) return a.start < b.start end)
-      merge(row, span > 8 and math.huge or self.now - fine, span, span > 2)
+      merge(self, row, span > 8 and math.huge or self.now - fine, span, span > 2)
     end
     span = 2 * span
   end
@@ -305,7 +316,8 @@ end
 function take.bar(self, line)
   local bar = self.bars[line.bar]
   if not bar then
-    self.bar_count = self.bar_count + 1
+    if self.bars_here >= most_bars_at_once then return end
+    self.bar_count, self.bars_here = self.bar_count + 1, self.bars_here + 1
     bar = { bar = line.bar, order = self.bar_count }
     self.bars[line.bar] = bar
   end
@@ -318,7 +330,9 @@ function take.bar(self, line)
   ended[#ended + 1] = line.bar
   if #ended <= most_bars then return end
   local old = table.remove(ended, 1)
+  if not self.bars[old] then return end
   self.bars[old] = nil
+  self.bars_here = self.bars_here - 1
   self.changed.bars[old] = { bar = old, gone = true }
 end
 
