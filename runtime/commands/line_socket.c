@@ -2,14 +2,13 @@
 #include "runtime/commands/line_socket.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
+#include "runtime/watch/place.h"
 
 enum {
   PIECE = 1 << 16,
@@ -17,31 +16,10 @@ enum {
   LONGEST = 1 << 20 /* of a line: 16 times what a script sends */
 };
 
-static int connect_to(int fd, const char *path) {
-  struct sockaddr_un address;
-  memset(&address, 0, sizeof address);
-  address.sun_family = AF_UNIX;
-  if (strlen(path) >= sizeof address.sun_path)
-    return ENAMETOOLONG;
-  strcpy(address.sun_path, path);
-  if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ||
-      connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
-    return errno;
-  return mch_platform_nonblocking(fd) == 0 ? 0 : errno;
-}
-
 int mch_line_socket_open(struct mch_line_socket *line_socket, const char *path) {
-  int fd = socket(AF_UNIX, SOCK_STREAM, 0), problem;
   memset(line_socket, 0, sizeof *line_socket);
-  line_socket->fd = -1;
-  if (fd < 0)
-    return errno;
-  problem = connect_to(fd, path);
-  if (problem != 0)
-    close(fd);
-  else
-    line_socket->fd = fd;
-  return problem;
+  line_socket->fd = mch_place_connect(path);
+  return line_socket->fd >= 0 ? 0 : errno;
 }
 
 int mch_line_socket_fill(struct mch_line_socket *line_socket) {
