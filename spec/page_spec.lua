@@ -39,13 +39,14 @@ local function serve(lines, body)
     set -m
     cd %s || exit 9
     export XDG_RUNTIME_DIR=$FOLDER
-    until_there() { for _ in $(seq 400); do [ -s "$1" ] && return; sleep 0.05; done; echo "no $1"; }
+    # FILE PID: until there is something in the file, or the process has ended.
+    until_there() { for _ in $(seq 400); do [ -s "$1" ] && return; kill -0 $2 2>/dev/null || return; sleep 0.05; done; }
     python3 spec/support/watched.py $FOLDER/lines >$FOLDER/path 2>$FOLDER/fake.err &
     export FAKE=$!
-    until_there $FOLDER/path
+    until_there $FOLDER/path $FAKE
     %s top --web $FAKE >$FOLDER/url 2>$FOLDER/err &
     export TOP=$!
-    until_there $FOLDER/url
+    until_there $FOLDER/url $TOP
     export URL=$(head -n 1 $FOLDER/url)
     export PORT=$(expr "$URL" : 'http://127.0.0.1:\([0-9]*\)/')
     export TOKEN=${URL##*#t=}
