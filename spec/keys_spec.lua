@@ -668,6 +668,27 @@ describe("what a task of a pool with a journal sees", function()
 
   it("is what its key describes", function() twice("{}") end)
   it("is so in workers that are replaced", function() twice("{ max_tasks_per_worker = 1 }") end)
+  it("is so of what was too large to be looked at before the fork", function()
+    local folder = shell.folder()
+    local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")
+    shell.write(folder .. "/main.lua", [=[
+      local pool <close> = require "mantichora" { nworkers = 1, journal = "x.mj" }
+      list, words, text = {}, {}, { ("x"):rep(300000) }
+      for i = 1, 5000 do list[i], words["w" .. i] = i, i end
+      local function ask(f) pool:run(f) return pool:returns()[1] end
+      io.write(ask(function() return 0 end))
+      list[1], words.w1, text[2] = "a", "b", "c"
+      io.write(ask(function() return list[1] .. words.w1 .. text[2] end))
+      list[1] = "d"
+      io.write(ask(function() return list[1] .. words.w1 .. text[2] end))
+    ]=])
+    for _ = 1, 2 do
+      local got = shell.run(("cd %s && %s ./main.lua"):format(shell.quote(folder), interpreter))
+      assert.same({ "0abcdbc", "" }, { got.out, got.err })
+    end
+    shell.remove(folder)
+  end)
+
   it("is so in every engine", function()
     twice("{ engine = \"inline\" }")
     twice("{ engine = \"snapshot\" }")

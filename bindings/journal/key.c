@@ -172,6 +172,7 @@ void mch_key_walk_clear(struct mch_key_walk *w) {
   w->layer = 0;
   w->variables = 0;
   w->is_versioned = w->is_state = 0;
+  w->most = 0;
   mch_buf_clear(&w->reached);
   w->function_count = w->functions_done = 0;
   clear_out(w);

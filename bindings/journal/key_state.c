@@ -12,8 +12,8 @@
 #include "bindings/values/modules.h"
 #include "key_walk.h"
 
-/* What no task has reached yet is hashed before a fork only if that is quick. */
-enum { MOST_OBJECTS = 3000, MOST_BYTES = 1 << 18 };
+/* What no task has reached yet is hashed before a fork only if that is quick, and so is all. */
+enum { MOST_OBJECTS = 3000, MOST_IN_ALL = 200000 };
 
 /* Of the first task's call: hashes that are good for the fork it leads to. Their table is in the
  * registry, by this address. */
@@ -29,28 +29,26 @@ void mch_key_state_reach(struct mch_key_walk *w, const char *module, const char 
 
 /* ---- hashes ---- */
 
-static int is_within(const struct mch_key_walk *values, size_t objects, size_t bytes) {
-  return mch_key_walk_nodes(values) <= objects && values->out.length <= bytes;
-}
-
-/* Push the hash of the value on top of the stack, in its place, or false: it has none, or would
- * take too long. */
-static void hash_value(struct mch_key_walk *w, int is_bounded) {
+/* Push the hash of the value on top of the stack, in its place, or false: it has none, or is of
+ * more than `most` objects or entries (0: of however many). Returns how many objects there were. */
+static size_t hash_value(struct mch_key_walk *w, size_t most) {
   lua_State *L = w->L;
   struct mch_key_walk *values = w->values;
   struct mch_node node;
   unsigned char hash[MCH_HASH_SIZE];
-  size_t objects = is_bounded ? MOST_OBJECTS : SIZE_MAX, bytes = is_bounded ? MOST_BYTES : SIZE_MAX;
+  size_t objects;
   int good;
   values->L = L;
   mch_key_walk_clear(values);
   values->is_state = 1;
+  values->most = most;
   memset(&node, 0, sizeof node);
   node.kind = MCH_NODE_WORDS;
   node.text = "";
   good = mch_key_walk_value(values, &node, 1);
   while (good && values->done < mch_key_walk_nodes(values))
-    good = is_within(values, objects, bytes) && mch_key_walk_next(values);
+    good = (most == 0 || mch_key_walk_nodes(values) <= most) && mch_key_walk_next(values);
+  objects = mch_key_walk_nodes(values);
   if (good) {
     mch_key_out_end(values, hash);
     lua_pushlstring(L, (const char *)hash, sizeof hash);
@@ -58,6 +56,7 @@ static void hash_value(struct mch_key_walk *w, int is_bounded) {
     lua_pushboolean(L, 0);
   }
   mch_key_walk_clear(values);
+  return objects + 1;
 }
 
 /* ---- single globals and fields ---- */
@@ -217,10 +216,11 @@ void mch_keyer_compare(lua_State *L, int keyer, int baseline, int is_own) {
 struct noting {
   int baseline, state, pending;
   int is_first; /* no worker was forked before */
+  size_t left;  /* of MOST_IN_ALL */
 };
 
 /* Push the hash of the value at this index, above which are its name and nil; 0: it has none. */
-static int push_first(struct mch_key_walk *w, const struct noting *n, int value) {
+static int push_first(struct mch_key_walk *w, struct noting *n, int value) {
   lua_State *L = w->L;
   if (n->pending != 0) {
     lua_pushvalue(L, value + 1);
@@ -228,8 +228,10 @@ static int push_first(struct mch_key_walk *w, const struct noting *n, int value)
       return 1;
     lua_pop(L, 1);
   }
+  if (n->left < MOST_OBJECTS)
+    return 0;
   lua_pushvalue(L, value);
-  hash_value(w, 1);
+  n->left -= hash_value(w, MOST_OBJECTS);
   return lua_toboolean(L, -1);
 }
 
@@ -251,8 +253,7 @@ static int push_again(struct mch_key_walk *w, const struct noting *n, int value,
 
 /* Note one, whose value is on top of the stack; or, if it was noted before, see whether it differs:
  * workers that differ among themselves are sent it always. Pops the value. */
-static void note(struct mch_key_walk *w, const struct noting *n, const char *module,
-                 const char *name) {
+static void note(struct mch_key_walk *w, struct noting *n, const char *module, const char *name) {
   lua_State *L = w->L;
   int value = lua_gettop(L);
   luaL_checkstack(L, 40, NULL);
@@ -272,7 +273,7 @@ static void note(struct mch_key_walk *w, const struct noting *n, const char *mod
 }
 
 /* Note the fields of the table on top of the stack, which are globals, or of a module. */
-static void note_fields(struct mch_key_walk *w, const struct noting *n, const char *module) {
+static void note_fields(struct mch_key_walk *w, struct noting *n, const char *module) {
   lua_State *L = w->L;
   int table = lua_gettop(L);
   lua_pushnil(L);
@@ -284,7 +285,7 @@ static void note_fields(struct mch_key_walk *w, const struct noting *n, const ch
   }
 }
 
-static void note_modules(struct mch_key_walk *w, const struct noting *n) {
+static void note_modules(struct mch_key_walk *w, struct noting *n) {
   lua_State *L = w->L;
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushnil(L);
@@ -306,6 +307,7 @@ void mch_keyer_forking(lua_State *L, int keyer, int baseline, int in_call) {
   lua_pop(L, 1);
   n.state = push_state(L, n.baseline);
   n.pending = 0;
+  n.left = MOST_IN_ALL;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &pending_key) == LUA_TTABLE && in_call)
     n.pending = lua_gettop(L);
   mch_keyer_new_call(L);

@@ -129,6 +129,23 @@ static int refuse_key(struct mch_key_walk *w, uint32_t parent, int at) {
   return mch_key_refuse(w, &node, NULL);
 }
 
+/* Elements from 1 on; those beyond w->most are not counted. */
+static lua_Integer count_elements(const struct mch_key_walk *w) {
+  lua_State *L = w->L;
+  lua_Integer n = 0;
+  while ((w->most == 0 || n <= (lua_Integer)w->most) && lua_rawgeti(L, -1, n + 1) != LUA_TNIL) {
+    n++;
+    lua_pop(L, 1);
+  }
+  if (w->most == 0 || n <= (lua_Integer)w->most)
+    lua_pop(L, 1);
+  return n;
+}
+
+static int refuse_size(struct mch_key_walk *w, uint32_t number) {
+  return mch_key_refuse(w, mch_key_walk_node(w, number), "a large table");
+}
+
 /* Collect the keys of the table on top of the stack, but for those from 1 to n, in `keys` behind
  * what is there; sorted. *count: how many. */
 static int sort_keys(struct mch_key_walk *w, uint32_t number, lua_Integer n, size_t *count) {
@@ -145,6 +162,8 @@ static int sort_keys(struct mch_key_walk *w, uint32_t number, lua_Integer n, siz
     if (key.rank == RANK_INTEGER && key.as.integer >= 1 && key.as.integer <= n)
       continue;
     mch_buf_append(&w->keys, &key, sizeof key);
+    if (w->most > 0 && w->keys.length - from > w->most * sizeof key)
+      return refuse_size(w, number);
   }
   if (w->keys.failed)
     mch_key_walk_no_memory(w);
@@ -152,16 +171,6 @@ static int sort_keys(struct mch_key_walk *w, uint32_t number, lua_Integer n, siz
   if (*count > 1)
     qsort(w->keys.data + from, *count, sizeof key, compare);
   return 1;
-}
-
-static lua_Integer count_elements(lua_State *L) {
-  lua_Integer n = 0;
-  while (lua_rawgeti(L, -1, n + 1) != LUA_TNIL) {
-    n++;
-    lua_pop(L, 1);
-  }
-  lua_pop(L, 1);
-  return n;
 }
 
 /* Write the value on top, as a part of its own if there are few. Pops it. */
@@ -213,10 +222,11 @@ static int put_entries(struct mch_key_walk *w, uint32_t number, size_t count, in
 }
 
 int mch_key_walk_table_entries(struct mch_key_walk *w, uint32_t number) {
-  lua_State *L = w->L;
-  lua_Integer n = count_elements(L);
+  lua_Integer n = count_elements(w);
   size_t count = 0, total;
   int are_parts, good;
+  if (w->most > 0 && n > (lua_Integer)w->most)
+    return refuse_size(w, number);
   mch_buf_clear(&w->keys);
   if (!sort_keys(w, number, n, &count))
     return 0;

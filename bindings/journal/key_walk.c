@@ -9,7 +9,7 @@
 
 #include "bindings/values/number.h"
 
-enum { MOST_HOOKS = 10000 };
+enum { MOST_HOOKS = 10000, LONG = 1 << 18 };
 
 uint32_t mch_key_walk_met(const struct mch_key_walk *w, uint64_t key) {
   const uint32_t *number = mch_set_find(&w->met[0], key);
@@ -213,7 +213,10 @@ int mch_key_walk_value(struct mch_key_walk *w, const struct mch_node *node, int 
     break;
   case LUA_TSTRING:
     text = lua_tolstring(L, at, &length);
-    mch_key_out_string(w, 's', text, length);
+    if (w->most > 0 && length > LONG)
+      good = mch_key_refuse(w, node, "a long string");
+    else
+      mch_key_out_string(w, 's', text, length);
     break;
   case LUA_TTABLE:
     good = put_table(w, at, node, followed);

@@ -114,6 +114,7 @@ struct mch_key_walk {
   uint32_t function_count, functions_done;
   struct mch_buf digests[2]; /* by layer: of these values */
   int is_state;              /* of `values`: what workers have is walked (key_state.c) */
+  size_t most;               /* then: so many entries and objects, and no long strings; 0: all */
   struct mch_buf reached;    /* of struct mch_reached */
   char refused[300];         /* the path of what cannot be keyed */
 };
