@@ -12,6 +12,7 @@ local floors = {
   "runtime/show",
   "runtime/wire",
   "runtime/engines",
+  "runtime/hosts", -- the engine of many machines, and the supervisor of one
   "runtime/pool",
   "runtime/watch", -- what a run leaves for those who look: trace and report
   "runtime/commands", -- for the program's own commands
@@ -20,6 +21,7 @@ local floors = {
   "bindings/values",
   "bindings/show",
   "bindings/pool",
+  "bindings/hosts", -- in the program: the supervisor's Lua state
   "bindings/journal", -- a module of its own; the pool knows of it what it is given at run time
   "bindings/top", -- module.c and capi.c, which register what is below
   "bindings/web",

@@ -8,6 +8,7 @@
 #include "lcall.h"
 #include "bindings/context.h"
 #include "bindings/commands/commands.h"
+#include "bindings/hosts/lsupervisor.h"
 #include "bindings/pool/ltrace.h"
 #include "runtime/links/program.h"
 #include "runtime/links/url.h"
@@ -79,13 +80,15 @@ static const struct setting settings[] = {
     {"--journal", JOURNAL, is_path, "a path"},
     {"--trace", NULL, is_path, "the name of a file"},
     {"--report", NULL, is_path, "the name of a file"},
+    {"--hosts", "MANTICHORA_HOSTS", is_path, "a list of machines"},
     {NULL, NULL, NULL, NULL},
 };
 
 static void print_usage(FILE *to, const char *program) {
   fprintf(to,
           "usage: %s [options] [script [args]]\n"
-          "       %s [options] map|filter|run|journal|busted|jupyter|top ...   (each has --help)\n"
+          "       %s [options] map|filter|run|journal|busted|jupyter|worker|top ...   (each has "
+          "--help)\n"
           "Available options are:\n"
           "  -e stat   execute string 'stat'\n"
           "  -i        enter interactive mode after executing 'script'\n"
@@ -95,6 +98,7 @@ static void print_usage(FILE *to, const char *program) {
           "  -E        ignore environment variables\n"
           "  -W        turn warnings on\n"
           "  --workers N|auto   workers of a pool that does not set nworkers\n"
+          "  --hosts LIST       machines of pools that do not set hosts: box1,box2:8\n"
           "  --progress MODE    how bars are shown: auto, bar, text, json, off or eta\n"
           "  --log-level LEVEL  lowest level that is logged: DEBUG, INFO, WARNING, ...\n"
           "  --journal PATH     keep results in this file, and run only what is not there\n"
@@ -609,6 +613,9 @@ int main(int argc, char **argv) {
   }
   if (is_for_broker(&line))
     return become_for_broker(&line);
+  if (line.script < line.count && strcmp(line.words[line.script], "worker") == 0 &&
+      export_settings(&line))
+    return mch_lsupervisor_main(line.program, line.count - line.script, line.words + line.script);
   if (line.wants_version)
     mch_host_version();
   return export_settings(&line) ? run_state(&line) : EXIT_FAILURE;

@@ -1,6 +1,7 @@
 /* Runs in: parent.
  *
  * Items of a map that are sent as one batch, and their answers. */
+#include "lglobals.h"
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -85,7 +86,23 @@ static void encode_function_with_classes(lua_State *L, struct batching *batching
     mch_lrun_begin_encoding(L, lpool, &batching->encoder);
     batching->encoder.classes_from = 1;
     batching->encoding = 0;
+    if (lpool->hosts != NULL)
+      lua_newtable(L);
+    if (lpool->hosts != NULL)
+      batching->encoder.collect = lua_gettop(L);
     mch_encode(L, &batching->encoder, first, 1 + count);
+    if (lpool->hosts != NULL &&
+        mch_lglobals_seal(L, lpool, &batching->encoder, batching->encoder.collect)) {
+      mch_lrun_clear_message(lpool);
+      batching->encoder.own = lua_gettop(L);
+      mch_encode(L, &batching->encoder, first, 1 + count);
+      mch_lglobals_seal(L, lpool, &batching->encoder, batching->encoder.collect);
+    }
+    lgroup->named = 0;
+    if (lpool->hosts != NULL) {
+      lua_pushnil(L);
+      lgroup->named = lua_next(L, batching->encoder.collect);
+    }
     lpool->holds |= batching->encoder.classes > 0;
     mch_buf_clear(&lgroup->function);
     mch_buf_clear(&lgroup->ids);
@@ -207,7 +224,8 @@ static int encode_batch(lua_State *L) {
   int is_packed = lua_toboolean(L, 6), is_raw = !lua_getmetatable(L, 3);
   lua_settop(L, 7);
   push_classes(L, batching);
-  if (batching->lgroup->kind == UNSEEN || !mch_steady_is_same(L, &batching->lgroup->steady))
+  if (batching->lgroup->kind == UNSEEN || batching->lgroup->named ||
+      !mch_steady_is_same(L, &batching->lgroup->steady))
     encode_function(L, batching); /* an iterator may change what the next items are to find */
   if (batching->lgroup->kind == UNSTEADY)
     return 0;

@@ -3,6 +3,7 @@
  * The ways in which a pool ends: by its methods, at the end of a scope, by the collector, with its
  * state. */
 #include "lpool_state.h"
+#include "runtime/hosts/hosts.h"
 
 #include <lauxlib.h>
 
@@ -170,6 +171,8 @@ int mch_lends_pool_gc(lua_State *L) {
   struct mch_output *output;
   if (lpool->pool == NULL) {
     mch_mark_free(&lpool->mark);
+    mch_hosts_free(lpool->hosts);
+    lpool->hosts = NULL;
     return 0;
   }
   if (!mch_mark_is_ours(&lpool->mark))
@@ -183,6 +186,8 @@ int mch_lends_pool_gc(lua_State *L) {
   end_now(L, lpool);
   mch_output_finalize(output, 0);
   mch_output_unref(output);
+  mch_hosts_free(lpool->hosts);
+  lpool->hosts = NULL;
   return 0;
 }
 

@@ -167,6 +167,7 @@ static void push_event(lua_State *L, struct lpool *lpool, struct mch_event *even
     mch_lpool_set_integer(L, "pid", event->course.pid);
   if (event->course.slot != 0)
     mch_lpool_set_integer(L, "slot", event->course.slot);
+  set_text(L, "host", event->course.host);
   set_text(L, "why", event->why);
   if (is_of_worker(event))
     return;

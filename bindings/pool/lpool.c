@@ -1,6 +1,7 @@
 /* Runs in: both. Purpose: lpool.h. */
 
 #include "lpool_state.h"
+#include "lhosts.h"
 
 #include <lauxlib.h>
 #include <inttypes.h>
@@ -146,6 +147,10 @@ static int core_workers(lua_State *L) {
     mch_lpool_set_integer(L, "maxrss", (lua_Integer)infos[i].maxrss);
     if (infos[i].busy)
       mch_lpool_set_integer(L, "runid", (lua_Integer)infos[i].runid);
+    if (infos[i].host != NULL) {
+      lua_pushstring(L, infos[i].host);
+      lua_setfield(L, -2, "host");
+    }
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
   return 1;
@@ -233,6 +238,17 @@ static int core_seed(lua_State *L) {
   now ^= (uint64_t)getpid() << 40 ^ place << 17 ^ (uint64_t)(uintptr_t)L;
   now = (now ^ now >> 31) * 0x9e3779b97f4a7c15u;
   lua_pushinteger(L, (lua_Integer)(now ^ now >> 29));
+  return 1;
+}
+
+/* program(): a path of the program `mantichora`, or its name. */
+static int core_program(lua_State *L) {
+  char path[4096];
+  ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+  const char *base;
+  path[length > 0 ? length : 0] = '\0';
+  base = strrchr(path, '/');
+  lua_pushstring(L, base != NULL && strcmp(base, "/mantichora") == 0 ? path : "mantichora");
   return 1;
 }
 
@@ -371,6 +387,10 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
   struct mch_context *context = mch_context_get(L);
   memset(config, 0, sizeof *config);
   config->make = flag_field(L, "inline") ? mch_engine_inline_new : mch_engine_fork_new;
+  if (lpool->hosts != NULL) {
+    config->make = mch_engine_hosts_new;
+    config->engine.hosts = lpool->hosts;
+  }
   config->engine.snapshot = flag_field(L, "snapshot");
   config->background = flag_field(L, "background");
   config->engine.nworkers = lpool->nworkers = (unsigned)integer_field(L, "nworkers");
@@ -403,6 +423,13 @@ static void configure(lua_State *L, struct lpool *lpool, struct mch_pool_config 
     config->recorder = &lpool->journal->recorder;
   lpool->task.recorded = lpool->journal != NULL;
   configure_chaos(L, &config->engine.chaos);
+  if (lpool->hosts != NULL) {
+    lpool->hosts->seed = (uint64_t)lpool->task.seed;
+    lpool->hosts->limit_memory = lpool->task.memory;
+    lpool->hosts->min_free_memory = config->min_free_memory;
+    config->min_free_memory = 0; /* it is of each machine */
+    config->engine.limit_memory = 0;
+  }
 }
 
 /* The journal that is to record its tasks, if there is one. */
@@ -458,10 +485,15 @@ static int core_new(lua_State *L) {
     lua_newtable(L);
     lpool->task.payloads = luaL_ref(L, LUA_REGISTRYINDEX);
   }
+  lua_settop(L, 2);
+  lua_getfield(L, 1, "machines");
+  if (lua_istable(L, -1))
+    mch_lhosts_new(L, lpool);
+  lua_settop(L, 2);
   configure(L, lpool, &config);
   configure_facts(L, &config, &lpool->record);
   /* Items of a batch are not counted one by one before they run. */
-  lpool->batches = config.make == mch_engine_fork_new && !config.engine.snapshot &&
+  lpool->batches = config.make != mch_engine_inline_new && !config.engine.snapshot &&
                    config.engine.max_tasks_per_worker == 0;
   mch_context_push_pools(L);
   lua_pushvalue(L, 2);
@@ -548,6 +580,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"seed", core_seed},
                                   {"sleep", mch_core_sleep},
                                   {"cpu_count", core_cpu_count},
+                                  {"program", core_program},
                                   {"is_worker", core_is_worker},
                                   {"runid", core_runid},
                                   {"embedded", core_embedded},

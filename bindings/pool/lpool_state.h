@@ -22,11 +22,12 @@ struct hooks {
 };
 
 struct lpool {
-  struct mch_pool *pool;  /* NULL: closed */
-  struct mch_group group; /* the tasks of run() */
-  struct mch_ltask task;  /* for the workers */
-  int leave_failed;       /* bars of what ended well go */
-  int shows_bars;         /* of its tasks */
+  struct mch_pool *pool;   /* NULL: closed */
+  struct mch_group group;  /* the tasks of run() */
+  struct mch_ltask task;   /* for the workers */
+  struct mch_hosts *hosts; /* of a pool over many machines; else NULL */
+  int leave_failed;        /* bars of what ended well go */
+  int shows_bars;          /* of its tasks */
   struct mch_output *output;
   struct mch_task *taken;     /* between being taken and being turned into values */
   struct mch_task *left;      /* was taken for the next take() of a task of run() */
@@ -96,6 +97,7 @@ struct lgroup {
   struct mch_group *group; /* NULL: abandoned */
   /* The function whose items travel in batches, as it was when the first one was made. */
   enum { UNSEEN, STEADY, UNSTEADY } kind;
+  int named;                    /* globals go along, which may change from batch to batch */
   int shares;                   /* the classes of the items may go with it */
   struct mch_steady steady;     /* how the tables of these looked then */
   struct mch_buf function, ids; /* its graph, and the bytecode that this needs */

@@ -2,6 +2,8 @@
  *
  * From a call of `run` into the pool: encodes a task and submits it. */
 #include "lpool_state.h"
+#include "lglobals.h"
+#include "lhosts.h"
 
 #include <lauxlib.h>
 #include <stdlib.h>
@@ -200,6 +202,8 @@ void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encod
   encoder->memory = &lpool->code_memory;
   encoder->kind = MCH_SEND_TASK;
   encoder->baseline = 1;
+  if (lpool->hosts != NULL)
+    mch_lhosts_renew(L, lpool);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
   lua_replace(L, 1);
 }
@@ -221,9 +225,21 @@ static int encode_task(lua_State *L) {
   mch_lserve_take_baseline(L, lpool);
   mch_lrun_begin_encoding(L, lpool, &encoder);
   encoder.spans = &lpool->spans;
+  if (lpool->hosts != NULL)
+    lua_newtable(L);
+  if (lpool->hosts != NULL)
+    encoder.collect = lua_gettop(L);
   if (mch_encode(L, &encoder, 2, count))
     lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
   lpool->holds |= encoder.classes > 0;
+  if (lpool->hosts != NULL && mch_lglobals_seal(L, lpool, &encoder, encoder.collect)) {
+    mch_lserve_release_lent(L, lpool);
+    mch_lrun_clear_message(lpool);
+    encoder.own = lua_gettop(L);
+    if (mch_encode(L, &encoder, 2, count))
+      lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
+    mch_lglobals_seal(L, lpool, &encoder, encoder.collect);
+  }
   mch_lrecord_sent(L, lpool, 2, encoder.left_out);
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");
@@ -446,6 +462,8 @@ static size_t queue_encoded(lua_State *L, struct lpool *lpool, struct mch_group 
   lpool->started = 1;
   if (lua_isstring(L, -1))
     mch_notices_warn(L, lua_tostring(L, -1));
+  if (lpool->hosts != NULL)
+    mch_lhosts_tell_left(L, lpool);
   lua_pushinteger(L, (lua_Integer)runid);
   return size;
 }

@@ -9,8 +9,10 @@
 
 #include "bindings/context.h"
 #include "bindings/lwatch.h"
+#include "bindings/notices.h"
 #include "bindings/values/early.h"
 #include "bindings/values/large.h"
+#include "lhosts.h"
 #include "lyoung.h"
 #include "bindings/values/classes.h"
 #include "runtime/base/platform.h"
@@ -53,6 +55,10 @@ void mch_lserve_deliver_logs(lua_State *L, struct lpool *lpool) {
   while (lpool->pool != NULL && mch_pool_take_log(lpool->pool, &lpool->record)) {
     if (lpool->record.failed != 0)
       continue;
+    if (lpool->record.length > 1 && lpool->record.data[0] == MCH_NOTICE) {
+      mch_notices_warn(L, (const char *)lpool->record.data + 1);
+      continue;
+    }
     lua_pushcfunction(L, hand_over);
     lua_pushlightuserdata(L, lpool->record.data);
     lua_pushinteger(L, (lua_Integer)lpool->record.length);
@@ -86,16 +92,25 @@ void mch_lserve_prepare_collector(lua_State *L, struct lpool *lpool) {
 /* Before the first fork: note what the workers will know. */
 void mch_lserve_take_baseline(lua_State *L, struct lpool *lpool) {
   lpool->task.L = L;
-  if (lpool->task.baseline != LUA_NOREF)
+  if (lpool->task.baseline != LUA_NOREF) {
+    if (lpool->hosts != NULL)
+      mch_lhosts_prepare(L, lpool);
     return;
-  mch_baseline_take(L);
+  }
+  if (lpool->hosts != NULL)
+    mch_baseline_take_remote(L);
+  else
+    mch_baseline_take(L);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.init);
   mch_classes_scan(L, lua_gettop(L) - 1, lua_gettop(L), 1, 1);
   lua_pop(L, 1);
   lpool->holds = 1;
   lpool->task.baseline = luaL_ref(L, LUA_REGISTRYINDEX);
   mch_lrecord_forking(L, lpool, lpool->encoding);
-  mch_lserve_prepare_collector(L, lpool);
+  if (lpool->hosts != NULL)
+    mch_lhosts_prepare(L, lpool);
+  if (lpool->hosts == NULL)
+    mch_lserve_prepare_collector(L, lpool);
 }
 
 static int age_classes(lua_State *L) {
@@ -139,7 +154,8 @@ static int update_baseline(lua_State *L) {
  * the first fork is noted. Without memory for that the new worker is named a little less. */
 static void prepare_fork(lua_State *L, struct lpool *lpool) {
   mch_output_flush(lpool->output);
-  if (lpool->task.baseline == LUA_NOREF || lpool->task.payloads != LUA_NOREF)
+  if (lpool->task.baseline == LUA_NOREF || lpool->task.payloads != LUA_NOREF ||
+      lpool->hosts != NULL)
     return;
   luaL_checkstack(L, 4, NULL);
   lua_pushcfunction(L, update_baseline);

@@ -317,6 +317,14 @@ static void set_task(lua_State *L, const struct mch_task *task) {
     mch_lpool_set_integer(L, "index", (lua_Integer)task->index);
   if (task->result->pid != 0)
     mch_lpool_set_integer(L, "pid", task->result->pid);
+  if (task->result->host != NULL) {
+    lua_pushstring(L, task->result->host);
+    lua_setfield(L, -2, "host");
+  }
+  if (task->result->whole) {
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "whole");
+  }
   set_number(L, "elapsed", task->result->elapsed);
 }
 

@@ -3,11 +3,13 @@
 
 #include <lauxlib.h>
 #include <lualib.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "bindings/notices.h"
+#include "bindings/pool/lglobals.h"
 #include "bindings/values/classes.h"
 #include "bindings/pool/coverage.h"
 #include "bindings/pool/limit.h"
@@ -219,7 +221,7 @@ static void seed_stream(lua_State *L, const struct call *call) {
     lua_pop(L, 1);
 }
 
-static const char *find_code(void *ud, uint32_t id, size_t *length) {
+const char *mch_ltask_find_code(void *ud, uint32_t id, size_t *length) {
   return mch_dictionary_get(&((struct mch_ltask *)ud)->codes, id, length);
 }
 
@@ -312,12 +314,17 @@ static int decode_graph(lua_State *L, struct call *call, const unsigned char *gr
   decoder.baseline = lua_istable(L, baseline) ? baseline : 0;
   decoder.allow_code = 1;
   decoder.kind = kind;
-  decoder.find_code = find_code;
+  decoder.find_code = mch_ltask_find_code;
   decoder.ud = call->task;
   decoder.factories = lua_istable(L, baseline + 1) ? baseline + 1 : 0;
   if (kind == MCH_SEND_TASK && decoder.baseline != 0)
     mch_classes_begin_task(L, baseline, 0);
   decoder.own = kind == MCH_SEND_ITEM && lua_istable(L, baseline + 2) ? baseline + 2 : 0;
+  if (kind == MCH_SEND_TASK && call->task->remote) {
+    decoder.len = mch_lglobals_apply(L, call->task, graph, length);
+    lua_replace(L, baseline + 2); /* in the place of the classes of a batch */
+    decoder.own = lua_istable(L, baseline + 2) ? baseline + 2 : 0;
+  }
   count = mch_decode(L, &decoder);
   call->called |= decoder.called;
   lua_rotate(L, baseline, -3);
@@ -575,6 +582,22 @@ static lua_State *task_thread(struct mch_ltask *task) {
   return task->thread;
 }
 
+static void set_up_remote(lua_State *L, struct mch_ltask *task) {
+  if (task->setup == NULL)
+    return;
+  lua_pushcfunction(L, describe_error);
+  lua_pushcfunction(L, mch_lglobals_decode_setup);
+  lua_pushlightuserdata(L, task);
+  task->prepared = 0;
+  if (lua_pcall(L, 1, 0, -3) != LUA_OK) {
+    push_plain_error(L);
+    task->broken = task->prepared = 1;
+    task->complaint = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  task->setup = NULL;
+  lua_settop(L, 0);
+}
+
 /* Run the user's init, once; what it raises is kept for the first task. */
 static void run_init(lua_State *L, struct mch_ltask *task) {
   int status;
@@ -818,6 +841,7 @@ static void begin(void *ud, struct mch_worker *worker) {
   lua_pushlightuserdata(L, task);
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     mch_worker_leave(worker, EXIT_FAILURE);
+  set_up_remote(L, task);
   run_init(L, task);
   mch_young_forgive(&task->young);
 }
@@ -908,24 +932,33 @@ static void calm(void *ud) {
 /* The user's `init`, or the host's hook that drops its handles. */
 static int eager(void *ud) {
   const struct mch_ltask *task = ud;
-  return task->init != LUA_NOREF || task->context->child_hook != NULL;
+  return task->init != LUA_NOREF || task->setup != NULL || task->context->child_hook != NULL;
 }
 
 #define DIGITS_OF(number) #number
 #define DIGITS(macro) DIGITS_OF(macro)
 
 struct mch_runner mch_ltask_runner(struct mch_ltask *task) {
-  struct mch_runner runner = {.ud = task,
-                              .eager = eager,
-                              .begin = begin,
-                              .end = task != NULL && task->fini != LUA_NOREF ? end : NULL,
-                              .run = run,
-                              .code = code,
-                              .interrupt = interrupt,
-                              .insist = insist,
-                              .calm = calm,
-                              .format = "Lua 5.4 graph " DIGITS(MCH_GRAPH_VERSION)};
+  struct mch_runner runner = {
+      .ud = task,
+      .eager = eager,
+      .begin = begin,
+      .end = task != NULL && (task->fini != LUA_NOREF || task->has_fini) ? end : NULL,
+      .run = run,
+      .code = code,
+      .interrupt = interrupt,
+      .insist = insist,
+      .calm = calm,
+      .format = "Lua 5.4 graph " DIGITS(MCH_GRAPH_VERSION)};
   return runner;
+}
+
+void mch_ltask_format(char room[MCH_LTASK_FORMAT]) {
+  const uint16_t one = 1;
+  snprintf(room, MCH_LTASK_FORMAT,
+           LUA_VERSION " (%s-endian, sizes %u %u %u %u), graphs " DIGITS(MCH_GRAPH_VERSION),
+           *(const unsigned char *)&one == 1 ? "little" : "big", (unsigned)sizeof(int),
+           (unsigned)sizeof(size_t), (unsigned)sizeof(lua_Integer), (unsigned)sizeof(lua_Number));
 }
 
 void mch_ltask_open(lua_State *L) {

@@ -55,7 +55,23 @@ struct mch_ltask {
   int prepared;                /* init has run */
   int broken;                  /* init raised: `complaint` is the answer to the first task */
   int complaint;               /* registry reference to { message, traceback, shown, value } */
+  /* On another machine: what workers set up first, a graph of init, fini and functions in tables of
+   * the standard library; and whether it has the first two. */
+  const unsigned char *setup;
+  size_t setup_length;
+  int has_init, has_fini;
+  int remote;               /* messages have a trailer: see lglobals.h */
+  int applied, globals_own; /* registry references: name of a global -> group that set it; id ->
+                               class in those groups */
 };
+
+/* As struct mch_decoder wants it; `ud` is a task. */
+const char *mch_ltask_find_code(void *ud, uint32_t id, size_t *length);
+
+/* Names the format of bytecode and graphs in words, as another machine must have it: `room` bytes.
+ */
+enum { MCH_LTASK_FORMAT = 128 };
+void mch_ltask_format(char room[MCH_LTASK_FORMAT]);
 
 /* The runner of a pool whose `task` this is. */
 struct mch_runner mch_ltask_runner(struct mch_ltask *task);

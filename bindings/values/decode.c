@@ -123,16 +123,33 @@ static void note_set(struct decoding *d) {
     lua_rawseti(d->L, d->slots + SETS, i + part);
 }
 
+/* Whether the assignment of the target and the key on top of the stack is to be made. */
+static int is_wanted(struct decoding *d) {
+  lua_State *L = d->L;
+  int wanted;
+  if (d->only == 0)
+    return 1;
+  lua_pushglobaltable(L);
+  wanted = !lua_rawequal(L, -1, -3);
+  lua_pop(L, 1);
+  if (!wanted) {
+    lua_pushvalue(L, -1);
+    wanted = lua_rawget(L, d->only) != LUA_TNIL;
+    lua_pop(L, 1);
+  }
+  return wanted;
+}
+
 /* Make the assignments from number `from` on: metatables first, while nothing depends on them. */
 static void make_sets(struct decoding *d, lua_Integer from) {
   lua_State *L = d->L;
   lua_Integer i;
   int metatables, sets = d->slots + SETS;
-  luaL_checkstack(L, 3, NULL);
+  luaL_checkstack(L, 5, NULL);
   for (metatables = 1; metatables >= 0; metatables--) {
     for (i = from; i < d->sets; i++) {
       lua_rawgeti(L, sets, 3 * i + 1);
-      if ((lua_rawgeti(L, sets, 3 * i + 2) == LUA_TNIL) == metatables) {
+      if ((lua_rawgeti(L, sets, 3 * i + 2) == LUA_TNIL) == metatables && is_wanted(d)) {
         lua_rawgeti(L, sets, 3 * i + 3);
         if (metatables) {
           lua_setmetatable(L, -3);
@@ -555,6 +572,7 @@ static void begin(struct decoding *d, lua_State *L) {
   d->factories = lua_isnil(L, 3) ? 0 : 3;
   d->early_tables = lua_isnil(L, 4) ? 0 : 4;
   d->own = lua_isnil(L, 5) ? 0 : 5;
+  d->only = lua_isnil(L, 6) ? 0 : 6;
   d->sets = 0;
   d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
@@ -601,8 +619,8 @@ static void read_classes(struct decoding *d) {
   }
 }
 
-/* decode(decoding; baseline, factories, tables that came early, classes, each or nil): the values.
- */
+/* decode(decoding; baseline, factories, tables that came early, classes, names, each or nil): the
+ * values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
@@ -650,7 +668,7 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
   struct mch_large pages;
   int top = lua_gettop(L), status;
-  luaL_checkstack(L, 6, NULL);
+  luaL_checkstack(L, 8, NULL);
   d.from = decoder;
   d.values = 0;
   lua_pushcfunction(L, decode);
@@ -659,9 +677,10 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   push_given(L, decoder->factories);
   push_given(L, decoder->early);
   push_given(L, decoder->own);
+  push_given(L, decoder->only);
   if (decoder->len >= LARGE_FROM)
     mch_large_begin(L, &pages);
-  status = lua_pcall(L, 5, LUA_MULTRET, 0);
+  status = lua_pcall(L, 6, LUA_MULTRET, 0);
   if (decoder->len >= LARGE_FROM)
     mch_large_end(L, &pages);
   return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);

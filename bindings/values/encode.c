@@ -7,6 +7,7 @@
 
 #include <lauxlib.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "classes.h"
 
@@ -458,6 +459,11 @@ static int leave_out(struct encoding *e) {
   mark = &marks[i - 1];
   snprintf(e->to->left_out, sizeof e->to->left_out,
            mark->global == OF_MODULE ? "field '%.60s' of a module" : "global '%.60s'", mark->name);
+  if (e->to->left != NULL) {
+    const char *why = lua_tostring(e->L, e->slots + REASON);
+    mch_buf_append(e->to->left, mark->name, strlen(mark->name) + 1);
+    mch_buf_append(e->to->left, why, strlen(why) + 1);
+  }
   e->marks.count = i;
   e->frames.count = mark->frame + 1;
   e->out->length = e->out->read + mark->position;
@@ -684,6 +690,8 @@ static int raise_refusal(struct encoding *e) {
 }
 
 static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder, int first) {
+  int goes_down = encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM ||
+                  encoder->kind == MCH_SEND_SETUP;
   e->L = L;
   e->to = encoder;
   e->out = encoder->out;
@@ -698,8 +706,8 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   lua_pushglobaltable(L);
   e->globals = lua_topointer(L, -1);
   lua_pop(L, 1);
-  e->has_classes = encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM;
-  e->returns_classes = !e->has_classes && e->baseline != 0;
+  e->has_classes = goes_down && !encoder->is_plain;
+  e->returns_classes = !goes_down && e->baseline != 0;
   e->last_class = e->last_metatable = NULL;
   e->last_is_callable = 0;
   encoder->classes = 0;
@@ -712,9 +720,10 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->endless = 0;
   e->noted[0] = e->noted[1] = NULL;
   e->modules.opened = e->modules.filtered = 0;
-  mch_wants_init(&e->wants, L, e->slots + WANTS,
-                 encoder->kind == MCH_SEND_TASK || encoder->kind == MCH_SEND_ITEM ? e->baseline
-                                                                                  : 0);
+  mch_wants_init(&e->wants, L, e->slots + WANTS, goes_down ? e->baseline : 0);
+  e->wants.collect = encoder->collect != 0 ? lua_absindex(L, encoder->collect) : 0;
+  if (encoder->puts != 0)
+    mch_wants_put(&e->wants, lua_absindex(L, encoder->puts));
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET);
 }
 

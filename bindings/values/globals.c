@@ -38,13 +38,54 @@ static void note_globals(lua_State *L, int baseline) {
   lua_rawseti(L, baseline, MCH_BASELINE_GLOBALS);
 }
 
-void mch_baseline_take(lua_State *L) {
+/* The globals of a fresh state, as far as they are here what they are there: functions in C, and
+ * the modules of the standard library. */
+static void note_fresh_globals(lua_State *L, int baseline) {
+  static const char *const names[] = {
+      "assert",   "collectgarbage", "dofile",  "error",    "getmetatable", "ipairs",    "load",
+      "loadfile", "next",           "pairs",   "pcall",    "print",        "rawequal",  "rawget",
+      "rawlen",   "rawset",         "require", "select",   "setmetatable", "tonumber",  "tostring",
+      "type",     "warn",           "xpcall",  "_VERSION", "_G",           "coroutine", "debug",
+      "io",       "math",           "os",      "package",  "string",       "table",     "utf8"};
+  int values = lua_gettop(L) + 1, present = values + 1, loaded = values + 2;
+  size_t i;
+  mch_context_push_weak(L, "v");
+  lua_createtable(L, 0, 64);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_pushglobaltable(L);
+  for (i = 0; i < sizeof names / sizeof *names; i++) {
+    int same;
+    lua_pushboolean(L, 1);
+    lua_setfield(L, present, names[i]);
+    lua_pushstring(L, names[i]);
+    lua_rawget(L, loaded + 1);
+    lua_pushstring(L, names[i]);
+    lua_rawget(L, loaded);
+    same = lua_iscfunction(L, -2) || (lua_istable(L, -2) && lua_rawequal(L, -1, -2)) ||
+           strcmp(names[i], "_VERSION") == 0;
+    lua_pop(L, 1);
+    if (same && !lua_isnil(L, -1))
+      lua_setfield(L, values, names[i]);
+    else
+      lua_pop(L, 1);
+  }
+  lua_settop(L, present);
+  lua_rawseti(L, baseline, MCH_BASELINE_PRESENT);
+  lua_rawseti(L, baseline, MCH_BASELINE_GLOBALS);
+}
+
+static void take_baseline(lua_State *L, int remote) {
   int baseline;
   luaL_checkstack(L, 24, NULL);
   lua_createtable(L, MCH_BASELINE_PARTS, 0);
   baseline = lua_gettop(L);
+  lua_pushboolean(L, remote);
+  lua_rawseti(L, baseline, MCH_BASELINE_REMOTE);
   mch_modules_note(L, baseline);
-  note_globals(L, baseline);
+  if (remote)
+    note_fresh_globals(L, baseline);
+  else
+    note_globals(L, baseline);
   mch_context_push_weak(L, "k");
   lua_rawseti(L, baseline, MCH_BASELINE_CODES);
   lua_newtable(L);
@@ -55,6 +96,14 @@ void mch_baseline_take(lua_State *L) {
   lua_rawseti(L, baseline, MCH_BASELINE_CALM);
   mch_classes_begin(L, baseline);
   mch_modules_note_latest(L, baseline);
+}
+
+void mch_baseline_take(lua_State *L) {
+  take_baseline(L, 0);
+}
+
+void mch_baseline_take_remote(lua_State *L) {
+  take_baseline(L, 1);
 }
 
 /* Push the global whose name is at this index. Is it what it was at the first fork and all since?
@@ -196,6 +245,7 @@ void mch_wants_init(struct mch_wants *wants, lua_State *L, int slot, int baselin
   wants->baseline = baseline;
   wants->queued = wants->done = wants->met = wants->followed = wants->names = 0;
   wants->calm = 0;
+  wants->collect = 0;
   wants->has_globals = 0;
 }
 
@@ -302,10 +352,29 @@ static void want_global(struct mch_wants *wants) {
     return;
   }
   wants->calm = 0;
+  if (wants->collect != 0) { /* names that it leads to are looked for when it is sent */
+    lua_pop(L, 1);
+    lua_pushvalue(L, -1);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, wants->collect);
+    return;
+  }
   lua_pushglobaltable(L);
   lua_replace(L, -2);
   lua_pushvalue(L, -2);
   queue(wants);
+}
+
+void mch_wants_put(struct mch_wants *wants, int names) {
+  lua_State *L = wants->L;
+  lua_Integer i;
+  use_globals(wants);
+  for (i = 1; lua_rawgeti(L, names, i) == LUA_TSTRING; i++) {
+    lua_pushglobaltable(L);
+    lua_insert(L, -2);
+    queue(wants);
+  }
+  lua_pop(L, 1);
 }
 
 /* How an environment goes: as far as it is named, as a whole, or not at all since the receiver has

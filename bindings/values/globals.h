@@ -22,6 +22,7 @@ struct mch_wants {
   size_t followed; /* of these, so many are done with */
   size_t names;    /* that were met since the first of those that are followed now */
   int calm;        /* nothing was met since that may be different the next time */
+  int collect;     /* stack index of a table that gets names of globals instead; or 0 */
   int has_globals; /* the parts of the baseline are in their slots */
 };
 
@@ -35,6 +36,9 @@ void mch_wants_names(struct mch_wants *wants, int env, int names, int is_whole);
  * queue the globals that it names, and so on with the functions that these are, or that it has as
  * upvalues. C functions name none. */
 void mch_wants_follow(struct mch_wants *wants, int function);
+
+/* Queue the globals whose names are in the list at this stack index. */
+void mch_wants_put(struct mch_wants *wants, int names);
 
 /* Queue all fields of the table at this stack index, and its metatable. */
 void mch_wants_all(struct mch_wants *wants, int env);

@@ -111,11 +111,12 @@ enum mch_graph_tag {
 
 /* What a value is part of; words the paths in messages. */
 enum mch_graph_kind {
-  MCH_SEND_TASK,   /* the function, then "argument 1" ... */
-  MCH_SEND_RESULT, /* "result 1" ... */
-  MCH_SEND_ERROR,  /* "error value" */
-  MCH_SEND_ITEM,   /* "argument 1" ..., of a function that went before */
-  MCH_SEND_EMITTED /* the same, of emit() in a task */
+  MCH_SEND_TASK,    /* the function, then "argument 1" ... */
+  MCH_SEND_RESULT,  /* "result 1" ... */
+  MCH_SEND_ERROR,   /* "error value" */
+  MCH_SEND_ITEM,    /* "argument 1" ..., of a function that went before */
+  MCH_SEND_EMITTED, /* the same, of emit() in a task */
+  MCH_SEND_SETUP    /* init, fini, and what stands in the standard library, of a pool */
 };
 
 struct mch_code_memory;
@@ -145,10 +146,16 @@ struct mch_encoder {
   int found; /* stack index of a list that gets the classes that go by value with an id; or 0 */
   int classes_from; /* values from this number on (0, 1 ...) are classes; 0: if they look like it */
   int stands_alone; /* what the receiver has by an id goes by value, too */
-  lua_Integer classes;      /* set to the number of classes that go by value with an id */
-  int called;               /* set when a hook was called */
-  int assigns;              /* set when globals or fields of environments went along */
-  char left_out[100];       /* set to words for one of them that could not, if there is one */
+  int collect;  /* stack index of a table that gets the names of the globals that the message needs,
+                   which are then not sent; or 0 */
+  int puts;     /* stack index of a list of names: these globals go along; or 0 */
+  int is_plain; /* what is a class is not noted: these bytes depend on the values alone */
+  struct mch_buf *left; /* gets the name of each global that cannot be sent, and why, both with a
+                           zero; owned like `out`, may be NULL */
+  lua_Integer classes;  /* set to the number of classes that go by value with an id */
+  int called;           /* set when a hook was called */
+  int assigns;          /* set when globals or fields of environments went along */
+  char left_out[100];   /* set to words for one of them that could not, if there is one */
   struct mch_buf *code_ids; /* gets each id that the message uses once, as a uint32_t of this
                                machine, in order of first use; owned like `out`, may be NULL */
 };
@@ -186,6 +193,7 @@ struct mch_decoder {
   void *ud;
   int factories; /* stack index of a table of the caller's that keeps, by these ids, what makes
                  closures of code that comes often; or 0 */
+  int only;      /* stack index of a set of names: only these globals are set; or 0 */
   int most;      /* so many values are wanted, and what follows them is not looked at; 0: all */
 };
 
@@ -199,6 +207,10 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder);
  * fork, and inherited by its workers, who name things by it in their results. Keeps nothing alive,
  * and holds no C pointers. */
 void mch_baseline_take(lua_State *L);
+
+/* The same for workers on other machines, which begin with a fresh state: of the globals only the
+ * standard ones are known there, of the modules what their files give. */
+void mch_baseline_take_remote(lua_State *L);
 
 /* Before a later fork of the same pool: a global that differs from what was noted is sent from now
  * on whenever it is named, because workers differ in it. */

@@ -74,7 +74,8 @@ static int is_better(const char *module, const char *field, const char *old_modu
 /* Stack indices during noting. */
 struct noting {
   int module_of, field_of;
-  int late; /* the module was loaded after the fork */
+  int late;   /* the module was loaded after the fork, or by workers themselves */
+  int remote; /* workers begin with a fresh state */
 };
 
 /* Give the object on top of the stack the name module.field; field 0 is none. Pops nothing. */
@@ -127,6 +128,22 @@ static int is_from_file(lua_State *L, int module) {
   return same;
 }
 
+/* Whether a fresh state has the module: the standard library and our own. */
+static int is_standard(const char *module) {
+  static const char *const names[] = {
+      LUA_GNAME,     LUA_LOADLIBNAME, LUA_COLIBNAME,   LUA_TABLIBNAME,  LUA_IOLIBNAME,
+      LUA_OSLIBNAME, LUA_STRLIBNAME,  LUA_MATHLIBNAME, LUA_UTF8LIBNAME, LUA_DBLIBNAME};
+  size_t i;
+  for (i = 0; i < sizeof names / sizeof *names; i++)
+    if (strcmp(names[i], module) == 0)
+      return 1;
+  return 0;
+}
+
+static int is_ours(const char *module) {
+  return strncmp(module, "mantichora", 10) == 0 && (module[10] == '\0' || module[10] == '.');
+}
+
 static int is_standard_file(lua_State *L, int module, int field) {
   const char *name = lua_tostring(L, field);
   return strcmp(lua_tostring(L, module), LUA_IOLIBNAME) == 0 &&
@@ -139,11 +156,13 @@ static int is_nameable(lua_State *L, const struct noting *n, int module, int fie
   case LUA_TFUNCTION:
     if (lua_iscfunction(L, -1))
       return 1;
+    if (n->remote && is_standard(lua_tostring(L, module)))
+      return 0;
     /* Lua functions that are globals go by value, and so does what was put into a module by others.
      */
     return n->late ? is_from_file(L, module) : strcmp(lua_tostring(L, module), LUA_GNAME) != 0;
   case LUA_TTABLE:
-    return 1;
+    return !n->remote || strcmp(lua_tostring(L, module), LUA_GNAME) != 0;
   case LUA_TUSERDATA:
     return is_standard_file(L, module, field);
   default:
@@ -194,9 +213,9 @@ static void note_private(lua_State *L, const struct noting *n, int fresh, int lo
   struct mch_private walk;
   int top = lua_gettop(L), globals;
   mch_private_begin(L, &walk, n->module_of, n->field_of);
-  if (n->late)
+  if (n->late || n->remote)
     walk.is_own = is_from_file;
-  for (globals = 0; globals <= 1; globals++) {
+  for (globals = 0; globals <= !n->remote; globals++) {
     lua_pushnil(L);
     while (lua_next(L, fresh)) {
       int name = lua_gettop(L) - 1;
@@ -215,6 +234,9 @@ static void note_modules(lua_State *L, int baseline, int late) {
   struct noting n;
   int top = lua_gettop(L), known = top + 3, loaded = top + 4, new_ones = top + 5;
   luaL_checkstack(L, 24, NULL);
+  lua_rawgeti(L, baseline, MCH_BASELINE_REMOTE);
+  n.remote = lua_toboolean(L, -1);
+  lua_pop(L, 1);
   n.late = late;
   n.module_of = top + 1;
   n.field_of = top + 2;
@@ -233,9 +255,11 @@ static void note_modules(lua_State *L, int baseline, int late) {
       fresh = lua_rawget(L, known) == LUA_TNIL;
       lua_pop(L, 1);
       if (fresh) {
+        const char *module = lua_tostring(L, name);
+        n.late = late || (n.remote && !is_standard(module) && !is_ours(module));
         note_module(L, &n, name);
         lua_pushvalue(L, name);
-        lua_pushboolean(L, !late);
+        lua_pushboolean(L, !n.late);
         lua_rawset(L, known);
         lua_pushvalue(L, name);
         lua_pushboolean(L, 1);
@@ -244,6 +268,7 @@ static void note_modules(lua_State *L, int baseline, int late) {
     }
     lua_pop(L, 1);
   }
+  n.late = late;
   note_private(L, &n, new_ones, loaded);
   lua_pushinteger(L, stamp(L, loaded));
   lua_rawseti(L, baseline, MCH_BASELINE_STAMP);
@@ -665,7 +690,7 @@ void mch_baseline_replace(lua_State *L, int baseline, const char *module, const 
   int top = lua_gettop(L);
   baseline = lua_absindex(L, baseline);
   luaL_checkstack(L, 16, NULL);
-  n.late = 0;
+  n.late = n.remote = 0;
   n.module_of = top + 3;
   n.field_of = top + 4;
   lua_pushstring(L, module);

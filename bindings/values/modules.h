@@ -26,7 +26,8 @@ enum mch_baseline_part {
   MCH_BASELINE_CAME,        /* ids of classes that came with the task at hand -> true */
   MCH_BASELINE_STATE,       /* what a journal has noted of globals and fields of modules; or nil */
   MCH_BASELINE_ASSIGNED,    /* list of modules and fields that go along with each task; or nil */
-  MCH_BASELINE_PARTS = MCH_BASELINE_ASSIGNED
+  MCH_BASELINE_REMOTE,      /* true: workers begin with a fresh state, on any machine */
+  MCH_BASELINE_PARTS = MCH_BASELINE_REMOTE
 };
 
 /* Note the fields of all modules that are loaded now, in a baseline table. */

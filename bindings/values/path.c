@@ -145,7 +145,10 @@ void mch_path_root(struct mch_path *path, enum mch_graph_kind kind, int value) {
   int bare = path->keys[path->start] == '\0' && !path->cut;
   if (kind == MCH_SEND_TASK && value == 0 && bare && path->length > 0)
     return; /* the task's function needs no saying */
-  if (kind == MCH_SEND_TASK && value == 0)
+  if (kind == MCH_SEND_SETUP) {
+    static const char *const parts[] = {"init", "fini", "the standard library"};
+    snprintf(head, sizeof head, "%s", parts[value < 3 ? value : 2]);
+  } else if (kind == MCH_SEND_TASK && value == 0)
     snprintf(head, sizeof head, "the function");
   else if (kind == MCH_SEND_ERROR)
     snprintf(head, sizeof head, "error value");

@@ -19,6 +19,7 @@
 #include "runtime/base/platform.h"
 #include "task.h"
 
+struct mch_hosts;
 struct mch_level;
 struct mch_worker;
 
@@ -48,12 +49,14 @@ struct mch_events {
   void (*started)(void *ud, struct mch_task *task, const struct mch_course *course);
   /* It gave these values to its pool. 0: nobody wants them, nor is their worker to wait for that;
    * else see accept. */
-  int (*emitted)(void *ud, struct mch_task *task, int source, const unsigned char *graph,
-                 size_t length);
-  /* A worker came; or (why, of static storage) went. */
-  void (*worker)(void *ud, int pid, unsigned slot, const char *why);
+  int (*emitted)(void *ud, struct mch_task *task, int source, const char *host,
+                 const unsigned char *graph, size_t length);
+  /* A worker came; or (why, of static storage) went. `host`: NULL, or as in struct mch_course. */
+  void (*worker)(void *ud, int pid, unsigned slot, const char *host, const char *why);
   /* A log record came; to be handed to Lua on the owner's thread before later results. */
   void (*log)(void *ud, const unsigned char *graph, size_t length);
+  /* A sentence for the log of the host, at WARNING. */
+  void (*notice)(void *ud, const char *text);
   /* Let go of the pool's lock around code of the host, and take it again. */
   void (*unlock)(void *ud);
   void (*lock)(void *ud);
@@ -133,6 +136,7 @@ struct mch_engine_config {
   struct mch_codes codes;
   void (*child_hook)(void *ud); /* run in each new worker, first of all; may be NULL */
   void *child_hook_ud;
+  struct mch_hosts *hosts; /* the machines, of the engine for many of them; else NULL */
 };
 
 struct mch_worker_info {
@@ -143,6 +147,7 @@ struct mch_worker_info {
   uint64_t tasks; /* ended so far */
   unsigned slot;  /* from 1; that of a worker that has gone is its replacement's */
   uint64_t maxrss;
+  const char *host; /* of its machine; NULL: this one */
 };
 
 struct mch_engine;

@@ -245,6 +245,7 @@ static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, si
     infos[count].tasks = child->tasks;
     infos[count].slot = child->slot;
     infos[count].maxrss = child->maxrss;
+    infos[count].host = NULL;
     count++;
   }
   qsort(infos, count, sizeof *infos, by_slot);

@@ -37,6 +37,7 @@ struct mch_course {
   unsigned slot;                 /* from 1; 0: none */
   uint64_t started;              /* mch_now() of its worker; 0: unknown */
   uint64_t elapsed, cpu, maxrss; /* nanoseconds, bytes; MCH_UNMEASURED */
+  const char *host;              /* lasts longer than the pool; NULL: this machine */
 };
 
 struct mch_event {

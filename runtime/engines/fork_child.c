@@ -102,7 +102,8 @@ void mch_child_tell(struct child *child, const char *why) {
   if (!child->engine->listening)
     return;
   child->announced = 1;
-  mch_child_events(child)->worker(mch_child_events(child)->ud, (int)child->pid, child->slot, why);
+  mch_child_events(child)->worker(mch_child_events(child)->ud, (int)child->pid, child->slot, NULL,
+                                  why);
 }
 
 /* -- its tasks, and its end --------------------------------------------------------------- */

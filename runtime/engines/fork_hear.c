@@ -453,7 +453,8 @@ static struct mch_course course_of(const struct child *child, const struct mch_f
                               mch_child_believed(child, facts->started),
                               is_told ? facts->elapsed : MCH_UNMEASURED,
                               is_told ? facts->cpu : MCH_UNMEASURED,
-                              is_told ? facts->maxrss : MCH_UNMEASURED};
+                              is_told ? facts->maxrss : MCH_UNMEASURED,
+                              NULL};
   return course;
 }
 
@@ -523,7 +524,7 @@ static int values_emitted(struct child *child, const struct mch_message_in *mess
       message->head.runid - task->runid >= mch_task_count(task))
     return -1;
   if (message->lost ||
-      !mch_child_events(child)->emitted(mch_child_events(child)->ud, task, (int)child->pid,
+      !mch_child_events(child)->emitted(mch_child_events(child)->ud, task, (int)child->pid, NULL,
                                         message->body, message->length))
     atomic_fetch_add(&child->shared->orders.accepted, message->length);
   return 0;

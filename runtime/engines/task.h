@@ -111,6 +111,8 @@ struct mch_result {
   uint64_t maxrss;    /* bytes, 0: unknown */
   char *text;         /* why, worded by this side; NULL: see the graph */
   char *progress;     /* where its bar stood when its worker died, or NULL */
+  const char *host;   /* where it ran, as in struct mch_course */
+  int whole;          /* `text` is all that there is to say */
   int graph_is_log;   /* the graph is the last log record of a task whose worker died */
   int begun;          /* the task was; the next two say more of that */
   unsigned slot;      /* of the worker, from 1; 0: none */

@@ -924,6 +924,10 @@ static void bar_end(void *ud, uint64_t key, uint64_t done, uint64_t total, enum 
 }
 
 struct mch_upstream mch_worker_upstream(struct mch_worker *worker) {
-  struct mch_upstream upstream = {worker, bar_start, bar_update, bar_name, bar_end};
+  struct mch_upstream upstream = {.ud = worker,
+                                  .bar_start = bar_start,
+                                  .bar_update = bar_update,
+                                  .bar_name = bar_name,
+                                  .bar_end = bar_end};
   return upstream;
 }

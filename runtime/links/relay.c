@@ -702,6 +702,9 @@ static int patience(const struct mch_relay *relay) {
   if (!relay->is.script && relay->child_gone && !relay->end_drained &&
       mch_tub_space(&relay->from_end) > 0)
     return 0;
+  if (!relay->is.script && relay->child_gone && relay->end_drained && relay->phase == OPEN &&
+      mch_tub_unread(&relay->from_end) == 0 && mch_tub_space(&relay->to_carrier) >= MCH_FRAME_ROOM)
+    return 0; /* the last word is to be said */
   if (relay->lease.length > 0)
     wake = mch_sooner(wake, relay->now + mch_lease_interval(&relay->lease));
   if (relay->phase == OPEN)

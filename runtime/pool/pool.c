@@ -331,6 +331,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
                                       mch_events_emitted,
                                       mch_events_worker,
                                       mch_ends_log_record,
+                                      mch_ends_notice,
                                       mch_ends_unlock_for_host,
                                       mch_ends_lock_again};
   engine.codes = (struct mch_codes){pool, get_code};
@@ -688,6 +689,14 @@ uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length
   uint32_t id;
   pthread_mutex_lock(&pool->lock);
   id = mch_dictionary_intern(&pool->dictionary, bytes, length);
+  pthread_mutex_unlock(&pool->lock);
+  return id;
+}
+
+uint32_t mch_pool_store(struct mch_pool *pool, const void *bytes, size_t length) {
+  uint32_t id;
+  pthread_mutex_lock(&pool->lock);
+  id = mch_dictionary_add(&pool->dictionary, bytes, length);
   pthread_mutex_unlock(&pool->lock);
   return id;
 }

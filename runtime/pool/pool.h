@@ -201,7 +201,9 @@ void mch_wait(struct mch_poller *poller, uint64_t until, int (*interrupted)(void
 /* When a pump is due although no descriptor is ready (monotonic nanoseconds). */
 uint64_t mch_pool_deadline(struct mch_pool *pool);
 
-/* The oldest log record not handed over yet, into `record` (cleared first): 1, or 0 for none. */
+/* The oldest log record not handed over yet, into `record` (cleared first): 1, or 0 for none. One
+ * that begins with the byte MCH_NOTICE is a sentence of the engine, with its zero. */
+enum { MCH_NOTICE = 0xff };
 int mch_pool_take_log(struct mch_pool *pool, struct mch_buf *record);
 int mch_pool_has_logs(struct mch_pool *pool);
 
@@ -373,6 +375,8 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
 
 /* Bytecode to its id in this pool; 0: send it with the message. */
 uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length);
+/* A new id for bytes that are sent once to each worker, as bytecode is. 0: no memory. */
+uint32_t mch_pool_store(struct mch_pool *pool, const void *bytes, size_t length);
 /* And back; the bytes stay where they are while the pool lives. NULL: unknown. */
 const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
 

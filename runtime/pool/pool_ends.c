@@ -443,6 +443,16 @@ void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length) {
   mch_ends_raise_wakeup(pool);
 }
 
+/* It goes with the records, whose graphs begin with another byte. */
+void mch_ends_notice(void *ud, const char *text) {
+  struct mch_buf notice = {0};
+  mch_buf_u8(&notice, MCH_NOTICE);
+  mch_buf_append(&notice, text, strlen(text) + 1);
+  if (notice.failed == 0)
+    mch_ends_log_record(ud, notice.data, notice.length);
+  mch_buf_free(&notice);
+}
+
 /* The engine calls code of the host: not under the lock. */
 void mch_ends_unlock_for_host(void *ud) {
   pthread_mutex_unlock(&((struct mch_pool *)ud)->lock);

@@ -234,7 +234,7 @@ void mch_events_started(void *ud, struct mch_task *task, const struct mch_course
 
 /* Values of the run ID's task; 0: dropped. */
 static int keep_values(struct mch_pool *pool, uint64_t runid, unsigned attempt, int source,
-                       const void *graph, size_t length) {
+                       const char *host, const void *graph, size_t length) {
   unsigned char *values = pool->listening ? malloc(length) : NULL;
   struct mch_event event;
   if (values == NULL)
@@ -244,6 +244,7 @@ static int keep_values(struct mch_pool *pool, uint64_t runid, unsigned attempt, 
   event.runid = runid;
   event.attempt = attempt;
   event.source = source;
+  event.course.host = host;
   event.values = values;
   event.length = length;
   if (try_keep(pool, &event) != NULL)
@@ -255,15 +256,15 @@ static int keep_values(struct mch_pool *pool, uint64_t runid, unsigned attempt, 
 void mch_events_emitted_again(struct mch_pool *pool, uint64_t runid,
                               const struct mch_emitted_again *emitted) {
   struct event_queue *queue = &pool->events;
-  if (keep_values(pool, runid, emitted->attempt, 0, emitted->graph, emitted->length))
+  if (keep_values(pool, runid, emitted->attempt, 0, NULL, emitted->graph, emitted->length))
     queue->events[(queue->first + queue->count - 1) % queue->room].found = 1;
 }
 
-int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
-                       size_t length) {
+int mch_events_emitted(void *ud, struct mch_task *task, int source, const char *host,
+                       const unsigned char *graph, size_t length) {
   uint64_t runid = task->runid + (task->batch != NULL ? task->batch->answered : 0);
   mch_record_emitted(task, attempt_of(task), graph, length);
-  return keep_values(ud, runid, attempt_of(task), source, graph, length);
+  return keep_values(ud, runid, attempt_of(task), source, host, graph, length);
 }
 
 int mch_pool_emit(struct mch_pool *pool, uint64_t runid, const void *graph, size_t length) {
@@ -273,13 +274,13 @@ int mch_pool_emit(struct mch_pool *pool, uint64_t runid, const void *graph, size
   task = mch_index_find(pool, runid);
   mch_record_emitted(task, task != NULL ? attempt_of(task) : 1, graph, length);
   if (pool->listening &&
-      !keep_values(pool, runid, task != NULL ? attempt_of(task) : 1, 0, graph, length))
+      !keep_values(pool, runid, task != NULL ? attempt_of(task) : 1, 0, NULL, graph, length))
     code = MCH_NOMEM;
   pthread_mutex_unlock(&pool->lock);
   return code;
 }
 
-void mch_events_worker(void *ud, int pid, unsigned slot, const char *why) {
+void mch_events_worker(void *ud, int pid, unsigned slot, const char *host, const char *why) {
   struct mch_pool *pool = ud;
   struct mch_event event;
   if (!is_told(pool))
@@ -287,6 +288,7 @@ void mch_events_worker(void *ud, int pid, unsigned slot, const char *why) {
   begin(&event, why != NULL ? MCH_EVENT_WORKER_ENDED : MCH_EVENT_WORKER_STARTED, 0);
   event.course.pid = pid;
   event.course.slot = slot;
+  event.course.host = host;
   event.why = why;
   mch_observe_tell(pool, &event, NULL, NULL);
   try_keep(pool, &event);
@@ -402,7 +404,8 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
                         struct mch_result *result) {
   struct mch_event event, *kept;
-  struct mch_course course = {.pid = result->pid, .slot = result->slot, .started = result->started};
+  struct mch_course course = {
+      .pid = result->pid, .slot = result->slot, .started = result->started, .host = result->host};
   pool->tally.retried++;
   if (!is_told(pool) && !mch_observe_wants(pool, MCH_WISH_FAILURES))
     return;
@@ -414,6 +417,7 @@ void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
   event.kind = result->kind;
   event.course.pid = result->pid;
   event.course.slot = result->slot;
+  event.course.host = result->host;
   mch_observe_tell(pool, &event, task, result);
   if ((kept = try_keep(pool, &event)) != NULL && (kept->about = mch_task_about(task)) != NULL)
     kept->about->result = mch_result_share(result);
@@ -505,7 +509,8 @@ static void tell_result(struct mch_pool *pool, struct mch_task *task, struct mch
                  .started = result->started,
                  .elapsed = begun ? result->elapsed : MCH_UNMEASURED,
                  .cpu = result->cpu,
-                 .maxrss = result->maxrss != 0 ? result->maxrss : MCH_UNMEASURED},
+                 .maxrss = result->maxrss != 0 ? result->maxrss : MCH_UNMEASURED,
+                 .host = result->host},
       .result = result->kind != MCH_KIND_OK ? result : NULL};
   tell_end(pool, task, &ending);
 }

@@ -150,9 +150,9 @@ void mch_events_queued(struct mch_pool *pool, const struct mch_task *task);
 void mch_events_started(void *ud, struct mch_task *task, const struct mch_course *course);
 void mch_events_emitted_again(struct mch_pool *pool, uint64_t runid,
                               const struct mch_emitted_again *emitted);
-int mch_events_emitted(void *ud, struct mch_task *task, int source, const unsigned char *graph,
-                       size_t length);
-void mch_events_worker(void *ud, int pid, unsigned slot, const char *why);
+int mch_events_emitted(void *ud, struct mch_task *task, int source, const char *host,
+                       const unsigned char *graph, size_t length);
+void mch_events_worker(void *ud, int pid, unsigned slot, const char *host, const char *why);
 void mch_events_retried(struct mch_pool *pool, const struct mch_task *task,
                         struct mch_result *result);
 /* A task, or the next item of a batch, ended; or so many items have OK answers. To be called before
@@ -243,6 +243,7 @@ void mch_ends_finished(void *ud, struct mch_task *task, struct mch_result *resul
 void mch_ends_returned(void *ud, struct mch_task *task);
 void mch_ends_early(void *ud, struct mch_task *task, const unsigned char *bytes, size_t length);
 void mch_ends_log_record(void *ud, const unsigned char *graph, size_t length);
+void mch_ends_notice(void *ud, const char *text);
 void mch_ends_unlock_for_host(void *ud);
 void mch_ends_lock_again(void *ud);
 void mch_ends_drop_piece(struct mch_pool *pool);

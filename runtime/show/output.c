@@ -122,6 +122,10 @@ static void keep_lines(struct mch_output *out, int stream, const char *bytes, si
 }
 
 static void route(struct mch_output *out, int stream, const char *bytes, size_t length) {
+  if (out->child && out->upstream.lines != NULL) {
+    out->upstream.lines(out->upstream.ud, stream, bytes, length);
+    return;
+  }
   if (out->keeps_lines) {
     keep_lines(out, stream, bytes, length);
     return;
@@ -795,7 +799,8 @@ int mch_output_is_joined(struct mch_output *out) {
   if (!enter(out))
     return 0;
   mch_output_look(out);
-  joined = out->same && !out->keeps_lines;
+  joined = out->child && out->upstream.lines != NULL ? out->upstream.joined
+                                                     : out->same && !out->keeps_lines;
   quit(out, 0);
   return joined;
 }

@@ -236,6 +236,9 @@ struct mch_upstream {
   void (*bar_update)(void *ud, uint64_t key, uint64_t done, uint64_t total);
   void (*bar_name)(void *ud, uint64_t key, const char *name, size_t length);
   void (*bar_end)(void *ud, uint64_t key, uint64_t done, uint64_t total, enum mch_bar_end how);
+  /* Whole lines of tasks, in their order with bars. NULL: they go to descriptors 1 and 2. */
+  void (*lines)(void *ud, int stream, const char *bytes, size_t length);
+  int joined; /* with `lines`: what mch_output_is_joined() says */
 };
 
 /* After a fork, in the worker, by its only thread: what waits to be written is the parent's and is

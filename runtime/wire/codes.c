@@ -101,6 +101,13 @@ uint32_t mch_dictionary_intern(struct mch_dictionary *dictionary, const void *by
   return dictionary->count;
 }
 
+uint32_t mch_dictionary_add(struct mch_dictionary *dictionary, const void *bytes, size_t length) {
+  uint32_t id = dictionary->count + 1;
+  if (grow_buckets(dictionary) != 0 || mch_dictionary_put(dictionary, id, bytes, length) != 0)
+    return 0;
+  return id;
+}
+
 int mch_dictionary_put(struct mch_dictionary *dictionary, uint32_t id, const void *bytes,
                        size_t length) {
   struct mch_code_entry *entry;

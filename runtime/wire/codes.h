@@ -26,6 +26,9 @@ struct mch_dictionary {
 /* The id of these bytes, copied when they are new; 0 when there is no room for them. */
 uint32_t mch_dictionary_intern(struct mch_dictionary *dictionary, const void *bytes, size_t length);
 
+/* A new id for these bytes, copied, whatever there is; 0 when there is no memory. */
+uint32_t mch_dictionary_add(struct mch_dictionary *dictionary, const void *bytes, size_t length);
+
 /* Keep a copy under a given id (a worker learns from its pool). 0, or -1 when there is no memory.
  */
 int mch_dictionary_put(struct mch_dictionary *dictionary, uint32_t id, const void *bytes,

@@ -289,6 +289,13 @@ function atpbar.set_style(name) end
 ---@field capture_warn? any bytes: a task whose message is larger is logged, once for each function, at WARNING of the logger `mantichora`. Default 8 MiB; 0: never.
 ---@field journal? any path of a file in which results are kept, by the content of their tasks: a task that is there is not run again (see the chapter on the journal). Or a table with `path` and `keep`: `"failed"` (default), `"all"` or `"none"`, the calls that `mantichora journal FILE replay` can run again. `false`: none, also where the environment variable MANTICHORA_JOURNAL names one.
 ---@field name? any string, shown in messages
+---@field hosts? any other machines that run the tasks: a string or a list of names for ssh (`"box2:8"` with 8 slots), `"localhost"`, `"cmd:WORDS"`, or tables with `command`, `slots` and `name`; see the chapter on many machines. MANTICHORA_HOSTS changes the default. `nworkers` is then of all of them together, default: their slots.
+---@field lease? any with `hosts`: seconds of silence after which a machine counts as lost; default 20
+---@field connect_timeout? any with `hosts`: seconds in which a machine must answer; default 15
+---@field cwd? any with `hosts`: the directory in which workers begin; default: the script's, where it exists
+---@field env? any with `hosts`: list of names of variables of the environment, and pairs of names and values
+---@field program? any with `hosts`: the path of the program `mantichora` there
+---@field modules? any with `hosts`: `"loaded"`: Lua modules that the script has not loaded are not served; default `"all"`
 
 --- How a task failed.
 --- The call that receives the task raises this table, or with `on_error = "return"`
@@ -306,6 +313,7 @@ function atpbar.set_style(name) end
 ---@field traceback? any the worker's, a string
 ---@field place? any where the function is defined, as `<file:line>`
 ---@field pid? any the worker's process ID
+---@field host? any the machine on which it ran, as the pool's option `hosts` names it; nil: this one
 ---@field signal? any the signal's number, of kind `"killed"`
 ---@field exitcode? any the exit status, of kind `"exited"`
 ---@field elapsed? any seconds that the task ran

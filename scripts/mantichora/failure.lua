@@ -30,7 +30,7 @@ local wordings = {
       reason and " " .. reason or "")
   end,
   killed = function(failure, reason)
-    if reason == "its worker broke the protocol" then return reason end
+    if reason == "its worker broke the protocol" or failure.whole then return reason end
     return killed_by(failure) .. (failure.perhaps_oom and ", perhaps because memory was short" or "")
       .. (reason and " " .. reason or "")
   end,
@@ -59,6 +59,7 @@ local wordings = {
 -- @field traceback the worker's, a string
 -- @field place where the function is defined, as `<file:line>`
 -- @field pid the worker's process ID
+-- @field host the machine on which it ran, as the pool's option `hosts` names it; nil: this one
 -- @field signal the signal's number, of kind `"killed"`
 -- @field exitcode the exit status, of kind `"exited"`
 -- @field elapsed seconds that the task ran
@@ -88,7 +89,8 @@ function failure_meta:__tostring()
   if self.lost then parts[#parts + 1] = "\n  its error value is not here: " .. self.lost end
   if self.pool then parts[#parts + 1] = ("\n  in pool %q"):format(self.pool) end
   if self.pid then
-    parts[#parts + 1] = ("\n  in worker %d, after %s s"):format(self.pid, fixed(self.elapsed or 0, 3))
+    parts[#parts + 1] = ("\n  in worker %d%s, after %s s"):format(self.pid,
+      self.host and " on " .. self.host or "", fixed(self.elapsed or 0, 3))
     if self.maxrss then
       parts[#parts + 1] = (", %s MiB at most"):format(fixed(self.maxrss / 2 ^ 20, 1))
     end
@@ -132,7 +134,7 @@ function failure.new(raw, pool_name)
   local halts, cause = raw.halts, raw.cause
   if cause then raw.cause = failure.new(cause, pool_name) end
   raw.message = cause and "it was cancelled because of " .. causes[cause] or wordings[raw.kind](raw, raw.reason)
-  raw.reason, raw.perhaps_oom, raw.halts, raw.pool = nil, nil, nil, pool_name
+  raw.reason, raw.perhaps_oom, raw.halts, raw.whole, raw.pool = nil, nil, nil, nil, pool_name
   if raw.kind == "timeout" or raw.kind == "cancelled" then raw.value = nil end
   setmetatable(raw, failure_meta)
   if halts then causes[raw] = in_one_line(raw) end

@@ -263,6 +263,15 @@ end
 -- `"none"`, the calls that `mantichora journal FILE replay` can run again. `false`: none, also where the
 -- environment variable MANTICHORA_JOURNAL names one.
 -- @field name string, shown in messages
+-- @field hosts other machines that run the tasks: a string or a list of names for ssh (`"box2:8"` with 8 slots),
+-- `"localhost"`, `"cmd:WORDS"`, or tables with `command`, `slots` and `name`; see the chapter on many machines.
+-- MANTICHORA_HOSTS changes the default. `nworkers` is then of all of them together, default: their slots.
+-- @field lease with `hosts`: seconds of silence after which a machine counts as lost; default 20
+-- @field connect_timeout with `hosts`: seconds in which a machine must answer; default 15
+-- @field cwd with `hosts`: the directory in which workers begin; default: the script's, where it exists
+-- @field env with `hosts`: list of names of variables of the environment, and pairs of names and values
+-- @field program with `hosts`: the path of the program `mantichora` there
+-- @field modules with `hosts`: `"loaded"`: Lua modules that the script has not loaded are not served; default `"all"`
 
 local pool_options = {
   nworkers = check_nworkers,
@@ -289,6 +298,19 @@ local pool_options = {
   background = of_type("boolean", "true or false"),
   journal = check_journal,
   name = of_type("string", "a string"),
+  hosts = function(name, value)
+    if type(value) == "string" or type(value) == "table" then return value end
+    return nil, complain(name, "a string, or a list of machines", value)
+  end,
+  lease = seconds,
+  connect_timeout = seconds,
+  cwd = of_type("string", "the path of a directory"),
+  env = function(name, value)
+    if type(value) == "table" then return value end
+    return nil, complain(name, "a table", value)
+  end,
+  program = of_type("string", "the path of a program"),
+  modules = choice_of("all", "loaded"),
 }
 
 options_of.pool = pool_options

@@ -33,6 +33,8 @@ local settings_of = setmetatable({}, { __mode = "k" })
 
 local function logger() return core.logging().get("mantichora") end
 
+local hosts_of = part("hosts", function(...) logger():warning(...) end)
+
 -- The number that "auto" means, and whether tasks need tokens of make's jobserver.
 local function auto_workers()
   local count, jobserver, why = core.auto_workers()
@@ -695,13 +697,21 @@ end
 local function make(options)
   local o = check_options("pool", options, 1)
   local on = function(value) return value == nil or value end
-  local nworkers, limits, jobserver = o.nworkers or default_nworkers(), o.limits or {}, false
-  if nworkers == "auto" then nworkers, jobserver = auto_workers() end
+  local machines = hosts_of.machines(o)
+  local nworkers, limits, jobserver = o.nworkers or machines and hosts_of.slots(machines) or default_nworkers(),
+    o.limits or {}, false
+  if machines and (nworkers == "auto" or not o.nworkers) then
+    machines.limited = false
+    if nworkers == "auto" then nworkers = hosts_of.slots(machines) end
+  elseif nworkers == "auto" then
+    nworkers, jobserver = auto_workers()
+  end
   local journal, seed = open_journal(o)
   local pool = core.new {
     name = o.name,
     journal = journal,
-    nworkers = nworkers,
+    machines = machines,
+    nworkers = machines and not machines.limited and 0 or nworkers,
     jobserver = jobserver and o.engine ~= "inline",
     snapshot = o.engine == "snapshot",
     inline = o.engine == "inline",

@@ -15,6 +15,7 @@ local pages = {
   { name = "values", section = 7, about = "what crosses between processes" },
   { name = "faults", section = 7, about = "tasks that fail, and how to stop them" },
   { name = "events", section = 7, about = "what happens to tasks and workers" },
+  { name = "machines", section = 7, about = "the same script on other machines" },
   { name = "journal", section = 7, about = "run again only what changed" },
   { name = "watch", section = 7, about = "watching a run, and what it leaves to look at" },
   { name = "fleet", section = 7, about = "machines that several scripts share" },

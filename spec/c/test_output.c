@@ -609,7 +609,11 @@ static void up_name(void *ud, uint64_t key, const char *name, size_t length) {
 static void a_worker(int give) {
   struct rig rig;
   struct upstream up;
-  struct mch_upstream upstream = {&up, up_start, up_update, up_name, up_end};
+  struct mch_upstream upstream = {.ud = &up,
+                                  .bar_start = up_start,
+                                  .bar_update = up_update,
+                                  .bar_name = up_name,
+                                  .bar_end = up_end};
   struct mch_bar *inherited, *bar;
   memset(&up, 0, sizeof up);
   up.give = give;
@@ -646,7 +650,11 @@ static void a_worker(int give) {
 static void a_grandchild(void) {
   struct rig rig;
   struct upstream up;
-  struct mch_upstream upstream = {&up, up_start, up_update, up_name, up_end};
+  struct mch_upstream upstream = {.ud = &up,
+                                  .bar_start = up_start,
+                                  .bar_update = up_update,
+                                  .bar_name = up_name,
+                                  .bar_end = up_end};
   struct mch_bar_slot below;
   struct mch_bar_spec spec;
   struct mch_bar *bar;

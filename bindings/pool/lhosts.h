@@ -1,0 +1,28 @@
+/* Runs in: parent.
+ *
+ * A pool over many machines: from the options that hosts.lua has read to what the engine wants, and
+ * what of the script's state goes along. */
+#ifndef MCH_LHOSTS_H
+#define MCH_LHOSTS_H
+
+#include <lua.h>
+
+#include "runtime/hosts/hosts.h"
+
+struct lpool;
+
+/* What the table on top of the stack says, of hosts.lua; pops nothing. Raises errors of memory. The
+ * pool frees it (mch_hosts_free). */
+struct mch_hosts *mch_lhosts_new(lua_State *L, struct lpool *lpool);
+
+/* Before the machines are connected, once: encode what workers set up first (init, fini, functions
+ * that the script put into the standard library). Raises what cannot be sent. */
+void mch_lhosts_prepare(lua_State *L, struct lpool *lpool);
+
+/* Warn of globals that could not be sent, of each once. Code of the user runs. */
+void mch_lhosts_tell_left(lua_State *L, struct lpool *lpool);
+
+/* At each run: what modules may be asked for. */
+void mch_lhosts_renew(lua_State *L, struct lpool *lpool);
+
+#endif

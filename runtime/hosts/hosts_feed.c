@@ -1,0 +1,507 @@
+/* Runs in: parent.
+ *
+ * Which machine gets which task, and when it may begin. Tasks are sent ahead of their grants; what
+ * is not granted has provably not begun, and is taken back without asking. */
+#define _POSIX_C_SOURCE 200809L
+#include "hosts_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/error.h"
+#include "runtime/base/platform.h"
+
+enum {
+  UNSENT_LIMIT = 1024 * 1024,    /* a link with more queued gets nothing new */
+  IN_FLIGHT_LIMIT = 1024 * 1024, /* bytes of payload ahead on one machine */
+  SMALL_BODY = 16 * 1024,        /* a graph up to that is copied */
+  LARGE_BODY = 256 * 1024,       /* from there on it comes as a message of its own */
+  MOST_AHEAD = 64                /* tasks a slot that may begin */
+};
+
+struct held *mch_hfeed_held(struct machine *machine, uint32_t ticket) {
+  struct held *held = machine->held[ticket % MCH_HOSTS_WINDOW];
+  return held != NULL && held->ticket == ticket ? held : NULL;
+}
+
+/* The task's place among this engine's; NULL: none has it. */
+static struct held *held_of(const struct mch_task *task) {
+  struct machine *machine = task->holder;
+  return machine != NULL ? mch_hfeed_held(machine, task->ticket) : NULL;
+}
+
+static void unlist(struct machine *machine, struct held *held) {
+  if (held->granted)
+    return;
+  if (held->previous != NULL)
+    held->previous->next = held->next;
+  else
+    machine->first = held->next;
+  if (held->next != NULL)
+    held->next->previous = held->previous;
+  else
+    machine->last = held->previous;
+  held->next = held->previous = NULL;
+}
+
+void mch_hfeed_settle(struct machine *machine, struct held *held) {
+  size_t length = held->task->length;
+  unlist(machine, held);
+  machine->outstanding--;
+  machine->granted -= (unsigned)held->granted;
+  machine->in_flight -= length < machine->in_flight ? length : machine->in_flight;
+  machine->held[held->ticket % MCH_HOSTS_WINDOW] = NULL;
+  held->task->holder = NULL;
+  free(held);
+}
+
+/* What seems to run for longer than others have: what was allowed ahead is too much. */
+static double patience(const struct machine *machine) {
+  return 2e6 + 4 * machine->trip;
+}
+
+/* -- windows ------------------------------------------------------------------------------ */
+
+/* How long nothing has ended there that may run. */
+static double quiet(const struct machine *machine) {
+  return machine->granted > 0 ? (double)(mch_now() - machine->last_end) : 0;
+}
+
+/* How many may have been allowed to begin: one for each slot, and one behind it; more where the way
+ * there and back takes longer than a task. */
+static unsigned most_granted(const struct machine *machine) {
+  double ahead = 1, run_time = machine->run_time;
+  if (run_time > 0 && quiet(machine) > patience(machine))
+    run_time = quiet(machine) * machine->share;
+  if (run_time > 0 && machine->trip > run_time / 4)
+    ahead = 2 + 2 * machine->trip / run_time;
+  if (ahead > MOST_AHEAD)
+    ahead = MOST_AHEAD;
+  return machine->share + (unsigned)(ahead * machine->share);
+}
+
+/* With what is there for them to begin with next. */
+static unsigned most_sent(const struct machine *machine) {
+  unsigned most = 2 * most_granted(machine);
+  return most < MCH_HOSTS_WINDOW / 2 ? most : MCH_HOSTS_WINDOW / 2;
+}
+
+int mch_hfeed_has_room(const struct machine *machine) {
+  if (machine->state != UP || machine->share == 0)
+    return 0;
+  if (machine->held[(machine->last_ticket + 1) % MCH_HOSTS_WINDOW] != NULL)
+    return 0;
+  return machine->outstanding < machine->share ||
+         (machine->outstanding < most_sent(machine) && machine->in_flight < IN_FLIGHT_LIMIT &&
+          mch_link_queued(machine->link) < UNSENT_LIMIT);
+}
+
+/* The one with the least to do for each of its slots. */
+static struct machine *choose(struct engine_hosts *engine) {
+  struct machine *best = NULL;
+  size_t i;
+  for (i = 0; i < engine->count; i++) {
+    struct machine *machine = &engine->machines[i];
+    if (mch_hfeed_has_room(machine) &&
+        (best == NULL || (uint64_t)machine->outstanding * best->share <
+                             (uint64_t)best->outstanding * machine->share))
+      best = machine;
+  }
+  return best;
+}
+
+static int may_begin(const struct machine *machine) {
+  return machine->state == UP && machine->granted < most_granted(machine);
+}
+
+static void ask_for(struct machine *machine, unsigned most, int32_t priority);
+
+void mch_hfeed_ask_back(struct machine *machine) {
+  uint64_t now = mch_now();
+  unsigned most;
+  if (machine->state != UP || now < mch_hfeed_ask_at(machine))
+    return;
+  most = most_granted(machine);
+  machine->asked_at = now;
+  if (machine->granted > most)
+    ask_for(machine, machine->granted - most, INT32_MAX);
+}
+
+uint64_t mch_hfeed_ask_at(const struct machine *machine) {
+  if (machine->state != UP || machine->granted <= 2 * machine->share ||
+      machine->asked_at >= machine->last_end)
+    return MCH_NEVER;
+  return machine->last_end + (uint64_t)patience(machine) + 1000;
+}
+
+void mch_hfeed_grant(struct machine *machine) {
+  unsigned char tickets[4 * 64];
+  size_t count = 0;
+  while (machine->first != NULL && may_begin(machine)) {
+    struct held *held = machine->first;
+    unlist(machine, held);
+    held->granted = 1;
+    if (machine->granted++ == 0)
+      machine->last_end = mch_now();
+    mch_store_u32(tickets + 4 * count++, held->ticket);
+    if (4 * count == sizeof tickets) {
+      mch_machine_send(machine, MCH_HOSTS_GRANT, tickets, 4 * count);
+      count = 0;
+    }
+  }
+  if (count > 0)
+    mch_machine_send(machine, MCH_HOSTS_GRANT, tickets, 4 * count);
+}
+
+/* -- sending ------------------------------------------------------------------------------ */
+
+static int has_code(const struct machine *machine, uint32_t id) {
+  return id / 8 < machine->code_room && (machine->codes[id / 8] >> (id % 8) & 1) != 0;
+}
+
+static int add_code(struct machine *machine, uint32_t id) {
+  if (id / 8 >= machine->code_room) {
+    uint32_t room = 2 * (id / 8) + 64;
+    unsigned char *codes = realloc(machine->codes, room);
+    if (codes == NULL)
+      return -1;
+    memset(codes + machine->code_room, 0, room - machine->code_room);
+    machine->codes = codes;
+    machine->code_room = room;
+  }
+  machine->codes[id / 8] |= (unsigned char)(1u << (id % 8));
+  return 0;
+}
+
+/* What the machine does not have of these ids. 0, or MCH_NOMEM. */
+int mch_hfeed_send_codes(struct machine *machine, const unsigned char *ids, uint32_t count) {
+  const struct mch_codes *codes = &machine->engine->config.codes;
+  uint32_t i;
+  for (i = 0; i < count; i++) {
+    unsigned char head[4];
+    uint32_t id;
+    size_t length;
+    struct mch_link_body body = {NULL, 0, NULL, NULL};
+    memcpy(&id, ids + i * sizeof id, sizeof id);
+    if (has_code(machine, id))
+      continue;
+    body.bytes = codes->get(codes->ud, id, &length);
+    body.length = length;
+    mch_store_u32(head, id);
+    if (body.bytes == NULL || add_code(machine, id) != 0 ||
+        mch_link_send(machine->link, MCH_HOSTS_CODE, head, sizeof head, &body) != 0)
+      return MCH_NOMEM;
+  }
+  return 0;
+}
+
+/* The graph of a task; of a batch without the items that were split off. */
+static struct mch_body graph_of(const struct mch_task *task) {
+  struct mch_body graph = mch_task_graph(task);
+  size_t at;
+  uint32_t i;
+  if (task->batch == NULL)
+    return graph;
+  at = task->batch->function_length;
+  for (i = 0; i < task->batch->count; i++)
+    at += 4 + mch_load_u32(graph.bytes + at);
+  graph.length = at;
+  return graph;
+}
+
+static void release_task(void *ud) {
+  mch_task_free(ud);
+}
+
+/* Send the graph as it is, or in one piece. */
+static int send_body(struct machine *machine, unsigned type, const struct mch_buf *head,
+                     struct mch_task *task) {
+  struct mch_body graph = graph_of(task);
+  struct mch_link_body body = {graph.bytes, graph.length, NULL, NULL};
+  if (task->cargo != NULL) {
+    unsigned char *copy = malloc(mch_body_size(&graph) + 1);
+    if (copy == NULL)
+      return MCH_NOMEM;
+    mch_body_copy(&graph, copy);
+    body = (struct mch_link_body){copy, mch_body_size(&graph), free, copy};
+  } else
+    body = (struct mch_link_body){graph.bytes, graph.length, release_task, mch_task_hold(task)};
+  if (mch_link_send(machine->link, (unsigned char)type, head->data, head->length, &body) == 0)
+    return 0;
+  body.release(body.ud);
+  return MCH_NOMEM;
+}
+
+static int send_task(struct machine *machine, struct mch_task *task, uint32_t ticket,
+                     unsigned options) {
+  struct mch_buf *head = &machine->engine->scratch;
+  unsigned type = task->batch != NULL ? MCH_HOSTS_BATCH : MCH_HOSTS_TASK;
+  struct mch_body graph = graph_of(task);
+  size_t size = mch_body_size(&graph);
+  mch_buf_clear(head);
+  mch_hosts_put_task(head, task, ticket, options | (size >= LARGE_BODY ? MCH_HOSTS_APART : 0));
+  if (size <= SMALL_BODY && graph.count == 0) {
+    mch_buf_append(head, graph.bytes, graph.length);
+    if (head->failed != 0)
+      return MCH_NOMEM;
+    return mch_link_send(machine->link, (unsigned char)type, head->data, head->length, NULL);
+  }
+  if (head->failed != 0)
+    return MCH_NOMEM;
+  if (size < LARGE_BODY)
+    return send_body(machine, type, head, task);
+  if (mch_link_send(machine->link, (unsigned char)type, head->data, head->length, NULL) != 0)
+    return MCH_NOMEM;
+  mch_buf_clear(head);
+  return send_body(machine, MCH_HOSTS_BODY, head, task);
+}
+
+/* No machine is left that is up, or may be again. */
+static int is_hopeless(const struct engine_hosts *engine) {
+  size_t i;
+  for (i = 0; i < engine->count; i++)
+    if (engine->machines[i].state != REFUSED)
+      return 0;
+  return 1;
+}
+
+static int doom(struct engine_hosts *engine, struct mch_task *task, struct mch_error *error) {
+  if (engine->doomed_count == engine->doomed_room) {
+    size_t room = 2 * engine->doomed_room + 16;
+    struct mch_task **doomed = realloc(engine->doomed, room * sizeof(struct mch_task *));
+    if (doomed == NULL)
+      return mch_error_set(error, MCH_NOMEM, "not enough memory to end a task");
+    engine->doomed = doomed;
+    engine->doomed_room = room;
+  }
+  engine->doomed[engine->doomed_count++] = task;
+  task->holder = NULL;
+  return 0;
+}
+
+int mch_hfeed_submit(struct mch_engine *base, struct mch_task *task, int owner,
+                     struct mch_error *error) {
+  struct engine_hosts *engine = (struct engine_hosts *)base;
+  struct machine *machine = choose(engine);
+  struct held *held;
+  uint32_t ticket;
+  (void)owner;
+  if (machine == NULL)
+    return is_hopeless(engine) && !engine->quitting ? doom(engine, task, error) : MCH_FULL;
+  held = calloc(1, sizeof *held);
+  if (held == NULL)
+    return mch_error_set(error, MCH_NOMEM, "not enough memory to send a task");
+  ticket = machine->last_ticket + 1;
+  held->granted = machine->first == NULL && may_begin(machine);
+  if (mch_hfeed_send_codes(machine, task->body, task->codes) != 0 ||
+      send_task(machine, task, ticket, held->granted ? MCH_HOSTS_GRANTED : 0) != 0) {
+    free(held);
+    return mch_error_set(error, MCH_NOMEM, "not enough memory to send a task");
+  }
+  machine->last_ticket = held->ticket = task->ticket = ticket;
+  held->task = task;
+  task->holder = machine;
+  machine->held[ticket % MCH_HOSTS_WINDOW] = held;
+  machine->outstanding++;
+  if (machine->granted == 0)
+    machine->last_end = mch_now();
+  machine->granted += (unsigned)held->granted;
+  machine->in_flight += task->length;
+  if (!held->granted) {
+    held->previous = machine->last;
+    if (machine->last != NULL)
+      machine->last->next = held;
+    else
+      machine->first = held;
+    machine->last = held;
+  }
+  return 0;
+}
+
+/* -- taking back -------------------------------------------------------------------------- */
+
+static void send_recall(struct machine *machine, const struct held *held, uint32_t number) {
+  unsigned char body[8];
+  mch_store_u32(body, held->ticket);
+  mch_store_u32(body + 4, number);
+  mch_machine_send(machine, MCH_HOSTS_RECALL, body, sizeof body);
+}
+
+/* It is not granted: it never begins there. */
+static void take_back(struct machine *machine, struct held *held) {
+  const struct mch_events *events = &machine->engine->config.events;
+  struct mch_task *task = held->task;
+  send_recall(machine, held, 0);
+  mch_hfeed_settle(machine, held);
+  events->returned(events->ud, task);
+}
+
+int mch_hfeed_reclaim(struct mch_engine *base, struct mch_task *task) {
+  struct held *held = held_of(task);
+  (void)base;
+  if (held == NULL || held->granted)
+    return 0;
+  take_back(task->holder, held);
+  return 1;
+}
+
+/* What has not begun of a batch that may: it comes by SPLIT. */
+void mch_hfeed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
+  struct held *held = held_of(batch);
+  (void)base;
+  if (held != NULL && held->granted)
+    send_recall(batch->holder, held, number);
+}
+
+static void stop_bars(struct machine *machine, const struct mch_task *task) {
+  uint64_t end = task->runid + mch_task_count(task);
+  size_t i;
+  for (i = 0; i < machine->bar_count; i++)
+    if (machine->bar_runids[i] >= task->runid && machine->bar_runids[i] < end)
+      mch_output_bar_stopping(machine->engine->config.output, machine->bars[i]);
+}
+
+void mch_hfeed_stop(struct mch_engine *base, struct mch_task *task) {
+  struct engine_hosts *engine = (struct engine_hosts *)base;
+  struct held *held = held_of(task);
+  struct machine *machine = task->holder;
+  unsigned char body[5];
+  size_t i;
+  for (i = 0; held == NULL && i < engine->doomed_count; i++)
+    if (engine->doomed[i] == task) { /* it ends at the next pump anyway */
+      engine->doomed[i] = engine->doomed[--engine->doomed_count];
+      engine->config.events.returned(engine->config.events.ud, task);
+      return;
+    }
+  if (held == NULL)
+    return;
+  if (!held->granted) {
+    take_back(machine, held);
+    return;
+  }
+  held->cancelled = task->batch != NULL;
+  stop_bars(machine, task);
+  mch_store_u32(body, held->ticket);
+  body[4] = task->stop;
+  mch_machine_send(machine, MCH_HOSTS_STOP, body, sizeof body);
+}
+
+/* Ask for those that may begin, from the last on; they come by RETURNED. */
+static void ask_for(struct machine *machine, unsigned most, int32_t priority) {
+  uint32_t ticket = machine->last_ticket, i;
+  for (i = 0; i < MCH_HOSTS_WINDOW && most > 0; i++, ticket--) {
+    struct held *held = mch_hfeed_held(machine, ticket);
+    if (held == NULL || !held->granted || held->recalled || held->task->priority >= priority)
+      continue;
+    held->recalled = 1;
+    send_recall(machine, held, 0);
+    most--;
+  }
+}
+
+static void take_back_from(struct machine *machine, int32_t priority, unsigned most) {
+  struct held *held, *previous;
+  for (held = machine->last; held != NULL && most > 0; held = previous) {
+    previous = held->previous;
+    if (held->task->priority < priority) {
+      take_back(machine, held);
+      most--;
+    }
+  }
+}
+
+void mch_hfeed_take_back_all(struct machine *machine) {
+  take_back_from(machine, INT32_MAX, UINT32_MAX);
+}
+
+void mch_hfeed_recall(struct mch_engine *base, int32_t priority) {
+  struct engine_hosts *engine = (struct engine_hosts *)base;
+  size_t i;
+  for (i = 0; i < engine->count; i++) {
+    struct machine *machine = &engine->machines[i];
+    take_back_from(machine, priority, UINT32_MAX);
+    if (machine->granted > 0)
+      ask_for(machine, machine->granted, priority);
+  }
+}
+
+void mch_hfeed_withdraw(struct mch_engine *base) {
+  mch_hfeed_recall(base, INT32_MAX);
+}
+
+/* A machine has nothing to do, and others have more than they can do at once. */
+void mch_hfeed_steal(struct engine_hosts *engine) {
+  struct machine *idle = NULL, *busy = NULL;
+  unsigned excess;
+  size_t i;
+  for (i = 0; i < engine->count; i++) {
+    struct machine *machine = &engine->machines[i];
+    if (machine->state == UP && machine->outstanding < machine->share)
+      idle = machine;
+    if ((machine->state == UP || machine->state == SUSPECT) &&
+        machine->outstanding > machine->share &&
+        (busy == NULL || machine->outstanding - machine->share > busy->outstanding - busy->share))
+      busy = machine;
+  }
+  if (idle == NULL || busy == NULL || idle == busy)
+    return;
+  excess = idle->share - idle->outstanding;
+  if (excess > (busy->outstanding - busy->share + 1) / 2)
+    excess = (busy->outstanding - busy->share + 1) / 2;
+  if (busy->first != NULL)
+    take_back_from(busy, INT32_MAX, excess);
+  else if (mch_now() > busy->asked_at + (uint64_t)patience(busy)) {
+    busy->asked_at = mch_now();
+    ask_for(busy, excess, INT32_MAX);
+  }
+}
+
+/* -- a machine was lost ------------------------------------------------------------------- */
+
+static struct mch_result *obituary(struct machine *machine, const struct mch_task *task,
+                                   const char *why) {
+  char text[256];
+  struct mch_result *result;
+  enum mch_kind kind = task->stop != 0 ? (enum mch_kind)task->stop : MCH_KIND_KILLED;
+  (void)why;
+  strcpy(text, "its machine ");
+  strncat(text, machine->host->name, sizeof text - 32);
+  strcat(text, " was lost");
+  result = mch_result_new(kind, text, NULL, 0);
+  if (result == NULL)
+    return NULL;
+  result->begun = 1;
+  result->whole = 1;
+  result->host = machine->host->name;
+  return result;
+}
+
+/* What may have begun ends with it; what had not goes back, the first to the head of the queue. */
+void mch_hfeed_fail_all(struct machine *machine, const char *why) {
+  const struct mch_events *events = &machine->engine->config.events;
+  uint32_t ticket = machine->last_ticket, i;
+  for (i = 0; i < MCH_HOSTS_WINDOW; i++, ticket--) {
+    struct held *held = mch_hfeed_held(machine, ticket);
+    if (held != NULL && !held->granted) {
+      struct mch_task *task = held->task;
+      mch_hfeed_settle(machine, held);
+      events->returned(events->ud, task);
+    }
+  }
+  for (ticket = machine->last_ticket - MCH_HOSTS_WINDOW + 1, i = 0; i < MCH_HOSTS_WINDOW;
+       i++, ticket++) {
+    struct held *held = mch_hfeed_held(machine, ticket);
+    struct mch_task *task;
+    if (held == NULL)
+      continue;
+    task = held->task;
+    mch_hfeed_settle(machine, held);
+    if (task->batch == NULL) {
+      events->finished(events->ud, task, obituary(machine, task, why));
+      continue;
+    }
+    while (task->batch->answered < task->batch->count)
+      events->failed(events->ud, task, obituary(machine, task, why));
+    events->batch_over(events->ud, task, 0);
+  }
+}

@@ -1,0 +1,132 @@
+/* Runs in: parent.
+ *
+ * What the files of the engine for many machines share. All of it is used under the pool's lock.
+ * The states of a machine:
+ *
+ *     IDLE --start--> CONNECTING --up, HELLO--> LOADING --START--> UP <--> SUSPECT
+ *                       |   |                     |                 |         |
+ *                       |   +--(its first attempt fails)            +--lost---+
+ *                       |            v            v                      v
+ *                       |          REFUSED <------+                    LOST --back-off-->
+ * CONNECTING |            ^                                   | |            +-----------(five
+ * attempts)---------+
+ *                       +--quit--> LEAVING --> AWAY
+ */
+#ifndef MCH_HOSTS_STATE_H
+#define MCH_HOSTS_STATE_H
+
+#include "hosts.h"
+#include "runtime/links/link.h"
+#include "runtime/show/output.h"
+#include "wire.h"
+
+enum machine_state { IDLE, CONNECTING, LOADING, UP, SUSPECT, LOST, REFUSED, LEAVING, AWAY };
+
+/* A task that a machine has. */
+struct held {
+  struct held *next, *previous; /* among those that are not granted, in order */
+  struct mch_task *task;
+  uint32_t ticket;
+  int granted;
+  int recalled;  /* it was asked for */
+  int cancelled; /* of a batch: what has not begun ends as its `stop` says */
+};
+
+struct machine {
+  struct engine_hosts *engine;
+  const struct mch_host *host;
+  enum machine_state state;
+  struct mch_link *link;
+  int fd;               /* of the link, in the poller; -1: none */
+  int deaf;             /* its connection has ended */
+  unsigned cpus, share; /* slots that it was given of those that it has */
+  unsigned told_share;
+  struct held *held[MCH_HOSTS_WINDOW]; /* by ticket */
+  struct held *first, *last;           /* not granted */
+  uint32_t last_ticket;
+  unsigned outstanding, granted;
+  size_t in_flight;     /* bytes of payload */
+  unsigned char *codes; /* bits by id: it has them */
+  uint32_t code_room;
+  double run_time, trip; /* nanoseconds, smoothed; 0: not known */
+  uint64_t last_end;     /* when a task of it ended last, or the first was granted */
+  uint64_t asked_at;     /* when it was last asked for what it may have begun */
+  uint64_t pinged;       /* when the last PING went; */
+  int pong_due;
+  uint64_t retry_at;
+  unsigned losses; /* since it was last up for a while */
+  int was_up;      /* ever */
+  uint64_t up_since;
+  char *why; /* it was lost or refused */
+  struct mch_bar **bars;
+  uint64_t *bar_keys;
+  uint64_t *bar_runids;
+  size_t bar_count, bar_room;
+  struct mch_worker_info *workers;
+  size_t worker_count, worker_room;
+  uint64_t heard_owed; /* failures of careful tasks that HEARD is due for */
+  uint64_t quit_at;
+};
+
+struct engine_hosts {
+  struct mch_engine base;
+  struct mch_engine_config config;
+  struct mch_hosts *hosts;
+  struct machine *machines;
+  size_t count;
+  unsigned wanted; /* tasks at once at most; 0: as many as there are slots */
+  int started, quitting;
+  int log_level, listening;
+  struct mch_task **doomed; /* accepted where no machine is left: they end at the next pump */
+  size_t doomed_count, doomed_room;
+  struct mch_buf scratch;
+  uint64_t first_start;
+  uint64_t worked; /* nanoseconds, of all */
+  size_t queued;   /* tasks that waited in the pool at the last pump */
+};
+
+/* hosts_machine.c: a machine comes and goes. */
+
+void mch_machine_connect(struct machine *machine);
+void mch_machine_refuse(struct machine *machine, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void mch_machine_lose(struct machine *machine, const char *why);
+void mch_machine_serve(struct machine *machine);
+void mch_machine_broken(struct machine *machine, const char *what);
+void mch_machine_send(struct machine *machine, unsigned type, const void *bytes, size_t length);
+void mch_machine_quit(struct machine *machine, int kill);
+void mch_machine_drop(struct machine *machine);
+void mch_machine_allot(struct engine_hosts *engine);
+uint64_t mch_machine_deadline(const struct machine *machine);
+int mch_machine_is_open(const struct machine *machine);
+/* Whether it is time to connect anew, which the owner does. */
+int mch_machine_is_due(const struct machine *machine);
+
+/* hosts_feed.c: who gets which task. */
+
+struct held *mch_hfeed_held(struct machine *machine, uint32_t ticket);
+int mch_hfeed_send_codes(struct machine *machine, const unsigned char *ids, uint32_t count);
+void mch_hfeed_settle(struct machine *machine, struct held *held);
+void mch_hfeed_grant(struct machine *machine);
+/* Ask for what was allowed to begin, and will not soon; when that is due. */
+void mch_hfeed_ask_back(struct machine *machine);
+uint64_t mch_hfeed_ask_at(const struct machine *machine);
+int mch_hfeed_submit(struct mch_engine *base, struct mch_task *task, int owner,
+                     struct mch_error *error);
+void mch_hfeed_stop(struct mch_engine *base, struct mch_task *task);
+int mch_hfeed_reclaim(struct mch_engine *base, struct mch_task *task);
+void mch_hfeed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
+void mch_hfeed_recall(struct mch_engine *base, int32_t priority);
+void mch_hfeed_withdraw(struct mch_engine *base);
+void mch_hfeed_steal(struct engine_hosts *engine);
+int mch_hfeed_has_room(const struct machine *machine);
+void mch_hfeed_take_back_all(struct machine *machine);
+void mch_hfeed_fail_all(struct machine *machine, const char *why);
+
+/* hosts_hear.c: what a supervisor says. 0, or -1: it may not say that. */
+
+int mch_hhear_message(struct machine *machine, unsigned type, const unsigned char *bytes,
+                      size_t length);
+void mch_hhear_end_bars(struct machine *machine, enum mch_bar_end how);
+
+#endif

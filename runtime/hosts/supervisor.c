@@ -1,0 +1,502 @@
+/* Runs in: a supervisor. Purpose: supervisor.h.
+ *
+ * Its loop, and what the pool says. What the fork engine says goes up in supervisor_tell.c, modules
+ * that workers ask for in supervisor_ask.c. */
+#define _POSIX_C_SOURCE 200809L
+#include "supervisor_state.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/memory.h"
+#include "runtime/base/platform.h"
+#include "runtime/show/output.h"
+
+enum { UNSENT_MOST = 8 * 1024 * 1024, AT_ONCE = 64 * 1024 * 1024, MOST_MESSAGES = 4096 };
+static const uint64_t look_at_memory = 100000000u;
+static const uint64_t look_soon = 1000000u, look_late = 50000000u; /* at what workers do */
+
+/* -- tasks that are here ------------------------------------------------------------------ */
+
+struct here *mch_supervisor_here(struct supervisor *self, uint32_t ticket) {
+  struct here *here = self->here[ticket % MCH_HOSTS_WINDOW];
+  return here != NULL && here->ticket == ticket ? here : NULL;
+}
+
+static void enqueue(struct supervisor *self, struct here *here, int first) {
+  here->queued = 1;
+  self->queued++;
+  here->next = here->previous = NULL;
+  if (self->first == NULL)
+    self->first = self->last = here;
+  else if (first) {
+    here->next = self->first;
+    self->first->previous = here;
+    self->first = here;
+  } else {
+    here->previous = self->last;
+    self->last->next = here;
+    self->last = here;
+  }
+}
+
+static void dequeue(struct supervisor *self, struct here *here) {
+  if (!here->queued)
+    return;
+  here->queued = 0;
+  self->queued--;
+  if (here->previous != NULL)
+    here->previous->next = here->next;
+  else
+    self->first = here->next;
+  if (here->next != NULL)
+    here->next->previous = here->previous;
+  else
+    self->last = here->previous;
+}
+
+void mch_supervisor_forget(struct supervisor *self, struct here *here) {
+  mch_supervisor_look_soon(self);
+  dequeue(self, here);
+  self->here[here->ticket % MCH_HOSTS_WINDOW] = NULL;
+  self->count--;
+  mch_task_free(here->task);
+  free(here);
+}
+
+/* It never begins here. */
+void mch_supervisor_return(struct supervisor *self, struct here *here) {
+  unsigned char body[4];
+  mch_store_u32(body, here->ticket);
+  if (here->granted)
+    mch_supervisor_say(self, MCH_HOSTS_RETURNED, body, sizeof body);
+  mch_supervisor_forget(self, here);
+}
+
+/* The fork engine does not have it any more, and it has not begun. */
+void mch_supervisor_requeue(struct supervisor *self, struct here *here) {
+  here->submitted = 0;
+  if (self->recalling)
+    mch_supervisor_return(self, here);
+  else
+    enqueue(self, here, 1);
+}
+
+static int admits(struct supervisor *self, uint64_t now) {
+  if (self->min_free == 0 || self->engine->ops->running(self->engine, NULL, NULL) == 0)
+    return 1;
+  if (now < self->looked_at_memory + look_at_memory)
+    return !self->scarce;
+  self->looked_at_memory = now;
+  self->scarce = mch_memory_available("") < self->min_free;
+  return !self->scarce;
+}
+
+static void submit_all(struct supervisor *self) {
+  const struct mch_engine_ops *ops = self->engine->ops;
+  struct mch_error error;
+  while (self->first != NULL && self->owed == 0 && admits(self, mch_now())) {
+    struct here *here = self->first;
+    int code = ops->submit(self->engine, here->task, 1, &error);
+    if (code == MCH_FULL)
+      break;
+    dequeue(self, here);
+    mch_supervisor_look_soon(self);
+    if (code == 0)
+      here->submitted = 1;
+    else
+      mch_supervisor_fail(self, here, error.text);
+  }
+  if (self->owed == 0)
+    ops->flush(self->engine);
+}
+
+/* -- what the pool says ------------------------------------------------------------------- */
+
+static int configure(struct supervisor *self, struct mch_reader_of *reader) {
+  const struct mch_supervisor_config *own = self->config;
+  struct mch_engine_config engine = {0};
+  struct mch_hosts_config said;
+  struct mch_error error;
+  unsigned char body[4];
+  int code;
+  if (self->engine != NULL || mch_hosts_take_config(reader, &said) != 0)
+    return -1;
+  engine.nworkers = (unsigned)said.slots;
+  engine.timeout = said.timeout;
+  engine.max_tasks_per_worker = said.max_tasks_per_worker;
+  engine.max_memory_per_worker = said.max_memory_per_worker;
+  engine.limit_cpu = said.limit_cpu;
+  engine.limit_files = said.limit_files;
+  engine.grace = said.grace;
+  engine.log_level = (int)(int64_t)said.log_level;
+  engine.bars = said.bars != 0;
+  engine.output = own->output;
+  self->min_free = said.min_free_memory;
+  mch_supervisor_listen_to_output(self, said.joined != 0);
+  code = own->configure(own->ud, &said, &engine, &error);
+  if (code != 0)
+    mch_supervisor_say(self, MCH_HOSTS_NOTICE, error.text, strlen(error.text));
+  if (code != 0 && code != MCH_FULL) {
+    self->leaving = 1;
+    return 0;
+  }
+  mch_supervisor_fill_events(self, &engine);
+  self->engine = mch_engine_fork_new(&engine, &error);
+  if (self->engine != NULL)
+    self->engine->ops->listen(self->engine, said.listening != 0);
+  if (self->engine == NULL || self->engine->ops->start(self->engine, &error) != 0 ||
+      self->engine->ops->add(self->engine, 1, &error) != 0) {
+    mch_supervisor_say(self, MCH_HOSTS_NOTICE, error.text, strlen(error.text));
+    self->leaving = 1;
+    return 0;
+  }
+  mch_store_u32(body, engine.nworkers);
+  mch_supervisor_tell_workers(self);
+  mch_supervisor_say(self, MCH_HOSTS_START, body, sizeof body);
+  return 0;
+}
+
+static int take_code(struct supervisor *self, struct mch_reader_of *reader) {
+  uint32_t id = mch_take_u32(reader);
+  if (reader->bad || id == 0 ||
+      self->config->put_code(self->config->ud, id, reader->at, reader->left) != 0)
+    return -1;
+  return 0;
+}
+
+/* A task with its graph. */
+static int accept_task(struct supervisor *self, const struct mch_hosts_task *head,
+                       const unsigned char *graph, size_t length, struct mch_buf *cargo) {
+  struct here **at = &self->here[head->ticket % MCH_HOSTS_WINDOW], *here;
+  int broken;
+  if (head->ticket == 0 || *at != NULL || (here = calloc(1, sizeof *here)) == NULL)
+    return -1;
+  here->task = mch_hosts_make_task(head, graph, length, cargo, &broken);
+  if (here->task == NULL) {
+    free(here);
+    return -1; /* without memory for it the connection ends: its tasks are told to be lost */
+  }
+  here->task->accepted = here->ticket = head->ticket;
+  here->granted = (head->options & MCH_HOSTS_GRANTED) != 0;
+  *at = here;
+  self->count++;
+  if (here->granted)
+    enqueue(self, here, 0);
+  return 0;
+}
+
+static int take_task(struct supervisor *self, struct mch_reader_of *reader, int is_batch) {
+  const unsigned char *start = reader->at;
+  struct mch_hosts_task head;
+  if (mch_hosts_take_task(reader, &head, is_batch) != 0)
+    return -1;
+  if ((head.options & MCH_HOSTS_APART) == 0)
+    return accept_task(self, &head, reader->at, reader->left, NULL);
+  if (reader->left != 0 || self->bodiless)
+    return -1;
+  mch_buf_clear(&self->head);
+  mch_buf_append(&self->head, start, (size_t)(reader->at - start));
+  self->bodiless = is_batch ? MCH_HOSTS_BATCH : MCH_HOSTS_TASK;
+  return self->head.failed != 0 ? -1 : 0;
+}
+
+static int take_body(struct supervisor *self) {
+  struct mch_reader_of reader = {self->head.data, self->head.length, 0};
+  struct mch_hosts_task head;
+  struct mch_buf graph = {0};
+  int code;
+  if (!self->bodiless ||
+      mch_hosts_take_task(&reader, &head, self->bodiless == MCH_HOSTS_BATCH) != 0)
+    return -1;
+  self->bodiless = 0;
+  if (mch_link_keep(self->link, &graph) != 0)
+    return -1;
+  code = accept_task(self, &head, graph.data, graph.length, &graph);
+  mch_buf_free(&graph);
+  return code;
+}
+
+static int take_grants(struct supervisor *self, struct mch_reader_of *reader) {
+  while (reader->left > 0 && !reader->bad) {
+    struct here *here = mch_supervisor_here(self, mch_take_u32(reader));
+    if (here == NULL || here->granted)
+      return -1;
+    here->granted = 1;
+    enqueue(self, here, 0);
+  }
+  return reader->bad ? -1 : 0;
+}
+
+/* Take back from the fork engine what has not begun, and say so. Whether it is gone. */
+static int recall(struct supervisor *self, struct here *here, uint32_t number) {
+  struct mch_task *task = here->task;
+  int taken;
+  if (!here->submitted) {
+    mch_supervisor_return(self, here);
+    return 1;
+  }
+  self->recalling = 1;
+  taken = number == 0 && self->engine->ops->reclaim(self->engine, task);
+  if (!taken && task->batch != NULL)
+    self->engine->ops->shorten(self->engine, task, number);
+  self->recalling = 0;
+  return taken;
+}
+
+static int take_recall(struct supervisor *self, struct mch_reader_of *reader) {
+  struct here *here = mch_supervisor_here(self, mch_take_u32(reader));
+  uint32_t number = mch_take_u32(reader);
+  if (reader->bad)
+    return -1;
+  if (here != NULL)
+    recall(self, here, number);
+  return 0;
+}
+
+static int take_stop(struct supervisor *self, struct mch_reader_of *reader) {
+  struct here *here = mch_supervisor_here(self, mch_take_u32(reader));
+  uint8_t kind = mch_take_u8(reader);
+  if (reader->bad || kind < MCH_KIND_EXITED || kind >= MCH_KIND_COUNT)
+    return -1;
+  if (here == NULL || recall(self, here, 0))
+    return 0;
+  if (here->task->batch != NULL && here->task->batch->answered == here->task->batch->count)
+    return 0;
+  here->task->stop = kind;
+  self->engine->ops->stop(self->engine, here->task);
+  return 0;
+}
+
+/* So many tasks at a time from now on. */
+static void take_slots(struct supervisor *self, uint32_t slots) {
+  if (self->engine == NULL || slots == 0 || slots > MCH_HOSTS_SLOTS || slots == self->slots)
+    return;
+  self->slots = slots;
+  self->engine->ops->resize(self->engine, slots);
+}
+
+static int take_level(struct supervisor *self, struct mch_reader_of *reader) {
+  int level = (int)(int32_t)mch_take_u32(reader);
+  uint8_t listening = mch_take_u8(reader);
+  uint32_t slots = mch_take_u32(reader);
+  if (reader->bad || slots > MCH_HOSTS_SLOTS)
+    return -1;
+  self->engine->ops->log_threshold(self->engine, level);
+  self->engine->ops->listen(self->engine, listening != 0);
+  take_slots(self, slots);
+  return 0;
+}
+
+static void leave(struct supervisor *self, int kill) {
+  self->leaving = 1;
+  if (self->engine != NULL)
+    self->engine->ops->quit(self->engine, kill);
+}
+
+static int hear(struct supervisor *self, const struct mch_link_event *event) {
+  struct mch_reader_of reader = {event->bytes, event->length, 0};
+  if (self->engine == NULL && event->type != MCH_HOSTS_CONFIG && event->type != MCH_HOSTS_QUIT &&
+      event->type != MCH_HOSTS_CODE)
+    return -1;
+  if (self->bodiless && event->type != MCH_HOSTS_BODY)
+    return -1;
+  switch (event->type) {
+  case MCH_HOSTS_CONFIG:
+    return configure(self, &reader);
+  case MCH_HOSTS_CODE:
+  case MCH_HOSTS_BLOB:
+    return take_code(self, &reader);
+  case MCH_HOSTS_MODULE:
+    return mch_supervisor_module(self, &reader);
+  case MCH_HOSTS_TASK:
+    return take_task(self, &reader, 0);
+  case MCH_HOSTS_BATCH:
+    return take_task(self, &reader, 1);
+  case MCH_HOSTS_BODY:
+    return take_body(self);
+  case MCH_HOSTS_GRANT:
+    return take_grants(self, &reader);
+  case MCH_HOSTS_STOP:
+    return take_stop(self, &reader);
+  case MCH_HOSTS_RECALL:
+    return take_recall(self, &reader);
+  case MCH_HOSTS_LEVEL:
+    return take_level(self, &reader);
+  case MCH_HOSTS_HEARD:
+    self->owed -= self->owed > 0;
+    return 0;
+  case MCH_HOSTS_ACCEPT: {
+    uint32_t pid = mch_take_u32(&reader);
+    uint64_t bytes = mch_take_u64(&reader);
+    if (!reader.bad)
+      self->engine->ops->accept(self->engine, (int)pid, (size_t)bytes);
+    return reader.bad ? -1 : 0;
+  }
+  case MCH_HOSTS_QUIT:
+    leave(self, mch_take_u8(&reader));
+    return reader.bad ? -1 : 0;
+  case MCH_HOSTS_PING:
+    mch_supervisor_say(self, MCH_HOSTS_PONG, event->bytes, event->length);
+    return 0;
+  default:
+    return -1;
+  }
+}
+
+/* -- the loop ----------------------------------------------------------------------------- */
+
+/* 0, or -1: the pool has gone, or said what it may not. */
+static int hear_all(struct supervisor *self) {
+  struct mch_link_event event;
+  size_t taken = 0, count = 0;
+  while (taken < AT_ONCE && count++ < MOST_MESSAGES) {
+    switch (mch_link_next(self->link, &event)) {
+    case MCH_LINK_MESSAGE:
+      taken += event.length;
+      if (hear(self, &event) != 0) {
+        fprintf(stderr, "mantichora worker: the pool broke the protocol by message %d\n",
+                event.type);
+        return -1;
+      }
+      break;
+    case MCH_LINK_LOST:
+      return -1;
+    case MCH_LINK_LEAVE:
+      leave(self, 1);
+      break;
+    case MCH_LINK_SLOTS:
+      take_slots(self, event.number);
+      break;
+    case MCH_LINK_NOTHING:
+      return 0;
+    default:
+      break;
+    }
+  }
+  return 0;
+}
+
+static void work(struct supervisor *self) {
+  const struct mch_engine_ops *ops = self->engine->ops;
+  struct mch_error error;
+  if (mch_link_queued(self->link) < UNSENT_MOST)
+    ops->pump(self->engine, 1, self->queued);
+  if (self->leaving)
+    return;
+  submit_all(self);
+  if (ops->short_of_workers(self->engine, self->queued)) {
+    ops->add(self->engine, self->queued, &error);
+    submit_all(self);
+  }
+}
+
+static uint64_t next_deadline(struct supervisor *self) {
+  uint64_t due = mch_link_deadline(self->link);
+  if (self->replies != NULL)
+    due = mch_sooner(due, mch_now() + 1000000u);
+  if (self->engine == NULL)
+    return due;
+  if (mch_link_queued(self->link) < UNSENT_MOST)
+    due = mch_sooner(due, self->engine->ops->deadline(self->engine));
+  else
+    due = mch_sooner(due, mch_now() + 1000000u);
+  due = mch_sooner(due, mch_output_next(self->config->output));
+  if (self->scarce && self->first != NULL)
+    due = mch_sooner(due, self->looked_at_memory + look_at_memory);
+  return mch_sooner(due, self->look_at);
+}
+
+/* Something has changed: what the workers do is told soon. */
+void mch_supervisor_look_soon(struct supervisor *self) {
+  self->look_step = look_soon;
+  if (self->look_at > self->looked_at_workers + 10 * look_soon)
+    self->look_at = mch_now() + look_soon;
+}
+
+static void tell_workers(struct supervisor *self, uint64_t now) {
+  if (now < self->look_at)
+    return;
+  self->looked_at_workers = now;
+  mch_supervisor_tell_workers(self);
+  self->look_step = self->look_step < look_late ? 2 * self->look_step : look_late;
+  self->look_at = self->count > 0 || self->told_busy ? now + self->look_step : MCH_NEVER;
+}
+
+static int loop(struct supervisor *self) {
+  for (;;) {
+    int fds[3];
+    uint64_t due;
+    if (hear_all(self) != 0)
+      return -1;
+    mch_supervisor_hear_asks(self);
+    if (self->engine != NULL) {
+      work(self);
+      tell_workers(self, mch_now());
+      if (mch_output_next(self->config->output) <= mch_now())
+        mch_output_pump(self->config->output, mch_now(), 1);
+    }
+    mch_link_flush(self->link);
+    if (self->leaving && (self->engine == NULL || self->engine->ops->gone(self->engine)))
+      return 0;
+    due = next_deadline(self);
+    fds[0] = mch_link_fd(self->link);
+    fds[1] = self->engine != NULL ? mch_poller_fd(self->engine->poller) : -1;
+    fds[2] = self->config->asks;
+    if (due > mch_now())
+      mch_platform_await(fds, 3, due, NULL);
+  }
+}
+
+/* What is queued still goes. */
+static void say_goodbye(struct supervisor *self) {
+  struct mch_link_event event;
+  uint64_t until = mch_now() + 2000000000u;
+  mch_supervisor_say(self, MCH_HOSTS_GONE, NULL, 0);
+  mch_link_close(self->link);
+  while (mch_now() < until) {
+    int fd = mch_link_fd(self->link);
+    enum mch_link_what what = mch_link_next(self->link, &event);
+    if (what == MCH_LINK_LOST || what == MCH_LINK_LEAVE)
+      break;
+    if (what != MCH_LINK_NOTHING)
+      continue;
+    mch_platform_await(&fd, 1, mch_sooner(until, mch_link_deadline(self->link)), NULL);
+  }
+}
+
+static void free_all(struct supervisor *self) {
+  uint32_t i;
+  mch_buf_free(&self->told);
+  for (i = 0; i < MCH_HOSTS_WINDOW; i++)
+    if (self->here[i] != NULL)
+      mch_supervisor_forget(self, self->here[i]);
+  mch_supervisor_free_asks(self);
+  mch_buf_free(&self->head);
+  mch_buf_free(&self->scratch);
+  mch_link_free(self->link);
+  free(self);
+}
+
+int mch_supervisor_run(const struct mch_supervisor_config *config) {
+  struct supervisor *self = calloc(1, sizeof *self);
+  int status;
+  if (self == NULL)
+    return 71;
+  self->config = config;
+  self->link = config->link;
+  self->look_at = MCH_NEVER;
+  mch_supervisor_say_hello(self);
+  status = loop(self);
+  if (self->engine != NULL) {
+    if (status != 0)
+      self->engine->ops->quit(self->engine, 1);
+    else
+      say_goodbye(self);
+    self->engine->ops->free(self->engine); /* its workers' lifelines end */
+  } else
+    say_goodbye(self);
+  free_all(self);
+  return status == 0 ? 0 : 1;
+}

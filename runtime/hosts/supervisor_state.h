@@ -1,0 +1,87 @@
+/* Runs in: a supervisor.
+ *
+ * What the files of the supervisor share. The life of a task here:
+ *
+ *     arrived --GRANT--> queued --submit--> with the fork engine --> FINISHED, OVER: forgotten
+ *        |                 | ^                   |
+ *        +--RECALL---------+ +---- returned -----+  it has not begun: RETURNED if it was asked for
+ */
+#ifndef MCH_HOSTS_SUPERVISOR_STATE_H
+#define MCH_HOSTS_SUPERVISOR_STATE_H
+
+#include "supervisor.h"
+
+/* A task of the pool that is here; `accepted` of the task is its ticket. */
+struct here {
+  struct here *next, *previous; /* in the queue */
+  struct mch_task *task;
+  uint32_t ticket;
+  int granted, queued, submitted;
+};
+
+/* A module that workers have asked for, and what the pool said. */
+struct asked {
+  struct asked *next;
+  uint32_t request;
+  int answered;
+  struct mch_buf answer; /* as a worker gets it */
+  int *waiting;          /* descriptors to answer by */
+  size_t count;
+  size_t length;
+  char name[]; /* not terminated */
+};
+
+/* An answer on its way to a worker. */
+struct reply {
+  struct reply *next;
+  int fd;
+  const struct asked *asked;
+  size_t sent;
+};
+
+struct supervisor {
+  const struct mch_supervisor_config *config;
+  struct mch_link *link;
+  struct mch_engine *engine; /* NULL: not configured yet */
+  struct here *here[MCH_HOSTS_WINDOW];
+  size_t count;
+  struct here *first, *last; /* granted, and not with the engine */
+  size_t queued;
+  int recalling; /* what the engine returns goes back to the pool */
+  int bodiless;  /* a TASK or BATCH came, and its BODY is next */
+  int leaving;
+  unsigned slots;
+  uint64_t owed; /* failures of careful tasks of which the conclusions are not known */
+  uint64_t min_free, looked_at_memory;
+  uint64_t looked_at_workers, look_at, look_step;
+  int scarce, told_busy;
+  struct mch_buf head, scratch, told; /* told: the last WORKERS */
+  struct asked *asked;
+  struct reply *replies;
+  uint32_t requests;
+};
+
+/* supervisor.c */
+
+struct here *mch_supervisor_here(struct supervisor *self, uint32_t ticket);
+void mch_supervisor_forget(struct supervisor *self, struct here *here);
+void mch_supervisor_return(struct supervisor *self, struct here *here);
+void mch_supervisor_requeue(struct supervisor *self, struct here *here);
+void mch_supervisor_look_soon(struct supervisor *self);
+
+/* supervisor_tell.c: what goes up. */
+
+void mch_supervisor_say(struct supervisor *self, unsigned type, const void *bytes, size_t length);
+void mch_supervisor_say_hello(struct supervisor *self);
+void mch_supervisor_fail(struct supervisor *self, struct here *here, const char *why);
+void mch_supervisor_fill_events(struct supervisor *self, struct mch_engine_config *engine);
+void mch_supervisor_listen_to_output(struct supervisor *self, int joined);
+void mch_supervisor_tell_workers(struct supervisor *self);
+
+/* supervisor_ask.c: modules for workers. */
+
+void mch_supervisor_hear_asks(struct supervisor *self);
+int mch_supervisor_module(struct supervisor *self, struct mch_reader_of *reader);
+void mch_supervisor_free_asks(struct supervisor *self);
+
+#endif

@@ -1,0 +1,463 @@
+-- Many machines, each played by a supervisor of this tree over a command's stdin and stdout.
+
+local mantichora = require "mantichora"
+local process = require "spec.support.process"
+local shell = require "spec.support.shell"
+
+local here = os.getenv("PWD")
+local program = os.getenv("MANTICHORA_HOST") or here .. "/build/bin/mantichora"
+local local_command = { program, "worker", "--stdio" }
+
+local function machine(name, slots, command)
+  return { command = command or local_command, slots = slots, name = name }
+end
+
+local function pool(options)
+  options.hosts = options.hosts or { machine("b", options.slots or 2) }
+  options.slots = nil
+  return mantichora(options)
+end
+
+-- The supervisor of a machine, which is the parent of its workers.
+local function supervisor(mcore, name)
+  for _, worker in ipairs(mcore:workers()) do
+    if not name or worker.host == name then
+      local file <close> = io.open("/proc/" .. worker.pid .. "/stat")
+      return tonumber(file:read("a"):match("%) %a (%d+)"))
+    end
+  end
+end
+
+-- A script in a folder of its own.
+local function script_of(text)
+  local path = shell.folder() .. "/script.lua"
+  shell.write(path, text)
+  return path
+end
+
+local function kill(signal, pid) os.execute(("kill -%s %d"):format(signal, pid)) end
+
+describe("hosts", function()
+  it("run tasks on a machine behind a command, and name it", function()
+    local mcore <close> = pool { on_error = "return" }
+    local k = 40
+    mcore:run(function(a) return a + k, mantichora.is_worker(), nil end, 2)
+    assert.are.same({ { n = 3, 42, true }, n = 1 }, mcore:returns { packed = true })
+    local workers = mcore:workers()
+    assert.are.equal(2, #workers)
+    assert.are.equal("b", workers[1].host)
+    mcore:run(error, "oops")
+    local failure = mcore:returns()[1]
+    assert.are.equal("error", failure.kind)
+    assert.are.equal("b", failure.host)
+    assert.truthy(tostring(failure):find("in worker %d+ on b, after"))
+  end)
+
+  it("end tasks in all ways", function()
+    local mcore <close> = pool { on_error = "return" }
+    mcore:run(function() return 1 end)
+    mcore:run(error, { code = 7 })
+    mcore:run(function() return coroutine.create(print) end)
+    mcore:run(os.exit, 3)
+    mcore:run(function() os.execute("kill -9 $PPID") end)
+    mcore:run_with({ timeout = 0.2 }, function() while true do end end)
+    local runid = mcore:run(function() mantichora.sleep(30) end)
+    mcore:cancel(runid)
+    local kinds = {}
+    for i, result in ipairs(mcore:returns()) do
+      kinds[i] = mantichora.is_failure(result) and result.kind or "ok"
+    end
+    assert.are.same({ "ok", "error", "unsendable", "exited", "killed", "timeout", "cancelled" }, kinds)
+  end)
+
+  it("send numbers, results and batches as one machine does", function()
+    local numbers = {}
+    for _, hosts in ipairs { false, { machine("b", 2) } } do
+      local mcore <close> = mantichora { nworkers = 2, seed = 11, hosts = hosts or nil }
+      for i = 1, 5 do mcore:run(function() return i, math.random(1000) end) end
+      local list = {}
+      for i, packed in ipairs(mcore:returns { packed = true }) do list[i] = packed[2] end
+      local items = {}
+      for i = 1, 500 do items[i] = i end
+      for i, value in ipairs(mcore:map(function(x) return x * 1000 + math.random(0, 999) end, items)) do
+        assert.are.equal(i, value // 1000)
+        list[#list + 1] = value
+      end
+      numbers[#numbers + 1] = list
+    end
+    assert.are.same(numbers[1], numbers[2])
+  end)
+
+  it("share the tasks of a pool", function()
+    local mcore <close> = mantichora { hosts = { machine("a", 1), machine("b", 1) } }
+    local seen = {}
+    mcore:on(function(event) if event.event == "ended" then seen[event.host] = (seen[event.host] or 0) + 1 end end)
+    for _ = 1, 8 do mcore:run(mantichora.sleep, 0.05) end
+    mcore:returns()
+    assert.are.equal(8, seen.a + seen.b)
+    assert.is_true(seen.a >= 2 and seen.b >= 2)
+  end)
+
+  it("tell of events, emitted values, lines, records and bars", function()
+    local script = script_of(([[
+      local mantichora = require "mantichora"
+      local logging = require "mantichora.logging"
+      local atpbar = require "mantichora.atpbar"
+      logging.basic_config { level = "INFO", stream = function(line) print("log " .. line) end }
+      local mcore <close> = mantichora { hosts = { { command = %q, name = "m", slots = 1 } } }
+      mcore:on(function(e) if e.event ~= "queued" then print(e.event, e.host, e.values and e.values[1]) end end)
+      mcore:run(function()
+        print "a line"
+        logging.info "a record"
+        mantichora.emit(5)
+        for _ in atpbar(3, "a bar") do end
+        io.write "no newline"
+      end)
+      mcore:returns()
+      print "end"
+    ]]):format(program .. " worker --stdio"))
+    local got = shell.run(program .. " --progress text " .. script)
+    local order = {}
+    for line in got.out:gmatch("[^\n]+") do order[#order + 1] = line end
+    table.sort(order)
+    assert.are.same({ "a line", "emitted\tm\t5", "end", "ended\tm\tnil", "log INFO:root:a record", "no newline",
+      "started\tm\tnil", "worker_ended\tm\tnil", "worker_started\tm\tnil" }, order)
+    assert.truthy(got.out:find("log INFO.*emitted.*\nended.*\nend\n"), got.out)
+    assert.truthy(got.err:find("3 /        3 (100.00%): a bar", 1, true), got.err)
+  end)
+
+  it("run init and fini there", function()
+    local got = shell.run(program .. " " .. script_of(([[
+      local mantichora = require "mantichora"
+      count = 1
+      do
+        local mcore <close> = mantichora { hosts = %q, nworkers = 1, init = function() ready = "yes"; count = 5 end,
+          fini = function() print("fini", count) end }
+        mcore:run(function() count = count + 1; return ready, count end)
+        print(table.unpack(mcore:returns { packed = true }[1]))
+      end
+      print "end"
+    ]]):format("cmd:" .. program .. " worker --stdio")))
+    assert.are.equal("yes\t6\nfini\t6\nend\n", got.out .. got.err)
+    local file <close> = io.tmpfile()
+    local other <close> = pool { init = function() return file end }
+    assert.error_matches(function() other:start() end,
+      "cannot send upvalue 'file' of function <[^>]*> in init: userdata %(FILE%*%)")
+  end)
+
+  it("carry large values", function()
+    local mcore <close> = pool { slots = 1, capture_warn = 0 }
+    local text = ("0123456789"):rep(1000000)
+    mcore:run(function(s) return s, #s end, text)
+    local got = mcore:returns { packed = true }[1]
+    assert.is_true(got[1] == text)
+    assert.are.equal(10000000, got[2])
+  end)
+
+  it("have pools inside of tasks, of the machine's own", function()
+    local mcore <close> = pool {}
+    mcore:run(function()
+      local inner <close> = mantichora { nworkers = 1 }
+      inner:run(function() return 5 end)
+      return inner:returns()[1], inner:workers()[1].host
+    end)
+    assert.are.same({ n = 1, 5 }, mcore:returns())
+  end)
+end)
+
+describe("what travels", function()
+  local old_path = package.path
+  local folder
+
+  setup(function()
+    folder = shell.folder()
+    os.execute("mkdir -p " .. folder .. "/deep")
+    shell.write(folder .. "/deep/thing.lua", [[
+      local M = { name = ... }
+      M.__index = M
+      function M.new(x) return setmetatable({ x = x }, M) end
+      function M.fail() error "in thing" end
+      return M
+    ]])
+    package.path = folder .. "/?.lua;" .. package.path
+  end)
+
+  teardown(function()
+    package.path = old_path
+    shell.remove(folder)
+  end)
+
+  -- Globals of the script, where busted's environment is not in between.
+  local function run(code)
+    local script = script_of(([[
+      package.path = %q .. "/?.lua;" .. package.path
+      local mantichora = require "mantichora"
+      local mcore = mantichora { hosts = %q, nworkers = 1, on_error = "return" }
+      local function task(f, ...)
+        mcore:run(f, ...)
+        local entry = mcore:receive_all()[1]
+        print(table.unpack(entry, 2, entry.n))
+      end
+    ]]):format(folder, "cmd:" .. program .. " worker --stdio") .. code .. "\nmcore:close()")
+    local got = shell.run(program .. " " .. script)
+    return got.out, got.err
+  end
+
+  it("are Lua modules by name, on demand, and functions of package.preload", function()
+    local out = run [[
+      local thing = require "deep.thing"
+      package.preload["pre.loaded"] = function(name) return { name = name, value = 6 } end
+      task(function(o) return getmetatable(o) == thing, thing.name end, thing.new(1))
+      task(function() return require "deep.thing".new(2).x, require "pre.loaded".value end)
+      mcore:run(function() return thing.new(3) end)
+      print(getmetatable(mcore:returns()[1]) == thing)
+      mcore:run(function() return thing.fail() end)
+      print((mcore:returns()[1].traceback:match("[^%s]*deep/thing.lua:4")))
+    ]]
+    assert.are.equal("true\tdeep.thing\n2\t6\ntrue\n" .. folder .. "/deep/thing.lua:4\n", out)
+  end)
+
+  it("are only loaded modules where that is asked for", function()
+    local out = run(([[
+      local function ask()
+        local other <close> = mantichora { hosts = %q, nworkers = 1, modules = "loaded" }
+        other:run(function() return (pcall(require, "deep.thing")) end)
+        print(other:returns()[1])
+      end
+      ask()
+      require "deep.thing"
+      ask()
+    ]]):format("cmd:" .. program .. " worker --stdio"))
+    assert.are.equal("false\ntrue\n", out)
+  end)
+
+  it("are globals, once in each worker while they stay the same", function()
+    local out, err = run [[
+      count = 0
+      local shared = 0
+      function bump() shared = shared + 1; return shared end
+      function look() return shared end
+      task(function() count = count + 1; return count, bump(), look() end)
+      task(function() count = count + 1; return count, bump(), look() end)
+      count = 10
+      task(function() count = count + 1; return count end)
+      count = nil
+      task(function() return count end)
+      x = 1
+      mcore:run(function() return x end)
+      x = 2
+      mcore:run(function() return x end)
+      print(table.concat(mcore:returns(), " "))
+      list = { 1, 2, 3 }
+      task(function() return #list end)
+      list[4] = 4
+      task(function() return #list end)
+      thread = coroutine.create(print)
+      task(function() return thread end)
+      task(function() return thread end)
+    ]]
+    assert.are.equal("1\t1\t1\n2\t2\t2\n11\nnil\n1 2\n3\n4\nnil\nnil\n", out)
+    assert.are.equal("WARNING:mantichora:the global 'thread' is not sent to other machines and is absent there: "
+      .. "coroutine (thread)\n", err)
+  end)
+
+  it("are classes that keep their identity", function()
+    local out = run [[
+      Animal = {}; Animal.__index = Animal
+      function Animal.new(n) return setmetatable({ n = n }, Animal) end
+      Dog = setmetatable({}, { __index = Animal }); Dog.__index = Dog
+      local function check(a) return getmetatable(a) == Animal, getmetatable(Dog).__index == Animal end
+      task(check, Animal.new(1))
+      task(check, Animal.new(2))
+      mcore:run(function() return Animal.new(3) end)
+      print(getmetatable(mcore:returns()[1]) == Animal)
+      local list = {}
+      for i = 1, 40 do list[i] = Animal.new(i) end
+      local same = 0
+      for _, ok in ipairs(mcore:map(check, list)) do same = same + (ok and 1 or 0) end
+      print(same)
+    ]]
+    assert.are.equal("true\ttrue\ntrue\ttrue\ntrue\n40\n", out)
+  end)
+
+  it("are functions that were put into the standard library", function()
+    local out = run [[
+      function string.trim(s) return (s:gsub("^%s+", "")) end
+      task(function() return ("  a"):trim() end)
+      function string.twice(s) return s .. s end
+      task(function() return ("b"):twice():trim() end)
+    ]]
+    assert.are.equal("a\nbb\n", out)
+  end)
+
+  it("are large globals once to a machine", function()
+    local out = run [[
+      big = {}
+      for i = 1, 200000 do big[i] = i end
+      local start = os.clock()
+      for i = 1, 50 do mcore:run(function() return #big + i end) end
+      print(mcore:returns()[50])
+      print(os.clock() - start < 1.5)
+    ]]
+    assert.are.equal("200050\ntrue\n", out)
+  end)
+
+  it("are variables of the environment, and the working directory", function()
+    local mcore <close> = pool { env = { "HOME", SPEC_HOSTS = "a b" }, cwd = "/usr" }
+    mcore:run(function()
+      local pipe <close> = io.popen("pwd")
+      return os.getenv("SPEC_HOSTS"), os.getenv("HOME"), pipe:read("l")
+    end)
+    assert.are.same({ "a b", os.getenv("HOME"), "/usr", n = 3 }, mcore:returns { packed = true }[1])
+  end)
+end)
+
+describe("options of hosts", function()
+  local function problem(options)
+    local fine, message = pcall(mantichora, options)
+    assert.is_false(fine)
+    return (message:gsub("^[^:]*:%d+: ", ""))
+  end
+
+  it("are refused where they are wrong", function()
+    for hosts, message in pairs {
+      ["-oProxyCommand=x"] = "hosts: the host of '-oProxyCommand=x' begins with '-'",
+      ["-x@box"] = "hosts: the user of '-x@box' begins with '-'",
+      ["box;rm"] = "hosts: the host of 'box;rm' may have letters, digits and . _ - : only",
+      ["a b"] = "hosts: the host of 'a b' may have letters, digits and . _ - : only",
+      ["box:0"] = "hosts: the slots of 'box:0' must be a whole number from 1 to 4096: '0' is given",
+      ["box:x"] = "hosts: the slots of 'box:x' must be a whole number from 1 to 4096: 'x' is given",
+      ["::1"] = "hosts: '::1' has several colons: an IPv6 address stands in brackets, as in [::1]:8",
+      ["[::g]"] = "hosts: '[::g]' has no IPv6 address in its brackets",
+      ["@box"] = "hosts: '@box' has no user",
+      ["ssh://box:99999"] = "hosts: the port of 'ssh://box:99999' must be a number from 1 to 65535",
+      ["http://box"] = "hosts: 'http://box' is not understood",
+      ["cmd:'a"] = "hosts: 'cmd:'a': a quote is not closed",
+      ["cmd: "] = "hosts: 'cmd:' has no command",
+      [" , "] = "option 'hosts' names no machine",
+    } do
+      assert.are.equal(message, problem { hosts = hosts })
+    end
+    assert.are.equal("hosts: entry 1 has no command, which must be a string or a list of words",
+      problem { hosts = { {} } })
+    assert.are.equal("hosts: entry 1 must be a string or a table: number is given", problem { hosts = { 5 } })
+    assert.are.equal("option 'lease' is for a pool with hosts", problem { lease = 3 })
+    assert.are.equal("option 'env' is for a pool with hosts", problem { env = {} })
+    assert.truthy(problem { hosts = "box", engine = "snapshot" }:find("snapshot", 1, true))
+    assert.truthy(problem { hosts = "box", program = "a;b" }:find("option 'program'", 1, true))
+  end)
+
+  it("are read as a line is: commas, quotes, slots", function()
+    local mcore <close> = mantichora {
+      hosts = ("cmd:'%s' worker --stdio, cmd:sh -c \"exec '%s' worker --stdio; echo a,b\""):format(program, program),
+    }
+    local hosts = {}
+    mcore:on(function(event) if event.event == "started" then hosts[event.host] = true end end)
+    for _ = 1, 16 do mcore:run(mantichora.sleep, 0.05) end
+    mcore:returns()
+    assert.are.same({ host1 = true, host2 = true }, hosts)
+  end)
+
+  it("come from the environment, and from the program's --hosts", function()
+    local script = script_of([[
+      local mantichora = require "mantichora"
+      local mcore <close> = mantichora { nworkers = 1 }
+      mcore:run(function() return 1 end)
+      mcore:returns()
+      print(mcore:workers()[1].host)
+    ]])
+    local hosts = "cmd:" .. program .. " worker --stdio"
+    assert.are.equal("host1\n", shell.run("env MANTICHORA_HOSTS='" .. hosts .. "' " .. program .. " " .. script).out)
+    assert.are.equal("host1\n", shell.run(program .. " --hosts '" .. hosts .. "' " .. script).out)
+    assert.are.equal("nil\n", shell.run(program .. " " .. script).out)
+  end)
+end)
+
+describe("a machine that is not there", function()
+  it("is refused with its own words, and tasks end by that", function()
+    local mcore <close> = mantichora {
+      hosts = { machine("bad", 1, { "sh", "-c", "echo welcome; echo no such thing >&2; exit 3" }) },
+      on_error = "return",
+    }
+    mcore:run(print)
+    local failure = mcore:returns()[1]
+    assert.are.equal("killed", failure.kind)
+    assert.truthy(failure.message:find("^no machine is left: bad: "), failure.message)
+    assert.truthy(failure.message:find("no such thing", 1, true), failure.message)
+  end)
+
+  it("does not keep the others from working", function()
+    local mcore <close> = mantichora { hosts = { machine("bad", 1, { "/nowhere/at/all" }), machine("good", 1) } }
+    for i = 1, 4 do mcore:run(function() return i end) end
+    assert.are.same({ n = 4, 1, 2, 3, 4 }, mcore:returns())
+  end)
+end)
+
+describe("a machine that is lost", function()
+  it("ends what it may have begun, and no other task; it comes back", function()
+    local mcore <close> = pool { slots = 1, on_error = "return" }
+    mcore:run(function() return process.pid() end)
+    local worker = mcore:returns()[1]
+    local mark = os.tmpname()
+    os.remove(mark)
+    mcore:run(function()
+      io.open(mark, "w"):close()
+      mantichora.sleep(30)
+    end)
+    process.wait(function()
+      mcore:poll(0)
+      return io.open(mark)
+    end)
+    for i = 1, 20 do mcore:run(function() return i end) end
+    kill(9, supervisor(mcore))
+    local results = mcore:returns()
+    assert.are.equal("killed", results[1].kind)
+    assert.are.equal("its machine b was lost", results[1].message)
+    assert.are.equal("b", results[1].host)
+    local lost = 0
+    for i = 2, 21 do
+      if mantichora.is_failure(results[i]) then
+        assert.are.equal("its machine b was lost", results[i].message)
+        lost = lost + 1
+      else
+        assert.are.equal(i - 1, results[i])
+      end
+    end
+    assert.is_true(lost <= 1, lost)
+    process.wait(function() return not process.runs(worker) end)
+    os.remove(mark)
+  end)
+
+  it("has its tasks tried again where that was asked for", function()
+    local mcore <close> = mantichora { hosts = { machine("a", 1), machine("b", 1) } }
+    mcore:run(print == nil and error or function() end)
+    mcore:returns()
+    for i = 1, 6 do
+      mcore:run_with({ retries = 2 }, function()
+        mantichora.sleep(0.2)
+        return i
+      end)
+    end
+    mcore:poll(0.1)
+    kill(9, supervisor(mcore, "a"))
+    assert.are.same({ n = 6, 1, 2, 3, 4, 5, 6 }, mcore:returns())
+  end)
+
+  it("leaves no process behind, whoever is killed", function()
+    local script = script_of(([[
+      local mantichora = require "mantichora"
+      local mcore = mantichora { hosts = { { command = %q, slots = 1 } } }
+      mcore:run(function() local f = io.open("/proc/self/stat") return f:read("n") end)
+      print(mcore:returns()[1])
+      io.stdout:flush()
+      mcore:run(mantichora.sleep, 60)
+      mcore:poll(60)
+    ]]):format(program .. " worker --stdio"))
+    local pipe <close> = io.popen("exec " .. program .. " " .. script .. " & echo $!; wait 2>/dev/null")
+    local pid = tonumber(pipe:read("l"))
+    local worker = tonumber(pipe:read("l"))
+    assert.is_true(process.runs(worker))
+    kill(9, pid)
+    process.wait(function() return not process.runs(worker) end)
+  end)
+end)
