@@ -569,28 +569,30 @@ static void tell_taken(struct mch_relay *relay) {
 
 /* -- writing ------------------------------------------------------------------------------ */
 
-static void write_carrier(struct mch_relay *relay) {
+/* Whether the carrier took all there was. */
+static int write_carrier(struct mch_relay *relay) {
   struct mch_tub *tub = &relay->to_carrier;
   ssize_t wrote;
   if (relay->is.out < 0) {
     mch_tub_drop(tub, mch_tub_unread(tub));
-    return;
+    return 0;
   }
   do
     wrote = write(relay->is.out, tub->bytes + tub->read, mch_tub_unread(tub));
   while (wrote < 0 && errno == EINTR);
   if (wrote > 0) {
     mch_tub_drop(tub, (size_t)wrote);
-    return;
+    return mch_tub_unread(tub) == 0;
   }
   if (errno == EAGAIN || errno == EWOULDBLOCK)
-    return;
+    return 0;
   if (!relay->is.script)
     abandon(relay, NULL);
   close(relay->is.out);
   relay->is.out = -1;
   if (relay->give_up == MCH_NEVER)
     relay->give_up = relay->now + end_within;
+  return 0;
 }
 
 static void write_end(struct mch_relay *relay) {
@@ -759,14 +761,14 @@ static void work(struct mch_relay *relay) {
     read_slots(relay);
   if ((fds[END].revents & ~POLLOUT) || (relay->child_gone && !relay->end_drained))
     read_end(relay);
-  pull(relay);
-  tell_taken(relay);
   tell_news(relay);
   if (!relay->end_gone && mch_tub_unread(&relay->to_end) > 0)
     write_end(relay);
-  say_bye(relay);
-  if (mch_tub_unread(&relay->to_carrier) > 0)
-    write_carrier(relay);
+  do { /* until one of them waits for something that wakes this */
+    pull(relay);
+    tell_taken(relay);
+    say_bye(relay);
+  } while (mch_tub_unread(&relay->to_carrier) > 0 && write_carrier(relay));
 }
 
 void mch_relay_run(struct mch_relay *relay) {
