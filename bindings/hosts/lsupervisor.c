@@ -186,9 +186,9 @@ static int complain(const char *word) {
   return 255;
 }
 
-static int serve(unsigned slots) {
+static int serve(unsigned slots, int slots_fd) {
   static struct lsupervisor self; /* outlives all, as the process does */
-  struct mch_link_serve_config how = {-1};
+  struct mch_link_serve_config how = {slots_fd};
   struct mch_supervisor_config config = {0};
   struct mch_error error;
   char format[MCH_LTASK_FORMAT], host[256] = "";
@@ -230,7 +230,7 @@ static int serve_fleet(int count, char **words) {
 }
 
 int mch_lsupervisor_main(const char *program, int count, char **words) {
-  unsigned long slots = 0;
+  unsigned long slots = 0, slots_fd = 0;
   int stdio = 0, i;
   (void)program;
   for (i = 1; i < count; i++) {
@@ -247,6 +247,11 @@ int mch_lsupervisor_main(const char *program, int count, char **words) {
       slots = strtoul(words[++i], &end, 10);
       if (*end != '\0' || slots == 0 || slots > MCH_HOSTS_SLOTS)
         return complain(words[i]);
+    } else if (strcmp(words[i], "--slots-from") == 0 && i + 1 < count) { /* by a fleet's agent */
+      char *end;
+      slots_fd = strtoul(words[++i], &end, 10);
+      if (*end != '\0' || slots_fd < 3 || slots_fd > 1024)
+        return complain(words[i]);
     } else
       return complain(words[i]);
   }
@@ -254,5 +259,5 @@ int mch_lsupervisor_main(const char *program, int count, char **words) {
     print_usage(stderr);
     return 255;
   }
-  return serve((unsigned)slots);
+  return serve((unsigned)slots, slots_fd == 0 ? -1 : (int)slots_fd);
 }

@@ -15,6 +15,8 @@
 #include "lpool_state.h"
 #include "runtime/base/mix.h"
 #include "runtime/hosts/library.h"
+#include "runtime/links/program.h"
+#include "runtime/links/url.h"
 
 /* -- options ------------------------------------------------------------------------------ */
 
@@ -79,8 +81,12 @@ static int fill_hosts(lua_State *L, struct mch_hosts *hosts) {
     host->slots = (unsigned)number_field(L, "slots");
     lua_getfield(L, -1, "command");
     host->command = words_of(L);
+    lua_pop(L, 1);
+    host->is_fleet = lua_getfield(L, -1, "environment") == LUA_TTABLE;
+    host->environment = host->is_fleet ? words_of(L) : NULL;
     lua_pop(L, 2);
-    if (host->name == NULL || host->command == NULL)
+    if (host->name == NULL || host->command == NULL ||
+        (host->is_fleet && host->environment == NULL))
       return -1;
   }
   return 0;
@@ -112,6 +118,32 @@ struct mch_hosts *mch_lhosts_new(lua_State *L, struct lpool *lpool) {
     luaL_error(L, "not enough memory for a pool");
   hosts->library = (struct mch_library){hosts->shelf, mch_shelf_find};
   return hosts;
+}
+
+int mch_lhosts_fleet(lua_State *L) {
+  size_t length;
+  const char *given = luaL_checklstring(L, 1, &length);
+  char *url = lua_newuserdatauv(L, length + 1, 0), *password, path[4096];
+  struct mch_url parsed;
+  struct mch_error error;
+  memcpy(url, given, length + 1);
+  password = mch_url_split(url);
+  if (password != NULL && strlen(password) < sizeof path)
+    strcpy(path, password);
+  else
+    path[0] = '\0';
+  free(password);
+  luaL_checkstack(L, 4, NULL);
+  lua_pushstring(L, path[0] == '\0' ? NULL : path);
+  if (mch_url_parse(&parsed, url, &error) != 0) {
+    lua_pushnil(L);
+    lua_pushstring(L, error.text);
+    return 2;
+  }
+  lua_pushstring(L, url);
+  lua_pushstring(L, mch_link_find("mantichora-amqp", path, sizeof path));
+  lua_pushvalue(L, -3);
+  return 3;
 }
 
 /* -- modules ------------------------------------------------------------------------------ */

@@ -25,4 +25,8 @@ void mch_lhosts_tell_left(lua_State *L, struct lpool *lpool);
 /* At each run: what modules may be asked for. */
 void mch_lhosts_renew(lua_State *L, struct lpool *lpool);
 
+/* fleet(url): the URL of a broker without its password, the path of mantichora-amqp, and the
+ * password or nil; or nil and what is wrong with it. */
+int mch_lhosts_fleet(lua_State *L);
+
 #endif

@@ -581,6 +581,7 @@ int mch_lpool_open(lua_State *L) {
                                   {"sleep", mch_core_sleep},
                                   {"cpu_count", core_cpu_count},
                                   {"program", core_program},
+                                  {"fleet", mch_lhosts_fleet},
                                   {"is_worker", core_is_worker},
                                   {"runid", core_runid},
                                   {"embedded", core_embedded},

@@ -14,6 +14,8 @@
 #include "runtime/show/output.h"
 #include "library.h"
 
+enum { FLEET_ROOM = 500 }; /* machines of fleets; an array, since others point into it */
+
 static int start(struct mch_engine *base, struct mch_error *error) {
   struct engine_hosts *engine = (struct engine_hosts *)base;
   size_t i;
@@ -351,9 +353,11 @@ static const struct mch_engine_ops ops = {start,
 struct mch_engine *mch_engine_hosts_new(const struct mch_engine_config *config,
                                         struct mch_error *error) {
   struct engine_hosts *engine = calloc(1, sizeof *engine);
-  size_t i;
+  size_t i, room = config->hosts->count;
+  for (i = 0; i < config->hosts->count && room == config->hosts->count; i++)
+    room += config->hosts->hosts[i].is_fleet ? FLEET_ROOM : 0;
   if (engine != NULL)
-    engine->machines = calloc(config->hosts->count, sizeof *engine->machines);
+    engine->machines = calloc(room, sizeof *engine->machines);
   if (engine == NULL || engine->machines == NULL) {
     free(engine);
     mch_error_set(error, MCH_NOMEM, "not enough memory for a pool");
@@ -369,6 +373,7 @@ struct mch_engine *mch_engine_hosts_new(const struct mch_engine_config *config,
   engine->config = *config;
   engine->hosts = config->hosts;
   engine->count = config->hosts->count;
+  engine->room = room;
   engine->wanted = config->nworkers;
   engine->log_level = config->log_level;
   for (i = 0; i < engine->count; i++) {
@@ -389,6 +394,9 @@ void mch_hosts_free(struct mch_hosts *hosts) {
     for (; word != NULL && *word != NULL; word++)
       free(*word);
     free(hosts->hosts[i].command);
+    for (word = hosts->hosts[i].environment; word != NULL && *word != NULL; word++)
+      free(*word);
+    free(hosts->hosts[i].environment);
     free(hosts->hosts[i].name);
   }
   free(hosts->hosts);

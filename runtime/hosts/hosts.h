@@ -13,10 +13,11 @@
 
 /* A machine: a command whose stdin and stdout lead to a supervisor. */
 struct mch_host {
-  char *name;     /* as failures and events have it */
-  char **command; /* words, NULL-terminated */
-  unsigned slots; /* 0: its CPUs */
-  int is_fleet;   /* it is a list of machines that come and go (RabbitMQ) */
+  char *name;         /* as failures and events have it */
+  char **command;     /* words, NULL-terminated */
+  unsigned slots;     /* 0: its CPUs */
+  int is_fleet;       /* it is a list of machines that come and go (RabbitMQ) */
+  char **environment; /* more of it for the command, "NAME=value", NULL-terminated; or NULL */
 };
 
 /* What a module's name leads to. */

@@ -91,7 +91,8 @@ void mch_machine_allot(struct engine_hosts *engine) {
 /* -- coming ------------------------------------------------------------------------------- */
 
 void mch_machine_connect(struct machine *machine) {
-  struct mch_link_config config = {machine->host->command, NULL, machine->engine->hosts->lease,
+  struct mch_link_config config = {machine->host->command, machine->host->environment,
+                                   machine->engine->hosts->lease,
                                    machine->engine->hosts->connect_timeout};
   struct mch_error error;
   machine->state = CONNECTING;
@@ -231,6 +232,7 @@ void mch_machine_drop(struct machine *machine) {
   free(machine->bar_keys);
   free(machine->bar_runids);
   free(machine->workers);
+  mch_fleet_drop(machine);
 }
 
 /* -- serving ------------------------------------------------------------------------------ */
@@ -256,7 +258,9 @@ static int serve_event(struct machine *machine, size_t *taken) {
   switch (mch_link_next(machine->link, &event)) {
   case MCH_LINK_MESSAGE:
     *taken += event.length + 32;
-    if (mch_hhear_message(machine, event.type, event.bytes, event.length) != 0 &&
+    if ((machine->host->is_fleet
+             ? mch_fleet_message(machine, event.type, event.bytes, event.length)
+             : mch_hhear_message(machine, event.type, event.bytes, event.length)) != 0 &&
         machine->link != NULL)
       mch_machine_broken(machine, "a message is not what it should be");
     return machine->link != NULL;
@@ -277,6 +281,11 @@ static int serve_event(struct machine *machine, size_t *taken) {
     mch_machine_lose(machine, event.text);
     return 0;
   case MCH_LINK_UP:
+    if (machine->host->is_fleet) { /* it stays CONNECTING, and has no slots */
+      machine->was_up = 1;
+      machine->up_since = mch_now();
+    }
+    return 1;
   case MCH_LINK_SLOTS:
     return 1;
   default:
@@ -290,7 +299,9 @@ void mch_machine_serve(struct machine *machine) {
   while (machine->link != NULL && taken < AT_ONCE && count++ < MOST_MESSAGES &&
          serve_event(machine, &taken))
     ;
-  if (machine->link == NULL)
+  if (machine->host->is_fleet)
+    mch_fleet_serve(machine);
+  if (machine->link == NULL || machine->host->is_fleet)
     return;
   if (machine->state == LEAVING && now >= machine->quit_at) {
     mch_machine_lose(machine, "it did not leave in time");
@@ -308,6 +319,8 @@ uint64_t mch_machine_deadline(const struct machine *machine) {
   if (machine->link == NULL)
     return machine->state == LOST && !machine->engine->quitting ? machine->retry_at : MCH_NEVER;
   due = mch_link_deadline(machine->link);
+  if (machine->host->is_fleet)
+    return mch_sooner(due, mch_fleet_deadline(machine));
   due = mch_sooner(due, mch_hfeed_ask_at(machine));
   if (machine->state == LEAVING)
     due = mch_sooner(due, machine->quit_at);

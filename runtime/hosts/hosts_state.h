@@ -35,6 +35,8 @@ struct held {
 struct machine {
   struct engine_hosts *engine;
   const struct mch_host *host;
+  struct mch_host *own_host; /* of a machine of a fleet: `host`, which goes with it; or NULL */
+  uint64_t alone_since;      /* a fleet's: none of its machines was there since */
   enum machine_state state;
   struct mch_link *link;
   int fd;               /* of the link, in the poller; -1: none */
@@ -73,8 +75,8 @@ struct engine_hosts {
   struct mch_engine_config config;
   struct mch_hosts *hosts;
   struct machine *machines;
-  size_t count;
-  unsigned wanted; /* tasks at once at most; 0: as many as there are slots */
+  size_t count, room; /* machines; a fleet adds to them */
+  unsigned wanted;    /* tasks at once at most; 0: as many as there are slots */
   int started, quitting;
   int log_level, listening;
   struct mch_task **doomed; /* accepted where no machine is left: they end at the next pump */
@@ -101,6 +103,14 @@ uint64_t mch_machine_deadline(const struct machine *machine);
 int mch_machine_is_open(const struct machine *machine);
 /* Whether it is time to connect anew, which the owner does. */
 int mch_machine_is_due(const struct machine *machine);
+
+/* hosts_fleet.c: a list of machines, in the place of one. */
+
+int mch_fleet_message(struct machine *fleet, unsigned type, const unsigned char *bytes,
+                      size_t length);
+void mch_fleet_serve(struct machine *fleet);
+uint64_t mch_fleet_deadline(const struct machine *fleet);
+void mch_fleet_drop(struct machine *machine);
 
 /* hosts_feed.c: who gets which task. */
 

@@ -114,6 +114,11 @@ static void submit_all(struct supervisor *self) {
 
 /* -- what the pool says ------------------------------------------------------------------- */
 
+/* What the script wants, but not more than its share in a fleet. */
+static uint32_t fair(const struct supervisor *self, uint32_t slots) {
+  return self->fleet_slots != 0 && self->fleet_slots < slots ? self->fleet_slots : slots;
+}
+
 static int configure(struct supervisor *self, struct mch_reader_of *reader) {
   const struct mch_supervisor_config *own = self->config;
   struct mch_engine_config engine = {0};
@@ -123,7 +128,9 @@ static int configure(struct supervisor *self, struct mch_reader_of *reader) {
   int code;
   if (self->engine != NULL || mch_hosts_take_config(reader, &said) != 0)
     return -1;
-  engine.nworkers = (unsigned)said.slots;
+  self->wanted_slots = (unsigned)said.slots;
+  self->slots = fair(self, self->wanted_slots);
+  engine.nworkers = self->slots;
   engine.timeout = said.timeout;
   engine.max_tasks_per_worker = said.max_tasks_per_worker;
   engine.max_memory_per_worker = said.max_memory_per_worker;
@@ -271,6 +278,9 @@ static int take_stop(struct supervisor *self, struct mch_reader_of *reader) {
 
 /* So many tasks at a time from now on. */
 static void take_slots(struct supervisor *self, uint32_t slots) {
+  if (slots != 0 && slots <= MCH_HOSTS_SLOTS)
+    self->wanted_slots = slots;
+  slots = fair(self, slots);
   if (self->engine == NULL || slots == 0 || slots > MCH_HOSTS_SLOTS || slots == self->slots)
     return;
   self->slots = slots;
@@ -367,7 +377,9 @@ static int hear_all(struct supervisor *self) {
       leave(self, 1);
       break;
     case MCH_LINK_SLOTS:
-      take_slots(self, event.number);
+      self->fleet_slots = event.number;
+      if (self->wanted_slots != 0)
+        take_slots(self, self->wanted_slots);
       break;
     case MCH_LINK_NOTHING:
       return 0;

@@ -50,7 +50,8 @@ struct supervisor {
   int recalling; /* what the engine returns goes back to the pool */
   int bodiless;  /* a TASK or BATCH came, and its BODY is next */
   int leaving;
-  unsigned slots;
+  unsigned slots, wanted_slots; /* that it has; that the script wants */
+  unsigned fleet_slots;         /* its share in a fleet; 0: it is in none */
   uint64_t owed; /* failures of careful tasks of which the conclusions are not known */
   uint64_t min_free, looked_at_memory;
   uint64_t looked_at_workers, look_at, look_step;

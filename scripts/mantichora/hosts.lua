@@ -212,7 +212,12 @@ local function of_string(entry, place, o)
   local command = text:match("^cmd:(.*)$")
   if command then return of_command(command, entry, place) end
   if text:find("^amqps?://") then
-    refuse("hosts: '%s': a fleet by RabbitMQ is not in this version", (entry:gsub("//[^@]*@", "//")))
+    local url, program, password = core.fleet(text)
+    if not url then refuse("hosts: %s", program) end
+    return {
+      name = url, command = { program, "list", url },
+      environment = { password and "MANTICHORA_AMQP_PASSWORD=" .. password },
+    }
   end
   if text:find("^ssh://") then return of_url(text, entry, o) end
   if text:find("^%a+://") then refuse("hosts: '%s' is not understood", entry) end
