@@ -362,6 +362,34 @@ ssl_options.keyfile = $FOLDER/server.key
       assert.falsy(lost(link, 12).refused)
     end)
 
+    it("runs the tasks of a pool", function()
+      local log = os.tmpname()
+      local command = ("env MANTICHORA_TEST=%s HOME=%s XDG_CONFIG_HOME="):format(mark, home)
+      local agent = shell.run(("%s %s worker %s --slots 2 --allow-root >%s 2>&1 & echo $!")
+        :format(command, shell.host, mq:url("pool"), log)).out:match("%d+")
+      agents[#agents + 1] = { pid = tonumber(agent), log = log }
+      local script = os.tmpname()
+      shell.write(script, [[
+        local mantichora = require "mantichora"
+        local pool <close> = mantichora { hosts = arg[1], progressbar = false }
+        for n = 1, 20 do pool:run(function(x) return x * x end, n) end
+        print(table.concat(pool:returns(), " "))
+        print(#pool:workers(), pool:workers()[1].host ~= nil)
+      ]])
+      local got = shell.run(("%s %s %s %s"):format(command, shell.host, script,
+        mq:url("pool"):gsub("://", "://guest:guest@")), { timeout = 40 })
+      os.remove(script)
+      assert.equal("1 4 9 16 25 36 49 64 81 100 121 144 169 196 225 256 289 324 361 400\n2\ttrue\n", got.out, got.err)
+      -- Nobody there: no call hangs, and no password is shown.
+      got = shell.run(([[%s %s -e 'local mantichora = require "mantichora"
+        local pool <close> = mantichora { hosts = "%s", connect_timeout = 0.5, progressbar = false }
+        pool:run(print)
+        print(pcall(pool.returns, pool))']]):format(command, shell.host,
+        mq:url("nobody"):gsub("://", "://guest:guest@")), { timeout = 40 })
+      assert.truthy(got.out:find("no machine is left", 1, true), got.out .. got.err)
+      assert.is_nil((got.out .. got.err):find("guest:guest", 1, true))
+    end)
+
     it("goes on after the broker was killed and started again", function()
       machine("restart", 2)
       local all <close> = list("restart")
