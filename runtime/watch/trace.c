@@ -322,6 +322,8 @@ static void gather(struct mch_trace *trace, uint64_t now) {
 static void write_text(struct mch_trace *trace, size_t patience) {
   struct mch_error error;
   int code = 0;
+  if (mch_buf_reserve(&trace->text, 1) == 0)
+    trace->text.data[trace->text.length] = 0; /* behind what is written */
   if (trace->text.length > 0)
     code = trace->text.failed != 0 ? mch_error_set(&error, MCH_NOMEM, "not enough memory")
                                    : mch_tracefile_append(trace->file, trace->text.data,
@@ -369,7 +371,7 @@ static void leave(void *arg) {
   if (trace != NULL && trace->pid == (int)getpid() &&
       mch_platform_lock_within(&trace->writing, LAST_PATIENCE)) {
     pthread_mutex_unlock(&trace->writing);
-    mch_trace_flush(trace);
+    mch_trace_finish(trace);
   }
   if (trace != NULL)
     trace->anchor = NULL;
@@ -480,8 +482,13 @@ int mch_trace_observe(struct mch_trace *trace, struct mch_hub *hub) {
 }
 
 void mch_trace_finish(struct mch_trace *trace) {
+  if (trace->pid != (int)getpid())
+    return;
   mch_trace_flush(trace);
+  pthread_mutex_lock(&trace->writing);
   trace->broken = 1;
+  mch_tracefile_trim(trace->file);
+  pthread_mutex_unlock(&trace->writing);
 }
 
 int mch_trace_problem(struct mch_trace *trace, struct mch_error *error) {

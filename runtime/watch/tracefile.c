@@ -1,5 +1,15 @@
 /* Runs in: both. Purpose: tracefile.h.
  *
+ * The closing bracket stands far behind the items, with spaces between them and it:
+ *
+ *   [ first, item, item, item                                                        ]
+ *                            ^ the next ones go here                  the end of the file
+ *
+ * Items do not cross the borders of pages, which the system copies whole: whatever part of a write
+ * somebody sees, or is left when the writer is killed, is a list. When there is no room left the
+ * bracket moves: spaces are appended behind it, then there is a new one at the end, then the old
+ * one becomes spaces. In the end the file is cut behind the last item.
+ *
  * Locks of fcntl(2) on two bytes: IN_USE is the owner's while it lives, WRITING is taken around
  * each write. Such locks are not inherited, and go with the process. */
 #define _POSIX_C_SOURCE 200809L
@@ -20,12 +30,14 @@
 static const char opening[] = "[\n", closing[] = "\n]\n";
 enum { OPENING = sizeof opening - 1, CLOSING = sizeof closing - 1, IN_USE = 0, WRITING = 1 };
 enum { NAP = 2000000 }; /* nanoseconds between two looks whether others have done writing */
+enum { PAGE = 4096, LEAST_STEP = 16 * PAGE, MOST_STEP = 1024 * PAGE };
 
 struct mch_tracefile {
   int fd;
   int inherited; /* from the process that opened it */
   char *path;
   char *first;         /* what it begins with, to know it again */
+  off_t end;           /* of the items, when it was last looked at */
   struct mch_buf text; /* while writing */
 };
 
@@ -108,6 +120,8 @@ static int begin(const struct mch_tracefile *file, int fd) {
   int problem;
   mch_buf_append(&text, opening, OPENING);
   mch_buf_append(&text, file->first, strlen(file->first));
+  while (text.failed == 0 && text.length % PAGE != PAGE - CLOSING)
+    mch_buf_u8(&text, ' ');
   mch_buf_append(&text, closing, CLOSING);
   problem = text.failed != 0 ? ENOMEM : 0;
   if (problem == 0 && ftruncate(fd, 0) != 0)
@@ -226,8 +240,10 @@ struct mch_tracefile *mch_tracefile_open(const char *path, const char *first,
     file->fd = -1;
   if (file == NULL || (file->path = copy(path)) == NULL || (file->first = copy(first)) == NULL)
     mch_error_set(error, MCH_NOMEM, "not enough memory");
-  else if (open_and_take(file, error) == 0)
+  else if (open_and_take(file, error) == 0) {
+    file->end = OPENING + (off_t)strlen(first);
     return file;
+  }
   mch_tracefile_close(file);
   return NULL;
 }
@@ -262,7 +278,7 @@ static int is_ours(const struct mch_tracefile *file) {
   if (count != (ssize_t)(OPENING + length + 1) || memcmp(head, opening, OPENING) != 0 ||
       memcmp(head + OPENING, file->first, length) != 0)
     return 0;
-  return file->first[length] != '\0' || strchr(",\n", head[OPENING + length]) != NULL;
+  return file->first[length] != '\0' || strchr(",\n ", head[OPENING + length]) != NULL;
 }
 
 static int is_whole(const struct mch_tracefile *file, off_t size) {
@@ -271,12 +287,67 @@ static int is_whole(const struct mch_tracefile *file, off_t size) {
          memcmp(tail, closing, CLOSING) == 0;
 }
 
-/* Where the last item that is whole ends: each ends its line, and no other newline is in it. */
-static off_t end_of_items(const struct mch_tracefile *file, off_t size) {
-  char piece[4096];
-  off_t from = size;
+static int is_space(char byte) {
+  return byte == ' ' || byte == '\n';
+}
+
+/* The end of what is before `to` without the spaces at its end; 0: nothing, or it cannot be read.
+ */
+static off_t before_spaces(const struct mch_tracefile *file, off_t to) {
+  char piece[PAGE];
+  while (to > 0) {
+    size_t length = (size_t)(to % PAGE > 0 ? to % PAGE : PAGE);
+    off_t from = to - (off_t)length;
+    if (pread(file->fd, piece, length, from) != (ssize_t)length)
+      return 0;
+    for (; length > 0; length--)
+      if (!is_space(piece[length - 1]))
+        return from + (off_t)length;
+    to = from;
+  }
+  return 0;
+}
+
+/* The size of the file, which ends with its bracket. Who was killed as that moved has left spaces
+ * behind it, or none at all. 0: it cannot be had. */
+static off_t see_to_bracket(const struct mch_tracefile *file) {
+  struct stat status;
+  off_t end;
+  char last;
+  if (fstat(file->fd, &status) != 0)
+    return 0;
+  if (is_whole(file, status.st_size))
+    return status.st_size;
+  end = before_spaces(file, status.st_size);
+  if (end < OPENING || pread(file->fd, &last, 1, end - 1) != 1)
+    return 0;
+  if (last == ']')
+    end -= 2; /* and its line */
+  if (write_at(file->fd, closing, CLOSING, end) != 0 || ftruncate(file->fd, end + CLOSING) != 0)
+    return 0;
+  return end + CLOSING;
+}
+
+/* 0, or errno. */
+static int write_spaces(const struct mch_tracefile *file, off_t from, off_t to) {
+  char spaces[PAGE];
+  memset(spaces, ' ', sizeof spaces);
+  while (from < to) {
+    size_t length = to - from < (off_t)sizeof spaces ? (size_t)(to - from) : sizeof spaces;
+    int problem = write_at(file->fd, spaces, length, from);
+    if (problem != 0)
+      return problem;
+    from += (off_t)length;
+  }
+  return 0;
+}
+
+/* Where the last item begins, with the comma before it: a newline behind a comma is in no item. */
+static off_t last_item(const struct mch_tracefile *file, off_t end) {
+  char piece[PAGE];
+  off_t from = end;
   while (from > 0) {
-    off_t to = from + 1 < size ? from + 1 : size; /* pieces have one byte in common */
+    off_t to = from + 1 < end ? from + 1 : end; /* pieces have one byte in common */
     size_t length, i;
     from = to > (off_t)sizeof piece ? to - (off_t)sizeof piece : 0;
     length = (size_t)(to - from);
@@ -286,40 +357,104 @@ static off_t end_of_items(const struct mch_tracefile *file, off_t size) {
       if (piece[i - 1] == '\n' && piece[i - 2] == ',')
         return from + (off_t)i - 2;
   }
-  return OPENING + (off_t)strlen(file->first);
+  return 0;
 }
 
-/* Somebody was killed while writing: what is whole of it stays. Where to write on; 0: nowhere. */
-static off_t find_end(const struct mch_tracefile *file) {
-  struct stat status;
-  off_t end;
-  if (fstat(file->fd, &status) != 0)
-    return 0;
-  if (is_whole(file, status.st_size))
-    return status.st_size - CLOSING;
-  end = end_of_items(file, status.st_size);
-  return end > 0 && write_at(file->fd, closing, CLOSING, end) == 0 &&
-                 ftruncate(file->fd, end + CLOSING) == 0
-             ? end
-             : 0;
+/* Take away what somebody who was killed has left behind the last whole item: a bracket that was to
+ * go, or half an item. The end of the items; 0: it cannot be had. */
+static off_t clean(const struct mch_tracefile *file, off_t end) {
+  off_t least = OPENING + (off_t)strlen(file->first), from;
+  char last;
+  while (end > least) {
+    if (pread(file->fd, &last, 1, end - 1) != 1)
+      return 0;
+    if (last == '}')
+      return end;
+    from = last == ']' ? end - 1 : last_item(file, end);
+    if (from < least || write_spaces(file, from, end) != 0)
+      return 0;
+    end = before_spaces(file, from);
+  }
+  return end;
+}
+
+/* The end of the items before `to`; others may have written since the last time. No page between
+ * items is empty. */
+static off_t find_end(const struct mch_tracefile *file, off_t to) {
+  off_t from = file->end - file->end % PAGE, end = file->end;
+  char page[PAGE];
+  for (; from < to; from += PAGE) {
+    size_t length = to - from < PAGE ? (size_t)(to - from) : PAGE;
+    if (pread(file->fd, page, length, from) != (ssize_t)length)
+      return 0;
+    while (length > 0 && is_space(page[length - 1]))
+      length--;
+    if (length == 0 && from >= file->end)
+      break;
+    if (from + (off_t)length > end)
+      end = from + (off_t)length;
+  }
+  return clean(file, end);
+}
+
+/* Lay out items as they are to stand from `end` on. */
+static int lay_out(struct mch_tracefile *file, const char *items, size_t length, off_t end) {
+  size_t start = (size_t)(end % PAGE), at = 0, next;
+  struct mch_buf *text = &file->text;
+  mch_buf_clear(text);
+  while (at < length && text->failed == 0) {
+    const char *comma = at + 2 < length ? strstr(items + at + 2, ",\n") : NULL;
+    next = comma != NULL ? (size_t)(comma - items) : length;
+    if ((start + text->length) % PAGE + (next - at) > PAGE && next - at <= PAGE)
+      while (text->failed == 0 && (start + text->length) % PAGE != 0)
+        mch_buf_u8(text, ' ');
+    mch_buf_append(text, items + at, next - at);
+    at = next;
+  }
+  return text->failed == 0 ? 0 : ENOMEM;
+}
+
+/* Make room for items up to `need`: the bracket moves. 0, or errno, and it stays where it was. */
+static int grow(const struct mch_tracefile *file, off_t size, off_t need) {
+  off_t step = size < LEAST_STEP ? LEAST_STEP : size < MOST_STEP ? size : MOST_STEP;
+  off_t least = need + CLOSING > size + step ? need + CLOSING : size + step;
+  off_t larger = least + (PAGE - least % PAGE) % PAGE;
+  int problem = write_spaces(file, size, larger - CLOSING);
+  if (problem == 0)
+    problem = write_at(file->fd, closing, CLOSING, larger - CLOSING);
+  if (problem == 0)
+    return write_spaces(file, size - CLOSING, size);
+  return ftruncate(file->fd, size) == 0 ? problem : EIO;
 }
 
 static int write_items(struct mch_tracefile *file, const void *items, size_t length) {
-  off_t end = find_end(file);
-  int problem;
-  if (end <= 0)
-    return EIO;
-  mch_buf_clear(&file->text);
-  mch_buf_append(&file->text, items, length);
-  mch_buf_append(&file->text, closing, CLOSING);
-  if (file->text.failed != 0)
-    return ENOMEM;
-  problem = write_at(file->fd, file->text.data, file->text.length, end);
-  if (problem != 0 &&
-      (write_at(file->fd, closing, CLOSING, end) != 0 || ftruncate(file->fd, end + CLOSING) != 0))
-    return problem; /* a full disk has room for what was there before; nothing helps otherwise */
+  off_t size = see_to_bracket(file), end = size > 0 ? find_end(file, size - CLOSING) : 0;
+  int problem = end > 0 ? lay_out(file, items, length, end) : EIO;
+  if (problem == 0 && end + (off_t)file->text.length > size - CLOSING)
+    problem = grow(file, size, end + (off_t)file->text.length);
+  if (problem == 0)
+    problem = write_at(file->fd, file->text.data, file->text.length, end);
+  if (problem == 0)
+    file->end = end + (off_t)file->text.length;
   mch_buf_shrink(&file->text, 1024 * 1024);
   return problem;
+}
+
+/* Cut the file behind the last item. */
+static void cut(struct mch_tracefile *file) {
+  off_t size = see_to_bracket(file), end = size > 0 ? find_end(file, size - CLOSING) : 0;
+  if (end > 0 && end + CLOSING < size && write_at(file->fd, closing, CLOSING, end) == 0 &&
+      ftruncate(file->fd, end + CLOSING) == 0)
+    file->end = end;
+}
+
+void mch_tracefile_trim(struct mch_tracefile *file) {
+  if (file->inherited || set_lock(file->fd, IN_USE, F_WRLCK) != 0 ||
+      lock_within(file->fd, 100000000u) != 0)
+    return;
+  if (is_ours(file))
+    cut(file);
+  set_lock(file->fd, WRITING, F_UNLCK);
 }
 
 int mch_tracefile_append(struct mch_tracefile *file, const void *items, size_t length,

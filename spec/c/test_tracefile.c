@@ -20,7 +20,7 @@
 enum { PATIENCE = 1000000000 };
 
 static char path[64];
-static char text[1 << 20];
+static char text[1 << 22];
 
 /* What is in the file now. */
 static const char *contents(void) {
@@ -33,7 +33,13 @@ static const char *contents(void) {
 }
 
 static int has(const char *expected) {
-  if (strcmp(contents(), expected) == 0)
+  size_t to = 0, from;
+  contents();
+  for (from = 0; text[from] != '\0'; from++) /* without the spaces that the next items will take */
+    if (text[from] != ' ' && (text[from] != '\n' || to == 0 || text[to - 1] != '\n'))
+      text[to++] = text[from];
+  text[to] = '\0';
+  if (strcmp(text, expected) == 0)
     return 1;
   fprintf(stderr, "  the file has %s\n", text);
   return 0;
@@ -56,10 +62,10 @@ static struct mch_tracefile *begin(const char *first) {
 static void is_whole_after_each_write(void) {
   struct mch_tracefile *file = begin("1");
   CHECK(has("[\n1\n]\n"));
-  CHECK(append(file, ",\n2") == 0);
-  CHECK(has("[\n1,\n2\n]\n"));
-  CHECK(append(file, ",\n3,\n4") == 0);
-  CHECK(has("[\n1,\n2,\n3,\n4\n]\n"));
+  CHECK(append(file, ",\n{2}") == 0);
+  CHECK(has("[\n1,\n{2}\n]\n"));
+  CHECK(append(file, ",\n{3},\n{4}") == 0);
+  CHECK(has("[\n1,\n{2},\n{3},\n{4}\n]\n"));
   mch_tracefile_close(file);
   file = begin("5"); /* another run: it begins anew */
   CHECK(has("[\n5\n]\n"));
@@ -91,51 +97,88 @@ static void is_refused_while_in_use(void) {
 #if defined(__linux__) && !defined(MANTICHORA_PORTABLE)
   CHECK(is_refused(NULL) == 0); /* another state of this process */
 #endif
-  CHECK(append(file, ",\n2") == 0); /* closing that descriptor has dropped our lock: it is back */
+  CHECK(append(file, ",\n{2}") == 0); /* closing that descriptor has dropped our lock: it is back */
   CHECK(in_child(is_refused, NULL) == 0);
-  CHECK(has("[\n1,\n2\n]\n"));
+  CHECK(has("[\n1,\n{2}\n]\n"));
   mch_tracefile_close(file);
 }
 
 static int write_as_child(struct mch_tracefile *file) {
   mch_tracefile_inherit(file);
-  return append(file, ",\n3") == 0 ? 0 : 1;
+  return append(file, ",\n{3}") == 0 ? 0 : 1;
 }
 
-static int write_half(struct mch_tracefile *file) {
+/* Where the items end. */
+static off_t end_of_items(void) {
+  contents();
+  return strrchr(text, '}') + 1 - text;
+}
+
+/* What is left of writers that were killed in the middle of it. */
+static int put_at(const char *bytes, off_t at) {
   int fd = open(path, O_WRONLY);
-  struct stat status;
-  (void)file;
-  fstat(fd, &status);
-  return pwrite(fd, ",\n3,\n\"was kil", 13, status.st_size - 3) == 13 ? 0 : 1;
+  ssize_t count = pwrite(fd, bytes, strlen(bytes), at);
+  close(fd);
+  return count == (ssize_t)strlen(bytes);
 }
 
 static void is_written_by_forks(void) {
   struct mch_tracefile *file = begin("1");
-  CHECK(append(file, ",\n2") == 0);
+  CHECK(append(file, ",\n{2}") == 0);
   CHECK(in_child(write_as_child, file) == 0);
-  CHECK(append(file, ",\n4") == 0);
-  CHECK(has("[\n1,\n2,\n3,\n4\n]\n"));
+  CHECK(append(file, ",\n{4}") == 0);
+  CHECK(has("[\n1,\n{2},\n{3},\n{4}\n]\n"));
   mch_tracefile_close(file);
 }
 
 static void loses_only_what_was_cut_off(void) {
   struct mch_tracefile *file = begin("1");
   int i;
-  CHECK(append(file, ",\n2") == 0);
-  CHECK(in_child(write_half, file) == 0);
-  CHECK(append(file, ",\n4") == 0);
-  CHECK(has("[\n1,\n2,\n3,\n4\n]\n"));
-  for (i = 0; i < 10000; i++)
-    text[i] = 'x';
-  memcpy(text, ",\n\"", 3);
-  memcpy(text + 10000, "\"", 2);
-  CHECK(append(file, text) == 0);
-  CHECK(in_child(write_half, file) == 0);
-  CHECK(append(file, ",\n4") == 0);
+  CHECK(append(file, ",\n{2}") == 0);
+  CHECK(put_at(",\n{3},\n{\"was kil", end_of_items()));
+  CHECK(append(file, ",\n{4}") == 0);
+  CHECK(has("[\n1,\n{2},\n{3},\n{4}\n]\n"));
+  mch_tracefile_close(file);
+  file = begin("1");
+  CHECK(append(file, ",\n{2}") == 0);
+  for (i = 0; i < 3; i++) { /* killed while the bracket moved */
+    struct stat status;
+    CHECK(stat(path, &status) == 0);
+    CHECK(put_at(i == 0 ? "            " : i == 1 ? "   \n]\n" : "\n", status.st_size));
+    CHECK(append(file, i == 0 ? ",\n{3}" : i == 1 ? ",\n{4}" : ",\n{5}") == 0);
+  }
+  CHECK(has("[\n1,\n{2},\n{3},\n{4},\n{5}\n]\n"));
+  mch_tracefile_close(file);
+}
+
+/* As long as there are spaces the file is as large as it was; in the end there are none. */
+static void grows_and_is_cut(void) {
+  enum { MANY = 30000 };
+  struct mch_tracefile *file = begin("1");
+  size_t length, at, count = 0;
+  struct stat before, now;
+  int i;
+  char item[64];
+  CHECK(stat(path, &before) == 0 && before.st_size == 4096);
+  for (i = 0; i < MANY; i++) {
+    snprintf(item, sizeof item, ",\n{\"number\": %d}", i);
+    if (append(file, item) != 0)
+      break;
+  }
+  CHECK(i == MANY && stat(path, &now) == 0 && now.st_size % 4096 == 0);
   contents();
-  CHECK(strcmp(text + strlen(text) - 10, "\",\n3,\n4\n]\n") == 0);
-  CHECK(strlen(text) == strlen("[\n1,\n2,\n3,\n4\n]\n") + 10001 + 6);
+  length = strlen(text);
+  CHECK((off_t)length == now.st_size && strcmp(text + length - 3, "\n]\n") == 0);
+  for (at = 0; at + 1 < length; at++)
+    count += text[at] == ',' && text[at + 1] == '\n';
+  CHECK(count == MANY && strchr(text, ']') == text + length - 2);
+  for (at = 4096; at < length; at += 4096) /* no item crosses a page */
+    CHECK(text[at] == ',' || text[at] == ' ');
+  mch_tracefile_trim(file);
+  CHECK(strstr(contents(), "{\"number\": 29999}\n]\n") != NULL);
+  CHECK(append(file, ",\n{\"number\": 30000}") == 0);
+  mch_tracefile_trim(file);
+  CHECK(strstr(contents(), "29999},\n{\"number\": 30000}\n]\n") != NULL);
   mch_tracefile_close(file);
 }
 
@@ -151,7 +194,7 @@ static int write_elsewhere(struct mch_tracefile *file) {
   for (fd = 3; fd < 20; fd++)
     if (open(other, O_RDWR | O_CREAT, 0600) < 0)
       return 1;
-  code = append(file, ",\n3");
+  code = append(file, ",\n{3}");
   unlink(other);
   return fstat(3, &status) == 0 && status.st_size == 0 && code == MCH_CLOSED ? 0 : 2;
 }
@@ -159,14 +202,14 @@ static int write_elsewhere(struct mch_tracefile *file) {
 static void is_not_mistaken(void) {
   struct mch_tracefile *file = begin("1");
   CHECK(in_child(write_elsewhere, file) == 0);
-  CHECK(append(file, ",\n2") == 0);
-  CHECK(has("[\n1,\n2\n]\n"));
+  CHECK(append(file, ",\n{2}") == 0);
+  CHECK(has("[\n1,\n{2}\n]\n"));
   mch_tracefile_close(file);
 }
 
 static int write_after_another_run(struct mch_tracefile *file) {
   mch_tracefile_inherit(file);
-  return append(file, ",\n2") == MCH_CLOSED ? 0 : 1;
+  return append(file, ",\n{2}") == MCH_CLOSED ? 0 : 1;
 }
 
 /* One that outlives the run which began the file; `links`: which is the same file then. */
@@ -206,8 +249,8 @@ static int fill_up(struct mch_tracefile *file) {
   setrlimit(RLIMIT_FSIZE, &most);
   file = mch_tracefile_open(path, "1", &error);
   for (i = 0; i < 10000; i++)
-    if (file == NULL || mch_tracefile_append(file, ",\n\"some text\"", 13, 0, &error) != 0)
-      return i > 500 && strstr(error.text, path) != NULL ? 0 : 1;
+    if (file == NULL || mch_tracefile_append(file, ",\n{some text}", 13, 0, &error) != 0)
+      return i > 200 && strstr(error.text, path) != NULL ? 0 : 1;
   return 2;
 }
 
@@ -215,7 +258,8 @@ static void is_whole_on_a_full_disk(void) {
   size_t length;
   CHECK(in_child(fill_up, NULL) == 0);
   length = strlen(contents());
-  CHECK(length > 9900 && strcmp(text + length - 4, "\"\n]\n") == 0);
+  CHECK(length > 3000 && length <= 10000 && strcmp(text + length - 3, "\n]\n") == 0);
+  CHECK(strchr(text, ']') == text + length - 2);
 }
 
 /* What a file is beside its contents stays so. */
@@ -247,7 +291,7 @@ static atomic_int stop;
 
 /* Somebody who reads it all the time. */
 static void *look(void *odd) {
-  char head[256];
+  char head[8192];
   while (!stop) {
     int fd = open(path, O_RDONLY);
     ssize_t length = fd >= 0 ? read(fd, head, sizeof head) : 0;
@@ -299,6 +343,7 @@ int main(void) {
   is_refused_while_in_use();
   is_written_by_forks();
   loses_only_what_was_cut_off();
+  grows_and_is_cut();
   is_not_mistaken();
   is_left_alone_by_those_of_another_run(0);
   is_left_alone_by_those_of_another_run(1);
