@@ -13,7 +13,7 @@ void mch_attempt_begin(struct mch_lane *lane, const struct mch_told *told) {
   lane->runid = event->runid;
   lane->attempt = event->attempt;
   lane->started = event->course.started != 0 ? event->course.started : event->clock;
-  if (event->course.pid != 0)
+  if (event->course.pid != 0 && event->course.host == NULL)
     lane->worker = event->course.pid;
 }
 
@@ -34,6 +34,7 @@ static void measure(struct mch_attempt *attempt, const struct mch_told *told) {
   attempt->kind = event->kind;
   attempt->number = event->attempt;
   attempt->worker = event->course.pid;
+  attempt->host = event->course.host;
   if (event->type == MCH_EVENT_RETRIED && result != NULL) {
     attempt->started = result->started;
     attempt->elapsed = result->elapsed;

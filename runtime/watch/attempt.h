@@ -17,8 +17,9 @@ struct mch_attempt {
   uint64_t started, elapsed;    /* nanoseconds */
   uint64_t waited, cpu, maxrss; /* MCH_UNMEASURED: not known */
   enum mch_kind kind;
-  unsigned number; /* from 1 */
-  int worker;      /* process; 0: not known */
+  unsigned number;  /* from 1 */
+  int worker;       /* process; 0: not known */
+  const char *host; /* NULL: this machine */
 };
 
 /* An event STARTED: what runs in the lane from now on. */

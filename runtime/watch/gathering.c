@@ -301,7 +301,7 @@ static void on_worker(struct mch_gathering *all, const struct mch_told *told) {
   boxes = boxes_of(all, (size_t)(lane - all->lanes.lanes));
   if (boxes != NULL && boxes->from == 0)
     boxes->from = event->clock;
-  if (event->type == MCH_EVENT_WORKER_STARTED)
+  if (event->type == MCH_EVENT_WORKER_STARTED && event->course.host == NULL)
     lane->worker = event->course.pid;
   else if (lane->worker == event->course.pid)
     lane->worker = 0;

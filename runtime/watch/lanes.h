@@ -13,7 +13,7 @@ struct mch_lane {
   char *pool_name; /* "", "pool 2", "fetch" */
   unsigned slot;   /* from 1; 0: of an engine without slots */
   uint64_t pool;   /* its number; 0: it has gone */
-  int worker;      /* process; 0: none */
+  int worker;      /* process of this machine; 0: none */
   int busy;
   uint64_t runid, started; /* of what runs; nanoseconds */
   unsigned attempt;

@@ -145,6 +145,10 @@ static void put_attempt(struct mch_trace *trace, const struct mch_lane *lane,
     put_key(to, "index", attempt->index);
   if (attempt->worker != 0)
     put_key(to, "worker", (uint64_t)attempt->worker);
+  if (attempt->host != NULL) {
+    put(to, ",\"host\":");
+    mch_jsontext_cut(to, attempt->host, strlen(attempt->host), NAME_MOST / 2);
+  }
   if (attempt->maxrss != MCH_UNMEASURED)
     put_key(to, "maxrss", attempt->maxrss);
   if (attempt->cpu != MCH_UNMEASURED) {
@@ -228,7 +232,7 @@ static void on_worker(struct mch_trace *trace, const struct mch_told *told) {
   struct mch_lane *lane = lane_of(trace, told);
   if (lane == NULL)
     return;
-  if (event->type == MCH_EVENT_WORKER_STARTED)
+  if (event->type == MCH_EVENT_WORKER_STARTED && event->course.host == NULL)
     lane->worker = event->course.pid;
   else if (lane->worker == event->course.pid)
     lane->worker = 0;
