@@ -23,7 +23,7 @@ end
 
 local benchmarks = { -- and how many of their rows have targets
   closures = 2, map = 2, latency = 1, floats = 1, strings = 6, queued = 1, cycle = 1, atpbar = 2, waiting = 1,
-  order = 2, scaling = 1, sharing = 1, scale = 5, memory = 3, codec = 16, tricks = 0, trace = 1,
+  order = 2, scaling = 1, sharing = 1, scale = 5, memory = 3, codec = 16, tricks = 0, trace = 1, journal = 2,
 }
 
 describe("the benchmark", function()

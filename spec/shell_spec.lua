@@ -406,7 +406,8 @@ describe("ends at the shell:", function()
   it("wrong use is 255, and nothing runs", function()
     for _, arguments in ipairs { "map", "map 'x y'", "map _ /nowhere/x", "map _ /", "map -j0 _", "map --in xml _",
       "run",
-      "map --halt soon _", "map --retries -1 _", "map --no-such _", "map --journal j _", "map -f /nowhere/f.lua",
+      "map --halt soon _", "map --retries -1 _", "map --no-such _", "map --journal /nowhere/j _",
+      "map -f /nowhere/f.lua",
       "map -l no.such.module _", "map -e 'error(1)' _", "map --halt soon,fail=0 _", "map --bar=1 _" } do
       local told = mantichora(arguments, "1\n")
       assert.are.equal(255, told.status, arguments)

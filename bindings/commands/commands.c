@@ -62,7 +62,7 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
   static const char *const parts[] = {"main",   "options", "expression", "template",  "stream",
                                       "report", "jupyter", "notebook",   "cell",      "nearest",
                                       "busted", "replay",  "web",        "web_state", "journal",
-                                      "graph",  "again",   "top"};
+                                      "graph",  "again",   "top",        "resume"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {

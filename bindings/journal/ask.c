@@ -260,7 +260,7 @@ static int can_be_rebuilt(lua_State *L, const struct mch_stored *stored) {
   return fine;
 }
 
-static void tell_damaged(struct journal *journal) {
+void mch_journal_tell_damaged(struct journal *journal) {
   if (journal->damaged_told)
     return;
   journal->damaged_told = 1;
@@ -304,7 +304,7 @@ static int hand_over(struct mch_stored *stored, struct mch_reply *told) {
 }
 
 /* That this run has found a task. */
-static void note_use(struct journal *journal, int64_t id) {
+void mch_journal_note_use(struct journal *journal, int64_t id) {
   struct record *record;
   if (!journal->may_record || (record = mch_journal_new_record(journal, 1)) == NULL)
     return;
@@ -322,11 +322,11 @@ static int find(lua_State *L, struct call *call, struct mch_reply *told) {
   found = mch_store_find(&journal->store, call->hash, &stored);
   if (found == MCH_STORE_DAMAGED || (found == MCH_STORE_FOUND && !can_be_rebuilt(L, &stored))) {
     call->why = strdup("its value is missing or damaged");
-    tell_damaged(journal);
+    mch_journal_tell_damaged(journal);
   } else if (found == MCH_STORE_FOUND && outputs_are_there(L, call, &stored))
     done = hand_over(&stored, told) == 0;
   if (done)
-    note_use(journal, stored.id);
+    mch_journal_note_use(journal, stored.id);
   if (found == MCH_STORE_FOUND)
     mch_stored_free(&stored);
   return done;

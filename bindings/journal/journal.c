@@ -114,6 +114,9 @@ static struct journal *new_journal(lua_State *L, const char *path) {
   if (luaL_newmetatable(L, MCH_JOURNAL_TYPE)) {
     lua_pushcfunction(L, journal_gc);
     lua_setfield(L, -2, "__gc");
+    lua_newtable(L);
+    mch_journal_register_items(L);
+    lua_setfield(L, -2, "__index");
   }
   journal->head.version = MANTICHORA_VERSION;
   journal->head.ask = mch_journal_ask;
@@ -181,7 +184,23 @@ static int open_journal(lua_State *L) {
   return 2;
 }
 
+/* of(path): the journal of this path that a pool uses, or nil. */
+static int journal_of(lua_State *L) {
+  char here[4096];
+  if (*luaL_checkstring(L, 1) != '/' && getcwd(here, sizeof here) != NULL) {
+    lua_pushfstring(L, "%s/%s", here, lua_tostring(L, 1));
+    lua_replace(L, 1);
+  }
+  lua_settop(L, 1);
+  push_journals(L);
+  lua_insert(L, 1);
+  lua_rawget(L, 1);
+  return 1;
+}
+
 void mch_journal_register(lua_State *L) {
+  lua_pushcfunction(L, journal_of);
+  lua_setfield(L, -2, "of");
   lua_pushcfunction(L, open_journal);
   lua_setfield(L, -2, "open");
   mch_journal_register_questions(L);

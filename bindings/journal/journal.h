@@ -119,9 +119,26 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
 void mch_journal_forking(lua_State *L, struct mch_journal *head, int baseline, int in_call);
 void mch_journal_unsent(lua_State *L, struct mch_journal *head, int function, const char *what);
 
+/* That this run has found the task of this id. */
+void mch_journal_note_use(struct journal *journal, int64_t id);
+/* That something in the file is damaged; once. */
+void mch_journal_tell_damaged(struct journal *journal);
+
 /* questions.c: registers look() and what else the command needs in the table on top. */
 
 void mch_journal_register_questions(lua_State *L);
+
+/* items.c. Items of the program's own commands (map, filter, run) are no tasks of a pool: their
+ * keys are made of bytes, and what came of them is a few strings and numbers. Set the methods for
+ * that, in the table on top:
+ *
+ *   journal:key(prefix, item)   its key: 32 bytes. Equal ones are counted, each has its own
+ *   journal:find(key)           what put() was given behind its options; nothing: it is not there
+ *   journal:put(key, options, ...)
+ *                               an item has ended. Options: kind, name, attempt, elapsed (seconds),
+ *                               exitcode, signal. The values are strings and numbers
+ */
+void mch_journal_register_items(lua_State *L);
 
 /* journal.c: registers open() and what belongs to it in the table on top. */
 

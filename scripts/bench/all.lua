@@ -17,7 +17,7 @@ local report = require "support.report"
 
 local NAMES = {
   "closures", "map", "latency", "floats", "strings", "queued", "cycle", "atpbar", "waiting", "order", "scaling",
-  "sharing", "scale", "memory", "trace",
+  "sharing", "scale", "memory", "trace", "journal",
 }
 
 local folder = arg[0]:match("^(.*)/[^/]*$") or "."

@@ -47,6 +47,7 @@ local function subject(verb, given)
     return chunk, chunk and words or message
   end
   local text = table.remove(words, 1)
+  given.expression = text
   if verb == "run" then
     if not text then return nil, "a command is missing (see --help)" end
     local pieces, message = template.parse(text)
@@ -69,7 +70,10 @@ local function check_files(files)
 end
 
 local function check(verb, given)
-  if given.journal then return nil, "--journal is not in this version: without it everything is done each time" end
+  if given.journal and not pcall(require, "mantichora.journal") then
+    return nil, "--journal needs SQLite and libsodium, which this program was built without (Debian: libsqlite3-dev "
+      .. "libsodium-dev)"
+  end
   given["in"] = given["in"] or (verb == "run" and "lines" or "jsonl")
   given.out = given.out or (verb == "run" and "lines" or given["in"])
   if given["in"] == "jsonl" and not core.has_json then

@@ -88,7 +88,7 @@ local known = {
   { "--results", value = "DIR", check = any,
     text = "also keep DIR/N/item, stdout, stderr and status for the item of number N" },
   { "--joblog", value = "FILE", check = any, text = "write GNU parallel's table of jobs" },
-  { "--journal", value = "FILE", check = any, text = "not in this version" },
+  { "--journal", value = "FILE", check = any, text = "resume: what this file has as done is not done again" },
   { "--halt", value = "WHEN", check = halt,
     text = "never, soon,fail=N or now,fail=P%: when failures end it all" },
   { "--retries", value = "N", check = whole(0, "a whole number"), text = "extra attempts after a failure" },

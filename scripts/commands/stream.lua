@@ -11,6 +11,7 @@
 
 local core = require "mantichora.commands.core"
 local mantichora = require "mantichora"
+local resume = require "commands.resume"
 
 local stream = {}
 stream.__index = stream
@@ -19,6 +20,7 @@ local most_held = 64 * 2 ^ 20 -- bytes of results that wait for their turn
 local segment_cost = 256      -- counts for what a segment takes
 local batch_time = 0.02       -- seconds that a batch shall take
 local tick = 0.1              -- how often running batches are looked at
+local most_looked_for = 64    -- items that are looked for in a journal at once
 local steal_after = 0.05      -- an item that takes longer does not hold up those behind it in its batch
 
 -- ---------------------------------------------------------------------------------------------
@@ -131,8 +133,12 @@ local function settle(self, segment, record)
   if record.header > 0 then self:learn_columns(record.payload) end
   if self.columns == true and record.header == 0 and record.lines > 0 then self.columns = nil end
   self.report:count(1)
+  local number = segment.first + segment.had - 1
   if self.report.is_detailed then
-    self.report:note(segment.first + segment.had - 1, without_end(self, item_of(segment, record)), record)
+    self.report:note(number, without_end(self, item_of(segment, record)), record)
+  end
+  if self.resume and not record.found then
+    self.resume:note(number, without_end(self, item_of(segment, record)), record)
   end
   if is_shown(self, segment) then
     show_record(self, segment, record)
@@ -146,7 +152,7 @@ end
 local function collect(self, segment)
   local shown = is_shown(self, segment)
   while not segment.away do
-    if not self.report.is_detailed and self.columns ~= true then
+    if not self.report.is_detailed and self.columns ~= true and not self.resume then
       local count, text = core.drain(segment.tray, not shown)
       if count > 0 then
         segment.had = (segment.had or 0) + count
@@ -317,15 +323,49 @@ local function next_items(self, may_wait)
 end
 
 -- ---------------------------------------------------------------------------------------------
+-- Items that a journal has
+
+-- The items of a segment are done: these are their records.
+local function settle_found(self, segment, found, from)
+  segment.had = 0
+  for i = 1, segment.count do
+    local record = found[from + i - 1]
+    record.at, record.size, record.line = core.find(segment.items, i - 1)
+    settle(self, segment, record)
+  end
+  segment.is_done = true
+end
+
+-- What the journal has of a new segment is done, and the rest waits for a worker.
+local function look_for(self, segment)
+  local found, from = self.resume:look(segment, self.columns), 1
+  append(self, segment)
+  repeat
+    local count = 1
+    while count < segment.count and not found[from + count] == not found[from] do count = count + 1 end
+    local rest = count < segment.count and split(self, segment, count) or nil
+    if found[from] then
+      settle_found(self, segment, found, from)
+      self.goes_on = true
+    else
+      await_worker(self, segment)
+    end
+    segment, from = rest, from + count
+  until not segment
+end
+
+-- ---------------------------------------------------------------------------------------------
 -- Workers
+
+local batch_options = { journal = false } -- its items are recorded, one by one
 
 local function start(self, segment)
   local tray = table.remove(self.trays)
   local is_large = #segment.items > core.most_bytes
   core.fill(tray, not is_large and segment.items or nil, segment.count)
   segment.tray, segment.had, segment.away = tray, 0, nil
-  segment.runid = self.pool:run(core.work, tray, segment.first, segment.attempts, segment.names, self.columns,
-    is_large and segment.items or nil)
+  segment.runid = self.pool:run_with(batch_options, core.work, tray, segment.first, segment.attempts, segment.names,
+    self.columns, is_large and segment.items or nil)
   self.running[segment.runid] = segment
   self.nrunning = self.nrunning + 1
 end
@@ -347,9 +387,15 @@ local function feed(self)
       if self.held >= most_held or core.halted() then return end
       segment = next_items(self, self.nrunning >= self.nworkers)
       if not segment then return end
-      append(self, segment)
+      if self.resume and self.columns ~= true then
+        look_for(self, segment)
+        segment = nil
+        if self.goes_on then return end -- what was found is printed first
+      else
+        append(self, segment)
+      end
     end
-    start(self, segment)
+    if segment then start(self, segment) end
   end
 end
 
@@ -357,7 +403,7 @@ local function adapt(self, seconds, count)
   if count == 0 then return end
   local each = math.max(seconds / count, 1e-7)
   local fitting = math.max(1, math.floor(batch_time / each))
-  self.size = math.min(fitting, 8 * self.size, core.most_items)
+  self.size = math.min(fitting, 8 * self.size, self.resume and most_looked_for or core.most_items)
 end
 
 -- How a task's failure is told of the item that ran.
@@ -549,7 +595,8 @@ local function loop(self)
     check_halt(self)
     present(self)
     flush(65536)
-    if has_more(self) then wait(self) end
+    if has_more(self) and not self.goes_on then wait(self) end
+    self.goes_on = false
   end
   present(self)
 end
@@ -617,8 +664,10 @@ function stream.run(verb, given, f, files, told)
   }, f)
   if given["dry-run"] then return dry_run(self) end
   local pool <close> = mantichora { nworkers = self.nworkers, on_error = "return", name = "mantichora " .. verb,
-    capture_warn = 0 }
+    capture_warn = 0, journal = given.journal and { path = given.journal, keep = "none" } or false }
   self.pool = pool
+  if given.journal then self.resume = resume.new(given.journal, verb, given, f) end
+  if self.resume then self.size = most_looked_for // 2 end
   self.pollfd = pool:pollfd()
   loop(self)
   flush()
