@@ -387,12 +387,42 @@ ok 6 - is well
     refused("-j 0", "option '-j' must be a number from 1 to 4096, or auto: '0' is given")
     refused("-j", "option '-j' needs an argument (see --help)")
     refused("--timeout=never", "option '--timeout' must be a number of seconds above 0: 'never' is given")
-    refused("--journal x", "--journal is not in this version: without it files run in the order of their names")
     assert.are.equal(0, ours(folder, "-jauto -e '_G.j = 1' -o TAP").status)
     local help = ours(folder, "--help")
     assert.truthy(help.out:find("--timeout S", 1, true))
     assert.truthy(help.out:find("--shuffle", 1, true))
     assert.are.equal(0, help.status)
+  end)
+
+  it("begins with the files that took longest, as a journal knows", function()
+    local files = {}
+    for i, name in ipairs { "a", "b", "c" } do
+      files["spec/" .. name .. "_spec.lua"] = ([[
+        it("takes its time", function()
+          local order <close> = io.open("order", "a")
+          order:write("%s")
+          order:flush()
+          os.execute("sleep %g")
+        end)]]):format(name, i * 0.15)
+    end
+    local folder = suite(files)
+    local plain = ours(folder, "-j1 -o TAP")
+    local function order()
+      local file <close> = io.open(folder .. "/order")
+      local text = file:read("a")
+      os.remove(folder .. "/order")
+      return text
+    end
+    assert.are.equal("abc", order())
+    for _, expected in ipairs { "abc", "cba", "cba" } do
+      local told = ours(folder, "-j1 --journal times.mj -o TAP")
+      assert.are.equal(plain.out, told.out)
+      assert.are.equal(0, told.status)
+      assert.are.equal(expected, order())
+    end
+    local listed = run_in(folder, host .. " journal times.mj ls --json").out
+    assert.are.equal(9, select(2, listed:gsub('"place":"busted"', "")), listed)
+    os.execute("rm -f " .. folder .. "/times.mj*")
   end)
 
   it("ends with Ctrl-C, and leaves nothing behind", function()

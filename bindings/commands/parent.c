@@ -537,6 +537,14 @@ static int core_chdir(lua_State *L) {
   return 2;
 }
 
+/* absolute(path): as seen from where the process is now. */
+static int core_absolute(lua_State *L) {
+  char here[4096];
+  if (*luaL_checkstring(L, 1) != '/' && getcwd(here, sizeof here) != NULL)
+    lua_pushfstring(L, "%s/%s", here, lua_tostring(L, 1));
+  return 1;
+}
+
 /* The reader of stdout may go at any time. Workers get the default back, and so do their
  * commands: an ignored signal would stay ignored there. */
 static int core_watch_reader(lua_State *L) {
@@ -574,6 +582,7 @@ int mch_commands_open_core(lua_State *L) {
                                   {"list", core_list},
                                   {"watch_reader", core_watch_reader},
                                   {"chdir", core_chdir},
+                                  {"absolute", core_absolute},
                                   {"command", mch_work_command},
                                   {"work", mch_work},
                                   {NULL, NULL}};

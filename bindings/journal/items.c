@@ -118,8 +118,8 @@ static int put(lua_State *L) {
   struct mch_encoder encoder;
   struct mch_buf *graph;
   struct record *record;
-  const char *name;
-  size_t name_length;
+  const char *name, *place;
+  size_t name_length, place_length;
   luaL_checktype(L, 3, LUA_TTABLE);
   if (!journal->may_record)
     return 0;
@@ -131,12 +131,18 @@ static int put(lua_State *L) {
   mch_encode(L, &encoder, 5, count);
   lua_getfield(L, 3, "name");
   name = luaL_optlstring(L, -1, "", &name_length);
-  record = graph->failed == 0 ? mch_journal_new_record(journal, name_length + 2) : NULL;
+  lua_getfield(L, 3, "place");
+  place = luaL_optlstring(L, -1, "", &place_length);
+  record =
+      graph->failed == 0 ? mch_journal_new_record(journal, name_length + place_length + 2) : NULL;
   if (record == NULL)
     return 0;
   memcpy(record->key, key, MCH_HASH_SIZE);
   memcpy(record->data, name, name_length);
   record->name_length = name_length;
+  memcpy(record->data + name_length, place, place_length);
+  record->place = name_length;
+  record->place_length = place_length;
   record->how.kind = kind_field(L);
   record->how.attempt = (unsigned)integer_field(L, "attempt") + 1;
   record->how.exitcode = (int)integer_field(L, "exitcode");

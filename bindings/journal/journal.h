@@ -135,8 +135,8 @@ void mch_journal_register_questions(lua_State *L);
  *   journal:key(prefix, item)   its key: 32 bytes. Equal ones are counted, each has its own
  *   journal:find(key)           what put() was given behind its options; nothing: it is not there
  *   journal:put(key, options, ...)
- *                               an item has ended. Options: kind, name, attempt, elapsed (seconds),
- *                               exitcode, signal. The values are strings and numbers
+ *                               an item has ended. Options: kind, name, place, attempt, elapsed
+ * (seconds), exitcode, signal. The values are strings and numbers
  */
 void mch_journal_register_items(lua_State *L);
 

@@ -27,7 +27,7 @@ the order of the files.
 Options are:
   -j N               workers: a number, or auto (default): as many as processors
   --timeout S        seconds that a file may take; it fails then
-  --journal FILE     not in this version
+  --journal FILE     notes in this journal how long files take, and begins with the slowest
   --help             print this text
 
 Each file runs in a process of its own, which has TEST_WORKER in its environment: a number from 1 to the
@@ -241,6 +241,31 @@ local function merge_counters(data)
   end
 end
 
+-- In which order files begin: those that the journal does not know, then the slowest first.
+local function in_order(run, jobs)
+  local order = table.move(jobs, 1, #jobs, 1, {})
+  local file = run.journal and require "mantichora.journal".look(run.journal)
+  if not file then return order end
+  for i, job in ipairs(jobs) do
+    local row = file:rows("SELECT elapsed FROM tasks WHERE name = ?1 AND place = 'busted' ORDER BY id DESC LIMIT 1",
+      job.file.name)()
+    job.number, job.expected = i, row and row.elapsed or math.huge
+  end
+  table.sort(order, function(a, b)
+    if a.expected ~= b.expected then return a.expected > b.expected end
+    return a.number < b.number
+  end)
+  return order
+end
+
+-- So long a file took.
+local function note_time(run, job, event)
+  local journal = run.journal and require "mantichora.journal".of(run.journal)
+  if not journal or not event.elapsed then return end
+  journal:put(journal:key("busted", job.file.name), { kind = event.kind, name = job.file.name, place = "busted",
+    elapsed = event.elapsed, exitcode = event.exitcode, signal = event.signal })
+end
+
 -- The files from this one on, each with what is known of its run.
 local function plan(run, first)
   local busted = run.busted
@@ -254,6 +279,7 @@ local function plan(run, first)
   end
   run.jobs, run.next_job, run.by_runid = jobs, 1, {}
   for _, job in ipairs(jobs) do jobs[job.file] = job end
+  run.order = in_order(run, jobs)
   run.slots = {}
   for slot = 1, run.workers do run.slots[slot] = false end
 end
@@ -266,16 +292,16 @@ end
 
 -- Begin files while workers are free.
 local function begin(run)
-  while run.jobs[run.next_job] and not run.busted.skipAll do
+  while run.order[run.next_job] and not run.busted.skipAll do
     local slot = free_slot(run)
     if not slot then return end
-    local job = run.jobs[run.next_job]
+    local job = run.order[run.next_job]
     run.next_job = run.next_job + 1
     job.streams, job.slot, run.slots[slot] = streams.open(), slot, job
     job.player = replay.player(run.busted, run.busted.context.parent(job.file), job.file)
     io.stdout:flush()
     run.beginning, run.hook = job, table.pack(debug.gethook())
-    job.runid = run.pool:run_with({ name = job.file.name }, function()
+    job.runid = run.pool:run_with({ name = job.file.name, journal = false }, function()
       return run_file(run, job.file, job.streams, slot)
     end)
     run.by_runid[job.runid] = job
@@ -404,9 +430,10 @@ end
 local function open_pool(run)
   local pool = mantichora {
     engine = "snapshot", nworkers = run.workers, progressbar = false, on_error = "return",
-    timeout = run.timeout, name = "busted",
+    timeout = run.timeout, name = "busted", journal = run.journal and { path = run.journal, keep = "none" } or false,
   }
   pool:on(function(event)
+    if event.event == "ended" and run.by_runid[event.runid] then note_time(run, run.by_runid[event.runid], event) end
     if event.event ~= "emitted" then return end
     local job = run.by_runid[event.runid] or run.beginning
     job.heard = job.heard + 1
@@ -531,8 +558,9 @@ end
 local function main(words)
   local given, rest = read(words)
   if not given then return complain(rest) end
-  if given["--journal"] then
-    return complain("--journal is not in this version: without it files run in the order of their names")
+  if given["--journal"] and not pcall(require, "mantichora.journal") then
+    return complain("--journal needs SQLite and libsodium, which this program was built without (Debian: "
+      .. "libsqlite3-dev libsodium-dev)")
   end
   if not pcall(require, "busted.runner") then
     return complain("busted is not installed (Debian: lua-busted), or not for this Lua")
@@ -542,7 +570,8 @@ local function main(words)
     io.stdout:flush()
     return 0
   end
-  local run = { workers = given["-j"] or mantichora.cpu_count(), timeout = given["--timeout"], flushes = {} }
+  local run = { workers = given["-j"] or mantichora.cpu_count(), timeout = given["--timeout"], flushes = {},
+    journal = given["--journal"] and core.absolute(given["--journal"]) }
   run.mark = "\0mantichora:" .. tostring(run):match("0x(%x+)") .. ("%x"):format(os.time()) .. ":"
   run.is_terminal = require "term".isatty(io.stdout)
   function run.await(file)
