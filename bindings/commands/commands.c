@@ -59,10 +59,10 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
 }
 
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
-  static const char *const parts[] = {"main",   "options", "expression", "template",  "stream",
-                                      "report", "jupyter", "notebook",   "cell",      "nearest",
-                                      "busted", "replay",  "web",        "web_state", "journal",
-                                      "graph",  "again",   "top",        "resume"};
+  static const char *const parts[] = {
+      "main",     "options", "expression", "template", "stream",     "report",    "jupyter",
+      "notebook", "cell",    "nearest",    "busted",   "replay",     "web",       "web_state",
+      "journal",  "graph",   "again",      "top",      "top_screen", "top_model", "resume"};
   const struct command *command = find(words[0]);
   int status;
   if (command->part == NULL) {
@@ -75,6 +75,7 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
   preload(L, "mantichora.commands.streams", mch_commands_open_streams);
   preload(L, "mantichora.commands.json", mch_commands_open_json);
   preload(L, "mantichora.commands.socket", mch_commands_open_socket);
+  preload(L, "mantichora.commands.screen", mch_commands_open_screen);
   preload(L, "mantichora.commands.web", mch_web_open_core);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     lua_pushfstring(L, "commands.%s", parts[i]);

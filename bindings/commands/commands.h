@@ -57,6 +57,9 @@ int mch_commands_open_json(lua_State *L);
  *     :close() */
 int mch_commands_open_socket(lua_State *L);
 
+/* Push the terminal as `top` uses it: a table of functions, which lscreen.c describes. */
+int mch_commands_open_screen(lua_State *L);
+
 /* Push what the part of busted takes: the streams of a task, kept in files. */
 int mch_commands_open_streams(lua_State *L);
 

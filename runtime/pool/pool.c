@@ -152,7 +152,7 @@ void mch_pool_add_workers(struct mch_pool *pool) {
     pool->workless_since = mch_now();
   else if (mch_now() - pool->workless_since > patience_without_workers)
     fail_queued(pool, error.text);
-  dispatch(pool, 1);
+  pump(pool, 1); /* what was sent ahead to others is for those that came, too */
   pthread_mutex_unlock(&pool->lock);
 }
 

@@ -155,13 +155,7 @@ end
 
 local function show(connection, given)
   if given.json then return pass_lines(connection, given) end
-  if not given.web then
-    if not package.preload["commands.top_screen"] then
-      complain("this version has no picture for the terminal; --web serves one for a browser, --json prints lines")
-      return 1
-    end
-    return require "commands.top_screen".run(connection, given)
-  end
+  if not given.web then return require "commands.top_screen".run(connection, given) end
   local fine, sentence = require "commands.web".run(connection)
   if fine then return 0 end
   complain(sentence)

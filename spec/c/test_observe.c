@@ -31,7 +31,7 @@ static struct {
   atomic_int foreign;                      /* served by another thread */
   _Atomic uint64_t cancel, workers_wanted; /* to be asked for by `serve`; 0: nothing */
   atomic_int pause;                        /* 1: on, 2: off */
-  atomic_int was;
+  atomic_int was, asked;
 } seen;
 
 static void keep(char *to, size_t room, const struct mch_buf *from) {
@@ -107,24 +107,27 @@ static void on_pool(void *ud, struct mch_pool *pool, uint64_t number, int comes)
 }
 
 static void ask(void *ud, struct mch_pool *pool, uint64_t number) {
+  uint64_t cancel, workers;
   (void)ud, (void)number;
   if (pool == NULL)
     return;
-  if (seen.cancel != 0)
-    seen.was = mch_pool_cancel_from_outside(pool, seen.cancel);
-  if (seen.workers_wanted != 0)
-    mch_pool_resize_from_outside(pool, (unsigned)seen.workers_wanted);
+  if ((cancel = atomic_exchange(&seen.cancel, 0)) != 0)
+    seen.was = mch_pool_cancel_from_outside(pool, cancel);
+  if ((workers = atomic_exchange(&seen.workers_wanted, 0)) != 0)
+    mch_pool_resize_from_outside(pool, (unsigned)workers);
 }
 
+/* What is asked for is done once; `asked` says that it was. */
 static uint64_t serve(void *ud, uint64_t now) {
+  int pause = atomic_exchange(&seen.pause, 0);
   CHECK(ud == &seen);
   seen.served++;
   seen.foreign += !pthread_equal(pthread_self(), seen.owner);
-  if (seen.pause != 0)
-    mch_hub_pause(seen.hub, seen.pause == 1);
+  if (pause != 0)
+    mch_hub_pause(seen.hub, pause == 1);
   mch_hub_each_pool(seen.hub, ask, NULL);
-  seen.pause = 0;
-  seen.cancel = seen.workers_wanted = 0;
+  if (pause != 0)
+    seen.asked = 1;
   return now + 2000000u;
 }
 
@@ -138,8 +141,9 @@ static void run(lua_State *L, const char *code) {
 
 /* Functions by which a script asks from "outside". */
 static int ask_pause(lua_State *L) {
+  seen.asked = 0;
   seen.pause = lua_toboolean(L, 1) ? 1 : 2;
-  while (seen.pause != 0)
+  while (!seen.asked)
     nanosleep(&(struct timespec){0, 1000000}, NULL);
   return 0;
 }
@@ -362,6 +366,17 @@ static void has_other_workers(void) {
   end(L);
 }
 
+/* What was sent ahead to one worker goes to those that come, though nothing else happens. */
+static void gives_new_workers_what_was_sent_ahead(void) {
+  lua_State *L = state(all);
+  run(L, "local pool <close> = mantichora { nworkers = 1 }\n"
+         "pool:run(function() end) pool:returns()\n"
+         "for i = 1, 3 do pool:run(function() mantichora.sleep(3) end) end\n"
+         "pool:poll(0.2) local from = os.time() ask_later(0, 3)\n"
+         "pool:returns() assert(os.time() - from < 8)");
+  end(L);
+}
+
 int main(void) {
   tells_each_task("nworkers = 3");
   tells_each_task("nworkers = 3, background = false");
@@ -377,5 +392,6 @@ int main(void) {
   takes_back_what_was_sent_ahead();
   cancels_from_outside();
   has_other_workers();
+  gives_new_workers_what_was_sent_ahead();
   return check_report();
 }
