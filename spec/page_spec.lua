@@ -134,6 +134,10 @@ describe("the page of top --web", function()
       key Enter
       wait document.querySelector("#failures pre") !== null
       say document.querySelector("#failures pre").textContent
+      say Array.from(document.querySelectorAll("#last tr")).map(e => Array.from(e.cells).slice(0, 4).map(c => c.textContent).join(" ")).join("; ")
+      wait (function () { document.querySelector("#last-tasks").open = true; document.querySelector("#last button").focus(); return true; })()
+      key Enter
+      say document.activeElement.id + ": " + document.getElementById("chosen-title").textContent
       reload
       wait document.readyState === "complete" && document.getElementById("state").textContent === "live"
       say document.querySelectorAll(".bar").length + " " + document.querySelectorAll("#failures details").length
@@ -186,6 +190,8 @@ describe("the page of top --web", function()
       [["run ID4, error, took500 ms"]],
       [["timeline-view true"]],
       [["the whole\nreport of ]] .. evil .. '"',
+      '"' .. evil .. [[ error 2 500 ms; third ok 1 3.00 s; early timeout 2 2.00 s"]],
+      [["chosen: ]] .. evil .. '"',
       [["2 2"]],
       [[360]],
       [["no token, true"]],

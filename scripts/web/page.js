@@ -126,7 +126,7 @@
   function takeBoxes(message) {
     if (message.fresh) {
       const same = new Map(); // names and places come often: one string each
-      picture.boxes = message.boxes.map(boxOf);
+      picture.boxes = message.boxes.map(boxOf).sort(function (a, b) { return a.stop - b.stop; });
       for (const box of picture.boxes) {
         if (box.place === undefined) continue;
         if (!same.has(box.place)) same.set(box.place, box.place);
@@ -486,6 +486,43 @@
     if (view) view.focus({ preventScroll: true });
   }
 
+  // -- the last tasks, for those who do not see the timeline ------------------------------------
+
+  const mostLast = 20;
+  const lastRows = [];
+
+  function newLast() {
+    const row = make(at("last"), "tr"), place = { row: row, box: null };
+    place.name = make(make(row, "td"), "button", "text");
+    place.name.type = "button";
+    place.name.addEventListener("click", function () { choose(place.box); });
+    place.kind = make(make(row, "td"), "span");
+    place.others = [0, 1, 2].map(function () { return make(row, "td", "number"); });
+    lastRows.push(place);
+    return place;
+  }
+
+  function drawLast() {
+    // Nothing moves under a pointer or a focus.
+    if (at("last-tasks").open && at("last-tasks").matches(":hover, :focus-within")) return;
+    let count = 0;
+    for (let i = picture.boxes.length - 1; i >= 0 && count < mostLast; i--) {
+      const box = picture.boxes[i];
+      if (box.count > 1) continue;
+      const place = lastRows[count] || newLast();
+      count++;
+      if (place.box && place.box.key === box.key) continue;
+      place.box = box;
+      say(place.name, box.name);
+      say(place.kind, box.kind);
+      place.kind.className = "kind kind-" + box.kind;
+      say(place.others[0], box.row.slice(box.row.indexOf(".") + 1));
+      say(place.others[1], span(box.stop - box.start));
+      say(place.others[2], clockTime(box.stop));
+    }
+    while (lastRows.length > count) lastRows.pop().row.remove();
+  }
+
   // -- curves -------------------------------------------------------------------------------------
 
   function colour(name) {
@@ -671,6 +708,7 @@
       drawHead();
       drawFigures();
       drawTimeline();
+      drawLast();
     }
     const last = picture.samples[picture.samples.length - 1];
     if (last !== charted || picture.gone) {

@@ -127,6 +127,7 @@ const MantichoraTimeline = (function () {
     let whole = { from: 0, to: 1 }, zoom = null, now = null;
     let focus = null, colours = null, scheduled = false, gone = false;
     let width = 0, height = 0, rowHeight = 18, labelWidth = 0;
+    let nameWidth = null; // of the widest name; null: not measured since the rows were set
 
     view.tabIndex = 0;
     view.setAttribute("role", "application");
@@ -205,10 +206,19 @@ const MantichoraTimeline = (function () {
 
     // -- drawing ----------------------------------------------------------------------------
 
+    function widestName() {
+      if (nameWidth !== null) return nameWidth;
+      pen.font = "11px " + colours.font;
+      nameWidth = rows.slice(0, 1000).reduce(function (most, row) {
+        return Math.max(most, pen.measureText(String(row.name)).width);
+      }, 0);
+      return nameWidth;
+    }
+
     function measure() {
       const room = Math.max(60, Math.min(most, rows.length * 22));
       width = view.clientWidth;
-      labelWidth = Math.min(140, Math.max(48, Math.round(width * 0.16)));
+      labelWidth = Math.min(140, Math.max(48, Math.round(width * 0.16)), widestName() + 16);
       rowHeight = Math.max(8, Math.min(22, Math.floor(room / Math.max(1, rows.length))));
       height = axisHeight + Math.min(Math.max(1, rows.length) * rowHeight, most);
       sheet.style.height = axisHeight + Math.max(1, rows.length) * rowHeight + "px";
@@ -561,6 +571,7 @@ const MantichoraTimeline = (function () {
     function setRows(list) {
       const all = allBoxes();
       byId = new Map();
+      nameWidth = null;
       rows = list.map(function (row, number) {
         return { id: row.id, name: row.name === undefined ? row.id : row.name, number: number, boxes: [] };
       });
