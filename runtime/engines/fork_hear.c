@@ -319,11 +319,18 @@ static void count_one(struct child *child) {
   count_ended(child, 1);
 }
 
+/* What was to stop has ended. If a later task was told to stop meanwhile, its time goes on. */
+static void stopped(struct child *child, const struct mch_task *task) {
+  if (atomic_load(&child->shared->orders.stop) == task->ticket)
+    child->kill_at = MCH_NEVER;
+}
+
 /* The words of this side about a result that came: whose it is, and that it was stopped (0: not).
  */
-static void judge(struct child *child, int stop, struct mch_result *result) {
+static void judge(struct child *child, const struct mch_task *task, int stop,
+                  struct mch_result *result) {
   if (stop != 0)
-    child->kill_at = MCH_NEVER;
+    stopped(child, task);
   if (result == NULL)
     return;
   if (stop != 0) {
@@ -338,7 +345,7 @@ static void judge(struct child *child, int stop, struct mch_result *result) {
 void mch_hear_finish(struct child *child, struct mch_task *task, struct mch_result *result) {
   mch_child_settle(child, task);
   count_one(child);
-  judge(child, task->stop, result);
+  judge(child, task, task->stop, result);
   mch_child_events(child)->finished(mch_child_events(child)->ud, task, result);
 }
 
@@ -360,7 +367,7 @@ static struct mch_result *result_of(struct child *child, const struct mch_messag
 void mch_hear_finish_batch(struct child *child, struct mch_task *task, uint64_t elapsed) {
   mch_child_settle(child, task);
   if (task->stop != 0)
-    child->kill_at = MCH_NEVER; /* the item that was to stop ended before */
+    stopped(child, task); /* the item that was to stop ended before */
   mch_child_events(child)->batch_over(mch_child_events(child)->ud, task, elapsed);
 }
 
@@ -372,7 +379,7 @@ static int is_stopped_item(const struct mch_task *task) {
 void mch_hear_fail_item(struct child *child, struct mch_task *task, struct mch_result *result) {
   int stop = is_stopped_item(task) ? task->stop : 0;
   count_one(child);
-  judge(child, stop, result);
+  judge(child, task, stop, result);
   if (stop != 0)
     task->stop = 0;
   mch_child_events(child)->failed(mch_child_events(child)->ud, task, result);

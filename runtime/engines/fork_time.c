@@ -19,6 +19,13 @@ static const uint64_t end_moment = 100000000u;    /* between telling `fini` to s
 
 /* -- stopping a task ---------------------------------------------------------------------- */
 
+/* Whether a task behind this one was told to stop: that one has begun, so that this one is over and
+ * its answer on the way. */
+static int is_over(const struct child *child, const struct mch_task *task) {
+  uint32_t stop = atomic_load(&child->shared->orders.stop);
+  return stop != 0 && mch_child_is_before(task->ticket, stop);
+}
+
 void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
   struct engine_fork *engine = (struct engine_fork *)base;
   struct child *child = task->holder;
@@ -37,6 +44,8 @@ void mch_time_stop(struct mch_engine *base, struct mch_task *task) {
   }
   if (task->stop == MCH_KIND_CANCELLED)
     mch_hear_stopping(child);
+  if (is_over(child, task))
+    return;
   atomic_store(&child->shared->orders.stop, task->ticket);
   kill(child->pid, MCH_STOP_SIGNAL);
   mch_child_kill_later(child, mch_now() + engine->config.grace);

@@ -460,6 +460,42 @@ static void test_stop(void) {
 }
 
 /* No memory while a task was sent: that task fails, later ones do not. */
+/* A task that is told to stop keeps being told so, though the one before it, whose answer is not
+ * read yet, is stopped after it; `is_first`: before it. */
+static void test_stop_of_two(int is_first) {
+  struct engine_fork *engine = new_engine(1);
+  struct mch_task *tasks[2];
+  struct peer peer;
+  uint64_t kill_at;
+  int i;
+  hire(engine, &peer);
+  for (i = 0; i < 2; i++) {
+    tasks[i] = new_task((uint64_t)i, 0);
+    tasks[i]->stop = MCH_KIND_CANCELLED;
+    CHECK(give(engine, tasks[i]) == 0);
+  }
+  CHECK(take(&peer, 1));
+  if (is_first)
+    engine->base.ops->stop(&engine->base, tasks[0]);
+  answer(&peer, 1, 0, 0, 0);
+  CHECK(take(&peer, 2));
+  engine->base.ops->stop(&engine->base, tasks[1]);
+  kill_at = peer.child->kill_at;
+  if (!is_first)
+    engine->base.ops->stop(&engine->base, tasks[0]);
+  CHECK(atomic_load(&peer.child->shared->orders.stop) == 2);
+  pump_now(engine);
+  CHECK(told.finished_count == 1 && told.results[0]->kind == MCH_KIND_CANCELLED);
+  CHECK(kill_at != MCH_NEVER && peer.child->kill_at == kill_at);
+  answer(&peer, 2, 1, 0, 0);
+  pump_now(engine);
+  CHECK(told.finished_count == 2 && peer.child->kill_at == MCH_NEVER);
+  leave(&peer);
+  end_all(engine);
+  for (i = 0; i < 2; i++)
+    mch_task_free(tasks[i]);
+}
+
 static void test_no_memory(void) {
   struct engine_fork *engine = new_engine(1);
   struct mch_task *task = new_task(0, 3);
@@ -996,6 +1032,8 @@ int main(void) {
   test_full_ring();
   test_tickets_wrap();
   test_stop();
+  test_stop_of_two(0);
+  test_stop_of_two(1);
   test_no_memory();
   test_steal();
   test_positions();
