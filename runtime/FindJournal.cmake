@@ -25,7 +25,7 @@ if(MANTICHORA_JOURNAL AND MANTICHORA_SQLITE_INCLUDE_DIR AND MANTICHORA_SODIUM_IN
   endforeach()
   target_link_libraries(mantichora_journal_libraries INTERFACE
     ${MANTICHORA_LIBRARY_sqlite3} ${MANTICHORA_LIBRARY_sodium})
-  if(MANTICHORA_ARCHIVE_sqlite3 AND MANTICHORA_ARCHIVE_sodium)
+  if(MANTICHORA_ARCHIVE_sqlite3 AND MANTICHORA_ARCHIVE_sodium AND NOT MANTICHORA_PREFER_SHARED)
     target_link_libraries(mantichora_journal_archives INTERFACE
       ${MANTICHORA_ARCHIVE_sqlite3} ${MANTICHORA_ARCHIVE_sodium} m ${CMAKE_DL_LIBS})
     target_link_options(mantichora_journal_archives INTERFACE LINKER:--exclude-libs,libsqlite3.a:libsodium.a)
