@@ -155,7 +155,7 @@ static void put_classes(struct encoding *e) {
       lua_pushvalue(L, top + 1);
       lua_rawget(L, classes);
       kind = (enum mch_class_kind)lua_tointeger(L, -1);
-      *at_position(e, met->b) |= MCH_TAG_KEPT;
+      *at_position(e, (size_t)met->b) |= MCH_TAG_KEPT;
       put_varint(e, met->a);
       put_varint(e, (uint64_t)mch_classes_send(L, e->baseline, top + 1, kind));
       e->to->classes++;

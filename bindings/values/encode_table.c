@@ -540,7 +540,7 @@ static int is_callable(struct encoding *e, int at) {
 static void note_metatable(struct encoding *e, int at) {
   const struct mch_met *met =
       mch_identity_find(&e->met, (uint64_t)(uintptr_t)lua_topointer(e->L, at));
-  unsigned tag = *at_position(e, met->b) & ~(unsigned)(MCH_TAG_KEPT | MCH_TAG_META);
+  unsigned tag = *at_position(e, (size_t)met->b) & ~(unsigned)(MCH_TAG_KEPT | MCH_TAG_META);
   if (tag == MCH_TAG_TABLE || tag == MCH_TAG_SHAPED || tag == MCH_TAG_RECORD ||
       tag == MCH_TAG_LOOSE)
     mch_encode_class(e, at, MCH_CLASS);
