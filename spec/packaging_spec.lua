@@ -289,8 +289,14 @@ describe("packaging", function()
     assert.truthy(must("cat CHANGELOG.md"):match("\n## %[" .. number .. "%]"), "CHANGELOG.md is about another version")
     local files = must("find *.md *.rockspec bindings runtime scripts spec -type f ! -path 'spec/fuzz/corpus*' "
       .. "! -name '*.svg' ! -name '*.png' ! -name '*.tsv'") -- pictures and figures are of a day
+    -- What distributions take must name a version: each recipe names this one.
+    for _, recipe in ipairs { "debian/changelog", "alpine/APKBUILD", "homebrew/mantichora.rb",
+      "vcpkg/mantichora/vcpkg.json", "rock/mantichora-" .. version() .. "-1.rockspec" } do
+      local file <close> = assert(io.open("scripts/packaging/" .. recipe), recipe)
+      assert.truthy(file:read("a"):find("%f[%d]" .. number .. "%f[^%d]"), recipe .. " is about another version")
+    end
     for path in files:gmatch("[^\n]+") do
-      if path ~= "CHANGELOG.md" then
+      if path ~= "CHANGELOG.md" and not path:find("^scripts/packaging/") then
         local file <close> = assert(io.open(path, "rb"))
         assert.falsy(file:read("a"):find("%f[%d]" .. number .. "%f[^%d.]"), path .. " has the version written down")
       end
@@ -362,6 +368,23 @@ describe("Debian package", function()
     for line in must("lintian --allow-root --fail-on none %s/mantichora_*.deb", folder):gmatch("[^\n]+") do
       assert.truthy(line:find(known) or line:find("initial-upload-closes-no-bugs", 1, true), line)
     end
+  end)
+end)
+
+describe("Debian source", function()
+  local packaging = "scripts/packaging/debian/"
+
+  it("names all that the library exports, and the manual pages and modules that there are", function()
+    local symbols = must("cat %slibmantichora0.symbols", packaging)
+    for name in must("nm -D --defined-only %s/lib/libmantichora.so", build):gmatch("%x+ T (%S+)") do
+      assert.truthy(symbols:find(" " .. name .. "@Base ", 1, true), name)
+    end
+    local copyright, licence = must("cat %scopyright", packaging), must("cat LICENSE")
+    local function words(text)
+      return (text:gsub("\n ?%.?", " "):gsub("%s+", " "))
+    end
+    assert.truthy(words(copyright):find(words(licence):match("Redistribution.*DAMAGE%."), 1, true))
+    must("cd %s && for test in tests/module tests/program tests/embedding; do sh -n $test || exit; done", packaging)
   end)
 end)
 
