@@ -76,7 +76,8 @@ describe("The picture of mantichora top", function()
       assert.is_false((select(3, run.screen:cursor())))
       if size[1] > 40 then
         local lines = run.screen:wait(has("1 error", "^ +1 +%d+ +[%d.]+ +%d+%% +[%d.]+ MiB  task 1 page 1$",
-          "task 2 page 2", "^  50%.00%% :::+ +| +5 / +10 |:  bar 1", "FAILURES %(1%)", "%d:%d%d  task 0 bad: error: .*no luck",
+          "task 2 page 2", "^  50%.00%% :::+ +| +5 / +10 |:  bar 1",
+          "FAILURES %(1%)", "%d:%d%d  task 0 bad: error: .*no luck",
           " WARNING:root:a record$", " a %?%[2Jline$", "^arrows and Enter: report"))
         assert.is_falsy(find(lines, "\27"))
       end
