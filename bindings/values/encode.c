@@ -424,7 +424,7 @@ static int continue_hook(struct encoding *e, struct frame *frame) {
 
 /* ---- assignments ---- */
 
-static void push_mark(struct encoding *e, int global, const char *name) {
+static void push_mark(struct encoding *e, enum assigned global, const char *name) {
   struct mark *mark;
   if (e->marks.count == e->marks.capacity)
     mch_array_grow(e->L, &e->marks, sizeof *mark, e->marks.count + 1, e->slots + HEAP, HEAP_MARKS);
@@ -517,7 +517,7 @@ static int can_be_target(struct encoding *e, int target) {
 static int put_set(struct encoding *e) {
   lua_State *L = e->L;
   int target = lua_gettop(L) - 1, name = target + 1;
-  int of = lua_topointer(L, target) == e->globals ? OF_GLOBALS : OF_ENVIRONMENT; /* struct mark */
+  enum assigned of = lua_topointer(L, target) == e->globals ? OF_GLOBALS : OF_ENVIRONMENT;
   if (lua_istable(L, name)) { /* a field of a module */
     lua_rawgeti(L, name, 1);
     lua_replace(L, name);

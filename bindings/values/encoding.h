@@ -96,14 +96,12 @@ struct shape {
 
 enum { RECENT_SHAPES = 32, NO_CLASS = -1 };
 
+/* What an assignment is to; those of the latter two may be left out. */
+enum assigned { OF_ENVIRONMENT, OF_GLOBALS, OF_MODULE };
+
 /* What an assignment began with, to forget it if its value cannot be sent. */
 struct mark {
-  enum {
-    OF_ENVIRONMENT,
-    OF_GLOBALS,
-    OF_MODULE
-  } global; /* what it assigns to; those of the latter
-               two may be left out */
+  enum assigned global;
   const char *name;
   size_t frame, position, spans, lent, met, keys, ids, queued, done, followed, hook, hooks;
   uint64_t objects, shapes, codes;
