@@ -69,7 +69,8 @@ static int open_store(lua_State *L, struct journal *journal, struct mch_error *e
 void mch_journal_rest(struct journal *journal) {
   journal->run = journal->store.run;
   mch_store_close(&journal->store);
-  journal->is_open = journal->may_record = 0;
+  journal->is_open = 0;
+  journal->may_record = 0;
   mch_counts_clear(&journal->written);
 }
 
