@@ -169,7 +169,8 @@ static void end_now(lua_State *L, struct lpool *lpool) {
 int mch_lends_pool_gc(lua_State *L) {
   struct lpool *lpool = mch_lpool_to_pool(L);
   struct mch_output *output;
-  if (lpool->pool == NULL) {
+  if (lpool->pool == NULL) { /* it is closed, or could not be made */
+    mch_buf_free(&lpool->record);
     mch_mark_free(&lpool->mark);
     mch_hosts_free(lpool->hosts);
     lpool->hosts = NULL;
