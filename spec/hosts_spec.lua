@@ -154,6 +154,23 @@ describe("hosts", function()
     assert.are.equal(10000000, got[2])
   end)
 
+  it("go on through many small messages, which fill all buffers at times", function()
+    local got = shell.run(program .. " " .. script_of(([[
+      local mantichora = require "mantichora"
+      local mcore <close> = mantichora { hosts = %q, nworkers = 2 }
+      local items = {}
+      for i = 1, 300000 do items[i] = i end
+      for _ = 1, 3 do
+        for _ = 1, 3000 do mcore:run(function() end) end
+        mcore:returns()
+        local values = mcore:map(function(x) return x end, items)
+        assert(values.n == 300000 and values[300000] == 300000)
+      end
+      print "done"
+    ]]):format("cmd:" .. program .. " worker --stdio")), { timeout = 40 })
+    assert.are.same({ "done\n", "" }, { got.out, got.err })
+  end)
+
   it("have pools inside of tasks, of the machine's own", function()
     local mcore <close> = pool {}
     mcore:run(function()

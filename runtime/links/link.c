@@ -178,7 +178,7 @@ static int send_copied(struct mch_link *link, unsigned char type, const unsigned
   unsigned char bytes[MCH_FRAME_HEAD];
   if (parcel == NULL)
     return MCH_NOMEM;
-  before = parcel->frames.length;
+  before = mch_buf_unread(&parcel->frames); /* to make room may move them */
   if (mch_buf_reserve(&parcel->frames, total + (total / MCH_FRAME_MOST + 1) * MCH_FRAME_HEAD) !=
       0) {
     parcel->frames.failed = 0;
@@ -198,7 +198,7 @@ static int send_copied(struct mch_link *link, unsigned char type, const unsigned
                      frame.length - from_head);
     done += frame.length;
   } while (done < total);
-  link->queued += parcel->frames.length - before;
+  link->queued += mch_buf_unread(&parcel->frames) - before;
   return 0;
 }
 
