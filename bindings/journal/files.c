@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/base/file.h"
+
 /* How long a file must have been left alone for its times to tell of the next change. */
 #define SETTLED INT64_C(2000000000)
 
@@ -161,15 +163,10 @@ static int look(const char *path, struct stat *about, struct mch_error *error) {
 }
 
 static int add_contents(struct mch_files *files, int fd, struct mch_hash *hash) {
-  for (;;) {
-    ssize_t count = read(fd, files->block, sizeof files->block);
-    if (count > 0)
-      mch_hash_add(hash, files->block, (size_t)count);
-    else if (count == 0)
-      return 0;
-    else if (errno != EINTR)
-      return -1;
-  }
+  ssize_t count;
+  while ((count = mch_file_read(fd, files->block, sizeof files->block)) > 0)
+    mch_hash_add(hash, files->block, (size_t)count);
+  return (int)count;
 }
 
 /* Read the open file. 1: it was the same before and after. */

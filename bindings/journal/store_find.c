@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/base/file.h"
 #include "place.h"
 
 void mch_store_digest(const void *bytes, size_t length, unsigned char digest[MCH_STORE_DIGEST]) {
@@ -22,18 +23,6 @@ void mch_stored_free(struct mch_stored *stored) {
   free(stored->emitted);
   free(stored->outputs);
   memset(stored, 0, sizeof *stored);
-}
-
-/* Read all of it. 0 or -1. */
-static int read_whole(int fd, unsigned char *to, size_t length) {
-  while (length > 0) {
-    ssize_t count = read(fd, to, length);
-    if (count <= 0)
-      return -1;
-    to += count;
-    length -= (size_t)count;
-  }
-  return 0;
 }
 
 int mch_store_read_file(const struct mch_store *store, const char *name, size_t length,
@@ -51,7 +40,7 @@ int mch_store_read_file(const struct mch_store *store, const char *name, size_t 
     return -1;
   if (mch_place_is_own(fd) && (off_t)length == lseek(fd, 0, SEEK_END) &&
       lseek(fd, 0, SEEK_SET) == 0 && (*memory = malloc(length + 1)) != NULL)
-    code = read_whole(fd, *memory, length);
+    code = mch_file_read(fd, *memory, length) == (ssize_t)length ? 0 : -1;
   close(fd);
   if (code != 0) {
     free(*memory);

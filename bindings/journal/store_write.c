@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/base/file.h"
 #include "runtime/base/platform.h"
 #include "runtime/engines/event.h"
 
@@ -145,19 +146,6 @@ int mch_store_end(struct mch_store *store) {
 
 /* -- large values ------------------------------------------------------------------------- */
 
-static int write_whole(int fd, const unsigned char *bytes, size_t length) {
-  while (length > 0) {
-    ssize_t count = write(fd, bytes, length);
-    if (count < 0 && errno == EINTR)
-      continue;
-    if (count <= 0)
-      return -1;
-    bytes += count;
-    length -= (size_t)count;
-  }
-  return 0;
-}
-
 /* A file of the folder with these bytes, which is there whole or not at all. 0, or a code of
  * SQLite. */
 static int write_file(struct mch_store *store, const struct mch_row *row, char name[64]) {
@@ -176,8 +164,10 @@ static int write_file(struct mch_store *store, const struct mch_row *row, char n
   snprintf(final, room, "%s/%s", store->folder, name);
   fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, S_IRUSR | S_IWUSR);
   if (fd >= 0) {
-    code = write_whole(fd, row->value.bytes, row->value.length) == 0 && fsync(fd) == 0 ? SQLITE_OK
-           : errno == ENOSPC || errno == EDQUOT                                        ? SQLITE_FULL
+    code = mch_file_write(fd, row->value.bytes, row->value.length, MCH_FILE_HERE) == 0 &&
+                   fsync(fd) == 0
+               ? SQLITE_OK
+           : errno == ENOSPC || errno == EDQUOT ? SQLITE_FULL
                                                 : SQLITE_IOERR;
     close(fd);
     if (code == SQLITE_OK && rename(path, final) != 0)

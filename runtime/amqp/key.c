@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/base/file.h"
+
 enum { HEX = 2 * MCH_KEY_SIZE };
 
 int mch_key_settings(const char *name, char *path, size_t room, struct mch_error *error) {
@@ -50,19 +52,6 @@ static void make_folders(const char *path) {
   }
 }
 
-static int write_all(int fd, const char *bytes, size_t count) {
-  while (count > 0) {
-    ssize_t wrote = write(fd, bytes, count);
-    if (wrote < 0 && errno == EINTR)
-      continue;
-    if (wrote < 0)
-      return -1;
-    bytes += wrote;
-    count -= (size_t)wrote;
-  }
-  return 0;
-}
-
 int mch_key_new(const char *path, struct mch_error *error) {
   unsigned char key[MCH_KEY_SIZE];
   char text[HEX + 2];
@@ -76,7 +65,8 @@ int mch_key_new(const char *path, struct mch_error *error) {
   randombytes_buf(key, sizeof key);
   sodium_bin2hex(text, sizeof text, key, sizeof key);
   text[HEX] = '\n';
-  failed = fchmod(fd, 0600) != 0 || write_all(fd, text, HEX + 1) != 0 || fsync(fd) != 0;
+  failed = fchmod(fd, 0600) != 0 || mch_file_write(fd, text, HEX + 1, MCH_FILE_HERE) != 0 ||
+           fsync(fd) != 0;
   if (close(fd) != 0 || failed) {
     code = mch_error_set(error, MCH_SYSTEM, "cannot write %s: %s", path, strerror(errno));
     unlink(path);

@@ -15,6 +15,7 @@
 
 #include "gathering.h"
 #include "page.h"
+#include "runtime/base/file.h"
 #include "runtime/base/platform.h"
 #include "runtime/show/hold.h"
 #include "runtime/show/observe.h"
@@ -82,26 +83,12 @@ static void look(struct mch_report_file *report, uint64_t now) {
 
 /* -- the file ------------------------------------------------------------------------------- */
 
-/* 0, or errno. */
-static int write_all(int fd, const void *bytes, size_t length) {
-  const char *from = bytes;
-  while (length > 0) {
-    ssize_t count = write(fd, from, length);
-    if (count < 0 && errno == EINTR)
-      continue;
-    if (count <= 0)
-      return count < 0 ? errno : ENOSPC;
-    from += count;
-    length -= (size_t)count;
-  }
-  return 0;
-}
-
 static int write_page(int fd, const struct mch_buf *data) {
-  int problem = write_all(fd, mch_page_head, mch_page_head_length);
+  int problem = mch_file_write(fd, mch_page_head, mch_page_head_length, MCH_FILE_HERE);
   if (problem == 0)
-    problem = write_all(fd, data->data, data->length);
-  return problem == 0 ? write_all(fd, mch_page_tail, mch_page_tail_length) : problem;
+    problem = mch_file_write(fd, data->data, data->length, MCH_FILE_HERE);
+  return problem == 0 ? mch_file_write(fd, mch_page_tail, mch_page_tail_length, MCH_FILE_HERE)
+                      : problem;
 }
 
 /* The mode that the file has, or a new one would have. */

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/file.h"
 #include "runtime/base/platform.h"
 
 static const char opening[] = "[\n", closing[] = "\n]\n";
@@ -98,22 +99,6 @@ static int open_file(const char *path, int flags, mode_t mode) {
   return other;
 }
 
-/* All of it, at this place. 0, or errno. */
-static int write_at(int fd, const void *bytes, size_t length, off_t at) {
-  const char *from = bytes;
-  while (length > 0) {
-    ssize_t count = pwrite(fd, from, length, at);
-    if (count < 0 && errno == EINTR)
-      continue;
-    if (count <= 0)
-      return count < 0 ? errno : ENOSPC;
-    from += count;
-    length -= (size_t)count;
-    at += count;
-  }
-  return 0;
-}
-
 /* Write the first item over whatever there is. */
 static int begin(const struct mch_tracefile *file, int fd) {
   struct mch_buf text = {0};
@@ -127,7 +112,7 @@ static int begin(const struct mch_tracefile *file, int fd) {
   if (problem == 0 && ftruncate(fd, 0) != 0)
     problem = errno;
   if (problem == 0)
-    problem = write_at(fd, text.data, text.length, 0);
+    problem = mch_file_write(fd, text.data, text.length, 0);
   mch_buf_free(&text);
   return problem;
 }
@@ -323,7 +308,8 @@ static off_t see_to_bracket(const struct mch_tracefile *file) {
     return 0;
   if (last == ']')
     end -= 2; /* and its line */
-  if (write_at(file->fd, closing, CLOSING, end) != 0 || ftruncate(file->fd, end + CLOSING) != 0)
+  if (mch_file_write(file->fd, closing, CLOSING, end) != 0 ||
+      ftruncate(file->fd, end + CLOSING) != 0)
     return 0;
   return end + CLOSING;
 }
@@ -334,7 +320,7 @@ static int write_spaces(const struct mch_tracefile *file, off_t from, off_t to) 
   memset(spaces, ' ', sizeof spaces);
   while (from < to) {
     size_t length = to - from < (off_t)sizeof spaces ? (size_t)(to - from) : sizeof spaces;
-    int problem = write_at(file->fd, spaces, length, from);
+    int problem = mch_file_write(file->fd, spaces, length, from);
     if (problem != 0)
       return problem;
     from += (off_t)length;
@@ -421,7 +407,7 @@ static int grow(const struct mch_tracefile *file, off_t size, off_t need) {
   off_t larger = least + (PAGE - least % PAGE) % PAGE;
   int problem = write_spaces(file, size, larger - CLOSING);
   if (problem == 0)
-    problem = write_at(file->fd, closing, CLOSING, larger - CLOSING);
+    problem = mch_file_write(file->fd, closing, CLOSING, larger - CLOSING);
   if (problem == 0)
     return write_spaces(file, size - CLOSING, size);
   return ftruncate(file->fd, size) == 0 ? problem : EIO;
@@ -433,7 +419,7 @@ static int write_items(struct mch_tracefile *file, const void *items, size_t len
   if (problem == 0 && end + (off_t)file->text.length > size - CLOSING)
     problem = grow(file, size, end + (off_t)file->text.length);
   if (problem == 0)
-    problem = write_at(file->fd, file->text.data, file->text.length, end);
+    problem = mch_file_write(file->fd, file->text.data, file->text.length, end);
   if (problem == 0)
     file->end = end + (off_t)file->text.length;
   mch_buf_shrink(&file->text, 1024 * 1024);
@@ -443,7 +429,7 @@ static int write_items(struct mch_tracefile *file, const void *items, size_t len
 /* Cut the file behind the last item. */
 static void cut(struct mch_tracefile *file) {
   off_t size = see_to_bracket(file), end = size > 0 ? find_end(file, size - CLOSING) : 0;
-  if (end > 0 && end + CLOSING < size && write_at(file->fd, closing, CLOSING, end) == 0 &&
+  if (end > 0 && end + CLOSING < size && mch_file_write(file->fd, closing, CLOSING, end) == 0 &&
       ftruncate(file->fd, end + CLOSING) == 0)
     file->end = end;
 }
