@@ -243,14 +243,6 @@ static struct mch_lane *lane_of(struct mch_gathering *all, const struct mch_told
                         mch_observe_name(told->pool));
 }
 
-static void set_busy(struct mch_gathering *all, struct mch_lane *lane, int busy) {
-  if (lane->busy && !busy)
-    all->running--;
-  else if (!lane->busy && busy)
-    all->running++;
-  lane->busy = busy;
-}
-
 /* Attempts of so many tasks or items are over. */
 static void add_attempts(struct mch_gathering *all, const struct mch_told *told) {
   const struct mch_event *event = told->event;
@@ -272,7 +264,7 @@ static void add_attempts(struct mch_gathering *all, const struct mch_told *told)
     add_row(all, told, number, &attempt);
     add_to_group(all, told, &attempt);
   }
-  set_busy(all, lane, 0);
+  mch_lanes_set_busy(&all->lanes, lane, 0);
 }
 
 static void on_ended(struct mch_gathering *all, const struct mch_told *told) {
@@ -328,7 +320,7 @@ void mch_gather(struct mch_gathering *all, const struct mch_told *told) {
   case MCH_EVENT_STARTED:
     if ((lane = lane_of(all, told)) == NULL)
       return;
-    set_busy(all, lane, 1);
+    mch_lanes_set_busy(&all->lanes, lane, 1);
     mch_attempt_begin(lane, told);
     break;
   case MCH_EVENT_ENDED:
@@ -349,16 +341,12 @@ void mch_gather(struct mch_gathering *all, const struct mch_told *told) {
 }
 
 void mch_gather_pool_gone(struct mch_gathering *all, uint64_t pool) {
-  size_t i;
-  for (i = 0; i < all->lanes.count; i++)
-    if (all->lanes.lanes[i].pool == pool)
-      set_busy(all, &all->lanes.lanes[i], 0);
   mch_lanes_drop_pool(&all->lanes, pool);
 }
 
 uint64_t mch_gather_queued(const struct mch_gathering *all) {
   uint64_t open = all->accepted - all->all_ended;
-  return open > all->running ? open - all->running : 0;
+  return open > all->lanes.running ? open - all->lanes.running : 0;
 }
 
 /* Every second one goes; from now on they come half as often. */
@@ -381,7 +369,7 @@ void mch_gather_sample(struct mch_gathering *all, uint64_t now, uint64_t script,
   sample = &all->samples[all->sample_count++];
   sample->at = now;
   sample->queued = mch_gather_queued(all);
-  sample->running = all->running;
+  sample->running = all->lanes.running;
   sample->script = script;
   sample->workers = workers;
 }

@@ -85,7 +85,6 @@ struct mch_gathering {
   uint64_t sample_step;
   uint64_t ended[MCH_KIND_COUNT];
   uint64_t accepted, all_ended, timed, retried, failed, worked, waited, waits;
-  size_t running;
   struct mch_buf name, report, message, key; /* while taking something in */
 };
 

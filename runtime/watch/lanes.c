@@ -138,14 +138,23 @@ struct mch_lane *mch_lanes_find(struct mch_lanes *lanes, uint64_t number, unsign
   return &lanes->lanes[lanes->last];
 }
 
+void mch_lanes_set_busy(struct mch_lanes *lanes, struct mch_lane *lane, int busy) {
+  if (lane->busy && !busy)
+    lanes->running--;
+  else if (!lane->busy && busy)
+    lanes->running++;
+  lane->busy = busy;
+}
+
 void mch_lanes_drop_pool(struct mch_lanes *lanes, uint64_t number) {
   struct mch_lane_pool *pool = find_pool(lanes, number);
   size_t i;
   for (i = 0; i < lanes->count; i++) {
     struct mch_lane *lane = &lanes->lanes[i];
     if (lane->pool == number) {
+      mch_lanes_set_busy(lanes, lane, 0);
       lane->pool = 0;
-      lane->busy = lane->worker = 0;
+      lane->worker = 0;
     }
   }
   if (pool == NULL)

@@ -24,6 +24,7 @@ struct mch_lane {
 struct mch_lanes {
   struct mch_lane *lanes;
   size_t count, room;
+  size_t running; /* of them are busy */
   struct mch_lane_pool {
     uint64_t number;
     char *name;
@@ -39,7 +40,10 @@ struct mch_lanes {
 struct mch_lane *mch_lanes_find(struct mch_lanes *lanes, uint64_t pool, unsigned slot,
                                 const char *name);
 
-/* The pool has gone. */
+/* Something runs in it, or nothing does. */
+void mch_lanes_set_busy(struct mch_lanes *lanes, struct mch_lane *lane, int busy);
+
+/* The pool has gone: nothing runs in its lanes. */
 void mch_lanes_drop_pool(struct mch_lanes *lanes, uint64_t pool);
 
 void mch_lanes_free(struct mch_lanes *lanes);

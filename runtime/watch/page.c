@@ -114,7 +114,7 @@ static void put_sums(struct mch_buf *to, const struct mch_gathering *all) {
   mch_buf_u8(to, '}');
   field_count(to, "accepted", all->accepted);
   field_count(to, "retried", all->retried);
-  field_count(to, "running", all->running);
+  field_count(to, "running", all->lanes.running);
   field_count(to, "queued", mch_gather_queued(all));
   field_count(to, "timed", all->timed);
   field_seconds(to, "worked", all->worked);

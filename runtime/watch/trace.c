@@ -50,10 +50,9 @@ struct mch_trace {
   struct mch_buf pending, place, name;
   struct mch_lanes lanes;
   uint64_t accepted, ended; /* tasks */
-  size_t running;
-  uint64_t counted; /* when "queue" was last written */
-  int recount;      /* and it has changed since */
-  uint64_t lost;    /* events for which there was no room */
+  uint64_t counted;         /* when "queue" was last written */
+  int recount;              /* and it has changed since */
+  uint64_t lost;            /* events for which there was no room */
   /* Under `writing`: */
   pthread_mutex_t writing;
   struct mch_buf text; /* on its way to the file */
@@ -163,8 +162,8 @@ static void put_queue(struct mch_trace *trace, uint64_t time) {
   uint64_t open = trace->accepted - trace->ended;
   put_head(trace, to, "C", time);
   put(to, ",\"name\":\"queue\",\"args\":{\"queued\":");
-  mch_jsontext_count(to, open > trace->running ? open - trace->running : 0);
-  put_key(to, "running", trace->running);
+  mch_jsontext_count(to, open > trace->lanes.running ? open - trace->lanes.running : 0);
+  put_key(to, "running", trace->lanes.running);
   put(to, "}}");
   trace->counted = time;
   trace->recount = 0;
@@ -195,19 +194,11 @@ static int is_full(struct mch_trace *trace, const struct mch_event *event) {
   return 1;
 }
 
-static void set_busy(struct mch_trace *trace, struct mch_lane *lane, int busy) {
-  if (lane->busy && !busy)
-    trace->running--;
-  else if (!lane->busy && busy)
-    trace->running++;
-  lane->busy = busy;
-}
-
 static void on_started(struct mch_trace *trace, const struct mch_told *told) {
   struct mch_lane *lane = lane_of(trace, told);
   if (lane == NULL)
     return;
-  set_busy(trace, lane, 1);
+  mch_lanes_set_busy(&trace->lanes, lane, 1);
   mch_attempt_begin(lane, told);
 }
 
@@ -224,7 +215,7 @@ static void on_over(struct mch_trace *trace, const struct mch_told *told) {
     make_name(trace, told, attempt.runid);
     put_attempt(trace, lane, &attempt);
   }
-  set_busy(trace, lane, 0);
+  mch_lanes_set_busy(&trace->lanes, lane, 0);
 }
 
 static void on_worker(struct mch_trace *trace, const struct mch_told *told) {
