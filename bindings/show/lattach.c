@@ -10,7 +10,7 @@
 #include "loutput.h"
 #include "runtime/base/buf.h"
 #include "runtime/base/error.h"
-#include "runtime/show/hold.h"
+#include "runtime/show/anchor.h"
 #include "runtime/show/jsontext.h"
 #include "runtime/watch/server.h"
 
@@ -19,21 +19,15 @@ static const char *const attach_type = "mantichora.attach";
 /* Key of the registry: its address. */
 static const char attach_key = 0;
 
-/* For the end of the process, which frees it. */
-struct anchor {
-  struct mch_server *server; /* NULL: it has ended before */
-};
-
 struct attached {
   struct mch_server *server; /* NULL: none */
-  struct anchor *anchor;     /* NULL: exit() does nothing for it */
+  struct mch_anchor *anchor; /* NULL: exit() does nothing for it */
 };
 
-static void leave(void *ud) {
-  struct anchor *anchor = ud;
-  if (anchor->server != NULL)
-    mch_server_leave(anchor->server);
-  free(anchor);
+static void leave(void *object) {
+  struct attached *attached = object;
+  mch_server_leave(attached->server);
+  attached->anchor = NULL;
 }
 
 static int attached_gc(lua_State *L) {
@@ -41,9 +35,7 @@ static int attached_gc(lua_State *L) {
   const struct mch_context *context = mch_context_find(L);
   struct mch_server *server = attached->server;
   attached->server = NULL;
-  if (attached->anchor != NULL)
-    attached->anchor->server = NULL;
-  attached->anchor = NULL;
+  mch_anchor_drop(&attached->anchor);
   mch_server_close(server);
   if (server != NULL && context != NULL && context->attached != NULL && context->worker == NULL)
     context->attached(NULL);
@@ -98,17 +90,6 @@ static void open_server(lua_State *L, struct attached *attached, struct mch_erro
   lua_settop(L, top);
 }
 
-static void anchor(struct attached *attached) {
-  attached->anchor = malloc(sizeof *attached->anchor);
-  if (attached->anchor == NULL)
-    return;
-  attached->anchor->server = attached->server;
-  if (mch_hold_at_exit(leave, attached->anchor) == 0)
-    return;
-  free(attached->anchor);
-  attached->anchor = NULL;
-}
-
 /* 0, or a code. */
 static int attach(lua_State *L, struct mch_error *error) {
   const struct mch_context *context = mch_context_get(L);
@@ -128,7 +109,7 @@ static int attach(lua_State *L, struct mch_error *error) {
   open_server(L, attached, error);
   if (attached->server == NULL)
     return error->code;
-  anchor(attached);
+  attached->anchor = mch_anchor_cast(leave, attached);
   if (context->attached != NULL)
     context->attached(mch_server_path(attached->server));
   return 0;

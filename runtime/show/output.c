@@ -716,17 +716,14 @@ void mch_output_detach(struct mch_output *out) {
 }
 
 /* By exit(): any thread may hold the lock, and may be ended while it does. */
-void mch_output_leave(void *arg) {
-  struct anchor *anchor = arg;
-  if (anchor->out != NULL && ours(anchor->out) &&
-      mch_platform_lock_within(&anchor->out->lock, 1000000000u)) {
-    release(anchor->out);
-    anchor->out->mode = MCH_PROGRESS_OFF; /* a helper thread does not hold it again */
-    pthread_mutex_unlock(&anchor->out->lock);
+void mch_output_leave(void *output) {
+  struct mch_output *out = output;
+  if (ours(out) && mch_platform_lock_within(&out->lock, 1000000000u)) {
+    release(out);
+    out->mode = MCH_PROGRESS_OFF; /* a helper thread does not hold it again */
+    pthread_mutex_unlock(&out->lock);
   }
-  if (anchor->out != NULL)
-    anchor->out->anchor = NULL;
-  free(anchor);
+  out->anchor = NULL;
 }
 
 static int take_line(struct mch_output *out, struct mch_buf *line) {
@@ -913,7 +910,7 @@ void mch_output_unref(struct mch_output *out) {
   mch_output_release(out);
   mch_ticker_free(&out->ticker);
   mch_mark_free(&out->mark);
-  mch_output_drop_anchor(out);
+  mch_anchor_drop(&out->anchor);
   mch_progress_free(&out->progress);
   mch_screen_free(&out->screen);
   mch_buf_free(&out->above);
@@ -968,7 +965,7 @@ void mch_output_become_child(struct mch_output *out, const struct mch_upstream *
     out->sinks[i].dead = 0;
   }
   mch_hold_drop(&out->hold);
-  mch_output_drop_anchor(out);
+  mch_anchor_drop(&out->anchor);
   mch_progress_disown(&out->progress);
   mch_screen_detach(&out->screen);
   mch_buf_clear(&out->above);

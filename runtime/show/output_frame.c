@@ -3,7 +3,6 @@
 #include "output_state.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,25 +14,11 @@ static const uint64_t absence = SECOND / 4; /* who has not pumped for so long is
 /* Lines of tasks that wait while somebody types. */
 enum { MOST_WAITING = 65536 };
 
-void mch_output_drop_anchor(struct mch_output *out) {
-  if (out->anchor != NULL)
-    out->anchor->out = NULL; /* it is freed when the process ends */
-  out->anchor = NULL;
-}
-
 /* Nonzero if exit() will let go what is held. */
 static int anchored(struct mch_output *out) {
-  if (out->anchor != NULL)
-    return 1;
-  out->anchor = malloc(sizeof *out->anchor);
   if (out->anchor == NULL)
-    return 0;
-  out->anchor->out = out;
-  if (mch_hold_at_exit(mch_output_leave, out->anchor) == 0)
-    return 1;
-  free(out->anchor);
-  out->anchor = NULL;
-  return 0;
+    out->anchor = mch_anchor_cast(mch_output_leave, out);
+  return out->anchor != NULL;
 }
 
 /* Which streams of the host print into our bars? */

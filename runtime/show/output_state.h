@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "runtime/base/buf.h"
+#include "anchor.h"
 #include "hold.h"
 #include "observe.h"
 #include "output.h"
@@ -61,13 +62,13 @@ struct mch_output {
   struct mch_buf scratch; /* one line */
   struct mch_edit edit;
   struct mch_buf frame;
-  struct mch_hold hold;     /* of the host's streams, while bars stand on the terminal */
-  struct mch_ticker ticker; /* while it is held and nobody pumps */
-  int no_thread;            /* there must be none */
-  uint64_t helped_ns;       /* when somebody pumped last, not by a loop's tick */
-  struct anchor *anchor;    /* for the end of the process; NULL: not needed yet */
-  struct mch_sink sinks[2]; /* descriptors 1 and 2 */
-  int mixed;                /* sinks[1] holds lines for standard output */
+  struct mch_hold hold;      /* of the host's streams, while bars stand on the terminal */
+  struct mch_ticker ticker;  /* while it is held and nobody pumps */
+  int no_thread;             /* there must be none */
+  uint64_t helped_ns;        /* when somebody pumped last, not by a loop's tick */
+  struct mch_anchor *anchor; /* for the end of the process; NULL: not needed yet */
+  struct mch_sink sinks[2];  /* descriptors 1 and 2 */
+  int mixed;                 /* sinks[1] holds lines for standard output */
   atomic_int may_die;
   unsigned troubled, untold; /* bits of MCH_TROUBLE_... */
   int causes[MCH_TROUBLES];
@@ -88,11 +89,6 @@ struct mch_output {
   int child;
   struct mch_upstream upstream;
   size_t forwarded; /* bars whose counters are copied by mch_output_pump() */
-};
-
-/* At the end of the process the text that is held must get out. */
-struct anchor {
-  struct mch_output *out; /* NULL: gone before */
 };
 
 /* --- output_system.c --- */
@@ -167,10 +163,7 @@ int mch_output_lock_stdout(const struct mch_output *out, int on_lua_thread);
 /* Did somebody pump a moment ago? */
 int mch_output_helped(const struct mch_output *out, uint64_t now);
 
-/* exit() shall do nothing for this one any more. */
-void mch_output_drop_anchor(struct mch_output *out);
-
-/* What exit() does: see struct anchor. Without the lock. In output.c. */
-void mch_output_leave(void *anchor);
+/* What exit() does: the text that is held must get out. Without the lock. In output.c. */
+void mch_output_leave(void *output);
 
 #endif

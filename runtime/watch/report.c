@@ -17,22 +17,17 @@
 #include "page.h"
 #include "runtime/base/file.h"
 #include "runtime/base/platform.h"
-#include "runtime/show/hold.h"
+#include "runtime/show/anchor.h"
 #include "runtime/show/observe.h"
 #include "tracefile.h"
 
 static const uint64_t second = 1000000000u;
 enum { RAREST = 8 }; /* seconds between two versions of the file at most */
 
-/* For exit() without closing the state: it is freed when the process ends. */
-struct anchor {
-  struct mch_report_file *report; /* NULL: it was closed */
-};
-
 struct mch_report_file {
   struct mch_observer observer;
   struct mch_hub *hub; /* NULL: none is observed */
-  struct anchor *anchor;
+  struct mch_anchor *anchor;
   char *path, *other; /* `other`: while it is being written */
   struct mch_page_run run;
   char *script, *version;
@@ -184,27 +179,13 @@ void mch_report_finish(struct mch_report_file *report, int over) {
 /* -- the end of the process ----------------------------------------------------------------- */
 
 /* By exit(): another thread may be writing, and be ended while it does. */
-static void leave(void *arg) {
-  struct anchor *anchor = arg;
-  struct mch_report_file *report = anchor->report;
-  if (report != NULL && report->run.pid == (int)getpid() &&
-      mch_platform_lock_within(&report->writing, second)) {
+static void leave(void *object) {
+  struct mch_report_file *report = object;
+  if (report->run.pid == (int)getpid() && mch_platform_lock_within(&report->writing, second)) {
     pthread_mutex_unlock(&report->writing);
     mch_report_finish(report, 1);
   }
-  if (report != NULL)
-    report->anchor = NULL;
-  free(anchor);
-}
-
-static void cast_anchor(struct mch_report_file *report) {
-  if ((report->anchor = malloc(sizeof *report->anchor)) == NULL)
-    return;
-  report->anchor->report = report;
-  if (mch_hold_at_exit(leave, report->anchor) != 0) {
-    free(report->anchor);
-    report->anchor = NULL;
-  }
+  report->anchor = NULL;
 }
 
 /* -- its life ------------------------------------------------------------------------------- */
@@ -274,7 +255,7 @@ struct mch_report_file *mch_report_open(const char *pattern, const char *script,
   if (!fill_in(report, pattern, script, version))
     mch_error_set(error, MCH_NOMEM, "not enough memory");
   else if (write_now(report, report->run.started, 0, error) == 0) {
-    cast_anchor(report);
+    report->anchor = mch_anchor_cast(leave, report);
     return report;
   }
   free_report(report);
@@ -318,8 +299,7 @@ void mch_report_close(struct mch_report_file *report) {
   if (report == NULL)
     return;
   mch_report_finish(report, 1);
-  if (report->anchor != NULL)
-    report->anchor->report = NULL;
+  mch_anchor_drop(&report->anchor);
   if (report->hub != NULL)
     mch_hub_remove(report->hub, &report->observer);
   free_report(report);

@@ -18,7 +18,7 @@
 #include "runtime/engines/event.h"
 #include "runtime/engines/task.h"
 #include "runtime/pool/pool.h"
-#include "runtime/show/hold.h"
+#include "runtime/show/anchor.h"
 #include "runtime/show/jsontext.h"
 #include "runtime/show/observe.h"
 #include "tracefile.h"
@@ -34,16 +34,11 @@ enum {
   NAME_MOST = 256
 };
 
-/* For exit() without closing the state: it is freed when the process ends. */
-struct anchor {
-  struct mch_trace *trace; /* NULL: it was closed */
-};
-
 struct mch_trace {
   struct mch_observer observer;
   struct mch_hub *hub; /* NULL: none is observed */
   struct mch_tracefile *file;
-  struct anchor *anchor;
+  struct mch_anchor *anchor; /* NULL: what happened since the last write is lost at exit() */
   int pid;
   int nested; /* in a worker */
   /* Under the hub's lock: */
@@ -360,35 +355,13 @@ void mch_trace_flush(struct mch_trace *trace) {
 /* -- the end of the process --------------------------------------------------------------- */
 
 /* By exit(): another thread may be writing, and be ended while it does. */
-static void leave(void *arg) {
-  struct anchor *anchor = arg;
-  struct mch_trace *trace = anchor->trace;
-  if (trace != NULL && trace->pid == (int)getpid() &&
-      mch_platform_lock_within(&trace->writing, LAST_PATIENCE)) {
+static void leave(void *object) {
+  struct mch_trace *trace = object;
+  if (trace->pid == (int)getpid() && mch_platform_lock_within(&trace->writing, LAST_PATIENCE)) {
     pthread_mutex_unlock(&trace->writing);
     mch_trace_finish(trace);
   }
-  if (trace != NULL)
-    trace->anchor = NULL;
-  free(anchor);
-}
-
-static void drop_anchor(struct mch_trace *trace) {
-  if (trace->anchor != NULL)
-    trace->anchor->trace = NULL;
   trace->anchor = NULL;
-}
-
-/* Where it cannot be had, what happened since the last write is not in the file of a script that
- * calls exit(). */
-static void cast_anchor(struct mch_trace *trace) {
-  if ((trace->anchor = malloc(sizeof *trace->anchor)) == NULL)
-    return;
-  trace->anchor->trace = trace;
-  if (mch_hold_at_exit(leave, trace->anchor) != 0) {
-    free(trace->anchor);
-    trace->anchor = NULL;
-  }
 }
 
 /* -- its life ----------------------------------------------------------------------------- */
@@ -435,7 +408,7 @@ struct mch_trace *mch_trace_open(const char *pattern, const char *script, struct
   mch_buf_free(&first);
   free(path);
   if (trace != NULL && trace->file != NULL) {
-    cast_anchor(trace);
+    trace->anchor = mch_anchor_cast(leave, trace);
     return trace;
   }
   if (trace != NULL)
@@ -497,7 +470,7 @@ void mch_trace_close(struct mch_trace *trace) {
   if (trace == NULL)
     return;
   mch_trace_finish(trace);
-  drop_anchor(trace);
+  mch_anchor_drop(&trace->anchor);
   if (trace->hub != NULL)
     mch_hub_remove(trace->hub, &trace->observer);
   mch_tracefile_close(trace->file);
