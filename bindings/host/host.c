@@ -615,7 +615,7 @@ int main(int argc, char **argv) {
     return become_for_broker(&line);
   if (line.script < line.count && strcmp(line.words[line.script], "worker") == 0 &&
       export_settings(&line))
-    return mch_lsupervisor_main(line.program, line.count - line.script, line.words + line.script);
+    return mch_lsupervisor_main(line.count - line.script, line.words + line.script);
   if (line.wants_version)
     mch_host_version();
   return export_settings(&line) ? run_state(&line) : EXIT_FAILURE;

@@ -215,42 +215,29 @@ static int serve(unsigned slots, int slots_fd) {
   return mch_supervisor_run(&config);
 }
 
-/* A fleet's worker is a program of its own. */
-static int serve_fleet(int count, char **words) {
-  char **arguments = calloc((size_t)count + 2, sizeof *arguments);
-  int i;
-  if (arguments == NULL)
-    return 71;
-  arguments[0] = (char *)(uintptr_t) "mantichora-amqp";
-  for (i = 0; i < count; i++)
-    arguments[i + 1] = words[i];
-  execvp(arguments[0], arguments);
-  fprintf(stderr, "mantichora worker: mantichora-amqp cannot be started: %s\n", strerror(errno));
-  return 71;
+/* A number from `least` to `most`; -1: it is none. */
+static int number_of(const char *word, int least, int most) {
+  char *end;
+  unsigned long number = strtoul(word, &end, 10);
+  return *end == '\0' && number >= (unsigned long)least && number <= (unsigned long)most
+             ? (int)number
+             : -1;
 }
 
-int mch_lsupervisor_main(const char *program, int count, char **words) {
-  unsigned long slots = 0, slots_fd = 0;
-  int stdio = 0, i;
-  (void)program;
+int mch_lsupervisor_main(int count, char **words) {
+  int slots = 0, slots_fd = -1, stdio = 0, i;
   for (i = 1; i < count; i++) {
     if (strcmp(words[i], "--help") == 0) {
       print_usage(stdout);
       return 0;
     }
-    if (strncmp(words[i], "amqp://", 7) == 0 || strncmp(words[i], "amqps://", 8) == 0)
-      return serve_fleet(count, words);
     if (strcmp(words[i], "--stdio") == 0)
       stdio = 1;
     else if (strcmp(words[i], "--slots") == 0 && i + 1 < count) {
-      char *end;
-      slots = strtoul(words[++i], &end, 10);
-      if (*end != '\0' || slots == 0 || slots > MCH_HOSTS_SLOTS)
+      if ((slots = number_of(words[++i], 1, MCH_HOSTS_SLOTS)) < 0)
         return complain(words[i]);
     } else if (strcmp(words[i], "--slots-from") == 0 && i + 1 < count) { /* by a fleet's agent */
-      char *end;
-      slots_fd = strtoul(words[++i], &end, 10);
-      if (*end != '\0' || slots_fd < 3 || slots_fd > 1024)
+      if ((slots_fd = number_of(words[++i], 3, 1024)) < 0)
         return complain(words[i]);
     } else
       return complain(words[i]);
@@ -259,5 +246,5 @@ int mch_lsupervisor_main(const char *program, int count, char **words) {
     print_usage(stderr);
     return 255;
   }
-  return serve((unsigned)slots, slots_fd == 0 ? -1 : (int)slots_fd);
+  return serve((unsigned)slots, slots_fd);
 }

@@ -6,6 +6,6 @@
 
 /* `words`: "worker" and what stands behind it. The exit status. To be called before anything else
  * is made in this process. */
-int mch_lsupervisor_main(const char *program, int count, char **words);
+int mch_lsupervisor_main(int count, char **words);
 
 #endif

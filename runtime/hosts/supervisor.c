@@ -316,7 +316,6 @@ static int hear(struct supervisor *self, const struct mch_link_event *event) {
   case MCH_HOSTS_CONFIG:
     return configure(self, &reader);
   case MCH_HOSTS_CODE:
-  case MCH_HOSTS_BLOB:
     return take_code(self, &reader);
   case MCH_HOSTS_MODULE:
     return mch_supervisor_module(self, &reader);

@@ -54,7 +54,6 @@
 #define MCH_HOSTS_MESSAGES(X)                                                                      \
   X(CONFIG, 1, D, "struct mch_hosts_config")                                                       \
   X(CODE, 2, D, "u32 id, bytes")                                                                   \
-  X(BLOB, 3, D, "u32 id, bytes: a large value, by content")                                        \
   X(MODULE, 4, D, "u32 request, u8 kind, u16 length, chunk's name, source")                        \
   X(TASK, 5, D, "struct mch_hosts_task, graph")                                                    \
   X(BATCH, 6, D, "struct mch_hosts_task, u32 count, u32 function, u64 index, graph")               \
@@ -67,7 +66,6 @@
   X(ACCEPT, 13, D, "u32 pid, u64 bytes of EMITTED")                                                \
   X(QUIT, 14, D, "u8 kill")                                                                        \
   X(PING, 15, D, "u64 time")                                                                       \
-  X(FORGET, 16, D, "u32 id of a BLOB")                                                             \
   X(HELLO, 32, U, "struct mch_hosts_hello")                                                        \
   X(START, 33, U, "u32 slots")                                                                     \
   X(NEED, 34, U, "u32 request, name of a module")                                                  \
