@@ -1,5 +1,6 @@
 /* Runs in: parent. Purpose: the socket of a watched script for parts written in Lua (commands.h).
  */
+#define _POSIX_C_SOURCE 200809L
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
