@@ -355,7 +355,7 @@ describe("under make -j", function()
       end
       assert(open() == before)
     ]]
-    local _, left, result = beside("t", file, flags_fifo(file) .. file.command)
+    local _, left, result = beside("t", file, flags_fifo(file) .. "MANTICHORA_ATTACH=0 " .. file.command)
     assert.are.same({ "", "t", 0 }, { result.err, left, result.status })
     assert.are.equal(26, (select(2, trace_of(file))))
     assert.is_true(trace_of(file) <= 2)

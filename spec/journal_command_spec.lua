@@ -15,7 +15,7 @@ describe("mantichora journal", function()
     shell.write(folder .. "/script.lua", "local path, folder = ...\n"
       .. "package.path = folder .. '/?.lua;' .. package.path\n" .. text)
     local got = shell.run(("cd %s && %s %s script.lua %s %s"):format(folder, env or "",
-      shell.interpreter:gsub("build/", io.popen("pwd"):read("l") .. "/build/"), path, folder), { timeout = 30 })
+      shell.interpreter:gsub("'build/", "'" .. io.popen("pwd"):read("l") .. "/build/"), path, folder), { timeout = 30 })
     assert.are.equal(0, got.status, got.err)
     return got
   end

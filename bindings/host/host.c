@@ -6,6 +6,7 @@
 
 #include "host.h"
 #include "lcall.h"
+#include "runtime/base/ending.h"
 #include "bindings/context.h"
 #include "bindings/commands/commands.h"
 #include "bindings/hosts/lsupervisor.h"
@@ -417,43 +418,28 @@ static void preload_modules(lua_State *L) {
   lua_pop(L, 1);
 }
 
-/* The socket of those who watch; NULL: there is none. For the handler of signals. */
-static const char *volatile watched = NULL;
+/* The socket of those who watch; "": there is none. For the handler of signals. */
 static char watched_path[256];
-static volatile pid_t watched_process; /* a fork leaves it alone */
+
+static void remove_socket(void) {
+  if (watched_path[0] != '\0')
+    unlink(watched_path);
+}
 
 static void note_socket(const char *path) {
-  watched = NULL;
+  mch_ending_remove(remove_socket);
+  watched_path[0] = '\0';
   if (path == NULL || strlen(path) >= sizeof watched_path)
     return;
   strcpy(watched_path, path);
-  watched_process = getpid();
-  watched = watched_path;
-}
-
-/* Take it away, and end as any program does. */
-static void end_by_signal(int number) {
-  if (watched != NULL && watched_process == getpid())
-    unlink(watched);
-  signal(number, SIG_DFL);
-  raise(number);
+  mch_ending_add(remove_socket);
 }
 
 /* Scripts and the prompt can be watched, our other commands cannot. */
 static void let_watch(lua_State *L) {
-  static const int ends[] = {SIGTERM, SIGHUP};
   struct mch_context *context = mch_context_get(L);
   context->watchable = 1;
   context->attached = note_socket;
-  for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
-    struct sigaction action;
-    if (sigaction(ends[i], NULL, &action) != 0 || action.sa_handler != SIG_DFL)
-      continue;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = end_by_signal;
-    sigemptyset(&action.sa_mask);
-    sigaction(ends[i], &action, NULL);
-  }
 }
 
 static bool is_command(const struct command_line *line) {

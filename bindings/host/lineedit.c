@@ -22,6 +22,7 @@
 #include <lauxlib.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/ending.h"
 #include "history.h"
 #include "runtime/show/hold.h"
 #include "lcall.h"
@@ -162,7 +163,7 @@ static void take_signals(struct sigaction *before) {
   for (i = 0; i < WATCHED; i++) {
     came[i] = 0;
     sigaction(watched[i], NULL, &before[i]);
-    if (before[i].sa_handler == SIG_DFL || watched[i] == SIGINT || watched[i] == SIGWINCH)
+    if (mch_ending_is_usual(&before[i]) || watched[i] == SIGINT || watched[i] == SIGWINCH)
       sigaction(watched[i], &action, NULL);
   }
 }
@@ -170,7 +171,10 @@ static void take_signals(struct sigaction *before) {
 static void give_signals_back(const struct sigaction *before) {
   int i;
   for (i = 0; i < WATCHED; i++)
-    sigaction(watched[i], &before[i], NULL);
+    if (mch_ending_is_usual(&before[i]))
+      mch_ending_set_usual(watched[i]);
+    else
+      sigaction(watched[i], &before[i], NULL);
 }
 
 static void set_raw(struct mch_lineedit *edit, bool raw) {
@@ -180,13 +184,12 @@ static void set_raw(struct mch_lineedit *edit, bool raw) {
 
 /* Do what the signal does without us: stop, or end. Somebody else has the terminal meanwhile. */
 static void obey(struct mch_lineedit *edit, int number) {
-  struct sigaction mine, usual = {0};
-  usual.sa_handler = SIG_DFL;
-  sigemptyset(&usual.sa_mask);
+  struct sigaction mine;
   leave_line(edit);
   mch_output_release(edit->output);
   set_raw(edit, false);
-  sigaction(number, &usual, &mine);
+  sigaction(number, NULL, &mine);
+  mch_ending_set_usual(number);
   raise(number);
   sigaction(number, &mine, NULL);
   set_raw(edit, true);

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/base/ending.h"
 #include "runtime/base/platform.h"
 
 /* -- what MAKEFLAGS says ------------------------------------------------------------------ */
@@ -94,11 +95,7 @@ static struct {
   int maker;         /* the process that made it: the outermost */
   atomic_int taking; /* a token is between the pipe and the ledger */
   int told;          /* what is wrong with it */
-  int handles;       /* bit i: of the signals below the i-th is ours */
 } own = {.lock = PTHREAD_MUTEX_INITIALIZER, .reader = -1, .writer = -1};
-
-static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
-enum { SIGNALS = sizeof signals / sizeof *signals };
 
 /* Give back the token of this place, if `value` still stands there. For signal handlers too. */
 static int give_entry(_Atomic uint64_t *entry, uint64_t value) {
@@ -154,43 +151,13 @@ static void give_for_dead(void) {
 /* -- signals that end the process --------------------------------------------------------- */
 
 /* Another thread may just take one: that does not last. */
-static void on_end(int number) {
-  int saved = errno;
+static void give_back(void) {
   unsigned long patience = 10000000;
-  if (own.pid == (int)getpid()) {
-    while (own.taking && patience-- > 0)
-      continue;
-    give_all();
-  }
-  signal(number, SIG_DFL);
-  raise(number);
-  errno = saved;
-}
-
-/* Only where nobody else wants to know: then the end is the same as without us. */
-static void handle_signals(void) {
-  struct sigaction action, old;
-  int i;
-  memset(&action, 0, sizeof action);
-  sigfillset(&action.sa_mask);
-  action.sa_handler = on_end;
-  for (i = 0; i < SIGNALS; i++)
-    if ((own.handles & 1 << i) == 0 && sigaction(signals[i], NULL, &old) == 0 &&
-        (old.sa_flags & SA_SIGINFO) == 0 && old.sa_handler == SIG_DFL &&
-        sigaction(signals[i], &action, NULL) == 0)
-      own.handles |= 1 << i;
-}
-
-static void release_signals(void) {
-  struct sigaction action;
-  int i;
-  for (i = 0; i < SIGNALS; i++)
-    if ((own.handles & 1 << i) != 0 && sigaction(signals[i], NULL, &action) == 0 &&
-        (action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == on_end) {
-      action.sa_handler = SIG_DFL;
-      sigaction(signals[i], &action, NULL);
-    }
-  own.handles = 0;
+  if (own.pid != (int)getpid())
+    return;
+  while (own.taking && patience-- > 0)
+    continue;
+  give_all();
 }
 
 /* exit() without closing the pools, or the library is unloaded. */
@@ -203,7 +170,7 @@ void mch_jobserver_leave(void) {
   if (own.users == 0 || own.pid != (int)getpid())
     return;
   give_all();
-  release_signals();
+  mch_ending_remove(give_back);
 }
 
 /* -- opening ------------------------------------------------------------------------------ */
@@ -219,7 +186,6 @@ static void lock(void) {
   own.users = 0;
   own.busy = own.held = 0;
   own.taking = 0;
-  own.handles = 0;
 }
 
 static void unlock(void) {
@@ -351,7 +317,7 @@ void mch_jobserver_close(void) {
   if (own.users > 0 && --own.users == 0) {
     give_all();
     own.busy = own.held = 0;
-    release_signals();
+    mch_ending_remove(give_back);
     close_both();
     if (own.maker == own.pid) {
       mch_platform_unshare(own.ledger, sizeof *own.ledger);
@@ -386,7 +352,7 @@ static int take_one(void) {
 static int take_token(void) {
   sigset_t all, old;
   int took;
-  handle_signals();
+  mch_ending_add(give_back);
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   own.taking = 1;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/base/ending.h"
 #include "runtime/base/gate.h"
 #include "runtime/base/platform.h"
 
@@ -25,20 +26,12 @@ static struct {
   void *ud;
 } own;
 
-static void set_default(int number) {
-  struct sigaction action;
-  memset(&action, 0, sizeof action);
-  action.sa_handler = SIG_DFL;
-  sigemptyset(&action.sa_mask);
-  sigaction(number, &action, NULL);
-}
-
 /* In a fork, and the second time, the signal does what it does without us. */
 static void on_signal(int number) {
   int saved = errno;
   char byte = (char)number;
   if (own.pid != getpid() || own.asked || write(own.pipe[1], &byte, 1) != 1) {
-    set_default(number);
+    mch_ending_set_usual(number);
     raise(number);
   }
   own.asked = 1;
@@ -58,7 +51,7 @@ static void *wait_for_signal(void *unused) {
   mch_gate_hold_off();
   own.leave(own.ud);
   mch_gate_let_go();
-  set_default(byte);
+  mch_ending_set_usual(byte);
   kill(getpid(), byte);
   return NULL;
 }
@@ -85,8 +78,8 @@ static void take_signals(void) {
   action.sa_flags = SA_RESTART;
   sigfillset(&action.sa_mask);
   for (i = 0; i < SIGNALS; i++)
-    if (sigaction(signals[i], NULL, &old) == 0 && (old.sa_flags & SA_SIGINFO) == 0 &&
-        old.sa_handler == SIG_DFL && sigaction(signals[i], &action, NULL) == 0)
+    if (sigaction(signals[i], NULL, &old) == 0 && mch_ending_is_usual(&old) &&
+        sigaction(signals[i], &action, NULL) == 0)
       own.handles |= 1 << i;
 }
 
@@ -96,7 +89,7 @@ static void release_signals(void) {
   for (i = 0; i < SIGNALS; i++)
     if ((own.handles & 1 << i) != 0 && sigaction(signals[i], NULL, &now) == 0 &&
         (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == on_signal)
-      set_default(signals[i]);
+      mch_ending_set_usual(signals[i]);
   own.handles = 0;
 }
 
