@@ -734,6 +734,34 @@ describe("emit", function()
   end)
 end)
 
+describe("a loop that was left", function()
+  it("has the items of those that end after it, collected or not", function()
+    local path = os.tmpname()
+    shell.write(path, [[
+      local mantichora = require "mantichora"
+      local told, wrong, list = 0, 0, {}
+      for i = 1, 200 do list[i] = i * 10 end
+      for _ = 1, 30 do
+        local mcore <close> = mantichora { nworkers = 2, on_error = "return" }
+        mcore:on(function(event)
+          if event.event ~= "ended" or event.kind ~= "error" then return end
+          told = told + 1
+          if event.failure.item ~= event.index * 10 then wrong = wrong + 1 end
+        end)
+        for i in mcore:imap(function(x) if x % 20 == 0 then error("x") end return x end, list) do
+          if i == 3 then break end
+        end
+        collectgarbage()
+        collectgarbage()
+        mcore:poll(0.01)
+      end
+      print(told > 0, wrong)]])
+    local got = shell.run(shell.interpreter .. " " .. path, { timeout = 60 })
+    os.remove(path)
+    assert.are.same({ 0, "true\t0\n" }, { got.status, got.out }, got.err)
+  end)
+end)
+
 describe("is_failure", function()
   it("knows failures", function()
     local mcore <close> = mantichora { nworkers = 1, on_error = "return" }

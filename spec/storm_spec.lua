@@ -11,7 +11,8 @@ local scale = shell.interpreter:find("asan", 1, true) and 0.1 or 1
 
 -- Without the socket of those who watch, which stays for the life of the script: storm.lua counts descriptors.
 local function run_storm(storm)
-  return shell.run(("MANTICHORA_ATTACH=0 MANTICHORA_PROGRESS=off MANTICHORA_CHAOS=%s %s spec/support/storm.lua %d %s %s"):format(
+  local command = "MANTICHORA_ATTACH=0 MANTICHORA_PROGRESS=off MANTICHORA_CHAOS=%s %s spec/support/storm.lua %d %s %s"
+  return shell.run(command:format(
     storm.chaos, shell.interpreter, math.max(60, storm.tasks * scale), storm.engine or "fork",
     storm.background), { timeout = 60 })
 end

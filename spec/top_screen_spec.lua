@@ -1,5 +1,6 @@
 -- mantichora top in a terminal: the picture, its keys, and the terminal afterwards.
 
+local process = require "spec.support.process"
 local shell = require "spec.support.shell"
 local terminal = require "spec.support.terminal"
 
@@ -40,13 +41,20 @@ local function start(code, columns, rows, command)
   local screen = terminal.start(([[
     export XDG_RUNTIME_DIR=%s TMPDIR=%s TOP="%s top"
     timeout 100 %s %s/script.lua </dev/null >/dev/null 2>&1 &
+    echo $! >%s/pid
     until ls %s/mantichora/*.sock >/dev/null 2>&1; do sleep 0.02; done
-    %s]]):format(folder, folder, host, host, folder, folder, command or "$TOP"), columns, rows)
+    %s]]):format(folder, folder, host, host, folder, folder, folder, command or "$TOP"), columns, rows)
   local self = { screen = screen, folder = folder }
   function self.touch(name) shell.write(folder .. "/" .. name, "") end
   return setmetatable(self, { __close = function()
     self.touch "stop"
     screen:close()
+    local file <close> = io.open(folder .. "/pid")
+    local pid = file and file:read("n")
+    if pid then
+      os.execute(("kill %d 2>/dev/null"):format(pid))
+      process.wait(function() return not io.open(("/proc/%d/stat"):format(pid)) end, 20)
+    end
     shell.remove(folder)
   end })
 end

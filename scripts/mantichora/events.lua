@@ -40,8 +40,12 @@ local move, remove = table.move, table.remove
 -- By pool: its listeners in their order, each { f = function, since = number of the last event before it }.
 local listeners_of = setmetatable({}, { __mode = "k" })
 
--- By pool: the maps that are under way, by their numbers.
+-- By pool: the maps that are there, by their numbers.
 local maps_of = setmetatable({}, { __mode = "k" })
+
+-- By pool and number of the map: how many of its items were told as queued and not as ended, and the map, which has
+-- them: nobody else may hold it any more when they end, as when its loop was left.
+local outstanding_of = setmetatable({}, { __mode = "k" })
 
 -- The error of Ctrl-C and that of a task's stop go on their way. The latter may have become another value: it
 -- shows in the count of stops.
@@ -59,6 +63,20 @@ local function complain(pool, problem)
   core.logging().get("mantichora"):error("%sa listener failed: %s", tools.in_pool(pool), core.text(problem))
 end
 
+local function hold(pool, event)
+  local outstanding = outstanding_of[pool] or {}
+  local of_map = outstanding[event.call]
+  outstanding_of[pool] = outstanding
+  if event.event == "queued" then
+    of_map = of_map or { count = 0, map = maps_of[pool] and maps_of[pool][event.call] }
+    of_map.count = of_map.count + 1
+    outstanding[event.call] = of_map
+  elseif event.event == "ended" and of_map then
+    of_map.count = of_map.count - 1
+    if of_map.count == 0 then outstanding[event.call] = nil end
+  end
+end
+
 -- Called by the core: each listener that was there when it happened gets a table of its own.
 core.set_teller(function(pool, event, number)
   local stop
@@ -67,6 +85,7 @@ core.set_teller(function(pool, event, number)
     event.failure = tools.new_failure(pool, event.failure)
     if map then event.failure.item = map:item(event.index) end
   end
+  if event.call then hold(pool, event) end
   if event.lost then
     core.logging().get("mantichora"):error("%svalues that task %d has emitted are lost: %s", tools.in_pool(pool),
       event.runid, core.text(event.lost))
