@@ -178,6 +178,25 @@ describe("A script that is watched", function()
     assert.is_truthy(of(got, "skipped")[1]:find('"lines":[1-9]'))
   end)
 
+  it("counts what a journal had", function()
+    local path = os.tmpname()
+    os.remove(path)
+    local function counts()
+      local got = watch(([[
+        local pool <close> = mantichora { nworkers = 1, journal = %q }
+        await "go"
+        for i = 1, 3 do pool:run(function() return i end) end
+        pool:returns()
+        await "stop"
+      ]]):format(path), { "until:\"ready\"", "touch:go", "until:\"ok\":3", "touch:stop", "eof" })
+      check(got)
+      local ticks = of(got, "tick")
+      return ticks[#ticks]:match('"found":(%d+)')
+    end
+    assert.are.same({ "0", "3" }, { counts(), counts() })
+    os.execute(("rm -rf %s %s-wal %s-shm"):format(path, path, path))
+  end)
+
   it("pauses for a viewer, until the last who wants it has gone", function()
     local got = watch([[
       local pool <close> = mantichora { nworkers = 1 }

@@ -177,7 +177,7 @@ void mch_lines_tick(struct mch_buf *to, const struct mch_pool_view *view) {
   for (i = 0; i < MCH_KIND_COUNT; i++)
     mch_jsonl_count(to, mch_kind_word((enum mch_kind)i), tally->ended[i]);
   mch_jsonl_count(to, "retried", tally->retried);
-  mch_jsonl_count(to, "found", 0); /* nothing is found without a journal */
+  mch_jsonl_count(to, "found", tally->found);
   mch_jsonl_count(to, "sent", tally->sent);
   mch_jsonl_count(to, "received", tally->received);
   mch_jsonl_seconds(to, "waited", tally->waiting.sum);
