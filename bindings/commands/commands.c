@@ -58,6 +58,16 @@ static void preload(lua_State *L, const char *name, lua_CFunction open) {
   lua_pop(L, 1);
 }
 
+int mch_commands_done(lua_State *L, int problem) {
+  if (problem == 0) {
+    lua_pushboolean(L, 1);
+    return 1;
+  }
+  lua_pushnil(L);
+  lua_pushstring(L, strerror(problem));
+  return 2;
+}
+
 int mch_commands_run(lua_State *L, const char *program, int count, char **words) {
   static const char *const parts[] = {
       "main",     "options", "expression", "template", "stream",     "report",    "jupyter",

@@ -19,6 +19,9 @@ int mch_commands_run(lua_State *L, const char *program, int count, char **words)
 /* The parts of scripts/commands, by name: "commands.main". */
 const struct mch_embedded *mch_commands_find_part(const char *name);
 
+/* Push true; or, if `problem` is an errno, nil and what it means. How many values that are. */
+int mch_commands_done(lua_State *L, int problem);
+
 /* Push what the parts of map, filter and run are made of. */
 int mch_commands_open_core(lua_State *L);
 

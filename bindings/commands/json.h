@@ -39,4 +39,7 @@ int mch_json_is_null(lua_State *L, int index);
 /* Push the metatable of lists. */
 void mch_json_push_list_metatable(lua_State *L);
 
+/* A C function, list([table]): the table, or a new one, which is a list from now on. */
+int mch_json_list(lua_State *L);
+
 #endif

@@ -229,6 +229,18 @@ static int is_marked_list(lua_State *L, int index) {
   return is_marked;
 }
 
+int mch_json_list(lua_State *L) {
+  if (lua_isnoneornil(L, 1)) {
+    lua_settop(L, 0);
+    lua_newtable(L);
+  }
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  mch_json_push_list_metatable(L);
+  lua_setmetatable(L, 1);
+  return 1;
+}
+
 /* Look at all keys: what does not fit is an error, never left out. */
 static void check_keys(lua_State *L, int index, const struct level *level, size_t *numbers,
                        size_t *names) {

@@ -34,18 +34,6 @@ static int json_write(lua_State *L) {
   return 1;
 }
 
-static int json_list(lua_State *L) {
-  if (lua_isnoneornil(L, 1)) {
-    lua_settop(L, 0);
-    lua_newtable(L);
-  }
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_settop(L, 1);
-  mch_json_push_list_metatable(L);
-  lua_setmetatable(L, 1);
-  return 1;
-}
-
 int mch_commands_open_json(lua_State *L) {
   struct mch_text *text;
   lua_createtable(L, 0, 4);
@@ -64,7 +52,7 @@ int mch_commands_open_json(lua_State *L) {
   lua_setmetatable(L, -2);
   lua_pushcclosure(L, json_write, 1);
   lua_setfield(L, -2, "write");
-  lua_pushcfunction(L, json_list);
+  lua_pushcfunction(L, mch_json_list);
   lua_setfield(L, -2, "list");
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");

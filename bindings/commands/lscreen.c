@@ -1,5 +1,4 @@
 /* Runs in: parent. Purpose: the terminal for parts written in Lua (commands.h). */
-#include <string.h>
 
 #include <lauxlib.h>
 
@@ -11,14 +10,7 @@
 
 /* open(): true; or nil and why not. */
 static int screen_open(lua_State *L) {
-  int problem = mch_tty_open();
-  if (problem == 0) {
-    lua_pushboolean(L, 1);
-    return 1;
-  }
-  lua_pushnil(L);
-  lua_pushstring(L, strerror(problem));
-  return 2;
+  return mch_commands_done(L, mch_tty_open());
 }
 
 static int screen_close(lua_State *L) {

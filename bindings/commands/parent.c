@@ -304,11 +304,8 @@ static int input_fill(lua_State *L) {
   int told = mch_input_fill(input);
   if (told == -EINTR || told == -EAGAIN || told == -EWOULDBLOCK)
     told = 1;
-  if (told < 0) {
-    lua_pushnil(L);
-    lua_pushstring(L, strerror(-told));
-    return 2;
-  }
+  if (told < 0)
+    return mch_commands_done(L, -told);
   lua_pushboolean(L, told);
   return 1;
 }
@@ -357,11 +354,7 @@ static int core_open(lua_State *L) {
   input->fd = -1;
   luaL_setmetatable(L, "mantichora input");
   problem = mch_input_open(input, path, (enum mch_input_format)format);
-  if (problem == 0)
-    return 1;
-  lua_pushnil(L);
-  lua_pushstring(L, strerror(problem));
-  return 2;
+  return problem == 0 ? 1 : mch_commands_done(L, problem);
 }
 
 static void make_input_metatable(lua_State *L) {
@@ -433,11 +426,8 @@ static int core_flush(lua_State *L) {
   job->written += written;
   if (job->written == output->length)
     job->written = output->length = 0;
-  if (problem != 0 && problem != EINTR && problem != EAGAIN && problem != EWOULDBLOCK) {
-    lua_pushnil(L);
-    lua_pushstring(L, strerror(problem));
-    return 2;
-  }
+  if (problem != 0 && problem != EINTR && problem != EAGAIN && problem != EWOULDBLOCK)
+    return mch_commands_done(L, problem);
   lua_pushboolean(L, output->length == 0);
   return 1;
 }
@@ -462,27 +452,16 @@ static int core_check_file(lua_State *L) {
   int problem = access(path, R_OK) != 0 || stat(path, &about) != 0 ? errno
                 : S_ISDIR(about.st_mode)                           ? EISDIR
                                                                    : 0;
-  if (problem == 0) {
-    lua_pushboolean(L, 1);
-    return 1;
-  }
-  lua_pushnil(L);
-  lua_pushstring(L, strerror(problem));
-  return 2;
+  return mch_commands_done(L, problem);
 }
 
 /* mkdir(path): true, also if the folder is there; or nil and a message. */
 static int core_mkdir(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   struct stat about;
-  if (mkdir(path, 0777) == 0 ||
-      (errno == EEXIST && stat(path, &about) == 0 && S_ISDIR(about.st_mode))) {
-    lua_pushboolean(L, 1);
-    return 1;
-  }
-  lua_pushnil(L);
-  lua_pushstring(L, strerror(errno));
-  return 2;
+  int is_there = mkdir(path, 0777) == 0 ||
+                 (errno == EEXIST && stat(path, &about) == 0 && S_ISDIR(about.st_mode));
+  return mch_commands_done(L, is_there ? 0 : errno);
 }
 
 /* fields(record): its fields; or nil, column and message. row(list): as a record. */
@@ -514,27 +493,9 @@ static int core_check(lua_State *L) {
   return 3;
 }
 
-static int core_list(lua_State *L) {
-  if (lua_isnoneornil(L, 1)) {
-    lua_settop(L, 0);
-    lua_newtable(L);
-  }
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_settop(L, 1);
-  mch_json_push_list_metatable(L);
-  lua_setmetatable(L, 1);
-  return 1;
-}
-
 /* chdir(path): true; or nil and a message. */
 static int core_chdir(lua_State *L) {
-  if (chdir(luaL_checkstring(L, 1)) == 0) {
-    lua_pushboolean(L, 1);
-    return 1;
-  }
-  lua_pushnil(L);
-  lua_pushstring(L, strerror(errno));
-  return 2;
+  return mch_commands_done(L, chdir(luaL_checkstring(L, 1)) == 0 ? 0 : errno);
 }
 
 /* absolute(path): as seen from where the process is now. */
@@ -579,7 +540,7 @@ int mch_commands_open_core(lua_State *L) {
                                   {"check_file", core_check_file},
                                   {"fields", core_fields},
                                   {"check", core_check},
-                                  {"list", core_list},
+                                  {"list", mch_json_list},
                                   {"watch_reader", core_watch_reader},
                                   {"chdir", core_chdir},
                                   {"absolute", core_absolute},
