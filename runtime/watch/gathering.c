@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attempt.h"
+#include "runtime/base/grow.h"
 #include "runtime/engines/event.h"
 #include "runtime/engines/task.h"
 #include "runtime/pool/pool.h"
@@ -82,16 +83,12 @@ static void merge(struct mch_gathering *all) {
 
 /* The boxes of a lane; NULL: no memory. */
 static struct mch_gather_lane *boxes_of(struct mch_gathering *all, size_t lane) {
-  if (lane >= all->lane_room) {
-    size_t room = 2 * lane + 8;
-    struct mch_gather_lane *larger = realloc(all->rows_of_boxes, room * sizeof *larger);
-    if (larger == NULL)
-      return NULL;
-    memset(larger + all->lane_room, 0, (room - all->lane_room) * sizeof *larger);
-    all->rows_of_boxes = larger;
-    all->lane_room = room;
-  }
-  return &all->rows_of_boxes[lane];
+  struct mch_gather_lane *larger =
+      mch_grow(all->rows_of_boxes, &all->lane_room, lane + 1, sizeof *larger);
+  if (larger == NULL)
+    return NULL;
+  all->rows_of_boxes = larger;
+  return &larger[lane];
 }
 
 static void add_box(struct mch_gathering *all, size_t number, const struct mch_attempt *attempt) {

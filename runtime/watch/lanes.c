@@ -6,21 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_SLOTS = 1 << 16 };
+#include "runtime/base/grow.h"
 
-/* Room for one more of `size` bytes. 0, or -1: no memory. */
-static int grow(void **list, size_t *room, size_t count, size_t size) {
-  size_t more = count < 8 ? 8 : 2 * count;
-  void *larger;
-  if (count < *room)
-    return 0;
-  if ((larger = realloc(*list, more * size)) == NULL)
-    return -1;
-  memset((char *)larger + count * size, 0, (more - count) * size);
-  *list = larger;
-  *room = more;
-  return 0;
-}
+enum { MOST_SLOTS = 1 << 16 };
 
 static struct mch_lane_pool *find_pool(struct mch_lanes *lanes, uint64_t number) {
   size_t i;
@@ -55,10 +43,12 @@ static char *choose_name(const struct mch_lanes *lanes, const char *name) {
 }
 
 static struct mch_lane_pool *add_pool(struct mch_lanes *lanes, uint64_t number, const char *name) {
-  struct mch_lane_pool *pool;
-  if (grow((void **)&lanes->pools, &lanes->pool_room, lanes->pool_count, sizeof *lanes->pools) != 0)
+  struct mch_lane_pool *pool,
+      *pools = mch_grow(lanes->pools, &lanes->pool_room, lanes->pool_count + 1, sizeof *pools);
+  if (pools == NULL)
     return NULL;
-  pool = &lanes->pools[lanes->pool_count];
+  lanes->pools = pools;
+  pool = &pools[lanes->pool_count];
   memset(pool, 0, sizeof *pool);
   pool->number = number;
   pool->name = choose_name(lanes, name);
@@ -87,13 +77,15 @@ static char *lane_name(const char *pool, unsigned slot) {
 static size_t choose_lane(struct mch_lanes *lanes, const struct mch_lane_pool *pool,
                           unsigned slot) {
   const char *name = pool->name != NULL ? pool->name : "";
-  struct mch_lane *lane;
+  struct mch_lane *lane, *larger;
   size_t i;
   for (i = 0; i < lanes->count; i++)
     if (is_of(&lanes->lanes[i], name, slot))
       return i;
-  if (grow((void **)&lanes->lanes, &lanes->room, lanes->count, sizeof *lanes->lanes) != 0)
+  larger = mch_grow(lanes->lanes, &lanes->room, lanes->count + 1, sizeof *larger);
+  if (larger == NULL)
     return lanes->count;
+  lanes->lanes = larger;
   lane = &lanes->lanes[lanes->count];
   memset(lane, 0, sizeof *lane);
   lane->slot = slot;
@@ -103,16 +95,12 @@ static size_t choose_lane(struct mch_lanes *lanes, const struct mch_lane_pool *p
 }
 
 static int make_room(struct mch_lane_pool *pool, unsigned slot) {
-  size_t slots = pool->slots > 0 ? 2 * pool->slots : 8, *of_slot;
-  if (slot < pool->slots)
-    return 0;
-  if (slots <= slot)
-    slots = (size_t)slot + 1;
-  if (slot >= MOST_SLOTS || (of_slot = realloc(pool->of_slot, slots * sizeof *of_slot)) == NULL)
+  size_t *of_slot = NULL;
+  if (slot < MOST_SLOTS)
+    of_slot = mch_grow(pool->of_slot, &pool->slots, (size_t)slot + 1, sizeof *of_slot);
+  if (of_slot == NULL)
     return -1;
-  memset(of_slot + pool->slots, 0, (slots - pool->slots) * sizeof *of_slot);
   pool->of_slot = of_slot;
-  pool->slots = slots;
   return 0;
 }
 

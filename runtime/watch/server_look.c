@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "runtime/base/gate.h"
+#include "runtime/base/grow.h"
 #include "runtime/show/jsonl.h"
 #include "runtime/show/output.h"
 
@@ -33,16 +34,11 @@ static void end_line(struct mch_buf *line, uint64_t now) {
 
 /* NULL: no memory. */
 static struct worker_seen *worker_of(struct pool_seen *seen, unsigned slot) {
-  if (slot > seen->worker_room) {
-    size_t room = slot + 8u;
-    struct worker_seen *workers = realloc(seen->workers, room * sizeof *workers);
-    if (workers == NULL)
-      return NULL;
-    memset(workers + seen->worker_room, 0, (room - seen->worker_room) * sizeof *workers);
-    seen->workers = workers;
-    seen->worker_room = room;
-  }
-  return slot > 0 ? &seen->workers[slot - 1] : NULL;
+  struct worker_seen *workers = mch_grow(seen->workers, &seen->worker_room, slot, sizeof *workers);
+  if (workers == NULL)
+    return NULL;
+  seen->workers = workers;
+  return slot > 0 ? &workers[slot - 1] : NULL;
 }
 
 /* What its process uses, as of now. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/grow.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/jsontext.h"
 
@@ -118,16 +119,11 @@ static void on_pool(void *ud, struct mch_pool *pool, uint64_t number, int comes)
 
 /* Room for this slot. NULL: no memory. */
 static struct mch_many *many_of(struct pool_seen *seen, unsigned slot) {
-  if (slot >= seen->slots) {
-    size_t slots = slot + 8u;
-    struct mch_many *many = realloc(seen->many, slots * sizeof *many);
-    if (many == NULL)
-      return NULL;
-    memset(many + seen->slots, 0, (slots - seen->slots) * sizeof *many);
-    seen->many = many;
-    seen->slots = slots;
-  }
-  return &seen->many[slot];
+  struct mch_many *many = mch_grow(seen->many, &seen->slots, (size_t)slot + 1, sizeof *many);
+  if (many == NULL)
+    return NULL;
+  seen->many = many;
+  return &many[slot];
 }
 
 /* Tasks that are not told one by one. */
