@@ -124,18 +124,21 @@ end
 return M
 ]=]
 
-describe("the key of a task", function()
-  local base = run({ ["main.lua"] = main, ["deep.lua"] = deep })[1]
-
-  -- The key after a plain replacement in one of the files.
-  local function after(from, to, file)
-    local files = { ["main.lua"] = main, ["deep.lua"] = deep }
+-- What makes the key of a program, beside deep.lua, after a plain replacement in one of the two.
+local function editing(program)
+  return function(from, to, file)
+    local files = { ["main.lua"] = program, ["deep.lua"] = deep }
     local name = file or "main.lua"
     local at, last = files[name]:find(from, 1, true)
     assert(at, "no such text: " .. from)
     files[name] = files[name]:sub(1, at - 1) .. to .. files[name]:sub(last + 1)
     return run(files)[1]
   end
+end
+
+describe("the key of a task", function()
+  local base = run({ ["main.lua"] = main, ["deep.lua"] = deep })[1]
+  local after = editing(main)
 
   local same = {
     { "comments", "local y = first(x)", "-- a comment\n  --[[ and\n another ]] local y = first(x) -- here" },
@@ -551,14 +554,7 @@ describe("a version in a key", function()
   ]=]
   local base = run({ ["main.lua"] = program, ["deep.lua"] = deep })[1]
 
-  local function after(from, to, file)
-    local files = { ["main.lua"] = program, ["deep.lua"] = deep }
-    local name = file or "main.lua"
-    local at, last = files[name]:find(from, 1, true)
-    assert(at, "no such text: " .. from)
-    files[name] = files[name]:sub(1, at - 1) .. to .. files[name]:sub(last + 1)
-    return run(files)[1]
-  end
+  local after = editing(program)
 
   it("stands for all code that is reached", function()
     for _, edit in ipairs {
