@@ -167,9 +167,10 @@ describe("packaging", function()
 
   it("has a host that can be built without libedit and yajl, and is plain then", function()
     must("cc -std=c11 -Wall -Wextra -Wconversion -Werror -DMANTICHORA_VERSION='\"0\"' -I. "
-      .. "bindings/host/*.c bindings/commands/*.c "
-      .. "runtime/commands/*.c %s/embedded_commands.c -o %s/plain %s/lib/libmantichora.a "
-      .. "$(pkg-config --cflags --libs lua5.4) -pthread", build, folder, build)
+      .. "bindings/host/*.c bindings/commands/*.c bindings/hosts/*.c bindings/web/*.c "
+      .. "runtime/commands/*.c runtime/web/*.c %s/embedded_commands.c %s/embedded_web.c "
+      .. "-o %s/plain %s/lib/libmantichora.a "
+      .. "$(pkg-config --cflags --libs lua5.4) -pthread", build, build, folder, build)
     assert.are.equal("> 42\n> \n", (must("echo '6 * 7' | %s/plain -i", folder):gsub("^[^\n]*\n", "")))
     local told = shell.run(("echo 1 | %s/plain map _"):format(folder))
     assert.are.equal(255, told.status)

@@ -9,7 +9,7 @@ local evil = "</script><img src=x onerror=alert(1)>"
 
 -- What the tests begin with.
 local hello = [[
-{"mantichora":1,"version":"0.2.0","pid":PID,"script":"dir/train.lua","arguments":["<b>--big</b>"],"folder":"/home/ann","host":"einstein","user":0,"started":1790000000.5,"time":1790000010.5,"clock":8000.0}
+{"mantichora":1,"version":"x.y.z","pid":PID,"script":"dir/train.lua","arguments":["<b>--big</b>"],"folder":"/home/ann","host":"einstein","user":0,"started":1790000000.5,"time":1790000010.5,"clock":8000.0}
 {"event":"snapshot","clock":8000.0,"time":1790000010.5}
 {"event":"pool","clock":8000.0,"pool":1,"name":"fetch","engine":"fork","nworkers":2,"since":7990.0}
 {"event":"tick","clock":8000.0,"pool":1,"queued":12,"running":2,"accepted":1234567,"ok":1234550,"error":2,"timeout":1}
