@@ -41,7 +41,7 @@ local function start(code, columns, rows, command)
   local screen = terminal.start(([[
     export XDG_RUNTIME_DIR=%s TMPDIR=%s TOP="%s top"
     timeout 100 %s %s/script.lua </dev/null >/dev/null 2>&1 &
-    echo $! >%s/pid
+    echo $! >%s/script.pid
     until ls %s/mantichora/*.sock >/dev/null 2>&1; do sleep 0.02; done
     %s]]):format(folder, folder, host, host, folder, folder, folder, command or "$TOP"), columns, rows)
   local self = { screen = screen, folder = folder }
@@ -49,11 +49,14 @@ local function start(code, columns, rows, command)
   return setmetatable(self, { __close = function()
     self.touch "stop"
     screen:close()
-    local file <close> = io.open(folder .. "/pid")
+    local file <close> = io.open(folder .. "/script.pid")
     local pid = file and file:read("n")
     if pid then
       os.execute(("kill %d 2>/dev/null"):format(pid))
-      process.wait(function() return not io.open(("/proc/%d/stat"):format(pid)) end, 20)
+      process.wait(function()
+        local stat <close> = io.open(("/proc/%d/stat"):format(pid))
+        return not stat or stat:read("a"):find("%) Z") -- whoever inherited it may take time to reap it
+      end, 20)
     end
     shell.remove(folder)
   end })
