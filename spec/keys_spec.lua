@@ -690,6 +690,36 @@ describe("what a task of a pool with a journal sees", function()
     twice("{ engine = \"snapshot\" }")
   end)
 
+  it("is what there is when it starts, in the engine snapshot", function()
+    local folder = shell.folder()
+    local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")
+    shell.write(folder .. "/main.lua", [=[
+      local mantichora = require "mantichora"
+      local options = { engine = "snapshot", nworkers = 1, journal = "x.mj", background = false }
+      local pool <close> = mantichora(options)
+      level = tonumber(arg[1])
+      local function first() while not io.open("go") do end return "first" end
+      pool:run_with({ journal = false }, first)
+      pool:run(function(x) return level + x end, 10) -- waits for the slot
+      pool:run_with({ key = "k" }, function(x) return level * x end, 10)
+      level = tonumber(arg[2])
+      io.open("go", "w"):close()
+      local results = pool:returns()
+      io.write(results[2], " ", results[3], " found ", pool:stats().found, "\n")
+    ]=])
+    local function run_it(before, after)
+      os.remove(folder .. "/go")
+      local got = shell.run(("cd %s && %s ./main.lua %d %d"):format(shell.quote(folder), interpreter, before, after))
+      assert.equal("", got.err)
+      return got.out
+    end
+    assert.equal("12 20 found 0\n", run_it(1, 2)) -- recorded as with 2
+    assert.equal("11 10 found 0\n", run_it(1, 1))
+    assert.equal("12 20 found 2\n", run_it(2, 2))
+    assert.equal("11 10 found 2\n", run_it(1, 1))
+    shell.remove(folder)
+  end)
+
   it("is not recorded if it cannot be sent", function()
     local folder = shell.folder()
     local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")

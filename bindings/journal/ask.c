@@ -159,7 +159,8 @@ static void finish(lua_State *L, struct call *call) {
   mch_key_finish(L, &call->keyed, &place, call->hash);
 }
 
-static int make_key(lua_State *L, struct call *call) {
+/* What the call is, wherever it comes from: `keyed`. */
+static int make_base(lua_State *L, struct call *call) {
   struct mch_key_task task = {call->asked->function + 1, call->arguments, call->inputs,
                               call->outputs};
   if (call->walk != 0) {
@@ -179,6 +180,12 @@ static int make_key(lua_State *L, struct call *call) {
       mch_keyer_end(L, call->keyer);
     return 0;
   }
+  return 1;
+}
+
+static int make_key(lua_State *L, struct call *call) {
+  if (!make_base(L, call))
+    return 0;
   finish(L, call);
   return 1;
 }
@@ -454,6 +461,24 @@ static struct record *new_record(lua_State *L, struct call *call) {
   return record;
 }
 
+int mch_journal_is_same(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
+                        const unsigned char base[MCH_HASH_SIZE]) {
+  struct call call;
+  int same;
+  memset(&call, 0, sizeof call);
+  call.journal = (struct journal *)head;
+  call.asked = asked;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  call.arguments = lua_gettop(L) - asked->function;
+  read_options(L, &call);
+  call.walk = 0;
+  if (!make_base(L, &call))
+    return 0;
+  same = memcmp(call.keyed.base, base, MCH_HASH_SIZE) == 0;
+  mch_keyer_end(L, call.keyer);
+  return same;
+}
+
 void mch_journal_forking(lua_State *L, struct mch_journal *head, int baseline, int in_call) {
   struct journal *journal = (struct journal *)head;
   if (!journal->is_open && !journal->is_seeded)
@@ -487,6 +512,7 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
     return;
   told->keyed = 1;
   told->stream = mch_load_u64(call.hash);
+  memcpy(told->base, call.keyed.base, sizeof told->base);
   if (!find(L, &call, told) && journal->may_record) {
     struct record *record;
     if (asked->is_forked && call.walk == 0)

@@ -121,6 +121,7 @@ static struct journal *new_journal(lua_State *L, const char *path) {
   }
   journal->head.version = MANTICHORA_VERSION;
   journal->head.ask = mch_journal_ask;
+  journal->head.is_same = mch_journal_is_same;
   journal->head.forking = mch_journal_forking;
   journal->head.unsent = mch_journal_unsent;
   journal->head.complaint = mch_journal_complaint;

@@ -115,7 +115,9 @@ void mch_journal_drop_all(struct journal *journal);
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
                      struct mch_reply *told);
 
-/* A journal's `forking` and `unsent`. */
+/* A journal's `is_same`, `forking` and `unsent`. */
+int mch_journal_is_same(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
+                        const unsigned char base[MCH_HASH_SIZE]);
 void mch_journal_forking(lua_State *L, struct mch_journal *head, int baseline, int in_call);
 void mch_journal_unsent(lua_State *L, struct mch_journal *head, int function, const char *what);
 

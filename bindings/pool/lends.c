@@ -119,6 +119,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   mch_lserve_release_spent(L, lpool);
   mch_ltask_close(L, &lpool->task);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->warned);
+  luaL_unref(L, LUA_REGISTRYINDEX, lpool->asked);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->causes);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->journal_anchor);
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->place);

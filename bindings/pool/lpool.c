@@ -462,7 +462,7 @@ static int core_new(lua_State *L) {
   lpool->task.mapped_own = lpool->task.steady.anchors = LUA_NOREF;
   lpool->task.payloads = lpool->task.lent = lpool->task.anchor = LUA_NOREF;
   lpool->lent = lpool->warned = lpool->places = lpool->causes = lpool->place = LUA_NOREF;
-  lpool->journal_anchor = LUA_NOREF;
+  lpool->journal_anchor = lpool->asked = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   lpool->output = output;
   lpool->task.L = mch_lwait_main_thread(L);

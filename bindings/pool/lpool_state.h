@@ -51,22 +51,23 @@ struct lpool {
   uint64_t pumped;      /* when the owner last pumped */
   size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
   uint64_t weight;      /* bytes of the last result that was taken */
-  int warned;           /* registry reference: the functions that were warned of (weak keys) */
-  int keep_gc;          /* the collector was seen to, or is not to be touched */
-  uint64_t visit;       /* of the state, when this pool was last looked at */
-  int joined;           /* the state's poller hears it */
-  int ready;            /* and has named it */
-  unsigned nworkers;    /* at most */
-  int frugal;           /* as last told to the pool */
-  size_t max_queued;    /* so many tasks of run() may be queued before it waits; 0: any */
-  int causes;           /* registry reference: failures that have halted tasks, by run ID (weak) */
-  int place;            /* registry reference: where the function `place_code` is defined */
-  uint32_t place_code;  /* its id; 0: none yet */
-  int is_inline;        /* tasks run in this process */
-  int listens;          /* some function of the script is to be told of events */
-  int listening;        /* or a sink of the program in C */
-  int places;      /* registry reference: where functions are defined, by their bytecode's id */
-  uint64_t number; /* tells the pools of a state apart */
+  int asked;         /* registry reference, engine "snapshot": what the last call was asked with */
+  int warned;        /* registry reference: the functions that were warned of (weak keys) */
+  int keep_gc;       /* the collector was seen to, or is not to be touched */
+  uint64_t visit;    /* of the state, when this pool was last looked at */
+  int joined;        /* the state's poller hears it */
+  int ready;         /* and has named it */
+  unsigned nworkers; /* at most */
+  int frugal;        /* as last told to the pool */
+  size_t max_queued; /* so many tasks of run() may be queued before it waits; 0: any */
+  int causes;        /* registry reference: failures that have halted tasks, by run ID (weak) */
+  int place;         /* registry reference: where the function `place_code` is defined */
+  uint32_t place_code; /* its id; 0: none yet */
+  int is_inline;       /* tasks run in this process */
+  int listens;         /* some function of the script is to be told of events */
+  int listening;       /* or a sink of the program in C */
+  int places;          /* registry reference: where functions are defined, by their bytecode's id */
+  uint64_t number;     /* tells the pools of a state apart */
   struct mch_journal *journal; /* NULL: none */
   int journal_anchor;          /* registry reference to it */
   struct mch_reply told;       /* what it has said of the call that is being run */
@@ -217,6 +218,10 @@ int mch_core_is_callable(lua_State *L);
 int mch_lrecord_ask(lua_State *L, struct lpool *lpool, int options, int first);
 /* What it has said is of no use any more. */
 void mch_lrecord_settle(struct lpool *lpool);
+/* Engine "snapshot": the payload on top of the stack is of the call that was asked for last. */
+void mch_lrecord_attach(lua_State *L, struct lpool *lpool);
+/* The same: tasks are about to start. Code of the user may run. */
+void mch_lrecord_starting(lua_State *L, struct lpool *lpool);
 /* Workers will be forked. */
 void mch_lrecord_forking(lua_State *L, struct lpool *lpool, int in_call);
 /* The call of the function at this index was encoded; `left_out`: of struct mch_encoder. */

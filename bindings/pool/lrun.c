@@ -140,11 +140,12 @@ static int keep_payload(lua_State *L, struct lpool *lpool) {
 }
 
 /* The last payload belongs to a task of this group. */
-static void set_group(lua_State *L, const struct lpool *lpool, struct mch_group *group) {
+static void set_group(lua_State *L, struct lpool *lpool, struct mch_group *group) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
   lua_rawgeti(L, -1, (lua_Integer)lpool->payloads);
   lua_pushlightuserdata(L, group);
   lua_rawseti(L, -2, 0);
+  mch_lrecord_attach(L, lpool);
   lua_pop(L, 2);
 }
 

@@ -253,6 +253,8 @@ void mch_lserve_pump(lua_State *L, struct lpool *lpool, int frugal) {
   mch_lserve_release_spent(L, lpool);
   if (mch_pool_short_of_workers(lpool->pool)) {
     prepare_fork(L, lpool); /* runs finalizers, which may close the pool */
+    if (lpool->pool != NULL)
+      mch_lrecord_starting(L, lpool);
     if (lpool->pool == NULL)
       return;
     mch_pool_add_workers(lpool->pool);

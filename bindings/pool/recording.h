@@ -32,6 +32,7 @@ struct mch_reply {
   struct mch_record *record; /* to go with the task; NULL: it will not be recorded */
   int keyed;                 /* `stream` names its random numbers */
   uint64_t stream;
+  unsigned char base[32]; /* likewise: what the call is, wherever it comes from */
   struct mch_found found; /* without a result: it was not found */
   void *memory;           /* of what was found; freed by free(), or NULL */
   const char *warning;    /* to be logged, or NULL; good until the next call */
@@ -44,6 +45,9 @@ struct mch_journal {
    */
   void (*ask)(lua_State *L, struct mch_journal *journal, const struct mch_asked *asked,
               struct mch_reply *told);
+  /* Is the call still what it was, as `base` of the reply says? Raises as `ask` does. */
+  int (*is_same)(lua_State *L, struct mch_journal *journal, const struct mch_asked *asked,
+                 const unsigned char base[32]);
   /* Workers will be forked from what this state is now, the first ones for the call that was asked
    * for last if `in_call`. `baseline`: a stack index. What they have of globals and modules is
    * noted in it, and what later calls need besides that. Raises on memory. */

@@ -88,7 +88,8 @@ static void dispatch(struct mch_pool *pool, int owner) {
     return;
   }
   mch_admit_begin(pool);
-  while ((task = next_ready(pool)) != NULL && mch_admit_one(pool, owner)) {
+  while ((task = next_ready(pool)) != NULL && mch_record_may_start(pool, task) &&
+         mch_admit_one(pool, owner)) {
     int code;
     cut_short(pool, task);
     code = ops->submit(pool->engine, task, owner, &error);
@@ -153,6 +154,7 @@ void mch_pool_add_workers(struct mch_pool *pool) {
   else if (mch_now() - pool->workless_since > patience_without_workers)
     fail_queued(pool, error.text);
   pump(pool, 1); /* what was sent ahead to others is for those that came, too */
+  pool->looked_count = 0;
   pthread_mutex_unlock(&pool->lock);
 }
 
@@ -309,6 +311,7 @@ struct mch_pool *mch_pool_new(const struct mch_pool_config *config, struct mch_e
   pthread_mutex_init(&pool->lock, NULL);
   pool->background = config->background;
   pool->recorder = config->recorder;
+  pool->looks_again = config->recorder != NULL && config->engine.snapshot;
   pool->admission.min_free = config->min_free_memory;
   pool->admission.root = config->memory_root != NULL ? config->memory_root : "";
   pool->held_until = MCH_NEVER;
@@ -495,6 +498,8 @@ static int in_burst(struct mch_pool *pool) {
 static void put_in_queue(struct mch_pool *pool, struct mch_task *task) {
   int urgent = mch_queue_overtakes(&pool->queue, task->priority);
   mch_queue_add(&pool->queue, task);
+  pool->looked[0] = task->runid; /* its key was made in this call */
+  pool->looked_count = 1;
   if (urgent)
     pool->engine->ops->recall(pool->engine, task->priority);
   if (urgent || (pool->queue.count == 1 && !in_burst(pool)))
@@ -504,6 +509,7 @@ static void put_in_queue(struct mch_pool *pool, struct mch_task *task) {
     pump(pool, 1);
   else
     mch_ends_raise_wakeup(pool); /* a pump is due */
+  pool->looked_count = 0;
 }
 
 /* It has a run ID, and counts, from now on; there is room for it everywhere. */

@@ -158,6 +158,21 @@ void mch_pool_spare_forks(struct mch_pool *pool, int on);
 /* Whether workers have ended that mch_pool_add_workers() would replace now. */
 int mch_pool_short_of_workers(struct mch_pool *pool);
 
+/* Tasks that wait and go with a record, of those at most `most` whose turn it is next: for owners
+ * whose tasks see what is there when they start. Only these start in mch_pool_add_workers(), which
+ * is to come next; elsewhere none does, but for the one that an mch_pool_run() accepts. `payload`:
+ * the first eight bytes of the task. */
+enum { MCH_MOST_LOOKED = 16 };
+struct mch_coming {
+  uint64_t runid, payload;
+};
+size_t mch_pool_coming(struct mch_pool *pool, struct mch_coming *coming, size_t most);
+
+/* This task, if it still waits, goes with another record, or, if *record is NULL, with none; its
+ * old one is dropped. `keyed`: and `stream` names its random numbers. Takes the record. */
+void mch_pool_record_anew(struct mch_pool *pool, uint64_t runid, struct mch_record **record,
+                          int keyed, uint64_t stream);
+
 /* Fork them; on the owner's thread. While not a single one can be had it is tried again; after some
  * seconds of that, the tasks that wait fail with the reason. */
 void mch_pool_add_workers(struct mch_pool *pool);

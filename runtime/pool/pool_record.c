@@ -57,6 +57,58 @@ void mch_record_emitted(const struct mch_task *task, unsigned attempt, const voi
     record->recorder->emitted(record, attempt, graph, length);
 }
 
+/* -- tasks that are about to start -------------------------------------------------------- */
+
+static int goes_with_record(const struct mch_task *task) {
+  return task->extra != NULL && task->extra->record != NULL && task->batch == NULL &&
+         task->length >= sizeof(uint64_t);
+}
+
+int mch_record_may_start(const struct mch_pool *pool, const struct mch_task *task) {
+  size_t i;
+  if (!pool->looks_again || !goes_with_record(task))
+    return 1;
+  for (i = 0; i < pool->looked_count; i++)
+    if (pool->looked[i] == task->runid)
+      return 1;
+  return 0;
+}
+
+size_t mch_pool_coming(struct mch_pool *pool, struct mch_coming *coming, size_t most) {
+  const struct mch_task *task;
+  size_t count = 0, looked = 0;
+  if (most > MCH_MOST_LOOKED)
+    most = MCH_MOST_LOOKED;
+  pthread_mutex_lock(&pool->lock);
+  for (task = mch_queue_head(&pool->queue); task != NULL && looked < most;
+       task = mch_queue_next(&pool->queue, task), looked++)
+    if (goes_with_record(task)) {
+      pool->looked[count] = task->runid;
+      coming[count++] = (struct mch_coming){task->runid, mch_load_u64(task->body)};
+    }
+  pool->looked_count = count;
+  pthread_mutex_unlock(&pool->lock);
+  return count;
+}
+
+void mch_pool_record_anew(struct mch_pool *pool, uint64_t runid, struct mch_record **record,
+                          int keyed, uint64_t stream) {
+  struct mch_task *task;
+  pthread_mutex_lock(&pool->lock);
+  task = mch_index_find(pool, runid);
+  if (task != NULL && task->state == MCH_TASK_QUEUED && goes_with_record(task)) {
+    struct mch_record *old = task->extra->record;
+    task->extra->record = *record;
+    *record = NULL;
+    old->recorder->drop(old);
+    if (keyed) {
+      task->extra->keyed = 1;
+      task->extra->stream = stream;
+    }
+  }
+  pthread_mutex_unlock(&pool->lock);
+}
+
 /* -- when it writes ----------------------------------------------------------------------- */
 
 uint64_t mch_record_due(const struct mch_pool *pool) {

@@ -106,10 +106,13 @@ struct mch_pool {
   int started;
   struct mch_admission admission;
   struct mch_recorder *recorder; /* or NULL */
-  struct mch_poller *outer;      /* for mch_pool_fd(): the engine's poller and `wakeup` */
-  struct mch_poller *joined;     /* somebody's who waits for several pools: the same two; or NULL */
-  int wakeup[2]; /* a pipe: there is something for the owner that no worker says; -1:
-                       nobody waits by a descriptor */
+  int looks_again;               /* tasks with a record start only when they were just looked at */
+  uint64_t looked[MCH_MOST_LOOKED]; /* run IDs of these */
+  size_t looked_count;
+  struct mch_poller *outer;  /* for mch_pool_fd(): the engine's poller and `wakeup` */
+  struct mch_poller *joined; /* somebody's who waits for several pools: the same two; or NULL */
+  int wakeup[2];             /* a pipe: there is something for the owner that no worker says; -1:
+                                   nobody waits by a descriptor */
   int wakeup_raised;
 };
 
@@ -201,6 +204,7 @@ uint64_t mch_retry_next(const struct mch_pool *pool);
 void mch_record_ended(struct mch_pool *pool, struct mch_task *task);
 void mch_record_emitted(const struct mch_task *task, unsigned attempt, const void *graph,
                         size_t length);
+int mch_record_may_start(const struct mch_pool *pool, const struct mch_task *task);
 uint64_t mch_record_due(const struct mch_pool *pool);
 void mch_record_write_if_due(struct mch_pool *pool);
 
