@@ -194,7 +194,8 @@ int mch_lends_pool_gc(lua_State *L) {
 }
 
 /* Whether the state closes, when a <close> variable's method runs: there is no function then whose
- * variable it could be. (Before Lua 5.4.3 the call of os.exit is still there.) */
+ * variable it could be. (Up to Lua 5.4.3 the call of os.exit is still there, whose place on the
+ * stack has become the variable's; or the call itself.) */
 static int is_state_closing(lua_State *L) {
   lua_Debug info;
   int is_exit = 0;
@@ -204,8 +205,10 @@ static int is_state_closing(lua_State *L) {
     return 1;
   luaL_checkstack(L, 4, NULL);
   lua_getinfo(L, "f", &info);
-  if (lua_iscfunction(L, -1) &&
-      lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) == LUA_TTABLE) {
+  if (!lua_isfunction(L, -1))
+    is_exit = 1;
+  else if (lua_iscfunction(L, -1) &&
+           lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) == LUA_TTABLE) {
     if (lua_getfield(L, -1, "os") == LUA_TTABLE) {
       lua_getfield(L, -1, "exit");
       is_exit = lua_rawequal(L, -1, 3);

@@ -109,7 +109,7 @@ static void test_nonsense(void) {
 /* In a fork of a process with much memory: what it shares is not its own, what it gets or writes to
  * is. */
 static int in_fork(char *inherited, size_t size, int writes, int gets, uint64_t most) {
-  int status;
+  int status = 0;
   pid_t pid = fork();
   if (pid == 0) {
     struct mch_own_memory own;
