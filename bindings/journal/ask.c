@@ -363,7 +363,7 @@ static size_t size_of_paths(lua_State *L, int list) {
   size_t size = 0;
   for (i = 1; i <= count; i++) {
     lua_rawgeti(L, list, i);
-    size += lua_rawlen(L, -1) + 1;
+    size += (size_t)lua_rawlen(L, -1) + 1;
     lua_pop(L, 1);
   }
   return size;
@@ -374,8 +374,8 @@ static int note_files(lua_State *L, struct call *call, struct record *record, si
   struct mch_files *files = mch_keyer_files(L, call->keyer);
   struct mch_error error;
   size_t i;
-  record->input_count = call->inputs != 0 ? lua_rawlen(L, call->inputs) : 0;
-  record->output_count = call->outputs != 0 ? lua_rawlen(L, call->outputs) : 0;
+  record->input_count = call->inputs != 0 ? (size_t)lua_rawlen(L, call->inputs) : 0;
+  record->output_count = call->outputs != 0 ? (size_t)lua_rawlen(L, call->outputs) : 0;
   record->inputs = calloc(record->input_count + 1, sizeof *record->inputs);
   record->outputs = calloc(record->output_count + 1, sizeof *record->outputs);
   if (record->inputs == NULL || record->outputs == NULL)

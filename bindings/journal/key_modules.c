@@ -164,7 +164,7 @@ static void reach_all(struct mch_key_walk *w, uint32_t module) {
     lua_pop(L, 1);
     if (lua_type(L, -1) == LUA_TSTRING)
       mch_key_state_reach(w, mch_key_walk_node(w, module)->text, lua_tostring(L, -1),
-                          lua_rawlen(L, -1));
+                          (size_t)lua_rawlen(L, -1));
   }
 }
 

@@ -75,8 +75,8 @@ static unsigned most_granted(const struct machine *machine) {
     run_time = quiet(machine) * machine->share;
   if (run_time > 0 && machine->trip > run_time / 4)
     ahead = 2 + 2 * machine->trip / run_time;
-  if (ahead > MOST_AHEAD)
-    ahead = MOST_AHEAD;
+  if (ahead > (double)MOST_AHEAD)
+    ahead = (double)MOST_AHEAD;
   return machine->share + (unsigned)(ahead * machine->share);
 }
 

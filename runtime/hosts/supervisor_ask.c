@@ -118,10 +118,10 @@ static ssize_t next_question(int socket, char name[LONGEST_NAME], int *fd) {
   *fd = -1;
   if (got <= 0)
     return -1;
-  for (head = CMSG_FIRSTHDR(&message); head != NULL; head = CMSG_NXTHDR(&message, head))
-    if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS &&
-        head->cmsg_len >= CMSG_LEN(sizeof(int)))
-      memcpy(fd, CMSG_DATA(head), sizeof *fd);
+  head = CMSG_FIRSTHDR(&message); /* there is room for one */
+  if (head != NULL && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS &&
+      head->cmsg_len >= CMSG_LEN(sizeof(int)))
+    memcpy(fd, CMSG_DATA(head), sizeof *fd);
   return got;
 }
 

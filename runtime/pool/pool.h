@@ -66,7 +66,11 @@ struct mch_pool_config {
 /* What failures do to the others of a group. Those that are retried do not count, nor those that
  * were cancelled. */
 struct mch_halt {
-  enum { MCH_HALT_NEVER, MCH_HALT_SOON, MCH_HALT_NOW } how; /* NOW: what runs is stopped, too */
+  enum mch_halt_how {
+    MCH_HALT_NEVER,
+    MCH_HALT_SOON,
+    MCH_HALT_NOW
+  } how;          /* NOW: what runs is stopped, too */
   uint64_t after; /* when so many have failed; 0: see `share` */
   double share;   /* when 3 have failed and they are this share of all that ended, or more */
 };

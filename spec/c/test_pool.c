@@ -394,7 +394,7 @@ static void test_halt(int how) {
   struct mch_task *task;
   enum mch_kind kind;
   uint64_t i;
-  group.halt.how = how;
+  group.halt.how = (enum mch_halt_how)how;
   group.halt.after = 2;
   the_engine->capacity = 4;
   run(pool, &other);

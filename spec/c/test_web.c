@@ -68,7 +68,7 @@ static void hear(struct mch_web *web, int fd, const char *end) {
     if (count < 0)
       mch_web_serve(web, fd, 0.01);
   }
-  CHECK(!"the answer has come");
+  CHECK(0 && "the answer has come");
 }
 
 /* The status of the answer to these bytes; `answer` has all of it. */
