@@ -27,6 +27,7 @@ local pages = {
   { name = "notebook", section = 7, about = "mantichora in Jupyter's notebooks" },
   { name = "embedding", section = 7, about = "mantichora inside of programs" },
   { name = "performance", section = 7, about = "what things cost" },
+  { name = "ports", section = 7, about = "the machines that it is tested on" },
   { name = "mantichora", section = 3, about = "Lua module: pools of workers" },
   { name = "mantichora.atpbar", section = 3, about = "Lua module: progress bars" },
   { name = "mantichora.logging", section = 3, about = "Lua module: log records" },
