@@ -41,6 +41,13 @@ function bench.peer(name, size)
   return words
 end
 
+--- The same command with more variables, each NAME=value.
+function bench.with(words, ...)
+  local longer = { "env", ours = words.ours }
+  for i = 1, select("#", ...) do longer[#longer + 1] = select(i, ...) end
+  return table.move(words, 1, #words, #longer + 1, longer)
+end
+
 --- The same command, drawing bars as on a terminal, for nobody.
 function bench.drawing(words)
   local quiet = { "env", "MANTICHORA_PROGRESS=bar", "sh", "-c", 'exec "$@" 2>/dev/null', "sh", ours = words.ours }
@@ -121,6 +128,7 @@ end
 -- One row from the figures of all rounds; without `theirs` and `ratio` where a peer is missing.
 local function make_row(definition, row, rounds)
   local ours, theirs = each(rounds, row.ours), each(rounds, row.theirs)
+  if not ours then return {} end
   local made = {
     name = definition.name, work = row.work, unit = row.unit, against = row.against, target = row.target,
     label = row.label, side = row.side, ours = stats.summary(ours),

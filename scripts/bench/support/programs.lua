@@ -21,20 +21,20 @@ done
 [ -n "${stale:-}" ] || exit 0
 new=$(mktemp %s.XXXXXX)
 trap 'rm -f "$new"' EXIT
-cc -O2 -std=c11 -D_GNU_SOURCE %s %s -o "$new"
+cc -O2 -std=c11 -D_GNU_SOURCE %s -o "$new" %s
 chmod 755 "$new"
 mv "$new" %s]]
 
 local function build(source, result, flags)
   source, result = quote(source), quote(result)
-  local command = compile:format(quote(compiled), quote(folder), source, result, result, flags, source, result)
+  local command = compile:format(quote(compiled), quote(folder), source, result, result, source, flags, result)
   assert(os.execute(command), "cannot compile " .. source)
 end
 
---- The path of a compiled program of limits/.
-function programs.limit(name)
+--- The path of a compiled program of limits/; `flags`: more for the compiler.
+function programs.limit(name, flags)
   local result = compiled .. "/" .. name
-  build(("%s/limits/%s.c"):format(folder, name), result, "")
+  build(("%s/limits/%s.c"):format(folder, name), result, flags or "")
   return result
 end
 
@@ -47,6 +47,9 @@ function programs.lua_limits()
   package.loaded.lua_limits = module -- so that tasks can name it
   return module
 end
+
+--- The folder of the tree.
+programs.root = root
 
 --- Our module: where LUA_CPATH says, or as built in this tree.
 function programs.use_build()
@@ -64,7 +67,8 @@ function programs.python()
 end
 
 -- Options of the environment that would change what is measured.
-local CLEAN = "env -u MANTICHORA_CHAOS -u MANTICHORA_WORKERS -u MANTICHORA_PROGRESS -u MANTICHORA_LOG_LEVEL"
+local CLEAN = "env -u MANTICHORA_CHAOS -u MANTICHORA_WORKERS -u MANTICHORA_PROGRESS -u MANTICHORA_LOG_LEVEL " ..
+  "-u MANTICHORA_HOSTS"
 local SECONDS = 100
 
 local program = {}
