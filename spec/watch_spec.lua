@@ -164,6 +164,32 @@ describe("A script that is watched", function()
     assert.is_truthy(got.all:find('"done":100,"total":100,"state":"finished"', 1, true))
   end)
 
+  it("has bars whatever is shown by itself", function()
+    local code = [[
+      local pool <close> = mantichora { nworkers = 1, poolbar = true, name = "counts" }
+      pool:run(function()
+        local bar <close> = atpbar.bar { name = "in a task", total = 10 }
+        bar:set(4) await "go" bar:set(10)
+      end)
+      for i in atpbar(10, "in a loop") do if i == 6 then await "go" end end
+      pool:returns()
+    ]]
+    local ways = { "MANTICHORA_PROGRESS=off", "MANTICHORA_PROGRESS=json",
+      { "", "atpbar.disable()" }, { "", "atpbar.set_renderer(function() end)" },
+      { "MANTICHORA_PROGRESS=off", "mantichora.attach()", attach = 0 } }
+    for _, way in ipairs(ways) do
+      local env, before = type(way) == "table" and way[1] or way, type(way) == "table" and way[2] or ""
+      local got = watch(before .. "\n" .. code, { "until:\"in a task\",\"done\":4", "until:\"in a loop\",\"done\":5",
+        "touch:go", "eof", env = env .. (type(way) == "table" and way.attach and "" or " MANTICHORA_ATTACH=1") })
+      check(got)
+      for _, bar in ipairs { '"in a task","done":10,"total":10', '"in a loop","done":10,"total":10' } do
+        assert.is_truthy(got.all:find(bar .. ',"state":"finished"', 1, true), env .. before)
+      end
+      assert.is_truthy(got.all:find('"name":"counts[^"]*","done":1,"total":1,"state":"finished"'), got.all)
+      if not env:find "json" then assert.are.equal("", got.err) end
+    end
+  end)
+
   it("never waits for a viewer who reads nothing, and tells him so", function()
     local got = watch([[
       local pool <close> = mantichora { nworkers = 2 }

@@ -41,7 +41,7 @@ static const char *const bar_type = "mantichora.atpbar.bar";
 /* What a loop and a bar object have in common. */
 struct handle {
   struct mch_output *out;
-  struct mch_bar *bar; /* NULL: ended, or progress is off */
+  struct mch_bar *bar; /* NULL: ended, or there is none */
   unsigned fast;       /* ticks in a row that came soon after the one before */
   unsigned skip;       /* so many ticks may be left out */
 };
@@ -767,7 +767,7 @@ static int atpbar_flush(lua_State *L) {
 }
 
 /***
-Show no progress from now on.
+Show no progress from now on. Who watches the script from outside sees it.
 @function disable
 */
 static int atpbar_disable(lua_State *L) {

@@ -267,8 +267,9 @@ void mch_output_each_bar(struct mch_output *out, uint64_t now_ns,
   quit(out, 0);
 }
 
-static int shows_bars(const struct mch_output *out) {
-  return out->mode != MCH_PROGRESS_OFF && !(out->child && out->upstream.bar_start == NULL);
+static int has_bars(const struct mch_output *out) {
+  return (out->mode != MCH_PROGRESS_OFF || out->watched) &&
+         !(out->child && out->upstream.bar_start == NULL);
 }
 
 struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_bar_spec *spec) {
@@ -278,7 +279,7 @@ struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_ba
   mch_output_resolve(out);
   if (spec->tasks == NULL && !mch_progress_has_work(&out->progress))
     out->fit.known = 0; /* nothing stands that would jump */
-  if (shows_bars(out))
+  if (has_bars(out))
     bar = mch_progress_start(&out->progress, spec, mch_output_now(out));
   if (bar != NULL) {
     bar->ticking = bar->loop;
@@ -478,7 +479,8 @@ static int flush_host(struct mch_output *out) {
 
 /* Text of the host while somebody edits without bars: nothing else would bring it to the screen. */
 static int host_waits(struct mch_output *out) {
-  return out->edit.active && out->progress.running.count == 0 && flush_host(out);
+  int shows = out->progress.running.count > 0 && out->mode != MCH_PROGRESS_OFF;
+  return out->edit.active && !shows && flush_host(out);
 }
 
 static void pump_progress(struct mch_output *out, uint64_t now, int on_lua_thread) {
@@ -941,6 +943,13 @@ void mch_output_set_mode(struct mch_output *out, enum mch_progress_mode mode) {
     mch_output_resolve(out);
   hasten(out, 0);
   quit(out, 1);
+}
+
+void mch_output_watch_bars(struct mch_output *out, int on) {
+  if (!enter(out))
+    return;
+  out->watched = on;
+  quit(out, 0);
 }
 
 void mch_output_set_style(struct mch_output *out, enum mch_tty_style style) {

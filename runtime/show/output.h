@@ -86,11 +86,15 @@ void mch_output_set_style(struct mch_output *out, enum mch_tty_style style);
  * does. */
 void mch_output_no_thread(struct mch_output *out);
 
+/* Somebody looks at bars by mch_output_each_bar(), or may do so: from now on (`on`) there are bars
+ * though none are shown, here and in processes that are forked from this one. */
+void mch_output_watch_bars(struct mch_output *out, int on);
+
 /* "auto", "bar", ...: the mode, or -1. */
 int mch_progress_mode_of(const char *word);
 
-/* A bar begins. NULL if there is no memory or progress is off; all functions take a NULL bar. The
- * bar may be used until mch_output_bar_end(). */
+/* A bar begins. NULL if there is no memory, or progress is off and nobody watches; all functions
+ * take a NULL bar. The bar may be used until mch_output_bar_end(). */
 struct mch_bar *mch_output_bar_start(struct mch_output *out, const struct mch_bar_spec *spec);
 
 /* It has ended, with these counters (done = MCH_BAR_UNKNOWN: as sampled for the last time now). The

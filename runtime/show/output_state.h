@@ -49,6 +49,7 @@ struct mch_output {
   enum mch_progress_mode mode;
   enum mch_tty_style style; /* as the script wants it */
   int times;                /* the user wants times */
+  int watched;              /* there are bars though none are shown */
 
   struct mch_progress progress;
   struct mch_bar *reported; /* ended, and its report has been taken */

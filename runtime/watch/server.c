@@ -421,8 +421,10 @@ static int start(struct mch_server *server, struct mch_error *error) {
     server->observer.forked = forget;
     server->observer.fd = mch_poller_fd(server->poller);
     mch_server_set_observer(server);
-    if (mch_hub_add(server->hub, &server->observer) == 0)
+    if (mch_hub_add(server->hub, &server->observer) == 0) {
+      mch_output_watch_bars(server->output, 1);
       return 0;
+    }
   }
   unlink(server->path);
   return mch_error_system(error, "the socket of viewers cannot be watched");
@@ -474,6 +476,7 @@ void mch_server_close(struct mch_server *server) {
   }
   if (mch_hub_is_paused(server->hub))
     mch_hub_pause(server->hub, 0);
+  mch_output_watch_bars(server->output, 0);
   free_server(server);
 }
 
