@@ -174,19 +174,16 @@ describe("A script that is watched", function()
       for i in atpbar(10, "in a loop") do if i == 6 then await "go" end end
       pool:returns()
     ]]
-    local ways = { "MANTICHORA_PROGRESS=off", "MANTICHORA_PROGRESS=json",
-      { "", "atpbar.disable()" }, { "", "atpbar.set_renderer(function() end)" },
-      { "MANTICHORA_PROGRESS=off", "mantichora.attach()", attach = 0 } }
-    for _, way in ipairs(ways) do
-      local env, before = type(way) == "table" and way[1] or way, type(way) == "table" and way[2] or ""
+    for env, before in pairs { ["MANTICHORA_PROGRESS=off MANTICHORA_ATTACH=1"] = "",
+      ["MANTICHORA_ATTACH=1"] = "atpbar.disable()", ["MANTICHORA_PROGRESS=off"] = "mantichora.attach()" } do
       local got = watch(before .. "\n" .. code, { "until:\"in a task\",\"done\":4", "until:\"in a loop\",\"done\":5",
-        "touch:go", "eof", env = env .. (type(way) == "table" and way.attach and "" or " MANTICHORA_ATTACH=1") })
+        "touch:go", "eof", env = env })
       check(got)
       for _, bar in ipairs { '"in a task","done":10,"total":10', '"in a loop","done":10,"total":10' } do
         assert.is_truthy(got.all:find(bar .. ',"state":"finished"', 1, true), env .. before)
       end
       assert.is_truthy(got.all:find('"name":"counts[^"]*","done":1,"total":1,"state":"finished"'), got.all)
-      if not env:find "json" then assert.are.equal("", got.err) end
+      assert.are.equal("", got.err)
     end
   end)
 
@@ -275,6 +272,29 @@ describe("A script that is watched", function()
     ]], { "until:\"ready\"", "bytes:20000", "eof", "touch:stop" })
     check(got)
     assert.are.equal(0, #of(got, "end"))
+  end)
+
+  it("has 16 viewers at most, and the next is told so", function()
+    local steps = { "until:\"ready\"" }
+    for _ = 2, 16 do
+      steps[#steps + 1] = "again"
+      steps[#steps + 1] = "until:\"ready\""
+    end
+    for _, step in ipairs { "touch:full", "await:seen", "eof" } do steps[#steps + 1] = step end
+    steps.env = "MANTICHORA_ATTACH=1 HOST=" .. shell.host
+    local got = watch([[
+      local pool <close> = mantichora { nworkers = 1 }
+      pool:run(function() end) pool:returns()
+      await "full"
+      for _, way in ipairs { "--json", "--once", "--web" } do
+        local viewer <close> = io.popen("timeout 20 $HOST top " .. way .. " $PPID 2>&1")
+        print((viewer:read("a"):gsub("%d+", "N", 1)))
+      end
+      touch "seen"
+    ]], steps)
+    check(got)
+    local said = "mantichora top: script N lets nobody else in: it has as many viewers as it can have, 16\n\n"
+    assert.are.equal(said:rep(3), got.out)
   end)
 
   it("removes its socket however it ends", function()
@@ -402,5 +422,77 @@ describe("Whether a script can be watched", function()
     ]]
     local plain = run(code, { interpreter = host, env = "MANTICHORA_ATTACH=0" })
     assert.are.equal(plain.out, run(code, { interpreter = host }).out)
+  end)
+end)
+
+-- Why nobody else can be played here; nil: he can.
+local function why_alone()
+  if not shell.run("id -u").out:find("^0\n") then return "this is not root" end
+  if shell.run("command -v setpriv").status ~= 0 then return "there is no setpriv (Debian: util-linux)" end
+  if shell.run("setpriv --reuid=65534 --clear-groups test -x " .. shell.quote(host)).status ~= 0 then
+    return "user 65534 cannot run " .. host
+  end
+end
+
+-- begin: starts a script, of another user if there is a word behind it; its process is $PID. $OTHER, before a command:
+-- another user does it. $TOP: the command.
+local function between_users(body)
+  local folder = shell.folder()
+  shell.write(folder .. "/script.lua", [[
+    local mantichora = require "mantichora"
+    local pool <close> = mantichora { nworkers = 1 }
+    pool:run(mantichora.sleep, 60)
+    print("begun")
+    io.stdout:flush()
+    pool:returns()
+  ]])
+  local got = shell.run(([[
+    cd %s; HOST=%s; HERE=$PWD
+    chmod 755 .; mkdir run; chmod 777 run
+    export XDG_RUNTIME_DIR=$HERE/run TMPDIR=$HERE/run
+    OTHER="setpriv --reuid=65534 --clear-groups" TOP="timeout 30 $HOST top"
+    begin() {
+      : >begun
+      ${1:+$OTHER} timeout 60 $HOST script.lua >begun 2>&1 &
+      script=$!
+      for _ in $(seq 400); do grep -q begun begun && break; sleep 0.05; done
+      PID=$(pgrep -P $script)
+    }
+    %s
+    kill $script
+    wait
+  ]]):format(folder, shell.quote(host), body), { timeout = 60 })
+  shell.remove(folder)
+  return got
+end
+
+describe("Another user", function()
+  local reason = why_alone()
+
+  it("cannot come to the socket, is not let in where he can, and is told whose script it is", function()
+    if reason then return pending(reason) end
+    local got = between_users([[
+      begin
+      stat -c %a run/mantichora run/mantichora/$PID.sock
+      for way in "" --once --json --web; do $OTHER $TOP $way $PID; echo $?; done
+      chmod 755 run/mantichora; chmod 666 run/mantichora/$PID.sock
+      for way in --once --json --web; do $OTHER $TOP $way $PID; echo $?; done
+      $OTHER $TOP --once 2>/dev/null; echo $?
+      $TOP --once $PID | head -n 1 | cut -d " " -f 1; echo $PID >&2
+    ]])
+    assert.are.equal("700\n600\n" .. ("1\n"):rep(8) .. "script.lua\n", got.out, got.err)
+    local said, pid = got.err:match("^(.*)\n(%d+)\n")
+    local sentence = "mantichora top: process %s belongs to the user root: nobody but that user, and root, can watch it"
+    assert.are.equal((sentence:format(pid) .. "\n"):rep(7), said .. "\n")
+  end)
+
+  it("is watched by root", function()
+    if reason then return pending(reason) end
+    local got = between_users([[
+      begin other
+      stat -c %u run/mantichora run/mantichora/$PID.sock
+      $TOP --json --once $PID | tail -n 1 | grep -o '"event":"ready"'
+    ]])
+    assert.are.equal('65534\n65534\n"event":"ready"\n', got.out, got.err)
   end)
 end)

@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include <dirent.h>
 #include <errno.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -101,7 +102,7 @@ static int socket_connect(lua_State *L) {
     return luaL_error(L, "this program was built without yajl (Debian: libyajl-dev)");
   lua_setiuservalue(L, -2, 1);
   problem = mch_line_socket_open(socket, path);
-  if (problem == 0 && mch_place_is_friend(socket->fd))
+  if (problem == 0 && mch_place_may_look(socket->fd))
     return 1;
   lua_pushnil(L);
   if (problem == ENOENT || problem == ECONNREFUSED || problem == ENOTDIR)
@@ -119,6 +120,21 @@ static uid_t owner_of(lua_Integer pid) {
   struct stat stat_of;
   snprintf(path, sizeof path, "/proc/%lld", (long long)pid);
   return stat(path, &stat_of) == 0 ? stat_of.st_uid : geteuid();
+}
+
+/* owner(pid): the name of the user whose process this is; nil: he is ours, or there is no such
+ * process. */
+static int socket_owner(lua_State *L) {
+  uid_t owner = owner_of(luaL_checkinteger(L, 1));
+  const struct passwd *entry;
+  if (owner == geteuid())
+    return 0;
+  entry = getpwuid(owner);
+  if (entry != NULL)
+    lua_pushstring(L, entry->pw_name);
+  else
+    lua_pushinteger(L, (lua_Integer)owner);
+  return 1;
 }
 
 static void add_folder(lua_State *L, const char *path) {
@@ -204,11 +220,9 @@ int mch_commands_open_socket(lua_State *L) {
                                      {"texts", socket_texts},   {"send", socket_send},
                                      {"close", socket_close},   {"__gc", socket_close},
                                      {"__close", socket_close}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"connect", socket_connect},
-                                       {"folders", socket_folders},
-                                       {"pids", socket_pids},
-                                       {"runs", socket_runs},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"connect", socket_connect}, {"folders", socket_folders},
+                                       {"pids", socket_pids},       {"owner", socket_owner},
+                                       {"runs", socket_runs},       {NULL, NULL}};
   if (luaL_newmetatable(L, TYPE)) {
     luaL_setfuncs(L, methods, 0);
     lua_pushvalue(L, -1);

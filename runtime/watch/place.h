@@ -23,7 +23,11 @@ int mch_place_listen(char path[MCH_PLACE_ROOM], struct mch_error *error);
 /* Connect to a socket, not blocking; -1 with errno: ECONNREFUSED: its script has gone. */
 int mch_place_connect(const char *path);
 
-/* Whether the other side of a connection is this user, or root. */
+/* Whether the other side of a connection is this user, or root: of who may look at this script. */
 int mch_place_is_friend(int fd);
+
+/* Whether this process may look at the script on the other side: that is a friend, or we are root.
+ */
+int mch_place_may_look(int fd);
 
 #endif

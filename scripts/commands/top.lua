@@ -98,21 +98,37 @@ local function looked_at(folders)
   return #folders == 0 and "" or " (looked at " .. table.concat(folders, " and ") .. ")"
 end
 
+-- Nil: nobody else's.
+local function whose(pid)
+  local owner = socket.owner(pid)
+  return owner and ("process %d belongs to the user %s: nobody but that user, and root, can watch it"):format(pid,
+    plain(owner))
+end
+
+-- Why a script has let us go before it said anything.
+local function why_refused(pid)
+  if not socket.runs(pid) then return ("script %d has gone"):format(pid) end
+  return whose(pid) or ("script %d lets nobody else in: it has as many viewers as it can have, 16"):format(pid)
+end
+
 -- A connection; or nil and a sentence.
 local function connect_to(pid)
   local folders = socket.folders(pid)
   for _, folder in ipairs(folders) do
     local connection, problem = socket.connect(("%s/%d.sock"):format(folder, pid))
     if connection then return connection end
-    if problem and problem ~= "none" then return nil, ("script %d cannot be watched: %s"):format(pid, problem) end
+    if problem and problem ~= "none" then
+      return nil, whose(pid) or ("script %d cannot be watched: %s"):format(pid, problem)
+    end
   end
   if not socket.runs(pid) then return nil, ("there is no process %d"):format(pid) end
+  if whose(pid) then return nil, whose(pid) end
   return nil, ("process %d cannot be watched%s: it is no script with a pool or a bar yet, or it runs under another "
     .. "Lua than mantichora's without MANTICHORA_ATTACH=1 or mantichora.attach(), or MANTICHORA_ATTACH=0 forbids it")
     :format(pid, looked_at(folders))
 end
 
--- A connection; or nil and the exit status.
+-- A connection, to the script given.pid; or nil and the exit status.
 local function choose(given)
   if given.pid then
     local connection, sentence = connect_to(given.pid)
@@ -121,7 +137,10 @@ local function choose(given)
     return nil, 1
   end
   local scripts = find_scripts()
-  if #scripts == 1 then return choose { pid = scripts[1].pid } end
+  if #scripts == 1 then
+    given.pid = scripts[1].pid
+    return choose(given)
+  end
   if #scripts == 0 then
     complain("no script of yours runs that can be watched" .. looked_at(socket.folders()) .. ".\nA script can be from "
       .. "its first pool or bar on: start one by `mantichora script.lua`, or with MANTICHORA_ATTACH=1 under another "
@@ -138,10 +157,16 @@ end
 -- --- what is done with it ----------------------------------------------------------------------------------
 
 local function pass_lines(connection, given)
+  local heard = false
   while true do
     local lines = connection:texts()
+    if not lines and not heard then
+      complain(given.why_refused())
+      return 1
+    end
     if not lines then return 0 end
     for _, line in ipairs(lines) do
+      heard = true
       if not io.stdout:write(line, "\n") then return 1 end
       if given.once and line:find('"event":"ready"', 1, true) then
         io.stdout:flush()
@@ -154,9 +179,10 @@ local function pass_lines(connection, given)
 end
 
 local function show(connection, given)
+  function given.why_refused() return why_refused(given.pid) end
   if given.json then return pass_lines(connection, given) end
   if not given.web then return require "commands.top_screen".run(connection, given) end
-  local fine, sentence = require "commands.web".run(connection)
+  local fine, sentence = require "commands.web".run(connection, given)
   if fine then return 0 end
   complain(sentence)
   return 1

@@ -1,7 +1,7 @@
 -- mantichora top in a terminal: what the script does, drawn from the model, and the keys.
 --
--- run(connection, given): a connection of mantichora.commands.socket; `given.once`: one picture, as plain lines.
--- The exit status.
+-- run(connection, given): a connection of mantichora.commands.socket; `given.once`: one picture, as plain lines;
+-- `given.why_refused()`: a sentence, if it closes before it has said anything. The exit status.
 
 local screen = require "mantichora.commands.screen"
 local top_model = require "commands.top_model"
@@ -439,7 +439,10 @@ local function listen(view)
   end
 end
 
-local function check_protocol(model)
+-- Why there is nothing to show; nil: there is, or may be soon.
+local function check_greeting(view)
+  local model = view.model
+  if model.gone and not model.hello then return view.given.why_refused() end
   local protocol = model.hello and model.hello.mantichora
   if protocol and protocol ~= 1 then
     return ("the script speaks protocol %s, and this mantichora 1"):format(tostring(protocol))
@@ -468,7 +471,7 @@ local function live(view)
       math.max(0.001, drawn + frame - view.now))
     view.now = screen.clock()
     if readable then listen(view) end
-    if gone or check_protocol(view.model) then return end
+    if gone or check_greeting(view) then return end
     for _, key in ipairs(keys and split(keys) or {}) do
       local action = (view.report and pages or actions)[key]
       if action then action(view) end
@@ -490,7 +493,7 @@ local function stay_in_terminal(view)
     if tostring(problem):find("interrupted!", 1, true) then return 130 end
     return complain(problem)
   end
-  problem = check_protocol(view.model)
+  problem = check_greeting(view)
   return problem and complain(problem) or 0
 end
 
@@ -507,7 +510,7 @@ local function print_once(view)
     screen.rest(view.connection:fd(), 0.1)
     view.now = screen.clock()
     listen(view)
-    local problem = check_protocol(view.model)
+    local problem = check_greeting(view)
     if problem then return complain(problem) end
   end
   local columns = screen.size(1) or tonumber(os.getenv "COLUMNS") or 80

@@ -78,11 +78,11 @@ local function serve_until_interrupted(source, first, server)
 end
 
 -- The script's first line, which says what protocol follows; or nil and what is wrong.
-local function greet(source, lines)
+local function greet(source, lines, given)
   local before = core.clock()
   while core.clock() < before + patience do
     local more = source:lines()
-    if not more then return nil, "the script has gone" end
+    if not more then return nil, given.why_refused() end
     table.move(more, 1, #more, #lines + 1, lines)
     if lines[1] then break end
     core.wait(source:fd(), 0.1)
@@ -96,14 +96,14 @@ local function greet(source, lines)
 end
 
 --- Serve the page of the script at the other side of `source` until Ctrl-C: a connection of mantichora.commands.socket.
--- True; or nil and why it cannot be.
-local function run(source)
+-- `given.why_refused()`: a sentence, if it says nothing. True; or nil and why it cannot be.
+local function run(source, given)
   if not json.read then return nil, "this program was built without yajl (Debian: libyajl-dev), which reads JSON" end
   local server, message = core.open()
   if not server then return nil, message end
   local server <close> = server -- luacheck: ignore 411
   local lines
-  lines, message = greet(source, {})
+  lines, message = greet(source, {}, given)
   if not lines then return nil, message end
   io.stdout:write(server:url(), "\n")
   io.stdout:flush()
