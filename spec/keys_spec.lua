@@ -720,6 +720,66 @@ describe("what a task of a pool with a journal sees", function()
     shell.remove(folder)
   end)
 
+  it("is what there is when it starts, in the engine inline", function()
+    local folder = shell.folder()
+    local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")
+    shell.write(folder .. "/main.lua", [=[
+      local pool <close> = require "mantichora" { engine = "inline", journal = "x.mj" }
+      local function hooked(n)
+        local meta = {}
+        function meta.__mantichora(self) return function(m) return { n = m } end, self.n end
+        return setmetatable({ n = n }, meta)
+      end
+      local list, a, b, c = { tonumber(arg[1]) }, hooked(1), hooked(2), ("c"):rep(100000)
+      level, state = list[1], list
+      pool:run(function(x) return level + x end, 10)
+      pool:run_with({ key = "k" }, function(x) return state[1] * x + math.random(0) * 0 end, 10)
+      pool:run(function(x) return level * (x.n + b.n) end, a)
+      pool:run(function(x) return level + #x end, c)
+      pool:run(function(x) return list[1] * x end, 10) -- of that the task has got a copy
+      level = tonumber(arg[2])
+      list[1] = level
+      local results = pool:receive_all()
+      for i = 1, 5 do io.write(results[i][2], " ") end
+      io.write("found ", pool:stats().found, "\n")
+    ]=])
+    local function run_it(before, after)
+      local got = shell.run(("cd %s && %s ./main.lua %d %d"):format(shell.quote(folder), interpreter, before, after))
+      assert.equal("", got.err)
+      return got.out
+    end
+    assert.equal("12 20 6 100002 10 found 0\n", run_it(1, 2)) -- recorded as with 2
+    assert.equal("11 10 3 100001 10 found 1\n", run_it(1, 1))
+    assert.equal("12 20 6 100002 20 found 3\n", run_it(2, 2)) -- all but what hooks are called for
+    assert.equal("12 20 6 100002 20 found 5\n", run_it(2, 2))
+    assert.equal("11 10 3 100001 10 found 5\n", run_it(1, 1))
+    shell.remove(folder)
+  end)
+
+  it("counts equal tasks whatever pools their own tasks make", function()
+    local folder = shell.folder()
+    local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")
+    shell.write(folder .. "/main.lua", [=[
+      local pool <close> = require "mantichora" { engine = "inline", journal = "x.mj" }
+      local function number() return math.random(0) end
+      local function ask(f) pool:run(f) return pool:returns()[1] end
+      local function outer()
+        local inner <close> = require "mantichora" { nworkers = 1, journal = "x.mj" }
+        inner:run(number)
+        inner:run(number)
+        local got = inner:returns()
+        return got[1] ~= got[2]
+      end
+      local first, differ, second = ask(number), ask(outer), ask(number)
+      print(differ, first ~= second, pool:stats().found)
+    ]=])
+    for _, found in ipairs{ 0, 3 } do
+      local got = shell.run(("cd %s && %s ./main.lua"):format(shell.quote(folder), interpreter))
+      assert.same({ ("true\ttrue\t%d\n"):format(found), "" }, { got.out, got.err })
+    end
+    shell.remove(folder)
+  end)
+
   it("is not recorded if it cannot be sent", function()
     local folder = shell.folder()
     local interpreter = (" " .. shell.interpreter):gsub("([ '=])build/", "%1" .. os.getenv("PWD") .. "/build/")

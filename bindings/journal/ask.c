@@ -139,12 +139,15 @@ static int begin_walk(lua_State *L, struct call *call) {
   return 1;
 }
 
-/* In a task all counting begins anew: the key of the task counts already. */
+/* In a task counting begins anew: the key of the task counts already. What was counted outside
+ * stays, for a task may run in this process. */
 static uint64_t occurrence(struct journal *journal, const struct call *call) {
+  if (call->asked->task == 0)
+    return mch_counts_next(&journal->counts, call->keyed.base);
   if (call->asked->task != journal->task)
-    mch_counts_clear(&journal->counts);
+    mch_counts_clear(&journal->inner);
   journal->task = call->asked->task;
-  return mch_counts_next(&journal->counts, call->keyed.base);
+  return mch_counts_next(&journal->inner, call->keyed.base);
 }
 
 static void finish(lua_State *L, struct call *call) {
@@ -512,6 +515,7 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
     return;
   told->keyed = 1;
   told->stream = mch_load_u64(call.hash);
+  told->hooked = call.keyed.hooks > 0;
   memcpy(told->base, call.keyed.base, sizeof told->base);
   if (!find(L, &call, told) && journal->may_record) {
     struct record *record;

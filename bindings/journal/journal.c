@@ -81,6 +81,7 @@ static int journal_gc(lua_State *L) {
   mch_journal_drop_all(journal);
   mch_store_close(&journal->store);
   mch_counts_clear(&journal->counts);
+  mch_counts_clear(&journal->inner);
   mch_counts_clear(&journal->written);
   mch_journal_drop_parts(journal->parts);
   mch_buf_free(&journal->call);

@@ -77,12 +77,12 @@ struct journal {
   unsigned char seed_bytes[MCH_HASH_SIZE];
   enum keep keep;
   /* The owner's. */
-  int keyer; /* registry references: the keyer of single calls */
-  int told;  /* and a table of what was said already */
-  struct mch_counts counts;
-  uint64_t task;       /* the task of this process for which it was counted */
-  struct parts *parts; /* of the last call; one hold, or NULL */
-  struct mch_buf call; /* while one is noted */
+  int keyer;                       /* registry references: the keyer of single calls */
+  int told;                        /* and a table of what was said already */
+  struct mch_counts counts, inner; /* outside of tasks, and in one */
+  uint64_t task;                   /* the one of this process for which `inner` was counted */
+  struct parts *parts;             /* of the last call; one hold, or NULL */
+  struct mch_buf call;             /* while one is noted */
   /* What gathers. */
   pthread_mutex_t lock;
   struct record *first, *last;

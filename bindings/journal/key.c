@@ -35,6 +35,7 @@ struct mch_keyer {
   lua_Integer stamp;   /* of package.loaded, for names */
   int is_begun;        /* the common walk was good */
   int function_is_lua; /* of the call */
+  int hooks;           /* that the common walk has called */
   unsigned char common[MCH_HASH_SIZE];
 };
 
@@ -315,6 +316,7 @@ int mch_keyer_begin(lua_State *L, int at, const struct mch_key_call *call) {
     return 0;
   }
   mch_key_out_end(w, keyer->common);
+  keyer->hooks = w->hooks;
   begin_own(w);
   return 1;
 }
@@ -458,6 +460,7 @@ int mch_keyer_task(lua_State *L, int at, const struct mch_key_task *task, struct
   memcpy(keyed->common_hash, keyer->common, MCH_HASH_SIZE);
   keyed->own = (const char *)w->parts[1].data;
   keyed->own_length = w->parts[1].length;
+  keyed->hooks = keyer->hooks + w->hooks;
   return 1;
 }
 

@@ -59,6 +59,7 @@ struct mch_keyed {
   /* Parts of the arguments, inputs and outputs. */
   const char *own;
   size_t own_length;
+  int hooks; /* `__mantichora` hooks that were called for it */
   /* What the inputs contain: mch_keyer_inputs() says the same later, if none has changed. */
   unsigned char inputs[MCH_HASH_SIZE];
 };

@@ -218,6 +218,9 @@ static void name_iterator(lua_State *L, const struct mch_names *names) {
     lua_newtable(L);
     if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_iscfunction(L, -1)) {
       lua_pushliteral(L, LUA_GNAME ".ipairs()");
+      lua_pushvalue(L, -1);
+      lua_pushliteral(L, LUA_GNAME);
+      lua_rawset(L, names->owners);
       lua_rawset(L, names->objects);
     }
   }

@@ -509,6 +509,7 @@ static int core_new(lua_State *L) {
   if (lpool->pool == NULL)
     return mch_lpool_raise_error(L, &error);
   lpool->is_inline = config.make == mch_engine_inline_new;
+  lpool->task.starting = lpool->is_inline ? mch_lrecord_start : NULL;
   lpool->number = ++mch_context_get(L)->pools;
   mch_levents_listen(L, lpool);
   if (mch_context_get(L)->poller != NULL && (poller = mch_lpools_poller(L, &error)) != NULL)

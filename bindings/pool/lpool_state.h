@@ -51,7 +51,8 @@ struct lpool {
   uint64_t pumped;      /* when the owner last pumped */
   size_t capture_warn;  /* warn of messages above so many bytes; 0: never */
   uint64_t weight;      /* bytes of the last result that was taken */
-  int asked;         /* registry reference, engine "snapshot": what the last call was asked with */
+  int asked;         /* registry reference, engines "snapshot" and "inline": what the last call was
+                        asked for with */
   int warned;        /* registry reference: the functions that were warned of (weak keys) */
   int keep_gc;       /* the collector was seen to, or is not to be touched */
   uint64_t visit;    /* of the state, when this pool was last looked at */
@@ -222,6 +223,11 @@ void mch_lrecord_settle(struct lpool *lpool);
 void mch_lrecord_attach(lua_State *L, struct lpool *lpool);
 /* The same: tasks are about to start. Code of the user may run. */
 void mch_lrecord_starting(lua_State *L, struct lpool *lpool);
+/* Engine "inline": what the call was asked for with is lent to its task, too. */
+void mch_lrecord_anchor(lua_State *L, struct lpool *lpool);
+/* The same: the task of the function that is on top of the stack below its arguments, `count`
+ * values, is about to start. 1: it has another random stream now. Code of the user may run. */
+int mch_lrecord_start(lua_State *L, struct mch_ltask *task, struct mch_run *run, int count);
 /* Workers will be forked. */
 void mch_lrecord_forking(lua_State *L, struct lpool *lpool, int in_call);
 /* The call of the function at this index was encoded; `left_out`: of struct mch_encoder. */

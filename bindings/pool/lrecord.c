@@ -28,23 +28,48 @@ static int has_workers(const struct lpool *lpool) {
   return !lpool->is_inline && lpool->task.payloads == LUA_NOREF;
 }
 
-/* -- engine "snapshot": a task sees what is there when it starts --------------------------- */
+/* -- engines "snapshot" and "inline": a task sees what is there when it starts -------------- */
 
-/* Keep what a call was asked for with, but for what the items of a map share, until its payload is
- * made. `options`: a stack index, or 0. */
-static void keep_asked(lua_State *L, struct lpool *lpool, int options) {
+/* Whether a call is to be looked at again when its task starts. */
+static int is_looked_at_again(const struct lpool *lpool) {
+  return lpool->is_inline || lpool->task.payloads != LUA_NOREF;
+}
+
+/* What hooks say of values cannot be had of those that were sent: keep the call itself in the table
+ * on top. */
+static void keep_call(lua_State *L, int function) {
+  int table = lua_gettop(L), count = table - function, i;
+  lua_createtable(L, count, 1); /* the table is behind the call */
+  for (i = 0; i < count; i++) {
+    lua_pushvalue(L, function + i);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_pushinteger(L, count);
+  lua_setfield(L, -2, "n");
+  lua_setfield(L, table, "call");
+}
+
+/* Keep what a call was asked for with, but for what the items of a map share, until its task is
+ * made. `asked->options`: a stack index, or 0. */
+static void keep_asked(lua_State *L, struct lpool *lpool, const struct mch_asked *asked) {
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->asked);
   lpool->asked = LUA_NOREF;
   if (lpool->told.record == NULL)
     return;
   luaL_checkstack(L, 8, NULL);
-  lua_createtable(L, 0, 2);
+  lua_createtable(L, 0, 5);
+  if (lpool->is_inline && lpool->told.hooked)
+    keep_call(L, asked->function);
   lua_pushlstring(L, (const char *)lpool->told.base, sizeof lpool->told.base);
   lua_setfield(L, -2, "base");
-  if (options != 0) {
+  lua_pushinteger(L, (lua_Integer)asked->outer);
+  lua_setfield(L, -2, "outer");
+  lua_pushinteger(L, (lua_Integer)asked->task);
+  lua_setfield(L, -2, "task");
+  if (asked->options != 0) {
     lua_newtable(L);
     lua_pushnil(L);
-    while (lua_next(L, options)) {
+    while (lua_next(L, asked->options)) {
       lua_pushvalue(L, -2);
       lua_insert(L, -2);
       lua_rawset(L, -4);
@@ -62,6 +87,20 @@ void mch_lrecord_attach(lua_State *L, struct lpool *lpool) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->asked);
   lua_setfield(L, -2, "asked");
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->asked);
+  lpool->asked = LUA_NOREF;
+}
+
+void mch_lrecord_anchor(lua_State *L, struct lpool *lpool) {
+  if (!lpool->is_inline || lpool->asked == LUA_NOREF)
+    return;
+  if (lpool->lent != LUA_NOREF) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->asked);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->lent);
+    lua_setfield(L, -2, "lent");
+    lua_pop(L, 1);
+    luaL_unref(L, LUA_REGISTRYINDEX, lpool->lent);
+  }
+  lpool->lent = lpool->asked;
   lpool->asked = LUA_NOREF;
 }
 
@@ -94,88 +133,179 @@ static struct mch_asked asked_of(lua_State *L, const struct lpool *lpool) {
 static int ask(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   struct mch_asked asked = asked_of(L, lpool);
+  int top = lua_gettop(L);
   lpool->journal->ask(L, lpool->journal, &asked, &lpool->told);
-  if (lpool->task.payloads != LUA_NOREF)
-    keep_asked(L, lpool, asked.options);
+  lua_settop(L, top);
+  if (is_looked_at_again(lpool))
+    keep_asked(L, lpool, &asked);
   return 0;
 }
 
-/* Push options or nil and the call of a payload, and return 1; 0: there is nothing to look at. Its
- * key at the time of `run` goes to `base`. */
-static int push_call(lua_State *L, struct lpool *lpool, uint64_t payload, unsigned char base[32]) {
-  int count, i, top = lua_gettop(L);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
-  if (lua_rawgeti(L, -1, (lua_Integer)payload) != LUA_TTABLE ||
-      lua_getfield(L, -1, "asked") != LUA_TTABLE)
-    return 0;
-  lua_getfield(L, -1, "base");
-  memcpy(base, lua_tostring(L, -1), 32);
-  lua_getfield(L, top + 2, "n");
+/* A call to be looked at again. */
+struct look {
+  struct lpool *lpool;
+  uint64_t runid, payload;
+  int anchor; /* engine "inline": registry reference to what it was asked for with */
+  int keyed;  /* it has another key now, and `stream` is named by that */
+  uint64_t stream;
+  unsigned char base[32]; /* at `run` */
+  uint64_t outer, task;   /* likewise; see recording.h */
+};
+
+/* Push what a call was asked for with. 0: there is nothing to look at. */
+static int push_asked(lua_State *L, const struct look *look) {
+  if (look->anchor != 0)
+    return lua_rawgeti(L, LUA_REGISTRYINDEX, look->anchor) == LUA_TTABLE &&
+           lua_getfield(L, -1, "base") == LUA_TSTRING;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, look->lpool->task.payloads);
+  return lua_rawgeti(L, -1, (lua_Integer)look->payload) == LUA_TTABLE &&
+         lua_getfield(L, -1, "asked") == LUA_TTABLE && lua_getfield(L, -1, "base") == LUA_TSTRING;
+}
+
+/* Replace the list on top, which has `n`, by what is in it. */
+static void push_listed(lua_State *L) {
+  int list = lua_gettop(L), count, i;
+  lua_getfield(L, list, "n");
   count = (int)lua_tointeger(L, -1);
-  luaL_checkstack(L, count + 10, NULL);
-  lua_getfield(L, top + 3, "options");
+  lua_pop(L, 1);
+  luaL_checkstack(L, count + 10, "too many arguments");
   for (i = 1; i <= count; i++)
-    lua_rawgeti(L, top + 2, i);
-  for (i = 0; i < 5; i++)
-    lua_remove(L, top + 1);
+    lua_rawgeti(L, list, i);
+  lua_remove(L, list);
+}
+
+static uint64_t integer_of(lua_State *L, const char *name) {
+  uint64_t integer;
+  lua_getfield(L, -1, name);
+  integer = (uint64_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return integer;
+}
+
+/* The call is another one now. */
+static void ask_anew(lua_State *L, struct look *look, const struct mch_asked *asked) {
+  struct lpool *lpool = look->lpool;
+  int top = lua_gettop(L);
+  lpool->journal->ask(L, lpool->journal, asked, &lpool->told);
+  lua_settop(L, top);
+  look->keyed = lpool->told.keyed;
+  look->stream = lpool->told.stream;
+  if (lpool->pool != NULL)
+    mch_pool_record_anew(lpool->pool, look->runid, &lpool->told.record, look->keyed, look->stream);
+  if (push_asked(L, look)) {
+    lua_pushlstring(L, (const char *)lpool->told.base, sizeof lpool->told.base);
+    lua_setfield(L, -3, "base");
+  }
+  lua_settop(L, top);
+}
+
+/* What was asked for is what there was at `run`, by the call from stack index 3 on; options or nil
+ * stand at 2. 1: it is still. */
+static int is_same(lua_State *L, const struct look *look, struct mch_asked *asked,
+                   const unsigned char base[32]) {
+  struct lpool *lpool = look->lpool;
+  int top, same;
+  *asked = asked_of(L, lpool);
+  asked->outer = look->outer;
+  asked->task = look->task;
+  top = lua_gettop(L);
+  same = lpool->journal->is_same(L, lpool->journal, asked, base);
+  lua_settop(L, top);
+  return same;
+}
+
+/* Called with a struct look, options or nil, and a list: is this call what it was? */
+static int is_list_same(lua_State *L) {
+  const struct look *look = lua_touserdata(L, 1);
+  struct mch_asked asked;
+  push_listed(L);
+  lua_pushboolean(L, is_same(L, look, &asked, look->base));
   return 1;
 }
 
-/* Called with the pool and a struct mch_coming: if the call is not any more what it was at `run`,
- * it is asked for anew. */
+/* Called with a struct look and, unless there is a payload, the call as it was sent: if it is not
+ * any more what it was at `run`, it is asked for anew. */
 static int look_again(lua_State *L) {
-  struct lpool *lpool = lua_touserdata(L, 1);
-  const struct mch_coming *coming = lua_touserdata(L, 2);
-  unsigned char base[32];
+  struct look *look = lua_touserdata(L, 1);
   struct mch_asked asked;
-  int top;
-  lua_settop(L, 1);
-  if (!push_call(L, lpool, coming->payload, base))
+  int top = lua_gettop(L);
+  if (!push_asked(L, look))
     return 0;
-  asked = asked_of(L, lpool);
-  top = lua_gettop(L);
-  if (lpool->journal->is_same(L, lpool->journal, &asked, base))
-    return 0;
-  lua_settop(L, top);
-  lpool->journal->ask(L, lpool->journal, &asked, &lpool->told);
-  lua_settop(L, top);
-  if (lpool->pool != NULL)
-    mch_pool_record_anew(lpool->pool, coming->runid, &lpool->told.record, lpool->told.keyed,
-                         lpool->told.stream);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.payloads);
-  if (lua_rawgeti(L, -1, (lua_Integer)coming->payload) == LUA_TTABLE &&
-      lua_getfield(L, -1, "asked") == LUA_TTABLE) {
-    lua_pushlstring(L, (const char *)lpool->told.base, sizeof lpool->told.base);
-    lua_setfield(L, -2, "base");
+  memcpy(look->base, lua_tostring(L, -1), sizeof look->base);
+  lua_pop(L, 1);
+  look->outer = integer_of(L, "outer");
+  look->task = integer_of(L, "task");
+  lua_getfield(L, -1, "options");
+  lua_insert(L, 2);
+  if (look->anchor == 0) {
+    lua_pop(L, 1);
+    push_listed(L);
+    lua_remove(L, 3); /* all payloads */
+  } else if (lua_getfield(L, -1, "call") == LUA_TTABLE) {
+    lua_pushcfunction(L, is_list_same);
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, 2);
+    lua_pushvalue(L, -4);
+    lua_call(L, 3, 1);
+    if (lua_toboolean(L, -1))
+      return 0;
   }
+  if (look->anchor != 0)
+    lua_settop(L, top + 1);
+  if (!is_same(L, look, &asked, look->base))
+    ask_anew(L, look, &asked);
   return 0;
+}
+
+/* Call the function that is below its `count` arguments on top of the stack, of which the first is
+ * `look`. Pops all. */
+static void call_look(lua_State *L, struct look *look, int count) {
+  struct lpool *lpool = look->lpool;
+  struct mch_reply told = lpool->told;
+  int encoding = lpool->encoding;
+  memset(&lpool->told, 0, sizeof lpool->told);
+  lpool->encoding = 1; /* hooks may be called that must not run anything */
+  if (mch_lwatch_pcall(L, count, 0, 0) != LUA_OK) { /* what it was is not known */
+    lua_pop(L, 1);
+    mch_lrecord_settle(lpool);
+    if (lpool->pool != NULL)
+      mch_pool_record_anew(lpool->pool, look->runid, &lpool->told.record, 0, 0);
+  }
+  mch_lrecord_settle(lpool);
+  lpool->encoding = encoding;
+  lpool->told = told;
 }
 
 void mch_lrecord_starting(lua_State *L, struct lpool *lpool) {
   struct mch_coming coming[MCH_MOST_LOOKED];
-  struct mch_reply told = lpool->told;
   size_t count, i;
-  int encoding = lpool->encoding;
   if (lpool->journal == NULL || lpool->task.payloads == LUA_NOREF)
     return;
   count = mch_pool_coming(lpool->pool, coming, lpool->nworkers);
-  memset(&lpool->told, 0, sizeof lpool->told);
-  lpool->encoding = 1; /* hooks may be called that must not run anything */
   luaL_checkstack(L, 4, NULL);
   for (i = 0; i < count && lpool->pool != NULL; i++) {
+    struct look look = {.lpool = lpool, .runid = coming[i].runid, .payload = coming[i].payload};
     lua_pushcfunction(L, look_again);
-    lua_pushlightuserdata(L, lpool);
-    lua_pushlightuserdata(L, &coming[i]);
-    if (mch_lwatch_pcall(L, 2, 0, 0) != LUA_OK) { /* what it was is not known */
-      lua_pop(L, 1);
-      mch_lrecord_settle(lpool);
-      if (lpool->pool != NULL)
-        mch_pool_record_anew(lpool->pool, coming[i].runid, &lpool->told.record, 0, 0);
-    }
-    mch_lrecord_settle(lpool);
+    lua_pushlightuserdata(L, &look);
+    call_look(L, &look, 1);
   }
-  lpool->encoding = encoding;
-  lpool->told = told;
+}
+
+int mch_lrecord_start(lua_State *L, struct mch_ltask *task, struct mch_run *run, int count) {
+  struct lpool *lpool = (struct lpool *)(void *)((char *)task - offsetof(struct lpool, task));
+  struct look look = {.lpool = lpool, .runid = run->runid, .anchor = (int)run->anchor};
+  int first = lua_gettop(L) - count + 1, i;
+  if (lpool->journal == NULL || run->anchor == 0)
+    return 0;
+  luaL_checkstack(L, count + 4, "too many arguments");
+  lua_pushcfunction(L, look_again);
+  lua_pushlightuserdata(L, &look);
+  for (i = 0; i < count; i++)
+    lua_pushvalue(L, first + i);
+  call_look(L, &look, count + 1);
+  if (look.keyed)
+    run->stream = look.stream;
+  return look.keyed;
 }
 
 int mch_lrecord_ask(lua_State *L, struct lpool *lpool, int options, int first) {

@@ -343,9 +343,10 @@ static int add_extra(struct mch_task *task, const struct run_options *options,
   return 0;
 }
 
-/* A task of what was encoded; NULL: no memory. */
+/* A task of what was encoded; NULL: no memory. What goes with an anchor is cargo, however small. */
 static struct mch_task *new_task(struct lpool *lpool) {
-  int large = lpool->graph.length >= CARGO_FROM || lpool->spans.length > 0;
+  int large = lpool->graph.length >= CARGO_FROM || lpool->spans.length > 0 ||
+              (lpool->is_inline && lpool->lent != LUA_NOREF);
   struct mch_task *task = mch_task_new((const uint32_t *)(const void *)lpool->ids.data,
                                        (uint32_t)(lpool->ids.length / sizeof(uint32_t)),
                                        lpool->graph.data, large ? 0 : lpool->graph.length);
@@ -387,6 +388,7 @@ static struct mch_task *make_task(lua_State *L, struct lpool *lpool, struct mch_
   struct mch_task *task;
   if (lpool->task.payloads != LUA_NOREF)
     set_group(L, lpool, group);
+  mch_lrecord_anchor(L, lpool);
   task = new_task(lpool);
   if (task == NULL)
     luaL_error(L, "not enough memory for another task");

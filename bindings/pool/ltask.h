@@ -45,6 +45,9 @@ struct mch_ltask {
   int hides_bars;              /* bars of tasks are not shown */
   int recorded;                /* results are written down: each is to stand for itself */
   int running;                 /* a task runs in this process */
+  /* Engine "inline": the function and its arguments, `count` values, are on top of the stack. 1: it
+   * has another random stream now. NULL: nobody wants to know. */
+  int (*starting)(lua_State *L, struct mch_ltask *task, struct mch_run *run, int count);
   size_t memory;               /* limit of what a worker adds, bytes; 0: none */
   struct mch_lwatch watch;     /* in a worker */
   int watching;                /* it is installed */

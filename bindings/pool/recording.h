@@ -33,6 +33,7 @@ struct mch_reply {
   int keyed;                 /* `stream` names its random numbers */
   uint64_t stream;
   unsigned char base[32]; /* likewise: what the call is, wherever it comes from */
+  int hooked;             /* likewise: hooks say of some values what they are */
   struct mch_found found; /* without a result: it was not found */
   void *memory;           /* of what was found; freed by free(), or NULL */
   const char *warning;    /* to be logged, or NULL; good until the next call */

@@ -81,6 +81,7 @@ struct mch_run {
   size_t name_length;
   const unsigned char *graph; /* NULL: there was no memory for it, the task is to fail */
   size_t length;
+  int64_t anchor;   /* inline: of the task's cargo, in the owner's words; 0: none */
   uint64_t timeout; /* nanoseconds; the runner is to stop the task then. 0: that is others' part */
   int stopped;      /* set by the runner: it did */
   /* Set by the runner: nanoseconds that the task's own code took, at most. Of an item that may be

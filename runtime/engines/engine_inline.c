@@ -126,6 +126,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   run.name_length = task->extra != NULL ? task->extra->name_length : 0;
   run.timeout = task->extra != NULL && task->extra->timeout != 0 ? task->extra->timeout
                                                                  : engine->config.timeout;
+  run.anchor = task->cargo != NULL ? task->cargo->anchor : 0;
   find_graph(task, &run, &whole);
   give_codes(engine, task);
   start_time = mch_now();

@@ -172,8 +172,8 @@ struct mch_coming {
 };
 size_t mch_pool_coming(struct mch_pool *pool, struct mch_coming *coming, size_t most);
 
-/* This task, if it still waits, goes with another record, or, if *record is NULL, with none; its
- * old one is dropped. `keyed`: and `stream` names its random numbers. Takes the record. */
+/* This task, if it has no result yet, goes with another record, or, if *record is NULL, with none;
+ * its old one is dropped. `keyed`: and `stream` names its random numbers. Takes the record. */
 void mch_pool_record_anew(struct mch_pool *pool, uint64_t runid, struct mch_record **record,
                           int keyed, uint64_t stream);
 

@@ -96,7 +96,7 @@ void mch_pool_record_anew(struct mch_pool *pool, uint64_t runid, struct mch_reco
   struct mch_task *task;
   pthread_mutex_lock(&pool->lock);
   task = mch_index_find(pool, runid);
-  if (task != NULL && task->state == MCH_TASK_QUEUED && goes_with_record(task)) {
+  if (task != NULL && task->state <= MCH_TASK_SUBMITTED && goes_with_record(task)) {
     struct mch_record *old = task->extra->record;
     task->extra->record = *record;
     *record = NULL;
