@@ -533,6 +533,30 @@ describe("modules in a key", function()
     ]=] }
     assert.equal(keys[1].key, keys[2].key)
   end)
+
+  it("may be the task's function, in C and ours in Lua", function()
+    local files = { ["main.lua"] = [=[
+      local mantichora, logging = require "mantichora", require "mantichora.logging"
+      key({}, mantichora.sleep, 0.1)
+      key({}, logging.info, 0.1)
+      key({}, mantichora.emit, 0.1)
+      key({}, logging.get("a").info, 0.1)
+      key({}, logging.warning, 0.1)
+      key({}, string.rep, 0.1)
+      key({}, ("").len, 0.1)
+      key({}, (ipairs {}), 0.1)
+      key({}, next, 0.1)
+      key({}, require "lfs".currentdir, 0.1)
+    ]=] }
+    local keys, again, seen = run(files), run(files), {}
+    assert.equal(10, #keys)
+    for i, made in ipairs(keys) do
+      assert.equal(nil, made.refused)
+      assert.equal(made.key, again[i].key)
+      assert.equal(nil, seen[made.key])
+      seen[made.key] = i
+    end
+  end)
 end)
 
 describe("a version in a key", function()

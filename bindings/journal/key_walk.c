@@ -118,14 +118,15 @@ static int is_ours(lua_State *L, int function) {
   return strncmp(ar.source, prefix, sizeof prefix - 1) == 0;
 }
 
-/* Push the name by which the Lua function at this index goes, if it is one of ours. */
-static int push_our_name(struct mch_key_walk *w, int function) {
+/* Push the name by which the Lua function at this index goes, if it is one of ours. Those that have
+ * none of their own are known by who holds them: `is_task`, nobody does. */
+static int push_our_name(struct mch_key_walk *w, int function, int is_task) {
   lua_State *L = w->L;
   lua_pushvalue(L, function);
   if (lua_rawget(L, w->names.objects) == LUA_TSTRING)
     return 1;
   lua_pop(L, 1);
-  if (!is_ours(L, function))
+  if (is_task || !is_ours(L, function))
     return 0;
   lua_pushliteral(L, "mantichora");
   return 1;
@@ -147,9 +148,8 @@ static int put_function(struct mch_key_walk *w, int function, const struct mch_n
       return put_name(w, function);
     return mch_key_refuse(w, node, "C function");
   }
-  if (node->kind != MCH_NODE_FUNCTION &&
-      mch_key_walk_met(w, mch_set_of_pointer(lua_topointer(L, function))) == 0 &&
-      push_our_name(w, function))
+  if (mch_key_walk_met(w, mch_set_of_pointer(lua_topointer(L, function))) == 0 &&
+      push_our_name(w, function, node->kind == MCH_NODE_FUNCTION))
     return put_name(w, function);
   return put_object(w, function, node);
 }
