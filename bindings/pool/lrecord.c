@@ -12,6 +12,7 @@
 #include "bindings/lwatch.h"
 #include "bindings/notices.h"
 #include "runtime/base/error.h"
+#include "runtime/base/mix.h"
 #include "runtime/engines/task.h"
 
 void mch_lrecord_settle(struct lpool *lpool) {
@@ -303,8 +304,10 @@ int mch_lrecord_start(lua_State *L, struct mch_ltask *task, struct mch_run *run,
   for (i = 0; i < count; i++)
     lua_pushvalue(L, first + i);
   call_look(L, &look, count + 1);
-  if (look.keyed)
+  if (look.keyed) {
     run->stream = look.stream;
+    task->context->stream = mch_mix(run->stream);
+  }
   return look.keyed;
 }
 

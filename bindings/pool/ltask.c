@@ -448,10 +448,8 @@ static int run_protected(lua_State *L) {
   lua_pushvalue(L, 1);
   seed_stream(L, call);
   count = decode(L, call);
-  if (call->task->starting != NULL && call->task->starting(L, call->task, call->run, count)) {
-    call->task->context->stream = mch_mix(call->run->stream);
+  if (call->task->starting != NULL && call->task->starting(L, call->task, call->run, count))
     seed_stream(L, call);
-  }
   end_stranger(call->task, LUA_OK); /* a fork by code that rebuilds a value does not run the task */
   start = mch_now();
   status = lua_pcall(L, count - 1, LUA_MULTRET, 2);
