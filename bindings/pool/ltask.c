@@ -13,10 +13,10 @@
 #include "bindings/values/classes.h"
 #include "bindings/pool/coverage.h"
 #include "bindings/pool/limit.h"
+#include "bindings/pool/streams.h"
 #include "bindings/values/graph.h"
 #include "bindings/values/items.h"
 #include "bindings/values/modules.h"
-#include "runtime/show/hold.h"
 #include "runtime/show/output.h"
 #include "runtime/base/mix.h"
 #include "runtime/base/platform.h"
@@ -790,29 +790,9 @@ static void keep_inherited(lua_State *L) {
   luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-/* Where both streams are one file, io.stderr keeps the order of writes to both. */
-static void join_streams(lua_State *L) {
-  FILE *before = stderr;
-  luaL_Stream *stream;
-  if (!mch_hold_same_file(STDOUT_FILENO, STDERR_FILENO))
-    return;
-  mch_platform_join_streams();
-  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  lua_pushliteral(L, LUA_IOLIBNAME);
-  if (lua_rawget(L, -2) == LUA_TTABLE) {
-    lua_pushliteral(L, "stderr");
-    lua_rawget(L, -2);
-    stream = luaL_testudata(L, -1, LUA_FILEHANDLE);
-    if (stream != NULL && stream->f == before)
-      stream->f = stderr;
-    lua_pop(L, 1);
-  }
-  lua_pop(L, 2);
-}
-
 static int set_up_worker(lua_State *L) {
   struct mch_ltask *task = lua_touserdata(L, 1);
-  join_streams(L);
+  mch_streams_settle(L);
   lua_newtable(L);
   task->factories = luaL_ref(L, LUA_REGISTRYINDEX);
   keep_inherited(L);

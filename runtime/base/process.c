@@ -34,17 +34,86 @@
 #define SHADOWED
 #endif
 
+/* A fork copies the locks of streams as they stand, also those that a thread of the host has just
+ * then, which the child has not got; glibc alone makes them anew there. So the thread that forks
+ * has them: but not stdin's, while another thread sits in a read of it. */
+#if defined(__GLIBC__)
+
+static int close_gate(void) {
+  mch_gate_close();
+  return 0;
+}
+static void unlock_streams(int locked) {
+  (void)locked;
+}
+int mch_process_stdin_is_lost(void) {
+  return 0;
+}
+
+#else
+
+enum { STDOUT_LOCKED = 1, STDERR_LOCKED = 2, STDIN_LOCKED = 4 };
+
+static int lock_streams(void) {
+  return (ftrylockfile(stdout) == 0 ? STDOUT_LOCKED : 0) |
+         (ftrylockfile(stderr) == 0 ? STDERR_LOCKED : 0) |
+         (ftrylockfile(stdin) == 0 ? STDIN_LOCKED : 0);
+}
+
+static void unlock_streams(int locked) {
+  if (locked & STDIN_LOCKED)
+    funlockfile(stdin);
+  if (locked & STDERR_LOCKED)
+    funlockfile(stderr);
+  if (locked & STDOUT_LOCKED)
+    funlockfile(stdout);
+}
+
+static void wait_for(FILE *stream) {
+  flockfile(stream);
+  funlockfile(stream);
+}
+
+/* Who has a stream may wait for the gate, and who waits for a stream be inside of it: so nobody
+ * waits for the one who has the other. */
+static int close_gate(void) {
+  const int needed = STDOUT_LOCKED | STDERR_LOCKED;
+  for (;;) {
+    int locked;
+    mch_gate_close();
+    locked = lock_streams();
+    if ((locked & needed) == needed)
+      return locked;
+    unlock_streams(locked);
+    mch_gate_open();
+    wait_for(stdout);
+    wait_for(stderr);
+  }
+}
+
+int mch_process_stdin_is_lost(void) {
+  if (ftrylockfile(stdin) != 0)
+    return 1;
+  funlockfile(stdin);
+  return 0;
+}
+
+#endif
+
 pid_t mch_process_fork(void) {
   sigset_t all, old;
   pid_t pid;
-  int saved;
+  int saved, streams;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  mch_gate_close();
+  streams = close_gate();
   pid = fork();
-  if (pid == 0)
+  if (pid == 0) {
+    unlock_streams(streams);
     return 0;
+  }
   saved = errno;
+  unlock_streams(streams);
   mch_gate_open();
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   errno = saved;

@@ -16,6 +16,10 @@
  * ours are free there. As fork(2); in the new process signals stay blocked. */
 pid_t mch_process_fork(void);
 
+/* In the new process: stdin's lock belongs to a thread that it has not got, which sat in a read of
+ * it. Who used the stream would wait for ever. (Never with glibc.) */
+int mch_process_stdin_is_lost(void);
+
 /* Handlers of the host become default; what it ignores stays ignored, as after exec; SIGCHLD
  * becomes default. */
 void mch_process_reset_signals(void);

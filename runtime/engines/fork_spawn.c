@@ -97,7 +97,8 @@ static void child_set_stdio(const struct plumbing *plumbing, int joined) {
   }
   dup2(plumbing->out[1], 1);
   dup2(joined ? plumbing->out[1] : plumbing->err[1], 2);
-  clearerr(stdin);
+  if (!mch_process_stdin_is_lost())
+    clearerr(stdin);
   setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
   setvbuf(stderr, NULL, _IONBF, 0);
 }

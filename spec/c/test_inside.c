@@ -7,9 +7,11 @@
 #include <lualib.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -388,6 +390,55 @@ static void signal_on_the_main_thread(void) {
   lua_close(L);
 }
 
+/* Other threads of the host are in the middle of a read and of a line, and stay there. */
+static atomic_int lines_end;
+
+static void *read_a_line(void *argument) {
+  char line[8];
+  (void)argument;
+  CHECK(fgets(line, sizeof line, stdin) != NULL && strcmp(line, "x") == 0);
+  return NULL;
+}
+
+static void *write_lines(void *stream) {
+  while (!atomic_load(&lines_end)) {
+    flockfile(stream);
+    rest(2);
+    funlockfile(stream);
+    rest(1);
+  }
+  return NULL;
+}
+
+static void threads_use_the_streams(void) {
+  pthread_t threads[3];
+  lua_State *L = new_state(0);
+  int left = 1, typed[2];
+  CHECK(pipe(typed) == 0 && dup2(typed[0], 0) == 0 && write(typed[1], "x", 1) == 1);
+  start(&threads[0], read_a_line, NULL);
+  while (ioctl(0, FIONREAD, &left) == 0 && left > 0)
+    rest(1);
+  start(&threads[1], write_lines, stdout);
+  start(&threads[2], write_lines, stderr);
+  run_lua(L, "for _, engine in ipairs{'fork', 'snapshot'} do\n"
+             "  local pool <close> = mantichora{nworkers = 2, engine = engine}\n"
+             "  for i = 1, 4 do\n"
+             "    pool:run(function()\n"
+             "      io.write('') io.stdout:flush() io.stderr:flush()\n"
+             "      return io.read() or io.stdin:read('n') or i\n"
+             "    end)\n"
+             "  end\n"
+             "  local results = pool:returns()\n"
+             "  for i = 1, 4 do assert(results[i] == i) end\n"
+             "end\n");
+  lua_close(L);
+  atomic_store(&lines_end, 1);
+  close(typed[1]);
+  join(threads[0]);
+  join(threads[1]);
+  join(threads[2]);
+}
+
 /* -- running them ------------------------------------------------------------------------- */
 
 static int failures;
@@ -463,6 +514,7 @@ int main(int argc, char **argv) {
                {"SIGCHLD is ignored", sigchld_is_ignored, 0},
                {"the host keeps its handlers", host_keeps_its_handlers, 0},
                {"a signal on the main thread", signal_on_the_main_thread, 0},
+               {"threads use the streams", threads_use_the_streams, 0},
                {"descriptors 0 to 2 are closed", descriptors_closed, 0},
                {"exit without closing", exit_without_closing, 0},
                {"_exit without closing", exit_of_another_thread, 0},
