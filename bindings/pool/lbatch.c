@@ -87,7 +87,7 @@ static void encode_function_with_classes(lua_State *L, struct batching *batching
     batching->encoder.classes_from = 1;
     batching->encoding = 0;
     if (lpool->hosts != NULL)
-      lua_newtable(L);
+      mch_lglobals_push_names(L, lpool->hosts);
     if (lpool->hosts != NULL)
       batching->encoder.collect = lua_gettop(L);
     mch_encode(L, &batching->encoder, first, 1 + count);

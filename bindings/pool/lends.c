@@ -3,11 +3,11 @@
  * The ways in which a pool ends: by its methods, at the end of a scope, by the collector, with its
  * state. */
 #include "lpool_state.h"
-#include "runtime/hosts/hosts.h"
 
 #include <lauxlib.h>
 
 #include "bindings/notices.h"
+#include "lhosts.h"
 #include "ltrace.h"
 #include "lyoung.h"
 #include "runtime/base/buf.h"
@@ -173,8 +173,7 @@ int mch_lends_pool_gc(lua_State *L) {
   if (lpool->pool == NULL) { /* it is closed, or could not be made */
     mch_buf_free(&lpool->record);
     mch_mark_free(&lpool->mark);
-    mch_hosts_free(lpool->hosts);
-    lpool->hosts = NULL;
+    mch_lhosts_free(L, lpool);
     return 0;
   }
   if (!mch_mark_is_ours(&lpool->mark))
@@ -188,8 +187,7 @@ int mch_lends_pool_gc(lua_State *L) {
   end_now(L, lpool);
   mch_output_finalize(output, 0);
   mch_output_unref(output);
-  mch_hosts_free(lpool->hosts);
-  lpool->hosts = NULL;
+  mch_lhosts_free(L, lpool);
   return 0;
 }
 

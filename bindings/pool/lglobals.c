@@ -250,19 +250,48 @@ static const char *const libraries[] = {LUA_COLIBNAME,   LUA_TABLIBNAME, LUA_IOL
                                         LUA_OSLIBNAME,   LUA_STRLIBNAME, LUA_MATHLIBNAME,
                                         LUA_UTF8LIBNAME, LUA_DBLIBNAME};
 
-uint64_t mch_lglobals_stamp_additions(lua_State *L) {
+/* Push the list of tables that are looked at for each message: those of the libraries, then the
+ * module `package` and its `preload`. */
+static void push_watched(lua_State *L, struct mch_hosts *hosts) {
+  enum { COUNT = sizeof libraries / sizeof *libraries };
+  int list = lua_gettop(L) + 1, i;
+  if (hosts->watched_ref != LUA_NOREF) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, hosts->watched_ref);
+    return;
+  }
+  lua_createtable(L, COUNT + 2, 0);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (i = 0; i <= COUNT; i++) {
+    lua_pushstring(L, i < COUNT ? libraries[i] : LUA_LOADLIBNAME);
+    lua_rawget(L, -2);
+    lua_rawseti(L, list, i + 1);
+  }
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_rawseti(L, list, COUNT + 2);
+  lua_settop(L, list);
+  lua_pushvalue(L, list);
+  hosts->watched_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+int mch_lglobals_push_package(lua_State *L, struct mch_hosts *hosts, int preload) {
+  push_watched(L, hosts);
+  lua_rawgeti(L, -1, (lua_Integer)(sizeof libraries / sizeof *libraries) + 1 + preload);
+  lua_remove(L, -2);
+  return lua_type(L, -1);
+}
+
+uint64_t mch_lglobals_stamp_additions(lua_State *L, struct mch_hosts *hosts) {
   int top = lua_gettop(L);
   uint64_t sum = 1;
-  size_t i;
-  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  for (i = 0; i < sizeof libraries / sizeof *libraries; i++) {
-    lua_pushstring(L, libraries[i]);
-    if (lua_rawget(L, top + 1) == LUA_TTABLE) {
+  lua_Integer i, count = sizeof libraries / sizeof *libraries;
+  push_watched(L, hosts);
+  for (i = 1; i <= count; i++) {
+    if (lua_rawgeti(L, top + 1, i) == LUA_TTABLE) {
       lua_pushnil(L);
-      while (lua_next(L, top + 2) != 0) {
-        if (lua_isfunction(L, -1) && !lua_iscfunction(L, -1))
+      while (lua_next(L, top + 2) != 0) { /* many, for each task: most are functions in C */
+        if (!lua_iscfunction(L, -1) && lua_isfunction(L, -1))
           sum += mch_mix((uint64_t)(uintptr_t)lua_topointer(L, -2) ^
-                         (uint64_t)(uintptr_t)lua_topointer(L, -1) * 31 ^ i);
+                         (uint64_t)(uintptr_t)lua_topointer(L, -1) * 31 ^ (uint64_t)i);
         lua_pop(L, 1);
       }
     }
@@ -270,6 +299,21 @@ uint64_t mch_lglobals_stamp_additions(lua_State *L) {
   }
   lua_settop(L, top);
   return sum;
+}
+
+void mch_lglobals_push_names(lua_State *L, struct mch_hosts *hosts) {
+  if (hosts->names_ref != LUA_NOREF) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, hosts->names_ref);
+    lua_pushnil(L);
+    if (!lua_next(L, -2))
+      return;
+    lua_pop(L, 3);
+    luaL_unref(L, LUA_REGISTRYINDEX, hosts->names_ref);
+    hosts->names_ref = LUA_NOREF;
+  }
+  lua_newtable(L);
+  lua_pushvalue(L, -1);
+  hosts->names_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* Push the list of { module, field, function } of functions in Lua that stand in tables of the
@@ -321,7 +365,7 @@ static int encode_additions(lua_State *L) {
  */
 static void renew_additions(lua_State *L, struct lpool *lpool) {
   struct mch_hosts *hosts = lpool->hosts;
-  uint64_t now = mch_lglobals_stamp_additions(L);
+  uint64_t now = mch_lglobals_stamp_additions(L, hosts);
   if (now == hosts->additions_stamp)
     return;
   lua_pushcfunction(L, encode_additions);

@@ -18,10 +18,14 @@
 #include "bindings/values/graph.h"
 
 struct lpool;
+struct mch_hosts;
 struct mch_ltask;
 
 /* An encoder for something of the pool's own: into `scratch` and `ids` of its hosts. */
 void mch_lglobals_set_up(struct lpool *lpool, int baseline, struct mch_encoder *encoder);
+
+/* Push an empty set for the option `collect` of an encoder. */
+void mch_lglobals_push_names(lua_State *L, struct mch_hosts *hosts);
 
 /* After a message was encoded with `collect`: see to it that the globals in the set at `names` will
  * be there, and append the trailer to it. 1: some of its classes are in those groups: it is to be
@@ -36,7 +40,11 @@ size_t mch_lglobals_apply(lua_State *L, struct mch_ltask *task, const unsigned c
 /* Push the list of { module, field, function } of functions in Lua that stand in tables of the
  * standard library; a sum over them. */
 void mch_lglobals_push_additions(lua_State *L);
-uint64_t mch_lglobals_stamp_additions(lua_State *L);
+uint64_t mch_lglobals_stamp_additions(lua_State *L, struct mch_hosts *hosts);
+
+/* Push the module `package`, or its table of functions that load modules, as they were first seen;
+ * their type. */
+int mch_lglobals_push_package(lua_State *L, struct mch_hosts *hosts, int preload);
 
 /* A lua_CFunction, called with the task in a worker: what workers of another machine set up first.
  */

@@ -97,6 +97,10 @@ struct mch_hosts *mch_lhosts_new(lua_State *L, struct lpool *lpool) {
   char format[MCH_LTASK_FORMAT];
   int failed;
   lpool->hosts = hosts;
+  if (hosts != NULL) {
+    hosts->path_ref = hosts->sent_ref = hosts->groups_ref = LUA_NOREF;
+    hosts->watched_ref = hosts->names_ref = LUA_NOREF;
+  }
   luaL_checkstack(L, 8, NULL);
   lua_getfield(L, -1, "hosts");
   failed = hosts == NULL || fill_hosts(L, hosts) != 0;
@@ -112,12 +116,24 @@ struct mch_hosts *mch_lhosts_new(lua_State *L, struct lpool *lpool) {
   mch_buf_append(&hosts->format, format, strlen(format));
   hosts->program = MANTICHORA_VERSION;
   hosts->only_loaded = number_field(L, "only_loaded") != 0;
-  hosts->path_ref = hosts->sent_ref = hosts->groups_ref = LUA_NOREF;
   hosts->shelf = mch_shelf_new();
   if (hosts->shelf == NULL)
     luaL_error(L, "not enough memory for a pool");
   hosts->library = (struct mch_library){hosts->shelf, mch_shelf_find};
   return hosts;
+}
+
+void mch_lhosts_free(lua_State *L, struct lpool *lpool) {
+  struct mch_hosts *hosts = lpool->hosts;
+  if (hosts == NULL)
+    return;
+  luaL_unref(L, LUA_REGISTRYINDEX, hosts->path_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, hosts->sent_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, hosts->groups_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, hosts->watched_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, hosts->names_ref);
+  mch_hosts_free(hosts);
+  lpool->hosts = NULL;
 }
 
 int mch_lhosts_fleet(lua_State *L) {
@@ -148,17 +164,14 @@ int mch_lhosts_fleet(lua_State *L) {
 
 /* -- modules ------------------------------------------------------------------------------ */
 
-/* Push package[field]. */
-static int push_package(lua_State *L, const char *field) {
-  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  lua_pushliteral(L, LUA_LOADLIBNAME);
-  if (lua_rawget(L, -2) == LUA_TTABLE) {
-    lua_pushstring(L, field);
+/* Push package.path. */
+static int push_path(lua_State *L, struct mch_hosts *hosts) {
+  if (mch_lglobals_push_package(L, hosts, 0) == LUA_TTABLE) {
+    lua_pushliteral(L, "path");
     lua_rawget(L, -2);
   } else
     lua_pushnil(L);
-  lua_replace(L, -3);
-  lua_pop(L, 1);
+  lua_remove(L, -2);
   return lua_type(L, -1);
 }
 
@@ -202,7 +215,7 @@ static uint64_t stamp(lua_State *L) {
 static void renew_preloaded(lua_State *L, struct lpool *lpool) {
   struct mch_hosts *hosts = lpool->hosts;
   uint64_t now;
-  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  mch_lglobals_push_package(L, hosts, 1);
   now = stamp(L);
   if (now != hosts->preload_stamp) {
     hosts->preload_stamp = now;
@@ -238,7 +251,7 @@ static void renew_names(lua_State *L, struct mch_hosts *hosts) {
 void mch_lhosts_renew(lua_State *L, struct lpool *lpool) {
   struct mch_hosts *hosts = lpool->hosts;
   luaL_checkstack(L, 12, NULL);
-  if (push_package(L, "path") == LUA_TSTRING && lua_topointer(L, -1) != hosts->path_seen) {
+  if (push_path(L, hosts) == LUA_TSTRING && lua_topointer(L, -1) != hosts->path_seen) {
     mch_shelf_set_path(hosts->shelf, lua_tostring(L, -1));
     hosts->path_seen = lua_topointer(L, -1);
     luaL_unref(L, LUA_REGISTRYINDEX, hosts->path_ref);
@@ -280,7 +293,7 @@ void mch_lhosts_prepare(lua_State *L, struct lpool *lpool) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.init);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.fini);
   mch_lglobals_push_additions(L);
-  hosts->additions_stamp = mch_lglobals_stamp_additions(L);
+  hosts->additions_stamp = mch_lglobals_stamp_additions(L, hosts);
   do {
     mch_buf_clear(&hosts->setup);
     mch_buf_clear(&hosts->setup_ids);

@@ -12,8 +12,11 @@
 struct lpool;
 
 /* What the table on top of the stack says, of hosts.lua; pops nothing. Raises errors of memory. The
- * pool frees it (mch_hosts_free). */
+ * pool frees it (mch_lhosts_free). */
 struct mch_hosts *mch_lhosts_new(lua_State *L, struct lpool *lpool);
+
+/* The pool's, if it has any. */
+void mch_lhosts_free(lua_State *L, struct lpool *lpool);
 
 /* Before the machines are connected, once: encode what workers set up first (init, fini, functions
  * that the script put into the standard library). Raises what cannot be sent. */

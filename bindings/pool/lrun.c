@@ -227,7 +227,7 @@ static int encode_task(lua_State *L) {
   mch_lrun_begin_encoding(L, lpool, &encoder);
   encoder.spans = &lpool->spans;
   if (lpool->hosts != NULL)
-    lua_newtable(L);
+    mch_lglobals_push_names(L, lpool->hosts);
   if (lpool->hosts != NULL)
     encoder.collect = lua_gettop(L);
   if (mch_encode(L, &encoder, 2, count))

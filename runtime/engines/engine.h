@@ -214,6 +214,7 @@ struct mch_engine {
   struct mch_poller *poller; /* what to wait for */
   int frugal;                /* workers are made only when none lives, and then one */
   int gated;                 /* tasks wait in the pool although workers may have nothing to do */
+  uint64_t burst_gap; /* tasks that follow each other sooner are sent together; 0: as usual */
 };
 
 /* Make an engine. NULL and `error`: it cannot be made. */

@@ -15,6 +15,7 @@
 #include "library.h"
 
 enum { FLEET_ROOM = 500 }; /* machines of fleets; an array, since others point into it */
+static const uint64_t burst_gap = 100000u; /* a message wakes several processes on its way */
 
 static int start(struct mch_engine *base, struct mch_error *error) {
   struct engine_hosts *engine = (struct engine_hosts *)base;
@@ -100,6 +101,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   size_t i;
   (void)owner;
   engine->queued = queued;
+  engine->now = mch_now();
   collect_ready(engine);
   for (i = 0; i < engine->count; i++)
     mch_machine_serve(&engine->machines[i]);
@@ -364,6 +366,7 @@ struct mch_engine *mch_engine_hosts_new(const struct mch_engine_config *config,
     return NULL;
   }
   engine->base.ops = &ops;
+  engine->base.burst_gap = burst_gap;
   engine->base.poller = mch_poller_new(error);
   if (engine->base.poller == NULL) {
     free(engine->machines);

@@ -55,7 +55,7 @@ struct mch_hosts {
   struct mch_buf scratch, ids, left, trailer, setup_ids, additions_ids;
   struct mch_buf told; /* names of globals that were told not to be sent, each with a zero */
   int prepared;
-  int sent_ref, groups_ref;
+  int sent_ref, groups_ref, watched_ref, names_ref;
   uint64_t additions_stamp;
   uint32_t additions; /* group of functions in the standard library; 0: as in the setup */
   int only_loaded;    /* modules that the script has not loaded are not served */

@@ -16,7 +16,8 @@ enum {
   IN_FLIGHT_LIMIT = 1024 * 1024, /* bytes of payload ahead on one machine */
   SMALL_BODY = 16 * 1024,        /* a graph up to that is copied */
   LARGE_BODY = 256 * 1024,       /* from there on it comes as a message of its own */
-  MOST_AHEAD = 64                /* tasks a slot that may begin */
+  MOST_AHEAD = 512,              /* tasks a slot that may begin */
+  FEW = 8                        /* tasks a slot that are sent one by one */
 };
 
 struct held *mch_hfeed_held(struct machine *machine, uint32_t ticket) {
@@ -64,7 +65,8 @@ static double patience(const struct machine *machine) {
 
 /* How long nothing has ended there that may run. */
 static double quiet(const struct machine *machine) {
-  return machine->granted > 0 ? (double)(mch_now() - machine->last_end) : 0;
+  uint64_t now = machine->engine->now;
+  return machine->granted > 0 && now > machine->last_end ? (double)(now - machine->last_end) : 0;
 }
 
 /* How many may have been allowed to begin: one for each slot, and one behind it; more where the way
@@ -86,14 +88,23 @@ static unsigned most_sent(const struct machine *machine) {
   return most < MCH_HOSTS_WINDOW / 2 ? most : MCH_HOSTS_WINDOW / 2;
 }
 
+/* A large window is filled again once half of it is over: a message for each task that ends would
+ * wake all the processes on its way. */
+static int is_filled(const struct machine *machine, unsigned most) {
+  return machine->filled && machine->outstanding > most / 2 && most > FEW * machine->share;
+}
+
 int mch_hfeed_has_room(const struct machine *machine) {
+  unsigned most;
   if (machine->state != UP || machine->share == 0)
     return 0;
   if (machine->held[(machine->last_ticket + 1) % MCH_HOSTS_WINDOW] != NULL)
     return 0;
-  return machine->outstanding < machine->share ||
-         (machine->outstanding < most_sent(machine) && machine->in_flight < IN_FLIGHT_LIMIT &&
-          mch_link_queued(machine->link) < UNSENT_LIMIT);
+  if (machine->outstanding < machine->share)
+    return 1;
+  most = most_sent(machine);
+  return machine->outstanding < most && !is_filled(machine, most) &&
+         machine->in_flight < IN_FLIGHT_LIMIT && mch_link_queued(machine->link) < UNSENT_LIMIT;
 }
 
 /* The one with the least to do for each of its slots. */
@@ -135,9 +146,12 @@ uint64_t mch_hfeed_ask_at(const struct machine *machine) {
 }
 
 void mch_hfeed_grant(struct machine *machine) {
-  unsigned char tickets[4 * 64];
+  unsigned char tickets[4 * 256];
+  unsigned most = machine->first != NULL && machine->state == UP ? most_granted(machine) : 0;
   size_t count = 0;
-  while (machine->first != NULL && may_begin(machine)) {
+  if (most > FEW * machine->share && machine->granted > most / 4 * 3)
+    return; /* there is enough for now */
+  while (machine->first != NULL && machine->granted < most) {
     struct held *held = machine->first;
     unlist(machine, held);
     held->granted = 1;
@@ -302,7 +316,8 @@ int mch_hfeed_submit(struct mch_engine *base, struct mch_task *task, int owner,
   held->task = task;
   task->holder = machine;
   machine->held[ticket % MCH_HOSTS_WINDOW] = held;
-  machine->outstanding++;
+  machine->filled = ++machine->outstanding >= most_sent(machine) ||
+                    (machine->filled && machine->outstanding > most_sent(machine) / 2);
   if (machine->granted == 0)
     machine->last_end = mch_now();
   machine->granted += (unsigned)held->granted;

@@ -117,10 +117,14 @@ static struct held *told_of(struct machine *machine, uint32_t ticket) {
 static void count_tasks(struct machine *machine, const struct mch_hosts_facts *facts,
                         uint32_t count);
 
+/* One that had to wait for a processor says little about the others. */
 static void count_time(struct machine *machine, uint64_t elapsed, uint32_t count) {
+  double each = (double)elapsed / (count > 0 ? count : 1) + 1;
   machine->engine->worked += elapsed;
-  machine->last_end = mch_now();
-  machine->run_time = smooth(machine->run_time, (double)elapsed / (count > 0 ? count : 1) + 1);
+  machine->last_end = machine->engine->now;
+  if (machine->run_time > 0 && each > 4 * machine->run_time)
+    each = 4 * machine->run_time;
+  machine->run_time = smooth(machine->run_time, each);
 }
 
 /* The result with the graph behind its facts; a long message's memory goes along. */

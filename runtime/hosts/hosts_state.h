@@ -47,6 +47,7 @@ struct machine {
   struct held *first, *last;           /* not granted */
   uint32_t last_ticket;
   unsigned outstanding, granted;
+  int filled;           /* its window was full, and half of it is not over yet */
   size_t in_flight;     /* bytes of payload */
   unsigned char *codes; /* bits by id: it has them */
   uint32_t code_room;
@@ -82,6 +83,7 @@ struct engine_hosts {
   struct mch_task **doomed; /* accepted where no machine is left: they end at the next pump */
   size_t doomed_count, doomed_room;
   struct mch_buf scratch;
+  uint64_t now; /* at the last pump */
   uint64_t first_start;
   uint64_t worked; /* nanoseconds, of all */
   size_t queued;   /* tasks that waited in the pool at the last pump */

@@ -14,6 +14,8 @@
 #include "runtime/show/output.h"
 
 enum { UNSENT_MOST = 8 * 1024 * 1024, AT_ONCE = 64 * 1024 * 1024, MOST_MESSAGES = 4096 };
+enum { HELD_BACK = 32 * 1024, MUCH = 4 };
+static const uint64_t held_for = 200000u;
 static const uint64_t look_at_memory = 100000000u;
 static const uint64_t look_soon = 1000000u, look_late = 50000000u; /* at what workers do */
 
@@ -435,28 +437,44 @@ static void tell_workers(struct supervisor *self, uint64_t now) {
   self->look_at = self->count > 0 || self->told_busy ? now + self->look_step : MCH_NEVER;
 }
 
+/* What is to be said goes, or waits a moment for more of it while there is much to do: each write
+ * wakes all the processes on the way. When it is to go then. */
+static uint64_t flush(struct supervisor *self) {
+  size_t queued = mch_link_queued(self->link);
+  uint64_t now;
+  if (queued == 0)
+    return MCH_NEVER;
+  now = mch_now();
+  if (queued < HELD_BACK && self->count > (size_t)MUCH * self->slots &&
+      now < self->flushed + held_for)
+    return self->flushed + held_for;
+  mch_link_flush(self->link);
+  self->flushed = now;
+  return MCH_NEVER;
+}
+
 static int loop(struct supervisor *self) {
+  int asked = 1;
   for (;;) {
     int fds[3];
     uint64_t due;
     if (hear_all(self) != 0)
       return -1;
-    mch_supervisor_hear_asks(self);
+    if (asked || self->replies != NULL)
+      mch_supervisor_hear_asks(self);
     if (self->engine != NULL) {
       work(self);
       tell_workers(self, mch_now());
       if (mch_output_next(self->config->output) <= mch_now())
         mch_output_pump(self->config->output, mch_now(), 1);
     }
-    mch_link_flush(self->link);
+    due = mch_sooner(flush(self), next_deadline(self));
     if (self->leaving && (self->engine == NULL || self->engine->ops->gone(self->engine)))
       return 0;
-    due = next_deadline(self);
-    fds[0] = mch_link_fd(self->link);
-    fds[1] = self->engine != NULL ? mch_poller_fd(self->engine->poller) : -1;
-    fds[2] = self->config->asks;
-    if (due > mch_now())
-      mch_platform_await(fds, 3, due, NULL);
+    fds[0] = self->config->asks;
+    fds[1] = mch_link_fd(self->link);
+    fds[2] = self->engine != NULL ? mch_poller_fd(self->engine->poller) : -1;
+    asked = due <= mch_now() || mch_platform_await(fds, 3, due, NULL);
   }
 }
 

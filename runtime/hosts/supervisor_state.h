@@ -52,7 +52,8 @@ struct supervisor {
   int leaving;
   unsigned slots, wanted_slots; /* that it has; that the script wants */
   unsigned fleet_slots;         /* its share in a fleet; 0: it is in none */
-  uint64_t owed; /* failures of careful tasks of which the conclusions are not known */
+  uint64_t owed;    /* failures of careful tasks of which the conclusions are not known */
+  uint64_t flushed; /* when what was said went last */
   uint64_t min_free, looked_at_memory;
   uint64_t looked_at_workers, look_at, look_step;
   int scarce, told_busy;

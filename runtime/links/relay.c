@@ -30,6 +30,7 @@ static const uint64_t hello_within = 60000000000u;  /* a machine waits so long t
 static const uint64_t end_within = 1000000000u;     /* for a process to end by itself */
 static const uint64_t leave_within = 1500000000u;   /* for a supervisor that was told to leave */
 static const uint64_t goodbye_within = 2000000000u; /* for the machine that was told so */
+static const uint64_t look_every = 20000000u; /* at a child that is watched; it may be stopped */
 static const uint64_t deadman_late = 200000000u, deadman_slack = 2000000000u;
 
 enum phase {
@@ -45,7 +46,7 @@ struct mch_relay {
   enum phase phase;
   struct mch_lease lease;
   struct mch_deadman deadman;
-  uint64_t now, started, armed;
+  uint64_t now, started, armed, look;
   uint64_t stopped; /* since when the child is; 0: it is not */
   uint64_t give_up; /* when patience with the child, or the other side, ends; MCH_NEVER */
   int watch;        /* of the child */
@@ -203,8 +204,9 @@ static void leave(const struct mch_relay *relay, int status) {
 
 static void look_at_child(struct mch_relay *relay) {
   pid_t got;
-  if (relay->child_gone)
+  if (relay->child_gone || (relay->watch >= 0 && relay->now < relay->look))
     return;
+  relay->look = relay->now + look_every;
   got = waitpid(relay->is.child, &relay->status, WNOHANG | (relay->is.script ? 0 : WUNTRACED));
   if (got == 0 || (got < 0 && errno == EINTR))
     return;
@@ -753,6 +755,8 @@ static void work(struct mch_relay *relay) {
   struct pollfd fds[SOURCES];
   wait_for_work(relay, fds);
   relay->now = mch_process_clock();
+  if (fds[CHILD].revents)
+    relay->look = 0;
   if (fds[ERR].revents) /* before what was written after it */
     read_said(relay);
   if (fds[IN].revents)

@@ -485,9 +485,9 @@ int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t coun
  * helper thread sees to it that none waits long if the owner goes away. A task that no other is
  * before goes at once: its owner may wait for each in turn. */
 static int in_burst(struct mch_pool *pool) {
-  uint64_t now = mch_now(), since = now - pool->last_run;
+  uint64_t now = mch_now(), since = now - pool->last_run, gap = pool->engine->burst_gap;
   pool->last_run = now;
-  if (pool->driver == NULL || pool->submitted == 0 || since >= burst_gap ||
+  if (pool->driver == NULL || pool->submitted == 0 || since >= (gap != 0 ? gap : burst_gap) ||
       mch_without(MCH_TRICK_BURST))
     return 0;
   pool->held_until = now + hold_limit;
