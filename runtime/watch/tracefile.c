@@ -6,9 +6,14 @@
  *                            ^ the next ones go here                  the end of the file
  *
  * Items do not cross the borders of pages, which the system copies whole: whatever part of a write
- * somebody sees, or is left when the writer is killed, is a list. When there is no room left the
- * bracket moves: spaces are appended behind it, then there is a new one at the end, then the old
- * one becomes spaces. In the end the file is cut behind the last item.
+ * somebody sees, or is left when the writer is killed, is a list.
+ *
+ * When there is no room left, a larger copy takes the name of the file, so that whoever is reading
+ * goes on with the old one, which changes no more: no bracket can move under his eyes. In the end a
+ * copy without spaces does so. Forks see that their file has lost its name, and follow. Where there
+ * can be no copy (a link, a folder that may not be written to), and in forks, the bracket moves:
+ * spaces are appended behind it, then there is a new one at the end, then the old one becomes
+ * spaces.
  *
  * Locks of fcntl(2) on two bytes: IN_USE is the owner's while it lives, WRITING is taken around
  * each write. Such locks are not inherited, and go with the process. */
@@ -32,11 +37,13 @@ static const char opening[] = "[\n", closing[] = "\n]\n";
 enum { OPENING = sizeof opening - 1, CLOSING = sizeof closing - 1, IN_USE = 0, WRITING = 1 };
 enum { NAP = 2000000 }; /* nanoseconds between two looks whether others have done writing */
 enum { PAGE = 4096, LEAST_STEP = 16 * PAGE, MOST_STEP = 1024 * PAGE };
+enum { PIECE = 64 * PAGE, MOST_TRIMMED = 64 * 1024 * 1024 }; /* of a copy; of one at the end */
 
 struct mch_tracefile {
   int fd;
   int inherited; /* from the process that opened it */
   char *path;
+  char *whole;         /* the path from the root: the script, or a task, may go to another folder */
   char *first;         /* what it begins with, to know it again */
   off_t end;           /* of the items, when it was last looked at */
   struct mch_buf text; /* while writing */
@@ -158,7 +165,7 @@ static int make(struct mch_tracefile *file, const struct stat *old) {
 /* Whether a file of our own can have another in its place, and nobody sees a difference. */
 static int is_replaceable(const struct mch_tracefile *file, const struct stat *status) {
   struct stat named;
-  return lstat(file->path, &named) == 0 && S_ISREG(named.st_mode) && named.st_nlink == 1 &&
+  return lstat(file->whole, &named) == 0 && S_ISREG(named.st_mode) && named.st_nlink == 1 &&
          named.st_uid == geteuid() && named.st_dev == status->st_dev &&
          named.st_ino == status->st_ino;
 }
@@ -198,6 +205,19 @@ static int take(struct mch_tracefile *file, struct mch_error *error) {
                       : mch_error_set(error, MCH_SYSTEM, "%s: %s", file->path, strerror(problem));
 }
 
+/* Without memory, or a folder: as it is. */
+static char *from_the_root(const char *path) {
+  size_t length = strlen(path), room = length + 4096;
+  char *whole = malloc(room);
+  if (whole == NULL)
+    return NULL;
+  if (path[0] == '/' || getcwd(whole, room - length - 2) == NULL)
+    whole[0] = '\0';
+  else
+    strcat(whole, "/");
+  return strcat(whole, path);
+}
+
 static int open_and_take(struct mch_tracefile *file, struct mch_error *error) {
   int problem;
   file->fd = open_file(file->path, 0, 0);
@@ -223,7 +243,8 @@ struct mch_tracefile *mch_tracefile_open(const char *path, const char *first,
   struct mch_tracefile *file = calloc(1, sizeof *file);
   if (file != NULL)
     file->fd = -1;
-  if (file == NULL || (file->path = copy(path)) == NULL || (file->first = copy(first)) == NULL)
+  if (file == NULL || (file->path = copy(path)) == NULL || (file->first = copy(first)) == NULL ||
+      (file->whole = from_the_root(path)) == NULL)
     mch_error_set(error, MCH_NOMEM, "not enough memory");
   else if (open_and_take(file, error) == 0) {
     file->end = OPENING + (off_t)strlen(first);
@@ -245,6 +266,7 @@ void mch_tracefile_close(struct mch_tracefile *file) {
     close(file->fd);
   mch_buf_free(&file->text);
   free(file->first);
+  free(file->whole);
   free(file->path);
   free(file);
 }
@@ -400,12 +422,73 @@ static int lay_out(struct mch_tracefile *file, const char *items, size_t length,
   return text->failed == 0 ? 0 : ENOMEM;
 }
 
-/* Make room for items up to `need`: the bracket moves. 0, or errno, and it stays where it was. */
-static int grow(const struct mch_tracefile *file, off_t size, off_t need) {
-  off_t step = size < LEAST_STEP ? LEAST_STEP : size < MOST_STEP ? size : MOST_STEP;
-  off_t least = need + CLOSING > size + step ? need + CLOSING : size + step;
-  off_t larger = least + (PAGE - least % PAGE) % PAGE;
-  int problem = write_spaces(file, size, larger - CLOSING);
+/* Write what the file has up to `end` to another, of this size. 0, or errno. */
+static int copy_to(const struct mch_tracefile *file, off_t end, int fd, off_t size) {
+  struct mch_tracefile other = {.fd = fd};
+  struct mch_buf piece = {0};
+  int problem = mch_buf_reserve(&piece, PIECE) == 0 ? 0 : ENOMEM;
+  off_t at = 0;
+  while (problem == 0 && at < end) {
+    ssize_t count = pread(file->fd, piece.data, (size_t)(end - at < PIECE ? end - at : PIECE), at);
+    problem = count > 0    ? mch_file_write(fd, piece.data, (size_t)count, at)
+              : count == 0 ? EIO
+                           : errno;
+    at += count > 0 ? count : 0;
+  }
+  mch_buf_free(&piece);
+  if (problem == 0)
+    problem = write_spaces(&other, end, size - CLOSING);
+  return problem == 0 ? mch_file_write(fd, closing, CLOSING, size - CLOSING) : problem;
+}
+
+/* Let a copy of this size, with what is there up to `end`, have the name of the file, and be it. 0,
+ * or errno, and all is as it was. */
+static int move(struct mch_tracefile *file, off_t end, off_t size) {
+  struct stat status;
+  size_t room = strlen(file->whole) + 32;
+  char *other;
+  int fd, problem;
+  if (file->inherited || fstat(file->fd, &status) != 0 || !is_replaceable(file, &status))
+    return EPERM;
+  if ((other = malloc(room)) == NULL)
+    return ENOMEM;
+  snprintf(other, room, "%s.%ld.new", file->whole, (long)getpid());
+  fd = open_file(other, O_CREAT | O_EXCL, 0600);
+  problem = fd < 0 ? errno : copy_to(file, end, fd, size);
+  if (problem == 0 && fchmod(fd, status.st_mode & 07777) != 0)
+    problem = errno;
+  if (problem == 0)
+    problem = set_lock(fd, IN_USE, F_WRLCK);
+  if (problem == 0)
+    problem = set_lock(fd, WRITING, F_WRLCK);
+  if (problem == 0 && rename(other, file->whole) != 0)
+    problem = errno;
+  if (problem != 0 && fd >= 0) {
+    close(fd);
+    unlink(other);
+  }
+  free(other);
+  if (problem == 0) {
+    close(file->fd);
+    file->fd = fd;
+  }
+  return problem;
+}
+
+static off_t whole_pages(off_t size) {
+  return size + (PAGE - size % PAGE) % PAGE;
+}
+
+/* Make room for items from `end` up to `need`. 0, or errno, and the bracket stays where it was. */
+static int grow(struct mch_tracefile *file, off_t size, off_t end, off_t need) {
+  off_t step = size < LEAST_STEP ? LEAST_STEP : size / 2;
+  off_t least = need + CLOSING > size ? need + CLOSING : size, larger;
+  int problem;
+  if (move(file, end, whole_pages(least + step)) == 0)
+    return 0;
+  step = size < LEAST_STEP ? LEAST_STEP : size < MOST_STEP ? size : MOST_STEP;
+  larger = whole_pages(need + CLOSING > size + step ? need + CLOSING : size + step);
+  problem = write_spaces(file, size, larger - CLOSING);
   if (problem == 0)
     problem = mch_file_write(file->fd, closing, CLOSING, larger - CLOSING);
   if (problem == 0)
@@ -417,7 +500,7 @@ static int write_items(struct mch_tracefile *file, const void *items, size_t len
   off_t size = see_to_bracket(file), end = size > 0 ? find_end(file, size - CLOSING) : 0;
   int problem = end > 0 ? lay_out(file, items, length, end) : EIO;
   if (problem == 0 && end + (off_t)file->text.length > size - CLOSING)
-    problem = grow(file, size, end + (off_t)file->text.length);
+    problem = grow(file, size, end, end + (off_t)file->text.length);
   if (problem == 0)
     problem = mch_file_write(file->fd, file->text.data, file->text.length, end);
   if (problem == 0)
@@ -429,8 +512,12 @@ static int write_items(struct mch_tracefile *file, const void *items, size_t len
 /* Cut the file behind the last item. */
 static void cut(struct mch_tracefile *file) {
   off_t size = see_to_bracket(file), end = size > 0 ? find_end(file, size - CLOSING) : 0;
-  if (end > 0 && end + CLOSING < size && mch_file_write(file->fd, closing, CLOSING, end) == 0 &&
-      ftruncate(file->fd, end + CLOSING) == 0)
+  if (end == 0 || end + CLOSING >= size)
+    return;
+  if (end < MOST_TRIMMED && move(file, end, end + CLOSING) == 0)
+    file->end = end;
+  else if (mch_file_write(file->fd, closing, CLOSING, end) == 0 &&
+           ftruncate(file->fd, end + CLOSING) == 0)
     file->end = end;
 }
 
@@ -443,6 +530,30 @@ void mch_tracefile_trim(struct mch_tracefile *file) {
   set_lock(file->fd, WRITING, F_UNLCK);
 }
 
+/* In a fork: the file that has the name now, if it is ours, with its lock instead of the other's.
+ * What the lock of the new one says. */
+static int follow(struct mch_tracefile *file, size_t patience) {
+  struct mch_tracefile named = *file;
+  struct stat own, now;
+  int problem;
+  while (fstat(file->fd, &own) == 0 && stat(file->whole, &now) == 0 &&
+         (own.st_ino != now.st_ino || own.st_dev != now.st_dev)) {
+    named.fd = open_file(file->whole, 0, 0);
+    if (named.fd < 0)
+      return 0;
+    if (!is_ours(&named)) {
+      close(named.fd);
+      return 0;
+    }
+    close(file->fd); /* and its lock */
+    file->fd = named.fd;
+    file->end = OPENING;
+    if ((problem = lock_within(file->fd, patience)) != 0)
+      return problem;
+  }
+  return 0;
+}
+
 int mch_tracefile_append(struct mch_tracefile *file, const void *items, size_t length,
                          size_t patience, struct mch_error *error) {
   int problem;
@@ -450,6 +561,8 @@ int mch_tracefile_append(struct mch_tracefile *file, const void *items, size_t l
   if (!file->inherited && (problem = set_lock(file->fd, IN_USE, F_WRLCK)) != 0)
     return mch_error_set(error, MCH_CLOSED, "%s was lost to another process", file->path);
   problem = lock_within(file->fd, patience);
+  if (problem == 0 && file->inherited && is_ours(file))
+    problem = follow(file, patience);
   if (is_held(problem))
     return mch_error_set(error, MCH_FULL, "%s: another process is writing", file->path);
   if (problem == 0) {

@@ -1,9 +1,10 @@
 /* Runs in: both.
  *
  * A file of JSON that is one whole list at any moment: "[", an item a line, "]". What is appended
- * takes the place of spaces before the closing bracket. Processes that were forked from the one
- * that opened it append to it, too; if one of them is killed in the middle of a write, the next
- * writer sees to what it left. Knows nothing of what the items mean. */
+ * takes the place of spaces before the closing bracket; when they are used up, a copy with more of
+ * them takes the place of the file. Processes that were forked from the one that opened it append
+ * to it, too; if one of them is killed in the middle of a write, the next writer sees to what it
+ * left. Knows nothing of what the items mean. */
 #ifndef MCH_TRACEFILE_H
 #define MCH_TRACEFILE_H
 

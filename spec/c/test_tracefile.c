@@ -182,6 +182,82 @@ static void grows_and_is_cut(void) {
   mch_tracefile_close(file);
 }
 
+static void append_many(struct mch_tracefile *file, int from, int to) {
+  char item[64];
+  for (; from < to; from++) {
+    snprintf(item, sizeof item, ",\n{\"number\": %d}", from);
+    CHECK(append(file, item) == 0);
+  }
+}
+
+/* Read from where it is to the end; whether the whole that was read ends with its only bracket. */
+static int is_whole_for(int fd, size_t length) {
+  ssize_t count;
+  while (length < sizeof text - 1 && (count = read(fd, text + length, 4096)) > 0)
+    length += (size_t)count;
+  text[length] = '\0';
+  return length > 3 && strcmp(text + length - 3, "\n]\n") == 0 &&
+         strchr(text, ']') == text + length - 2;
+}
+
+/* Who has read some of it, or all but that there is no more, when it grows and when it is cut. */
+static void stays_whole_under_who_reads_it(void) {
+  struct mch_tracefile *file = begin("1");
+  int all = open(path, O_RDONLY), some;
+  CHECK(read(all, text, 4096) == 4096 && memcmp(text + 4093, "\n]\n", 3) == 0);
+  append_many(file, 0, 1000);
+  CHECK(is_whole_for(all, 4096));
+  close(all);
+  some = open(path, O_RDONLY);
+  CHECK(read(some, text, 4096) == 4096);
+  append_many(file, 1000, 9000);
+  CHECK(is_whole_for(some, 4096));
+  close(some);
+  some = open(path, O_RDONLY);
+  CHECK(read(some, text, 4096) == 4096);
+  mch_tracefile_trim(file);
+  CHECK(is_whole_for(some, 4096));
+  close(some);
+  CHECK(strstr(contents(), "{\"number\": 8999}\n]\n") != NULL);
+  mch_tracefile_close(file);
+}
+
+/* A fork follows when the file has moved, and has to make room itself. */
+static void is_found_by_forks_where_it_has_moved(void) {
+  struct mch_tracefile *file = begin("1");
+  char go[80], folder[64];
+  struct timespec nap = {0, 1000000};
+  int status = -1, here = open(".", O_RDONLY);
+  pid_t pid;
+  mch_tracefile_close(file);
+  snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(path, '/') - path), path);
+  snprintf(go, sizeof go, "%s.go", path);
+  CHECK(chdir(folder) == 0);
+  file = mch_tracefile_open(strrchr(path, '/') + 1, "1", &(struct mch_error){0});
+  CHECK(file != NULL && chdir("/") == 0);
+  pid = fork();
+  if (pid == 0) {
+    mch_tracefile_inherit(file);
+    while (access(go, F_OK) != 0)
+      nanosleep(&nap, NULL);
+    append_many(file, 2000, 12000);
+    _exit(check_report());
+  }
+  append_many(file, 0, 2000);
+  close(open(go, O_CREAT | O_WRONLY, 0600));
+  while (waitpid(pid, &status, 0) < 0) {
+  }
+  unlink(go);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  append_many(file, 12000, 12001);
+  mch_tracefile_trim(file);
+  CHECK(strstr(contents(), "11999},\n{\"number\": 12000}\n]\n") != NULL);
+  CHECK(strstr(text, "1999},\n{\"number\": 2000},\n") != NULL);
+  mch_tracefile_close(file);
+  CHECK(fchdir(here) == 0);
+  close(here);
+}
+
 /* A task that closes what it has inherited, and opens something else in its place. */
 static int write_elsewhere(struct mch_tracefile *file) {
   char other[80];
@@ -344,6 +420,8 @@ int main(void) {
   is_written_by_forks();
   loses_only_what_was_cut_off();
   grows_and_is_cut();
+  stays_whole_under_who_reads_it();
+  is_found_by_forks_where_it_has_moved();
   is_not_mistaken();
   is_left_alone_by_those_of_another_run(0);
   is_left_alone_by_those_of_another_run(1);
