@@ -213,11 +213,39 @@ describe("A script that is watched", function()
         await "stop"
       ]]):format(path), { "until:\"ready\"", "touch:go", "until:\"ok\":3", "touch:stop", "eof" })
       check(got)
-      local ticks = of(got, "tick")
-      return ticks[#ticks]:match('"found":(%d+)')
+      local ticks, found = of(got, "tick"), 0
+      for _, line in ipairs(of(got, "ended")) do found = found + (line:find('"found":true', 1, true) and 1 or 0) end
+      return { tonumber(ticks[#ticks]:match('"found":(%d+)')), found }
     end
-    assert.are.same({ "0", "3" }, { counts(), counts() })
+    assert.are.same({ { 0, 0 }, { 3, 3 } }, { counts(), counts() })
     os.execute(("rm -rf %s %s-wal %s-shm"):format(path, path, path))
+  end)
+
+  it("says on which machine a worker is, and measures only those of its own", function()
+    local got = watch([[
+      local command = { os.getenv "HOST", "worker", "--stdio" }
+      local pool <close> = mantichora { hosts = { { command = command, name = "far", slots = 1 } } }
+      local near <close> = mantichora { nworkers = 1 }
+      for _, one in ipairs { pool, near } do
+        one:run(function() await "go" end)
+        one:poll()
+      end
+      near:returns() pool:returns()
+    ]], { "until:\"ready\"", "until:\"workers_rss\"", "until:\"workers_rss\"", "touch:go", "eof",
+      env = "MANTICHORA_ATTACH=1 HOST=" .. shell.host })
+    check(got)
+    local count = { 0, 0 }
+    for _, line in ipairs(of(got, "worker")) do
+      if line:find '"runid":0' then
+        local pool, is_far = tonumber(line:match '"pool":(%d)'), line:find('"host":"far"', 1, true) ~= nil
+        count[pool] = count[pool] + 1
+        assert.are.same({ pool == 1, pool == 2 }, { is_far, line:find('"rss":', 1, true) ~= nil }, line)
+      end
+    end
+    assert.is_true(count[1] > 0 and count[2] > 0)
+    for _, line in ipairs(of(got, "ended")) do
+      assert.are.equal(line:find '"pool":1' ~= nil, line:find('"host":"far"', 1, true) ~= nil)
+    end
   end)
 
   it("pauses for a viewer, until the last who wants it has gone", function()

@@ -91,6 +91,8 @@ static void put_end(struct mch_buf *to, const struct mch_told *told) {
   put_measured(to, "maxrss", event->course.maxrss);
   put_measured(to, "sent", event->sent);
   put_measured(to, "received", event->received);
+  if (event->found)
+    mch_jsonl_flag(to, "found", 1);
   if (told->result != NULL && event->kind == MCH_KIND_EXITED)
     mch_jsonl_count(to, "exitcode", (uint64_t)(unsigned)told->result->exitcode);
   if (told->result != NULL && event->kind == MCH_KIND_KILLED && told->result->signal != 0)
@@ -116,6 +118,7 @@ void mch_lines_event(struct mch_buf *to, const struct mch_told *told) {
     mch_jsonl_count(to, "pid", (uint64_t)event->course.pid);
   if (event->course.slot != 0)
     mch_jsonl_count(to, "slot", event->course.slot);
+  mch_jsonl_word(to, "host", event->course.host);
   if (event->type == MCH_EVENT_ENDED)
     put_end(to, told);
   if (told->result != NULL)
@@ -216,6 +219,7 @@ void mch_lines_worker(struct mch_buf *to, const struct mch_pool_view *view,
   mch_jsonl_count(to, "pool", view->number);
   mch_jsonl_count(to, "slot", worker->slot);
   mch_jsonl_count(to, "pid", (uint64_t)worker->pid);
+  mch_jsonl_word(to, "host", worker->host);
   mch_jsonl_count(to, "tasks", worker->tasks);
   if (worker->maxrss != 0)
     mch_jsonl_count(to, "maxrss", worker->maxrss);

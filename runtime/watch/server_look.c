@@ -87,14 +87,16 @@ static void look_at_workers(const struct look *look, const struct mch_pool_view 
     const struct mch_worker_info *info = &view->workers[i];
     struct worker_seen *worker = worker_of(seen, info->slot);
     uint64_t hash;
-    if (worker != NULL &&
+    int is_measured; /* only processes of this machine are */
+    if (worker != NULL && info->host == NULL &&
         (worker->pid != info->pid ||
          (look->measures && (i + server->usage_turn) % view->worker_count < USAGES)))
       measure(worker, info->pid, look->now);
-    if (look->measures && worker != NULL)
+    is_measured = worker != NULL && info->host == NULL;
+    if (look->measures && is_measured)
       sum_usage(server, worker);
     mch_buf_clear(&server->line);
-    mch_lines_worker(&server->line, view, info, worker != NULL ? &worker->usage : &unknown);
+    mch_lines_worker(&server->line, view, info, is_measured ? &worker->usage : &unknown);
     hash = hash_of(&server->line);
     if (look->viewer == NULL && worker != NULL && worker->hash == hash)
       continue;
