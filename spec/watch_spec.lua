@@ -240,6 +240,7 @@ describe("A script that is watched", function()
         local pool, is_far = tonumber(line:match '"pool":(%d)'), line:find('"host":"far"', 1, true) ~= nil
         count[pool] = count[pool] + 1
         assert.are.same({ pool == 1, pool == 2 }, { is_far, line:find('"rss":', 1, true) ~= nil }, line)
+        assert.is_truthy(line:find('"since":%d'), line)
       end
     end
     assert.is_true(count[1] > 0 and count[2] > 0)

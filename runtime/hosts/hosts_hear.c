@@ -527,12 +527,31 @@ static int worker(struct machine *machine, struct mch_reader_of *reader) {
   return 0;
 }
 
+/* When what this one runs began, as far as it is seen from here: when it was first told. */
+static uint64_t since(const struct mch_worker_info *info, const struct mch_worker_info *before,
+                      size_t count, uint64_t now) {
+  size_t i;
+  for (i = 0; i < count; i++)
+    if (before[i].pid == info->pid && before[i].busy && before[i].runid == info->runid)
+      return before[i].since;
+  return now;
+}
+
 /* All that there are. */
 static int workers(struct machine *machine, struct mch_reader_of *reader) {
   enum { ENTRY = 4 + 4 + 8 + 8 + 1 + 8 };
-  size_t count = reader->left / ENTRY, i;
-  if (reader->left % ENTRY != 0 || !worker_room(machine, count))
+  size_t count = reader->left / ENTRY, before_count = machine->worker_count, i;
+  size_t size = before_count * sizeof *machine->workers;
+  struct mch_worker_info *before = size > 0 ? malloc(size) : NULL;
+  uint64_t now = mch_now();
+  if (before != NULL)
+    memcpy(before, machine->workers, size);
+  else
+    before_count = 0;
+  if (reader->left % ENTRY != 0 || !worker_room(machine, count)) {
+    free(before);
     return -1;
+  }
   for (i = 0; i < count; i++) {
     struct mch_worker_info *info = &machine->workers[i];
     memset(info, 0, sizeof *info);
@@ -543,7 +562,10 @@ static int workers(struct machine *machine, struct mch_reader_of *reader) {
     info->busy = mch_take_u8(reader) != 0;
     info->runid = mch_take_u64(reader);
     info->host = machine->host->name;
+    if (info->busy)
+      info->since = since(info, before, before_count, now);
   }
+  free(before);
   machine->worker_count = count;
   return 0;
 }
