@@ -83,7 +83,8 @@ describe("The picture of mantichora top", function()
   it("has workers, bars, counts, failures and the log, at any size, as text alone", function()
     for _, size in ipairs { { 80, 24 }, { 200, 50 }, { 40, 10 } } do
       local run <close> = start(busy, size[1], size[2])
-      run.screen:wait(has("^script%.lua %(PID %d+%)", "^pool 1 \"fetch\": 2 workers, 2 runn", "SLOT +PID"))
+      run.screen:wait(has("^script%.lua %(PID %d+%)", "^pool 1 \"fetch\": 2 workers, 2 runn",
+        size[1] < 60 and "^ SLOT SECONDS" or "^ SLOT +PID"))
       assert.is_false((select(3, run.screen:cursor())))
       if size[1] > 40 then
         local lines = run.screen:wait(has("1 error", "^ +1 +%d+ +[%d.]+ +%d+%% +[%d.]+ MiB  task 1 page 1$",
@@ -119,6 +120,33 @@ describe("The picture of mantichora top", function()
     screen:wait(has("3 workers, 3 running, 1 queued", "^ +3 +%d+"))
     screen:type("-")
     screen:wait(has("2 workers"))
+  end)
+
+  it("has what matters in a narrow window, and breaks no character", function()
+    local run <close> = start([[
+      local pool <close> = mantichora { nworkers = 1, on_error = "return" }
+      pool:run(function() error(("ä"):rep(59) .. ("漢"):rep(30)) end)
+      pool:run_with({ name = "a page" }, function()
+        local bar <close> = atpbar.bar { name = "a bar", total = 10 }
+        bar:add(5)
+        await "stop"
+      end)
+      for _ = 1, 12 do pool:run(function() end) end
+      pool:returns()
+    ]], 40, 16)
+    local screen = run.screen
+    local lines = screen:wait(has("^pool 1: 1 worker, 1 running, 12 queued,$", "^  0 ok, 1 error$",
+      "^ SLOT SECONDS   CPU  TASK$", "^ +1 +[%d.]+ +%d+%%  task 1 a page$",
+      "^  50%.00%% :::::      |:  a bar$", "^Enter: report  p c"))
+    assert.is_falsy(find(lines, "PID +SECONDS"))
+    screen:type("Up")
+    screen:type("Enter")
+    lines = screen:wait(has("Enter or q: back"))
+    local text = table.concat(lines):gsub("%s", "")
+    assert.is_truthy(text:find(("ä"):rep(59) .. ("漢"):rep(30), 1, true), text)
+    screen:type("q")
+    screen:resize(70, 16)
+    screen:wait(has("^ SLOT +PID +SECONDS", "^  50%.00%% :+ +| +5 / +10 |:  a bar$"))
   end)
 
   it("stays when the script has gone, and says how", function()

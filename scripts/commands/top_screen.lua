@@ -77,25 +77,41 @@ local function headline(view)
   return table.concat(parts, "   "), state
 end
 
-local function pool_lines(view)
+local narrow = 60 -- columns: with fewer, tables show less of what can be done without
+
+-- The parts of one line, on as many as they need: what follows the first is set in.
+local function fold(parts, columns, lines)
+  local line = parts[1]
+  for i = 2, #parts do
+    if cells(line) + cells(parts[i]) + 3 > columns then
+      lines[#lines + 1] = { line .. "," }
+      line = "  " .. parts[i]
+    else
+      line = line .. ", " .. parts[i]
+    end
+  end
+  lines[#lines + 1] = { line }
+end
+
+local function pool_lines(view, columns)
   local lines = {}
   for _, pool in ipairs(view.model:pool_list()) do
     local tick = pool.tick
     local head = pool.name and ('pool %d "%s":'):format(pool.number, pool.name) or ("pool %d:"):format(pool.number)
-    local parts = { pool.closed and head .. " closed" or ("%s %s workers"):format(head, pool.nworkers or "?"),
-      ("%d running, %d queued"):format(tick.running or 0, (tick.queued or 0) + (tick.coming or 0)) }
-    local counts = { ("%d ok"):format(tick.ok or 0) }
+    local parts = { pool.closed and head .. " closed"
+      or ("%s %s %s"):format(head, pool.nworkers or "?", pool.nworkers == 1 and "worker" or "workers"),
+      ("%d running"):format(tick.running or 0), ("%d queued"):format((tick.queued or 0) + (tick.coming or 0)),
+      ("%d ok"):format(tick.ok or 0) }
     for _, kind in ipairs(top_model.kinds) do
-      if kind ~= "ok" and (tick[kind] or 0) > 0 then counts[#counts + 1] = ("%d %s"):format(tick[kind], kind) end
+      if kind ~= "ok" and (tick[kind] or 0) > 0 then parts[#parts + 1] = ("%d %s"):format(tick[kind], kind) end
     end
-    if (tick.retried or 0) > 0 then counts[#counts + 1] = ("%d retried"):format(tick.retried) end
-    if (tick.found or 0) > 0 then counts[#counts + 1] = ("%d found"):format(tick.found) end
-    parts[#parts + 1] = table.concat(counts, ", ")
+    if (tick.retried or 0) > 0 then parts[#parts + 1] = ("%d retried"):format(tick.retried) end
+    if (tick.found or 0) > 0 then parts[#parts + 1] = ("%d found"):format(tick.found) end
     local rate, left = view.model:rate(pool)
     if rate and not view.model.gone then
       parts[#parts + 1] = rate_text(rate) .. (left and ", ETA " .. clock_text(left) or "")
     end
-    lines[#lines + 1] = { table.concat(parts, ", ") }
+    fold(parts, columns, lines)
   end
   return lines
 end
@@ -105,8 +121,9 @@ local function worker_lines(view, columns)
   local now, several = view.model:now(view.now), #view.model:pool_list() > 1
   for _, worker in ipairs(workers) do has_host = has_host or worker.host ~= nil end
   local function line(slot, pid, host, seconds, cpu, memory, task)
-    return ("%5s %8s %s%9s %5s %9s  %s"):format(slot, pid, has_host and fit(host or "", 12, true) .. " " or "", seconds,
-      cpu, memory, task)
+    local place = has_host and fit(host or "", columns < narrow and 6 or 12, true) .. " " or ""
+    if columns < narrow then return ("%5s %s%7s %5s  %s"):format(slot, place, seconds, cpu, task) end
+    return ("%5s %8s %s%9s %5s %9s  %s"):format(slot, pid, place, seconds, cpu, memory, task)
   end
   lines[1] = { fit(line("SLOT", "PID", "HOST", "SECONDS", "CPU", "MEMORY", "TASK"), columns), "head" }
   for _, worker in ipairs(workers) do
@@ -119,7 +136,7 @@ local function worker_lines(view, columns)
   return lines
 end
 
--- As the script itself draws them, with what is left of it.
+-- As the script itself draws them, with its rate if there is room behind its name.
 local function bar_line(bar, columns)
   local width = math.max(8, math.min(40, columns // 4))
   local done, total = bar.done or 0, bar.total
@@ -128,8 +145,10 @@ local function bar_line(bar, columns)
   local counts = total and ("%8d / %8d"):format(done, total) or ("%8d %10s"):format(done, "")
   local state = bar.state ~= "running" and bar.state ~= "finished" and (" (%s)"):format(bar.state) or ""
   local rate = bar.state == "running" and bar.rate and "  " .. rate_text(bar.rate) or ""
-  return (" %s %s | %s |:  %s%s%s"):format(share and ("%6.2f%%"):format(share * 100) or "       ", field, counts,
-    bar.name or "", state, rate)
+  local line = (" %s %s"):format(share and ("%6.2f%%"):format(share * 100) or "       ", field)
+    .. (columns < narrow and "" or " | " .. counts) .. " |:  "
+  line = line .. (bar.name or "") .. state
+  return cells(line) + cells(rate) <= columns and line .. rate or line
 end
 
 local function bar_lines(view, columns)
@@ -210,13 +229,14 @@ local function share(room, wanted)
 end
 
 local keys_line = "arrows and Enter: report   p: pause   c: cancel   + -: workers   q: leave"
+local short_keys_line = "Enter: report  p c + -  q: leave"
 
 -- All lines of the picture, and what can be chosen in it.
 local function picture(view, columns, rows)
   local lines, choices = {}, {}
   local head, state = headline(view)
   lines[1] = { head, "title", nil, nil, state }
-  for _, line in ipairs(cut(pool_lines(view), math.max(1, rows // 5), nil, 1)) do lines[#lines + 1] = line end
+  for _, line in ipairs(cut(pool_lines(view, columns), math.max(1, rows // 5), nil, 1)) do lines[#lines + 1] = line end
   local workers, bars = worker_lines(view, columns), bar_lines(view, columns)
   local failures, log = failure_lines(view), log_lines(view)
   for _, list in ipairs { workers, failures } do
@@ -259,7 +279,7 @@ local function draw(view)
   local lines, choices = picture(view, columns, rows)
   view.choices, view.rows, view.columns = choices, rows, columns
   local out = {}
-  local bottom = view.said or keys_line
+  local bottom = view.said or (columns > cells(keys_line) and keys_line or short_keys_line)
   for i = 1, rows - 1 do
     local line = lines[i]
     out[i] = line and paint(line, columns, line[3] and line[3] == view.chosen) or ""
@@ -278,25 +298,31 @@ local function details(worker)
   if worker.place then lines[#lines + 1] = "  function " .. worker.place end
   lines[#lines + 1] = ("  CPU %s, memory %s, at most %s"):format(share_text(worker.cpu), bytes_text(worker.rss),
     bytes_text(worker.maxrss))
-  lines[#lines + 1] = ("  %d tasks ended there before"):format(worker.tasks or 0)
+  lines[#lines + 1] = ("  %d %s ended there before"):format(worker.tasks or 0,
+    worker.tasks == 1 and "task" or "tasks")
   return table.concat(lines, "\n")
+end
+
+-- Where the character that begins at this byte ends; a byte of none is one.
+local function character_end(text, at)
+  return select(2, text:find("^[\xC2-\xF4][\x80-\xBF]+", at)) or at
 end
 
 -- Lines as wide as the window.
 local function wrap(text, columns)
   local lines = {}
   for line in (text .. "\n"):gmatch("([^\n]*)\n") do
-    repeat
-      local part = fit(line, columns)
-      local length = #line
-      if cells(line) > columns then -- as many characters as fit
-        length = columns
-        while length > 1 and cells(line:sub(1, length)) > columns do length = length - 1 end
-        part = fit(line:sub(1, length), columns)
+    local from, at, used = 1, 1, 0
+    while at <= #line do
+      local stop = character_end(line, at)
+      local width = cells(line:sub(at, stop))
+      if used + width > columns and at > from then
+        lines[#lines + 1] = fit(line:sub(from, at - 1), columns)
+        from, used = at, 0
       end
-      lines[#lines + 1] = part
-      line = line:sub(length + 1)
-    until line == ""
+      at, used = stop + 1, used + width
+    end
+    lines[#lines + 1] = fit(line:sub(from), columns)
   end
   return lines
 end
