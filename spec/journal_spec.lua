@@ -89,6 +89,69 @@ describe("a pool with a journal", function()
     end)
   end
 
+  it("finds instances of the script's own classes", function()
+    shell.write(folder .. "/shape.lua", [[
+      local shape, secret = { Square = {} }, {}
+      shape.Square.__index = shape.Square
+      secret.__index = secret
+      function shape.new(n) return setmetatable({ n = n }, shape.Square) end
+      function shape.hide(n) return setmetatable({ n = n }, secret) end
+      function shape.is_hidden(value) return getmetatable(value) == secret end
+      return shape
+    ]])
+    local text = [[
+      package.path = folder .. "/?.lua;" .. package.path
+      local mantichora, shape = require "mantichora", require "shape"
+      local Cat, null = {}, setmetatable({}, { __tostring = function() return "null" end })
+      Cat.__index = Cat
+      function Cat:say() return EDITED and "mew" or "miaow" end
+      local make = setmetatable({}, { __call = function(class, n) return setmetatable({ n = n }, class) end })
+      local zoo = { classes = { Cat = Cat }, Dog = setmetatable({ __index = Cat }, { __index = Cat }) }
+      World = { __index = Cat }
+      for _, engine in ipairs { "fork", "snapshot", "inline" } do
+        local pool <close> = mantichora { nworkers = 2, journal = path, engine = engine, progressbar = false }
+        local emitted = 0
+        pool:on(function(event)
+          if event.event == "emitted" and getmetatable(event.values[1]) == Cat then emitted = emitted + 1 end
+        end)
+        pool:run(function(n) mantichora.emit(setmetatable({}, Cat)) return setmetatable({ n = n }, Cat), Cat end, 1)
+        pool:run(function() return make(3), { null, null } end)
+        pool:run(function() return setmetatable({}, zoo.Dog), zoo.classes.Cat end)
+        pool:run(function(cat, again) return cat, getmetatable(again) end, setmetatable({}, Cat), setmetatable({}, Cat))
+        pool:run(function() return setmetatable({}, World) end)
+        pool:run(function() return shape.new(1), require "shape".new(2), shape.hide(3) end)
+        pool:run_with({ name = "cat", version = 1 }, function()
+          return setmetatable({ EDITED }, Cat), setmetatable({}, zoo.Dog), null
+        end)
+        local results = pool:receive_all()
+        local function is(value, class) return getmetatable(value) == class end
+        local checks = {
+          is(results[1][2], Cat), results[1][3] == Cat, results[1][2]:say() == (EDITED and "mew" or "miaow"),
+          is(results[2][2], make), results[2][3][1] == null, results[2][3][2] == null,
+          is(results[3][2], zoo.Dog), results[3][3] == Cat,
+          is(results[4][2], Cat), results[4][3] == Cat,
+          is(results[5][2], World),
+          is(results[6][2], shape.Square), is(results[6][3], shape.Square), shape.is_hidden(results[6][4]),
+          is(results[7][2], Cat), is(results[7][3], zoo.Dog), results[7][4] == null,
+        }
+        local cats = pool:map(function(n) return setmetatable({ n }, Cat), zoo end, { 1, 2, 3 })
+        for i = 1, 3 do checks[#checks + 1] = is(cats[i], Cat) end
+        for _, cat in pool:imap(function(item) return item end, { setmetatable({}, Cat) }) do
+          checks[#checks + 1] = is(cat, Cat)
+        end
+        for i, fine in ipairs(checks) do if not fine then print(engine, "check", i) end end
+        print(#checks, emitted, pool:stats().found)
+      end
+    ]]
+    for run_number = 1, 2 do
+      assert.are.equal(("21\t1\t%d\n"):format(run_number == 1 and 0 or 11):rep(3), script(text).out)
+    end
+    -- A version stands for the code of methods, too: the class is the one of now.
+    local edited = script((text:gsub("EDITED", "true"))).out
+    assert.are.equal(("21\t1\t3\n"):rep(3), edited)
+    assert.are.same({}, said("WARNING"))
+  end)
+
   it("hands found results over in run order among others, and counts equal calls", function()
     local text = [[
       local mantichora = require "mantichora"

@@ -12,6 +12,8 @@
 #include "call.h"
 #include "key.h"
 #include "bindings/values/graph.h"
+#include "bindings/values/modules.h"
+#include "bindings/values/number.h"
 #include "runtime/base/platform.h"
 #include "runtime/engines/task.h"
 
@@ -280,6 +282,51 @@ void mch_journal_tell_damaged(struct journal *journal) {
                        journal->path);
 }
 
+/* Push a table of the classes that the value names, by the ids that it has for them: those of this
+ * script that have their numbers in the key's walk. 0: there are none. */
+static int push_classes(lua_State *L, const struct call *call, const struct mch_stored *stored) {
+  const unsigned char *at = stored->classes, *end = at + stored->classes_length;
+  uint64_t id;
+  int walked = lua_gettop(L) + 1;
+  if (stored->classes == NULL || !mch_keyer_push_walked(L, call->keyer))
+    return 0;
+  lua_newtable(L);
+  while (mch_number_load_varint(&at, end, &id) == NULL && end - at >= 8 && id <= LUA_MAXINTEGER) {
+    lua_rawgeti(L, walked, (lua_Integer)mch_load_u64(at));
+    if (lua_istable(L, -1))
+      lua_rawseti(L, walked + 1, (lua_Integer)id);
+    else
+      lua_pop(L, 1);
+    at += 8;
+  }
+  lua_remove(L, walked);
+  return 1;
+}
+
+void mch_journal_encoded(lua_State *L, struct mch_journal *head, int baseline,
+                         struct mch_record *record) {
+  struct journal *journal = (struct journal *)head;
+  struct mch_buf *classes = &((struct record *)record)->classes;
+  int top = lua_gettop(L);
+  if (journal->walked == LUA_NOREF)
+    return;
+  luaL_checkstack(L, 8, NULL);
+  lua_rawgeti(L, baseline, MCH_BASELINE_MODULE);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, journal->walked);
+  luaL_unref(L, LUA_REGISTRYINDEX, journal->walked);
+  journal->walked = LUA_NOREF;
+  lua_pushnil(L);
+  while (lua_next(L, top + 2)) {
+    if (lua_istable(L, -1) && lua_rawget(L, top + 1) == LUA_TNUMBER) {
+      unsigned char id[MCH_NUMBER_VARINT];
+      mch_buf_append(classes, id, mch_number_store_varint(id, (uint64_t)lua_tointeger(L, top + 4)));
+      mch_buf_u64(classes, (uint64_t)lua_tointeger(L, top + 3));
+    }
+    lua_settop(L, top + 3);
+  }
+  lua_settop(L, top);
+}
+
 /* Found things go to `told`, which has no more memory of its own than one block. 0 or -1. */
 static int hand_over(struct mch_stored *stored, struct mch_reply *told) {
   struct mch_emitted_again *list = NULL;
@@ -335,6 +382,8 @@ static int find(lua_State *L, struct call *call, struct mch_reply *told) {
     mch_journal_tell_damaged(journal);
   } else if (found == MCH_STORE_FOUND && outputs_are_there(L, call, &stored))
     done = hand_over(&stored, told) == 0;
+  if (done && push_classes(L, call, &stored))
+    told->classes = luaL_ref(L, LUA_REGISTRYINDEX);
   if (done)
     mch_journal_note_use(journal, stored.id);
   if (found == MCH_STORE_FOUND)
@@ -503,6 +552,8 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
   struct journal *journal = (struct journal *)head;
   if (!journal->is_open && !journal->is_seeded)
     return;
+  luaL_unref(L, LUA_REGISTRYINDEX, journal->walked);
+  journal->walked = LUA_NOREF;
   memset(&call, 0, sizeof call);
   call.journal = journal;
   call.asked = asked;
@@ -526,6 +577,8 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
     record = new_record(L, &call);
     told->record = record != NULL ? &record->head : NULL;
     if (record != NULL) {
+      if (mch_keyer_push_walked(L, call.keyer))
+        journal->walked = luaL_ref(L, LUA_REGISTRYINDEX);
       note_call(L, &call, record);
       record->why = call.why;
       call.why = NULL;

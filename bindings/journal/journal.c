@@ -111,7 +111,7 @@ static void push_journals(lua_State *L) {
 static struct journal *new_journal(lua_State *L, const char *path) {
   struct journal *journal = lua_newuserdatauv(L, sizeof *journal, 0);
   memset(journal, 0, sizeof *journal);
-  journal->keyer = journal->told = LUA_NOREF;
+  journal->keyer = journal->told = journal->walked = LUA_NOREF;
   journal->process = (int)getpid();
   if (luaL_newmetatable(L, MCH_JOURNAL_TYPE)) {
     lua_pushcfunction(L, journal_gc);
@@ -124,6 +124,7 @@ static struct journal *new_journal(lua_State *L, const char *path) {
   journal->head.ask = mch_journal_ask;
   journal->head.is_same = mch_journal_is_same;
   journal->head.forking = mch_journal_forking;
+  journal->head.encoded = mch_journal_encoded;
   journal->head.unsent = mch_journal_unsent;
   journal->head.complaint = mch_journal_complaint;
   mch_journal_set_up_recorder(journal);

@@ -49,6 +49,8 @@ struct record {
   size_t input_count, output_count;
   struct mch_buf emitted; /* u32 attempt, u64 length, bytes */
   int64_t emitted_count;
+  struct mch_buf
+      classes; /* of the script that went along: varint id, u64 number in the key's walk */
   /* How it ended. */
   struct mch_recorded how;
   double time;
@@ -77,8 +79,9 @@ struct journal {
   unsigned char seed_bytes[MCH_HASH_SIZE];
   enum keep keep;
   /* The owner's. */
-  int keyer;                       /* registry references: the keyer of single calls */
-  int told;                        /* and a table of what was said already */
+  int keyer;  /* registry references: the keyer of single calls */
+  int told;   /* and a table of what was said already */
+  int walked; /* what the key of the last call has met, until that is encoded; or LUA_NOREF */
   struct mch_counts counts, inner; /* outside of tasks, and in one */
   uint64_t task;                   /* the one of this process for which `inner` was counted */
   struct parts *parts;             /* of the last call; one hold, or NULL */
@@ -120,6 +123,10 @@ int mch_journal_is_same(lua_State *L, struct mch_journal *head, const struct mch
                         const unsigned char base[MCH_HASH_SIZE]);
 void mch_journal_forking(lua_State *L, struct mch_journal *head, int baseline, int in_call);
 void mch_journal_unsent(lua_State *L, struct mch_journal *head, int function, const char *what);
+
+/* A journal's `encoded`. */
+void mch_journal_encoded(lua_State *L, struct mch_journal *head, int baseline,
+                         struct mch_record *record);
 
 /* That this run has found the task of this id. */
 void mch_journal_note_use(struct journal *journal, int64_t id);

@@ -22,7 +22,8 @@ enum {
   VALUE_CALL,     /* the function of the call */
   VALUE_VALUES,   /* the queue of the walk through single values */
   VALUE_FOLLOWED, /* functions in whose place a version stands */
-  VALUES = VALUE_FOLLOWED
+  VALUE_NAMED,    /* objects in the values that these reach, by number */
+  VALUES = VALUE_NAMED
 };
 
 /* More codes than these are forgotten, when a call begins. */
@@ -101,6 +102,7 @@ void mch_keyer_push(lua_State *L) {
   set_new_table(L, at, VALUE_CHUNKS, NULL);
   set_new_table(L, at, VALUE_VALUES, NULL);
   set_new_table(L, at, VALUE_FOLLOWED, NULL);
+  set_new_table(L, at, VALUE_NAMED, NULL);
 }
 
 static struct mch_keyer *get(lua_State *L, int at) {
@@ -131,6 +133,7 @@ static void use_stack(lua_State *L, struct mch_keyer *keyer, int at) {
   w->codes.buf = &keyer->dump;
   w->chunks = base + VALUE_CHUNKS;
   w->functions = base + VALUE_FOLLOWED;
+  w->named = base + VALUE_NAMED;
   keyer->values.L = L;
   keyer->values.queue = base + VALUE_VALUES;
 }
@@ -187,6 +190,7 @@ static void clear_all(lua_State *L, struct mch_keyer *keyer, int at) {
   if (w->is_versioned) {
     set_new_table(L, at, VALUE_VALUES, NULL);
     set_new_table(L, at, VALUE_FOLLOWED, NULL);
+    set_new_table(L, at, VALUE_NAMED, NULL);
     keyer->values.nodes.length = 0;
   }
   mch_key_walk_clear(w);
@@ -461,6 +465,30 @@ int mch_keyer_task(lua_State *L, int at, const struct mch_key_task *task, struct
   keyed->own = (const char *)w->parts[1].data;
   keyed->own_length = w->parts[1].length;
   keyed->hooks = keyer->hooks + w->hooks;
+  return 1;
+}
+
+int mch_keyer_push_walked(lua_State *L, int at) {
+  const struct mch_keyer *keyer = get(L, at);
+  int i;
+  at = lua_absindex(L, at);
+  if (!keyer->walk.is_versioned) {
+    if (mch_key_walk_nodes(&keyer->walk) < 2) /* but the function */
+      return 0;
+    lua_getiuservalue(L, at, VALUE_QUEUE);
+    return 1;
+  }
+  lua_newtable(L);
+  for (i = 0; i < 2; i++) {
+    lua_getiuservalue(L, at, i == 0 ? VALUE_QUEUE : VALUE_NAMED);
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+      lua_pushvalue(L, -2);
+      lua_insert(L, -2);
+      lua_rawset(L, -5);
+    }
+    lua_pop(L, 1);
+  }
   return 1;
 }
 

@@ -83,6 +83,10 @@ void mch_keyer_end(lua_State *L, int keyer);
 /* Hash the files in the list at stack index `inputs` as they are now. Raises as above. */
 void mch_keyer_inputs(lua_State *L, int keyer, int inputs, unsigned char hash[MCH_HASH_SIZE]);
 
+/* Push a table of what the last mch_keyer_task() has met: number -> object, equal for equal keys in
+ * every process. 0: nothing but the function. To be left as it is. */
+int mch_keyer_push_walked(lua_State *L, int keyer);
+
 /* The keyer's hashes of files (files.h). */
 struct mch_files *mch_keyer_files(lua_State *L, int keyer);
 

@@ -20,6 +20,24 @@ void mch_key_version_follow(struct mch_key_walk *w, int function) {
   lua_rawseti(L, w->functions, (lua_Integer)++w->function_count);
 }
 
+/* Number the tables of the value that was walked, by its hash. */
+static void name_tables(struct mch_key_walk *w, const unsigned char hash[MCH_HASH_SIZE]) {
+  lua_State *L = w->L;
+  uint32_t number;
+  for (number = 1; number <= mch_key_walk_nodes(w->values); number++) {
+    int top = lua_gettop(L);
+    uint64_t name = mch_set_mix(number, hash, MCH_HASH_SIZE) | UINT64_C(1) << 63;
+    if (lua_rawgeti(L, w->values->queue, (lua_Integer)number) == LUA_TTABLE) {
+      if (lua_rawgeti(L, w->named, (lua_Integer)name) != LUA_TNIL && !lua_rawequal(L, -1, -2))
+        lua_pushboolean(L, 0);
+      else
+        lua_pop(L, 1);
+      lua_rawseti(L, w->named, (lua_Integer)name);
+    }
+    lua_settop(L, top);
+  }
+}
+
 /* Walk the value on top of the stack by itself. Pops it. */
 static int digest(struct mch_key_walk *w, const struct mch_node *node) {
   struct mch_key_walk *values = w->values;
@@ -46,6 +64,8 @@ static int digest(struct mch_key_walk *w, const struct mch_node *node) {
     return 0;
   }
   mch_key_out_end(values, hash);
+  if (w->layer == 0)
+    name_tables(w, hash);
   mch_buf_append(&w->digests[w->layer], hash, sizeof hash);
   if (mch_key_out_may_part(w, values->part_count[0])) {
     mch_buf_append(parts, values->parts[0].data, values->parts[0].length);

@@ -89,6 +89,7 @@ void mch_journal_free_record(struct record *record) {
   free(record->inputs);
   free(record->outputs);
   mch_buf_free(&record->emitted);
+  mch_buf_free(&record->classes);
   free(record->text);
   free(record->why);
   free(record->value);
@@ -334,6 +335,8 @@ static int put_task(struct journal *journal, const struct record *record) {
   row.name = bytes_of(record->data + record->name, record->name_length);
   row.place = bytes_of(record->data + record->place, record->place_length);
   row.own = bytes_of(record->data + record->own, record->own_length);
+  if (record->classes.failed == 0)
+    row.classes = bytes_of(record->classes.data, record->classes.length);
   row.outputs = bytes_of(outputs.data, outputs.length);
   row.call = bytes_of(record->call, record->call != NULL ? record->call_length : 0);
   if (are_new(journal, record->parts))

@@ -31,7 +31,7 @@ static const char schema[] =
     " cpu REAL, maxrss INTEGER, waited REAL, sent INTEGER, received INTEGER, pid INTEGER,"
     " slot INTEGER, signal INTEGER, exitcode INTEGER, name TEXT, place TEXT, text TEXT,"
     " length INTEGER, digest BLOB, value BLOB, file TEXT, emitted INTEGER, parts BLOB, own BLOB,"
-    " outputs BLOB, why TEXT);"
+    " outputs BLOB, why TEXT, classes BLOB);"
     "CREATE INDEX tasks_key ON tasks(key);"
     "CREATE INDEX tasks_run ON tasks(run);"
     "CREATE TABLE uses(run INTEGER, task INTEGER, PRIMARY KEY(run, task)) WITHOUT ROWID;"
@@ -136,7 +136,8 @@ static int connect(const struct mch_store *store, int flags, int is_still, sqlit
 }
 
 static int prepare_finders(struct mch_store *store) {
-  static const char find[] = "SELECT id, length, digest, value, file, emitted, outputs FROM tasks"
+  static const char find[] = "SELECT id, length, digest, value, file, emitted, outputs,"
+                             " classes FROM tasks"
                              " WHERE key = ?1 AND kind = 'ok' ORDER BY id DESC LIMIT 1";
   static const char emitted[] =
       "SELECT attempt, value FROM emitted WHERE task = ?1 ORDER BY number";

@@ -23,7 +23,7 @@
 #include "runtime/base/error.h"
 #include "runtime/engines/recorder.h"
 
-enum { MCH_STORE_SCHEMA = 1, MCH_STORE_APPLICATION = 0x6d6a6f75 /* "mjou" */ };
+enum { MCH_STORE_SCHEMA = 2, MCH_STORE_APPLICATION = 0x6d6a6f75 /* "mjou" */ };
 
 /* Values of more bytes stand in files of their own. */
 enum { MCH_STORE_LARGE = 1024 * 1024 };
@@ -78,6 +78,8 @@ struct mch_stored {
   size_t count;
   unsigned char *outputs; /* as they were recorded; NULL: none */
   size_t outputs_length;
+  unsigned char *classes; /* likewise */
+  size_t classes_length;
 };
 
 enum mch_store_found { MCH_STORE_NOTHING, MCH_STORE_FOUND, MCH_STORE_DAMAGED };
@@ -106,7 +108,7 @@ struct mch_row {
   unsigned char key[MCH_HASH_SIZE];
   const struct mch_recorded *how; /* its graph and text are not used */
   double time;                    /* seconds since 1970 */
-  struct mch_bytes value, text, name, place, own, outputs, call, why;
+  struct mch_bytes value, text, name, place, own, outputs, classes, call, why;
   unsigned char common_hash[MCH_HASH_SIZE];
   struct mch_bytes common; /* NULL: it was written before */
   int64_t emitted;         /* so many values follow */

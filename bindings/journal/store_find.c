@@ -22,6 +22,7 @@ void mch_stored_free(struct mch_stored *stored) {
   free(stored->memory);
   free(stored->emitted);
   free(stored->outputs);
+  free(stored->classes);
   memset(stored, 0, sizeof *stored);
 }
 
@@ -74,15 +75,16 @@ static int take_value(struct mch_store *store, struct mch_stored *stored) {
              : -1;
 }
 
-static int take_outputs(sqlite3_stmt *find, struct mch_stored *stored) {
-  const void *bytes = sqlite3_column_blob(find, 6);
-  stored->outputs_length = (size_t)sqlite3_column_bytes(find, 6);
+/* A copy of the bytes in this column; *copy stays NULL if there are none. 0 or -1. */
+static int take_bytes(sqlite3_stmt *find, int column, unsigned char **copy, size_t *length) {
+  const void *bytes = sqlite3_column_blob(find, column);
+  *length = (size_t)sqlite3_column_bytes(find, column);
   if (bytes == NULL)
     return 0;
-  stored->outputs = malloc(stored->outputs_length + 1);
-  if (stored->outputs == NULL)
+  *copy = malloc(*length + 1);
+  if (*copy == NULL)
     return -1;
-  memcpy(stored->outputs, bytes, stored->outputs_length);
+  memcpy(*copy, bytes, *length);
   return 0;
 }
 
@@ -139,7 +141,9 @@ enum mch_store_found mch_store_find(struct mch_store *store, const unsigned char
   code = sqlite3_step(store->find);
   if (code == SQLITE_ROW) {
     stored->id = sqlite3_column_int64(store->find, 0);
-    found = take_value(store, stored) == 0 && take_outputs(store->find, stored) == 0 &&
+    found = take_value(store, stored) == 0 &&
+                    take_bytes(store->find, 6, &stored->outputs, &stored->outputs_length) == 0 &&
+                    take_bytes(store->find, 7, &stored->classes, &stored->classes_length) == 0 &&
                     take_emitted(store, stored, (size_t)sqlite3_column_int64(store->find, 5)) == 0
                 ? MCH_STORE_FOUND
                 : MCH_STORE_DAMAGED;

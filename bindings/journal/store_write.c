@@ -19,12 +19,12 @@
 #define STATEMENTS(X)                                                                              \
   X(RUN,                                                                                           \
     "INSERT INTO runs(began, pid, program, folder, path, cpath) VALUES(?1, ?2, ?3, ?4, ?5, ?6)")   \
-  X(TASK,                                                                                          \
-    "INSERT INTO tasks(key, run, kind, runid, item, attempt, time, elapsed, cpu, maxrss,"          \
-    " waited, sent, received, pid, slot, signal, exitcode, name, place, text, length,"             \
-    " digest, value, file, emitted, parts, own, outputs, why) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7,"  \
-    " ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,"          \
-    " ?25, ?26, ?27, ?28, ?29)")                                                                   \
+  X(TASK, "INSERT INTO tasks(key, run, kind, runid, item, attempt, time, elapsed, cpu, maxrss,"    \
+          " waited, sent, received, pid, slot, signal, exitcode, name, place, text, length,"       \
+          " digest, value, file, emitted, parts, own, outputs, why, classes) VALUES(?1, ?2, ?3, "  \
+          "?4, ?5, ?6, ?7,"                                                                        \
+          " ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,"    \
+          " ?25, ?26, ?27, ?28, ?29, ?30)")                                                        \
   X(EMITTED, "INSERT INTO emitted(task, number, attempt, value) VALUES(?1, ?2, ?3, ?4)")           \
   X(PARTS, "INSERT OR IGNORE INTO parts(hash, bytes) VALUES(?1, ?2)")                              \
   X(USE, "INSERT OR IGNORE INTO uses(run, task) VALUES(?1, ?2)")                                   \
@@ -250,6 +250,7 @@ int mch_store_put(struct mch_store *store, const struct mch_row *row, int64_t *i
   bind_bytes(s, 27, row->own);
   bind_bytes(s, 28, row->outputs);
   bind_text(s, 29, row->why);
+  bind_bytes(s, 30, row->classes);
   code = carry_out(store, s);
   *id = sqlite3_last_insert_rowid(store->writer);
   return code == SQLITE_OK ? put_call(store, *id, row->call) : code;

@@ -112,7 +112,7 @@ static void free_pool(lua_State *L, struct lpool *lpool) {
   lpool->group.cause = NULL;
   luaL_unref(L, LUA_REGISTRYINDEX, lpool->places);
   mch_output_ref(lpool->output); /* as a state closes, the pool's may be the last one */
-  mch_lrecord_settle(lpool);
+  mch_lrecord_settle(L, lpool);
   mch_pool_free(pool);
   mch_ltrace_flush(mch_context_get(L));
   mch_lserve_release_lent(L, lpool);

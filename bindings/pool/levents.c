@@ -140,7 +140,8 @@ static int decode_values(lua_State *L) {
   int count;
   lua_settop(L, 0);
   count = event->found
-              ? mch_ltake_decode_found(L, event->values, event->length, MCH_SEND_EMITTED)
+              ? mch_ltake_decode_found(L, event->values, event->length, MCH_SEND_EMITTED,
+                                       mch_pool_found_anchor(lpool->pool, event->runid))
               : mch_ltake_decode_graph(L, lpool, event->values, event->length, MCH_SEND_EMITTED, 0);
   mch_ltake_pack_values(L, lua_gettop(L) - count + 1);
   return 1;

@@ -218,7 +218,7 @@ int mch_core_is_callable(lua_State *L);
  * What lua_pcall() returns, with an error on top of the stack. */
 int mch_lrecord_ask(lua_State *L, struct lpool *lpool, int options, int first);
 /* What it has said is of no use any more. */
-void mch_lrecord_settle(struct lpool *lpool);
+void mch_lrecord_settle(lua_State *L, struct lpool *lpool);
 /* Engine "snapshot": the payload on top of the stack is of the call that was asked for last. */
 void mch_lrecord_attach(lua_State *L, struct lpool *lpool);
 /* The same: tasks are about to start. Code of the user may run. */
@@ -230,10 +230,11 @@ void mch_lrecord_anchor(lua_State *L, struct lpool *lpool);
 int mch_lrecord_start(lua_State *L, struct mch_ltask *task, struct mch_run *run, int count);
 /* Workers will be forked. */
 void mch_lrecord_forking(lua_State *L, struct lpool *lpool, int in_call);
-/* The call of the function at this index was encoded; `left_out`: of struct mch_encoder. */
+/* The call of the function at this index was encoded, or kept; `left_out`: of struct mch_encoder.
+ */
 void mch_lrecord_sent(lua_State *L, struct lpool *lpool, int function, const char *left_out);
 /* A task for what was found; NULL: no memory. */
-struct mch_task *mch_lrecord_task(const struct lpool *lpool);
+struct mch_task *mch_lrecord_task(struct lpool *lpool);
 /* Log what it has to say. Code of the user runs. */
 void mch_lrecord_tell(lua_State *L, struct lpool *lpool);
 
@@ -286,7 +287,7 @@ int mch_ltake_decode(lua_State *L, const struct lpool *lpool, struct mch_decoder
 int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsigned char *graph,
                            size_t length, enum mch_graph_kind kind, int early);
 int mch_ltake_decode_found(lua_State *L, const unsigned char *graph, size_t length,
-                           enum mch_graph_kind kind);
+                           enum mch_graph_kind kind, int64_t classes);
 void mch_ltake_check_not_in_bulk(lua_State *L, const struct lpool *lpool);
 void mch_ltake_call_in_bulk(lua_State *L, struct lpool *lpool, int arguments, int results);
 void mch_ltake_push_kinds(lua_State *L);

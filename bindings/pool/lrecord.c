@@ -15,8 +15,10 @@
 #include "runtime/base/mix.h"
 #include "runtime/engines/task.h"
 
-void mch_lrecord_settle(struct lpool *lpool) {
+void mch_lrecord_settle(lua_State *L, struct lpool *lpool) {
   struct mch_reply *told = &lpool->told;
+  if (told->classes != 0)
+    luaL_unref(L, LUA_REGISTRYINDEX, told->classes);
   if (told->record != NULL)
     told->record->recorder->drop(told->record);
   mch_result_free(told->found.result);
@@ -189,6 +191,7 @@ static void ask_anew(lua_State *L, struct look *look, const struct mch_asked *as
   int top = lua_gettop(L);
   lpool->journal->ask(L, lpool->journal, asked, &lpool->told);
   lua_settop(L, top);
+  mch_lrecord_sent(L, lpool, asked->function, "");
   look->keyed = lpool->told.keyed;
   look->stream = lpool->told.stream;
   if (lpool->pool != NULL)
@@ -268,11 +271,11 @@ static void call_look(lua_State *L, struct look *look, int count) {
   lpool->encoding = 1; /* hooks may be called that must not run anything */
   if (mch_lwatch_pcall(L, count, 0, 0) != LUA_OK) { /* what it was is not known */
     lua_pop(L, 1);
-    mch_lrecord_settle(lpool);
+    mch_lrecord_settle(L, lpool);
     if (lpool->pool != NULL)
       mch_pool_record_anew(lpool->pool, look->runid, &lpool->told.record, 0, 0);
   }
-  mch_lrecord_settle(lpool);
+  mch_lrecord_settle(L, lpool);
   lpool->encoding = encoding;
   lpool->told = told;
 }
@@ -313,7 +316,7 @@ int mch_lrecord_start(lua_State *L, struct mch_ltask *task, struct mch_run *run,
 
 int mch_lrecord_ask(lua_State *L, struct lpool *lpool, int options, int first) {
   int count = lua_gettop(L) - first + 1, encoding = lpool->encoding, status, i;
-  mch_lrecord_settle(lpool);
+  mch_lrecord_settle(L, lpool);
   if (lpool->journal == NULL)
     return LUA_OK;
   if (options != 0) {
@@ -351,11 +354,17 @@ void mch_lrecord_forking(lua_State *L, struct lpool *lpool, int in_call) {
 
 void mch_lrecord_sent(lua_State *L, struct lpool *lpool, int function, const char *left_out) {
   struct mch_record *record = lpool->told.record;
-  if (left_out[0] == '\0' || record == NULL)
+  if (record == NULL)
     return;
-  lpool->told.record = NULL;
-  record->recorder->drop(record);
-  lpool->journal->unsent(L, lpool->journal, function, left_out);
+  if (left_out[0] != '\0') {
+    lpool->told.record = NULL;
+    record->recorder->drop(record);
+    lpool->journal->unsent(L, lpool->journal, function, left_out);
+    return;
+  }
+  if (lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline) == LUA_TTABLE)
+    lpool->journal->encoded(L, lpool->journal, lua_gettop(L), record);
+  lua_pop(L, 1);
 }
 
 /* Engine "snapshot": a number that no payload has. */
@@ -365,13 +374,32 @@ static struct mch_task *new_task(const struct lpool *lpool, const uint32_t *code
   return mch_task_new(code, code != NULL, none, is_snapshot ? sizeof none : 0);
 }
 
-struct mch_task *mch_lrecord_task(const struct lpool *lpool) {
+/* What was found names its classes by this table: the task takes it along. 0 or -1. */
+static int take_classes(struct lpool *lpool, struct mch_task *task) {
+  struct mch_buf none = {0};
+  if (lpool->told.classes == 0)
+    return 0;
+  task->early = mch_cargo_new(&none, NULL, lpool->told.classes, &lpool->spent);
+  if (task->early == NULL)
+    return -1;
+  lpool->told.classes = 0;
+  return 0;
+}
+
+struct mch_task *mch_lrecord_task(struct lpool *lpool) {
+  struct mch_task *task;
   uint32_t code;
   if (lpool->listening && lpool->ids.length >= sizeof code) { /* where it is from is to be told */
     memcpy(&code, lpool->ids.data, sizeof code);
-    return new_task(lpool, &code);
+    task = new_task(lpool, &code);
+  } else {
+    task = new_task(lpool, NULL);
   }
-  return new_task(lpool, NULL);
+  if (task != NULL && take_classes(lpool, task) != 0) {
+    mch_task_free(task);
+    return NULL;
+  }
+  return task;
 }
 
 void mch_lrecord_tell(lua_State *L, struct lpool *lpool) {

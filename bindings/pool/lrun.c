@@ -136,6 +136,7 @@ static int keep_payload(lua_State *L, struct lpool *lpool) {
   mch_buf_u64(&lpool->graph, lpool->payloads);
   if (lpool->graph.failed != 0)
     luaL_error(L, "not enough memory for another task");
+  mch_lrecord_sent(L, lpool, 2, "");
   return 0;
 }
 
@@ -443,7 +444,7 @@ static void queue_found(lua_State *L, struct lpool *lpool, struct mch_group *gro
     mch_task_free(task);
     mch_lpool_raise_error(L, &error);
   }
-  mch_lrecord_settle(lpool);
+  mch_lrecord_settle(L, lpool);
   lua_pushinteger(L, (lua_Integer)runid);
 }
 

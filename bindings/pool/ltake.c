@@ -68,13 +68,15 @@ int mch_ltake_decode_graph(lua_State *L, const struct lpool *lpool, const unsign
   return mch_ltake_decode(L, lpool, &decoder);
 }
 
-/* The values of a graph that another process may have written: ids of classes in it are not ours.
- */
+/* The values of a graph that another process may have written: ids of classes in it are those of
+ * the table `classes`, a registry reference; 0: there are none. */
 int mch_ltake_decode_found(lua_State *L, const unsigned char *graph, size_t length,
-                           enum mch_graph_kind kind) {
+                           enum mch_graph_kind kind, int64_t classes) {
   struct mch_decoder decoder = new_decoder(graph, length, kind);
   int count;
-  lua_newtable(L);
+  luaL_checkstack(L, 4, NULL);
+  if (classes == 0 || lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)classes) != LUA_TTABLE)
+    lua_newtable(L);
   decoder.own = lua_gettop(L);
   count = mch_decode(L, &decoder);
   lua_remove(L, decoder.own);
@@ -446,7 +448,8 @@ static int make_values(lua_State *L) {
   if (mch_items_get(L, result->graph, result->length))
     return 1;
   if (task->found)
-    return mch_ltake_decode_found(L, result->graph, result->length, MCH_SEND_RESULT);
+    return mch_ltake_decode_found(L, result->graph, result->length, MCH_SEND_RESULT,
+                                  task->early != NULL ? task->early->anchor : 0);
   if (task->early != NULL)
     early = lua_rawgeti(L, LUA_REGISTRYINDEX, (lua_Integer)task->early->anchor) == LUA_TTABLE;
   return mch_ltake_decode_graph(L, lpool, result->graph, result->length, MCH_SEND_RESULT, early);

@@ -35,8 +35,10 @@ struct mch_reply {
   unsigned char base[32]; /* likewise: what the call is, wherever it comes from */
   int hooked;             /* likewise: hooks say of some values what they are */
   struct mch_found found; /* without a result: it was not found */
-  void *memory;           /* of what was found; freed by free(), or NULL */
-  const char *warning;    /* to be logged, or NULL; good until the next call */
+  int classes;  /* registry reference to a table: id of a class in what was found -> the class of
+                   this script that it is; 0: there are none */
+  void *memory; /* of what was found; freed by free(), or NULL */
+  const char *warning; /* to be logged, or NULL; good until the next call */
 };
 
 struct mch_journal {
@@ -53,6 +55,10 @@ struct mch_journal {
    * for last if `in_call`. `baseline`: a stack index. What they have of globals and modules is
    * noted in it, and what later calls need besides that. Raises on memory. */
   void (*forking)(lua_State *L, struct mch_journal *journal, int baseline, int in_call);
+  /* The call that was asked for last, and goes with this record, was encoded with this baseline:
+   * its classes have ids. Raises on memory. */
+  void (*encoded)(lua_State *L, struct mch_journal *journal, int baseline,
+                  struct mch_record *record);
   /* Something that the call of the function at this stack index was to see cannot be sent, in these
    * words: it will not be recorded. */
   void (*unsent)(lua_State *L, struct mch_journal *journal, int function, const char *what);

@@ -93,7 +93,8 @@ struct mch_task {
   size_t length;           /* bytes of `body` and of the cargo */
   struct mch_cargo *cargo; /* a graph that is large, until the task is DONE; NULL: see `body` */
   struct mch_cargo *early; /* held by it and by the pieces that came; the owner's anchor is what
-                              they became. NULL: none came */
+                              they became. NULL: none came. Of a task that was found: what the
+                              owner needs to rebuild it */
   size_t early_bytes;      /* of the pieces that came */
   unsigned char body[];    /* ids, then the graph unless it is cargo */
 };

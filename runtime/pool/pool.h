@@ -142,6 +142,10 @@ struct mch_found {
 int mch_pool_find(struct mch_pool *pool, struct mch_task *task, struct mch_group *group,
                   struct mch_found *found, uint64_t *runid, struct mch_error *error);
 
+/* The anchor of what the task of this run ID carries as `early`, if it was found and is there; 0.
+ */
+int64_t mch_pool_found_anchor(struct mch_pool *pool, uint64_t runid);
+
 /* See to it that these tasks are accepted, in this order and next: all that mch_pool_run() may lack
  * is had before. 0 or a code. */
 int mch_pool_reserve(struct mch_pool *pool, struct mch_task **tasks, size_t count,

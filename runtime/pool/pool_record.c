@@ -162,3 +162,16 @@ int mch_pool_find(struct mch_pool *pool, struct mch_task *task, struct mch_group
   pthread_mutex_unlock(&pool->lock);
   return code;
 }
+
+int64_t mch_pool_found_anchor(struct mch_pool *pool, uint64_t runid) {
+  const struct mch_task *task;
+  int64_t anchor = 0;
+  if (pool == NULL)
+    return 0;
+  pthread_mutex_lock(&pool->lock);
+  task = mch_index_find(pool, runid);
+  if (task != NULL && task->found && task->early != NULL)
+    anchor = task->early->anchor;
+  pthread_mutex_unlock(&pool->lock);
+  return anchor;
+}
