@@ -51,7 +51,8 @@ local function what_runs(worker)
   return ("task %d %s%s"):format(worker.runid, name, attempt)
 end
 
-local function headline(view)
+-- What there is room for, and the state that stands at its right.
+local function headline(view, columns)
   local model, hello = view.model, view.model.hello or {}
   local now = model:now(view.now)
   local since
@@ -74,7 +75,13 @@ local function headline(view)
   elseif model.paused then
     state = "paused"
   end
-  return table.concat(parts, "   "), state
+  local text, room = parts[1], columns - (state and cells(state) + 2 or 0)
+  for i = 2, #parts do
+    local more = text .. "   " .. parts[i]
+    if cells(more) > room then break end
+    text = more
+  end
+  return text, state
 end
 
 local narrow = 60 -- columns: with fewer, tables show less of what can be done without
@@ -234,7 +241,7 @@ local short_keys_line = "Enter: report  p c + -  q: leave"
 -- All lines of the picture, and what can be chosen in it.
 local function picture(view, columns, rows)
   local lines, choices = {}, {}
-  local head, state = headline(view)
+  local head, state = headline(view, columns)
   lines[1] = { head, "title", nil, nil, state }
   for _, line in ipairs(cut(pool_lines(view, columns), math.max(1, rows // 5), nil, 1)) do lines[#lines + 1] = line end
   local workers, bars = worker_lines(view, columns), bar_lines(view, columns)

@@ -35,7 +35,7 @@
   }
 
   function amount(n) {
-    return Number.isInteger(n) ? count(n) : n.toPrecision(4);
+    return Number.isInteger(n) ? count(n) : String(Number(n.toPrecision(4)));
   }
 
   function scaled(n, base, units) {
