@@ -226,3 +226,28 @@ describe("mantichora top without a terminal", function()
     run.screen:wait(has("^mantichora top: this is no terminal: %-%-once prints one picture", "^status 1$"))
   end)
 end)
+
+describe("What mantichora top knows", function()
+  it("has a worker as soon as it begins something, and until it goes", function()
+    local model = dofile("scripts/commands/top_model.lua").new()
+    local function workers()
+      local list = {}
+      for i, worker in ipairs(model:worker_list()) do list[i] = worker.pid .. ":" .. (worker.runid or "-") end
+      return table.concat(list, " ")
+    end
+    for _, step in ipairs {
+      { "event=pool,pool=1,nworkers=2", "" }, { "event=worker,pool=1,slot=1,pid=10,runid=0,tasks=0", "10:0" },
+      { "event=started,pool=1,slot=2,pid=11,runid=1,clock=2", "10:0 11:1" },
+      { "event=ended,pool=1,slot=1,pid=10,runid=0,kind=ok", "10:- 11:1" },
+      { "event=worker,pool=1,slot=1,pid=10,gone=replaced", "11:1" },
+      { "event=started,pool=1,slot=1,pid=12,runid=2,clock=3", "12:2 11:1" },
+      { "event=started,pool=1,slot=2,pid=13,runid=3,clock=3", "12:2 13:3" },
+      { "event=worker,pool=1,slot=2,pid=11,gone=replaced", "12:2 13:3" },
+    } do
+      local line = {}
+      for name, value in step[1]:gmatch("(%a+)=(%w+)") do line[name] = tonumber(value) or value end
+      model:take(line, 0)
+      assert.are.equal(step[2], workers(), step[1])
+    end
+  end)
+end)

@@ -109,10 +109,15 @@ function takers.worker(self, line)
   end
 end
 
--- What a worker does, until its next line.
+-- What a worker does, until its next line; one that has just come has had none.
 function takers.started(self, line)
-  local worker = line.slot and self.workers[key_of(line.pool, line.slot)]
-  if not worker or worker.pid ~= line.pid then return end
+  if not line.slot or not line.pid then return end
+  local key = key_of(line.pool, line.slot)
+  local worker = self.workers[key]
+  if not worker or worker.pid ~= line.pid then
+    worker = { event = "worker", pool = line.pool, slot = line.slot, pid = line.pid, host = line.host, tasks = 0 }
+    self.workers[key] = worker
+  end
   worker.runid, worker.name, worker.place = line.runid, line.name, line.place
   worker.index, worker.attempt, worker.since = line.index, line.attempt, line.clock
 end

@@ -278,9 +278,17 @@ function take.ended(self, line)
   add_box(self, line, box)
 end
 
--- What a slot began last, for attempts of which only the end is told.
+-- What a slot began last, for attempts of which only the end is told. A worker that has just come has had no line.
 function take.started(self, line)
-  if line.slot then row_of(self, line).begun = line end
+  if not line.slot then return end
+  local row = row_of(self, line)
+  row.begun = line
+  local worker = self.workers[row.id]
+  if not line.pid or worker and worker.pid == line.pid then return end
+  self.workers[row.id] = { row = row.id, tasks = 0, pool = line.pool, slot = line.slot, pid = line.pid,
+    host = line.host, runid = line.runid, name = line.name, place = line.place, index = line.index,
+    attempt = line.attempt, since = line.clock }
+  self.changed.workers = true
 end
 
 function take.retried(self, line)
