@@ -23,6 +23,7 @@ struct call {
   const struct mch_asked *asked;
   int keyer, name, version, key, inputs, outputs, walk;
   int arguments; /* so many */
+  int hooked;    /* what hooks have returned, if any was called */
   char *why;     /* why it runs although it was there, in memory of its own; or NULL */
   struct mch_keyed keyed;
   unsigned char hash[MCH_HASH_SIZE];
@@ -121,6 +122,7 @@ static int begin_walk(lua_State *L, struct call *call) {
     return 0;
   if (type != LUA_TNIL) {
     call->keyer = lua_gettop(L);
+    mch_keyer_set_hooked(L, call->keyer, 0); /* but for what each item has for itself */
     return 1;
   }
   mch_keyer_push(L);
@@ -173,6 +175,7 @@ static int make_base(lua_State *L, struct call *call) {
       return 0;
   } else {
     call->keyer = push_keyer(L, call->journal);
+    mch_keyer_set_hooked(L, call->keyer, call->asked->hooked);
     if (!begin(L, call)) {
       tell_unkeyed(L, call->journal, call->asked->function);
       mch_keyer_end(L, call->keyer);
@@ -467,8 +470,9 @@ static int note_parts(struct journal *journal, const struct call *call, struct r
 static void note_call(lua_State *L, struct call *call, struct record *record) {
   struct journal *journal = call->journal;
   struct mch_buf *buffer = &journal->call;
-  if (journal->keep == KEEP_NONE ||
-      !mch_call_store(L, call->asked->function, call->arguments, call->asked->init, buffer))
+  const struct mch_call stored = {call->asked->function, call->arguments, call->asked->init,
+                                  call->hooked};
+  if (journal->keep == KEEP_NONE || !mch_call_store(L, &stored, buffer))
     return;
   record->call = malloc(mch_buf_unread(buffer) + 1);
   if (record->call == NULL)
@@ -546,6 +550,16 @@ void mch_journal_unsent(lua_State *L, struct mch_journal *head, int function, co
   tell_unkeyed(L, (struct journal *)head, function);
 }
 
+/* What hooks have returned is not to be asked for again by who encodes the call. */
+static void keep_hooked(lua_State *L, struct call *call, struct mch_reply *told) {
+  if (call->keyed.hooks == 0)
+    return;
+  mch_keyer_push_hooked(L, call->keyer);
+  call->hooked = lua_gettop(L);
+  lua_pushvalue(L, -1);
+  told->hooked = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
 void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_asked *asked,
                      struct mch_reply *told) {
   struct call call;
@@ -566,7 +580,6 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
     return;
   told->keyed = 1;
   told->stream = mch_load_u64(call.hash);
-  told->hooked = call.keyed.hooks > 0;
   memcpy(told->base, call.keyed.base, sizeof told->base);
   if (!find(L, &call, told) && journal->may_record) {
     struct record *record;
@@ -575,6 +588,7 @@ void mch_journal_ask(lua_State *L, struct mch_journal *head, const struct mch_as
     if (asked->is_forked)
       mch_keyer_compare(L, call.keyer, asked->baseline, 1);
     record = new_record(L, &call);
+    keep_hooked(L, &call, told);
     told->record = record != NULL ? &record->head : NULL;
     if (record != NULL) {
       if (mch_keyer_push_walked(L, call.keyer))

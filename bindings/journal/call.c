@@ -24,35 +24,41 @@ static void push_baseline(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &baseline_key);
 }
 
-/* Called with the buffer, init or nil, the function and its arguments. */
+/* Called with the buffer, a table or nil, init or nil, the function and its arguments. */
 static int encode(lua_State *L) {
   struct mch_encoder encoder;
-  int count = lua_gettop(L) - 1;
+  int count = lua_gettop(L) - 2;
   memset(&encoder, 0, sizeof encoder);
   encoder.out = lua_touserdata(L, 1);
   encoder.kind = MCH_SEND_TASK;
   encoder.stands_alone = 1;
+  encoder.hooked = lua_istable(L, 2) ? 2 : 0;
   push_baseline(L);
   lua_replace(L, 1);
   encoder.baseline = 1;
-  mch_encode(L, &encoder, 2, count);
+  mch_encode(L, &encoder, 3, count);
   return 0;
 }
 
-int mch_call_store(lua_State *L, int function, int arguments, int init, struct mch_buf *to) {
+static void push_or_nil(lua_State *L, int index) {
+  if (index != 0)
+    lua_pushvalue(L, index);
+  else
+    lua_pushnil(L);
+}
+
+int mch_call_store(lua_State *L, const struct mch_call *call, struct mch_buf *to) {
   int i, fine;
-  luaL_checkstack(L, arguments + 4, "too many arguments");
+  luaL_checkstack(L, call->arguments + 5, "too many arguments");
   mch_buf_clear(to);
   to->maximum = MCH_CALL_MOST;
   lua_pushcfunction(L, encode);
   lua_pushlightuserdata(L, to);
-  if (init != 0)
-    lua_pushvalue(L, init);
-  else
-    lua_pushnil(L);
-  for (i = 0; i <= arguments; i++)
-    lua_pushvalue(L, function + i);
-  fine = lua_pcall(L, arguments + 3, 0, 0) == LUA_OK;
+  push_or_nil(L, call->hooked);
+  push_or_nil(L, call->init);
+  for (i = 0; i <= call->arguments; i++)
+    lua_pushvalue(L, call->function + i);
+  fine = lua_pcall(L, call->arguments + 4, 0, 0) == LUA_OK;
   if (!fine)
     lua_pop(L, 1);
   if (fine && to->failed == 0)

@@ -12,10 +12,16 @@
 /* Calls of more bytes are not kept. */
 enum { MCH_CALL_MOST = 16 * 1024 * 1024 };
 
-/* Append the call of the function at this index with so many arguments behind it; `init`: stack
- * index, or 0. 1; or 0, and nothing is there: something of it cannot be sent, or it is too large.
+/* Stack indices; 0: there is none. */
+struct mch_call {
+  int function, arguments; /* so many stand behind it */
+  int init;
+  int hooked; /* of struct mch_encoder */
+};
+
+/* Append a call. 1; or 0, and nothing is there: something of it cannot be sent, or it is too large.
  */
-int mch_call_store(lua_State *L, int function, int arguments, int init, struct mch_buf *to);
+int mch_call_store(lua_State *L, const struct mch_call *call, struct mch_buf *to);
 
 /* rebuild(bytes): init or nil, the function and its arguments. Sets the globals that came along. */
 int mch_call_rebuild(lua_State *L);

@@ -23,7 +23,8 @@ enum {
   VALUE_VALUES,   /* the queue of the walk through single values */
   VALUE_FOLLOWED, /* functions in whose place a version stands */
   VALUE_NAMED,    /* objects in the values that these reach, by number */
-  VALUES = VALUE_NAMED
+  VALUE_HOOKED,   /* what hooks have returned, or nil */
+  VALUES = VALUE_HOOKED
 };
 
 /* More codes than these are forgotten, when a call begins. */
@@ -134,6 +135,7 @@ static void use_stack(lua_State *L, struct mch_keyer *keyer, int at) {
   w->chunks = base + VALUE_CHUNKS;
   w->functions = base + VALUE_FOLLOWED;
   w->named = base + VALUE_NAMED;
+  w->hooked = keyer->values.hooked = base + VALUE_HOOKED;
   keyer->values.L = L;
   keyer->values.queue = base + VALUE_VALUES;
 }
@@ -180,6 +182,33 @@ void mch_key_walk_clear(struct mch_key_walk *w) {
   mch_buf_clear(&w->reached);
   w->function_count = w->functions_done = 0;
   clear_out(w);
+}
+
+/* What hooks have returned is kept for the call. */
+static void keep_hooked(lua_State *L, const struct mch_keyer *keyer, int at) {
+  if (keyer->walk.hooks == 0)
+    return;
+  lua_pushvalue(L, keyer->walk.hooked);
+  lua_setiuservalue(L, at, VALUE_HOOKED);
+}
+
+void mch_keyer_set_hooked(lua_State *L, int at, int hooked) {
+  at = lua_absindex(L, at);
+  if (hooked != 0)
+    lua_pushvalue(L, hooked);
+  else
+    lua_pushnil(L);
+  lua_setiuservalue(L, at, VALUE_HOOKED);
+}
+
+void mch_keyer_push_hooked(lua_State *L, int at) {
+  at = lua_absindex(L, at);
+  if (lua_getiuservalue(L, at, VALUE_HOOKED) == LUA_TTABLE)
+    return;
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_pushvalue(L, -1);
+  lua_setiuservalue(L, at, VALUE_HOOKED);
 }
 
 /* Forget all that was met before, and which code, if that is much. */
@@ -314,6 +343,7 @@ int mch_keyer_begin(lua_State *L, int at, const struct mch_key_call *call) {
   keyer->values.files = w->files;
   keyer->function_is_lua = lua_isfunction(L, c.function) && !lua_iscfunction(L, c.function);
   keyer->is_begun = walk_common(keyer, &c);
+  keep_hooked(L, keyer, at);
   lua_settop(L, top);
   if (!keyer->is_begun) {
     lua_pushstring(L, w->refused);
@@ -329,6 +359,7 @@ void mch_keyer_end(lua_State *L, int at) {
   struct mch_keyer *keyer = get(L, at);
   at = lua_absindex(L, at);
   clear_all(L, keyer, at);
+  mch_keyer_set_hooked(L, at, 0);
   lua_pushnil(L);
   lua_setiuservalue(L, at, VALUE_CALL);
 }
@@ -447,10 +478,12 @@ int mch_keyer_task(lua_State *L, int at, const struct mch_key_task *task, struct
   int top = lua_gettop(L), good;
   if (!keyer->is_begun)
     return luaL_error(L, "the keyer has not begun");
-  use_stack(L, keyer, lua_absindex(L, at));
+  at = lua_absindex(L, at);
+  use_stack(L, keyer, at);
   clear_own(w);
   mch_key_out_bytes(w, keyer->common, sizeof keyer->common);
   good = put_arguments(keyer, task);
+  keep_hooked(L, keyer, at);
   if (good)
     put_files(w, task, keyed->inputs);
   lua_settop(L, top);

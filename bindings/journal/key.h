@@ -87,6 +87,12 @@ void mch_keyer_inputs(lua_State *L, int keyer, int inputs, unsigned char hash[MC
  * every process. 0: nothing but the function. To be left as it is. */
 int mch_keyer_push_walked(lua_State *L, int keyer);
 
+/* What hooks have returned for the call at hand, a table as that of an encoder (graph.h): give the
+ * one at this stack index (0: none) before a walk, so that those in it are not called; or push the
+ * one that there is after a walk. */
+void mch_keyer_set_hooked(lua_State *L, int keyer, int hooked);
+void mch_keyer_push_hooked(lua_State *L, int keyer);
+
 /* The keyer's hashes of files (files.h). */
 struct mch_files *mch_keyer_files(lua_State *L, int keyer);
 

@@ -64,6 +64,7 @@ static int digest(struct mch_key_walk *w, const struct mch_node *node) {
     return 0;
   }
   mch_key_out_end(values, hash);
+  w->hooks += values->hooks;
   if (w->layer == 0)
     name_tables(w, hash);
   mch_buf_append(&w->digests[w->layer], hash, sizeof hash);

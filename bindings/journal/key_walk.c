@@ -239,7 +239,48 @@ int mch_key_walk_value(struct mch_key_walk *w, const struct mch_node *node, int 
 
 /* ---- objects ---- */
 
-/* Call the hook on top of the stack for the object below it, and write what it returns. Pops it. */
+/* Replace the hook on top of the stack by the list of what it returns for the object below it. 0:
+ * it failed. */
+static int call_hook(struct mch_key_walk *w) {
+  lua_State *L = w->L;
+  int hook = lua_gettop(L), n;
+  lua_pushvalue(L, hook - 1);
+  if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK)
+    return 0;
+  luaL_checkstack(L, 4, NULL);
+  n = lua_gettop(L) - hook + 1;
+  lua_createtable(L, n, 1);
+  lua_insert(L, hook);
+  lua_pushinteger(L, n);
+  lua_rawseti(L, hook, 0);
+  for (; n > 0; n--)
+    lua_rawseti(L, hook, n);
+  return 1;
+}
+
+/* The same, unless it was called already. */
+static int find_hooked(struct mch_key_walk *w) {
+  lua_State *L = w->L;
+  int hook = lua_gettop(L);
+  if (lua_isnil(L, w->hooked)) {
+    lua_newtable(L);
+    lua_replace(L, w->hooked);
+  }
+  lua_pushvalue(L, hook - 1);
+  if (lua_rawget(L, w->hooked) == LUA_TTABLE) {
+    lua_replace(L, hook);
+    return 1;
+  }
+  lua_pop(L, 1);
+  if (!call_hook(w))
+    return 0;
+  lua_pushvalue(L, hook - 1);
+  lua_pushvalue(L, hook);
+  lua_rawset(L, w->hooked);
+  return 1;
+}
+
+/* Write what the hook on top of the stack returns for the object below it. Pops it. */
 static int put_hooked(struct mch_key_walk *w, uint32_t number) {
   lua_State *L = w->L;
   struct mch_node node;
@@ -247,17 +288,17 @@ static int put_hooked(struct mch_key_walk *w, uint32_t number) {
   if (++w->hooks > MOST_HOOKS)
     return mch_key_refuse(w, mch_key_walk_node(w, number),
                           "its __mantichora goes on without an end");
-  lua_pushvalue(L, object);
-  lua_call(L, 1, LUA_MULTRET);
-  n = lua_gettop(L) - object;
+  if (!find_hooked(w))
+    return mch_key_refuse(w, mch_key_walk_node(w, number), "its __mantichora failed");
+  lua_rawgeti(L, object + 1, 0);
+  n = (int)lua_tointeger(L, -1);
   mch_key_out_byte(w, 'H');
   mch_key_out_number(w, (uint64_t)n);
   memset(&node, 0, sizeof node);
   node.kind = MCH_NODE_HOOK;
   node.parent = number;
   for (i = 1; i <= n && good; i++) {
-    luaL_checkstack(L, 4, NULL);
-    lua_pushvalue(L, object + i);
+    lua_rawgeti(L, object + 1, i);
     mch_key_out_begin_part(w);
     good = mch_key_walk_value(w, &node, 0);
     mch_key_out_end_part(w, &node, -1);

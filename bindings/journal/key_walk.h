@@ -111,8 +111,10 @@ struct mch_key_walk {
   struct mch_key_walk *values; /* walks the values that code reaches, one by one */
   struct mch_key_walk *owner;  /* of such a walk: that which it is part of */
   int functions;               /* stack index of a list: those whose values count */
-  int named; /* stack index of a table: what numbers objects in those values -> object, or false
-                if there are several such */
+  int hooked; /* stack index of a table: object -> list of what its hook returned, [0] their number;
+                 or of nil, which becomes one */
+  int named;  /* stack index of a table: what numbers objects in those values -> object, or false
+                 if there are several such */
   uint32_t function_count, functions_done;
   struct mch_buf digests[2]; /* by layer: of these values */
   int is_state;              /* of `values`: what workers have is walked (key_state.c) */

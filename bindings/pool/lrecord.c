@@ -19,6 +19,8 @@ void mch_lrecord_settle(lua_State *L, struct lpool *lpool) {
   struct mch_reply *told = &lpool->told;
   if (told->classes != 0)
     luaL_unref(L, LUA_REGISTRYINDEX, told->classes);
+  if (told->hooked != 0)
+    luaL_unref(L, LUA_REGISTRYINDEX, told->hooked);
   if (told->record != NULL)
     told->record->recorder->drop(told->record);
   mch_result_free(told->found.result);
@@ -61,8 +63,11 @@ static void keep_asked(lua_State *L, struct lpool *lpool, const struct mch_asked
     return;
   luaL_checkstack(L, 8, NULL);
   lua_createtable(L, 0, 5);
-  if (lpool->is_inline && lpool->told.hooked)
+  if (lpool->is_inline && lpool->told.hooked != 0) {
     keep_call(L, asked->function);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->told.hooked);
+    lua_setfield(L, -2, "hooked");
+  }
   lua_pushlstring(L, (const char *)lpool->told.base, sizeof lpool->told.base);
   lua_setfield(L, -2, "base");
   lua_pushinteger(L, (lua_Integer)asked->outer);
@@ -204,26 +209,28 @@ static void ask_anew(lua_State *L, struct look *look, const struct mch_asked *as
 }
 
 /* What was asked for is what there was at `run`, by the call from stack index 3 on; options or nil
- * stand at 2. 1: it is still. */
-static int is_same(lua_State *L, const struct look *look, struct mch_asked *asked,
-                   const unsigned char base[32]) {
+ * stand at 2. `hooked`: stack index of what hooks returned then, or 0. 1: it is still. */
+static int is_same(lua_State *L, const struct look *look, struct mch_asked *asked, int hooked) {
   struct lpool *lpool = look->lpool;
   int top, same;
   *asked = asked_of(L, lpool);
   asked->outer = look->outer;
   asked->task = look->task;
+  asked->hooked = hooked;
   top = lua_gettop(L);
-  same = lpool->journal->is_same(L, lpool->journal, asked, base);
+  same = lpool->journal->is_same(L, lpool->journal, asked, look->base);
   lua_settop(L, top);
   return same;
 }
 
-/* Called with a struct look, options or nil, and a list: is this call what it was? */
+/* Called with a struct look, options or nil, a list, and what hooks returned: is this call what it
+ * was? */
 static int is_list_same(lua_State *L) {
   const struct look *look = lua_touserdata(L, 1);
   struct mch_asked asked;
+  lua_replace(L, 1);
   push_listed(L);
-  lua_pushboolean(L, is_same(L, look, &asked, look->base));
+  lua_pushboolean(L, is_same(L, look, &asked, 1));
   return 1;
 }
 
@@ -250,13 +257,14 @@ static int look_again(lua_State *L) {
     lua_pushvalue(L, 1);
     lua_pushvalue(L, 2);
     lua_pushvalue(L, -4);
-    lua_call(L, 3, 1);
+    lua_getfield(L, -6, "hooked");
+    lua_call(L, 4, 1);
     if (lua_toboolean(L, -1))
       return 0;
   }
   if (look->anchor != 0)
     lua_settop(L, top + 1);
-  if (!is_same(L, look, &asked, look->base))
+  if (!is_same(L, look, &asked, 0))
     ask_anew(L, look, &asked);
   return 0;
 }
@@ -354,6 +362,9 @@ void mch_lrecord_forking(lua_State *L, struct lpool *lpool, int in_call) {
 
 void mch_lrecord_sent(lua_State *L, struct lpool *lpool, int function, const char *left_out) {
   struct mch_record *record = lpool->told.record;
+  if (lpool->told.hooked != 0)
+    luaL_unref(L, LUA_REGISTRYINDEX, lpool->told.hooked);
+  lpool->told.hooked = 0;
   if (record == NULL)
     return;
   if (left_out[0] != '\0') {

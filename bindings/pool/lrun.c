@@ -227,6 +227,10 @@ static int encode_task(lua_State *L) {
   mch_lserve_take_baseline(L, lpool);
   mch_lrun_begin_encoding(L, lpool, &encoder);
   encoder.spans = &lpool->spans;
+  if (lpool->told.hooked != 0) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->told.hooked);
+    encoder.hooked = lua_gettop(L);
+  }
   if (lpool->hosts != NULL)
     mch_lglobals_push_names(L, lpool->hosts);
   if (lpool->hosts != NULL)

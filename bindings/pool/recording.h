@@ -23,6 +23,7 @@ struct mch_asked {
   int init;
   int baseline;       /* what the pool's workers have (graph.h), if there are any */
   int is_forked;      /* it is to run in a worker that stays */
+  int hooked;         /* a table of what hooks have returned for it at `run` (graph.h) */
   lua_Unsigned outer; /* what tells the task apart in which this pool was made; 0: none */
   uint64_t task;      /* counts the tasks that run in this process, while one does; 0: none */
 };
@@ -33,7 +34,8 @@ struct mch_reply {
   int keyed;                 /* `stream` names its random numbers */
   uint64_t stream;
   unsigned char base[32]; /* likewise: what the call is, wherever it comes from */
-  int hooked;             /* likewise: hooks say of some values what they are */
+  int hooked; /* registry reference to a table: what hooks have returned for the call (graph.h); 0:
+                 none was called, or it was found */
   struct mch_found found; /* without a result: it was not found */
   int classes;  /* registry reference to a table: id of a class in what was found -> the class of
                    this script that it is; 0: there are none */

@@ -204,6 +204,15 @@ static void pause_collector(struct encoding *e) {
   lua_gc(L, LUA_GCSTOP);
 }
 
+/* The list on top of the stack is what a hook has returned: OPENED. */
+static int check_hooked(struct encoding *e) {
+  int type = lua_rawgeti(e->L, -1, 1);
+  lua_pop(e->L, 1);
+  e->to->called = 1;
+  return type == LUA_TFUNCTION ? OPENED
+                               : mch_encode_refuse(e, "its __mantichora returned no function");
+}
+
 /* Call the hook on top of the stack for the object at `at`; replaces it by the list of what it
  * returned. */
 static int call_hook(struct encoding *e, int at) {
@@ -218,8 +227,6 @@ static int call_hook(struct encoding *e, int at) {
     return mch_encode_refuse(e, lua_tostring(L, -1));
   }
   n = lua_gettop(L) - hook + 1;
-  if (n == 0 || !lua_isfunction(L, hook))
-    return mch_encode_refuse(e, "its __mantichora returned no function");
   luaL_checkstack(L, 4, NULL);
   lua_createtable(L, n, 1);
   lua_insert(L, hook);
@@ -260,7 +267,7 @@ static int push_hooked(struct encoding *e, int at) {
   lua_pushvalue(L, at);
   if (lua_rawget(L, e->slots + HOOKS) != LUA_TNIL) {
     lua_remove(L, -2);
-    return OPENED;
+    return check_hooked(e);
   }
   lua_pop(L, 1);
   if (is_endless(e))
@@ -271,7 +278,7 @@ static int push_hooked(struct encoding *e, int at) {
   lua_pushvalue(L, at);
   lua_pushvalue(L, -2);
   lua_rawset(L, e->slots + HOOKS);
-  return OPENED;
+  return check_hooked(e);
 }
 
 int mch_encode_hooked(struct encoding *e, int at, const void *object) {
@@ -724,6 +731,10 @@ static void begin(struct encoding *e, lua_State *L, struct mch_encoder *encoder,
   e->wants.collect = encoder->collect != 0 ? lua_absindex(L, encoder->collect) : 0;
   if (encoder->puts != 0)
     mch_wants_put(&e->wants, lua_absindex(L, encoder->puts));
+  if (encoder->hooked != 0) {
+    lua_pushvalue(L, encoder->hooked);
+    lua_replace(L, e->slots + HOOKS);
+  }
   mch_identity_init(&e->met, L, e->slots + HEAP, HEAP_MET);
 }
 

@@ -145,6 +145,9 @@ struct mch_encoder {
                 struct mch_decoder); or 0 */
   int found; /* stack index of a list that gets the classes that go by value with an id; or 0 */
   int classes_from; /* values from this number on (0, 1 ...) are classes; 0: if they look like it */
+  int hooked; /* stack index of a table: object -> list of what its __mantichora has returned, [0]
+                 their number. Hooks that are in it are not called, others are and come into it; or
+                 0 */
   int stands_alone; /* what the receiver has by an id goes by value, too */
   int collect;  /* stack index of a table that gets the names of the globals that the message needs,
                    which are then not sent; or 0 */
