@@ -55,8 +55,11 @@ struct reading {
   lua_State *L;
   const struct format *format;
   const unsigned char *start, *at, *end;
-  lua_Integer texts; /* strings that were met, if they count */
-  int places;        /* stack index of a table: number of a string -> where it is */
+  lua_Integer texts;          /* strings that were met, if they count */
+  int places;                 /* stack index of a table: number of a string -> where it is */
+  size_t named;               /* without Lua: the last number that stood for a string; */
+  size_t sought;              /* that of the string that is wanted, */
+  const unsigned char *found; /* and where it is */
   int bad;
   int uses;    /* stack index of the result */
   int nested;  /* functions around the one at hand */
@@ -124,22 +127,39 @@ static void skip_gap(struct reading *r, size_t size) {
     take(r, size - over);
 }
 
-/* The string that was counted under this number. */
-static struct mch_bytecode_constant counted_text(struct reading *r, size_t number) {
+static struct mch_bytecode_constant text_at(const struct reading *r, const unsigned char *place) {
   struct mch_bytecode_constant string = {NULL, 0, NULL, 0};
-  struct reading before = *r;
+  struct reading there = *r;
+  there.at = place;
+  string.length = take_size(&there) - 1;
+  string.string = (const char *)there.at;
+  return string;
+}
+
+/* The string that was counted under this number. Without Lua it is only noted. */
+static struct mch_bytecode_constant counted_text(struct reading *r, size_t number) {
+  const struct mch_bytecode_constant none = {NULL, 0, NULL, 0};
+  lua_Integer place;
   if (number > (size_t)r->texts) {
     r->bad = 1;
-    return string;
+    return none;
   }
-  if (number == 0)
-    return string;
+  r->named = number;
+  if (number == 0 || r->L == NULL)
+    return none;
   lua_rawgeti(r->L, r->places, (lua_Integer)number);
-  before.at = r->start + lua_tointeger(r->L, -1);
+  place = lua_tointeger(r->L, -1);
   lua_pop(r->L, 1);
-  string.length = take_size(&before) - 1;
-  string.string = (const char *)before.at;
-  return string;
+  return text_at(r, r->start + place);
+}
+
+static void count_text(struct reading *r, const unsigned char *place) {
+  r->texts++;
+  if (r->L != NULL) {
+    lua_pushinteger(r->L, place - r->start);
+    lua_rawseti(r->L, r->places, r->texts);
+  } else if ((size_t)r->texts == r->sought)
+    r->found = place;
 }
 
 static struct mch_bytecode_constant take_string(struct reading *r) {
@@ -150,10 +170,8 @@ static struct mch_bytecode_constant take_string(struct reading *r) {
     return r->format->counts_texts ? counted_text(r, take_size(r)) : string;
   string.length = size - 1;
   string.string = (const char *)take(r, r->format->counts_texts ? size : string.length);
-  if (r->format->counts_texts && !r->bad) {
-    lua_pushinteger(r->L, place - r->start);
-    lua_rawseti(r->L, r->places, ++r->texts);
-  }
+  if (r->format->counts_texts && !r->bad)
+    count_text(r, place);
   return string;
 }
 
@@ -218,39 +236,43 @@ static void check_header(struct reading *r) {
   check_literal(r, (const char *)&number, sizeof number);
 }
 
-/* Leaves the memory of the constants on the stack. */
-static void take_constants(struct reading *r, struct proto *proto) {
+static struct mch_bytecode_constant take_constant(struct reading *r) {
   enum { NIL = 0x00, FALSE = 0x01, TRUE = 0x11, INTEGER = 0x03, FLOAT = 0x13 };
   enum { SHORT_STRING = 0x04, LONG_STRING = 0x14 };
+  const unsigned char *from = r->at;
+  struct mch_bytecode_constant constant = {NULL, 0, from, 0};
+  switch (take_byte(r)) {
+  case NIL:
+  case FALSE:
+  case TRUE:
+    break;
+  case INTEGER:
+    skip_integer(r);
+    break;
+  case FLOAT:
+    take(r, sizeof(lua_Number));
+    break;
+  case SHORT_STRING:
+  case LONG_STRING:
+    constant = take_string(r);
+    break;
+  default:
+    r->bad = 1;
+  }
+  constant.raw = from;
+  constant.raw_length = (size_t)(r->at - from);
+  return constant;
+}
+
+/* Leaves the memory of the constants on the stack. */
+static void take_constants(struct reading *r, struct proto *proto) {
   struct mch_bytecode_constant *constants;
   size_t i;
   proto->constant_count = take_count(r, 1);
   constants = lua_newuserdatauv(r->L, proto->constant_count * sizeof *constants, 0);
   proto->constants = constants;
-  for (i = 0; i < proto->constant_count; i++) {
-    const unsigned char *from = r->at;
-    constants[i] = (struct mch_bytecode_constant){NULL, 0, from, 0};
-    switch (take_byte(r)) {
-    case NIL:
-    case FALSE:
-    case TRUE:
-      break;
-    case INTEGER:
-      skip_integer(r);
-      break;
-    case FLOAT:
-      take(r, sizeof(lua_Number));
-      break;
-    case SHORT_STRING:
-    case LONG_STRING:
-      constants[i] = take_string(r);
-      break;
-    default:
-      r->bad = 1;
-    }
-    constants[i].raw = from;
-    constants[i].raw_length = (size_t)(r->at - from);
-  }
+  for (i = 0; i < proto->constant_count; i++)
+    constants[i] = take_constant(r);
 }
 
 /* Where the upvalues of an inner function come from. */
@@ -596,16 +618,60 @@ int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
   return !r.bad && !r.format->counts_texts && !r.format->is_aligned;
 }
 
+/* Pass over a function up to its source, if that comes last; returns its line. Uses no Lua. */
+static size_t skip_to_source(struct reading *r) {
+  size_t line = take_size(r), count;
+  if (++r->nested > MOST_NESTED)
+    r->bad = 1;
+  take_size(r);
+  take(r, 3);
+  count = take_count(r, 4);
+  skip_gap(r, 4);
+  take(r, count * 4);
+  for (count = take_count(r, 1); count > 0 && !r->bad; count--)
+    take_constant(r);
+  take(r, take_count(r, 3) * 3); /* upvalues */
+  for (count = take_count(r, 1); count > 0 && !r->bad; count--) {
+    skip_to_source(r);
+    take_string(r);
+    skip_debug(r);
+  }
+  r->nested--;
+  return line;
+}
+
+/* Where the source comes last it may be the number of a string that was met before: then all is
+ * read once more, for this one. */
+static struct mch_bytecode_constant last_source(struct reading *r, size_t *line) {
+  struct reading again = *r;
+  struct mch_bytecode_constant source;
+  *line = skip_to_source(r);
+  r->named = 0;
+  source = take_string(r);
+  if (r->named == 0)
+    return source;
+  again.sought = r->named;
+  skip_to_source(&again);
+  if (again.found != NULL)
+    return text_at(r, again.found);
+  r->bad = 1;
+  return source;
+}
+
 int mch_bytecode_origin(const void *dump, size_t length, const char **source, size_t *source_length,
                         size_t *line) {
   struct reading r = new_reading(NULL, dump, length);
   struct mch_bytecode_constant name;
   check_header(&r);
-  if (r.bad || r.format->source_last)
+  if (r.bad)
     return 0;
   take_byte(&r);
-  name = take_string(&r);
-  *line = take_size(&r);
+  if (r.format->source_last)
+    name = last_source(&r, line);
+  else {
+    name = take_string(&r);
+    *line = take_size(&r);
+  }
   *source = name.string;
   *source_length = name.length;
   return !r.bad && name.string != NULL;

@@ -81,7 +81,7 @@ int mch_bytecode_find_parts(lua_State *L, const void *dump, size_t length,
                             struct mch_bytecode_parts *parts);
 
 /* Where the dumped function is defined: its source as Lua names it (not terminated) and its line.
- * 0: not known, or not without more work (5.5). Uses no Lua. */
+ * 0: not known. Uses no Lua. */
 int mch_bytecode_origin(const void *dump, size_t length, const char **source, size_t *source_length,
                         size_t *line);
 

@@ -55,15 +55,28 @@ static void check_names(lua_State *L, const void *dump, size_t length) {
   lua_settop(L, 0);
 }
 
+/* Where it is defined; in 5.5's the source comes last, as the number of an inner function's. */
+static void check_origin(const void *dump, size_t length) {
+  const char *name = NULL;
+  size_t name_length = 0, line = 99;
+  CHECK(mch_bytecode_origin(dump, length, &name, &name_length, &line));
+  CHECK(name_length == 5 && name != NULL && memcmp(name, "=ours", 5) == 0);
+  CHECK(line == 0);
+}
+
 /* Each shorter piece, and each with another byte, is read to its end or refused. */
 static void check_damaged(lua_State *L) {
   unsigned char bytes[sizeof of_5_5], wanted[256] = {1};
   size_t i;
   for (i = 0; i < sizeof of_5_5; i++) {
+    const char *name;
+    size_t name_length, line;
+    mch_bytecode_origin(of_5_5, i, &name, &name_length, &line);
     mch_bytecode_uses(L, of_5_5, i, wanted);
     CHECK(lua_isboolean(L, -1));
     memcpy(bytes, of_5_5, sizeof bytes);
     bytes[i] = (unsigned char)~bytes[i];
+    mch_bytecode_origin(bytes, sizeof bytes, &name, &name_length, &line);
     mch_bytecode_uses(L, bytes, sizeof bytes, wanted);
     CHECK(lua_gettop(L) == 2);
     lua_settop(L, 0);
@@ -82,9 +95,14 @@ int main(void) {
   check_names(L, lua_tostring(L, -1), (size_t)lua_rawlen(L, -1));
   if (order.first == 1) { /* elsewhere the header's samples are not these */
     check_names(L, of_5_5, sizeof of_5_5);
+    check_origin(of_5_5, sizeof of_5_5);
     CHECK(mch_bytecode_assigns(L, of_5_5, sizeof of_5_5) == 0);
     CHECK(mch_bytecode_find_parts(L, of_5_5, sizeof of_5_5, &parts) == 0);
   }
+  luaL_openlibs(L);
+  CHECK(luaL_dostring(L, "return string.dump(load('return function() end', '=ours'))") == LUA_OK);
+  check_origin(lua_tostring(L, -1), (size_t)lua_rawlen(L, -1));
+  lua_settop(L, 0);
   check_damaged(L);
   lua_close(L);
   return check_report();
