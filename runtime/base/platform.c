@@ -963,6 +963,10 @@ int mch_poller_fd(struct mch_poller *poller) {
   return poller->fd;
 }
 
+int mch_poller_has_fd(void) {
+  return 1;
+}
+
 void mch_poller_settle(struct mch_poller *poller) {
   (void)poller;
 }

@@ -237,6 +237,8 @@ void mch_poller_sleep(struct mch_poller *poller, uint64_t deadline, const sigset
  * the system has none, a thread makes it so, and is a moment behind: who has taken what there was
  * says so by mch_poller_settle(), after which it is not readable for what has gone. */
 int mch_poller_fd(struct mch_poller *poller);
+/* Whether that takes no thread. */
+int mch_poller_has_fd(void);
 void mch_poller_settle(struct mch_poller *poller);
 /* In a fork: close what is the parent's. */
 void mch_poller_disown(struct mch_poller *poller);

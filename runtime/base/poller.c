@@ -379,6 +379,10 @@ int mch_poller_fd(struct mch_poller *poller) {
   return poller->bell != NULL ? poller->bell->out[0] : -1;
 }
 
+int mch_poller_has_fd(void) {
+  return 0;
+}
+
 void mch_poller_settle(struct mch_poller *poller) {
   if (poller->bell != NULL)
     set_bell(poller->bell, poll_all(poller, 0, NULL) > 0);

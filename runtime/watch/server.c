@@ -19,7 +19,7 @@
 
 static const uint64_t again = SECOND / 50;     /* where lines wait that could not be sent */
 static const uint64_t forgiven = SECOND / 2;   /* between two snapshots of one who is too slow */
-static const uint64_t unwatched = SECOND / 10; /* where no descriptor tells */
+static const uint64_t unwatched = SECOND / 10; /* where no descriptor tells: no thread is added */
 static const uint64_t last_patience = SECOND / 5;
 
 /* What is wanted while nobody watches, for those who will come; and while somebody does. */
@@ -366,7 +366,7 @@ static uint64_t serve(void *ud, uint64_t now) {
     mch_server_stats(server, now);
   left = push_all(server);
   if (server->viewers == NULL)
-    return mch_poller_fd(server->poller) < 0 ? now + unwatched : MCH_NEVER;
+    return server->observer.fd < 0 ? now + unwatched : MCH_NEVER;
   return left ? now + again : mch_sooner(server->next_tick, server->next_stats);
 }
 
@@ -419,7 +419,7 @@ static int start(struct mch_server *server, struct mch_error *error) {
     server->observer.wants = WANTS_PAST;
     server->observer.serve = serve;
     server->observer.forked = forget;
-    server->observer.fd = mch_poller_fd(server->poller);
+    server->observer.fd = mch_poller_has_fd() ? mch_poller_fd(server->poller) : -1;
     mch_server_set_observer(server);
     if (mch_hub_add(server->hub, &server->observer) == 0) {
       mch_output_watch_bars(server->output, 1);
