@@ -326,6 +326,18 @@ describe("A script that is watched", function()
     assert.are.equal(said:rep(3), got.out)
   end)
 
+  it("tells what changed last though nobody closes its pool", function()
+    local got = watch([[
+      pool = mantichora { nworkers = 1 }
+      pool:run(function() end) pool:returns()
+      await "go"
+      for _ = 1, 3 do pool:run(function() end) pool:returns() end
+    ]], { "until:\"ready\"", "until:\"stats\"", "touch:go", "eof" })
+    check(got)
+    local ticks = of(got, "tick")
+    assert.is_truthy(ticks[#ticks]:find('"running":0,', 1, true) and ticks[#ticks]:find('"ok":4,', 1, true), got.all)
+  end)
+
   it("removes its socket however it ends", function()
     local code = "pool = mantichora { nworkers = 1 } pool:run(function() end) pool:returns() await 'go'"
     for _, ending in ipairs { "os.exit(0)", "os.exit(0, true)", "pool = nil" } do

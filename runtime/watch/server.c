@@ -470,6 +470,7 @@ void mch_server_close(struct mch_server *server) {
     return;
   if (!server->left) {
     mch_hub_remove(server->hub, &server->observer);
+    server->next_tick = 0;
     serve(server, mch_now()); /* what changed last is told */
     say_end(server);
     unlink(server->path);
