@@ -381,6 +381,25 @@ describe("a pool with a journal", function()
       assert.are.equal("none 1\n", script(text).err)
     end)
 
+    it("reads an input once for all runs, unless it is young", function()
+      local journal = require "mantichora.journal"
+      local function forge()
+        assert(journal.look(path, true)):exec("UPDATE files SET hash = zeroblob(32)")
+        collectgarbage() -- closes it
+      end
+      shell.write(folder .. "/in", "one")
+      assert.are.equal("one 0\n", script(text).err)
+      forge()
+      assert.are.equal("one 1\n", script(text).err) -- it was read again
+      os.execute(("touch -d '2 hours ago' %s/in"):format(folder))
+      assert.are.equal("one 1\n", script(text).err)
+      assert.are.equal("one 1\n", script(text).err)
+      forge()
+      assert.are.equal("one 0\n", script(text).err) -- it was not
+      os.execute(("touch -d '3 hours ago' %s/in"):format(folder))
+      assert.are.equal("one 1\n", script(text).err)
+    end)
+
     it("does not record what no longer stands for its inputs, or made no output", function()
       shell.write(folder .. "/in", "one")
       local got = script(text, { env = "MEDDLE=1" }).err

@@ -55,8 +55,9 @@ static void read_options(lua_State *L, struct call *call) {
 static int push_keyer(lua_State *L, struct journal *journal) {
   if (journal->keyer == LUA_NOREF) {
     mch_keyer_push(L);
-    mch_files_set_memory(mch_keyer_files(L, lua_gettop(L)),
-                         &(struct mch_files_memory){mch_store_find_file, NULL, &journal->store});
+    mch_files_set_memory(
+        mch_keyer_files(L, lua_gettop(L)),
+        &(struct mch_files_memory){mch_journal_find_file, mch_journal_keep_file, journal});
     journal->keyer = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   lua_rawgeti(L, LUA_REGISTRYINDEX, journal->keyer);
@@ -129,7 +130,7 @@ static int begin_walk(lua_State *L, struct call *call) {
   call->keyer = lua_gettop(L);
   mch_files_set_memory(
       mch_keyer_files(L, call->keyer),
-      &(struct mch_files_memory){mch_store_find_file, NULL, &call->journal->store});
+      &(struct mch_files_memory){mch_journal_find_file, mch_journal_keep_file, call->journal});
   if (!begin(L, call)) {
     tell_unkeyed(L, call->journal, call->asked->function);
     lua_pushboolean(L, 0);
@@ -424,13 +425,11 @@ static size_t size_of_paths(lua_State *L, int list) {
   return size;
 }
 
-/* What the inputs contain now; that was read for the key a moment ago. */
+/* The files of the call, its inputs with what they contained when the key was made. */
 static int note_files(lua_State *L, struct call *call, struct record *record, size_t at) {
-  struct mch_files *files = mch_keyer_files(L, call->keyer);
-  struct mch_error error;
   size_t i;
-  record->input_count = call->inputs != 0 ? (size_t)lua_rawlen(L, call->inputs) : 0;
-  record->output_count = call->outputs != 0 ? (size_t)lua_rawlen(L, call->outputs) : 0;
+  record->input_count = call->inputs != 0 ? lua_rawlen(L, call->inputs) : 0;
+  record->output_count = call->outputs != 0 ? lua_rawlen(L, call->outputs) : 0;
   record->inputs = calloc(record->input_count + 1, sizeof *record->inputs);
   record->outputs = calloc(record->output_count + 1, sizeof *record->outputs);
   if (record->inputs == NULL || record->outputs == NULL)
@@ -440,8 +439,7 @@ static int note_files(lua_State *L, struct call *call, struct record *record, si
   if (call->outputs != 0)
     put_paths(L, call->outputs, record->outputs, record, at);
   for (i = 0; i < record->input_count; i++)
-    if (mch_files_hash(files, record->inputs[i].path, record->inputs[i].hash, &error) < 0)
-      return -1;
+    memcpy(record->inputs[i].hash, call->keyed.input_hashes + i * MCH_HASH_SIZE, MCH_HASH_SIZE);
   return 0;
 }
 

@@ -92,8 +92,8 @@ static int grow(struct mch_files *files) {
   return 1;
 }
 
-static void remember(struct mch_files *files, const struct mch_file_id *id,
-                     const unsigned char hash[MCH_HASH_SIZE]) {
+void mch_files_remember(struct mch_files *files, const struct mch_file_id *id,
+                        const unsigned char hash[MCH_HASH_SIZE]) {
   struct slot *slot;
   if (files->used >= files->room / 2 && !grow(files))
     return;
@@ -104,8 +104,8 @@ static void remember(struct mch_files *files, const struct mch_file_id *id,
   memcpy(slot->hash, hash, MCH_HASH_SIZE);
 }
 
-static int recall(struct mch_files *files, const struct mch_file_id *id,
-                  unsigned char hash[MCH_HASH_SIZE]) {
+int mch_files_recall(struct mch_files *files, const struct mch_file_id *id,
+                     unsigned char hash[MCH_HASH_SIZE]) {
   const struct slot *slot = find_slot(files->slots, files->room, id);
   if (slot->used && is_same(&slot->id, id)) {
     memcpy(hash, slot->hash, MCH_HASH_SIZE);
@@ -113,7 +113,7 @@ static int recall(struct mch_files *files, const struct mch_file_id *id,
   }
   if (files->memory.find == NULL || !files->memory.find(files->memory.ud, id, hash))
     return 0;
-  remember(files, id, hash);
+  mch_files_remember(files, id, hash);
   return 1;
 }
 
@@ -186,7 +186,7 @@ static int read_once(struct mch_files *files, int fd, const char *path,
   if (!is_same(&id, &later))
     return 0;
   if (id.mtime <= begun - SETTLED) {
-    remember(files, &id, to);
+    mch_files_remember(files, &id, to);
     if (files->memory.keep != NULL)
       files->memory.keep(files->memory.ud, &id, to);
   }
@@ -216,7 +216,7 @@ int mch_files_hash(struct mch_files *files, const char *path, unsigned char hash
   if (status <= 0)
     return status;
   id = id_of(&about);
-  if (recall(files, &id, hash))
+  if (mch_files_recall(files, &id, hash))
     return 1;
   return read_file(files, path, hash, error);
 }

@@ -31,6 +31,12 @@ struct mch_files *mch_files_new(void); /* NULL: no memory */
 void mch_files_free(struct mch_files *files);
 void mch_files_set_memory(struct mch_files *files, const struct mch_files_memory *memory);
 
+/* The hash of this state of a file, if it is known: 1; else 0. Make one known. */
+int mch_files_recall(struct mch_files *files, const struct mch_file_id *id,
+                     unsigned char hash[MCH_HASH_SIZE]);
+void mch_files_remember(struct mch_files *files, const struct mch_file_id *id,
+                        const unsigned char hash[MCH_HASH_SIZE]);
+
 /* What the file contains now. 1: it is there. 0: there is no such file (the hash is all zeros).
  * Negative: it is a directory, or cannot be read; the error has the sentence. */
 int mch_files_hash(struct mch_files *files, const char *path, unsigned char hash[MCH_HASH_SIZE],

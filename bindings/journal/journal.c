@@ -86,6 +86,7 @@ static int journal_gc(lua_State *L) {
   mch_journal_drop_parts(journal->parts);
   mch_buf_free(&journal->call);
   mch_files_free(journal->end_files);
+  mch_files_free(journal->known);
   while (journal->complaints != NULL) {
     struct complaint *next = journal->complaints->next;
     free(journal->complaints);

@@ -34,12 +34,14 @@ struct parts {
   char bytes[];
 };
 
-/* A task on its way, then a row; or the use of a task that was found. */
+/* A task on its way, then a row; or the use of a task that was found, or the hash of a file. */
 struct record {
   struct mch_record head;
   struct record *next;
   struct journal *journal;
   int64_t used; /* id of a task that was found; 0: this is a task */
+  int is_file;  /* or it is this state of a file, and `key` the hash of its content */
+  struct mch_file_id file;
   unsigned char key[MCH_HASH_SIZE];
   struct parts *parts; /* one hold */
   unsigned char *call; /* NULL: not stored */
@@ -92,6 +94,7 @@ struct journal {
   size_t count;
   uint64_t due;
   struct complaint *complaints;
+  struct mch_files *known;     /* hashes of files, under the lock */
   struct mch_files *end_files; /* hashes of files at the end of tasks */
   int damaged_told;
   pthread_mutex_t writing;   /* held while rows are written */
@@ -109,6 +112,11 @@ void mch_journal_gather(struct journal *journal, struct record *record);
 void mch_journal_complain(struct journal *journal, int is_error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 size_t mch_journal_complaint(struct mch_journal *head, char *text, size_t room, int *is_error);
+/* Where hashes of files are kept: `ud` is the journal. The first is for the owner's thread. */
+int mch_journal_find_file(void *ud, const struct mch_file_id *id,
+                          unsigned char hash[MCH_HASH_SIZE]);
+void mch_journal_keep_file(void *ud, const struct mch_file_id *id,
+                           const unsigned char hash[MCH_HASH_SIZE]);
 /* The last pool that used it has gone. */
 void mch_journal_rest(struct journal *journal);
 void mch_journal_drop_all(struct journal *journal);

@@ -55,6 +55,7 @@ static void free_walk(struct mch_key_walk *w) {
   mch_buf_free(&w->out);
   mch_buf_free(&w->text);
   mch_buf_free(&w->keys);
+  mch_buf_free(&w->inputs);
   mch_buf_free(&w->reached);
 }
 
@@ -442,13 +443,17 @@ static void put_files(struct mch_key_walk *w, const struct mch_key_task *task,
   lua_Integer i;
   memset(all, 0, MCH_HASH_SIZE);
   mch_hash_begin(&sum);
+  mch_buf_clear(&w->inputs);
   for (i = 1; task->inputs != 0 && push_path(L, task->inputs, i, "inputs"); i++) {
     hash[MCH_HASH_SIZE] = (unsigned char)hash_file(L, w->files, hash);
     mch_hash_add(&sum, hash, sizeof hash);
+    mch_buf_append(&w->inputs, hash, MCH_HASH_SIZE);
     add_file(w, "input", hash);
     mch_key_out_byte(w, hash[MCH_HASH_SIZE]);
     lua_pop(L, 1);
   }
+  if (w->inputs.failed)
+    mch_key_walk_no_memory(w);
   mch_hash_end(&sum, all);
   mch_key_out_byte(w, '>');
   for (i = 1; task->outputs != 0 && push_path(L, task->outputs, i, "outputs"); i++) {
@@ -497,6 +502,7 @@ int mch_keyer_task(lua_State *L, int at, const struct mch_key_task *task, struct
   memcpy(keyed->common_hash, keyer->common, MCH_HASH_SIZE);
   keyed->own = (const char *)w->parts[1].data;
   keyed->own_length = w->parts[1].length;
+  keyed->input_hashes = w->inputs.data;
   keyed->hooks = keyer->hooks + w->hooks;
   return 1;
 }

@@ -59,7 +59,8 @@ struct mch_keyed {
   /* Parts of the arguments, inputs and outputs. */
   const char *own;
   size_t own_length;
-  int hooks; /* `__mantichora` hooks that were called for it */
+  const unsigned char *input_hashes; /* of each input, one after the other */
+  int hooks;                         /* `__mantichora` hooks that were called for it */
   /* What the inputs contain: mch_keyer_inputs() says the same later, if none has changed. */
   unsigned char inputs[MCH_HASH_SIZE];
 };

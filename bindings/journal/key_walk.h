@@ -103,9 +103,10 @@ struct mch_key_walk {
   struct mch_hash hash;
   struct mch_buf parts[2]; /* by layer: as in key.h */
   unsigned part_count[2];
-  struct mch_buf text; /* for paths */
-  struct mch_buf keys; /* for sorting */
-  int hooks;           /* called so far */
+  struct mch_buf text;   /* for paths */
+  struct mch_buf keys;   /* for sorting */
+  struct mch_buf inputs; /* the hashes of a task's inputs */
+  int hooks;             /* called so far */
   /* A version stands for code (key_version.c). */
   int is_versioned;
   struct mch_key_walk *values; /* walks the values that code reaches, one by one */

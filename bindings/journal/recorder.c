@@ -130,14 +130,58 @@ void mch_journal_gather(struct journal *journal, struct record *record) {
 
 /* -- files at the end of a task ------------------------------------------------------------ */
 
+static int find_known(void *ud, const struct mch_file_id *id, unsigned char hash[MCH_HASH_SIZE]) {
+  struct journal *journal = ud;
+  int found;
+  pthread_mutex_lock(&journal->lock);
+  found = journal->known != NULL && mch_files_recall(journal->known, id, hash);
+  pthread_mutex_unlock(&journal->lock);
+  return found;
+}
+
+static void make_known(struct journal *journal, const struct mch_file_id *id,
+                       const unsigned char hash[MCH_HASH_SIZE]) {
+  pthread_mutex_lock(&journal->lock);
+  if (journal->known == NULL)
+    journal->known = mch_files_new();
+  if (journal->known != NULL)
+    mch_files_remember(journal->known, id, hash);
+  pthread_mutex_unlock(&journal->lock);
+}
+
+int mch_journal_find_file(void *ud, const struct mch_file_id *id,
+                          unsigned char hash[MCH_HASH_SIZE]) {
+  struct journal *journal = ud;
+  if (find_known(journal, id, hash))
+    return 1;
+  if (!mch_store_find_file(&journal->store, id, hash))
+    return 0;
+  make_known(journal, id, hash);
+  return 1;
+}
+
+void mch_journal_keep_file(void *ud, const struct mch_file_id *id,
+                           const unsigned char hash[MCH_HASH_SIZE]) {
+  struct journal *journal = ud;
+  struct record *record;
+  make_known(journal, id, hash);
+  if (!journal->may_record || (record = mch_journal_new_record(journal, 1)) == NULL)
+    return;
+  record->is_file = 1;
+  record->file = *id;
+  memcpy(record->key, hash, MCH_HASH_SIZE);
+  mch_journal_gather(journal, record);
+}
+
 static const char *name_of(const struct record *record) {
   return record->name_length > 0 ? record->data + record->name : record->data + record->place;
 }
 
 static void hash_now(struct journal *journal, const char *path, unsigned char hash[MCH_HASH_SIZE]) {
   struct mch_error error;
-  if (journal->end_files == NULL)
-    journal->end_files = mch_files_new();
+  if (journal->end_files == NULL && (journal->end_files = mch_files_new()) != NULL)
+    mch_files_set_memory(journal->end_files,
+                         &(struct mch_files_memory){find_known, mch_journal_keep_file, journal});
   if (journal->end_files == NULL || mch_files_hash(journal->end_files, path, hash, &error) < 0)
     memset(hash, 0, MCH_HASH_SIZE);
 }
@@ -350,6 +394,14 @@ static int put_task(struct journal *journal, const struct record *record) {
   return code;
 }
 
+static int put_row(struct journal *journal, const struct record *record) {
+  if (record->used != 0)
+    return mch_store_put_use(&journal->store, record->used);
+  if (record->is_file)
+    return mch_store_put_file(&journal->store, &record->file, record->key);
+  return put_task(journal, record);
+}
+
 /* 0, or a code of SQLite: then none is there. */
 static int put_rows(struct journal *journal, const struct record *rows, int milliseconds) {
   struct mch_store *store = &journal->store;
@@ -357,7 +409,7 @@ static int put_rows(struct journal *journal, const struct record *rows, int mill
   if (code != 0)
     return code;
   for (; rows != NULL && code == 0; rows = rows->next)
-    code = rows->used != 0 ? mch_store_put_use(store, rows->used) : put_task(journal, rows);
+    code = put_row(journal, rows);
   if (code == 0)
     code = mch_store_end(store);
   else
