@@ -242,6 +242,7 @@ function atpbar.bar(options) end
 function atpbar.flush() end
 
 --- Show no progress from now on.
+--- Who watches the script from outside sees it.
 function atpbar.disable() end
 
 --- Let a function show progress.
