@@ -141,6 +141,23 @@ describe("a journal", function()
     assert.truthy(got:find("\n1 4 9 16 25 5\n", 1, true), got)
   end)
 
+  it("whose file may not grow goes on with right results", function()
+    for _, blocks in ipairs { 1, 100 } do -- it cannot be made; not all fits in
+      local got = run([[
+        local pool <close> = require "mantichora" { nworkers = 2, journal = path }
+        for i = 1, 300 do pool:run(function() return ("x"):rep(1000) .. i end) end
+        local sum = 0
+        for _, value in ipairs(pool:returns()) do sum = sum + #value end
+        io.stderr:write(sum, " ", pool:stats().ok, "\n")
+      ]], { before = ("ulimit -f %d;"):format(blocks) })
+      assert.are.equal(0, got.status, got.err)
+      assert.truthy(got.err:find("300792 300\n", 1, true), got.err)
+      assert.are.equal(1, count(got.err, "ERROR:mantichora:the journal [^\n]* cannot be written"), got.err)
+    end
+    assert.are.equal("1 4 9 16 25 0\n", run(squares).err)
+    assert.are.equal("1 4 9 16 25 5\n", run(squares).err)
+  end)
+
   it("on a full disk goes on with right results", function()
     if not is_root or not os.execute(("mount -t tmpfs -o size=300k,mode=700 tmpfs %s 2>/dev/null"):format(folder)) then
       return print("no tmpfs can be mounted: a full disk was not tried")

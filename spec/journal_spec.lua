@@ -436,6 +436,9 @@ describe("a pool with a journal", function()
       assert.are.equal("2.in\n", second.out)
       local pool <close> = mantichora { nworkers = 1, journal = path }
       assert.has_error(function() pool:run_with({ inputs = { folder } }, print) end)
+      local fine, problem = pcall(pool.run_with, pool, { outputs = { folder } }, print)
+      assert.is_false(fine)
+      assert.truthy(problem:find("is a directory: give the files in it", 1, true), problem)
     end)
   end)
 

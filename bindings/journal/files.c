@@ -162,6 +162,11 @@ static int look(const char *path, struct stat *about, struct mch_error *error) {
   return 1;
 }
 
+int mch_files_look(const char *path, struct mch_error *error) {
+  struct stat about;
+  return look(path, &about, error);
+}
+
 static int add_contents(struct mch_files *files, int fd, struct mch_hash *hash) {
   ssize_t count;
   while ((count = mch_file_read(fd, files->block, sizeof files->block)) > 0)

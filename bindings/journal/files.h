@@ -31,6 +31,9 @@ struct mch_files *mch_files_new(void); /* NULL: no memory */
 void mch_files_free(struct mch_files *files);
 void mch_files_set_memory(struct mch_files *files, const struct mch_files_memory *memory);
 
+/* 1: there is such a file. 0: there is none. Negative: as mch_files_hash(). */
+int mch_files_look(const char *path, struct mch_error *error);
+
 /* The hash of this state of a file, if it is known: 1; else 0. Make one known. */
 int mch_files_recall(struct mch_files *files, const struct mch_file_id *id,
                      unsigned char hash[MCH_HASH_SIZE]);

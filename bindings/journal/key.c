@@ -440,6 +440,7 @@ static void put_files(struct mch_key_walk *w, const struct mch_key_task *task,
   lua_State *L = w->L;
   unsigned char hash[MCH_HASH_SIZE + 1];
   struct mch_hash sum;
+  struct mch_error error;
   lua_Integer i;
   memset(all, 0, MCH_HASH_SIZE);
   mch_hash_begin(&sum);
@@ -457,6 +458,8 @@ static void put_files(struct mch_key_walk *w, const struct mch_key_task *task,
   mch_hash_end(&sum, all);
   mch_key_out_byte(w, '>');
   for (i = 1; task->outputs != 0 && push_path(L, task->outputs, i, "outputs"); i++) {
+    if (mch_files_look(lua_tostring(L, -1), &error) < 0)
+      luaL_error(L, "outputs: %s", error.text);
     add_file(w, "output", NULL);
     lua_pop(L, 1);
   }

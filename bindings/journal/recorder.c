@@ -451,8 +451,10 @@ static int write_some(struct journal *journal, int milliseconds) {
 static void write_rows(struct mch_recorder *recorder, int last) {
   struct journal *journal =
       (struct journal *)(void *)((char *)recorder - offsetof(struct mch_journal, recorder));
+  struct mch_store_shield shield;
   if (journal->process != (int)getpid())
     return;
+  mch_store_begin_shield(&shield);
   pthread_mutex_lock(&journal->writing);
   while (journal->may_record && journal->store.writer != NULL &&
          write_some(journal, last ? PATIENCE : 0) == 0)
@@ -466,6 +468,7 @@ static void write_rows(struct mch_recorder *recorder, int last) {
   if (last && --journal->users == 0)
     mch_journal_rest(journal);
   pthread_mutex_unlock(&journal->writing);
+  mch_store_end_shield(&shield);
 }
 
 void mch_journal_set_up_recorder(struct journal *journal) {

@@ -45,6 +45,29 @@ static const char schema[] =
 /* So long another script that makes the file at this very moment is waited for. */
 enum { MAKING = 5000 /* milliseconds */ };
 
+static int is_pending(void) {
+  sigset_t pending;
+  return sigpending(&pending) == 0 && sigismember(&pending, SIGXFSZ) == 1;
+}
+
+void mch_store_begin_shield(struct mch_store_shield *shield) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGXFSZ);
+  shield->is_pending = is_pending();
+  pthread_sigmask(SIG_BLOCK, &set, &shield->before);
+}
+
+void mch_store_end_shield(const struct mch_store_shield *shield) {
+  sigset_t set;
+  int number;
+  sigemptyset(&set);
+  sigaddset(&set, SIGXFSZ);
+  if (!shield->is_pending && is_pending())
+    sigwait(&set, &number); /* it is there: this takes it away */
+  pthread_sigmask(SIG_SETMASK, &shield->before, NULL);
+}
+
 static int run(sqlite3 *db, const char *sql) {
   return sqlite3_exec(db, sql, NULL, NULL, NULL);
 }
@@ -170,8 +193,11 @@ static enum mch_store_opened open_still(struct mch_store *store, struct mch_erro
   store->writer = NULL;
   store->is_readonly = 1;
   if (connect(store, SQLITE_OPEN_READONLY, is_still, &store->reader) != SQLITE_OK ||
-      (opened = know(store, store->reader, error)) != MCH_STORE_READY)
+      (opened = know(store, store->reader, error)) != MCH_STORE_READY) {
+    if (number_of(store->reader, "SELECT count(*) FROM sqlite_schema", -1) == 0)
+      *error = why; /* it could not be made */
     return MCH_STORE_UNUSABLE;
+  }
   *error = why;
   return prepare_finders(store) == SQLITE_OK ? MCH_STORE_READY : MCH_STORE_UNUSABLE;
 }
@@ -236,6 +262,7 @@ static int set_path(struct mch_store *store, const char *path, struct mch_error 
 
 enum mch_store_opened mch_store_open(struct mch_store *store, const char *path, int64_t seed,
                                      struct mch_error *error) {
+  struct mch_store_shield shield;
   enum mch_store_opened opened;
   memset(store, 0, sizeof *store);
   store->process = (int)getpid();
@@ -251,7 +278,9 @@ enum mch_store_opened mch_store_open(struct mch_store *store, const char *path, 
       return MCH_STORE_UNUSABLE;
     return MCH_STORE_REFUSED;
   }
+  mch_store_begin_shield(&shield);
   opened = open_both(store, seed, error);
+  mch_store_end_shield(&shield);
   if (opened != MCH_STORE_READY)
     mch_store_close(store);
   return opened;
@@ -287,8 +316,10 @@ enum mch_store_opened mch_store_look(struct mch_store *store, const char *path, 
 }
 
 void mch_store_close(struct mch_store *store) {
+  struct mch_store_shield shield;
   size_t i;
   if (store->process == (int)getpid()) {
+    mch_store_begin_shield(&shield);
     sqlite3_finalize(store->find);
     sqlite3_finalize(store->find_emitted);
     sqlite3_finalize(store->find_file);
@@ -296,6 +327,7 @@ void mch_store_close(struct mch_store *store) {
       sqlite3_finalize(store->add[i]);
     sqlite3_close(store->reader);
     sqlite3_close(store->writer); /* the last one puts the log into the file */
+    mch_store_end_shield(&shield);
   }
   free(store->path);
   free(store->folder);

@@ -14,6 +14,7 @@
 #ifndef MCH_STORE_H
 #define MCH_STORE_H
 
+#include <signal.h>
 #include <sqlite3.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -59,6 +60,15 @@ enum mch_store_opened mch_store_open(struct mch_store *store, const char *path, 
 /* Open it for questions: it must be there. */
 enum mch_store_opened mch_store_look(struct mch_store *store, const char *path, int may_write,
                                      struct mch_error *error);
+
+/* Writing beyond the limit of a file's size is an error here, as a full disk is, and no signal that
+ * ends the process: between these two, which opening and closing have by themselves. */
+struct mch_store_shield {
+  sigset_t before;
+  int is_pending;
+};
+void mch_store_begin_shield(struct mch_store_shield *shield);
+void mch_store_end_shield(const struct mch_store_shield *shield);
 
 /* In the process that opened it. */
 void mch_store_close(struct mch_store *store);
