@@ -178,6 +178,11 @@ describe("The picture of mantichora top", function()
     run.screen:wait(has("the script has ended$"))
   end)
 
+  it("names a script that has said nothing yet by its number", function()
+    local run <close> = start([[ mantichora.attach() repeat until is_there "stop" ]], 80, 24)
+    run.screen:wait(has("^a script %(PID %d+%)"))
+  end)
+
   it("leaves the terminal as it was, whatever ends it", function()
     local after = "; echo ended $?; stty -a | grep -o -e ' echo ' -e ' icanon ' | wc -w"
     for _, way in ipairs { "q", "C-c", "TERM", "HUP" } do

@@ -60,7 +60,7 @@ local function headline(view, columns)
     if pool.since and (not since or pool.since < since) then since = pool.since end
   end
   local script = hello.script or "a script"
-  local parts = { ("%s (PID %s)"):format(script:match("[^/]+$") or script, hello.pid or "?") }
+  local parts = { ("%s (PID %s)"):format(script:match("[^/]+$") or script, hello.pid or view.given.pid or "?") }
   if since then parts[#parts + 1] = clock_text(now - since) end
   local stats = model.stats
   if stats then
