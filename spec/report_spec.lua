@@ -103,6 +103,50 @@ describe("A report", function()
     assert.is_true(said[10])
   end)
 
+  it("has what pools inside of tasks did, in rows of their own, and in no sum of the others", function()
+    for _, engine in ipairs { "fork", "snapshot" } do
+      local result = run(([[
+        local pool <close> = mantichora{ nworkers = 2, engine = %q, name = "outer" }
+        for i = 1, 6 do
+          pool:run(function()
+            for _ = 1, 2 do
+              local inner <close> = mantichora{ nworkers = 1, on_error = "return" }
+              inner:run_with({ name = "inner", retries = 1, retry_on = { "error" } }, function()
+                mantichora.sleep(0.01)
+                error("deep <b>")
+              end)
+              inner:run_with({ name = "inner fine" }, mantichora.sleep, 0.01)
+              inner:returns()
+            end
+          end)
+        end
+        pool:returns()
+      ]]):format(engine))
+      assert.are.equal(0, result.status, result.err)
+      local now, counts = data(), {}
+      assert.are.same({ 6, 0, 24 }, { now.counts.ok, now.counts.error, now.nested })
+      for _, row in ipairs(now.rows) do
+        local name, slot = row[2], now.lanes[row[4] + 1]
+        local is_inner = name:find "inner" ~= nil
+        assert.are.equal(is_inner and 1 or 0, slot[4])
+        assert.is_truthy(slot[1]:find(is_inner and "^outer slot [12], inside slot 1$" or "^outer slot [12]$"), slot[1])
+        name = is_inner and name or "outer"
+        counts[name] = (counts[name] or 0) + 1
+      end
+      assert.are.same({ outer = 6, inner = 12, ["inner fine"] = 12 }, counts)
+      assert.are.equal(12, now.failed)
+      assert.is_truthy(now.failures[1][6]:find "^task 0 %(\"inner\".*error: .*deep <b>")
+      local boxes, ends = {}, {}
+      for _, box in ipairs(now.boxes) do
+        boxes[#boxes + 1] = box
+        assert.is_true(box[2] >= (ends[box[1]] or 0) - 1e-9)
+        ends[box[1]] = box[2] + box[3]
+      end
+      assert.are.equal(6 + 12 * 3, #boxes)
+      assert.are.equal("report.html\nscript.lua\n", shell.run("ls " .. folder).out)
+    end
+  end)
+
   it("is used by the keyboard, sorted and searched, at 360 pixels, in dark and light", function()
     assert.are.equal(0, run(mixed).status)
     local pictures = os.getenv("MANTICHORA_PICTURES") or folder

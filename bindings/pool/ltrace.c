@@ -130,4 +130,6 @@ void mch_ltrace_observe(lua_State *L, struct mch_hub *hub) {
 void mch_ltrace_flush(const struct mch_context *context) {
   if (context->trace != NULL)
     mch_trace_flush(context->trace);
+  if (context->report != NULL)
+    mch_report_flush(context->report);
 }

@@ -43,7 +43,7 @@ static void measure(struct mch_attempt *attempt, const struct mch_told *told) {
   }
 }
 
-static void fit(struct mch_attempt *attempt, struct mch_lane *lane) {
+void mch_attempt_fit(struct mch_attempt *attempt, struct mch_lane *lane) {
   uint64_t end = attempt->started + attempt->elapsed;
   if (attempt->started < lane->ended) {
     attempt->started = lane->ended;
@@ -65,7 +65,7 @@ void mch_attempt_end(struct mch_attempt *attempt, struct mch_lane *lane,
     attempt->elapsed = event->clock > attempt->started ? event->clock - attempt->started : 0;
   attempt->elapsed /= event->count;
   attempt->started += i * attempt->elapsed;
-  fit(attempt, lane);
+  mch_attempt_fit(attempt, lane);
 }
 
 void mch_attempt_name(struct mch_buf *name, const struct mch_told *told, uint64_t runid) {

@@ -33,6 +33,10 @@ int mch_attempt_had_begun(const struct mch_told *told);
 void mch_attempt_end(struct mch_attempt *attempt, struct mch_lane *lane,
                      const struct mch_told *told, uint32_t i);
 
+/* The same of an attempt that was made elsewhere: let it begin no earlier than it can in this lane.
+ */
+void mch_attempt_fit(struct mch_attempt *attempt, struct mch_lane *lane);
+
 /* Append what the task is called: its name, else where its function is, else its number. */
 void mch_attempt_name(struct mch_buf *name, const struct mch_told *told, uint64_t runid);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attempt.h"
+#include "nested.h"
 #include "runtime/base/grow.h"
 #include "runtime/engines/event.h"
 #include "runtime/engines/task.h"
@@ -144,9 +145,9 @@ static void rise(struct mch_gather_row *rows, size_t at) {
   }
 }
 
-static void add_row(struct mch_gathering *all, const struct mch_told *told, size_t lane,
+static void add_row(struct mch_gathering *all, uint64_t pool, size_t lane,
                     const struct mch_attempt *attempt) {
-  struct mch_gather_row row = {.pool = told->number,
+  struct mch_gather_row row = {.pool = pool,
                                .runid = attempt->runid,
                                .index = attempt->index,
                                .start = attempt->started,
@@ -173,11 +174,10 @@ static void add_row(struct mch_gathering *all, const struct mch_told *told, size
 
 /* -- sums by function ----------------------------------------------------------------------- */
 
-/* The group of this name; that of all others when there are too many. */
-static struct mch_gather_group *group_of(struct mch_gathering *all, const struct mch_told *told) {
+/* The group of the function whose place is in `key`, or else of the name; that of all others when
+ * there are too many. */
+static struct mch_gather_group *group_of(struct mch_gathering *all) {
   size_t i;
-  mch_buf_clear(&all->key);
-  mch_pool_place(told, &all->key);
   if (all->key.length == 0)
     mch_buf_append(&all->key, all->name.data, all->name.length);
   mch_buf_u8(&all->key, 0);
@@ -195,9 +195,8 @@ static struct mch_gather_group *group_of(struct mch_gathering *all, const struct
   return &all->groups[MCH_GATHER_GROUPS];
 }
 
-static void add_to_group(struct mch_gathering *all, const struct mch_told *told,
-                         const struct mch_attempt *attempt) {
-  struct mch_gather_group *group = group_of(all, told);
+static void add_to_group(struct mch_gathering *all, const struct mch_attempt *attempt) {
+  struct mch_gather_group *group = group_of(all);
   group->count++;
   group->failed += (uint64_t)is_failure(attempt->kind);
   group->sum += attempt->elapsed;
@@ -219,16 +218,14 @@ static struct mch_gather_failure *next_failure(struct mch_gathering *all) {
   return failure;
 }
 
-static void add_failure(struct mch_gathering *all, const struct mch_told *told) {
-  const struct mch_event *event = told->event;
+/* With its report in `report`. */
+static void add_failure(struct mch_gathering *all, uint64_t pool, uint64_t runid, uint64_t at,
+                        enum mch_kind kind) {
   struct mch_gather_failure *failure = next_failure(all);
-  mch_buf_clear(&all->message);
-  mch_buf_clear(&all->report);
-  mch_pool_report(told, &all->message, &all->report);
-  failure->pool = told->number;
-  failure->runid = event->runid;
-  failure->at = event->clock;
-  failure->kind = event->kind;
+  failure->pool = pool;
+  failure->runid = runid;
+  failure->at = at;
+  failure->kind = kind;
   failure->name = copy(&all->name, NAME_MOST);
   failure->report = copy(&all->report, REPORT_MOST);
 }
@@ -258,8 +255,10 @@ static void add_attempts(struct mch_gathering *all, const struct mch_told *told)
       continue;
     all->timed++;
     all->worked += attempt.elapsed;
-    add_row(all, told, number, &attempt);
-    add_to_group(all, told, &attempt);
+    add_row(all, told->number, number, &attempt);
+    mch_buf_clear(&all->key);
+    mch_pool_place(told, &all->key);
+    add_to_group(all, &attempt);
   }
   mch_lanes_set_busy(&all->lanes, lane, 0);
 }
@@ -277,7 +276,10 @@ static void on_ended(struct mch_gathering *all, const struct mch_told *told) {
   if (is_failure(event->kind)) {
     mch_buf_clear(&all->name);
     mch_attempt_name(&all->name, told, event->runid);
-    add_failure(all, told);
+    mch_buf_clear(&all->message);
+    mch_buf_clear(&all->report);
+    mch_pool_report(told, &all->message, &all->report);
+    add_failure(all, told->number, event->runid, event->clock, event->kind);
   }
 }
 
@@ -290,9 +292,11 @@ static void on_worker(struct mch_gathering *all, const struct mch_told *told) {
   boxes = boxes_of(all, (size_t)(lane - all->lanes.lanes));
   if (boxes != NULL && boxes->from == 0)
     boxes->from = event->clock;
-  if (event->type == MCH_EVENT_WORKER_STARTED && event->course.host == NULL)
-    lane->worker = event->course.pid;
-  else if (lane->worker == event->course.pid)
+  if (event->type == MCH_EVENT_WORKER_STARTED && event->course.host == NULL) {
+    struct mch_gather_worker *seen = &all->workers[all->worker_count++ % MCH_GATHER_WORKERS];
+    lane->worker = seen->worker = event->course.pid;
+    seen->lane = (size_t)(lane - all->lanes.lanes);
+  } else if (lane->worker == event->course.pid)
     lane->worker = 0;
   if (event->why == NULL || strcmp(event->why, "closed") == 0 ||
       strcmp(event->why, "replaced") == 0)
@@ -334,6 +338,66 @@ void mch_gather(struct mch_gathering *all, const struct mch_told *told) {
     break;
   case MCH_EVENT_EMITTED:
     break;
+  }
+}
+
+/* -- pools inside of tasks ------------------------------------------------------------------ */
+
+/* The lane of a worker, also when it has gone; `count`: not known. */
+static size_t lane_of_worker(const struct mch_gathering *all, int worker) {
+  uint64_t i,
+      kept = all->worker_count < MCH_GATHER_WORKERS ? all->worker_count : MCH_GATHER_WORKERS;
+  for (i = 1; i <= kept; i++) {
+    const struct mch_gather_worker *seen =
+        &all->workers[(all->worker_count - i) % MCH_GATHER_WORKERS];
+    if (seen->worker == worker)
+      return seen->lane;
+  }
+  return all->lanes.count;
+}
+
+static struct mch_lane *nested_lane(struct mch_gathering *all, const struct mch_nested *task) {
+  size_t outer = lane_of_worker(all, task->worker);
+  const char *name = outer < all->lanes.count ? all->lanes.lanes[outer].name : NULL;
+  struct mch_lane *lane;
+  mch_buf_clear(&all->message);
+  mch_jsontext_put(&all->message, name != NULL ? name : "a worker");
+  mch_jsontext_put(&all->message, ", inside");
+  mch_buf_u8(&all->message, 0);
+  if (all->message.failed != 0)
+    return NULL;
+  lane = mch_lanes_find(&all->lanes, UINT64_MAX - (outer < all->lanes.count ? outer + 1 : 0),
+                        task->row, (const char *)all->message.data);
+  if (lane != NULL)
+    lane->nested = 1;
+  return lane;
+}
+
+static void set_text(struct mch_buf *to, const struct mch_nested *task, int which) {
+  mch_buf_clear(to);
+  mch_buf_append(to, task->texts[which].bytes, task->texts[which].length);
+}
+
+void mch_gather_nested(struct mch_gathering *all, struct mch_nested *task) {
+  struct mch_attempt *attempt = &task->attempt;
+  struct mch_lane *lane = task->begun ? nested_lane(all, task) : NULL;
+  set_text(&all->name, task, MCH_NESTED_NAME);
+  if (lane != NULL) {
+    size_t number = (size_t)(lane - all->lanes.lanes);
+    mch_attempt_fit(attempt, lane);
+    add_box(all, number, attempt);
+    if (task->ended)
+      add_row(all, 0, number, attempt);
+  }
+  if (!task->ended)
+    return;
+  all->nested += (uint64_t)task->begun;
+  set_text(&all->key, task, MCH_NESTED_PLACE);
+  if (lane != NULL)
+    add_to_group(all, attempt);
+  if (is_failure(attempt->kind)) {
+    set_text(&all->report, task, MCH_NESTED_REPORT);
+    add_failure(all, 0, attempt->runid, task->at, attempt->kind);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "runtime/base/buf.h"
 #include "runtime/wire/protocol.h"
 
+struct mch_nested;
 struct mch_told;
 
 enum {
@@ -21,7 +22,8 @@ enum {
   MCH_GATHER_BOXES = 20000,
   MCH_GATHER_GROUPS = 200,
   MCH_GATHER_DEATHS = 1000,
-  MCH_GATHER_SAMPLES = 600
+  MCH_GATHER_SAMPLES = 600,
+  MCH_GATHER_WORKERS = 1024
 };
 
 struct mch_gather_box {
@@ -84,12 +86,20 @@ struct mch_gathering {
   size_t sample_count;
   uint64_t sample_step;
   uint64_t ended[MCH_KIND_COUNT];
+  uint64_t nested; /* tasks of pools inside of tasks that ran: in no sum but those by function */
+  struct mch_gather_worker {
+    int worker;
+    size_t lane;
+  } workers[MCH_GATHER_WORKERS]; /* the last ones, by the remainder of their numbers */
+  uint64_t worker_count;
   uint64_t accepted, all_ended, timed, retried, failed, worked, waited, waits;
   struct mch_buf name, report, message, key; /* while taking something in */
 };
 
 /* Take in what was told. */
 void mch_gather(struct mch_gathering *all, const struct mch_told *told);
+/* What a worker's own pool has done. */
+void mch_gather_nested(struct mch_gathering *all, struct mch_nested *task);
 void mch_gather_pool_gone(struct mch_gathering *all, uint64_t pool);
 /* How things stand at this time. */
 void mch_gather_sample(struct mch_gathering *all, uint64_t now, uint64_t script, uint64_t workers);

@@ -15,6 +15,7 @@ struct mch_lane {
   uint64_t pool;   /* its number; 0: it has gone */
   int worker;      /* process of this machine; 0: none */
   int busy;
+  int nested;              /* of a pool inside of a task */
   uint64_t runid, started; /* of what runs; nanoseconds */
   unsigned attempt;
   uint64_t ended;  /* when the last box did */

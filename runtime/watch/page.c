@@ -116,13 +116,14 @@ static void put_sums(struct mch_buf *to, const struct mch_gathering *all) {
   field_count(to, "retried", all->retried);
   field_count(to, "running", all->lanes.running);
   field_count(to, "queued", mch_gather_queued(all));
+  field_count(to, "nested", all->nested);
   field_count(to, "timed", all->timed);
   field_seconds(to, "worked", all->worked);
   field_count(to, "waits", all->waits);
   field_seconds(to, "waited", all->waited);
 }
 
-/* [name, from, worked] */
+/* [name, from, worked, 1: of a pool inside of a task] */
 static void put_lanes(struct mch_buf *to, const struct mch_gathering *all,
                       const struct mch_page_run *run) {
   size_t i;
@@ -133,6 +134,7 @@ static void put_lanes(struct mch_buf *to, const struct mch_gathering *all,
     put_text(to, lane->name);
     put_time(to, run, i < all->lane_room ? all->rows_of_boxes[i].from : 0);
     put_seconds(to, lane->worked);
+    put_count(to, (uint64_t)lane->nested);
     close_list(to);
   }
   close_list(to);

@@ -13,16 +13,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "attempt.h"
 #include "gathering.h"
+#include "lanes.h"
+#include "nested.h"
 #include "page.h"
 #include "runtime/base/file.h"
 #include "runtime/base/platform.h"
+#include "runtime/engines/event.h"
+#include "runtime/engines/task.h"
+#include "runtime/pool/pool.h"
 #include "runtime/show/anchor.h"
 #include "runtime/show/observe.h"
 #include "tracefile.h"
 
 static const uint64_t second = 1000000000u;
-enum { RAREST = 8 }; /* seconds between two versions of the file at most */
+/* Seconds between two versions of the file at most; bytes of a worker that are written soon, and
+ * that are kept at most. */
+enum { RAREST = 8, HASTE = 256 * 1024, MOST = 16 * 1024 * 1024 };
 
 struct mch_report_file {
   struct mch_observer observer;
@@ -37,6 +45,13 @@ struct mch_report_file {
   atomic_int problem;              /* `error` is to be told */
   atomic_int finished;             /* nothing is written any more */
   struct mch_gathering *gathering; /* under the hub's lock */
+  int tasks;                       /* the file of those of pools inside of tasks; -1: none */
+  off_t heard_at;
+  struct mch_buf heard; /* under `writing` */
+  /* In a worker, under the lock of its hub: */
+  int nested;
+  struct mch_lanes lanes;
+  struct mch_buf told, text[MCH_NESTED_TEXTS], message;
 };
 
 /* -- what happens --------------------------------------------------------------------------- */
@@ -61,10 +76,22 @@ static size_t local_workers(const struct mch_gathering *all, int *workers, size_
   return count;
 }
 
+/* What workers have written of their own pools. */
+static void hear_workers(struct mch_report_file *report) {
+  struct mch_nested task;
+  while (report->tasks >= 0 && mch_nested_read(report->tasks, &report->heard_at, &report->heard)) {
+    mch_hub_lock(report->hub);
+    while (mch_nested_take(&report->heard, &task))
+      mch_gather_nested(report->gathering, &task);
+    mch_hub_unlock(report->hub);
+  }
+}
+
 static void look(struct mch_report_file *report, uint64_t now) {
   int workers[256];
   uint64_t cpu, own = 0, sum = 0, rss;
   size_t count, i;
+  hear_workers(report);
   mch_hub_lock(report->hub);
   count = local_workers(report->gathering, workers, sizeof workers / sizeof workers[0]);
   mch_hub_unlock(report->hub);
@@ -176,6 +203,108 @@ void mch_report_finish(struct mch_report_file *report, int over) {
   pthread_mutex_unlock(&report->writing);
 }
 
+/* -- in a worker: what its own pools do ------------------------------------------------------ */
+
+static struct mch_lane *lane_of(struct mch_report_file *report, const struct mch_told *told) {
+  return mch_lanes_find(&report->lanes, told->number, told->event->course.slot,
+                        mch_observe_name(told->pool));
+}
+
+static int is_failure(const struct mch_told *told) {
+  return told->event->type == MCH_EVENT_ENDED && told->event->kind != MCH_KIND_OK &&
+         told->event->kind != MCH_KIND_CANCELLED;
+}
+
+/* Make the texts of the i-th task that an event is about. */
+static void put_texts(struct mch_report_file *report, const struct mch_told *told,
+                      struct mch_nested *task) {
+  int i;
+  for (i = 0; i < MCH_NESTED_TEXTS; i++)
+    mch_buf_clear(&report->text[i]);
+  mch_attempt_name(&report->text[MCH_NESTED_NAME], told, task->attempt.runid);
+  mch_pool_place(told, &report->text[MCH_NESTED_PLACE]);
+  if (is_failure(told)) {
+    mch_buf_clear(&report->message);
+    mch_pool_report(told, &report->message, &report->text[MCH_NESTED_REPORT]);
+  }
+  for (i = 0; i < MCH_NESTED_TEXTS; i++) {
+    task->texts[i].bytes = report->text[i].data;
+    task->texts[i].length = report->text[i].length;
+  }
+}
+
+static void on_nested_end(struct mch_report_file *report, const struct mch_told *told) {
+  const struct mch_event *event = told->event;
+  struct mch_lane *lane = lane_of(report, told);
+  struct mch_nested task = {.worker = report->run.pid,
+                            .ended = event->type == MCH_EVENT_ENDED,
+                            .begun = mch_attempt_had_begun(told),
+                            .at = event->clock};
+  uint32_t i;
+  if (lane == NULL || (!task.begun && !is_failure(told)))
+    return;
+  task.row = (unsigned)(lane - report->lanes.lanes) + 1;
+  for (i = 0; i < event->count && report->told.length < MOST; i++) {
+    task.attempt = (struct mch_attempt){.runid = event->runid + i, .kind = event->kind};
+    if (task.begun)
+      mch_attempt_end(&task.attempt, lane, told, i);
+    put_texts(report, told, &task);
+    mch_nested_put(&report->told, &task);
+  }
+  mch_lanes_set_busy(&report->lanes, lane, 0);
+  if (report->told.length > HASTE)
+    mch_hub_hasten(report->hub, &report->observer, event->clock);
+}
+
+static void on_nested_event(void *ud, const struct mch_told *told) {
+  struct mch_report_file *report = ud;
+  struct mch_lane *lane;
+  switch (told->event->type) {
+  case MCH_EVENT_STARTED:
+    if ((lane = lane_of(report, told)) != NULL) {
+      mch_lanes_set_busy(&report->lanes, lane, 1);
+      mch_attempt_begin(lane, told);
+    }
+    break;
+  case MCH_EVENT_ENDED:
+  case MCH_EVENT_RETRIED:
+    on_nested_end(report, told);
+    break;
+  default:
+    break;
+  }
+}
+
+static void on_nested_pool(void *ud, struct mch_pool *pool, uint64_t number, int comes) {
+  struct mch_report_file *report = ud;
+  (void)pool;
+  if (!comes)
+    mch_lanes_drop_pool(&report->lanes, number);
+}
+
+/* Also from serve(), on the helper thread of the worker's pools. */
+static void pass_on(struct mch_report_file *report) {
+  struct mch_buf told;
+  pthread_mutex_lock(&report->writing);
+  mch_hub_lock(report->hub);
+  told = report->told;
+  memset(&report->told, 0, sizeof report->told);
+  mch_hub_unlock(report->hub);
+  mch_nested_write(report->tasks, &told);
+  pthread_mutex_unlock(&report->writing);
+  mch_buf_free(&told);
+}
+
+static uint64_t serve_nested(void *ud, uint64_t now) {
+  pass_on(ud);
+  return now + second / 2;
+}
+
+void mch_report_flush(struct mch_report_file *report) {
+  if (report->nested && report->hub != NULL && report->run.pid == (int)getpid())
+    pass_on(report);
+}
+
 /* -- the end of the process ----------------------------------------------------------------- */
 
 /* By exit(): another thread may be writing, and be ended while it does. */
@@ -198,6 +327,9 @@ static void free_report(struct mch_report_file *report) {
   free(report->other);
   free(report->script);
   free(report->version);
+  if (report->tasks >= 0)
+    close(report->tasks);
+  mch_buf_free(&report->heard);
   pthread_mutex_destroy(&report->writing);
   free(report);
 }
@@ -252,27 +384,35 @@ struct mch_report_file *mch_report_open(const char *pattern, const char *script,
     return NULL;
   }
   pthread_mutex_init(&report->writing, NULL);
+  report->tasks = -1;
   if (!fill_in(report, pattern, script, version))
     mch_error_set(error, MCH_NOMEM, "not enough memory");
   else if (write_now(report, report->run.started, 0, error) == 0) {
     report->anchor = mch_anchor_cast(leave, report);
+    report->tasks = mch_nested_open(report->other);
     return report;
   }
   free_report(report);
   return NULL;
 }
 
-/* In a worker: it is the parent's. */
+/* In a worker: it is the parent's, and what its own pools do is passed on. What was gathered may be
+ * in the middle of a change by another thread: it is not freed. */
 static void forked(void *ud) {
   struct mch_report_file *report = ud;
+  struct mch_report_file old = *report;
+  memset(report, 0, sizeof *report);
+  pthread_mutex_init(&report->writing, NULL);
   report->finished = 1;
-  report->hub = NULL;
-  report->anchor = NULL;
+  report->nested = 1;
+  report->tasks = old.tasks;
+  report->path = old.path;
+  report->other = old.other;
 }
 
 int mch_report_observe(struct mch_report_file *report, struct mch_hub *hub) {
   int code;
-  if (report->hub != NULL || report->finished)
+  if (report->hub != NULL || (report->finished && (!report->nested || report->tasks < 0)))
     return 0;
   report->observer = (struct mch_observer){.ud = report,
                                            .wants = MCH_WISH_TASKS,
@@ -281,6 +421,12 @@ int mch_report_observe(struct mch_report_file *report, struct mch_hub *hub) {
                                            .serve = serve,
                                            .fd = -1,
                                            .forked = forked};
+  if (report->nested) {
+    report->run.pid = (int)getpid();
+    report->observer.event = on_nested_event;
+    report->observer.pool = on_nested_pool;
+    report->observer.serve = serve_nested;
+  }
   report->hub = hub;
   code = mch_hub_add(hub, &report->observer);
   if (code != 0)

@@ -3,7 +3,8 @@
  * A report of the run: one HTML file that needs no network, with a timeline, the slowest tasks, the
  * failures, counts and utilisation. It is written anew while the script runs, by another name
  * first, so that there is always a whole one. What it keeps is bounded: of many tasks the slowest,
- * and sums (gathering.h). It observes a state's pools; those inside of tasks are not in it. */
+ * and sums (gathering.h). It observes a state's pools; workers pass on what pools inside of their
+ * tasks do. */
 #ifndef MCH_REPORT_H
 #define MCH_REPORT_H
 
@@ -19,6 +20,9 @@ struct mch_report_file *mch_report_open(const char *pattern, const char *script,
 
 /* Observe this hub's pools from now on, if it does not yet. 0, or MCH_NOMEM. */
 int mch_report_observe(struct mch_report_file *report, struct mch_hub *hub);
+
+/* In a worker, at the end of a pool of its own: pass on what it has done. */
+void mch_report_flush(struct mch_report_file *report);
 
 /* Write it as it is now, for the last time: `over`: the script has ended. On any thread. */
 void mch_report_finish(struct mch_report_file *report, int over);

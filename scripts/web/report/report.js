@@ -60,7 +60,10 @@
     make(box, "dd", "", text);
   }
 
-  function shareOfLane(lane) { // [name, from, worked]
+  // Slots of the script's own pools.
+  const slots = data.lanes.filter(function (lane) { return lane[3] === 0; });
+
+  function shareOfLane(lane) { // [name, from, worked, 1: of a pool inside of a task]
     const length = data.now - lane[1];
     return length > 0 ? Math.min(1, lane[2] / length) : 0;
   }
@@ -76,14 +79,15 @@
     figure("work", span(data.worked));
     if (data.timed > 0) figure("a task, mean", span(data.worked / data.timed));
     if (data.waits > 0) figure("waited, mean", span(data.waited / data.waits));
-    if (data.lanes.length === 0) return;
-    const mean = data.lanes.reduce(function (sum, lane) { return sum + shareOfLane(lane); }, 0) / data.lanes.length;
+    if (data.nested > 0) figure("inside of tasks", count(data.nested));
+    if (slots.length === 0) return;
+    const mean = slots.reduce(function (sum, lane) { return sum + shareOfLane(lane); }, 0) / slots.length;
     figure("utilisation", percent(mean));
   }
 
   function drawSlots() {
-    at("slots-section").hidden = data.lanes.length === 0;
-    for (const lane of data.lanes) {
+    at("slots-section").hidden = slots.length === 0;
+    for (const lane of slots) {
       const line = make(at("slots"), "div", "slot");
       const name = make(line, "span", "slot-name", lane[0]);
       name.title = lane[0];
@@ -350,7 +354,7 @@
       filter: function (r) { return wanted === "" || (r.name + " " + r.kind + " " + r.runid).toLowerCase().includes(wanted); },
       drawn: function (shown, all) {
         at("more").hidden = shown >= all;
-        const kept = rows.length < data.timed ? "The slowest " + count(rows.length) + " of " + plural(data.timed, "task") +
+        const kept = rows.length < data.timed + data.nested ? "The slowest " + count(rows.length) + " of " + plural(data.timed + data.nested, "task") +
           " that ran are kept here; sums and counts above are of all." : plural(rows.length, "task") + " ran.";
         at("tasks-note").textContent = kept + (shown < all ? " Shown: " + count(shown) + "." : "");
       },
