@@ -331,9 +331,14 @@ end)
 
 describe("options of hosts", function()
   local function problem(options)
-    local fine, message = pcall(mantichora, options)
+    local fine, message = pcall(function()
+      return (mantichora(options))
+    end)
     assert.is_false(fine)
-    return (message:gsub("^[^:]*:%d+: ", ""))
+    local line = debug.getinfo(1, "l").currentline - 3
+    local place = ("^[^:]*hosts_spec%%.lua:%d: "):format(line) -- the caller's own
+    assert.truthy(message:find(place), message)
+    return (message:gsub(place, ""))
   end
 
   it("are refused where they are wrong", function()

@@ -32,7 +32,8 @@ int mch_lpool_is_open(const struct lpool *lpool) {
 /* Is this function on the way from the user's call to the core? */
 static int is_between(lua_State *L, lua_Debug *info) {
   static const char *const ours[] = {"mantichora/pool.lua", "mantichora/map.lua",
-                                     "mantichora/options.lua", "mantichora/events.lua"};
+                                     "mantichora/options.lua", "mantichora/events.lua",
+                                     "mantichora/hosts.lua"};
   size_t i;
   if (!lua_getinfo(L, "S", info))
     return 0;
