@@ -307,7 +307,7 @@ static void leave(struct supervisor *self, int kill) {
     self->engine->ops->quit(self->engine, kill);
 }
 
-static int hear(struct supervisor *self, const struct mch_link_event *event) {
+int mch_supervisor_hear(struct supervisor *self, const struct mch_link_event *event) {
   struct mch_reader_of reader = {event->bytes, event->length, 0};
   if (self->engine == NULL && event->type != MCH_HOSTS_CONFIG && event->type != MCH_HOSTS_QUIT &&
       event->type != MCH_HOSTS_CODE)
@@ -366,7 +366,7 @@ static int hear_all(struct supervisor *self) {
     switch (mch_link_next(self->link, &event)) {
     case MCH_LINK_MESSAGE:
       taken += event.length;
-      if (hear(self, &event) != 0) {
+      if (mch_supervisor_hear(self, &event) != 0) {
         fprintf(stderr, "mantichora worker: the pool broke the protocol by message %d\n",
                 event.type);
         return -1;

@@ -70,6 +70,8 @@ void mch_supervisor_forget(struct supervisor *self, struct here *here);
 void mch_supervisor_return(struct supervisor *self, struct here *here);
 void mch_supervisor_requeue(struct supervisor *self, struct here *here);
 void mch_supervisor_look_soon(struct supervisor *self);
+/* A message of the pool. 0, or -1: it may not say that. */
+int mch_supervisor_hear(struct supervisor *self, const struct mch_link_event *event);
 
 /* supervisor_tell.c: what goes up. */
 

@@ -15,8 +15,10 @@ const unsigned char *mch_take_bytes(struct mch_reader_of *reader, size_t count) 
     reader->bad = 1;
     return NULL;
   }
-  reader->at += count;
-  reader->left -= count;
+  if (count > 0) { /* of an empty message there is no place */
+    reader->at += count;
+    reader->left -= count;
+  }
   return at;
 }
 
