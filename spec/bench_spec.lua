@@ -16,7 +16,7 @@ end
 local function is_figure(cell) return cell:find("^%-?%d[%d.e+-]* ") ~= nil end
 
 local function run(words)
-  local got = shell.run("lua5.4 scripts/bench/" .. words, { timeout = 100 })
+  local got = shell.run("lua5.4 scripts/bench/" .. words, { timeout = 200 })
   assert(got.status == 0, got.out .. got.err)
   return got.out
 end

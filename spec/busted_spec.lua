@@ -403,7 +403,7 @@ ok 6 - is well
           order:write("%s")
           order:flush()
           os.execute("sleep %g")
-        end)]]):format(name, i * 0.15)
+        end)]]):format(name, i * 0.3)
     end
     local folder = suite(files)
     local plain = ours(folder, "-j1 -o TAP")
