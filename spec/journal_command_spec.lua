@@ -150,6 +150,18 @@ describe("mantichora journal", function()
     assert.truthy(ask("why 19"):find("^global 'check' %(its code, line %d+%)\n$"))
   end)
 
+  it("says of a first run's tasks that they were never seen, but for those of one function", function()
+    run [[
+      local pool <close> = require "mantichora" { nworkers = 1, journal = path }
+      pool:run_with({ name = "one" }, function() return 1 end)
+      pool:run_with({ name = "two" }, function() return 2 end)
+      pool:run(math.max, 3)
+      for i = 1, 2 do pool:run(function() return i end) end
+    ]]
+    for id = 1, 4 do assert.are.equal("never seen before\n", (ask("why " .. id))) end
+    assert.are.equal("upvalue 'i'\n", (ask "why 5"))
+  end)
+
   it("writes GNU parallel's table of jobs", function()
     run [[
       local mantichora = require "mantichora"

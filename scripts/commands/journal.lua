@@ -299,15 +299,16 @@ local function parts_of(file, task, known)
 end
 
 -- Of those that came before it, in the same file of code or by the same name, the one that differs least, and what of
--- it does. Those of earlier runs say more than those of its own.
+-- it does. Those of earlier runs say more than those of its own, of which other functions say nothing.
 local function nearest_task(file, task)
   local journal = require "mantichora.journal"
   local folder = task.place and task.place:match("^(.*:)%d+>$") or task.place or ""
   local known, best, differs = {}, nil, nil
   local mine, least = parts_of(file, task, known), math.huge
   for other in file:rows([[SELECT id, run, kind, parts, own FROM tasks WHERE id < ?1 AND
-      (name IS NOT NULL AND name = ?2 OR substr(place, 1, ?4) = ?3) ORDER BY run < ?5 DESC, id DESC LIMIT 5000]],
-      task.id, task.name, folder, #folder, task.run) do
+      (name IS NOT NULL AND name = ?2 OR place = ?6 OR run < ?5 AND substr(place, 1, ?4) = ?3)
+      ORDER BY run < ?5 DESC, id DESC LIMIT 5000]],
+      task.id, task.name, folder, #folder, task.run, task.place) do
     if best and best.run < task.run and other.run == task.run or least == 0 then break end
     local count, path = journal.difference(parts_of(file, other, known), mine)
     if count < least then best, least, differs = other, count, path end
