@@ -272,9 +272,17 @@ void mch_platform_unshare(void *memory, size_t bytes) {
     munmap(memory, bytes);
 }
 
+#if defined(MADV_DONTFORK) || defined(MADV_WIPEONFORK)
+/* Advice that is an order. Who takes one that there is not does not look at what is said (qemu's
+ * emulation of programs of other processors), and does nothing. Nonzero: it is done. */
+static int is_ordered(void *memory, size_t bytes, int advice) {
+  return madvise(memory, bytes, -1) != 0 && madvise(memory, bytes, advice) == 0;
+}
+#endif
+
 int mch_platform_keep_from_forks(void *memory, size_t bytes) {
 #if defined(MADV_DONTFORK)
-  return madvise(memory, bytes, MADV_DONTFORK) == 0;
+  return is_ordered(memory, bytes, MADV_DONTFORK);
 #else
   (void)memory;
   (void)bytes;
@@ -305,7 +313,7 @@ void mch_mark_make(struct mch_mark *mark) {
   void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED)
     return;
-  if (madvise(page, size, MADV_WIPEONFORK) != 0) {
+  if (!is_ordered(page, size, MADV_WIPEONFORK)) {
     munmap(page, size);
     return;
   }

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -581,6 +582,17 @@ static void test_tear(void) {
   free(part);
 }
 
+#ifndef SANITIZED
+/* qemu's emulation of programs of other processors leaves such limits out. */
+static int is_limited(size_t size) {
+  void *much = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (much == MAP_FAILED)
+    return 1;
+  munmap(much, size);
+  return 0;
+}
+#endif
+
 /* The message that there is no memory for is passed over; its beginning and the others are there.
  */
 static void test_lost(void) {
@@ -595,7 +607,7 @@ static void test_lost(void) {
   struct mch_message_in message;
   struct rlimit old, tight;
   struct pair pair;
-  int i, got, count = 0;
+  int i, got, limited, count = 0;
   for (i = 0; i < SPANS; i++)
     spans[i] = (struct mch_span){0, lent, MCH_FRAME_MAX};
   open_pair(&pair);
@@ -605,6 +617,7 @@ static void test_lost(void) {
   tight = old;
   tight.rlim_cur = 200u << 20;
   setrlimit(RLIMIT_AS, &tight);
+  limited = is_limited(tight.rlim_cur);
   while (count < 2) {
     CHECK(mch_channel_flush(&pair.a, 0, NULL) == 0);
     CHECK(mch_channel_fill(&pair.b, 0, NULL) >= 0);
@@ -612,11 +625,15 @@ static void test_lost(void) {
     CHECK(got >= 0);
     if (got < 0)
       break;
-    if (got == 1 && count++ == 0)
+    if (got == 0)
+      continue;
+    if (++count == 2)
+      CHECK(!message.lost && message.length == 5);
+    else if (limited)
       CHECK(message.lost && message.length == MCH_LOST_KEPT &&
             memcmp(message.body, "front", 6) == 0);
-    else if (got == 1)
-      CHECK(!message.lost && message.length == 5);
+    else
+      fprintf(stderr, "test_lost: not tested, this kernel limits no memory\n");
   }
   setrlimit(RLIMIT_AS, &old);
   CHECK(count == 2);

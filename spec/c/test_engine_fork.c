@@ -593,10 +593,10 @@ static void test_long_line(void) {
                      ? (size_t)(stream.raw.data + stream.searched - from) / PAGE * PAGE
                      : 0;
     mch_buf_append(&stream.raw, bytes, sizeof bytes);
-    CHECK(mprotect(from, end, PROT_NONE) == 0);
+    CHECK(end == 0 || mprotect(from, end, PROT_NONE) == 0);
     before = stream.searched;
     CHECK(mch_hear_whole_lines(&stream, mch_buf_unread(&stream.raw)) == 0);
-    CHECK(mprotect(from, end, PROT_READ | PROT_WRITE) == 0);
+    CHECK(end == 0 || mprotect(from, end, PROT_READ | PROT_WRITE) == 0);
     CHECK(stream.searched == before + STEP);
   }
   CHECK(mch_hear_whole_lines(&stream, STEP) == 0 && stream.searched == STEPS * STEP);

@@ -357,6 +357,26 @@ static void test_share(void) {
   mch_platform_unshare(NULL, 1);
 }
 
+/* A fork knows that it is one, also where the kernel says yes to all advice on memory; its own mark
+ * is its own. */
+static void test_mark(void) {
+  struct mch_mark mark, own;
+  int status = -1;
+  pid_t pid;
+  mch_mark_make(&mark);
+  CHECK(mch_mark_is_ours(&mark));
+  pid = fork();
+  if (pid == 0) {
+    int fine = !mch_mark_is_ours(&mark);
+    mch_mark_make(&own);
+    fine = fine && mch_mark_is_ours(&own);
+    _exit(fine ? 0 : 1);
+  }
+  CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+  CHECK(mch_mark_is_ours(&mark));
+  mch_mark_free(&mark);
+}
+
 int main(void) {
   CHECK(mch_platform_cpu_count() >= 1);
   CHECK(mch_platform_maxrss() > 100000);
@@ -370,5 +390,6 @@ int main(void) {
   test_poller_in_a_fork();
   test_wait_and_signals();
   test_share();
+  test_mark();
   return check_report();
 }
