@@ -66,6 +66,25 @@ describe("mantichora top", function()
     assert.same("", got.err)
   end)
 
+  it("waits for a script that is just making its socket", function()
+    local got = within([[python3 -c '
+import os, socket, subprocess, sys, time
+folder = os.environ["XDG_RUNTIME_DIR"] + "/mantichora"
+os.mkdir(folder, 0o700)
+script = socket.socket(socket.AF_UNIX)
+script.bind("%s/%d.sock" % (folder, os.getpid()))
+top = subprocess.Popen(sys.argv[1:], stdout=1)
+time.sleep(0.1)
+script.listen()
+script.settimeout(20)
+for _ in range(2): # one is looked at for the list, then one is watched
+    viewer = script.accept()[0]
+    viewer.sendall(b"{\"mantichora\":1}\n{\"event\":\"ready\"}\n")
+top.wait()
+' $TOP --json --once]])
+    assert.same({ '{"mantichora":1}\n{"event":"ready"}\n', "" }, { got.out, got.err })
+  end)
+
   it("lists several scripts", function()
     local got = within([[
       begin a; one=$PID

@@ -52,7 +52,8 @@ int mch_commands_open_json(lua_State *L);
  *   folders([pid])   where the sockets of this user's scripts may be, or of that process's user's
  *   pids(folder)     of whom there are sockets; of some the process has gone
  *   runs(pid)        whether there is such a process
- *   connect(path)    a connection; or nil and why not: "none" where nobody listens
+ *   owner(pid)       the user whose process that is; nil: ours
+ *   connect(path)    a connection; or nil and why not: "none": no socket, "refused": nobody listens
  *     :fd()            to wait for
  *     :lines()         the objects that have come, without waiting; nil: the other side has gone
  *     :texts()         the same lines as they are

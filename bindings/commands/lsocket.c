@@ -105,8 +105,10 @@ static int socket_connect(lua_State *L) {
   if (problem == 0 && mch_place_may_look(socket->fd))
     return 1;
   lua_pushnil(L);
-  if (problem == ENOENT || problem == ECONNREFUSED || problem == ENOTDIR)
+  if (problem == ENOENT || problem == ENOTDIR)
     lua_pushliteral(L, "none");
+  else if (problem == ECONNREFUSED) /* left behind, or made at this moment */
+    lua_pushliteral(L, "refused");
   else
     lua_pushstring(L, problem != 0 ? strerror(problem) : "its socket is another user's");
   return 2;

@@ -59,6 +59,17 @@ end
 
 -- --- the scripts -------------------------------------------------------------------------------------------
 
+-- A connection; or nil and why not. A script that is just making its socket does not hear yet.
+local function connect(folder, pid)
+  local connection, problem
+  for _ = 1, 50 do
+    connection, problem = socket.connect(("%s/%d.sock"):format(folder, pid))
+    if connection or problem ~= "refused" or not socket.runs(pid) then break end
+    web_core.wait(-1, 0.02)
+  end
+  return connection, problem ~= "refused" and problem or "none"
+end
+
 -- What a script says first; nil: nothing within a second.
 local function first_line(connection)
   local deadline = web_core.clock() + 1
@@ -69,14 +80,13 @@ local function first_line(connection)
   until web_core.clock() > deadline
 end
 
--- Those that can be watched: { pid =, path =, said = the first line }, by PID.
+-- Those that can be watched: { pid =, said = the first line }, by PID.
 local function find_scripts()
   local scripts = {}
   for _, folder in ipairs(socket.folders()) do
     for _, pid in ipairs(socket.pids(folder)) do
-      local path = ("%s/%d.sock"):format(folder, pid)
-      local connection <close> = socket.connect(path)
-      if connection then scripts[#scripts + 1] = { pid = pid, path = path, said = first_line(connection) } end
+      local connection <close> = connect(folder, pid)
+      if connection then scripts[#scripts + 1] = { pid = pid, said = first_line(connection) } end
     end
   end
   table.sort(scripts, function(a, b) return a.pid < b.pid end)
@@ -115,7 +125,7 @@ end
 local function connect_to(pid)
   local folders = socket.folders(pid)
   for _, folder in ipairs(folders) do
-    local connection, problem = socket.connect(("%s/%d.sock"):format(folder, pid))
+    local connection, problem = connect(folder, pid)
     if connection then return connection end
     if problem and problem ~= "none" then
       return nil, whose(pid) or ("script %d cannot be watched: %s"):format(pid, problem)

@@ -144,14 +144,15 @@ local function worker_lines(view, columns)
 end
 
 -- As the script itself draws them, with its rate if there is room behind its name.
-local function bar_line(bar, columns)
+local function bar_line(bar, columns, now)
   local width = math.max(8, math.min(40, columns // 4))
   local done, total = bar.done or 0, bar.total
   local share = total and (total > 0 and math.min(1, done / total) or 1)
   local field = ((":"):rep(math.floor((share or 0) * width + 1e-9)) .. (" "):rep(width)):sub(1, width)
   local counts = total and ("%8d / %8d"):format(done, total) or ("%8d %10s"):format(done, "")
   local state = bar.state ~= "running" and bar.state ~= "finished" and (" (%s)"):format(bar.state) or ""
-  local rate = bar.state == "running" and bar.rate and "  " .. rate_text(bar.rate) or ""
+  local moves = bar.state == "running" and (bar.rate or 0) > 0 and now - (bar.clock or now) < 3 + 3 / bar.rate
+  local rate = moves and "  " .. rate_text(bar.rate) or "" -- one that stands still is not told of
   local line = (" %s %s"):format(share and ("%6.2f%%"):format(share * 100) or "       ", field)
     .. (columns < narrow and "" or " | " .. counts) .. " |:  "
   line = line .. (bar.name or "") .. state
@@ -159,10 +160,10 @@ local function bar_line(bar, columns)
 end
 
 local function bar_lines(view, columns)
-  local lines = {}
-  for _, bar in ipairs(view.model:bar_list()) do lines[#lines + 1] = { bar_line(bar, columns) } end
+  local lines, now = {}, view.model:now(view.now)
+  for _, bar in ipairs(view.model:bar_list()) do lines[#lines + 1] = { bar_line(bar, columns, now) } end
   if not lines[1] and view.model.gone then
-    for _, bar in ipairs(view.model.ended_bars) do lines[#lines + 1] = { bar_line(bar, columns) } end
+    for _, bar in ipairs(view.model.ended_bars) do lines[#lines + 1] = { bar_line(bar, columns, now) } end
   end
   return lines
 end
