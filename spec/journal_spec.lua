@@ -120,9 +120,9 @@ describe("a pool with a journal", function()
         pool:run(function(cat, again) return cat, getmetatable(again) end, setmetatable({}, Cat), setmetatable({}, Cat))
         pool:run(function() return setmetatable({}, World) end)
         pool:run(function() return shape.new(1), require "shape".new(2), shape.hide(3) end)
-        pool:run_with({ name = "cat", version = 1 }, function()
-          return setmetatable({ EDITED }, Cat), setmetatable({}, zoo.Dog), null
-        end)
+        pool:run_with({ name = "cat", version = 1 }, function(f)
+          return setmetatable({ EDITED }, Cat), setmetatable({}, zoo.Dog), null, f()
+        end, function() return setmetatable({}, make) end)
         local results = pool:receive_all()
         local function is(value, class) return getmetatable(value) == class end
         local checks = {
@@ -133,6 +133,7 @@ describe("a pool with a journal", function()
           is(results[5][2], World),
           is(results[6][2], shape.Square), is(results[6][3], shape.Square), shape.is_hidden(results[6][4]),
           is(results[7][2], Cat), is(results[7][3], zoo.Dog), results[7][4] == null,
+          is(results[7][5], make),
         }
         local cats = pool:map(function(n) return setmetatable({ n }, Cat), zoo end, { 1, 2, 3 })
         for i = 1, 3 do checks[#checks + 1] = is(cats[i], Cat) end
@@ -144,11 +145,11 @@ describe("a pool with a journal", function()
       end
     ]]
     for run_number = 1, 2 do
-      assert.are.equal(("21\t1\t%d\n"):format(run_number == 1 and 0 or 11):rep(3), script(text).out)
+      assert.are.equal(("22\t1\t%d\n"):format(run_number == 1 and 0 or 11):rep(3), script(text).out)
     end
     -- A version stands for the code of methods, too: the class is the one of now.
     local edited = script((text:gsub("EDITED", "true"))).out
-    assert.are.equal(("21\t1\t3\n"):rep(3), edited)
+    assert.are.equal(("22\t1\t3\n"):rep(3), edited)
     assert.are.same({}, said("WARNING"))
   end)
 

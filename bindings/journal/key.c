@@ -19,11 +19,12 @@ enum {
   VALUE_DUMPS,
   VALUE_FUNCTIONS,
   VALUE_CHUNKS,
-  VALUE_CALL,     /* the function of the call */
-  VALUE_VALUES,   /* the queue of the walk through single values */
-  VALUE_FOLLOWED, /* functions in whose place a version stands */
-  VALUE_NAMED,    /* objects in the values that these reach, by number */
-  VALUE_HOOKED,   /* what hooks have returned, or nil */
+  VALUE_CALL,      /* the function of the call */
+  VALUE_VALUES,    /* the queue of the walk through single values */
+  VALUE_FOLLOWED,  /* functions in whose place a version stands */
+  VALUE_NAMED,     /* objects in the values that these reach, by number */
+  VALUE_NAMED_OWN, /* likewise, of one task */
+  VALUE_HOOKED,    /* what hooks have returned, or nil */
   VALUES = VALUE_HOOKED
 };
 
@@ -105,6 +106,7 @@ void mch_keyer_push(lua_State *L) {
   set_new_table(L, at, VALUE_VALUES, NULL);
   set_new_table(L, at, VALUE_FOLLOWED, NULL);
   set_new_table(L, at, VALUE_NAMED, NULL);
+  set_new_table(L, at, VALUE_NAMED_OWN, NULL);
 }
 
 static struct mch_keyer *get(lua_State *L, int at) {
@@ -135,7 +137,8 @@ static void use_stack(lua_State *L, struct mch_keyer *keyer, int at) {
   w->codes.buf = &keyer->dump;
   w->chunks = base + VALUE_CHUNKS;
   w->functions = base + VALUE_FOLLOWED;
-  w->named = base + VALUE_NAMED;
+  w->named[0] = base + VALUE_NAMED;
+  w->named[1] = base + VALUE_NAMED_OWN;
   w->hooked = keyer->values.hooked = base + VALUE_HOOKED;
   keyer->values.L = L;
   keyer->values.queue = base + VALUE_VALUES;
@@ -487,6 +490,8 @@ int mch_keyer_task(lua_State *L, int at, const struct mch_key_task *task, struct
   if (!keyer->is_begun)
     return luaL_error(L, "the keyer has not begun");
   at = lua_absindex(L, at);
+  if (w->is_versioned)
+    set_new_table(L, at, VALUE_NAMED_OWN, NULL);
   use_stack(L, keyer, at);
   clear_own(w);
   mch_key_out_bytes(w, keyer->common, sizeof keyer->common);
@@ -521,8 +526,9 @@ int mch_keyer_push_walked(lua_State *L, int at) {
     return 1;
   }
   lua_newtable(L);
-  for (i = 0; i < 2; i++) {
-    lua_getiuservalue(L, at, i == 0 ? VALUE_QUEUE : VALUE_NAMED);
+  for (i = 0; i < 3; i++) {
+    static const int values[] = {VALUE_QUEUE, VALUE_NAMED, VALUE_NAMED_OWN};
+    lua_getiuservalue(L, at, values[i]);
     lua_pushnil(L);
     while (lua_next(L, -2)) {
       lua_pushvalue(L, -2);

@@ -28,11 +28,12 @@ static void name_tables(struct mch_key_walk *w, const unsigned char hash[MCH_HAS
     int top = lua_gettop(L);
     uint64_t name = mch_set_mix(number, hash, MCH_HASH_SIZE) | UINT64_C(1) << 63;
     if (lua_rawgeti(L, w->values->queue, (lua_Integer)number) == LUA_TTABLE) {
-      if (lua_rawgeti(L, w->named, (lua_Integer)name) != LUA_TNIL && !lua_rawequal(L, -1, -2))
+      if (lua_rawgeti(L, w->named[w->layer], (lua_Integer)name) != LUA_TNIL &&
+          !lua_rawequal(L, -1, -2))
         lua_pushboolean(L, 0);
       else
         lua_pop(L, 1);
-      lua_rawseti(L, w->named, (lua_Integer)name);
+      lua_rawseti(L, w->named[w->layer], (lua_Integer)name);
     }
     lua_settop(L, top);
   }
@@ -65,8 +66,7 @@ static int digest(struct mch_key_walk *w, const struct mch_node *node) {
   }
   mch_key_out_end(values, hash);
   w->hooks += values->hooks;
-  if (w->layer == 0)
-    name_tables(w, hash);
+  name_tables(w, hash);
   mch_buf_append(&w->digests[w->layer], hash, sizeof hash);
   if (mch_key_out_may_part(w, values->part_count[0])) {
     mch_buf_append(parts, values->parts[0].data, values->parts[0].length);

@@ -114,8 +114,8 @@ struct mch_key_walk {
   int functions;               /* stack index of a list: those whose values count */
   int hooked; /* stack index of a table: object -> list of what its hook returned, [0] their number;
                  or of nil, which becomes one */
-  int named;  /* stack index of a table: what numbers objects in those values -> object, or false
-                 if there are several such */
+  int named[2]; /* by layer: stack index of a table: what numbers objects in those values -> object,
+                or false if there are several such */
   uint32_t function_count, functions_done;
   struct mch_buf digests[2]; /* by layer: of these values */
   int is_state;              /* of `values`: what workers have is walked (key_state.c) */
