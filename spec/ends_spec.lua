@@ -160,7 +160,8 @@ describe("cancel", function()
     end
     process.wait(function()
       mcore:poll()
-      return mcore:workers()[1].runid == 0
+      local worker = mcore:workers()[1]
+      return worker and worker.runid == 0
     end)
     for i = 1, 50 do
       if i % 2 == 0 then assert.are.equal("queued", mcore:cancel(runids[i])) end
@@ -181,7 +182,8 @@ describe("cancel", function()
     local runid = mcore:run(spin)
     process.wait(function()
       mcore:poll()
-      return mcore:workers()[1].runid == runid
+      local worker = mcore:workers()[1] -- none before its machine is there
+      return worker and worker.runid == runid
     end)
     assert.are.equal("running", mcore:cancel(runid))
     local failure = mcore:returns()[1]

@@ -669,7 +669,8 @@ describe("fork engine", function()
     mcore:run(function() mantichora.sleep(0.1) end)
     process.wait(function()
       mcore:poll()
-      return mcore:workers()[1].runid == 0
+      local worker = mcore:workers()[1] -- none before its machine is there
+      return worker and worker.runid == 0
     end)
     for _, priority in ipairs { math.mininteger, 0, 1, math.maxinteger, 1 << 32, -1 << 32 } do
       mcore:run_with({ priority = priority, retries = 1 << 32 }, print)
