@@ -428,8 +428,8 @@ static size_t size_of_paths(lua_State *L, int list) {
 /* The files of the call, its inputs with what they contained when the key was made. */
 static int note_files(lua_State *L, struct call *call, struct record *record, size_t at) {
   size_t i;
-  record->input_count = call->inputs != 0 ? lua_rawlen(L, call->inputs) : 0;
-  record->output_count = call->outputs != 0 ? lua_rawlen(L, call->outputs) : 0;
+  record->input_count = call->inputs != 0 ? (size_t)lua_rawlen(L, call->inputs) : 0;
+  record->output_count = call->outputs != 0 ? (size_t)lua_rawlen(L, call->outputs) : 0;
   record->inputs = calloc(record->input_count + 1, sizeof *record->inputs);
   record->outputs = calloc(record->output_count + 1, sizeof *record->outputs);
   if (record->inputs == NULL || record->outputs == NULL)

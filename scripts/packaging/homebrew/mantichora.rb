@@ -17,7 +17,8 @@ class Mantichora < Formula
 
   def install
     system "cmake", "-S", ".", "-B", "build", *std_cmake_args,
-           "-DMANTICHORA_LUA_VERSION=5.4", "-DMANTICHORA_PREFER_SHARED=ON", "-DMANTICHORA_EXAMPLES=OFF"
+           "-DMANTICHORA_LUA_VERSION=5.4", "-DMANTICHORA_PREFER_SHARED=ON",
+           "-DMANTICHORA_AMQP=OFF", "-DMANTICHORA_EXAMPLES=OFF"
     system "cmake", "--build", "build"
     system "cmake", "--install", "build"
   end
