@@ -55,7 +55,7 @@ void mch_render_json(struct mch_buf *to, const struct mch_report *report, double
   put(to, "{\"event\":\"");
   put(to, event_word(report->event));
   put(to, "\"");
-  put_seconds(to, "time", (uint64_t)(when * 1000));
+  put_seconds(to, "time", (uint64_t)(when * 1000 + 0.5));
   put_count(to, "id", report->key);
   put(to, ",\"name\":");
   mch_jsontext_string(to, report->name, report->name_length);

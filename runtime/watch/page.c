@@ -99,9 +99,9 @@ static void put_run(struct mch_buf *to, const struct mch_page_run *run) {
   key(to, "over");
   put(to, run->over ? "true" : "false");
   key(to, "begin");
-  mch_jsontext_fixed(to, (uint64_t)(run->begin * 1000), 3);
+  mch_jsontext_fixed(to, (uint64_t)(run->begin * 1000 + 0.5), 3);
   key(to, "written");
-  mch_jsontext_fixed(to, (uint64_t)(run->written * 1000), 3);
+  mch_jsontext_fixed(to, (uint64_t)(run->written * 1000 + 0.5), 3);
   field_seconds(to, "now", run->now > run->started ? run->now - run->started : 0);
 }
 
