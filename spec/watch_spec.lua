@@ -231,7 +231,7 @@ describe("A script that is watched", function()
         one:poll()
       end
       near:returns() pool:returns()
-    ]], { "until:\"ready\"", "until:\"workers_rss\"", "until:\"workers_rss\"", "touch:go", "eof",
+    ]], { "until:\"host\":\"far\",\"tasks\":0,\"runid\":0", "until:\"workers_rss\"", "touch:go", "eof",
       env = "MANTICHORA_ATTACH=1 HOST=" .. shell.host })
     check(got)
     local count = { 0, 0 }
