@@ -283,7 +283,7 @@ describe("init", function()
   end)
 
   it("that fails, fails the tasks that wait, and forks no more than that", function()
-    local path = os.tmpname()
+    local path -- of each pool its own: its last worker may note something when the tasks have failed
     local function note()
       local file <close> = io.open(path, "a")
       file:write("x")
@@ -292,6 +292,7 @@ describe("init", function()
       { function() note() error("init broke") end, "error", "init broke" },
       { function() note() os.exit(9) end, "exited", "its worker exited with status 9 before its first task" },
     } do
+      path = os.tmpname()
       local mcore <close> = failing { nworkers = 1, init = case[1] }
       for _ = 1, 3 do mcore:run(function() return "never" end) end
       for _, failure in ipairs(mcore:returns()) do
@@ -299,7 +300,9 @@ describe("init", function()
         assert.truthy(failure.message:find(case[3], 1, true), failure.message)
       end
       local file <close> = assert(io.open(path))
-      assert.is_true(#file:read("a") <= 4)
+      local forks = #file:read("a")
+      assert.is_true(forks >= 3 and forks <= 4, forks)
+      mcore:close()
       os.remove(path)
     end
   end)
