@@ -485,3 +485,42 @@ describe("a machine that is lost", function()
     process.wait(function() return not process.runs(worker) end)
   end)
 end)
+
+describe("a large upvalue", function()
+  it("goes to a machine once, as long as it stays the same", function()
+    local heard = os.tmpname()
+    local command = { "sh", "-c", ("tee %s | exec %s worker --stdio"):format(heard, program) }
+    local numbers, words = {}, {}
+    for i = 1, 20000 do numbers[i], words[i] = i / 7, "word " .. i end
+    local function sum() -- of what the machine has heard
+      local file <close> = io.open(heard)
+      return file:seek("end")
+    end
+    do
+      local mcore <close> = pool { hosts = { machine("b", 2, command) } }
+      local function check(from, to)
+        for i = from, to do
+          mcore:run(function(k) return numbers[k], words[i], k end, i)
+          mcore:run(function() return #words + i end)
+        end
+        local results = mcore:returns { packed = true }
+        for i = from, to do
+          local at = 2 * (i - from) + 1
+          assert.are.same({ n = 3, numbers[i], words[i], i }, results[at])
+          assert.are.same({ n = 1, 20000 + i }, results[at + 1])
+        end
+      end
+      check(1, 40)
+      assert.is_true(sum() < 700000, sum()) -- two graphs of 400 and 240 KB at most, not forty of each
+      local before = sum()
+      numbers[3], words[7], words[15000] = "three", "seven", 15
+      check(1, 40)
+      assert.is_true(sum() - before < 700000, sum() - before)
+      for i = 1, 20000 do numbers[i], words[i] = i, "other " .. i end
+      check(1, 5)
+      local got = mcore:map(function(i) return words[i] end, { 7, 15000, 20000 })
+      assert.are.same({ n = 3, "other 7", "other 15000", "other 20000" }, got)
+    end
+    os.remove(heard)
+  end)
+end)

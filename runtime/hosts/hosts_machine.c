@@ -105,6 +105,7 @@ void mch_machine_connect(struct machine *machine) {
   free(machine->codes);
   machine->codes = NULL;
   machine->code_room = 0;
+  mch_kept_clear(&machine->kept);
   machine->deaf = 0;
   machine->link = mch_link_start(&config, &error);
   if (machine->link == NULL) {
@@ -227,6 +228,7 @@ void mch_machine_drop(struct machine *machine) {
   for (i = 0; i < MCH_HOSTS_WINDOW; i++)
     free(machine->held[i]);
   free(machine->codes);
+  mch_kept_clear(&machine->kept);
   free(machine->why);
   free(machine->bars);
   free(machine->bar_keys);

@@ -16,6 +16,7 @@
 #define MCH_HOSTS_STATE_H
 
 #include "hosts.h"
+#include "kept.h"
 #include "runtime/links/link.h"
 #include "runtime/show/output.h"
 #include "wire.h"
@@ -51,6 +52,7 @@ struct machine {
   size_t in_flight;     /* bytes of payload */
   unsigned char *codes; /* bits by id: it has them */
   uint32_t code_room;
+  struct mch_kept kept;  /* what it has of large graphs */
   double run_time, trip; /* nanoseconds, smoothed; 0: not known */
   uint64_t last_end;     /* when a task of it ended last, or the first was granted */
   uint64_t asked_at;     /* when it was last asked for what it may have begun */

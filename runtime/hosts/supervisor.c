@@ -211,18 +211,57 @@ static int take_task(struct supervisor *self, struct mch_reader_of *reader, int 
   return self->head.failed != 0 ? -1 : 0;
 }
 
-static int take_body(struct supervisor *self) {
+/* The graph of the task whose head came before. */
+static int accept_graph(struct supervisor *self, struct mch_buf *graph) {
   struct mch_reader_of reader = {self->head.data, self->head.length, 0};
   struct mch_hosts_task head;
-  struct mch_buf graph = {0};
-  int code;
   if (!self->bodiless ||
       mch_hosts_take_task(&reader, &head, self->bodiless == MCH_HOSTS_BATCH) != 0)
     return -1;
   self->bodiless = 0;
-  if (mch_link_keep(self->link, &graph) != 0)
+  return accept_task(self, &head, graph->data, graph->length, graph);
+}
+
+static int keep(struct supervisor *self, const struct mch_buf *graph) {
+  struct mch_parcel *parcel;
+  if (!mch_kept_wants(graph->length))
+    return 0;
+  parcel = mch_parcel_new(graph->length);
+  if (parcel == NULL)
+    return -1; /* the pool counts on it */
+  memcpy(parcel->bytes, graph->data, graph->length);
+  mch_kept_put(&self->kept, parcel);
+  mch_parcel_drop(parcel);
+  return 0;
+}
+
+static int take_body(struct supervisor *self) {
+  struct mch_buf graph = {0};
+  int code = mch_link_keep(self->link, &graph) != 0 || keep(self, &graph) != 0
+                 ? -1
+                 : accept_graph(self, &graph);
+  mch_buf_free(&graph);
+  return code;
+}
+
+static int take_same(struct supervisor *self, struct mch_reader_of *reader) {
+  struct mch_same same;
+  const struct mch_parcel *parcel;
+  struct mch_buf graph = {0};
+  int code = -1;
+  same.place = mch_take_u8(reader);
+  same.first = mch_take_u32(reader);
+  same.last = mch_take_u32(reader);
+  parcel = reader->bad ? NULL : mch_kept_get(&self->kept, &same);
+  if (parcel == NULL)
     return -1;
-  code = accept_task(self, &head, graph.data, graph.length, &graph);
+  mch_buf_reserve(&graph, (size_t)same.first + reader->left + same.last);
+  mch_buf_append(&graph, parcel->bytes, same.first);
+  if (reader->left > 0)
+    mch_buf_append(&graph, reader->at, reader->left);
+  mch_buf_append(&graph, parcel->bytes + parcel->length - same.last, same.last);
+  if (graph.failed == 0)
+    code = accept_graph(self, &graph);
   mch_buf_free(&graph);
   return code;
 }
@@ -312,7 +351,7 @@ int mch_supervisor_hear(struct supervisor *self, const struct mch_link_event *ev
   if (self->engine == NULL && event->type != MCH_HOSTS_CONFIG && event->type != MCH_HOSTS_QUIT &&
       event->type != MCH_HOSTS_CODE)
     return -1;
-  if (self->bodiless && event->type != MCH_HOSTS_BODY)
+  if (self->bodiless && event->type != MCH_HOSTS_BODY && event->type != MCH_HOSTS_SAME)
     return -1;
   switch (event->type) {
   case MCH_HOSTS_CONFIG:
@@ -327,6 +366,8 @@ int mch_supervisor_hear(struct supervisor *self, const struct mch_link_event *ev
     return take_task(self, &reader, 1);
   case MCH_HOSTS_BODY:
     return take_body(self);
+  case MCH_HOSTS_SAME:
+    return take_same(self, &reader);
   case MCH_HOSTS_GRANT:
     return take_grants(self, &reader);
   case MCH_HOSTS_STOP:
@@ -504,6 +545,7 @@ static void free_all(struct supervisor *self) {
   mch_supervisor_free_asks(self);
   mch_buf_free(&self->head);
   mch_buf_free(&self->scratch);
+  mch_kept_clear(&self->kept);
   mch_link_free(self->link);
   free(self);
 }

@@ -9,6 +9,7 @@
 #ifndef MCH_HOSTS_SUPERVISOR_STATE_H
 #define MCH_HOSTS_SUPERVISOR_STATE_H
 
+#include "kept.h"
 #include "supervisor.h"
 
 /* A task of the pool that is here; `accepted` of the task is its ticket. */
@@ -58,6 +59,7 @@ struct supervisor {
   uint64_t looked_at_workers, look_at, look_step;
   int scarce, told_busy;
   struct mch_buf head, scratch, told; /* told: the last WORKERS */
+  struct mch_kept kept;               /* large graphs, as the pool knows */
   struct asked *asked;
   struct reply *replies;
   uint32_t requests;

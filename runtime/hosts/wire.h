@@ -30,6 +30,7 @@
  *    what was not has provably not begun when the machine is lost.
  *  - A name and a number are bounded before they are used; a message that has not exactly its
  *    fields ends the connection.
+ *  - A BODY of middling size is kept on both sides, and a later one may be told as SAME (kept.h).
  *  - Numbers are little-endian and of fixed width. Times are ages, in nanoseconds before the
  *    message was made: clocks of different machines are never compared.
  *
@@ -44,7 +45,7 @@
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 
-#define MCH_HOSTS_VERSION 1u
+#define MCH_HOSTS_VERSION 2u
 #define MCH_HOSTS_WINDOW 4096u /* tickets of one machine that are open at once, at most */
 #define MCH_HOSTS_NAME 255u    /* bytes of a host's name */
 #define MCH_HOSTS_SLOTS 4096u
@@ -66,6 +67,7 @@
   X(ACCEPT, 13, D, "u32 pid, u64 bytes of EMITTED")                                                \
   X(QUIT, 14, D, "u8 kill")                                                                        \
   X(PING, 15, D, "u64 time")                                                                       \
+  X(SAME, 16, D, "as BODY, by one kept (kept.h): u8 place, u32 first, u32 last, what is between")  \
   X(HELLO, 32, U, "struct mch_hosts_hello")                                                        \
   X(START, 33, U, "u32 slots")                                                                     \
   X(NEED, 34, U, "u32 request, name of a module")                                                  \

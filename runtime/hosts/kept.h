@@ -1,0 +1,52 @@
+/* Runs in: both.
+ *
+ * Large graphs that a pool has sent to a machine. Both sides keep the last few, in the same places;
+ * a graph that begins and ends as one of them does is told by what differs between. So what many
+ * tasks hold as an upvalue goes once, as long as it stays the same. Both sides keep each BODY that
+ * mch_kept_wants(). */
+#ifndef MCH_HOSTS_KEPT_H
+#define MCH_HOSTS_KEPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MCH_KEPT_PLACES 4u
+#define MCH_KEPT_LEAST ((size_t)64 * 1024)
+#define MCH_KEPT_MOST                                                                              \
+  ((size_t)16 * 1024 * 1024) /* larger ones go each time, and take no memory here */
+
+/* Bytes that several hold. */
+struct mch_parcel {
+  unsigned holders;
+  size_t length;
+  unsigned char bytes[];
+};
+/* Room for so many bytes, with one holder. NULL: no memory. */
+struct mch_parcel *mch_parcel_new(size_t length);
+/* One holder less. */
+void mch_parcel_drop(void *parcel);
+
+struct mch_kept {
+  struct mch_parcel *places[MCH_KEPT_PLACES];
+  unsigned next;
+};
+
+static inline int mch_kept_wants(size_t length) {
+  return length >= MCH_KEPT_LEAST && length <= MCH_KEPT_MOST;
+}
+/* Keep it, too, in the place of the oldest. */
+void mch_kept_put(struct mch_kept *kept, struct mch_parcel *parcel);
+void mch_kept_clear(struct mch_kept *kept);
+
+/* A graph: the first and the last bytes of the one in that place, and others between. */
+struct mch_same {
+  uint8_t place;
+  uint32_t first, last;
+};
+/* The best of what is kept. 0: too little of it is the same. */
+int mch_kept_find(const struct mch_kept *kept, const unsigned char *bytes, size_t length,
+                  struct mch_same *same);
+/* The one in that place; NULL: there is none, or it is not so long. */
+const struct mch_parcel *mch_kept_get(const struct mch_kept *kept, const struct mch_same *same);
+
+#endif

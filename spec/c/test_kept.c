@@ -1,0 +1,115 @@
+/* Large graphs that both sides keep: what one side tells as the same is what the other makes of it,
+ * with pieces that change at the front, in the middle and at the end; what is wrong is refused. */
+#include "runtime/hosts/kept.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+static unsigned state = 7;
+
+static unsigned random_below(unsigned most) {
+  state = state * 1103515245u + 12345u;
+  return (state >> 8) % most;
+}
+
+static struct mch_parcel *filled(size_t length, int seed) {
+  struct mch_parcel *parcel = mch_parcel_new(length);
+  size_t i;
+  for (i = 0; i < length; i++)
+    parcel->bytes[i] = (unsigned char)(i * 31 + i / 251 + (size_t)seed);
+  return parcel;
+}
+
+/* What was said of `parcel`, against the same graph made from what is kept there. */
+static int is_told(const struct mch_kept *here, const struct mch_kept *there,
+                   const struct mch_parcel *parcel) {
+  struct mch_same same;
+  const struct mch_parcel *base;
+  size_t between;
+  if (!mch_kept_find(here, parcel->bytes, parcel->length, &same))
+    return 0;
+  base = mch_kept_get(there, &same);
+  if (base == NULL || (size_t)same.first + same.last > parcel->length)
+    return 0;
+  between = parcel->length - same.first - same.last;
+  return memcmp(base->bytes, parcel->bytes, same.first) == 0 &&
+         memcmp(base->bytes + base->length - same.last, parcel->bytes + same.first + between,
+                same.last) == 0;
+}
+
+static void keep(struct mch_kept *here, struct mch_kept *there, size_t length, int seed) {
+  struct mch_parcel *parcel = filled(length, seed);
+  mch_kept_put(here, parcel);
+  mch_kept_put(there, parcel);
+  mch_parcel_drop(parcel);
+}
+
+/* `base` with other bytes in the place of some. */
+static struct mch_parcel *spliced(const struct mch_parcel *base) {
+  size_t removed = random_below(64), added = random_below(64), i;
+  size_t at = random_below((unsigned)(base->length - removed + 1));
+  struct mch_parcel *parcel = mch_parcel_new(base->length - removed + added);
+  memcpy(parcel->bytes, base->bytes, at);
+  for (i = 0; i < added; i++)
+    parcel->bytes[at + i] = (unsigned char)random_below(256);
+  memcpy(parcel->bytes + at + added, base->bytes + at + removed, base->length - at - removed);
+  return parcel;
+}
+
+static void tells(void) {
+  struct mch_kept here = {0}, there = {0};
+  int round;
+  keep(&here, &there, MCH_KEPT_LEAST, 1);
+  keep(&here, &there, MCH_KEPT_LEAST + 5000, 2);
+  for (round = 0; round < 2000; round++) {
+    struct mch_parcel *parcel = spliced(here.places[round % 2]);
+    CHECK(is_told(&here, &there, parcel));
+    mch_parcel_drop(parcel);
+  }
+  mch_kept_clear(&here);
+  mch_kept_clear(&there);
+}
+
+static void forgets(void) {
+  struct mch_kept here = {0}, there = {0};
+  struct mch_same same;
+  unsigned i;
+  struct mch_parcel *first = filled(MCH_KEPT_LEAST, 100);
+  mch_kept_put(&here, first);
+  CHECK(mch_kept_find(&here, first->bytes, first->length, &same) && same.first == first->length);
+  for (i = 0; i < MCH_KEPT_PLACES; i++) {
+    CHECK(mch_kept_find(&here, first->bytes, first->length, &same));
+    keep(&here, &there, MCH_KEPT_LEAST, (int)i);
+  }
+  CHECK(!mch_kept_find(&here, first->bytes, first->length, &same));
+  CHECK(first->holders == 1);
+  mch_parcel_drop(first);
+  mch_kept_clear(&here);
+  mch_kept_clear(&there);
+  CHECK(here.places[0] == NULL && here.next == 0);
+}
+
+static void refuses(void) {
+  struct mch_kept kept = {0}, none = {0};
+  keep(&kept, &none, MCH_KEPT_LEAST, 1);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){0, 1, 1}) == kept.places[0]);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){0, 0, MCH_KEPT_LEAST}) != NULL);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){0, 1, MCH_KEPT_LEAST}) == NULL);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){0, UINT32_MAX, UINT32_MAX}) == NULL);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){1, 0, 0}) == NULL);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){MCH_KEPT_PLACES, 0, 0}) == NULL);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){255, 0, 0}) == NULL);
+  CHECK(!mch_kept_wants(MCH_KEPT_LEAST - 1) && mch_kept_wants(MCH_KEPT_LEAST));
+  CHECK(mch_kept_wants(MCH_KEPT_MOST) && !mch_kept_wants(MCH_KEPT_MOST + 1));
+  mch_kept_clear(&kept);
+  mch_kept_clear(&none);
+}
+
+int main(void) {
+  tells();
+  forgets();
+  refuses();
+  return check_report();
+}
