@@ -52,12 +52,16 @@ static void read_options(lua_State *L, struct call *call) {
 }
 
 /* Push the keyer of single calls. */
+static void push_new_keyer(lua_State *L, struct journal *journal) {
+  mch_keyer_push(L);
+  mch_files_set_memory(
+      mch_keyer_files(L, lua_gettop(L)),
+      &(struct mch_files_memory){mch_journal_find_file, mch_journal_keep_file, journal});
+}
+
 static int push_keyer(lua_State *L, struct journal *journal) {
   if (journal->keyer == LUA_NOREF) {
-    mch_keyer_push(L);
-    mch_files_set_memory(
-        mch_keyer_files(L, lua_gettop(L)),
-        &(struct mch_files_memory){mch_journal_find_file, mch_journal_keep_file, journal});
+    push_new_keyer(L, journal);
     journal->keyer = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   lua_rawgeti(L, LUA_REGISTRYINDEX, journal->keyer);
@@ -126,11 +130,8 @@ static int begin_walk(lua_State *L, struct call *call) {
     mch_keyer_set_hooked(L, call->keyer, 0); /* but for what each item has for itself */
     return 1;
   }
-  mch_keyer_push(L);
+  push_new_keyer(L, call->journal);
   call->keyer = lua_gettop(L);
-  mch_files_set_memory(
-      mch_keyer_files(L, call->keyer),
-      &(struct mch_files_memory){mch_journal_find_file, mch_journal_keep_file, call->journal});
   if (!begin(L, call)) {
     tell_unkeyed(L, call->journal, call->asked->function);
     lua_pushboolean(L, 0);

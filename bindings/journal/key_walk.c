@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bindings/values/graph.h"
 #include "bindings/values/number.h"
 
 enum { MOST_HOOKS = 10000, LONG = 1 << 18 };
@@ -243,18 +244,11 @@ int mch_key_walk_value(struct mch_key_walk *w, const struct mch_node *node, int 
  * it failed. */
 static int call_hook(struct mch_key_walk *w) {
   lua_State *L = w->L;
-  int hook = lua_gettop(L), n;
+  int hook = lua_gettop(L);
   lua_pushvalue(L, hook - 1);
   if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK)
     return 0;
-  luaL_checkstack(L, 4, NULL);
-  n = lua_gettop(L) - hook + 1;
-  lua_createtable(L, n, 1);
-  lua_insert(L, hook);
-  lua_pushinteger(L, n);
-  lua_rawseti(L, hook, 0);
-  for (; n > 0; n--)
-    lua_rawseti(L, hook, n);
+  mch_encode_list_hooked(L, hook);
   return 1;
 }
 

@@ -213,11 +213,22 @@ static int check_hooked(struct encoding *e) {
                                : mch_encode_refuse(e, "its __mantichora returned no function");
 }
 
+void mch_encode_list_hooked(lua_State *L, int first) {
+  int n = lua_gettop(L) - first + 1;
+  luaL_checkstack(L, 4, NULL);
+  lua_createtable(L, n, 1);
+  lua_insert(L, first);
+  lua_pushinteger(L, n);
+  lua_rawseti(L, first, 0);
+  for (; n > 0; n--)
+    lua_rawseti(L, first, n);
+}
+
 /* Call the hook on top of the stack for the object at `at`; replaces it by the list of what it
  * returned. */
 static int call_hook(struct encoding *e, int at) {
   lua_State *L = e->L;
-  int hook = lua_gettop(L), n, i;
+  int hook = lua_gettop(L);
   e->to->called = 1;
   pause_collector(e);
   lua_pushvalue(L, at);
@@ -226,14 +237,7 @@ static int call_hook(struct encoding *e, int at) {
     lua_pushfstring(L, "its __mantichora failed: %s", why != NULL ? why : "(no message)");
     return mch_encode_refuse(e, lua_tostring(L, -1));
   }
-  n = lua_gettop(L) - hook + 1;
-  luaL_checkstack(L, 4, NULL);
-  lua_createtable(L, n, 1);
-  lua_insert(L, hook);
-  for (i = n; i > 0; i--)
-    lua_rawseti(L, hook, i);
-  lua_pushinteger(L, n);
-  lua_rawseti(L, hook, 0);
+  mch_encode_list_hooked(L, hook);
   return DONE;
 }
 

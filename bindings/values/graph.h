@@ -163,6 +163,10 @@ struct mch_encoder {
                                machine, in order of first use; owned like `out`, may be NULL */
 };
 
+/* Replace what a hook has returned, on the stack from `first` on, by a list of it, [0] their
+ * number. Raises on memory. */
+void mch_encode_list_hooked(lua_State *L, int first);
+
 /* Encode the values at the stack indices first..first+n-1 as one message (for a task: the function,
  * then its arguments). The stack is left as it was. Raises a sentence that says where the value is
  * that cannot go, e.g. "cannot send upvalue 'file' of function <img.lua:12>: userdata (FILE*)";

@@ -3,7 +3,17 @@
 #include "file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
+
+int mch_file_open(const char *path, int flags, mode_t mode) {
+  int fd = open(path, flags | O_CLOEXEC, mode), other;
+  if (fd < 0 || fd > 2)
+    return fd;
+  other = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  close(fd);
+  return other;
+}
 
 int mch_file_write(int fd, const void *bytes, size_t length, off_t at) {
   const char *from = bytes;

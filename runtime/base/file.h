@@ -11,6 +11,9 @@
 /* Where the descriptor stands, which moves on. */
 enum { MCH_FILE_HERE = -1 };
 
+/* open(2), closed on exec, and none of the standard descriptors. -1: errno says why. */
+int mch_file_open(const char *path, int flags, mode_t mode);
+
 /* Write all of it at this place. 0, or errno: some of it may have been written then. */
 int mch_file_write(int fd, const void *bytes, size_t length, off_t at);
 

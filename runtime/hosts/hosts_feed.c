@@ -15,7 +15,7 @@ enum {
   UNSENT_LIMIT = 1024 * 1024,    /* a link with more queued gets nothing new */
   IN_FLIGHT_LIMIT = 1024 * 1024, /* bytes of payload ahead on one machine */
   SMALL_BODY = 16 * 1024,        /* a graph up to that is copied */
-  LARGE_BODY = 64 * 1024,        /* from there on it comes as a message of its own */
+  LARGE_BODY = MCH_KEPT_LEAST,   /* from there on it comes as a message of its own */
   MOST_AHEAD = 512,              /* tasks a slot that may begin */
   FEW = 8                        /* tasks a slot that are sent one by one */
 };
@@ -227,39 +227,57 @@ static void release_task(void *ud) {
   mch_task_free(ud);
 }
 
-/* Send the graph of a task by itself: whole, and kept on both sides if that is worth it, or by what
- * of it is not kept there. */
+/* A graph in one piece, in memory of its own. NULL: no memory. */
+static struct mch_cargo *one_piece(const struct mch_body *graph) {
+  struct mch_cargo *cargo = NULL;
+  struct mch_buf bytes = {0};
+  size_t size = mch_body_size(graph);
+  if (mch_buf_reserve(&bytes, size) == 0) {
+    mch_body_copy(graph, bytes.data);
+    bytes.length = size;
+    cargo = mch_cargo_new(&bytes, NULL, 0, NULL);
+  }
+  mch_buf_free(&bytes);
+  return cargo;
+}
+
+static void release_cargo(void *ud) {
+  mch_cargo_drop(ud);
+}
+
+/* Send the graph of a task by itself: whole, and kept on both sides, or by what of it is not kept
+ * there. */
 static int send_apart(struct machine *machine, const struct mch_task *task) {
   struct mch_buf *head = &machine->engine->scratch;
   struct mch_body graph = graph_of(task);
-  struct mch_parcel *parcel = mch_parcel_new(mch_body_size(&graph));
+  struct mch_cargo *cargo = one_piece(&graph);
   struct mch_link_body body;
   struct mch_same same;
   unsigned type = MCH_HOSTS_BODY;
-  if (parcel == NULL)
-    return MCH_NOMEM;
-  mch_body_copy(&graph, parcel->bytes);
-  body = (struct mch_link_body){parcel->bytes, parcel->length, mch_parcel_drop, parcel};
+  int code = MCH_NOMEM;
+  if (cargo == NULL)
+    return code;
+  graph = cargo->body;
+  body = (struct mch_link_body){graph.bytes, graph.length, release_cargo, cargo};
   mch_buf_clear(head);
-  if (mch_kept_find(&machine->kept, parcel->bytes, parcel->length, &same)) {
+  if (mch_kept_find(&machine->kept, graph.bytes, graph.length, &same)) {
     type = MCH_HOSTS_SAME;
     mch_buf_u8(head, same.place);
     mch_buf_u32(head, same.first);
     mch_buf_u32(head, same.last);
-    body.bytes = parcel->bytes + same.first;
+    body.bytes = graph.bytes + same.first;
     body.length -= (size_t)same.first + same.last;
   }
-  parcel->holders++; /* it may be written, and dropped, at once */
-  if (head->failed != 0 ||
-      mch_link_send(machine->link, (unsigned char)type, head->data, head->length, &body) != 0) {
-    mch_parcel_drop(parcel);
-    mch_parcel_drop(parcel);
-    return MCH_NOMEM;
-  }
-  if (type == MCH_HOSTS_BODY)
-    mch_kept_put(&machine->kept, parcel);
-  mch_parcel_drop(parcel);
-  return 0;
+  mch_cargo_hold(cargo); /* for the link, which may write and drop it at once */
+  if (head->failed == 0 &&
+      mch_link_send(machine->link, (unsigned char)type, head->data, head->length, &body) == 0)
+    code = 0;
+  else
+    mch_cargo_drop(cargo);
+  if (code == 0 && type == MCH_HOSTS_BODY)
+    mch_kept_put(&machine->kept, cargo);
+  mch_cargo_drop(cargo);
+  return code;
 }
 
 /* Send the graph as it is, or in one piece. */

@@ -2,36 +2,20 @@
 #define _POSIX_C_SOURCE 200809L
 #include "kept.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-struct mch_parcel *mch_parcel_new(size_t length) {
-  struct mch_parcel *parcel = malloc(sizeof *parcel + length);
-  if (parcel == NULL)
-    return NULL;
-  parcel->holders = 1;
-  parcel->length = length;
-  return parcel;
-}
-
-void mch_parcel_drop(void *parcel) {
-  struct mch_parcel *self = parcel;
-  if (self != NULL && --self->holders == 0)
-    free(self);
-}
-
-void mch_kept_put(struct mch_kept *kept, struct mch_parcel *parcel) {
-  struct mch_parcel **place = &kept->places[kept->next];
+void mch_kept_put(struct mch_kept *kept, struct mch_cargo *graph) {
+  struct mch_cargo **place = &kept->places[kept->next];
   kept->next = (kept->next + 1) % MCH_KEPT_PLACES;
-  mch_parcel_drop(*place);
-  parcel->holders++;
-  *place = parcel;
+  mch_cargo_drop(*place);
+  mch_cargo_hold(graph);
+  *place = graph;
 }
 
 void mch_kept_clear(struct mch_kept *kept) {
   unsigned i;
   for (i = 0; i < MCH_KEPT_PLACES; i++)
-    mch_parcel_drop(kept->places[i]);
+    mch_cargo_drop(kept->places[i]);
   memset(kept, 0, sizeof *kept);
 }
 
@@ -63,13 +47,14 @@ int mch_kept_find(const struct mch_kept *kept, const unsigned char *bytes, size_
   size_t best = 0;
   uint8_t i;
   for (i = 0; i < MCH_KEPT_PLACES; i++) {
-    const struct mch_parcel *parcel = kept->places[i];
+    const struct mch_body *body;
     size_t most, first, last;
-    if (parcel == NULL)
+    if (kept->places[i] == NULL)
       continue;
-    most = parcel->length < length ? parcel->length : length;
-    first = same_first(parcel->bytes, bytes, most);
-    last = same_last(parcel->bytes + parcel->length, bytes + length, most - first);
+    body = &kept->places[i]->body;
+    most = body->length < length ? body->length : length;
+    first = same_first(body->bytes, bytes, most);
+    last = same_last(body->bytes + body->length, bytes + length, most - first);
     if (first + last > best) {
       best = first + last;
       *same = (struct mch_same){i, (uint32_t)first, (uint32_t)last};
@@ -78,8 +63,7 @@ int mch_kept_find(const struct mch_kept *kept, const unsigned char *bytes, size_
   return best > 0 && best >= length / 8 * 7;
 }
 
-const struct mch_parcel *mch_kept_get(const struct mch_kept *kept, const struct mch_same *same) {
-  const struct mch_parcel *parcel =
-      same->place < MCH_KEPT_PLACES ? kept->places[same->place] : NULL;
-  return parcel != NULL && (size_t)same->first + same->last <= parcel->length ? parcel : NULL;
+const struct mch_body *mch_kept_get(const struct mch_kept *kept, const struct mch_same *same) {
+  const struct mch_cargo *graph = same->place < MCH_KEPT_PLACES ? kept->places[same->place] : NULL;
+  return graph != NULL && (size_t)same->first + same->last <= graph->size ? &graph->body : NULL;
 }

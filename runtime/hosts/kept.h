@@ -10,32 +10,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/wire/cargo.h"
+
 #define MCH_KEPT_PLACES 4u
 #define MCH_KEPT_LEAST ((size_t)64 * 1024)
-#define MCH_KEPT_MOST                                                                              \
-  ((size_t)16 * 1024 * 1024) /* larger ones go each time, and take no memory here */
-
-/* Bytes that several hold. */
-struct mch_parcel {
-  unsigned holders;
-  size_t length;
-  unsigned char bytes[];
-};
-/* Room for so many bytes, with one holder. NULL: no memory. */
-struct mch_parcel *mch_parcel_new(size_t length);
-/* One holder less. */
-void mch_parcel_drop(void *parcel);
+#define MCH_KEPT_MOST ((size_t)16 * 1024 * 1024) /* larger ones go each time */
 
 struct mch_kept {
-  struct mch_parcel *places[MCH_KEPT_PLACES];
+  struct mch_cargo *places[MCH_KEPT_PLACES]; /* in one piece each */
   unsigned next;
 };
 
 static inline int mch_kept_wants(size_t length) {
   return length >= MCH_KEPT_LEAST && length <= MCH_KEPT_MOST;
 }
-/* Keep it, too, in the place of the oldest. */
-void mch_kept_put(struct mch_kept *kept, struct mch_parcel *parcel);
+/* Hold it, too, in the place of the oldest. */
+void mch_kept_put(struct mch_kept *kept, struct mch_cargo *graph);
 void mch_kept_clear(struct mch_kept *kept);
 
 /* A graph: the first and the last bytes of the one in that place, and others between. */
@@ -47,6 +37,6 @@ struct mch_same {
 int mch_kept_find(const struct mch_kept *kept, const unsigned char *bytes, size_t length,
                   struct mch_same *same);
 /* The one in that place; NULL: there is none, or it is not so long. */
-const struct mch_parcel *mch_kept_get(const struct mch_kept *kept, const struct mch_same *same);
+const struct mch_body *mch_kept_get(const struct mch_kept *kept, const struct mch_same *same);
 
 #endif

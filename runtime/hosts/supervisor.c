@@ -175,9 +175,9 @@ static int take_code(struct supervisor *self, struct mch_reader_of *reader) {
   return 0;
 }
 
-/* A task with its graph. */
+/* A task with its graph, which may be cargo. */
 static int accept_task(struct supervisor *self, const struct mch_hosts_task *head,
-                       const unsigned char *graph, size_t length, struct mch_buf *cargo) {
+                       const unsigned char *graph, size_t length, struct mch_cargo *cargo) {
   struct here **at = &self->here[head->ticket % MCH_HOSTS_WINDOW], *here;
   int broken;
   if (head->ticket == 0 || *at != NULL || (here = calloc(1, sizeof *here)) == NULL)
@@ -211,59 +211,49 @@ static int take_task(struct supervisor *self, struct mch_reader_of *reader, int 
   return self->head.failed != 0 ? -1 : 0;
 }
 
-/* The graph of the task whose head came before. */
-static int accept_graph(struct supervisor *self, struct mch_buf *graph) {
+/* The graph of the task whose head came before. Takes the buffer; `is_whole`: it is not told by
+ * another, and may be kept. */
+static int accept_graph(struct supervisor *self, struct mch_buf *graph, int is_whole) {
   struct mch_reader_of reader = {self->head.data, self->head.length, 0};
   struct mch_hosts_task head;
-  if (!self->bodiless ||
-      mch_hosts_take_task(&reader, &head, self->bodiless == MCH_HOSTS_BATCH) != 0)
-    return -1;
-  self->bodiless = 0;
-  return accept_task(self, &head, graph->data, graph->length, graph);
-}
-
-static int keep(struct supervisor *self, const struct mch_buf *graph) {
-  struct mch_parcel *parcel;
-  if (!mch_kept_wants(graph->length))
-    return 0;
-  parcel = mch_parcel_new(graph->length);
-  if (parcel == NULL)
-    return -1; /* the pool counts on it */
-  memcpy(parcel->bytes, graph->data, graph->length);
-  mch_kept_put(&self->kept, parcel);
-  mch_parcel_drop(parcel);
-  return 0;
+  struct mch_cargo *cargo = mch_cargo_new(graph, NULL, 0, NULL);
+  int code = -1;
+  mch_buf_free(graph);
+  if (cargo != NULL && self->bodiless &&
+      mch_hosts_take_task(&reader, &head, self->bodiless == MCH_HOSTS_BATCH) == 0) {
+    self->bodiless = 0;
+    if (is_whole && mch_kept_wants(cargo->size))
+      mch_kept_put(&self->kept, cargo);
+    code = accept_task(self, &head, cargo->body.bytes, cargo->size, cargo);
+  }
+  mch_cargo_drop(cargo);
+  return code;
 }
 
 static int take_body(struct supervisor *self) {
   struct mch_buf graph = {0};
-  int code = mch_link_keep(self->link, &graph) != 0 || keep(self, &graph) != 0
-                 ? -1
-                 : accept_graph(self, &graph);
-  mch_buf_free(&graph);
-  return code;
+  return mch_link_keep(self->link, &graph) != 0 ? -1 : accept_graph(self, &graph, 1);
 }
 
 static int take_same(struct supervisor *self, struct mch_reader_of *reader) {
   struct mch_same same;
-  const struct mch_parcel *parcel;
+  const struct mch_body *base;
   struct mch_buf graph = {0};
-  int code = -1;
   same.place = mch_take_u8(reader);
   same.first = mch_take_u32(reader);
   same.last = mch_take_u32(reader);
-  parcel = reader->bad ? NULL : mch_kept_get(&self->kept, &same);
-  if (parcel == NULL)
+  base = reader->bad ? NULL : mch_kept_get(&self->kept, &same);
+  if (base == NULL)
     return -1;
   mch_buf_reserve(&graph, (size_t)same.first + reader->left + same.last);
-  mch_buf_append(&graph, parcel->bytes, same.first);
+  mch_buf_append(&graph, base->bytes, same.first);
   if (reader->left > 0)
     mch_buf_append(&graph, reader->at, reader->left);
-  mch_buf_append(&graph, parcel->bytes + parcel->length - same.last, same.last);
+  mch_buf_append(&graph, base->bytes + base->length - same.last, same.last);
   if (graph.failed == 0)
-    code = accept_graph(self, &graph);
+    return accept_graph(self, &graph, 0);
   mch_buf_free(&graph);
-  return code;
+  return -1;
 }
 
 static int take_grants(struct supervisor *self, struct mch_reader_of *reader) {

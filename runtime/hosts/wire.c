@@ -221,27 +221,22 @@ static int make_batch(struct mch_task *task, const struct mch_hosts_task *head) 
 }
 
 struct mch_task *mch_hosts_make_task(const struct mch_hosts_task *head, const unsigned char *graph,
-                                     size_t length, struct mch_buf *cargo, int *broken) {
+                                     size_t length, struct mch_cargo *cargo, int *broken) {
   struct mch_task *task;
-  struct mch_cargo *carried = NULL;
+  int carries = cargo != NULL && !head->is_batch;
   *broken = head->is_batch && !are_items(head, graph, length);
   if (*broken)
     return NULL;
-  if (cargo != NULL && !head->is_batch) {
-    carried = mch_cargo_new(cargo, NULL, 0, NULL);
-    if (carried == NULL)
-      return NULL;
-    length = 0;
-  }
-  task = bare_task(head, graph, length);
+  task = bare_task(head, graph, carries ? 0 : length);
   if (task == NULL || add_extra(task, head) != 0 ||
       (head->is_batch && make_batch(task, head) != 0)) {
-    mch_cargo_drop(carried);
     mch_task_free(task);
     return NULL;
   }
-  if (carried != NULL)
-    mch_task_carry(task, carried);
+  if (carries) {
+    mch_cargo_hold(cargo);
+    mch_task_carry(task, cargo);
+  }
   return task;
 }
 

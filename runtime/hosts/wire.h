@@ -191,10 +191,10 @@ struct mch_hosts_task {
 void mch_hosts_put_task(struct mch_buf *buf, const struct mch_task *task, uint32_t ticket,
                         unsigned options);
 int mch_hosts_take_task(struct mch_reader_of *reader, struct mch_hosts_task *task, int is_batch);
-/* The task that it describes, with this graph, or this one as cargo (which is then empty). NULL: no
+/* The task that it describes, with this graph, which a task holds where it is cargo. NULL: no
  * memory, or they do not fit together (`broken`). */
 struct mch_task *mch_hosts_make_task(const struct mch_hosts_task *head, const unsigned char *graph,
-                                     size_t length, struct mch_buf *cargo, int *broken);
+                                     size_t length, struct mch_cargo *cargo, int *broken);
 
 /* How a task or item ended, or that so many items are answered. */
 enum {

@@ -30,19 +30,15 @@ enum {
 int mch_nested_open(const char *path) {
   size_t room = strlen(path) + 16;
   char *name = malloc(room);
-  int fd = -1, other;
+  int fd;
   if (name == NULL)
     return -1;
   snprintf(name, room, "%s.tasks", path);
-  fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+  fd = mch_file_open(name, O_RDWR | O_CREAT | O_EXCL | O_APPEND, 0600);
   if (fd >= 0)
     unlink(name);
   free(name);
-  if (fd < 0 || fd > 2)
-    return fd;
-  other = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  close(fd);
-  return other;
+  return fd;
 }
 
 void mch_nested_put(struct mch_buf *to, const struct mch_nested *task) {

@@ -96,16 +96,6 @@ static int lock_within(int fd, size_t patience) {
 
 /* -- opening ------------------------------------------------------------------------------ */
 
-/* A descriptor that is none of the standard ones. */
-static int open_file(const char *path, int flags, mode_t mode) {
-  int fd = open(path, O_RDWR | O_CLOEXEC | flags, mode), other;
-  if (fd < 0 || fd > 2)
-    return fd;
-  other = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  close(fd);
-  return other;
-}
-
 /* Write the first item over whatever there is. */
 static int begin(const struct mch_tracefile *file, int fd) {
   struct mch_buf text = {0};
@@ -142,7 +132,7 @@ static int make(struct mch_tracefile *file, const struct stat *old) {
   if (other == NULL)
     return ENOMEM;
   snprintf(other, room, "%s.%ld.new", file->path, (long)getpid());
-  fd = open_file(other, O_CREAT | O_EXCL, old != NULL ? 0600 : 0666);
+  fd = mch_file_open(other, O_RDWR | O_CREAT | O_EXCL, old != NULL ? 0600 : 0666);
   problem = fd < 0 ? errno : begin(file, fd);
   if (problem == 0 && old != NULL && fchmod(fd, old->st_mode & 07777) != 0)
     problem = errno;
@@ -220,14 +210,14 @@ static char *from_the_root(const char *path) {
 
 static int open_and_take(struct mch_tracefile *file, struct mch_error *error) {
   int problem;
-  file->fd = open_file(file->path, 0, 0);
+  file->fd = mch_file_open(file->path, O_RDWR, 0);
   if (file->fd < 0 && errno == ENOENT) {
     problem = make(file, NULL);
     if (problem == 0)
       return 0;
     if (problem != EEXIST)
       return mch_error_set(error, MCH_SYSTEM, "%s: %s", file->path, strerror(problem));
-    file->fd = open_file(file->path, 0, 0); /* another run was faster */
+    file->fd = mch_file_open(file->path, O_RDWR, 0); /* another run was faster */
   }
   return file->fd < 0 ? mch_error_system(error, file->path) : take(file, error);
 }
@@ -453,7 +443,7 @@ static int move(struct mch_tracefile *file, off_t end, off_t size) {
   if ((other = malloc(room)) == NULL)
     return ENOMEM;
   snprintf(other, room, "%s.%ld.new", file->whole, (long)getpid());
-  fd = open_file(other, O_CREAT | O_EXCL, 0600);
+  fd = mch_file_open(other, O_RDWR | O_CREAT | O_EXCL, 0600);
   problem = fd < 0 ? errno : copy_to(file, end, fd, size);
   if (problem == 0 && fchmod(fd, status.st_mode & 07777) != 0)
     problem = errno;
@@ -538,7 +528,7 @@ static int follow(struct mch_tracefile *file, size_t patience) {
   int problem;
   while (fstat(file->fd, &own) == 0 && stat(file->whole, &now) == 0 &&
          (own.st_ino != now.st_ino || own.st_dev != now.st_dev)) {
-    named.fd = open_file(file->whole, 0, 0);
+    named.fd = mch_file_open(file->whole, O_RDWR, 0);
     if (named.fd < 0)
       return 0;
     if (!is_ours(&named)) {

@@ -14,48 +14,54 @@ static unsigned random_below(unsigned most) {
   return (state >> 8) % most;
 }
 
-static struct mch_parcel *filled(size_t length, int seed) {
-  struct mch_parcel *parcel = mch_parcel_new(length);
-  size_t i;
-  for (i = 0; i < length; i++)
-    parcel->bytes[i] = (unsigned char)(i * 31 + i / 251 + (size_t)seed);
-  return parcel;
+static struct mch_cargo *cargo_of(struct mch_buf *bytes) {
+  struct mch_cargo *cargo = mch_cargo_new(bytes, NULL, 0, NULL);
+  mch_buf_free(bytes);
+  return cargo;
 }
 
-/* What was said of `parcel`, against the same graph made from what is kept there. */
+static struct mch_cargo *filled(size_t length, int seed) {
+  struct mch_buf bytes = {0};
+  size_t i;
+  for (i = 0; i < length; i++)
+    mch_buf_u8(&bytes, (uint8_t)(i * 31 + i / 251 + (size_t)seed));
+  return cargo_of(&bytes);
+}
+
+/* What was said of `graph`, against the same graph made from what is kept there. */
 static int is_told(const struct mch_kept *here, const struct mch_kept *there,
-                   const struct mch_parcel *parcel) {
+                   const struct mch_body *graph) {
   struct mch_same same;
-  const struct mch_parcel *base;
+  const struct mch_body *base;
   size_t between;
-  if (!mch_kept_find(here, parcel->bytes, parcel->length, &same))
+  if (!mch_kept_find(here, graph->bytes, graph->length, &same))
     return 0;
   base = mch_kept_get(there, &same);
-  if (base == NULL || (size_t)same.first + same.last > parcel->length)
+  if (base == NULL || (size_t)same.first + same.last > graph->length)
     return 0;
-  between = parcel->length - same.first - same.last;
-  return memcmp(base->bytes, parcel->bytes, same.first) == 0 &&
-         memcmp(base->bytes + base->length - same.last, parcel->bytes + same.first + between,
+  between = graph->length - same.first - same.last;
+  return memcmp(base->bytes, graph->bytes, same.first) == 0 &&
+         memcmp(base->bytes + base->length - same.last, graph->bytes + same.first + between,
                 same.last) == 0;
 }
 
 static void keep(struct mch_kept *here, struct mch_kept *there, size_t length, int seed) {
-  struct mch_parcel *parcel = filled(length, seed);
-  mch_kept_put(here, parcel);
-  mch_kept_put(there, parcel);
-  mch_parcel_drop(parcel);
+  struct mch_cargo *graph = filled(length, seed);
+  mch_kept_put(here, graph);
+  mch_kept_put(there, graph);
+  mch_cargo_drop(graph);
 }
 
 /* `base` with other bytes in the place of some. */
-static struct mch_parcel *spliced(const struct mch_parcel *base) {
-  size_t removed = random_below(64), added = random_below(64), i;
+static struct mch_cargo *spliced(const struct mch_body *base) {
+  struct mch_buf bytes = {0};
+  size_t removed = random_below(64), added = random_below(64);
   size_t at = random_below((unsigned)(base->length - removed + 1));
-  struct mch_parcel *parcel = mch_parcel_new(base->length - removed + added);
-  memcpy(parcel->bytes, base->bytes, at);
-  for (i = 0; i < added; i++)
-    parcel->bytes[at + i] = (unsigned char)random_below(256);
-  memcpy(parcel->bytes + at + added, base->bytes + at + removed, base->length - at - removed);
-  return parcel;
+  mch_buf_append(&bytes, base->bytes, at);
+  for (; added > 0; added--)
+    mch_buf_u8(&bytes, (uint8_t)random_below(256));
+  mch_buf_append(&bytes, base->bytes + at + removed, base->length - at - removed);
+  return cargo_of(&bytes);
 }
 
 static void tells(void) {
@@ -64,9 +70,9 @@ static void tells(void) {
   keep(&here, &there, MCH_KEPT_LEAST, 1);
   keep(&here, &there, MCH_KEPT_LEAST + 5000, 2);
   for (round = 0; round < 2000; round++) {
-    struct mch_parcel *parcel = spliced(here.places[round % 2]);
-    CHECK(is_told(&here, &there, parcel));
-    mch_parcel_drop(parcel);
+    struct mch_cargo *graph = spliced(&here.places[round % 2]->body);
+    CHECK(is_told(&here, &there, &graph->body));
+    mch_cargo_drop(graph);
   }
   mch_kept_clear(&here);
   mch_kept_clear(&there);
@@ -76,16 +82,16 @@ static void forgets(void) {
   struct mch_kept here = {0}, there = {0};
   struct mch_same same;
   unsigned i;
-  struct mch_parcel *first = filled(MCH_KEPT_LEAST, 100);
+  struct mch_cargo *first = filled(MCH_KEPT_LEAST, 100);
   mch_kept_put(&here, first);
-  CHECK(mch_kept_find(&here, first->bytes, first->length, &same) && same.first == first->length);
+  CHECK(mch_kept_find(&here, first->body.bytes, first->size, &same) && same.first == first->size);
   for (i = 0; i < MCH_KEPT_PLACES; i++) {
-    CHECK(mch_kept_find(&here, first->bytes, first->length, &same));
+    CHECK(mch_kept_find(&here, first->body.bytes, first->size, &same));
     keep(&here, &there, MCH_KEPT_LEAST, (int)i);
   }
-  CHECK(!mch_kept_find(&here, first->bytes, first->length, &same));
+  CHECK(!mch_kept_find(&here, first->body.bytes, first->size, &same));
   CHECK(first->holders == 1);
-  mch_parcel_drop(first);
+  mch_cargo_drop(first);
   mch_kept_clear(&here);
   mch_kept_clear(&there);
   CHECK(here.places[0] == NULL && here.next == 0);
@@ -94,7 +100,7 @@ static void forgets(void) {
 static void refuses(void) {
   struct mch_kept kept = {0}, none = {0};
   keep(&kept, &none, MCH_KEPT_LEAST, 1);
-  CHECK(mch_kept_get(&kept, &(struct mch_same){0, 1, 1}) == kept.places[0]);
+  CHECK(mch_kept_get(&kept, &(struct mch_same){0, 1, 1}) == &kept.places[0]->body);
   CHECK(mch_kept_get(&kept, &(struct mch_same){0, 0, MCH_KEPT_LEAST}) != NULL);
   CHECK(mch_kept_get(&kept, &(struct mch_same){0, 1, MCH_KEPT_LEAST}) == NULL);
   CHECK(mch_kept_get(&kept, &(struct mch_same){0, UINT32_MAX, UINT32_MAX}) == NULL);
