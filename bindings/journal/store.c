@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "place.h"
@@ -202,6 +203,17 @@ static enum mch_store_opened open_still(struct mch_store *store, struct mch_erro
   return prepare_finders(store) == SQLITE_OK ? MCH_STORE_READY : MCH_STORE_UNUSABLE;
 }
 
+/* Several scripts may come to a new file at once. Where one has read it and another writes it
+ * SQLite does not wait, so that none waits for the other for ever; then this begins anew. */
+static int begin_log(sqlite3 *db) {
+  static const struct timespec nap = {0, 2000000};
+  uint64_t until = mch_now() + MAKING * UINT64_C(1000000);
+  int code;
+  while ((code = run(db, "PRAGMA journal_mode = WAL")) == SQLITE_BUSY && mch_now() < until)
+    nanosleep(&nap, NULL);
+  return code;
+}
+
 static enum mch_store_opened open_both(struct mch_store *store, int64_t seed,
                                        struct mch_error *error) {
   enum mch_store_opened opened;
@@ -214,7 +226,7 @@ static enum mch_store_opened open_both(struct mch_store *store, int64_t seed,
     if (is_remote)
       code = run(store->writer, "PRAGMA journal_mode = DELETE");
     else if (number_of(store->writer, "SELECT count(*) FROM sqlite_schema", -1) == 0)
-      code = run(store->writer, "PRAGMA journal_mode = WAL");
+      code = begin_log(store->writer);
     if (code == SQLITE_OK)
       code = run(store->writer, "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY");
   }
@@ -226,8 +238,10 @@ static enum mch_store_opened open_both(struct mch_store *store, int64_t seed,
       return opened;
     code = connect(store, SQLITE_OPEN_READONLY, 0, &store->reader);
   }
-  if (code == SQLITE_OK)
+  if (code == SQLITE_OK) {
+    sqlite3_busy_timeout(store->reader, MAKING);
     code = prepare_finders(store);
+  }
   if (code == SQLITE_OK) {
     error->code = 0;
     sqlite3_busy_timeout(store->reader, 0);
