@@ -1,6 +1,6 @@
 # Finds Lua 5.4, else 5.5, and makes the target mantichora_lua (headers and library). Used by our build,
 # and by the programs that link libmantichora. Sets MANTICHORA_LUA (5.4 or 5.5), MANTICHORA_LUA_MODULE
-# (its name for pkg-config) and MANTICHORA_LUA_INCLUDE_DIRS.
+# (its name for pkg-config, if that knows it) and MANTICHORA_LUA_INCLUDE_DIRS.
 #
 # Who wants one of the two sets MANTICHORA_LUA_VERSION; whose Lua lies elsewhere, or is cross compiled,
 # MANTICHORA_LUA_INCLUDE_DIRS and MANTICHORA_LUA_LIBRARIES.
@@ -45,7 +45,6 @@ macro(mantichora_find_lua version)
     mantichora_version_of("${MANTICHORA_LUA_H_${short}}" found)
     if(found STREQUAL ${version} AND MANTICHORA_LUA_A_${short})
       set(MANTICHORA_LUA ${version})
-      set(MANTICHORA_LUA_MODULE lua${version})
       set(MANTICHORA_LUA_INCLUDE_DIRS ${MANTICHORA_LUA_H_${short}})
       set(MANTICHORA_LUA_LIBRARIES ${MANTICHORA_LUA_A_${short}} ${CMAKE_DL_LIBS})
       if(MANTICHORA_LIBM)
@@ -68,7 +67,6 @@ if(NOT TARGET mantichora_lua)
       message(FATAL_ERROR "mantichora needs Lua ${MANTICHORA_LUA_VERSION} (5.4 or 5.5), and "
         "MANTICHORA_LUA_INCLUDE_DIRS, ${first}, has ${MANTICHORA_LUA}")
     endif()
-    set(MANTICHORA_LUA_MODULE lua${MANTICHORA_LUA})
   elseif(MANTICHORA_LUA_VERSION)
     mantichora_find_lua(${MANTICHORA_LUA_VERSION})
   else()
