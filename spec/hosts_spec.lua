@@ -307,6 +307,58 @@ describe("what travels", function()
     assert.are.equal("a\nbb\n", out)
   end)
 
+  it("are these functions by whatever way a task comes to them, as they are at its run", function()
+    local out = run [[
+      local text, library = "x", math
+      local Text = {}; Text.__index = Text
+      function Text:mark() return self[1]:mark() end
+      local hooked = setmetatable({}, { __mantichora = function() return function() return { ("x"):mark() } end end })
+      local function deep() return (function() return text:mark() end)() end
+      local sandbox = setmetatable({}, { __index = _G })
+      local global = _G
+      local ways = {
+        { function() return string.mark("x") end },
+        { function() return ("x"):mark() end },
+        { function() return text.mark(text) end },
+        { function() return text[#text == 1 and "mark"](text) end },
+        { function(s) return s:mark() end, "x" },
+        { function() return rawget(rawget(getmetatable(""), "__index"), "mark")("x") end },
+        { function(o) return o:mark() end, setmetatable({ "x" }, Text) },
+        { function(o) return rawget(o, 1) end, hooked },
+        { function(f) return f() end, deep },
+        { (function() local _ENV = "x"; return function() return mark(_ENV) end end)() },
+        { function() return library.mark("x") end },
+        { function(l) return l.mark("x") end, math },
+        { function() return _G.math.mark("x") end },
+        { function() return global.math.mark("x") end },
+        { function(g) return g.math.mark("x") end, _G },
+        { function() return _ENV["ma" .. "th"].mark("x") end },
+        { function() return require "math".mark("x") end },
+        { function() return load("return math.mark('x')")() end },
+        { function() return debug.getregistry()._LOADED.math.mark("x") end },
+        { function() return package.loaded.math.mark("x") end },
+        { load("return function() return math.mark('x') end", "=sandbox", "t", sandbox)() },
+        { function() return (by_global()) end },
+      }
+      function by_global() return math.mark("x") end
+      for i, way in ipairs(ways) do
+        local changed = i <= 10 and string or math -- the other one stays as it is
+        function changed.mark(s) return s .. i end
+        mcore:run(table.unpack(way))
+      end
+      function string.mark() return "late" end
+      math.mark = string.mark
+      print(table.concat(mcore:returns(), " "))
+      function math.mark(x) return x + 1 end
+      function table.mark(x) return x + 3 end
+      mcore:run(function() return 1 end)
+      print(table.concat(mcore:map(function(x) return x + math.mark(1) + table.mark(1) end, { 0, 1 }), " "))
+    ]]
+    local marks = {}
+    for i = 1, 22 do marks[i] = "x" .. i end
+    assert.are.equal(table.concat(marks, " ") .. "\n6 7\n", out)
+  end)
+
   it("are large globals once to a machine", function()
     local out = run [[
       big = {}

@@ -2,6 +2,7 @@
  *
  * Items of a map that are sent as one batch, and their answers. */
 #include "lglobals.h"
+#include "lhosts.h"
 #include "lpool_state.h"
 
 #include <lauxlib.h>
@@ -64,6 +65,8 @@ static void begin_items(lua_State *L, struct batching *batching) {
   if (batching->encoding)
     return;
   mch_lserve_take_baseline(L, lpool);
+  if (lpool->hosts != NULL)
+    mch_lhosts_renew(L, lpool);
   mch_lrun_set_up_encoder(L, lpool, &batching->encoder);
   batching->encoder.kind = MCH_SEND_ITEM;
   batching->encoder.spans = &lpool->spans; /* what would be in them is too large for a batch */
@@ -191,6 +194,8 @@ static void encode_function(lua_State *L, struct batching *batching) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, batching->lpool->task.baseline);
   lua_replace(L, 1);
   batching->lgroup->shares = 1;
+  if (batching->lpool->hosts != NULL)
+    mch_lhosts_renew(L, batching->lpool);
   encode_function_with_classes(L, batching);
 }
 

@@ -7,6 +7,7 @@
 
 #include "bindings/values/classes.h"
 #include "bindings/values/modules.h"
+#include "bindings/values/reach.h"
 #include "lpool_state.h"
 #include "runtime/base/mix.h"
 #include "runtime/hosts/hosts.h"
@@ -246,14 +247,10 @@ static void make_group(struct sealing *s) {
   lua_settop(L, top);
 }
 
-static const char *const libraries[] = {LUA_COLIBNAME,   LUA_TABLIBNAME, LUA_IOLIBNAME,
-                                        LUA_OSLIBNAME,   LUA_STRLIBNAME, LUA_MATHLIBNAME,
-                                        LUA_UTF8LIBNAME, LUA_DBLIBNAME};
-
-/* Push the list of tables that are looked at for each message: those of the libraries, then the
- * module `package` and its `preload`. */
+/* Push the list of tables that are looked at where they are in reach: those of the libraries, then
+ * the module `package` and its `preload`. */
 static void push_watched(lua_State *L, struct mch_hosts *hosts) {
-  enum { COUNT = sizeof libraries / sizeof *libraries };
+  enum { COUNT = MCH_REACH_LIBRARIES };
   int list = lua_gettop(L) + 1, i;
   if (hosts->watched_ref != LUA_NOREF) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, hosts->watched_ref);
@@ -262,7 +259,7 @@ static void push_watched(lua_State *L, struct mch_hosts *hosts) {
   lua_createtable(L, COUNT + 2, 0);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   for (i = 0; i <= COUNT; i++) {
-    lua_pushstring(L, i < COUNT ? libraries[i] : LUA_LOADLIBNAME);
+    lua_pushstring(L, i < COUNT ? mch_reach_libraries[i] : LUA_LOADLIBNAME);
     lua_rawget(L, -2);
     lua_rawseti(L, list, i + 1);
   }
@@ -275,30 +272,31 @@ static void push_watched(lua_State *L, struct mch_hosts *hosts) {
 
 int mch_lglobals_push_package(lua_State *L, struct mch_hosts *hosts, int preload) {
   push_watched(L, hosts);
-  lua_rawgeti(L, -1, (lua_Integer)(sizeof libraries / sizeof *libraries) + 1 + preload);
+  lua_rawgeti(L, -1, MCH_REACH_LIBRARIES + 1 + preload);
   lua_remove(L, -2);
   return lua_type(L, -1);
 }
 
-uint64_t mch_lglobals_stamp_additions(lua_State *L, struct mch_hosts *hosts) {
-  int top = lua_gettop(L);
-  uint64_t sum = 1;
-  lua_Integer i, count = sizeof libraries / sizeof *libraries;
+void mch_lglobals_stamp_additions(lua_State *L, struct mch_hosts *hosts, unsigned reach,
+                                  uint64_t stamps[MCH_REACH_LIBRARIES]) {
+  int top = lua_gettop(L), i;
   push_watched(L, hosts);
-  for (i = 1; i <= count; i++) {
-    if (lua_rawgeti(L, top + 1, i) == LUA_TTABLE) {
+  for (i = 0; i < MCH_REACH_LIBRARIES; i++) {
+    if ((reach & 1u << i) == 0)
+      continue;
+    stamps[i] = 1;
+    if (lua_rawgeti(L, top + 1, i + 1) == LUA_TTABLE) {
       lua_pushnil(L);
-      while (lua_next(L, top + 2) != 0) { /* many, for each task: most are functions in C */
+      while (lua_next(L, top + 2) != 0) { /* many: most are functions in C */
         if (!lua_iscfunction(L, -1) && lua_isfunction(L, -1))
-          sum += mch_mix((uint64_t)(uintptr_t)lua_topointer(L, -2) ^
-                         (uint64_t)(uintptr_t)lua_topointer(L, -1) * 31 ^ (uint64_t)i);
+          stamps[i] += mch_mix((uint64_t)(uintptr_t)lua_topointer(L, -2) ^
+                               (uint64_t)(uintptr_t)lua_topointer(L, -1) * 31);
         lua_pop(L, 1);
       }
     }
     lua_settop(L, top + 1);
   }
   lua_settop(L, top);
-  return sum;
 }
 
 void mch_lglobals_push_names(lua_State *L, struct mch_hosts *hosts) {
@@ -324,16 +322,16 @@ void mch_lglobals_push_additions(lua_State *L) {
   size_t i;
   lua_newtable(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  for (i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+  for (i = 0; i < MCH_REACH_LIBRARIES; i++) {
     lua_settop(L, loaded);
-    lua_pushstring(L, libraries[i]);
+    lua_pushstring(L, mch_reach_libraries[i]);
     if (lua_rawget(L, loaded) != LUA_TTABLE)
       continue;
     lua_pushnil(L);
     while (lua_next(L, loaded + 1)) {
       if (lua_type(L, -2) == LUA_TSTRING && lua_isfunction(L, -1) && !lua_iscfunction(L, -1)) {
         lua_createtable(L, 3, 0);
-        lua_pushstring(L, libraries[i]);
+        lua_pushstring(L, mch_reach_libraries[i]);
         lua_rawseti(L, -2, 1);
         lua_pushvalue(L, -3);
         lua_rawseti(L, -2, 2);
@@ -361,17 +359,19 @@ static int encode_additions(lua_State *L) {
   return 0;
 }
 
-/* Functions were put into the standard library since the setup was encoded: they are a group, too.
- */
-static void renew_additions(lua_State *L, struct lpool *lpool) {
+/* Functions were put into tables of the standard library that are in reach since the setup was
+ * encoded: all there are by now are a group, too. */
+static void renew_additions(lua_State *L, struct lpool *lpool, unsigned reach) {
   struct mch_hosts *hosts = lpool->hosts;
-  uint64_t now = mch_lglobals_stamp_additions(L, hosts);
-  if (now == hosts->additions_stamp)
+  uint64_t now[MCH_REACH_LIBRARIES];
+  memcpy(now, hosts->additions_stamps, sizeof now);
+  mch_lglobals_stamp_additions(L, hosts, reach, now);
+  if (memcmp(now, hosts->additions_stamps, sizeof now) == 0)
     return;
   lua_pushcfunction(L, encode_additions);
   lua_pushlightuserdata(L, lpool);
   lua_call(L, 1, 0);
-  hosts->additions_stamp = now;
+  memcpy(hosts->additions_stamps, now, sizeof now);
   mch_buf_clear(&hosts->additions_ids);
   mch_buf_append(&hosts->additions_ids, hosts->ids.data, hosts->ids.length);
   hosts->additions = mch_pool_store(lpool->pool, hosts->scratch.data, hosts->scratch.length);
@@ -437,16 +437,20 @@ static void push_table(lua_State *L, int *reference) {
 
 int mch_lglobals_seal(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder, int names) {
   struct sealing s = {.L = L, .lpool = lpool, .names = lua_absindex(L, names)};
-  int top = lua_gettop(L), again = 0;
+  int top = lua_gettop(L), again = 0, named;
+  unsigned all = MCH_REACH_ALL, *reach = encoder->reach != NULL ? encoder->reach : &all;
   luaL_checkstack(L, 32, NULL);
-  renew_additions(L, lpool);
   lua_pushnil(L);
-  if (lpool->hosts->additions == 0 && !lua_next(L, s.names)) {
-    lua_settop(L, top);
+  named = lua_next(L, s.names);
+  lua_settop(L, top);
+  if (named) /* what those globals can look into is not asked */
+    *reach = MCH_REACH_ALL;
+  if (*reach != 0)
+    renew_additions(L, lpool, *reach);
+  if (lpool->hosts->additions == 0 && !named) {
     mch_buf_u32(encoder->out, 0);
     return 0;
   }
-  lua_settop(L, top);
   lua_newtable(L); /* own */
   push_table(L, &lpool->hosts->sent_ref);
   s.sent = lua_gettop(L);

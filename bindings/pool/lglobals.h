@@ -16,6 +16,7 @@
 #include <lua.h>
 
 #include "bindings/values/graph.h"
+#include "bindings/values/reach.h"
 
 struct lpool;
 struct mch_hosts;
@@ -27,9 +28,11 @@ void mch_lglobals_set_up(struct lpool *lpool, int baseline, struct mch_encoder *
 /* Push an empty set for the option `collect` of an encoder. */
 void mch_lglobals_push_names(lua_State *L, struct mch_hosts *hosts);
 
-/* After a message was encoded with `collect`: see to it that the globals in the set at `names` will
- * be there, and append the trailer to it. 1: some of its classes are in those groups: it is to be
- * encoded anew with the set of them that was pushed as `own`. Raises on memory. */
+/* After a message was encoded with `collect`, and mostly `reach` (NULL: it may be all): see to it
+ * that the globals in the set at `names` will be there, and what else of the script is in reach
+ * (all, if there are any), and append the trailer to it. 1: some of its classes are in those
+ * groups: it is to be encoded anew with the set of them that was pushed as `own`. Raises on memory.
+ */
 int mch_lglobals_seal(lua_State *L, struct lpool *lpool, struct mch_encoder *encoder, int names);
 
 /* In a worker: set what the trailer at the end of these bytes needs. Returns the length of the
@@ -38,9 +41,11 @@ size_t mch_lglobals_apply(lua_State *L, struct mch_ltask *task, const unsigned c
                           size_t length);
 
 /* Push the list of { module, field, function } of functions in Lua that stand in tables of the
- * standard library; a sum over them. */
+ * standard library. */
 void mch_lglobals_push_additions(lua_State *L);
-uint64_t mch_lglobals_stamp_additions(lua_State *L, struct mch_hosts *hosts);
+/* A sum over them for each of those tables that is in reach (reach.h). */
+void mch_lglobals_stamp_additions(lua_State *L, struct mch_hosts *hosts, unsigned reach,
+                                  uint64_t stamps[MCH_REACH_LIBRARIES]);
 
 /* Push the module `package`, or its table of functions that load modules, as they were first seen;
  * their type. */

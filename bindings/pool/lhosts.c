@@ -293,7 +293,7 @@ void mch_lhosts_prepare(lua_State *L, struct lpool *lpool) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.init);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.fini);
   mch_lglobals_push_additions(L);
-  hosts->additions_stamp = mch_lglobals_stamp_additions(L, hosts);
+  mch_lglobals_stamp_additions(L, hosts, MCH_REACH_ALL, hosts->additions_stamps);
   do {
     mch_buf_clear(&hosts->setup);
     mch_buf_clear(&hosts->setup_ids);

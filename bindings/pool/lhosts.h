@@ -25,7 +25,7 @@ void mch_lhosts_prepare(lua_State *L, struct lpool *lpool);
 /* Warn of globals that could not be sent, of each once. Code of the user runs. */
 void mch_lhosts_tell_left(lua_State *L, struct lpool *lpool);
 
-/* At each run: what modules may be asked for. */
+/* At each run that may come to modules: what may be asked for. */
 void mch_lhosts_renew(lua_State *L, struct lpool *lpool);
 
 /* fleet(url): the URL of a broker without its password, the path of mantichora-amqp, and the

@@ -204,8 +204,6 @@ void mch_lrun_set_up_encoder(lua_State *L, struct lpool *lpool, struct mch_encod
   encoder->memory = &lpool->code_memory;
   encoder->kind = MCH_SEND_TASK;
   encoder->baseline = 1;
-  if (lpool->hosts != NULL)
-    mch_lhosts_renew(L, lpool);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
   lua_replace(L, 1);
 }
@@ -220,6 +218,7 @@ void mch_lrun_begin_encoding(lua_State *L, struct lpool *lpool, struct mch_encod
 static int encode_task(lua_State *L) {
   struct lpool *lpool = lua_touserdata(L, 1);
   struct mch_encoder encoder;
+  unsigned reach = 0;
   int count = lua_gettop(L) - 1;
   if (lpool->task.payloads != LUA_NOREF)
     return keep_payload(L, lpool);
@@ -231,10 +230,11 @@ static int encode_task(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->told.hooked);
     encoder.hooked = lua_gettop(L);
   }
-  if (lpool->hosts != NULL)
+  if (lpool->hosts != NULL) {
     mch_lglobals_push_names(L, lpool->hosts);
-  if (lpool->hosts != NULL)
     encoder.collect = lua_gettop(L);
+    encoder.reach = &reach;
+  }
   if (mch_encode(L, &encoder, 2, count))
     lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
   lpool->holds |= encoder.classes > 0;
@@ -246,6 +246,8 @@ static int encode_task(lua_State *L) {
       lpool->lent = luaL_ref(L, LUA_REGISTRYINDEX);
     mch_lglobals_seal(L, lpool, &encoder, encoder.collect);
   }
+  if (reach & MCH_REACH_MODULES)
+    mch_lhosts_renew(L, lpool);
   mch_lrecord_sent(L, lpool, 2, encoder.left_out);
   if (lpool->graph.failed != 0 || lpool->ids.failed != 0)
     luaL_error(L, "not enough memory to send the task");

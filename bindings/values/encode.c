@@ -107,6 +107,8 @@ int mch_encode_name(struct encoding *e, int at, const void *object, int as_metat
   if (!mch_modules_find(L, &e->modules, at, as_metatable))
     return 0;
   meet(e, object);
+  if (e->to->reach != NULL)
+    *e->to->reach |= MCH_REACH_ALL;
   put_u8(e, lua_isnil(L, -1) ? MCH_TAG_MODULE : MCH_TAG_FIELD);
   mch_encode_string(e, -2);
   if (!lua_isnil(L, -1))

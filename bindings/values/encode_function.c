@@ -95,11 +95,38 @@ static int use_table(struct encoding *e, int slot, int part) {
   return slot;
 }
 
+/* What the code can reach by itself is in its uses, where no upvalue is. */
+enum { REACH = -1 };
+
 /* Read it from the dump. */
 static void read_uses(struct encoding *e, const struct mch_buf *dump) {
+  lua_State *L = e->L;
   unsigned char wanted[256];
-  mch_globals_wanted(e->L, lua_gettop(e->L), wanted);
-  mch_bytecode_uses(e->L, dump->data, dump->length, wanted);
+  unsigned reach;
+  mch_globals_wanted(L, lua_gettop(L), wanted);
+  mch_bytecode_uses(L, dump->data, dump->length, wanted);
+  if (e->to->intern_code == NULL ||
+      (reach = mch_reach_of_code(L, dump->data, dump->length, wanted)) == 0 ||
+      (!lua_istable(L, -1) && lua_toboolean(L, -1)))
+    return;
+  if (!lua_istable(L, -1)) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+  }
+  lua_pushinteger(L, (lua_Integer)reach);
+  lua_rawseti(L, -2, REACH);
+}
+
+/* The uses of code that is put are on top of the stack; `is_known`: it has an id. */
+static void note_reach(struct encoding *e, int is_known) {
+  lua_State *L = e->L;
+  if (!is_known || (!lua_istable(L, -1) && lua_toboolean(L, -1)))
+    *e->to->reach |= MCH_REACH_ALL;
+  else if (lua_istable(L, -1)) {
+    lua_rawgeti(L, -1, REACH);
+    *e->to->reach |= (unsigned)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+  }
 }
 
 /* Push what the function on top of the stack does with its environments, remembered in the table at
@@ -175,11 +202,13 @@ static void put_code(struct encoding *e, const struct code *code) {
   if (code->id == 0) {
     lua_Integer number = (lua_Integer)put_inline_code(e, code->dump);
     push_uses(e, use_table(e, USES, 0), number, code->dump);
-    return;
+  } else {
+    put_code_id(e, code->id);
+    push_uses(e, use_table(e, KNOWN_USES, MCH_BASELINE_USES), code->id, code->dump);
+    remember(e, at, code);
   }
-  put_code_id(e, code->id);
-  push_uses(e, use_table(e, KNOWN_USES, MCH_BASELINE_USES), code->id, code->dump);
-  remember(e, at, code);
+  if (e->to->reach != NULL)
+    note_reach(e, code->id != 0);
 }
 
 /* Put the function by its name in a module, if it has one: 1. Else find its code. Whether a module
@@ -223,8 +252,9 @@ int mch_encode_environment(struct encoding *e, int at) {
 }
 
 /* The table on top of the stack is upvalue `i` of a function whose uses are below it: queue the
- * names that the code looks up in it, if it is an environment. 1: nothing more of it is needed. */
-static int note_environment(struct encoding *e, int i, const char *name) {
+ * names that the code looks up in it, if it is an environment; `is_used` is set then. 1: nothing
+ * more of it is needed. */
+static int note_environment(struct encoding *e, int i, const char *name, int *is_used) {
   lua_State *L = e->L;
   int env = lua_gettop(L), uses = env - 1, whole;
   const void *object = lua_topointer(L, env);
@@ -235,6 +265,7 @@ static int note_environment(struct encoding *e, int i, const char *name) {
     lua_pop(L, 1);
     return custom; /* not used at all */
   }
+  *is_used = 1;
   lua_rawgeti(L, -1, 0);
   whole = lua_toboolean(L, -1);
   lua_pop(L, 1);
@@ -242,6 +273,8 @@ static int note_environment(struct encoding *e, int i, const char *name) {
     int is_whole = whole || (custom && !mch_encode_is_partial(e, env) &&
                              mch_identity_find(&e->met, (uint64_t)(uintptr_t)object) != NULL);
     mch_wants_names(&e->wants, env, env + 1, is_whole);
+    if (e->to->reach != NULL)
+      *e->to->reach |= custom ? MCH_REACH_ALL : mch_reach_of_names(L);
     if (e->listener != NULL && !custom)
       e->listener->names(e->listener, e);
     e->noted[0] = lua_topointer(L, env + 1);
@@ -286,18 +319,27 @@ int mch_encode_function(struct encoding *e, int at) {
   return OPENED;
 }
 
+/* The upvalue at this index is not an environment whose names are known. */
+static void note_reach_of_upvalue(struct encoding *e, int at, const char *name) {
+  if (lua_istable(e->L, at) ? lua_topointer(e->L, at) == e->globals
+                            : name[0] == '(' || strcmp(name, "_ENV") == 0)
+    *e->to->reach |= MCH_REACH_ALL;
+}
+
 int mch_encode_upvalues(struct encoding *e, struct frame *frame) {
   lua_State *L = e->L;
   int function = frame_at(e, frame), value = function + 2;
   while (frame->next < frame->count) {
-    int upvalue = (int)++frame->next, status, partial = 0;
+    int upvalue = (int)++frame->next, status, partial = 0, is_env = 0;
     uint64_t id = (uint64_t)(uintptr_t)lua_upvalueid(L, function, upvalue);
     const struct mch_met *met;
     const char *name;
     lua_settop(L, value - 1);
     name = lua_getupvalue(L, function, upvalue);
     if (lua_istable(L, value))
-      partial = note_environment(e, upvalue, name);
+      partial = note_environment(e, upvalue, name, &is_env);
+    if (e->to->reach != NULL && !is_env)
+      note_reach_of_upvalue(e, value, name);
     met = mch_identity_find(&e->met, id);
     if (met != NULL) {
       const struct mch_met *owner = mch_identity_entry(&e->met, (size_t)met->a);
@@ -308,7 +350,10 @@ int mch_encode_upvalues(struct encoding *e, struct frame *frame) {
       continue;
     }
     mch_identity_add(&e->met, id, frame->met, (uint64_t)upvalue);
-    status = mch_encode_part(e, value, partial ? ENVIRONMENT : VALUE);
+    if (is_env && e->to->reach != NULL && lua_topointer(L, value) == e->globals)
+      status = put_tag(e, MCH_TAG_GLOBALS); /* its names are what is in reach of it */
+    else
+      status = mch_encode_part(e, value, partial ? ENVIRONMENT : VALUE);
     if (status != DONE)
       return status;
   }

@@ -581,8 +581,11 @@ static int put_table(struct encoding *e, int at, int top, int as_metatable) {
   const struct mch_met *met;
   unsigned metatable = 0;
   struct look look;
-  if (object == e->globals)
+  if (object == e->globals) {
+    if (e->to->reach != NULL)
+      *e->to->reach |= MCH_REACH_ALL;
     return put_tag(e, MCH_TAG_GLOBALS);
+  }
   met = look_up(e, object, &look);
   if (met != NULL) {
     if (mch_encode_is_partial(e, at))

@@ -17,6 +17,7 @@
 #include "identity.h"
 #include "modules.h"
 #include "path.h"
+#include "reach.h"
 #include "scalar.h"
 #include "stack.h"
 

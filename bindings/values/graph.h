@@ -153,6 +153,8 @@ struct mch_encoder {
                    which are then not sent; or 0 */
   int puts;     /* stack index of a list of names: these globals go along; or 0 */
   int is_plain; /* what is a class is not noted: these bytes depend on the values alone */
+  unsigned *reach; /* gets bits: what of a fresh state the message can look into (reach.h), where
+                      the receiver has the bytecode in its dictionary; or NULL */
   struct mch_buf *left; /* gets the name of each global that cannot be sent, and why, both with a
                            zero; owned like `out`, may be NULL */
   lua_Integer classes;  /* set to the number of classes that go by value with an id */

@@ -56,9 +56,9 @@ struct mch_hosts {
   struct mch_buf told; /* names of globals that were told not to be sent, each with a zero */
   int prepared;
   int sent_ref, groups_ref, watched_ref, names_ref;
-  uint64_t additions_stamp;
-  uint32_t additions; /* group of functions in the standard library; 0: as in the setup */
-  int only_loaded;    /* modules that the script has not loaded are not served */
+  uint64_t additions_stamps[8]; /* of each table there */
+  uint32_t additions;           /* group of functions in the standard library; 0: as in the setup */
+  int only_loaded;              /* modules that the script has not loaded are not served */
   uint64_t preload_stamp;
   const void *path_seen; /* the string that package.path was, which path_ref keeps */
   int path_ref;
