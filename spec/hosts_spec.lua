@@ -379,6 +379,77 @@ describe("what travels", function()
     end)
     assert.are.same({ "a b", os.getenv("HOME"), "/usr", n = 3 }, mcore:returns { packed = true }[1])
   end)
+
+  it("are modules that the script got after a task had missed them", function()
+    local out = run [[
+      local function ask(name)
+        task(function() local fine, it = pcall(require, name) return fine and it.name end)
+      end
+      ask "later.one"
+      package.preload["later.one"] = function(name) return { name = name } end
+      ask "later.one"
+      ask "thing"
+      package.path = package.path:match("^[^?]*") .. "deep/?.lua;" .. package.path
+      ask "thing"
+    ]]
+    assert.are.equal("false\nlater.one\nfalse\nthing\n", out)
+  end)
+
+  it("are no modules whose names are none", function()
+    local mcore <close> = pool { slots = 1, on_error = "return" }
+    for _, name in ipairs { "", "../thing", "deep/thing", "deep..thing", ".deep.thing", ("a."):rep(400) .. "b" } do
+      mcore:run_with({ timeout = 5 }, function() return (pcall(require, name)) end)
+      local _, got = mcore:receive_one()
+      assert.are.equal(false, got, name)
+    end
+  end)
+
+  -- The socket by which a question is to be answered is open in workers that were forked meanwhile.
+  it("are modules asked for while another worker is forked", function()
+    local dir = shell.folder()
+    local function is_there(name) return shell.run(("test -e %s/%s"):format(dir, name)).status == 0 end
+    local mcore <close> = pool { slots = 2, background = false, on_error = "return" }
+    local function task(say, await, last)
+      local sleep = mantichora.sleep
+      mcore:run_with({ timeout = 5 }, function()
+        io.open(dir .. "/" .. say, "w"):close()
+        while not io.open(dir .. "/" .. await) do sleep(0.01) end
+        return last()
+      end)
+    end
+    task("a", "ask", function() return require "deep.thing".name end)
+    task("b", "go", function() os.exit(3) end)
+    for _ = 1, 2 do mcore:run(function() return "other" end) end
+    process.wait(function()
+      mcore:poll(0.01)
+      return is_there "a" and is_there "b"
+    end)
+    local parent = supervisor(mcore)
+    local function look(what)
+      local pipe <close> = io.popen(what:format(parent, parent))
+      return pipe:read("a")
+    end
+    local function count() return select(2, look("ls /proc/%d/fd"):gsub("%d+", "")) end
+    local function children() return look("cat /proc/%d/task/%d/children") end
+    local open, living = count(), children()
+    shell.write(dir .. "/ask", "")
+    process.wait(function() return count() > open end)
+    shell.write(dir .. "/go", "")
+    process.wait(function()
+      local now = children()
+      return now ~= living and select(2, now:gsub("%d+", "")) == 2
+    end)
+    local got = {}
+    for _ = 1, 4 do
+      local id, value = mcore:receive_one(5)
+      if not id then break end
+      got[#got + 1] = ("%s %s"):format(id, mantichora.is_failure(value) and value.kind or value)
+    end
+    table.sort(got)
+    assert.are.same({ "0 deep.thing", "1 exited", "2 other", "3 other" }, got)
+    mcore:terminate()
+    shell.remove(dir)
+  end)
 end)
 
 describe("options of hosts", function()

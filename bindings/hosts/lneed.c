@@ -10,6 +10,7 @@
 #include "bindings/lwatch.h"
 #include "bindings/values/graph.h"
 #include "runtime/hosts/hosts.h"
+#include "runtime/hosts/library.h"
 #include "runtime/hosts/question.h"
 
 static const char question_type[] = "mantichora question";
@@ -54,14 +55,19 @@ static void push_preload(lua_State *L, const unsigned char *bytes, size_t length
 
 /* searcher(name): as package.searchers has them. */
 static int search(lua_State *L) {
-  const char *name = luaL_checkstring(L, 1);
+  size_t name_length;
+  const char *name = luaL_checklstring(L, 1, &name_length);
   int socket = (int)lua_tointeger(L, lua_upvalueindex(1));
   struct mch_question *question;
   const char *chunk, *source;
   size_t chunk_length, length;
   enum mch_module_kind kind;
-  if (mch_context_get(L)->worker == NULL || strlen(name) > 1000)
+  if (mch_context_get(L)->worker == NULL)
     return 0;
+  if (!mch_shelf_is_name(name, name_length)) {
+    lua_pushfstring(L, "no module '%s' on the script's machine", name);
+    return 1;
+  }
   question = new_question(L);
   if (mch_question_ask(question, socket, name) != 0)
     return luaL_error(L, "module '%s': the script's machine cannot be asked", name);

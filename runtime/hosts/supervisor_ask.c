@@ -1,8 +1,9 @@
 /* Runs in: a supervisor.
  *
  * Modules for workers. A worker asks by a datagram with the module's name, which brings a socket to
- * answer by; what is not known here the pool is asked for, once. An answer is u8 kind, u32 length,
- * the chunk's name, and the source up to its end. */
+ * answer by; what is not known here the pool is asked for. What it has is asked for once; what it
+ * lacks it may have the next time. An answer is u8 kind, u32 length, the chunk's name, and the
+ * source up to its end. */
 #define _POSIX_C_SOURCE 200809L
 #include "supervisor_state.h"
 
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "runtime/base/platform.h"
+#include "hosts.h"
 
 enum { LONGEST_NAME = 1024 };
 
@@ -21,6 +23,12 @@ static struct asked *find(struct supervisor *self, const char *name, size_t leng
   while (asked != NULL && (asked->length != length || memcmp(asked->name, name, length) != 0))
     asked = asked->next;
   return asked;
+}
+
+/* A worker that was forked meanwhile may have a copy of the descriptor: closing is not enough. */
+static void hang_up(int fd) {
+  shutdown(fd, SHUT_RDWR);
+  close(fd);
 }
 
 /* Write what the socket takes; 1: that was all of it, or nobody reads it. */
@@ -47,7 +55,7 @@ static void push_all(struct supervisor *self) {
       continue;
     }
     *at = reply->next;
-    close(reply->fd);
+    hang_up(reply->fd);
     free(reply);
   }
 }
@@ -55,7 +63,7 @@ static void push_all(struct supervisor *self) {
 static void answer(struct supervisor *self, const struct asked *asked, int fd) {
   struct reply *reply = calloc(1, sizeof *reply);
   if (reply == NULL) {
-    close(fd);
+    hang_up(fd);
     return;
   }
   reply->fd = fd;
@@ -64,42 +72,58 @@ static void answer(struct supervisor *self, const struct asked *asked, int fd) {
   self->replies = reply;
 }
 
-static struct asked *ask(struct supervisor *self, const char *name, size_t length) {
+static struct asked *add(struct supervisor *self, const char *name, size_t length) {
   struct asked *asked = calloc(1, sizeof *asked + length);
   if (asked == NULL)
     return NULL;
   asked->length = length;
   memcpy(asked->name, name, length);
-  asked->request = ++self->requests;
+  asked->state = NOT_ASKED;
   asked->next = self->asked;
   self->asked = asked;
+  return asked;
+}
+
+static void ask(struct supervisor *self, struct asked *asked) {
+  asked->state = ASKED;
+  asked->request = ++self->requests;
+  mch_buf_clear(&asked->answer);
   mch_buf_clear(&self->scratch);
   mch_buf_u32(&self->scratch, asked->request);
-  mch_buf_append(&self->scratch, name, length);
+  mch_buf_append(&self->scratch, asked->name, asked->length);
   mch_supervisor_say(self, MCH_HOSTS_NEED, self->scratch.data, self->scratch.length);
-  return asked;
+}
+
+static int is_on_its_way(const struct supervisor *self, const struct asked *asked) {
+  const struct reply *reply = self->replies;
+  while (reply != NULL && reply->asked != asked)
+    reply = reply->next;
+  return reply != NULL;
 }
 
 static void hear(struct supervisor *self, const char *name, size_t length, int fd) {
   struct asked *asked = find(self, name, length);
   int *waiting;
   if (asked == NULL)
-    asked = ask(self, name, length);
-  if (asked != NULL && asked->answered) {
+    asked = add(self, name, length);
+  if (asked != NULL &&
+      (asked->state == NOT_ASKED || (asked->state == LACKED && !is_on_its_way(self, asked))))
+    ask(self, asked);
+  if (asked != NULL && asked->state != ASKED) {
     answer(self, asked, fd);
     return;
   }
   waiting =
       asked != NULL ? realloc(asked->waiting, (asked->count + 1) * sizeof *asked->waiting) : NULL;
   if (waiting == NULL) {
-    close(fd);
+    hang_up(fd);
     return;
   }
   asked->waiting = waiting;
   asked->waiting[asked->count++] = fd;
 }
 
-/* The next question; -1: there is none. */
+/* The next question; -1: there is none. A task may have sent anything: a name of no bytes too. */
 static ssize_t next_question(int socket, char name[LONGEST_NAME], int *fd) {
   union {
     struct cmsghdr head;
@@ -116,7 +140,7 @@ static ssize_t next_question(int socket, char name[LONGEST_NAME], int *fd) {
   message.msg_controllen = sizeof control.room;
   got = recvmsg(socket, &message, MSG_DONTWAIT);
   *fd = -1;
-  if (got <= 0)
+  if (got < 0)
     return -1;
   head = CMSG_FIRSTHDR(&message); /* there is room for one */
   if (head != NULL && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS &&
@@ -147,9 +171,9 @@ int mch_supervisor_module(struct supervisor *self, struct mch_reader_of *reader)
   size_t i;
   while (asked != NULL && asked->request != request)
     asked = asked->next;
-  if (reader->bad || asked == NULL || asked->answered)
+  if (reader->bad || asked == NULL || asked->state != ASKED)
     return -1;
-  asked->answered = 1;
+  asked->state = kind == MCH_MODULE_NONE ? LACKED : HAD;
   mch_buf_u8(&asked->answer, kind);
   mch_buf_u32(&asked->answer, length);
   mch_buf_append(&asked->answer, chunk, length);
@@ -169,7 +193,7 @@ void mch_supervisor_free_asks(struct supervisor *self) {
   while (self->replies != NULL) {
     struct reply *reply = self->replies;
     self->replies = reply->next;
-    close(reply->fd);
+    hang_up(reply->fd);
     free(reply);
   }
   while (self->asked != NULL) {
@@ -177,7 +201,7 @@ void mch_supervisor_free_asks(struct supervisor *self) {
     size_t i;
     self->asked = asked->next;
     for (i = 0; i < asked->count; i++)
-      close(asked->waiting[i]);
+      hang_up(asked->waiting[i]);
     free(asked->waiting);
     mch_buf_free(&asked->answer);
     free(asked);

@@ -24,7 +24,7 @@ struct here {
 struct asked {
   struct asked *next;
   uint32_t request;
-  int answered;
+  enum { NOT_ASKED, ASKED, HAD, LACKED } state;
   struct mch_buf answer; /* as a worker gets it */
   int *waiting;          /* descriptors to answer by */
   size_t count;
