@@ -289,18 +289,17 @@ void mch_broker_close(struct mch_broker *broker) {
 /* -- using it ----------------------------------------------------------------------------- */
 
 int mch_broker_publish(struct mch_broker *broker, const char *exchange, const char *route,
-                       const void *bytes, size_t length, int persistent, struct mch_error *error) {
+                       const void *bytes, size_t length, int must_arrive, struct mch_error *error) {
   amqp_basic_properties_t properties;
   amqp_bytes_t body;
   int status;
   memset(&properties, 0, sizeof properties);
   properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG;
-  properties.delivery_mode = persistent ? AMQP_DELIVERY_PERSISTENT : AMQP_DELIVERY_NONPERSISTENT;
+  properties.delivery_mode = AMQP_DELIVERY_NONPERSISTENT;
   body.len = length;
   body.bytes = (void *)(uintptr_t)bytes;
   status = amqp_basic_publish(broker->state, CHANNEL, amqp_cstring_bytes(exchange),
-                              amqp_cstring_bytes(route), !persistent && exchange[0] == '\0', 0,
-                              &properties, body);
+                              amqp_cstring_bytes(route), must_arrive, 0, &properties, body);
   if (status == AMQP_STATUS_OK)
     return 0;
   status = library_said(broker, status, "cannot send", error);

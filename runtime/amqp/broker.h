@@ -46,10 +46,10 @@ int mch_broker_reply(struct mch_broker *broker, const char *what, struct mch_err
  * are no matter: 0. */
 int mch_broker_heed(struct mch_broker *broker, const amqp_frame_t *frame, struct mch_error *error);
 
-/* Send bytes, which survive the broker if `persistent`; else, to a queue that is not there, they
- * come back as basic.return. 0 or an error. */
+/* Send bytes, which do not survive the broker. To a queue that is not there they go nowhere, or, if
+ * `must_arrive`, they come back as basic.return. 0 or an error. */
 int mch_broker_publish(struct mch_broker *broker, const char *exchange, const char *route,
-                       const void *bytes, size_t length, int persistent, struct mch_error *error);
+                       const void *bytes, size_t length, int must_arrive, struct mch_error *error);
 
 /* A queue of this connection, that goes with it. 0 or an error. */
 int mch_broker_own_queue(struct mch_broker *broker, const char *name, const char *exchange,

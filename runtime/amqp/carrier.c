@@ -12,7 +12,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sodium.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,40 +19,54 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "crypt.h"
+#include "runtime/base/buf.h"
 #include "runtime/base/platform.h"
 
 enum {
   CHANNEL = 1,
   PREFETCH = 256,
-  KEPT = 256, /* messages that the broker has not confirmed yet */
-  ACK_EVERY = 32,
-  PIECE = MCH_SEAL_MOST - MCH_SEAL_ROOM
+  KEPT = 256,  /* messages that the other side has not confirmed yet */
+  SPARES = 64, /* buffers that are kept for more of them */
+  EVERY = 32,  /* messages that are acknowledged, and confirmed, together */
+  PIECE = MCH_SEAL_MOST - MCH_SEAL_ROOM,
+  SMALL = PIECE / 4 /* what gets memory of its own size */
 };
 static const uint64_t presence_every = 400000000u, absent_for = 700000000u;
 static const uint64_t absence_counts_after = 10000000000u; /* a new connection: both are late */
 static const uint64_t longest_pause = 2000000000u, end_within = 1000000000u;
+static const uint64_t tell_within = 100000000u;
 
 struct kept {
   unsigned char *bytes;
-  size_t length;
-  const char *route;
-  int persistent, confirmed;
+  size_t length, room;
+  uint64_t counter; /* 0: of no session yet */
 };
 
 struct carrier {
   struct mch_carrier_config is;
   char to[256], from[256], ask[256]; /* queues */
-  struct mch_seal out, in, call, welcome;
-  _Atomic int met; /* the session's keys are there */
+  struct mch_seal welcome;
+  int wake[2];             /* to the sender: look what is new of these: */
+  _Atomic int met;         /* the session's keys are there */
+  _Atomic uint64_t ours;   /* the counter of what was handed on here last */
+  _Atomic uint64_t theirs; /* the other side has all whose counter is below */
+  _Atomic int waits;       /* the sender does, for that one */
+  _Atomic int finished;    /* the other side's stream has ended */
   /* The sender's. */
   struct mch_broker up;
+  struct mch_seal out, call, say_taken;
   struct kept kept[KEPT];
   size_t first, count;
-  uint64_t tag; /* the broker's number for the first of them */
+  unsigned char *spares[SPARES];
+  size_t spare_count;
+  uint64_t told, told_at; /* what the other side knows of `ours`, and 1; 0: nothing */
   uint64_t opened, looked, absent_since, ended;
   int seen, eof;
   /* The receiver's. */
   struct mch_broker down;
+  struct mch_seal in, hear_taken;
+  uint64_t woken; /* what `ours` was when the sender was woken for it */
 };
 
 /* -- leaving ------------------------------------------------------------------------------ */
@@ -68,8 +81,8 @@ static void leave(int status, const char *why) {
 
 void mch_carrier_draw(char *hex, size_t digits) {
   unsigned char bytes[64];
-  randombytes_buf(bytes, digits / 2);
-  sodium_bin2hex(hex, digits + 1, bytes, digits / 2);
+  mch_crypt_random(bytes, digits / 2);
+  mch_crypt_to_hex(hex, bytes, digits / 2);
 }
 
 void mch_carrier_machine_queue(char *name, size_t room, const char *fleet, const char *machine) {
@@ -85,14 +98,44 @@ static void pause_for(uint64_t nanoseconds) {
 
 /* Both know the machine's nonce: the keys of each direction. */
 static void meet(struct carrier *carrier, const char *machine_nonce) {
-  char context[512];
-  int length = snprintf(context, sizeof context, "%s %s %s", carrier->is.session, carrier->is.nonce,
-                        machine_nonce);
-  const char *labels[2] = {"mantichora 1 to the machine", "mantichora 1 to the script"};
+  static const char *const labels[2][2] = {
+      {"mantichora 1 to the machine", "mantichora 1 taken by the script"},
+      {"mantichora 1 to the script", "mantichora 1 taken by the machine"}};
+  const unsigned char *key = carrier->is.site_key;
   int machine = carrier->is.machine == NULL;
-  mch_seal_derive(&carrier->out, carrier->is.site_key, labels[machine], context, (size_t)length, 1);
-  mch_seal_derive(&carrier->in, carrier->is.site_key, labels[!machine], context, (size_t)length, 1);
+  char context[512];
+  snprintf(context, sizeof context, "%s %s %s", carrier->is.session, carrier->is.nonce,
+           machine_nonce);
+  mch_seal_derive(&carrier->out, key, labels[machine][0], context, 1);
+  mch_seal_derive(&carrier->in, key, labels[!machine][0], context, 1);
+  mch_seal_derive(&carrier->say_taken, key, labels[machine][1], context, 0);
+  mch_seal_derive(&carrier->hear_taken, key, labels[!machine][1], context, 0);
   atomic_store(&carrier->met, 1);
+}
+
+/* -- what the threads tell each other ----------------------------------------------------- */
+
+static void wake_sender(struct carrier *carrier) {
+  if (write(carrier->wake[1], "", 1) < 0) /* it is full: there is enough in it to wake somebody */
+    return;
+}
+
+/* In the receiver: the other side has all up to this counter. */
+static void hear_taken(struct carrier *carrier, uint64_t counter) {
+  if (counter < atomic_load(&carrier->theirs))
+    return;
+  atomic_store(&carrier->theirs, counter + 1);
+  if (atomic_exchange(&carrier->waits, 0))
+    wake_sender(carrier);
+}
+
+/* In the receiver: this was handed on. */
+static void note_taken(struct carrier *carrier, uint64_t counter) {
+  atomic_store(&carrier->ours, counter);
+  if (counter - carrier->woken < EVERY)
+    return; /* the sender looks at times */
+  carrier->woken = counter;
+  wake_sender(carrier);
 }
 
 /* "SESSION NONCE NONCE", of this session. */
@@ -106,8 +149,10 @@ static int take_welcome(struct carrier *carrier, const struct mch_sealed *sealed
     return 0;
   memcpy(nonce, sealed->bytes + length, MCH_HEX_NONCE);
   nonce[MCH_HEX_NONCE] = '\0';
-  if (!atomic_load(&carrier->met))
+  if (!atomic_load(&carrier->met)) {
     meet(carrier, nonce);
+    hear_taken(carrier, 0);
+  }
   return 1;
 }
 
@@ -126,32 +171,56 @@ static void note_failure(struct mch_broker *broker, const struct mch_error *erro
   fprintf(stderr, "mantichora-amqp: %s\n", error->text);
 }
 
-static int publish(struct carrier *carrier, const struct kept *kept) {
+static int publish(struct carrier *carrier, const void *bytes, size_t length, const char *route) {
   struct mch_error error;
-  if (mch_broker_publish(&carrier->up, "", kept->route, kept->bytes, kept->length, kept->persistent,
-                         &error) == 0)
+  if (mch_broker_publish(&carrier->up, "", route, bytes, length, route == carrier->ask, &error) ==
+      0)
     return 0;
   note_failure(&carrier->up, &error);
   return -1;
 }
 
-/* Keep a sealed message until it is confirmed, and send it if there is a connection. */
-static void send_sealed(struct carrier *carrier, struct mch_seal *seal, uint8_t kind,
-                        const char *route, const void *bytes, size_t length, int persistent) {
-  struct kept *kept = kept_at(carrier, carrier->count);
-  kept->bytes = malloc(MCH_SEAL_ROOM + length);
-  if (kept->bytes == NULL)
-    leave(255, "not enough memory");
-  kept->length = mch_seal_close(seal, kind, bytes, length, kept->bytes);
-  kept->route = route;
-  kept->persistent = persistent;
-  kept->confirmed = 0;
-  carrier->count++;
-  if (carrier->up.state != NULL)
-    publish(carrier, kept);
+/* A message without a counter of its session can only be a greeting; the script's goes to the
+ * machine's own queue. */
+static int publish_kept(struct carrier *carrier, const struct kept *kept) {
+  int greeting = kept->counter == 0 && carrier->is.machine != NULL;
+  return publish(carrier, kept->bytes, kept->length, greeting ? carrier->ask : carrier->to);
 }
 
-/* All that the broker has not confirmed goes again, in order; what came twice is seen by its
+static unsigned char *take_buffer(struct carrier *carrier, size_t room) {
+  unsigned char *bytes = room == MCH_SEAL_MOST && carrier->spare_count > 0
+                             ? carrier->spares[--carrier->spare_count]
+                             : malloc(room);
+  if (bytes == NULL)
+    leave(255, "not enough memory");
+  return bytes;
+}
+
+static void give_buffer(struct carrier *carrier, unsigned char *bytes, size_t room) {
+  if (room == MCH_SEAL_MOST && carrier->spare_count < SPARES)
+    carrier->spares[carrier->spare_count++] = bytes;
+  else
+    free(bytes);
+}
+
+/* Seal a message, keep it until it is confirmed, and send it if there is a connection. `bytes` may
+ * stand in `buffer` already, which has room for a whole message and is taken over; or it is NULL.
+ */
+static void send_sealed(struct carrier *carrier, struct mch_seal *seal, uint8_t kind,
+                        const void *bytes, size_t length, unsigned char *buffer) {
+  struct kept *kept = kept_at(carrier, carrier->count);
+  kept->room = buffer != NULL && length >= SMALL ? MCH_SEAL_MOST : MCH_SEAL_ROOM + length;
+  kept->bytes = kept->room == MCH_SEAL_MOST ? buffer : take_buffer(carrier, kept->room);
+  kept->length = mch_seal_close(seal, kind, bytes, length, kept->bytes);
+  kept->counter = seal->counter;
+  if (buffer != NULL && kept->bytes != buffer)
+    give_buffer(carrier, buffer, MCH_SEAL_MOST);
+  carrier->count++;
+  if (carrier->up.state != NULL)
+    publish_kept(carrier, kept);
+}
+
+/* All that the other side has not confirmed goes again, in order; what comes twice is seen by its
  * counter. */
 static int open_sender(struct carrier *carrier) {
   struct mch_error error;
@@ -162,49 +231,48 @@ static int open_sender(struct carrier *carrier) {
     note_failure(&carrier->up, &error);
     return -1;
   }
-  amqp_confirm_select(carrier->up.state, CHANNEL);
-  if (mch_broker_reply(&carrier->up, "cannot ask for confirms", &error) != 0) {
-    note_failure(&carrier->up, &error);
-    return -1;
-  }
-  carrier->tag = 1;
   carrier->opened = carrier->looked = mch_now();
   carrier->absent_since = 0;
   carrier->seen = 0;
-  for (i = 0; i < carrier->count; i++) {
-    struct kept *kept = kept_at(carrier, i);
-    kept->confirmed = 0;
-    if (publish(carrier, kept) != 0)
+  carrier->told = 0; /* it may have been lost */
+  for (i = 0; i < carrier->count; i++)
+    if (publish_kept(carrier, kept_at(carrier, i)) != 0)
       return -1;
-  }
   return 0;
 }
 
-static void take_confirm(struct carrier *carrier, uint64_t tag, int multiple) {
-  uint64_t i, from = multiple ? carrier->tag : tag;
-  for (i = from; i >= carrier->tag && i <= tag && i - carrier->tag < carrier->count; i++)
-    kept_at(carrier, (size_t)(i - carrier->tag))->confirmed = 1;
-  while (carrier->count > 0 && carrier->kept[carrier->first].confirmed) {
-    free(carrier->kept[carrier->first].bytes);
-    carrier->kept[carrier->first].bytes = NULL;
+static void drop_confirmed(struct carrier *carrier) {
+  uint64_t theirs = atomic_load(&carrier->theirs);
+  while (carrier->count > 0 && carrier->kept[carrier->first].counter < theirs) {
+    struct kept *kept = &carrier->kept[carrier->first];
+    give_buffer(carrier, kept->bytes, kept->room);
     carrier->first = (carrier->first + 1) % KEPT;
     carrier->count--;
-    carrier->tag++;
   }
+}
+
+/* Say what was handed on here: of many messages at once, or after a while. */
+static void tell_taken(struct carrier *carrier) {
+  unsigned char number[8], bytes[MCH_SEAL_ROOM + sizeof number];
+  uint64_t ours = atomic_load(&carrier->ours), now = mch_now();
+  if (!atomic_load(&carrier->met) || carrier->up.state == NULL || carrier->told == ours + 1 ||
+      (carrier->told > 0 && ours + 1 - carrier->told < EVERY &&
+       now - carrier->told_at < tell_within && !atomic_load(&carrier->finished)))
+    return;
+  mch_store_u64(number, ours);
+  if (publish(carrier, bytes,
+              mch_seal_close(&carrier->say_taken, MCH_CARRY_TAKEN, number, sizeof number, bytes),
+              carrier->to) != 0)
+    return;
+  carrier->told = ours + 1;
+  carrier->told_at = now;
 }
 
 static void take_method(struct carrier *carrier, const amqp_frame_t *frame) {
   struct mch_error error;
   if (frame->frame_type != AMQP_FRAME_METHOD)
     return;
-  if (frame->payload.method.id == AMQP_BASIC_ACK_METHOD) {
-    const amqp_basic_ack_t *ack = frame->payload.method.decoded;
-    take_confirm(carrier, ack->delivery_tag, ack->multiple);
-  } else if (frame->payload.method.id == AMQP_BASIC_NACK_METHOD) {
-    mch_error_set(&error, MCH_SYSTEM, "the broker could not keep a message (is its disk full?)");
-    mch_broker_close(&carrier->up);
-    note_failure(&carrier->up, &error);
-  } else if (frame->payload.method.id == AMQP_BASIC_RETURN_METHOD)
+  if (frame->payload.method.id == AMQP_BASIC_RETURN_METHOD)
     leave(1, "the machine has left the fleet");
   else if (mch_broker_heed(&carrier->up, frame, &error) != 0) {
     /* The queue is gone: the other side took it along. */
@@ -240,8 +308,8 @@ static void look_for_other(struct carrier *carrier) {
   uint64_t now = mch_now();
   amqp_queue_declare_ok_t *answer;
   struct mch_error error;
-  if (carrier->up.state == NULL || !atomic_load(&carrier->met) ||
-      now - carrier->looked < presence_every)
+  if (carrier->up.state == NULL || !atomic_load(&carrier->met) || carrier->eof ||
+      atomic_load(&carrier->finished) || now - carrier->looked < presence_every)
     return;
   carrier->looked = now;
   answer = amqp_queue_declare(carrier->up.state, CHANNEL, amqp_cstring_bytes(carrier->to), 1, 0, 0,
@@ -266,7 +334,7 @@ static void look_for_other(struct carrier *carrier) {
 
 /* Gather what there is, up to a message. */
 static void send_stream(struct carrier *carrier) {
-  static unsigned char bytes[PIECE]; /* of this thread alone */
+  unsigned char *buffer = take_buffer(carrier, MCH_SEAL_MOST), *bytes = buffer + MCH_SEAL_HEAD;
   size_t length = 0;
   ssize_t got = 1;
   while (length < PIECE && (got > 0 || (got < 0 && errno == EINTR))) {
@@ -275,32 +343,53 @@ static void send_stream(struct carrier *carrier) {
       length += (size_t)got;
   }
   if (length > 0)
-    send_sealed(carrier, &carrier->out, MCH_CARRY_STREAM, carrier->to, bytes, length, 1);
+    send_sealed(carrier, &carrier->out, MCH_CARRY_STREAM, bytes, length, buffer);
+  else
+    give_buffer(carrier, buffer, MCH_SEAL_MOST);
   if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)))
     return;
   carrier->eof = 1;
   carrier->ended = mch_now();
 }
 
-/* This side's stream has ended: say so, and clear away. */
-static void end_stream(struct carrier *carrier) {
-  if (carrier->eof == 1 && carrier->count < KEPT) {
-    carrier->eof = 2;
-    send_sealed(carrier, &carrier->out, MCH_CARRY_END, carrier->to, NULL, 0, 1);
-  }
-  if (carrier->count > 0 && mch_now() - carrier->ended < end_within)
-    return;
+/* The broker answers that after it has got all that was sent before. */
+static void leave_in_order(struct carrier *carrier) __attribute__((noreturn));
+static void leave_in_order(struct carrier *carrier) {
   if (carrier->up.state != NULL)
     amqp_queue_delete(carrier->up.state, CHANNEL, amqp_cstring_bytes(carrier->from), 0, 0);
   leave(0, NULL);
 }
 
+/* This side's stream has ended: say so, and clear away. */
+static void end_stream(struct carrier *carrier) {
+  if (carrier->eof == 1 && carrier->count < KEPT) {
+    carrier->eof = 2;
+    send_sealed(carrier, &carrier->out, MCH_CARRY_END, NULL, 0, NULL);
+  }
+  if (carrier->count == 0 || mch_now() - carrier->ended >= end_within)
+    leave_in_order(carrier);
+}
+
+/* Whether more may be read: there is room for it, and for the word of the end. */
+static int has_room(struct carrier *carrier) {
+  drop_confirmed(carrier);
+  if (carrier->count < KEPT - 1)
+    return 1;
+  atomic_store(&carrier->waits, 1);
+  drop_confirmed(carrier); /* it may have come before that */
+  return carrier->count < KEPT - 1;
+}
+
 static void wait_to_send(struct carrier *carrier) {
-  int reads = atomic_load(&carrier->met) && !carrier->eof && carrier->count < KEPT - 1;
-  struct pollfd fds[2] = {{reads ? carrier->is.in : -1, POLLIN, 0},
-                          {mch_broker_fd(&carrier->up), POLLIN, 0}};
+  int reads = atomic_load(&carrier->met) && !carrier->eof && has_room(carrier);
+  struct pollfd fds[3] = {{reads ? carrier->is.in : -1, POLLIN, 0},
+                          {mch_broker_fd(&carrier->up), POLLIN, 0},
+                          {carrier->wake[0], POLLIN, 0}};
+  char many[64];
   if (!mch_broker_has_more(&carrier->up))
-    poll(fds, 2, atomic_load(&carrier->met) ? 200 : 20);
+    poll(fds, 3, 200);
+  while (fds[2].revents != 0 && read(carrier->wake[0], many, sizeof many) > 0)
+    ;
   if (reads && fds[0].revents != 0)
     send_stream(carrier);
 }
@@ -319,9 +408,14 @@ static void *send_all(void *ud) {
     pause = 50000000u;
     wait_to_send(carrier);
     take_frames(carrier);
+    tell_taken(carrier);
     look_for_other(carrier);
+    drop_confirmed(carrier);
     if (carrier->eof)
       end_stream(carrier);
+    else if (atomic_load(&carrier->finished) && carrier->told == atomic_load(&carrier->ours) + 1 &&
+             carrier->is.machine != NULL)
+      leave_in_order(carrier);
   }
   return NULL;
 }
@@ -347,21 +441,48 @@ static void write_out(struct carrier *carrier, const unsigned char *bytes, size_
   }
 }
 
+/* The other side's stream has ended. A supervisor that sees that goes, and the end of its stream
+ * ends this process; a script's carrier goes once the sender has told that all was taken. */
+static void take_end(struct carrier *carrier, uint64_t counter) __attribute__((noreturn));
+static void take_end(struct carrier *carrier, uint64_t counter) {
+  close(carrier->is.out);
+  carrier->is.out = -1;
+  atomic_store(&carrier->ours, counter);
+  atomic_store(&carrier->finished, 1);
+  wake_sender(carrier);
+  pause_for(4 * end_within);
+  leave(0, NULL);
+}
+
+static void take_stream(struct carrier *carrier, const struct mch_sealed *sealed) {
+  hear_taken(carrier, 0); /* whoever sends that has been greeted */
+  if (sealed->kind == MCH_CARRY_STREAM)
+    write_out(carrier, sealed->bytes, sealed->length);
+  else if (sealed->kind == MCH_CARRY_END)
+    take_end(carrier, sealed->counter);
+  note_taken(carrier, sealed->counter);
+}
+
+/* Until the session's keys are there nothing but the greeting is right; later it may come again. */
+static int take_greeting(struct carrier *carrier, amqp_bytes_t body) {
+  struct mch_sealed sealed;
+  return mch_seal_open(&carrier->welcome, body.bytes, body.len, &sealed) == MCH_SEAL_FINE &&
+         take_welcome(carrier, &sealed);
+}
+
+/* What kind it is of, says which key it must be made by. */
 static void take_message(struct carrier *carrier, amqp_bytes_t body) {
   struct mch_sealed sealed;
+  int kind = body.len == 0 ? 0 : *(const unsigned char *)body.bytes;
   enum mch_seal_answer answer;
-  if (!atomic_load(&carrier->met)) {
-    if (mch_seal_open(&carrier->welcome, body.bytes, body.len, &sealed) != MCH_SEAL_FINE ||
-        !take_welcome(carrier, &sealed))
+  if (!atomic_load(&carrier->met) || kind == MCH_CARRY_WELCOME) {
+    if (!take_greeting(carrier, body))
       leave(1,
             "an answer was made by another site key, or changed on its way: the connection ends");
     return;
   }
-  answer = mch_seal_open(&carrier->in, body.bytes, body.len, &sealed);
-  if (answer == MCH_SEAL_FORGED &&
-      mch_seal_open(&carrier->welcome, body.bytes, body.len, &sealed) == MCH_SEAL_FINE &&
-      take_welcome(carrier, &sealed))
-    return; /* it came twice */
+  answer = mch_seal_open(kind == MCH_CARRY_TAKEN ? &carrier->hear_taken : &carrier->in, body.bytes,
+                         body.len, &sealed);
   if (answer == MCH_SEAL_SEEN)
     return;
   if (answer == MCH_SEAL_GAP)
@@ -370,16 +491,10 @@ static void take_message(struct carrier *carrier, amqp_bytes_t body) {
           "of the broker may limit queues named mantichora.*, by length or by time)");
   if (answer == MCH_SEAL_FORGED)
     leave(255, "a message was made by another key, or changed on its way: the connection ends");
-  if (sealed.kind == MCH_CARRY_STREAM)
-    write_out(carrier, sealed.bytes, sealed.length);
-  else if (sealed.kind == MCH_CARRY_END) {
-    close(carrier->is.out);
-    if (carrier->is.machine != NULL)
-      leave(0, NULL);
-    carrier->is.out = -1; /* the supervisor goes now, and its stream's end ends this process */
-    pause_for(4 * end_within);
-    leave(0, NULL);
-  }
+  if (kind != MCH_CARRY_TAKEN)
+    take_stream(carrier, &sealed);
+  else if (sealed.length == 8)
+    hear_taken(carrier, mch_load_u64(sealed.bytes));
 }
 
 static int open_receiver(struct carrier *carrier) {
@@ -416,7 +531,7 @@ static void receive(struct carrier *carrier) {
       tag = envelope.delivery_tag;
       take_message(carrier, envelope.message.body);
       amqp_destroy_envelope(&envelope);
-      if (++unacked < ACK_EVERY && mch_broker_has_more(broker))
+      if (++unacked < EVERY && mch_broker_has_more(broker))
         continue;
       unacked = 0;
       if (amqp_basic_ack(broker->state, CHANNEL, tag, 1) == AMQP_STATUS_OK)
@@ -445,12 +560,12 @@ static void greet(struct carrier *carrier) {
   char text[512];
   if (carrier->is.machine != NULL) {
     snprintf(text, sizeof text, "%s %s", carrier->is.session, carrier->is.nonce);
-    send_sealed(carrier, &carrier->call, MCH_CARRY_CONNECT, carrier->ask, text, strlen(text), 0);
+    send_sealed(carrier, &carrier->call, MCH_CARRY_CONNECT, text, strlen(text), NULL);
   } else {
     char nonce[MCH_HEX_NONCE + 1];
     mch_carrier_draw(nonce, MCH_HEX_NONCE);
     snprintf(text, sizeof text, "%s %s %s", carrier->is.session, carrier->is.nonce, nonce);
-    send_sealed(carrier, &carrier->welcome, MCH_CARRY_WELCOME, carrier->to, text, strlen(text), 1);
+    send_sealed(carrier, &carrier->welcome, MCH_CARRY_WELCOME, text, strlen(text), NULL);
     meet(carrier, nonce);
   }
 }
@@ -474,9 +589,13 @@ void mch_carrier_run(const struct mch_carrier_config *config) {
   signal(SIGPIPE, SIG_IGN);
   carrier->is = *config;
   carrier->up.account = carrier->down.account = config->account;
-  mch_seal_derive(&carrier->call, config->site_key, "mantichora 1 call", "", 0, 0);
-  mch_seal_derive(&carrier->welcome, config->site_key, "mantichora 1 welcome", "", 0, 0);
+  mch_seal_derive(&carrier->call, config->site_key, "mantichora 1 call", "", 0);
+  mch_seal_derive(&carrier->welcome, config->site_key, "mantichora 1 welcome", "", 0);
   mch_platform_nonblocking(config->in);
+  if (mch_platform_pipe(carrier->wake, &error) != 0)
+    leave(1, error.text);
+  mch_platform_nonblocking(carrier->wake[0]);
+  mch_platform_nonblocking(carrier->wake[1]);
   /* The first connection must come about; later ones are made again and again. */
   if (mch_broker_open(&carrier->down, &error) != 0)
     leave(1, error.text);

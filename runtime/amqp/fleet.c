@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sodium.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,7 +67,7 @@ static struct fleet *make(const struct mch_account *account, const unsigned char
     return NULL;
   }
   fleet->broker.account = account;
-  mch_seal_derive(&fleet->seal, site_key, "mantichora 1 call", "", 0, 0);
+  mch_seal_derive(&fleet->seal, site_key, "mantichora 1 call", "", 0);
   return fleet;
 }
 

@@ -6,13 +6,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "crypt.h"
 #include "runtime/base/file.h"
 
 enum { HEX = 2 * MCH_KEY_SIZE };
@@ -62,8 +62,8 @@ int mch_key_new(const char *path, struct mch_error *error) {
     return mch_error_set(error, MCH_SYSTEM, "%s exists: it was left as it is", path);
   if (fd < 0)
     return mch_error_set(error, MCH_SYSTEM, "cannot make %s: %s", path, strerror(errno));
-  randombytes_buf(key, sizeof key);
-  sodium_bin2hex(text, sizeof text, key, sizeof key);
+  mch_crypt_random(key, sizeof key);
+  mch_crypt_to_hex(text, key, sizeof key);
   text[HEX] = '\n';
   failed = fchmod(fd, 0600) != 0 || mch_file_write(fd, text, HEX + 1, MCH_FILE_HERE) != 0 ||
            fsync(fd) != 0;
@@ -71,8 +71,8 @@ int mch_key_new(const char *path, struct mch_error *error) {
     code = mch_error_set(error, MCH_SYSTEM, "cannot write %s: %s", path, strerror(errno));
     unlink(path);
   }
-  sodium_memzero(key, sizeof key);
-  sodium_memzero(text, sizeof text);
+  mch_crypt_wipe(key, sizeof key);
+  mch_crypt_wipe(text, sizeof text);
   return code;
 }
 
@@ -106,7 +106,6 @@ int mch_key_read_private(const char *path, char *text, size_t room, struct mch_e
 
 int mch_key_read(const char *path, unsigned char key[MCH_KEY_SIZE], struct mch_error *error) {
   char text[256];
-  size_t length = 0;
   int there = mch_key_read_private(path, text, sizeof text, error);
   if (there == 0)
     return mch_error_set(
@@ -116,9 +115,8 @@ int mch_key_read(const char *path, unsigned char key[MCH_KEY_SIZE], struct mch_e
         path);
   if (there < 0)
     return there;
-  there = sodium_hex2bin(key, MCH_KEY_SIZE, text, strlen(text), NULL, &length, NULL) == 0 &&
-          length == MCH_KEY_SIZE && strlen(text) == HEX;
-  sodium_memzero(text, sizeof text);
+  there = mch_crypt_from_hex(key, MCH_KEY_SIZE, text);
+  mch_crypt_wipe(text, sizeof text);
   return there ? 0
                : mch_error_set(error, MCH_SYSTEM,
                                "%s holds no site key, which is %d hexadecimal digits", path, HEX);

@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <sodium.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +18,7 @@
 
 #include "broker.h"
 #include "carrier.h"
+#include "crypt.h"
 #include "fleet.h"
 #include "key.h"
 #include "runtime/base/platform.h"
@@ -73,7 +73,7 @@ static int find_means(struct means *means, char *url) {
     setenv("MANTICHORA_AMQP_PASSWORD", password, 1);
   code = mch_account_find(&means->account, url, password, &error);
   if (password != NULL) {
-    sodium_memzero(password, strlen(password));
+    mch_crypt_wipe(password, strlen(password));
     free(password);
   }
   if (code != 0 || mch_key_path(NULL, path, sizeof path, &error) != 0 ||
@@ -250,8 +250,6 @@ int main(int argc, char **argv) {
                   {"worker", worker_main},
                   {"session", session_main}};
   size_t i;
-  if (sodium_init() < 0)
-    return complain("libsodium cannot be used here");
   for (i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
     if (strcmp(argv[1], commands[i].name) == 0)
       return commands[i].run(argc - 2, argv + 2);

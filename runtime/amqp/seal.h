@@ -19,7 +19,8 @@ enum {
   MCH_NONCE_SIZE = 32,
   MCH_SEAL_HEAD = 9,
   MCH_SEAL_ROOM = MCH_SEAL_HEAD + 32,
-  MCH_SEAL_MOST = 64 * 1024 /* a whole message */
+  MCH_SEAL_MOST = 64 * 1024, /* a whole message */
+  MCH_SEAL_CONTEXT = 512     /* a label and a context, together */
 };
 
 struct mch_seal {
@@ -30,9 +31,10 @@ struct mch_seal {
 
 /* A key for one purpose: `label`, and of a session what tells it from all others. */
 void mch_seal_derive(struct mch_seal *seal, const unsigned char site_key[MCH_KEY_SIZE],
-                     const char *label, const void *context, size_t length, int counts);
+                     const char *label, const char *context, int counts);
 
-/* Write the next message to `to`, which has room for it; its length. */
+/* Write the next message to `to`, which has room for it; its length. `bytes` may stand there
+ * already, at MCH_SEAL_HEAD. */
 size_t mch_seal_close(struct mch_seal *seal, uint8_t kind, const void *bytes, size_t length,
                       unsigned char *to);
 

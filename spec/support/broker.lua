@@ -66,6 +66,14 @@ function broker:kill()
   process.wait(function() return not process.runs(self.pid) end)
 end
 
+--- Bytes that it holds in its queues.
+function broker:waiting()
+  local sum = 0
+  local got = shell.run(self.environment .. "/usr/lib/rabbitmq/bin/rabbitmqctl -q list_queues message_bytes")
+  for bytes in got.out:gmatch("%d+") do sum = sum + tonumber(bytes) end
+  return sum
+end
+
 --- The URL of a fleet.
 function broker:url(name, user)
   return ("amqp://%s127.0.0.1:%d/%s"):format(user and user .. "@" or "", self.port, name)
