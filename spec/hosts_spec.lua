@@ -531,6 +531,13 @@ describe("a machine that is not there", function()
     assert.truthy(failure.message:find("no such thing", 1, true), failure.message)
   end)
 
+  it("is refused with the reason why it cannot be set up", function()
+    local mcore <close> = pool { cwd = "/nowhere/at/all", on_error = "return" }
+    mcore:run(function() end)
+    assert.are.equal("no machine is left: b: the option cwd: /nowhere/at/all: No such file or directory",
+      mcore:returns()[1].message)
+  end)
+
   it("does not keep the others from working", function()
     local mcore <close> = mantichora { hosts = { machine("bad", 1, { "/nowhere/at/all" }), machine("good", 1) } }
     for i = 1, 4 do mcore:run(function() return i end) end

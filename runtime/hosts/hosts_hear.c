@@ -626,18 +626,27 @@ static int pong(struct machine *machine, struct mch_reader_of *reader) {
 }
 
 static int notice(struct machine *machine, struct mch_reader_of *reader) {
-  char text[2048];
-  snprintf(text, sizeof text, "machine %s: %.*s", machine->host->name,
-           (int)(reader->left < 1500 ? reader->left : 1500), (const char *)reader->at);
+  char words[1501], text[2048];
+  snprintf(words, sizeof words, "%.*s", (int)(reader->left < 1500 ? reader->left : 1500),
+           (const char *)reader->at);
+  snprintf(text, sizeof text, "machine %s: %s", machine->host->name, words);
+  if (machine->state == LOADING) { /* it may be the reason why it leaves */
+    free(machine->why);
+    machine->why = strdup(words);
+  }
   events_of(machine)->notice(events_of(machine)->ud, text);
   return 0;
 }
 
 static int gone(struct machine *machine) {
-  if (machine->state == LEAVING)
+  char why[2048];
+  if (machine->state == LEAVING) {
     mch_link_close(machine->link);
-  else
-    mch_machine_lose(machine, "it has left");
+    return 0;
+  }
+  snprintf(why, sizeof why, "%s",
+           machine->state == LOADING && machine->why != NULL ? machine->why : "it has left");
+  mch_machine_lose(machine, why);
   return 0;
 }
 
