@@ -40,8 +40,9 @@ struct mch_events {
   void (*failed)(void *ud, struct mch_task *batch, struct mch_result *result);
   /* A batch is over, its items ran for so many nanoseconds. All are answered or split off. */
   void (*batch_over)(void *ud, struct mch_task *batch, uint64_t elapsed);
-  /* The items of a batch that were at its end are a batch of their own, `rest`, never begun. */
-  void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest);
+  /* The items of a batch that were at its end are a batch of their own, `rest`, never begun. It
+   * goes back to the queue, or `stays` with the engine, as if it had been submitted. */
+  void (*split)(void *ud, struct mch_task *batch, struct mch_task *rest, int stays);
   /* A piece of the task's result came ahead. */
   void (*early)(void *ud, struct mch_task *task, const unsigned char *piece, size_t length);
   /* While somebody listens (see listen): the task began, or the next item of a batch. That it had

@@ -228,8 +228,21 @@ void mch_feed_open_all(struct engine_fork *engine) {
     mch_child_wake(engine->out_of_tickets);
 }
 
+/* The last task that the worker has. */
+static const struct mch_task *newest(const struct child *child) {
+  uint32_t ticket = child->last_ticket;
+  while (child->offered[ticket % MCH_CLAIMS] == NULL)
+    ticket--;
+  return child->offered[ticket % MCH_CLAIMS];
+}
+
+/* Whether the task would come behind one that is to begin after it, which may take long. */
+static int is_late_for(const struct mch_task *task, const struct child *child) {
+  return child->outstanding > 0 && mch_task_goes_before(task, newest(child));
+}
+
 /* The least loaded worker with room; one that runs a task that shall stop is no good choice. */
-static struct child *choose(struct engine_fork *engine) {
+static struct child *least_loaded(struct engine_fork *engine) {
   for (; engine->least <= engine->most; engine->least++) {
     struct child *child;
     while ((child = engine->open[engine->least]) != NULL) {
@@ -242,6 +255,41 @@ static struct child *choose(struct engine_fork *engine) {
   return NULL;
 }
 
+/* The one with room that has the least, and nothing that is to begin after this task. */
+static struct child *least_loaded_before(struct engine_fork *engine, const struct mch_task *task) {
+  struct child *child, *best = NULL;
+  for (child = engine->children; child != NULL; child = child->next)
+    if (mch_feed_has_room(engine, child) && child->kill_at == MCH_NEVER &&
+        !is_late_for(task, child) && (best == NULL || child->outstanding < best->outstanding))
+      best = child;
+  return best;
+}
+
+/* Take back what was sent ahead and is to begin after this task, the last first. */
+static void make_way(struct engine_fork *engine, const struct mch_task *task) {
+  struct child *child;
+  for (child = engine->children; child != NULL; child = child->next)
+    while (child->outstanding > 1 && is_late_for(task, child)) {
+      struct mch_task *last = child->offered[newest(child)->ticket % MCH_CLAIMS];
+      if (!mch_child_take_back(child, last))
+        break;
+      mch_child_give_back(child, last);
+    }
+}
+
+/* Who gets this task; NULL: nobody, for now. One that came back goes to a worker with nothing to
+ * do, or behind earlier ones, never behind a later one: that would begin before it. */
+static struct child *choose(struct engine_fork *engine, const struct mch_task *task) {
+  struct child *child = least_loaded(engine);
+  if (child == NULL || !is_late_for(task, child))
+    return child;
+  child = least_loaded_before(engine, task);
+  if (child != NULL)
+    return child;
+  make_way(engine, task);
+  return least_loaded_before(engine, task);
+}
+
 int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
                     struct mch_error *error) {
   struct engine_fork *engine = (struct engine_fork *)base;
@@ -250,7 +298,7 @@ int mch_feed_submit(struct mch_engine *base, struct mch_task *task, int owner,
     return submit_snapshot(engine, task, owner, error);
   if (mch_time_has_too_many(engine))
     return MCH_FULL;
-  child = choose(engine);
+  child = choose(engine, task);
   if (child == NULL) {
     engine->waits_for_tickets = ticket_pause(engine);
     return MCH_FULL;
@@ -331,7 +379,17 @@ void mch_feed_ring_for(struct child *child, uint64_t now) {
   child->ring_at = now + ring_again;
 }
 
-/* Move half of what waits at the busiest worker to the queue when another has nothing to do. */
+/* How many have nothing to do and would get a task at once; at most `most`. */
+static unsigned count_idle(const struct engine_fork *engine, unsigned most) {
+  const struct child *child = engine->open[0];
+  unsigned count = 0;
+  for (; child != NULL && count < most; child = child->links[LOAD].next)
+    count += (unsigned)mch_feed_has_room(engine, child);
+  return count;
+}
+
+/* Move what waits at the busiest worker to the queue when others have nothing to do: one for each,
+ * since a second one would wait there behind later ones, which may take long. */
 void mch_feed_steal(struct engine_fork *engine, size_t queued) {
   struct child *busiest;
   uint32_t ticket;
@@ -346,7 +404,7 @@ void mch_feed_steal(struct engine_fork *engine, size_t queued) {
       split_running(engine);
     return;
   }
-  share = busiest->outstanding / 2;
+  share = count_idle(engine, busiest->outstanding / 2);
   for (ticket = busiest->last_ticket; share > 0 && busiest->last_ticket - ticket < MCH_CLAIMS;
        ticket--) {
     struct mch_task *task = busiest->offered[ticket % MCH_CLAIMS];

@@ -395,7 +395,7 @@ void mch_hear_return_rest(struct child *child, struct mch_task *task) {
   rest = mch_task_split(task, batch->answered);
   if (rest != NULL) {
     batch->count = batch->answered;
-    mch_child_events(child)->split(mch_child_events(child)->ud, task, rest);
+    mch_child_events(child)->split(mch_child_events(child)->ud, task, rest, 0);
   }
   while (batch->answered < batch->count)
     mch_child_events(child)->failed(mch_child_events(child)->ud, task, NULL);
@@ -418,7 +418,7 @@ void mch_hear_shorten_batch(struct child *child, struct mch_task *task, uint32_t
         break;
       atomic_store(&child->shared->orders.limit, (uint64_t)task->ticket << 32 | at);
       task->batch->count = at;
-      mch_child_events(child)->split(mch_child_events(child)->ud, task, rest);
+      mch_child_events(child)->split(mch_child_events(child)->ud, task, rest, 0);
       return;
     }
   }

@@ -132,6 +132,12 @@ static inline uint32_t mch_task_count(const struct mch_task *task) {
   return task->batch != NULL ? task->batch->count : 1;
 }
 
+/* Whether it is to begin before the other: by priority, then by age. */
+static inline int mch_task_goes_before(const struct mch_task *task, const struct mch_task *other) {
+  return task->priority != other->priority ? task->priority > other->priority
+                                           : task->runid < other->runid;
+}
+
 /* What names its random numbers. */
 static inline uint64_t mch_task_stream(const struct mch_task *task) {
   return task->extra != NULL && task->extra->keyed ? task->extra->stream : task->runid;

@@ -187,7 +187,7 @@ static int could_start(struct mch_engine *base, int owner) {
 static int is_of_group(const struct machine *machine, uint64_t runid,
                        const struct mch_group *group) {
   uint32_t i;
-  for (i = 0; i < MCH_HOSTS_WINDOW; i++) {
+  for (i = 0; i < MCH_HOSTS_PLACES; i++) {
     const struct held *held = machine->held[i];
     if (held != NULL && runid >= held->task->runid &&
         runid - held->task->runid < mch_task_count(held->task))

@@ -20,8 +20,10 @@ enum {
   FEW = 8                        /* tasks a slot that are sent one by one */
 };
 
+static const char no_memory[] = "not enough memory to send a task";
+
 struct held *mch_hfeed_held(struct machine *machine, uint32_t ticket) {
-  struct held *held = machine->held[ticket % MCH_HOSTS_WINDOW];
+  struct held *held = machine->held[mch_hosts_place(ticket)];
   return held != NULL && held->ticket == ticket ? held : NULL;
 }
 
@@ -31,18 +33,25 @@ static struct held *held_of(const struct mch_task *task) {
   return machine != NULL ? mch_hfeed_held(machine, task->ticket) : NULL;
 }
 
+static struct held_list *list_of(struct machine *machine, const struct held *held) {
+  return held->granted ? &machine->may : &machine->waits;
+}
+
 static void unlist(struct machine *machine, struct held *held) {
-  if (held->granted)
-    return;
-  if (held->previous != NULL)
-    held->previous->next = held->next;
-  else
-    machine->first = held->next;
-  if (held->next != NULL)
-    held->next->previous = held->previous;
-  else
-    machine->last = held->previous;
-  held->next = held->previous = NULL;
+  struct held_list *list = list_of(machine, held);
+  *(held->previous != NULL ? &held->previous->next : &list->first) = held->next;
+  *(held->next != NULL ? &held->next->previous : &list->last) = held->previous;
+}
+
+static void enlist(struct machine *machine, struct held *held) {
+  struct held_list *list = list_of(machine, held);
+  struct held *before = list->last;
+  while (before != NULL && mch_task_goes_before(held->task, before->task))
+    before = before->previous;
+  held->previous = before;
+  held->next = before != NULL ? before->next : list->first;
+  *(before != NULL ? &before->next : &list->first) = held;
+  *(held->next != NULL ? &held->next->previous : &list->last) = held;
 }
 
 void mch_hfeed_settle(struct machine *machine, struct held *held) {
@@ -51,7 +60,7 @@ void mch_hfeed_settle(struct machine *machine, struct held *held) {
   machine->outstanding--;
   machine->granted -= (unsigned)held->granted;
   machine->in_flight -= length < machine->in_flight ? length : machine->in_flight;
-  machine->held[held->ticket % MCH_HOSTS_WINDOW] = NULL;
+  machine->held[mch_hosts_place(held->ticket)] = NULL;
   held->task->holder = NULL;
   free(held);
 }
@@ -98,7 +107,7 @@ int mch_hfeed_has_room(const struct machine *machine) {
   unsigned most;
   if (machine->state != UP || machine->share == 0)
     return 0;
-  if (machine->held[(machine->last_ticket + 1) % MCH_HOSTS_WINDOW] != NULL)
+  if (machine->held[mch_hosts_place(mch_hosts_after(machine->last_ticket))] != NULL)
     return 0;
   if (machine->outstanding < machine->share)
     return 1;
@@ -129,13 +138,16 @@ static void ask_for(struct machine *machine, unsigned most, int32_t priority);
 
 void mch_hfeed_ask_back(struct machine *machine) {
   uint64_t now = mch_now();
-  unsigned most;
+  const struct held *held;
+  unsigned stay;
   if (machine->state != UP || now < mch_hfeed_ask_at(machine))
     return;
-  most = most_granted(machine);
   machine->asked_at = now;
-  if (machine->granted > most)
-    ask_for(machine, machine->granted - most, INT32_MAX);
+  stay = machine->granted;
+  for (held = machine->may.first; held != NULL; held = held->next)
+    stay -= (unsigned)held->recalled;
+  if (stay > most_granted(machine))
+    ask_for(machine, stay - most_granted(machine), INT32_MAX);
 }
 
 uint64_t mch_hfeed_ask_at(const struct machine *machine) {
@@ -147,14 +159,15 @@ uint64_t mch_hfeed_ask_at(const struct machine *machine) {
 
 void mch_hfeed_grant(struct machine *machine) {
   unsigned char tickets[4 * 256];
-  unsigned most = machine->first != NULL && machine->state == UP ? most_granted(machine) : 0;
+  unsigned most = machine->waits.first != NULL && machine->state == UP ? most_granted(machine) : 0;
   size_t count = 0;
   if (most > FEW * machine->share && machine->granted > most / 4 * 3)
     return; /* there is enough for now */
-  while (machine->first != NULL && machine->granted < most) {
-    struct held *held = machine->first;
+  while (machine->waits.first != NULL && machine->granted < most) {
+    struct held *held = machine->waits.first;
     unlist(machine, held);
     held->granted = 1;
+    enlist(machine, held);
     if (machine->granted++ == 0)
       machine->last_end = mch_now();
     mch_store_u32(tickets + 4 * count++, held->ticket);
@@ -325,6 +338,24 @@ static int send_task(struct machine *machine, struct mch_task *task, uint32_t ti
   return send_body(machine, MCH_HOSTS_BODY, head, task);
 }
 
+int mch_hfeed_hold(struct machine *machine, struct mch_task *task, uint32_t ticket, int granted) {
+  struct held *held = calloc(1, sizeof *held);
+  if (held == NULL)
+    return MCH_NOMEM;
+  held->ticket = task->ticket = ticket;
+  held->task = task;
+  held->granted = granted;
+  task->holder = machine;
+  machine->held[mch_hosts_place(ticket)] = held;
+  machine->outstanding++;
+  if (machine->granted == 0)
+    machine->last_end = mch_now();
+  machine->granted += (unsigned)granted;
+  machine->in_flight += task->length;
+  enlist(machine, held);
+  return 0;
+}
+
 /* No machine is left that is up, or may be again. */
 static int is_hopeless(const struct engine_hosts *engine) {
   size_t i;
@@ -352,39 +383,23 @@ int mch_hfeed_submit(struct mch_engine *base, struct mch_task *task, int owner,
                      struct mch_error *error) {
   struct engine_hosts *engine = (struct engine_hosts *)base;
   struct machine *machine = choose(engine);
-  struct held *held;
   uint32_t ticket;
+  int granted;
   (void)owner;
   if (machine == NULL)
     return is_hopeless(engine) && !engine->quitting ? doom(engine, task, error) : MCH_FULL;
-  held = calloc(1, sizeof *held);
-  if (held == NULL)
-    return mch_error_set(error, MCH_NOMEM, "not enough memory to send a task");
-  ticket = machine->last_ticket + 1;
-  held->granted = machine->first == NULL && may_begin(machine);
+  ticket = mch_hosts_after(machine->last_ticket);
+  granted = machine->waits.first == NULL && may_begin(machine);
   if (mch_hfeed_send_codes(machine, task->body, task->codes) != 0 ||
-      send_task(machine, task, ticket, held->granted ? MCH_HOSTS_GRANTED : 0) != 0) {
-    free(held);
-    return mch_error_set(error, MCH_NOMEM, "not enough memory to send a task");
+      mch_hfeed_hold(machine, task, ticket, granted) != 0)
+    return mch_error_set(error, MCH_NOMEM, no_memory);
+  if (send_task(machine, task, ticket, granted ? MCH_HOSTS_GRANTED : 0) != 0) {
+    mch_hfeed_settle(machine, mch_hfeed_held(machine, ticket));
+    return mch_error_set(error, MCH_NOMEM, no_memory);
   }
-  machine->last_ticket = held->ticket = task->ticket = ticket;
-  held->task = task;
-  task->holder = machine;
-  machine->held[ticket % MCH_HOSTS_WINDOW] = held;
-  machine->filled = ++machine->outstanding >= most_sent(machine) ||
+  machine->last_ticket = ticket;
+  machine->filled = machine->outstanding >= most_sent(machine) ||
                     (machine->filled && machine->outstanding > most_sent(machine) / 2);
-  if (machine->granted == 0)
-    machine->last_end = mch_now();
-  machine->granted += (unsigned)held->granted;
-  machine->in_flight += task->length;
-  if (!held->granted) {
-    held->previous = machine->last;
-    if (machine->last != NULL)
-      machine->last->next = held;
-    else
-      machine->first = held;
-    machine->last = held;
-  }
   return 0;
 }
 
@@ -458,10 +473,9 @@ void mch_hfeed_stop(struct mch_engine *base, struct mch_task *task) {
 
 /* Ask for those that may begin, from the last on; they come by RETURNED. */
 static void ask_for(struct machine *machine, unsigned most, int32_t priority) {
-  uint32_t ticket = machine->last_ticket, i;
-  for (i = 0; i < MCH_HOSTS_WINDOW && most > 0; i++, ticket--) {
-    struct held *held = mch_hfeed_held(machine, ticket);
-    if (held == NULL || !held->granted || held->recalled || held->task->priority >= priority)
+  struct held *held;
+  for (held = machine->may.last; held != NULL && most > 0; held = held->previous) {
+    if (held->recalled || held->task->priority >= priority)
       continue;
     held->recalled = 1;
     send_recall(machine, held, 0);
@@ -471,7 +485,7 @@ static void ask_for(struct machine *machine, unsigned most, int32_t priority) {
 
 static void take_back_from(struct machine *machine, int32_t priority, unsigned most) {
   struct held *held, *previous;
-  for (held = machine->last; held != NULL && most > 0; held = previous) {
+  for (held = machine->waits.last; held != NULL && most > 0; held = previous) {
     previous = held->previous;
     if (held->task->priority < priority) {
       take_back(machine, held);
@@ -518,7 +532,7 @@ void mch_hfeed_steal(struct engine_hosts *engine) {
   excess = idle->share - idle->outstanding;
   if (excess > (busy->outstanding - busy->share + 1) / 2)
     excess = (busy->outstanding - busy->share + 1) / 2;
-  if (busy->first != NULL)
+  if (busy->waits.first != NULL)
     take_back_from(busy, INT32_MAX, excess);
   else if (mch_now() > busy->asked_at + (uint64_t)patience(busy)) {
     busy->asked_at = mch_now();
@@ -546,25 +560,17 @@ static struct mch_result *obituary(struct machine *machine, const struct mch_tas
   return result;
 }
 
-/* What may have begun ends with it; what had not goes back, the first to the head of the queue. */
+/* What may have begun ends with it; what had not goes back. */
 void mch_hfeed_fail_all(struct machine *machine, const char *why) {
   const struct mch_events *events = &machine->engine->config.events;
-  uint32_t ticket = machine->last_ticket, i;
-  for (i = 0; i < MCH_HOSTS_WINDOW; i++, ticket--) {
-    struct held *held = mch_hfeed_held(machine, ticket);
-    if (held != NULL && !held->granted) {
-      struct mch_task *task = held->task;
-      mch_hfeed_settle(machine, held);
-      events->returned(events->ud, task);
-    }
+  struct held *held;
+  while ((held = machine->waits.last) != NULL) {
+    struct mch_task *task = held->task;
+    mch_hfeed_settle(machine, held);
+    events->returned(events->ud, task);
   }
-  for (ticket = machine->last_ticket - MCH_HOSTS_WINDOW + 1, i = 0; i < MCH_HOSTS_WINDOW;
-       i++, ticket++) {
-    struct held *held = mch_hfeed_held(machine, ticket);
-    struct mch_task *task;
-    if (held == NULL)
-      continue;
-    task = held->task;
+  while ((held = machine->may.first) != NULL) {
+    struct mch_task *task = held->task;
     mch_hfeed_settle(machine, held);
     if (task->batch == NULL) {
       events->finished(events->ud, task, obituary(machine, task, why));

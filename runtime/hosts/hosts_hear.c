@@ -256,7 +256,7 @@ static void return_rest(struct machine *machine, struct held *held, uint32_t num
     return;
   if (!held->cancelled && (rest = mch_task_split(task, number)) != NULL) {
     task->batch->count = number;
-    events->split(events->ud, task, rest);
+    events->split(events->ud, task, rest, 0);
     return;
   }
   while (task->batch->answered < task->batch->count)
@@ -280,12 +280,36 @@ static int over(struct machine *machine, struct mch_reader_of *reader) {
   return 0;
 }
 
+/* The rest goes on there by itself. Without memory for it the machine is lost, as nothing could be
+ * heard of it. */
+static int go_on(struct machine *machine, struct held *held, uint32_t number, uint32_t part) {
+  const struct mch_events *events = events_of(machine);
+  struct mch_task *task = held->task, *rest;
+  if ((part & MCH_HOSTS_PART) == 0 || machine->held[mch_hosts_place(part)] != NULL ||
+      (rest = mch_task_split(task, number)) == NULL)
+    return -1;
+  if (mch_hfeed_hold(machine, rest, part, 1) != 0) {
+    mch_task_free(rest);
+    return -1;
+  }
+  task->batch->count = number;
+  rest->stop = task->stop;
+  events->split(events->ud, task, rest, 1);
+  machine->heard_owed += rest->careful != 0;
+  if (held->cancelled)
+    mch_hfeed_stop(&machine->engine->base, rest);
+  return 0;
+}
+
 static int split(struct machine *machine, struct mch_reader_of *reader) {
   uint32_t ticket = mch_take_u32(reader), number = mch_take_u32(reader);
+  uint32_t part = mch_take_u32(reader);
   struct held *held = told_of(machine, ticket);
   if (reader->bad || held == NULL || held->task->batch == NULL ||
       number < held->task->batch->answered || number >= held->task->batch->count)
     return -1;
+  if (part != 0)
+    return go_on(machine, held, number, part);
   if (!held->cancelled)
     return_rest(machine, held, number);
   return 0;
@@ -388,7 +412,7 @@ static int bar_room(struct machine *machine) {
 /* The task that has this run ID, or the batch with its item. */
 static const struct mch_task *task_with(const struct machine *machine, uint64_t runid) {
   uint32_t i;
-  for (i = 0; i < MCH_HOSTS_WINDOW; i++) {
+  for (i = 0; i < MCH_HOSTS_PLACES; i++) {
     const struct held *held = machine->held[i];
     if (held != NULL && runid >= held->task->runid &&
         runid - held->task->runid < mch_task_count(held->task))

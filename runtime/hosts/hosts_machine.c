@@ -225,7 +225,7 @@ void mch_machine_drop(struct machine *machine) {
   uint32_t i;
   mch_hhear_end_bars(machine, MCH_BAR_CANCELLED);
   drop_link(machine);
-  for (i = 0; i < MCH_HOSTS_WINDOW; i++)
+  for (i = 0; i < MCH_HOSTS_PLACES; i++)
     free(machine->held[i]);
   free(machine->codes);
   mch_kept_clear(&machine->kept);

@@ -25,12 +25,18 @@ enum machine_state { IDLE, CONNECTING, LOADING, UP, SUSPECT, LOST, REFUSED, LEAV
 
 /* A task that a machine has. */
 struct held {
-  struct held *next, *previous; /* among those that are not granted, in order */
+  struct held *next, *previous; /* in its list */
   struct mch_task *task;
   uint32_t ticket;
   int granted;
   int recalled;  /* it was asked for */
   int cancelled; /* of a batch: what has not begun ends as its `stop` says */
+};
+
+/* In the order in which they are to begin, whatever their tickets: what came back and went anew is
+ * before what came later. */
+struct held_list {
+  struct held *first, *last;
 };
 
 struct machine {
@@ -44,8 +50,8 @@ struct machine {
   int deaf;             /* its connection has ended */
   unsigned cpus, share; /* slots that it was given of those that it has */
   unsigned told_share;
-  struct held *held[MCH_HOSTS_WINDOW]; /* by ticket */
-  struct held *first, *last;           /* not granted */
+  struct held *held[MCH_HOSTS_PLACES]; /* by ticket */
+  struct held_list waits, may;         /* not granted; granted */
   uint32_t last_ticket;
   unsigned outstanding, granted;
   int filled;           /* its window was full, and half of it is not over yet */
@@ -119,6 +125,8 @@ void mch_fleet_drop(struct machine *machine);
 /* hosts_feed.c: who gets which task. */
 
 struct held *mch_hfeed_held(struct machine *machine, uint32_t ticket);
+/* A task that is there, or comes there, as this ticket; 0, or MCH_NOMEM. */
+int mch_hfeed_hold(struct machine *machine, struct mch_task *task, uint32_t ticket, int granted);
 int mch_hfeed_send_codes(struct machine *machine, const unsigned char *ids, uint32_t count);
 void mch_hfeed_settle(struct machine *machine, struct held *held);
 void mch_hfeed_grant(struct machine *machine);

@@ -22,25 +22,24 @@ static const uint64_t look_soon = 1000000u, look_late = 50000000u; /* at what wo
 /* -- tasks that are here ------------------------------------------------------------------ */
 
 struct here *mch_supervisor_here(struct supervisor *self, uint32_t ticket) {
-  struct here *here = self->here[ticket % MCH_HOSTS_WINDOW];
+  struct here *here = self->here[mch_hosts_place(ticket)];
   return here != NULL && here->ticket == ticket ? here : NULL;
 }
 
-static void enqueue(struct supervisor *self, struct here *here, int first) {
+/* In its order: what comes back, or is new to this queue and not to the pool's, is before others.
+ */
+static void enqueue(struct supervisor *self, struct here *here) {
+  struct here *before = self->last;
   here->queued = 1;
   self->queued++;
-  here->next = here->previous = NULL;
-  if (self->first == NULL)
-    self->first = self->last = here;
-  else if (first) {
-    here->next = self->first;
-    self->first->previous = here;
-    self->first = here;
-  } else {
-    here->previous = self->last;
-    self->last->next = here;
-    self->last = here;
-  }
+  if (before != NULL && mch_task_goes_before(here->task, self->first->task))
+    before = NULL;
+  while (before != NULL && mch_task_goes_before(here->task, before->task))
+    before = before->previous;
+  here->previous = before;
+  here->next = before != NULL ? before->next : self->first;
+  *(before != NULL ? &before->next : &self->first) = here;
+  *(here->next != NULL ? &here->next->previous : &self->last) = here;
 }
 
 static void dequeue(struct supervisor *self, struct here *here) {
@@ -61,10 +60,33 @@ static void dequeue(struct supervisor *self, struct here *here) {
 void mch_supervisor_forget(struct supervisor *self, struct here *here) {
   mch_supervisor_look_soon(self);
   dequeue(self, here);
-  self->here[here->ticket % MCH_HOSTS_WINDOW] = NULL;
+  self->here[mch_hosts_place(here->ticket)] = NULL;
   self->count--;
   mch_task_free(here->task);
   free(here);
+}
+
+/* A task that is here from now on. NULL: no memory. */
+static struct here *admit(struct supervisor *self, struct mch_task *task, uint32_t ticket) {
+  struct here *here = calloc(1, sizeof *here);
+  if (here == NULL)
+    return NULL;
+  here->task = task;
+  task->accepted = here->ticket = ticket;
+  self->here[mch_hosts_place(ticket)] = here;
+  self->count++;
+  return here;
+}
+
+uint32_t mch_supervisor_keep(struct supervisor *self, struct mch_task *part) {
+  uint32_t ticket = mch_hosts_after(self->last_part | MCH_HOSTS_PART);
+  struct here *here;
+  if (self->here[mch_hosts_place(ticket)] != NULL || (here = admit(self, part, ticket)) == NULL)
+    return 0;
+  self->last_part = ticket;
+  here->granted = 1;
+  enqueue(self, here);
+  return ticket;
 }
 
 /* It never begins here. */
@@ -82,7 +104,7 @@ void mch_supervisor_requeue(struct supervisor *self, struct here *here) {
   if (self->recalling)
     mch_supervisor_return(self, here);
   else
-    enqueue(self, here, 1);
+    enqueue(self, here);
 }
 
 static int admits(struct supervisor *self, uint64_t now) {
@@ -178,21 +200,20 @@ static int take_code(struct supervisor *self, struct mch_reader_of *reader) {
 /* A task with its graph, which may be cargo. */
 static int accept_task(struct supervisor *self, const struct mch_hosts_task *head,
                        const unsigned char *graph, size_t length, struct mch_cargo *cargo) {
-  struct here **at = &self->here[head->ticket % MCH_HOSTS_WINDOW], *here;
+  struct mch_task *task;
+  struct here *here;
   int broken;
-  if (head->ticket == 0 || *at != NULL || (here = calloc(1, sizeof *here)) == NULL)
+  if (head->ticket == 0 || (head->ticket & MCH_HOSTS_PART) != 0 ||
+      self->here[mch_hosts_place(head->ticket)] != NULL)
     return -1;
-  here->task = mch_hosts_make_task(head, graph, length, cargo, &broken);
-  if (here->task == NULL) {
-    free(here);
+  task = mch_hosts_make_task(head, graph, length, cargo, &broken);
+  if (task == NULL || (here = admit(self, task, head->ticket)) == NULL) {
+    mch_task_free(task);
     return -1; /* without memory for it the connection ends: its tasks are told to be lost */
   }
-  here->task->accepted = here->ticket = head->ticket;
   here->granted = (head->options & MCH_HOSTS_GRANTED) != 0;
-  *at = here;
-  self->count++;
   if (here->granted)
-    enqueue(self, here, 0);
+    enqueue(self, here);
   return 0;
 }
 
@@ -262,7 +283,7 @@ static int take_grants(struct supervisor *self, struct mch_reader_of *reader) {
     if (here == NULL || here->granted)
       return -1;
     here->granted = 1;
-    enqueue(self, here, 0);
+    enqueue(self, here);
   }
   return reader->bad ? -1 : 0;
 }
@@ -529,7 +550,7 @@ static void say_goodbye(struct supervisor *self) {
 static void free_all(struct supervisor *self) {
   uint32_t i;
   mch_buf_free(&self->told);
-  for (i = 0; i < MCH_HOSTS_WINDOW; i++)
+  for (i = 0; i < MCH_HOSTS_PLACES; i++)
     if (self->here[i] != NULL)
       mch_supervisor_forget(self, self->here[i]);
   mch_supervisor_free_asks(self);

@@ -43,8 +43,9 @@ struct reply {
 struct supervisor {
   const struct mch_supervisor_config *config;
   struct mch_link *link;
-  struct mch_engine *engine; /* NULL: not configured yet */
-  struct here *here[MCH_HOSTS_WINDOW];
+  struct mch_engine *engine;           /* NULL: not configured yet */
+  struct here *here[MCH_HOSTS_PLACES]; /* by ticket */
+  uint32_t last_part;
   size_t count;
   struct here *first, *last; /* granted, and not with the engine */
   size_t queued;
@@ -69,6 +70,9 @@ struct supervisor {
 
 struct here *mch_supervisor_here(struct supervisor *self, uint32_t ticket);
 void mch_supervisor_forget(struct supervisor *self, struct here *here);
+/* A part of a batch that goes on here, by a ticket of its own. 0: it does not, and the task is the
+ * caller's. */
+uint32_t mch_supervisor_keep(struct supervisor *self, struct mch_task *part);
 void mch_supervisor_return(struct supervisor *self, struct here *here);
 void mch_supervisor_requeue(struct supervisor *self, struct here *here);
 void mch_supervisor_look_soon(struct supervisor *self);

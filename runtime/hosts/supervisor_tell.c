@@ -173,14 +173,21 @@ static void batch_over(void *ud, struct mch_task *batch, uint64_t elapsed) {
   mch_supervisor_forget(self, here_of(self, batch));
 }
 
-/* The pool splits it, too, and gives the rest to whoever has room. */
-static void split(void *ud, struct mch_task *batch, struct mch_task *rest) {
+/* The pool splits it, too. What it asked for it gives to whoever has room. All else goes on here
+ * next: sent back, it would come again behind what was granted in between, and wait for that. */
+static void split(void *ud, struct mch_task *batch, struct mch_task *rest, int stays) {
   struct supervisor *self = ud;
-  unsigned char body[8];
+  unsigned char body[12];
+  uint32_t part = self->recalling ? 0 : mch_supervisor_keep(self, rest);
+  (void)stays;
   mch_store_u32(body, (uint32_t)batch->accepted);
   mch_store_u32(body + 4, batch->batch->count);
+  mch_store_u32(body + 8, part);
   mch_supervisor_say(self, MCH_HOSTS_SPLIT, body, sizeof body);
-  mch_task_free(rest);
+  if (part == 0)
+    mch_task_free(rest);
+  else
+    self->owed += rest->careful != 0; /* nor may it begin before the pool knows of it */
 }
 
 /* -- the rest ----------------------------------------------------------------------------- */

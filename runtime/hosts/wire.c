@@ -121,12 +121,16 @@ void mch_hosts_put_task(struct mch_buf *buf, const struct mch_task *task, uint32
     options |= MCH_HOSTS_CAREFUL;
   if (extra != NULL && extra->keyed)
     options |= MCH_HOSTS_KEYED;
+  if (task->priority != 0)
+    options |= MCH_HOSTS_PRIORITY;
   mch_buf_u32(buf, ticket);
   mch_buf_u8(buf, (uint8_t)options);
   mch_put_u16(buf, task->attempt);
   mch_buf_u64(buf, task->runid);
   mch_buf_u64(buf, extra != NULL && extra->keyed ? extra->stream : 0);
   mch_buf_u64(buf, extra != NULL ? extra->timeout : 0);
+  if (options & MCH_HOSTS_PRIORITY)
+    mch_buf_u32(buf, (uint32_t)task->priority);
   mch_put_text(buf, extra != NULL ? extra->name : "", name_length);
   mch_buf_u32(buf, task->codes);
   for (uint32_t i = 0; i < task->codes; i++) {
@@ -150,6 +154,8 @@ int mch_hosts_take_task(struct mch_reader_of *reader, struct mch_hosts_task *tas
   task->runid = mch_take_u64(reader);
   task->stream = mch_take_u64(reader);
   task->timeout = mch_take_u64(reader);
+  if (task->options & MCH_HOSTS_PRIORITY)
+    task->priority = (int32_t)mch_take_u32(reader);
   task->name = mch_take_text(reader, MCH_NAME_MAX, &task->name_length);
   task->codes = mch_take_u32(reader);
   if (task->codes > reader->left / sizeof(uint32_t))
@@ -206,6 +212,7 @@ static struct mch_task *bare_task(const struct mch_hosts_task *head, const unsig
     memcpy(task->body + head->codes * sizeof(uint32_t), graph, length);
   task->runid = head->runid;
   task->attempt = head->attempt;
+  task->priority = head->priority;
   task->careful = (head->options & MCH_HOSTS_CAREFUL) != 0;
   return task;
 }

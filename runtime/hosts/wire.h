@@ -28,6 +28,9 @@
  * Rules
  *  - A ticket counts what was sent to this machine, from 1. Only what was granted may begin: so
  *    what was not has provably not begun when the machine is lost.
+ *  - What a supervisor splits off a batch for a worker of its own with nothing to do is a part: it
+ *    goes on there at once, by a ticket that the supervisor gives (PART), before all that was
+ *    granted later. What was recalled comes back.
  *  - A name and a number are bounded before they are used; a message that has not exactly its
  *    fields ends the connection.
  *  - A BODY of middling size is kept on both sides, and a later one may be told as SAME (kept.h).
@@ -45,9 +48,13 @@
 #include "runtime/engines/engine.h"
 #include "runtime/engines/task.h"
 
-#define MCH_HOSTS_VERSION 2u
-#define MCH_HOSTS_WINDOW 4096u /* tickets of one machine that are open at once, at most */
-#define MCH_HOSTS_NAME 255u    /* bytes of a host's name */
+#define MCH_HOSTS_VERSION 3u
+#define MCH_HOSTS_WINDOW 4096u     /* tickets of one machine that are open at once, at most */
+#define MCH_HOSTS_PART 0x80000000u /* a ticket that the supervisor gave */
+#define MCH_HOSTS_PLACES                                                                           \
+  (2 * MCH_HOSTS_WINDOW)    /* of tickets; the second half for those of parts                      \
+                             */
+#define MCH_HOSTS_NAME 255u /* bytes of a host's name */
 #define MCH_HOSTS_SLOTS 4096u
 #define MCH_HOSTS_NO_RECORD 0xffu /* no graph of a record begins so */
 
@@ -75,7 +82,7 @@
   X(ANSWERED, 36, U, "facts, u32 count, records; 0: one graph")                                    \
   X(FAILED, 37, U, "facts, graph: the next item")                                                  \
   X(OVER, 38, U, "u32 ticket, u64 elapsed")                                                        \
-  X(SPLIT, 39, U, "u32 ticket, u32 number: the items from there on never began")                   \
+  X(SPLIT, 39, U, "u32 ticket, u32 number, u32 part (0: none): the items from there on")           \
   X(RETURNED, 40, U, "u32 ticket: it never began")                                                 \
   X(LOG, 41, U, "graph of one record")                                                             \
   X(LINES, 42, U, "u8 stream, whole lines")                                                        \
@@ -97,6 +104,16 @@ enum mch_hosts_message {
   MCH_HOSTS_MESSAGES(MCH_HOSTS_CODE)
 #undef MCH_HOSTS_CODE
 };
+
+/* Where a ticket is in a list of those that are open. */
+static inline uint32_t mch_hosts_place(uint32_t ticket) {
+  return ticket % MCH_HOSTS_WINDOW + (ticket & MCH_HOSTS_PART ? MCH_HOSTS_WINDOW : 0);
+}
+/* The ticket after this one, of the same kind. */
+static inline uint32_t mch_hosts_after(uint32_t ticket) {
+  uint32_t number = (ticket & ~MCH_HOSTS_PART) + 1;
+  return (ticket & MCH_HOSTS_PART) | (number == MCH_HOSTS_PART ? 1 : number);
+}
 
 /* -- reading and writing ------------------------------------------------------------------ */
 
@@ -173,13 +190,15 @@ enum {
   MCH_HOSTS_CAREFUL = 1,
   MCH_HOSTS_KEYED = 2,
   MCH_HOSTS_GRANTED = 4,
-  MCH_HOSTS_APART = 8 /* the graph comes as the next message */
+  MCH_HOSTS_APART = 8,    /* the graph comes as the next message */
+  MCH_HOSTS_PRIORITY = 16 /* it has one, not 0 */
 };
 struct mch_hosts_task {
   uint32_t ticket;
   uint8_t options;
   uint16_t attempt;
   uint64_t runid, stream, timeout;
+  int32_t priority;
   const unsigned char *name, *ids; /* ids: u32 each */
   size_t name_length;
   uint32_t codes;

@@ -48,7 +48,7 @@ static void cut_short(struct mch_pool *pool, struct mch_task *task) {
       (rest = mch_task_split(task, 1)) == NULL)
     return;
   task->batch->count = 1;
-  mch_ends_split(pool, task, rest);
+  mch_ends_split(pool, task, rest, 0);
 }
 
 /* Take back what was sent ahead, and was not begun, of groups that have become overfull. */

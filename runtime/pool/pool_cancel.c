@@ -95,7 +95,7 @@ static int cut_item(struct mch_pool *pool, struct mch_task *task, uint32_t numbe
   mch_queue_remove(&pool->queue, task);
   if (after != NULL) {
     task->batch->count = number + 1;
-    mch_ends_split(pool, task, after);
+    mch_ends_split(pool, task, after, 0);
   }
   if (single != NULL) { /* it was split off with what is behind it */
     single->batch->count = single->batch->kept = 1;

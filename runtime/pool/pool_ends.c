@@ -361,10 +361,20 @@ void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_tas
   rest->group->batches++;
 }
 
-void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest) {
+/* Begun without having been in the queue: what was said to all that is submitted is said again. */
+static void stay(struct mch_pool *pool, struct mch_task *rest) {
+  rest->state = MCH_TASK_SUBMITTED;
+  mch_index_count_submitted(pool, rest, 1);
+  pool->overfull |= mch_ends_is_over(rest->group);
+  pool->halting |= rest->group->cause != NULL;
+}
+
+void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest, int stays) {
   struct mch_pool *pool = ud;
   mch_ends_adopt(pool, task, rest);
-  if (rest->group->abandoned)
+  if (stays)
+    stay(pool, rest);
+  else if (rest->group->abandoned)
     end_batch(pool, rest, MCH_KIND_CANCELLED, NULL);
   else if (rest->group->cause != NULL)
     mch_halt_end(pool, rest);

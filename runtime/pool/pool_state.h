@@ -239,7 +239,7 @@ void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char
 void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result);
 void mch_ends_batch_over(void *ud, struct mch_task *task, uint64_t elapsed);
 void mch_ends_adopt(struct mch_pool *pool, struct mch_task *task, struct mch_task *rest);
-void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest);
+void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest, int stays);
 void mch_ends_end_task(struct mch_pool *pool, struct mch_task *task, enum mch_kind kind,
                        const char *why);
 void mch_ends_drop_early(struct mch_task *task);

@@ -516,7 +516,7 @@ static void test_no_memory(void) {
   mch_task_free(task);
 }
 
-/* Half of what waits at a busy worker goes to one that has nothing. */
+/* The last that waits at a busy worker goes to one that has nothing, and the next to the next. */
 static void test_steal(void) {
   struct engine_fork *engine = new_engine(2);
   struct mch_task *tasks[9];
@@ -533,15 +533,52 @@ static void test_steal(void) {
   engine->base.ops->pump(&engine->base, 1, 5); /* others wait: no need */
   CHECK(told.returned_count == 0);
   pump_now(engine);
-  CHECK(told.returned_count == 4 && told.returned[0] == tasks[8] && told.returned[3] == tasks[5]);
-  for (i = told.returned_count; i-- > 0;)
-    CHECK(give(engine, told.returned[i]) == 0);
-  CHECK(idle.child->outstanding == 4 && busy.child->outstanding == 5);
+  CHECK(told.returned_count == 1 && told.returned[0] == tasks[8]);
+  CHECK(give(engine, tasks[8]) == 0);
+  CHECK(idle.child->outstanding == 1 && busy.child->outstanding == 8);
+  CHECK(take(&idle, 1));
+  answer(&idle, 1, 8, 0, 0);
+  pump_now(engine);
+  CHECK(told.returned_count == 2 && told.returned[1] == tasks[7]);
+  CHECK(give(engine, tasks[7]) == 0);
+  CHECK(idle.child->outstanding == 1 && busy.child->outstanding == 7);
   leave(&busy);
   leave(&idle);
   end_all(engine);
   for (i = 0; i < 9; i++)
     mch_task_free(tasks[i]);
+}
+
+/* What comes back does not wait behind a later one, which may take long; what was sent ahead behind
+ * that comes back, too. A more urgent one is an earlier one. */
+static void test_order(int32_t priority) {
+  struct engine_fork *engine = new_engine(2);
+  struct mch_task *early = new_task(priority > 0 ? 9 : 1, 0), *later[3];
+  struct mch_error error;
+  struct peer one, other;
+  uint64_t i;
+  early->priority = priority;
+  hire(engine, &one);
+  hire(engine, &other);
+  for (i = 0; i < 3; i++) {
+    later[i] = new_task(5 + i, 0);
+    CHECK(give(engine, later[i]) == 0);
+  }
+  CHECK(one.child->outstanding + other.child->outstanding == 3);
+  CHECK(take(&one, 1) && take(&other, 1));
+  CHECK(engine->base.ops->submit(&engine->base, early, 1, &error) == MCH_FULL);
+  CHECK(told.returned_count == 1 && told.returned[0] == later[2]);
+  CHECK(one.child->outstanding == 1 && other.child->outstanding == 1);
+  answer(&other, 1, other.child->offered[1]->runid, 0, 0);
+  pump_now(engine);
+  CHECK(give(engine, early) == 0 && other.child->outstanding == 1);
+  CHECK(give(engine, later[2]) == 0);
+  leave(&one);
+  leave(&other);
+  end_all(engine);
+  mch_task_free(early);
+  for (i = 0; i < 3; i++)
+    mch_task_free(later[i]);
 }
 
 /* Output to the position, however it comes in; a position that nobody knows: all there is. */
@@ -698,8 +735,8 @@ static void test_begun_when(void) {
 static uint64_t begun_meanwhile; /* the worker has ended one item then and begun the next */
 static struct child *of_child;
 static struct mch_task *cut_off;
-static void on_split(void *ud, struct mch_task *batch, struct mch_task *rest) {
-  (void)ud, (void)batch;
+static void on_split(void *ud, struct mch_task *batch, struct mch_task *rest, int stays) {
+  (void)ud, (void)batch, (void)stays;
   cut_off = rest;
   if (begun_meanwhile != 0)
     atomic_store(&of_child->shared->running_since, begun_meanwhile);
@@ -886,8 +923,8 @@ static void on_item_failed(void *ud, struct mch_task *batch, struct mch_result *
 static void on_over(void *ud, struct mch_task *batch, uint64_t elapsed) {
   (void)ud, (void)batch, (void)elapsed;
 }
-static void drop_rest(void *ud, struct mch_task *batch, struct mch_task *rest) {
-  (void)ud, (void)batch;
+static void drop_rest(void *ud, struct mch_task *batch, struct mch_task *rest, int stays) {
+  (void)ud, (void)batch, (void)stays;
   mch_task_free(rest);
 }
 
@@ -1036,6 +1073,8 @@ int main(void) {
   test_stop_of_two(1);
   test_no_memory();
   test_steal();
+  test_order(0);
+  test_order(1);
   test_positions();
   test_long_line();
   test_late_output();

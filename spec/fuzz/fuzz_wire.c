@@ -93,10 +93,10 @@ static unsigned char *next_message(const uint8_t **data, size_t *size, unsigned 
 /* -- what is told ------------------------------------------------------------------------- */
 
 enum { TASKS = 6, ITEMS = 5 };
-static unsigned ended[TASKS], items[TASKS];
+static unsigned ended[TASKS], parts[TASKS], items[TASKS]; /* of batches also the parts end */
 
 static void end(struct mch_task *task) {
-  if (ended[task->accepted]++ != 0)
+  if (ended[task->accepted]++ > parts[task->accepted])
     abort();
   if (task->batch != NULL && items[task->accepted] > ITEMS)
     abort();
@@ -117,6 +117,8 @@ static void returned(void *ud, struct mch_task *task) {
   (void)ud;
   if (task->batch != NULL && task->batch->answered > 0)
     abort();
+  if (task->batch != NULL)
+    items[task->accepted] += task->batch->count;
   end(task);
 }
 
@@ -167,8 +169,12 @@ static void batch_over(void *ud, struct mch_task *batch, uint64_t elapsed) {
   end(batch);
 }
 
-static void split(void *ud, struct mch_task *batch, struct mch_task *rest) {
+static void split(void *ud, struct mch_task *batch, struct mch_task *rest, int stays) {
   (void)ud;
+  if (stays) {
+    parts[rest->accepted]++;
+    return;
+  }
   items[batch->accepted] += rest->batch->count;
   mch_task_free(rest);
 }
@@ -310,6 +316,7 @@ static void hear_supervisor(const uint8_t *data, size_t size) {
   memset(&hosts, 0, sizeof hosts);
   memset(&engine, 0, sizeof engine);
   memset(ended, 0, sizeof ended);
+  memset(parts, 0, sizeof parts);
   memset(items, 0, sizeof items);
   if (machine == NULL)
     return;
@@ -339,7 +346,7 @@ static void hear_supervisor(const uint8_t *data, size_t size) {
   }
   mch_hfeed_fail_all(machine, "the end");
   for (i = 0; i < TASKS && machine->last_ticket > 0; i++)
-    if (ended[i] != 1 || (i % 3 == 1 && items[i] != 0 && items[i] != ITEMS))
+    if (ended[i] != 1 + parts[i] || (i % 3 == 1 && items[i] != ITEMS))
       abort();
   mch_machine_drop(machine);
   mch_output_unref(engine.config.output);
@@ -418,7 +425,7 @@ static void hear_pool(const uint8_t *data, size_t size) {
       code = mch_supervisor_hear(self, &event);
     free(bytes);
   }
-  for (i = 0; i < MCH_HOSTS_WINDOW; i++)
+  for (i = 0; i < MCH_HOSTS_PLACES; i++)
     if (self->here[i] != NULL) {
       struct mch_body graph = mch_task_graph(self->here[i]->task);
       read_all(graph.bytes, graph.length);
