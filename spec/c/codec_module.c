@@ -135,7 +135,9 @@ static int encode(lua_State *L) {
   holder->busy = 0;
   lua_newtable(L);
   for (i = 0; i < holder->ids.length / 4; i++) {
-    lua_pushinteger(L, mch_load_u32(holder->ids.data + 4 * i));
+    uint32_t id; /* in the order of this machine */
+    memcpy(&id, holder->ids.data + sizeof id * i, sizeof id);
+    lua_pushinteger(L, id);
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
   return 2;
