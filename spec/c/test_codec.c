@@ -15,7 +15,9 @@
  * function below (CMakeLists.txt), where it can do that. */
 #if defined(REALLOC_IS_WRAPPED)
 void *__real_realloc(void *old, size_t size);
-void *__wrap_realloc(void *old, size_t size);
+/* Not hidden: the linker takes the calls in a shared Lua for ours, too, where libc has no versions.
+ */
+__attribute__((visibility("default"))) void *__wrap_realloc(void *old, size_t size);
 #else
 #define __real_realloc realloc
 #endif
