@@ -385,14 +385,14 @@ int mch_web_serve(struct mch_web *web, int fd, double seconds) {
   FD_ZERO(&other);
   web->mhd.get_fdset2(web->daemon, &in, &out, &other, &last, FD_SETSIZE);
   if (fd >= 0 && fd < FD_SETSIZE) {
-    FD_SET(fd, &in);
+    FD_SET((unsigned)fd, &in); /* musl divides it by a size */
     last = fd > last ? fd : last;
   }
   count = select(last + 1, &in, &out, &other, &wait);
   if (count < 0)
     return 0;
   web->mhd.run_from_select(web->daemon, &in, &out, &other);
-  return fd >= 0 && fd < FD_SETSIZE && FD_ISSET(fd, &in);
+  return fd >= 0 && fd < FD_SETSIZE && FD_ISSET((unsigned)fd, &in);
 }
 
 unsigned mch_web_viewers(const struct mch_web *web) {

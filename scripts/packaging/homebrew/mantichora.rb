@@ -7,7 +7,7 @@ class Mantichora < Formula
   license "BSD-3-Clause"
 
   depends_on "cmake" => :build
-  depends_on "pkg-config" => :build
+  depends_on "pkgconf" => :build
   depends_on "libedit"
   depends_on "libmicrohttpd"
   depends_on "libsodium"
