@@ -18,13 +18,17 @@ describe("module", function()
     local got = shell.run(shell.interpreter .. [[ -e '
       local before = {}
       for name in pairs(_G) do before[name] = true end
+      local function threads() -- an emulator has some of its own
+        local count = 0
+        for _ in io.popen("ls /proc/$PPID/task"):lines() do count = count + 1 end
+        return count
+      end
+      local had = threads()
       require "mantichora" require "mantichora.atpbar" require "mantichora.logging"
       for name in pairs(_G) do assert(before[name], name) end
-      local pipe = io.popen("ls /proc/$PPID/task")
-      local threads = 0
-      for _ in pipe:lines() do threads = threads + 1 end
-      print(threads)']])
-    assert.are.equal("1\n", got.out, got.err)
+      assert(had > 0)
+      print(threads() - had)']])
+    assert.are.equal("0\n", got.out, got.err)
   end)
 
   it("is called like new, and tells its version", function()
