@@ -102,6 +102,25 @@ describe("hosts", function()
     assert.are.equal(8 * rounds, seen.a + seen.b)
   end)
 
+  it("share what is left of a batch that takes long", function()
+    local path = shell.folder() .. "/slow"
+    local late = { "sh", "-c", ("until [ -e %s ]; do sleep 0.01; done; exec %s worker --stdio"):format(path, program) }
+    local mcore <close> = mantichora { hosts = { machine("a", 1), machine("b", 1, late) } }
+    local work = assert(load(([[
+      local i = ...
+      if i <= 2000 then return i end
+      io.open(%q, "w"):close() -- from here on there is another machine
+      require("mantichora").sleep(0.02)
+      local file <close> = io.open("/proc/self/stat")
+      return file:read("a"):match("%%) %%a (%%d+)")]]):format(path)))
+    local list, counts = {}, {}
+    for i = 1, 2050 do list[i] = i end
+    local machines = mcore:map(work, list)
+    for i = 2001, 2050 do counts[machines[i]] = (counts[machines[i]] or 0) + 1 end
+    local one, other = counts[machines[2001]], 50 - counts[machines[2001]]
+    assert.is_true(one >= 8 and other >= 8, ("%d and %d"):format(one, other))
+  end)
+
   -- Later items run until all earlier ones have been received: none of these may wait behind them, though batches
   -- are split and taken back.
   it("begin no earlier item behind a later one", function()

@@ -106,6 +106,7 @@ static void pump(struct mch_engine *base, int owner, size_t queued) {
   for (i = 0; i < engine->count; i++)
     mch_machine_serve(&engine->machines[i]);
   end_doomed(engine);
+  engine->halve_at = MCH_NEVER;
   if (queued == 0)
     mch_hfeed_steal(engine);
 }
@@ -126,7 +127,7 @@ static void flush_all(struct mch_engine *base) {
 
 static uint64_t deadline(struct mch_engine *base) {
   struct engine_hosts *engine = (struct engine_hosts *)base;
-  uint64_t soonest = engine->doomed_count > 0 ? 0 : MCH_NEVER;
+  uint64_t soonest = engine->doomed_count > 0 ? 0 : engine->halve_at;
   size_t i;
   for (i = 0; i < engine->count; i++)
     soonest = mch_sooner(soonest, mch_machine_deadline(&engine->machines[i]));
@@ -358,6 +359,8 @@ struct mch_engine *mch_engine_hosts_new(const struct mch_engine_config *config,
   size_t i, room = config->hosts->count;
   for (i = 0; i < config->hosts->count && room == config->hosts->count; i++)
     room += config->hosts->hosts[i].is_fleet ? FLEET_ROOM : 0;
+  if (engine != NULL)
+    engine->halve_at = MCH_NEVER;
   if (engine != NULL)
     engine->machines = calloc(room, sizeof *engine->machines);
   if (engine == NULL || engine->machines == NULL) {

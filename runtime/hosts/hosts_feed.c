@@ -513,23 +513,24 @@ void mch_hfeed_withdraw(struct mch_engine *base) {
   mch_hfeed_recall(base, INT32_MAX);
 }
 
-/* A machine has nothing to do, and others have more than they can do at once. */
-void mch_hfeed_steal(struct engine_hosts *engine) {
-  struct machine *idle = NULL, *busy = NULL;
-  unsigned excess;
+/* The one with nothing to do, and the one that has most of what waits for its slots. */
+static void compare(struct engine_hosts *engine, struct machine **idle, struct machine **busy) {
   size_t i;
+  *idle = *busy = NULL;
   for (i = 0; i < engine->count; i++) {
-    struct machine *machine = &engine->machines[i];
+    struct machine *machine = &engine->machines[i], *most = *busy;
     if (machine->state == UP && machine->outstanding < machine->share)
-      idle = machine;
+      *idle = machine;
     if ((machine->state == UP || machine->state == SUSPECT) &&
         machine->outstanding > machine->share &&
-        (busy == NULL || machine->outstanding - machine->share > busy->outstanding - busy->share))
-      busy = machine;
+        (most == NULL || machine->outstanding - machine->share > most->outstanding - most->share))
+      *busy = machine;
   }
-  if (idle == NULL || busy == NULL || idle == busy)
-    return;
-  excess = idle->share - idle->outstanding;
+}
+
+/* Take from the busy one what the idle one has slots for, at most half. */
+static void even_out(struct machine *busy, const struct machine *idle) {
+  unsigned excess = idle->share - idle->outstanding;
   if (excess > (busy->outstanding - busy->share + 1) / 2)
     excess = (busy->outstanding - busy->share + 1) / 2;
   if (busy->waits.first != NULL)
@@ -538,6 +539,59 @@ void mch_hfeed_steal(struct engine_hosts *engine) {
     busy->asked_at = mch_now();
     ask_for(busy, excess, INT32_MAX);
   }
+}
+
+/* Items of a batch that may be left to begin, but for the next. */
+static uint32_t left_of(const struct held *held) {
+  const struct mch_batch *batch = held->task->batch;
+  return batch == NULL || held->cancelled || batch->answered == batch->count
+             ? 0
+             : batch->count - batch->answered - 1;
+}
+
+static const struct held *longest_batch(const struct machine *machine) {
+  const struct held *held, *longest = NULL;
+  for (held = machine->may.first; held != NULL; held = held->next)
+    if (left_of(held) > (longest != NULL ? left_of(longest) : 0))
+      longest = held;
+  return longest;
+}
+
+/* Ask for the later half of a long batch, where nothing has been heard for a while. */
+static void halve_batch(struct engine_hosts *engine, const struct machine *idle) {
+  const struct held *longest = NULL;
+  struct machine *from = NULL;
+  uint32_t number;
+  size_t i;
+  for (i = 0; i < engine->count; i++) {
+    struct machine *machine = &engine->machines[i];
+    const struct held *held;
+    uint64_t due = (machine->last_end > machine->asked_at ? machine->last_end : machine->asked_at) +
+                   (uint64_t)patience(machine);
+    if (machine == idle || machine->state != UP || (held = longest_batch(machine)) == NULL)
+      continue;
+    if (engine->now < due)
+      engine->halve_at = mch_sooner(engine->halve_at, due);
+    else if (longest == NULL || left_of(held) > left_of(longest)) {
+      longest = held;
+      from = machine;
+    }
+  }
+  if (longest == NULL)
+    return;
+  number = longest->task->batch->answered + 1 + left_of(longest) / 2;
+  from->asked_at = engine->now;
+  send_recall(from, longest, number);
+}
+
+/* A machine has nothing to do, and others have more than they can do at once. */
+void mch_hfeed_steal(struct engine_hosts *engine) {
+  struct machine *idle, *busy;
+  compare(engine, &idle, &busy);
+  if (idle != NULL && busy != NULL && idle != busy)
+    even_out(busy, idle);
+  else if (idle != NULL && engine->count > 1)
+    halve_batch(engine, idle);
 }
 
 /* -- a machine was lost ------------------------------------------------------------------- */

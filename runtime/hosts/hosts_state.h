@@ -93,8 +93,9 @@ struct engine_hosts {
   struct mch_buf scratch;
   uint64_t now; /* at the last pump */
   uint64_t first_start;
-  uint64_t worked; /* nanoseconds, of all */
-  size_t queued;   /* tasks that waited in the pool at the last pump */
+  uint64_t worked;   /* nanoseconds, of all */
+  size_t queued;     /* tasks that waited in the pool at the last pump */
+  uint64_t halve_at; /* when to look again whether a batch is to be shared with an idle machine */
 };
 
 /* hosts_machine.c: a machine comes and goes. */
