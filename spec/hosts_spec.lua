@@ -145,6 +145,37 @@ describe("hosts", function()
     end
   end)
 
+  -- Whatever has become of an item meanwhile, what cancel() says holds: of batches that wait, run, are split or over.
+  it("cancel items of batches, these and no other", function()
+    local list = {}
+    for i = 1, 1000 do list[i] = i end
+    for pause = 0, 2 do
+      math.randomseed(pause)
+      local hosts = { machine("a", 2), machine("b", 1) }
+      local mcore <close> = mantichora { hosts = hosts, on_error = "return", timeout = 20 }
+      local function work(i)
+        if pause > 0 and i % (pause == 1 and 11 or 97) == 0 then require("mantichora").sleep(0.003) end
+        return i
+      end
+      local first = mcore:run(work, 1) + 1
+      mcore:returns()
+      local kinds, said, cancelled = {}, {}, 0
+      for i, value in mcore:imap(work, list, { ordered = pause ~= 1 }) do
+        assert.is_nil(kinds[i])
+        kinds[i] = value == i and "ok" or value.kind
+        local other = math.random(i, math.min(1000, i + 200))
+        local was = math.random(4) == 1 and mcore:cancel(first + other - 1) or nil
+        assert.is_true(not (was and kinds[other]))
+        if was then said[other] = was end
+      end
+      for i = 1, 1000 do
+        assert.are.equal(said[i] and "cancelled" or "ok", kinds[i])
+        cancelled = cancelled + (said[i] and 1 or 0)
+      end
+      assert.are.equal(cancelled, mcore:stats().cancelled)
+    end
+  end)
+
   it("tell of events, emitted values, lines, records and bars", function()
     local script = script_of(([[
       local mantichora = require "mantichora"

@@ -166,6 +166,10 @@ struct mch_engine_ops {
   int (*reclaim)(struct mch_engine *engine, struct mch_task *task);
   /* Take back those of its items from `number` on that have not begun: they come by split(). */
   void (*shorten)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
+  /* Where it cannot be known here what has begun: ask that this item of a submitted batch end as
+   * cancelled. It may be over, or come back; the pool sees to these. NULL: reclaim(), shorten() and
+   * stop() say at once what they did. */
+  void (*stop_item)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
   void (*recall)(struct mch_engine *engine, int32_t priority);
   /* Let go of what was submitted: it may have been kept to send several at once. Of all events so

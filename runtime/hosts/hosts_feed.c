@@ -438,12 +438,23 @@ void mch_hfeed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t
     send_recall(batch->holder, held, number);
 }
 
-static void stop_bars(struct machine *machine, const struct mch_task *task) {
-  uint64_t end = task->runid + mch_task_count(task);
+/* Those of `count` tasks or items from this run ID on. */
+static void stop_bars(struct machine *machine, uint64_t runid, uint32_t count) {
   size_t i;
   for (i = 0; i < machine->bar_count; i++)
-    if (machine->bar_runids[i] >= task->runid && machine->bar_runids[i] < end)
+    if (machine->bar_runids[i] >= runid && machine->bar_runids[i] - runid < count)
       mch_output_bar_stopping(machine->engine->config.output, machine->bars[i]);
+}
+
+void mch_hfeed_stop_item(struct mch_engine *base, struct mch_task *batch, uint32_t number) {
+  struct held *held = held_of(batch);
+  unsigned char body[8];
+  (void)base;
+  if (held == NULL || held->cancelled)
+    return;
+  stop_bars(batch->holder, batch->runid + number, 1);
+  mch_store_u64(body, batch->runid + number);
+  mch_machine_send(batch->holder, MCH_HOSTS_STOP_ITEM, body, sizeof body);
 }
 
 void mch_hfeed_stop(struct mch_engine *base, struct mch_task *task) {
@@ -465,7 +476,7 @@ void mch_hfeed_stop(struct mch_engine *base, struct mch_task *task) {
     return;
   }
   held->cancelled = task->batch != NULL;
-  stop_bars(machine, task);
+  stop_bars(machine, task->runid, mch_task_count(task));
   mch_store_u32(body, held->ticket);
   body[4] = task->stop;
   mch_machine_send(machine, MCH_HOSTS_STOP, body, sizeof body);

@@ -139,6 +139,7 @@ int mch_hfeed_submit(struct mch_engine *base, struct mch_task *task, int owner,
 void mch_hfeed_stop(struct mch_engine *base, struct mch_task *task);
 int mch_hfeed_reclaim(struct mch_engine *base, struct mch_task *task);
 void mch_hfeed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
+void mch_hfeed_stop_item(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_hfeed_recall(struct mch_engine *base, int32_t priority);
 void mch_hfeed_withdraw(struct mch_engine *base);
 void mch_hfeed_steal(struct engine_hosts *engine);

@@ -328,6 +328,61 @@ static int take_stop(struct supervisor *self, struct mch_reader_of *reader) {
   return 0;
 }
 
+/* The batch with this item. */
+static struct here *with_item(struct supervisor *self, uint64_t runid) {
+  uint32_t i;
+  for (i = 0; i < MCH_HOSTS_PLACES; i++) {
+    struct here *here = self->here[i];
+    if (here != NULL && here->task->batch != NULL && runid >= here->task->runid &&
+        runid - here->task->runid < here->task->batch->count)
+      return here;
+  }
+  return NULL;
+}
+
+/* Cut off what is behind `count` items. Whether nothing is now. */
+static int cut(struct supervisor *self, struct here *here, uint32_t count) {
+  struct mch_task *task = here->task, *rest;
+  if (count == task->batch->count)
+    return 1;
+  if (here->submitted)
+    self->engine->ops->shorten(self->engine, task, count);
+  else if ((rest = mch_task_split(task, count)) != NULL) {
+    task->batch->count = count;
+    mch_supervisor_split(self, task, rest);
+  }
+  return count == task->batch->count;
+}
+
+/* Cancel one item of a batch, and no other. What cannot be done is none of the pool's troubles: it
+ * knows which items are to end so. */
+static int take_stop_item(struct supervisor *self, struct mch_reader_of *reader) {
+  uint64_t runid = mch_take_u64(reader);
+  struct here *here = with_item(self, runid);
+  uint32_t number;
+  if (reader->bad || (here != NULL && !here->granted))
+    return -1;
+  if (here == NULL || runid - here->task->runid < here->task->batch->answered)
+    return 0;
+  number = (uint32_t)(runid - here->task->runid);
+  if (here->submitted)
+    self->engine->ops->reclaim(self->engine, here->task);
+  if (!cut(self, here, number + 1))
+    return 0; /* later ones have begun: it is over */
+  if (number > 0 && cut(self, here, number))
+    here = with_item(self, runid);
+  if (here == NULL)
+    return 0;
+  if (!here->submitted) {
+    if (here->task->runid == runid)
+      mch_supervisor_end(self, here, MCH_KIND_CANCELLED, NULL);
+  } else if (here->task->batch->answered < here->task->batch->count) {
+    here->task->stop = MCH_KIND_CANCELLED;
+    self->engine->ops->stop(self->engine, here->task);
+  }
+  return 0;
+}
+
 /* So many tasks at a time from now on. */
 static void take_slots(struct supervisor *self, uint32_t slots) {
   if (slots != 0 && slots <= MCH_HOSTS_SLOTS)
@@ -383,6 +438,8 @@ int mch_supervisor_hear(struct supervisor *self, const struct mch_link_event *ev
     return take_grants(self, &reader);
   case MCH_HOSTS_STOP:
     return take_stop(self, &reader);
+  case MCH_HOSTS_STOP_ITEM:
+    return take_stop_item(self, &reader);
   case MCH_HOSTS_RECALL:
     return take_recall(self, &reader);
   case MCH_HOSTS_LEVEL:

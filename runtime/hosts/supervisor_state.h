@@ -84,6 +84,12 @@ int mch_supervisor_hear(struct supervisor *self, const struct mch_link_event *ev
 void mch_supervisor_say(struct supervisor *self, unsigned type, const void *bytes, size_t length);
 void mch_supervisor_say_hello(struct supervisor *self);
 void mch_supervisor_fail(struct supervisor *self, struct here *here, const char *why);
+/* It never began, and ends in this way; of a batch that is its next item. */
+void mch_supervisor_end(struct supervisor *self, struct here *here, enum mch_kind kind,
+                        const char *why);
+/* The items of `batch` behind its `count` are `rest` from now on, which goes on here, or back. */
+void mch_supervisor_split(struct supervisor *self, const struct mch_task *batch,
+                          struct mch_task *rest);
 void mch_supervisor_fill_events(struct supervisor *self, struct mch_engine_config *engine);
 void mch_supervisor_listen_to_output(struct supervisor *self, int joined);
 void mch_supervisor_tell_workers(struct supervisor *self);

@@ -101,7 +101,12 @@ static void finished(void *ud, struct mch_task *task, struct mch_result *result)
 }
 
 void mch_supervisor_fail(struct supervisor *self, struct here *here, const char *why) {
-  struct mch_result *result = mch_result_new(MCH_KIND_ERROR, why, NULL, 0);
+  mch_supervisor_end(self, here, MCH_KIND_ERROR, why);
+}
+
+void mch_supervisor_end(struct supervisor *self, struct here *here, enum mch_kind kind,
+                        const char *why) {
+  struct mch_result *result = mch_result_new(kind, why, NULL, 0);
   unsigned char body[12] = {0};
   if (here->task->batch == NULL) {
     finished(self, here->task, result);
@@ -175,11 +180,10 @@ static void batch_over(void *ud, struct mch_task *batch, uint64_t elapsed) {
 
 /* The pool splits it, too. What it asked for it gives to whoever has room. All else goes on here
  * next: sent back, it would come again behind what was granted in between, and wait for that. */
-static void split(void *ud, struct mch_task *batch, struct mch_task *rest, int stays) {
-  struct supervisor *self = ud;
+void mch_supervisor_split(struct supervisor *self, const struct mch_task *batch,
+                          struct mch_task *rest) {
   unsigned char body[12];
   uint32_t part = self->recalling ? 0 : mch_supervisor_keep(self, rest);
-  (void)stays;
   mch_store_u32(body, (uint32_t)batch->accepted);
   mch_store_u32(body + 4, batch->batch->count);
   mch_store_u32(body + 8, part);
@@ -188,6 +192,11 @@ static void split(void *ud, struct mch_task *batch, struct mch_task *rest, int s
     mch_task_free(rest);
   else
     self->owed += rest->careful != 0; /* nor may it begin before the pool knows of it */
+}
+
+static void split(void *ud, struct mch_task *batch, struct mch_task *rest, int stays) {
+  (void)stays;
+  mch_supervisor_split(ud, batch, rest);
 }
 
 /* -- the rest ----------------------------------------------------------------------------- */

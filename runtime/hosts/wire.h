@@ -20,6 +20,7 @@
  *      | <------ ANSWERED, FAILED ----------------------- |  items of a batch, in their order
  *      | <------ FINISHED ticket, OVER ticket ----------- |  the last word
  *      |                                                  |
+ *      | ------- STOP ticket, STOP_ITEM ----------------> |
  *      | ------- RECALL ticket -------------------------> |
  *      | <------ RETURNED ticket, SPLIT ----------------- |  it never began
  *      | ------- QUIT ----------------------------------> |
@@ -75,6 +76,7 @@
   X(QUIT, 14, D, "u8 kill")                                                                        \
   X(PING, 15, D, "u64 time")                                                                       \
   X(SAME, 16, D, "as BODY, by one kept (kept.h): u8 place, u32 first, u32 last, what is between")  \
+  X(STOP_ITEM, 17, D, "u64 run ID: of an item of a granted batch")                                 \
   X(HELLO, 32, U, "struct mch_hosts_hello")                                                        \
   X(START, 33, U, "u32 slots")                                                                     \
   X(NEED, 34, U, "u32 request, name of a module")                                                  \

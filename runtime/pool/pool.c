@@ -428,6 +428,7 @@ void mch_pool_free(struct mch_pool *pool) {
   mch_result_free(pool->no_memory);
   mch_queue_free(&pool->queue);
   free(pool->paused);
+  free(pool->unwanted);
   free(pool->index);
   mch_output_unref(pool->output);
   pthread_mutex_destroy(&pool->lock);

@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "runtime/base/buf.h"
+#include "runtime/base/grow.h"
 #include "runtime/engines/task.h"
 #include "runtime/show/output.h"
 
@@ -107,11 +108,39 @@ static int cut_item(struct mch_pool *pool, struct mch_task *task, uint32_t numbe
   return 1;
 }
 
+/* The engine will say what has become of it: whatever that is, the item ends as cancelled. */
+static int cancel_item_there(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
+  size_t i;
+  uint64_t *unwanted;
+  for (i = 0; i < pool->unwanted_count; i++)
+    if (pool->unwanted[i] == runid)
+      return 2;
+  unwanted = mch_grow(pool->unwanted, &pool->unwanted_room, i + 1, sizeof *unwanted);
+  if (unwanted == NULL)
+    return 0;
+  pool->unwanted = unwanted;
+  pool->unwanted[pool->unwanted_count++] = runid;
+  pool->engine->ops->stop_item(pool->engine, task, (uint32_t)(runid - task->runid));
+  return 2;
+}
+
+int mch_cancel_is_due(struct mch_pool *pool, uint64_t runid) {
+  size_t i;
+  for (i = 0; i < pool->unwanted_count; i++)
+    if (pool->unwanted[i] == runid) {
+      pool->unwanted[i] = pool->unwanted[--pool->unwanted_count];
+      return 1;
+    }
+  return 0;
+}
+
 static int cancel_item(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
   uint32_t number = (uint32_t)(runid - task->runid);
   if (!mch_ends_is_open(task, runid))
     return 0;
   if (task->state == MCH_TASK_SUBMITTED && !pool->engine->ops->reclaim(pool->engine, task)) {
+    if (pool->engine->ops->stop_item != NULL)
+      return cancel_item_there(pool, task, runid);
     pool->engine->ops->shorten(pool->engine, task, number);
     /* Still there: it has begun; if others have after it, it is over. */
     if (*mch_index_slot(pool, runid) == task)
@@ -120,6 +149,20 @@ static int cancel_item(struct mch_pool *pool, struct mch_task *task, uint64_t ru
     number = 0;
   }
   return cut_item(pool, task, number);
+}
+
+void mch_cancel_again(struct mch_pool *pool, const struct mch_task *task) {
+  uint64_t first = task->runid, count = mch_task_count(task);
+  size_t i = pool->unwanted_count;
+  while (i-- > 0) {
+    uint64_t runid = i < pool->unwanted_count ? pool->unwanted[i] : first + count;
+    struct mch_task *now;
+    if (runid - first >= count)
+      continue;
+    now = *mch_index_slot(pool, runid);
+    if (now->state == MCH_TASK_QUEUED)
+      cut_item(pool, now, (uint32_t)(runid - now->runid)); /* which forgets it */
+  }
 }
 
 static int cancel(struct mch_pool *pool, struct mch_task *task) {

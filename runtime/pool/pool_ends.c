@@ -269,12 +269,17 @@ static void keep_answers(struct mch_pool *pool, struct mch_task *task, const uns
 
 void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *graph, size_t length,
                        const struct mch_course *course) {
+  struct mch_pool *pool = ud;
   unsigned char head[5] = {(unsigned char)length};
   size_t head_length = 1;
   if (length - 1 >= MCH_RECORD_MAX) {
     head[0] = MCH_ANSWER_LONG;
     mch_store_u32(head + 1, (uint32_t)length);
     head_length = sizeof head;
+  }
+  if (mch_cancel_is_due(pool, task->runid + task->batch->answered)) {
+    mch_ends_failed(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
+    return;
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;
@@ -283,11 +288,40 @@ void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *gra
   count_answered(ud, task, 1);
 }
 
+/* One by one, since some may be to end as cancelled. */
+static void answer_each(struct mch_pool *pool, struct mch_task *task, const unsigned char *records,
+                        uint32_t count, const struct mch_course *course) {
+  struct mch_course each = *course;
+  uint32_t i;
+  if (each.elapsed != MCH_UNMEASURED)
+    each.elapsed /= count;
+  if (each.cpu != MCH_UNMEASURED)
+    each.cpu /= count;
+  for (i = 0; i < count; i++, records += 1 + records[0])
+    mch_ends_answered(pool, task, records + 1, records[0], &each);
+}
+
 void mch_ends_answered_many(void *ud, struct mch_task *task, const unsigned char *records,
                             size_t length, uint32_t count, const struct mch_course *course) {
+  const struct mch_pool *pool = ud;
+  if (pool->unwanted_count > 0) {
+    answer_each(ud, task, records, count, course);
+    return;
+  }
   mch_events_answered(ud, task, count, length - count, course);
   keep_answers(ud, task, NULL, 0, records, length);
   count_answered(ud, task, count);
+}
+
+/* It was to end so, and has ended in another way before. */
+static void cancel_result(struct mch_result *result) {
+  if (result->kind == MCH_KIND_CANCELLED)
+    return;
+  result->kind = MCH_KIND_CANCELLED;
+  result->length = 0;
+  result->graph_is_log = 0;
+  free(result->text);
+  result->text = NULL;
 }
 
 /* The next item leaves its batch, as a task of its own that has failed. */
@@ -297,6 +331,8 @@ void mch_ends_failed(void *ud, struct mch_task *task, struct mch_result *result)
   struct mch_task *item = mch_task_new(
       task->codes > 0 ? (const uint32_t *)(void *)task->body : NULL, task->codes, NULL, 0);
   struct mch_task_extra *extra = calloc(1, sizeof *extra);
+  if (mch_cancel_is_due(pool, task->runid + batch->answered) && result != NULL)
+    cancel_result(result);
   mch_events_ended(pool, task, result != NULL ? result : pool->no_memory);
   if (!task->group->abandoned && !batch->lost) {
     batch->lost = item == NULL || extra == NULL || mch_buf_reserve(&batch->answers, 1) != 0;
@@ -378,8 +414,10 @@ void mch_ends_split(void *ud, struct mch_task *task, struct mch_task *rest, int 
     end_batch(pool, rest, MCH_KIND_CANCELLED, NULL);
   else if (rest->group->cause != NULL)
     mch_halt_end(pool, rest);
-  else
+  else {
     mch_queue_add(&pool->queue, rest);
+    mch_cancel_again(pool, rest);
+  }
 }
 
 /* -- what the engine says of tasks -------------------------------------------------------- */
@@ -409,8 +447,10 @@ void mch_ends_returned(void *ud, struct mch_task *task) {
     mch_ends_end_task(pool, task, (enum mch_kind)task->stop, NULL);
   else if (task->group->cause != NULL)
     mch_halt_end(pool, task);
-  else
+  else {
     mch_queue_add(&pool->queue, task);
+    mch_cancel_again(pool, task);
+  }
 }
 
 /* -- pieces and log records --------------------------------------------------------------- */

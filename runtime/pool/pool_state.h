@@ -94,6 +94,8 @@ struct mch_pool {
   uint64_t began;               /* when the first task came; 0: none yet */
   size_t coming;                /* tasks that groups have announced */
   int overfull;                 /* a group is since the last pump */
+  uint64_t *unwanted;           /* items that are to end as cancelled, by run ID: see stop_item() */
+  size_t unwanted_count, unwanted_room;
   size_t ended_since_wait;      /* tasks that ended since the owner last waited */
   int attended;                 /* the owner waits inside, or works for it */
   uint64_t workless_since;      /* no worker could be forked and none lives; 0: not so */
@@ -222,6 +224,10 @@ void mch_take_answers(struct mch_pool *pool, struct mch_task *task, struct mch_a
 void mch_ends_update_bar(struct mch_pool *pool);
 void mch_ends_end_bar(struct mch_pool *pool, enum mch_bar_end how);
 void mch_ends_count_in(struct mch_pool *pool, struct mch_group *group, uint32_t count);
+/* Whether the item is to end as cancelled, which was forgotten with that. */
+int mch_cancel_is_due(struct mch_pool *pool, uint64_t runid);
+/* A batch has come back, with items that are to end so, perhaps. */
+void mch_cancel_again(struct mch_pool *pool, const struct mch_task *task);
 int mch_ends_is_open(const struct mch_task *task, uint64_t runid);
 void mch_ends_raise_wakeup(struct mch_pool *pool);
 void mch_ends_lower_wakeup(struct mch_pool *pool);
