@@ -412,7 +412,10 @@ describe("functions", function()
 
   it("made in a loop are apart", function()
     local made = {}
-    for i = 1, 5 do made[i] = function() i = i + 1 return i end end
+    for i = 1, 5 do
+      local count = i
+      made[i] = function() count = count + 1 return count end
+    end
     local got = send(made)
     assert.are.equal("2 3 3 4", table.concat({ got[1](), got[1](), got[2](), got[3]() }, " "))
   end)

@@ -31,8 +31,8 @@ local function count_file(path)
     if not block and rest then error(path .. ": " .. rest, 0) end
     if not block then break end
     block = block .. (rest or "")
-    for word in block:gmatch("%a+") do
-      word = word:lower()
+    for found in block:gmatch("%a+") do
+      local word = found:lower()
       counts[word] = (counts[word] or 0) + 1
     end
     if bar then bar:add(#block) end
