@@ -518,6 +518,8 @@ describe("functions", function()
       ["101 upvalues"] = upvalues(101),
       ["255 upvalues"] = upvalues(255),
     }
+    -- A part of one of Lua 5.5's dumps is at home in that dump only: there is no factory.
+    local factory = _VERSION == "Lua 5.4" and "function" or "boolean"
     for kind, make in pairs(kinds) do
       it("are new each time: " .. kind, function()
         local dictionary, baseline, factories, met = {}, codec.baseline(), {}, {}
@@ -541,7 +543,7 @@ describe("functions", function()
           end
         end
         assert.are.equal(1, #dictionary)
-        assert.are.equal(kind:find("101") and "boolean" or kind:find("255") and "boolean" or "function",
+        assert.are.equal(kind:find("101") and "boolean" or kind:find("255") and "boolean" or factory,
           type(factories[1]))
       end)
     end
@@ -591,7 +593,7 @@ describe("functions", function()
       local opts = { dictionary = dictionary, baseline = baseline, factories = factories }
       local bytes = codec.encode(opts, function() return n end)
       for _ = 1, 3 do codec.decode(opts, bytes) end
-      assert.are.equal("function", type(factories[1]))
+      assert.are.equal(factory, type(factories[1]))
       local sethook, getinfo, seen = debug.sethook, debug.getinfo, 0
       sethook(function() if getinfo(2, "S").what ~= "C" then seen = seen + 1 end end, "c")
       local f = codec.decode(opts, bytes)
