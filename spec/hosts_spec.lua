@@ -258,6 +258,26 @@ describe("hosts", function()
     end)
     assert.are.same({ n = 1, 5 }, mcore:returns())
   end)
+
+  it("have slots with numbers of the pool, and workers that are told when they go", function()
+    local mcore <close> = pool { hosts = { machine("b", 2), machine("c", 2) } }
+    mcore:start()
+    local function slots()
+      local numbers = {}
+      for i, worker in ipairs(mcore:workers()) do numbers[i] = worker.slot end
+      return table.concat(numbers, " ")
+    end
+    process.wait(function() return slots() == "1 2 3 4" end)
+    kill("KILL", mcore:workers()[1].pid)
+    process.wait(function() return #mcore:workers() == 3 end)
+    for _ = 1, 8 do mcore:run(function() mantichora.sleep(0.01) end) end
+    mcore:returns()
+    process.wait(function() return slots() == "1 2 3 4" end)
+    mcore:resize(2)
+    process.wait(function() return #mcore:workers() == 2 end)
+    mcore:resize(4)
+    process.wait(function() return slots() == "1 2 3 4" end)
+  end)
 end)
 
 describe("what travels", function()

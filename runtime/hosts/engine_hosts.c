@@ -223,12 +223,19 @@ static unsigned running(struct mch_engine *base, const struct mch_group *group, 
   return count;
 }
 
+static int by_slot(const void *one, const void *other) {
+  unsigned a = ((const struct mch_worker_info *)one)->slot;
+  unsigned b = ((const struct mch_worker_info *)other)->slot;
+  return (a > b) - (a < b);
+}
+
 static size_t workers(struct mch_engine *base, struct mch_worker_info *infos, size_t room) {
   const struct engine_hosts *engine = (const struct engine_hosts *)base;
   size_t count = 0, i, k;
   for (i = 0; i < engine->count; i++)
     for (k = 0; k < engine->machines[i].worker_count && count < room; k++)
       infos[count++] = engine->machines[i].workers[k];
+  qsort(infos, count, sizeof *infos, by_slot);
   return count;
 }
 
@@ -325,6 +332,7 @@ static void free_engine(struct mch_engine *base) {
   mch_buf_free(&engine->scratch);
   free(engine->doomed);
   free(engine->machines);
+  free(engine->taken);
   free(engine);
 }
 

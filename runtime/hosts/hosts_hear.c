@@ -160,13 +160,21 @@ static void owe_heard(struct machine *machine, const struct mch_task *task, int 
     machine->heard_owed++;
 }
 
+static int take_facts(struct machine *machine, struct mch_reader_of *reader,
+                      struct mch_hosts_facts *facts) {
+  int code = mch_hosts_take_facts(reader, facts);
+  if (code == 0)
+    facts->slot = mch_hslots_number(machine, facts->slot);
+  return code;
+}
+
 static int finished(struct machine *machine, const unsigned char *bytes, size_t length) {
   struct mch_reader_of reader = {bytes, length, 0};
   struct mch_hosts_facts facts;
   struct mch_result *result;
   struct mch_task *task;
   struct held *held;
-  if (mch_hosts_take_facts(&reader, &facts) != 0 ||
+  if (take_facts(machine, &reader, &facts) != 0 ||
       (held = told_of(machine, facts.ticket)) == NULL || held->task->batch != NULL)
     return -1;
   task = held->task;
@@ -212,7 +220,7 @@ static int answered(struct machine *machine, const unsigned char *bytes, size_t 
   struct held *held;
   struct mch_batch *batch;
   uint32_t count;
-  if (mch_hosts_take_facts(&reader, &facts) != 0)
+  if (take_facts(machine, &reader, &facts) != 0)
     return -1;
   count = mch_take_u32(&reader);
   held = told_of(machine, facts.ticket);
@@ -237,7 +245,7 @@ static int failed(struct machine *machine, const unsigned char *bytes, size_t le
   struct mch_reader_of reader = {bytes, length, 0};
   struct mch_hosts_facts facts;
   struct held *held;
-  if (mch_hosts_take_facts(&reader, &facts) != 0 ||
+  if (take_facts(machine, &reader, &facts) != 0 ||
       (held = told_of(machine, facts.ticket)) == NULL || held->task->batch == NULL ||
       held->task->batch->answered >= held->task->batch->count)
     return -1;
@@ -336,9 +344,10 @@ static int began(struct machine *machine, struct mch_reader_of *reader) {
   facts.slot = mch_take_u32(reader);
   facts.age = mch_take_u64(reader);
   held = told_of(machine, facts.ticket);
-  if (reader->bad || held == NULL ||
+  if (reader->bad || held == NULL || facts.slot > MCH_HOSTS_SLOTS ||
       (held->task->batch != NULL && held->task->batch->answered >= held->task->batch->count))
     return -1;
+  facts.slot = mch_hslots_number(machine, facts.slot);
   course = course_of(machine, &facts);
   course.elapsed = course.cpu = course.maxrss = MCH_UNMEASURED;
   events_of(machine)->started(events_of(machine)->ud, held->task, &course);
@@ -547,7 +556,8 @@ static int worker(struct machine *machine, struct mch_reader_of *reader) {
       machine->workers[i] = machine->workers[--machine->worker_count];
       break;
     }
-  events_of(machine)->worker(events_of(machine)->ud, (int)pid, slot, machine->host->name, why);
+  events_of(machine)->worker(events_of(machine)->ud, (int)pid, mch_hslots_number(machine, slot),
+                             machine->host->name, why);
   return 0;
 }
 
@@ -581,6 +591,12 @@ static int workers(struct machine *machine, struct mch_reader_of *reader) {
     memset(info, 0, sizeof *info);
     info->pid = (int)(mch_take_u32(reader) & INT32_MAX);
     info->slot = mch_take_u32(reader);
+    if (info->slot > MCH_HOSTS_SLOTS) {
+      machine->worker_count = i;
+      free(before);
+      return -1;
+    }
+    info->slot = mch_hslots_number(machine, info->slot);
     info->tasks = mch_take_u64(reader);
     info->maxrss = mch_take_u64(reader);
     info->busy = mch_take_u8(reader) != 0;
@@ -591,6 +607,7 @@ static int workers(struct machine *machine, struct mch_reader_of *reader) {
   }
   free(before);
   machine->worker_count = count;
+  mch_hslots_trim(machine);
   return 0;
 }
 

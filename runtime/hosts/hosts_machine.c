@@ -45,6 +45,7 @@ static void drop_link(struct machine *machine) {
   unwatch(machine);
   mch_link_free(machine->link);
   machine->link = NULL;
+  mch_hslots_release(machine);
 }
 
 /* -- slots -------------------------------------------------------------------------------- */
@@ -234,6 +235,7 @@ void mch_machine_drop(struct machine *machine) {
   free(machine->bar_keys);
   free(machine->bar_runids);
   free(machine->workers);
+  free(machine->slots);
   mch_fleet_drop(machine);
 }
 

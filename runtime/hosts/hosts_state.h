@@ -75,6 +75,8 @@ struct machine {
   size_t bar_count, bar_room;
   struct mch_worker_info *workers;
   size_t worker_count, worker_room;
+  unsigned *slots; /* the pool's number of each that it has, or 0 */
+  size_t slot_room;
   uint64_t heard_owed; /* failures of careful tasks that HEARD is due for */
   uint64_t quit_at;
 };
@@ -96,6 +98,8 @@ struct engine_hosts {
   uint64_t worked;   /* nanoseconds, of all */
   size_t queued;     /* tasks that waited in the pool at the last pump */
   uint64_t halve_at; /* when to look again whether a batch is to be shared with an idle machine */
+  unsigned char *taken; /* by number: a machine has that slot */
+  size_t taken_room;
 };
 
 /* hosts_machine.c: a machine comes and goes. */
@@ -114,6 +118,13 @@ uint64_t mch_machine_deadline(const struct machine *machine);
 int mch_machine_is_open(const struct machine *machine);
 /* Whether it is time to connect anew, which the owner does. */
 int mch_machine_is_due(const struct machine *machine);
+
+/* hosts_slots.c: the pool's numbers of a machine's slots. */
+
+unsigned mch_hslots_number(struct machine *machine, unsigned slot);
+/* It has no more than its share, and those that somebody works in. */
+void mch_hslots_trim(struct machine *machine);
+void mch_hslots_release(struct machine *machine);
 
 /* hosts_fleet.c: a list of machines, in the place of one. */
 

@@ -537,8 +537,10 @@ void mch_supervisor_look_soon(struct supervisor *self) {
     self->look_at = mch_now() + look_soon;
 }
 
+/* From time to time while they work; with nothing to do, whatever woke this process: one of them
+ * may have come or gone. */
 static void tell_workers(struct supervisor *self, uint64_t now) {
-  if (now < self->look_at)
+  if (now < self->look_at && self->look_at != MCH_NEVER)
     return;
   self->looked_at_workers = now;
   mch_supervisor_tell_workers(self);

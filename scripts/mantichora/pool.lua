@@ -427,6 +427,7 @@ end
 -- @blocks never
 function methods:workers()
   check(self)
+  if settings_of[self].machines then core.pump(self) end -- they may have told of others
   return core.workers(self)
 end
 
@@ -735,7 +736,7 @@ local function make(options)
     keep_gc = o.gc == "keep" or o.gc == nil and core.embedded(),
   }
   settings_of[pool] = { on_error = o.on_error or "raise", name = o.name, nworkers = nworkers, stopped_below = 0,
-    inline = o.engine == "inline", halt = o.halt, journal = journal ~= nil }
+    inline = o.engine == "inline", halt = o.halt, journal = journal ~= nil, machines = machines ~= nil }
   if journal then core.pump(pool) end -- which logs what it has to say
   return pool
 end
