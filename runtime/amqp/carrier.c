@@ -514,43 +514,60 @@ static int open_receiver(struct carrier *carrier) {
   return -1;
 }
 
+/* Tell the broker what was handed on: many messages at once, or after a while. */
+static int acknowledge(struct carrier *carrier, uint64_t tag, unsigned *unacked) {
+  int status = AMQP_STATUS_OK;
+  if (*unacked > 0)
+    status = amqp_basic_ack(carrier->down.state, CHANNEL, tag, 1);
+  *unacked = 0;
+  return status;
+}
+
+/* Something else than a message came, or the connection failed. */
+static void heed_failure(struct carrier *carrier, amqp_rpc_reply_t reply) {
+  struct mch_broker *broker = &carrier->down;
+  struct mch_error error;
+  amqp_frame_t frame;
+  int failed;
+  if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION &&
+      reply.library_error == AMQP_STATUS_UNEXPECTED_STATE &&
+      amqp_simple_wait_frame(broker->state, &frame) == AMQP_STATUS_OK)
+    failed = mch_broker_heed(broker, &frame, &error);
+  else
+    failed = mch_broker_check(broker, reply, "the connection was lost", &error);
+  if (failed != 0)
+    note_failure(broker, &error);
+}
+
 /* Messages of one connection, until it fails. */
 static void receive(struct carrier *carrier) {
+  static const struct timeval while_unacked = {0, 50000}, else_until = {1, 0};
   struct mch_broker *broker = &carrier->down;
-  struct timeval limit = {1, 0};
   unsigned unacked = 0;
-  struct mch_error error;
+  uint64_t tag = 0;
   while (broker->state != NULL) {
+    struct timeval limit = unacked > 0 ? while_unacked : else_until;
     amqp_envelope_t envelope;
     amqp_rpc_reply_t reply;
-    amqp_frame_t frame;
-    uint64_t tag;
+    int status = AMQP_STATUS_OK;
     amqp_maybe_release_buffers(broker->state);
     reply = amqp_consume_message(broker->state, &envelope, &limit, 0);
     if (reply.reply_type == AMQP_RESPONSE_NORMAL) {
       tag = envelope.delivery_tag;
       take_message(carrier, envelope.message.body);
       amqp_destroy_envelope(&envelope);
-      if (++unacked < EVERY && mch_broker_has_more(broker))
-        continue;
-      unacked = 0;
-      if (amqp_basic_ack(broker->state, CHANNEL, tag, 1) == AMQP_STATUS_OK)
-        continue;
-      reply.reply_type = AMQP_RESPONSE_LIBRARY_EXCEPTION;
-      reply.library_error = AMQP_STATUS_SOCKET_ERROR;
-    }
-    if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION &&
-        reply.library_error == AMQP_STATUS_TIMEOUT)
+      if (++unacked == EVERY)
+        status = acknowledge(carrier, tag, &unacked);
+    } else if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION &&
+               reply.library_error == AMQP_STATUS_TIMEOUT)
+      status = acknowledge(carrier, tag, &unacked);
+    else
+      heed_failure(carrier, reply);
+    if (status == AMQP_STATUS_OK)
       continue;
-    if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION &&
-        reply.library_error == AMQP_STATUS_UNEXPECTED_STATE &&
-        amqp_simple_wait_frame(broker->state, &frame) == AMQP_STATUS_OK) {
-      if (mch_broker_heed(broker, &frame, &error) != 0)
-        note_failure(broker, &error);
-      continue;
-    }
-    if (mch_broker_check(broker, reply, "the connection was lost", &error) != 0)
-      note_failure(broker, &error);
+    reply.reply_type = AMQP_RESPONSE_LIBRARY_EXCEPTION;
+    reply.library_error = status;
+    heed_failure(carrier, reply);
   }
 }
 

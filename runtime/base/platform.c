@@ -201,6 +201,14 @@ ssize_t mch_platform_send(int socket, const void *bytes, size_t count, int wait)
   return send(socket, bytes, count, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
 }
 
+ssize_t mch_platform_send_parts(int socket, struct iovec *parts, size_t count) {
+  struct msghdr message;
+  memset(&message, 0, sizeof message);
+  message.msg_iov = parts;
+  message.msg_iovlen = count;
+  return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void mch_platform_end_stream(int socket) {
   shutdown(socket, SHUT_WR);
 }

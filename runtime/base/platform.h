@@ -77,6 +77,9 @@ void mch_platform_end_stream(int socket);
 
 /* As send(2), without a signal if the other side has gone; `wait`: until there is room. */
 ssize_t mch_platform_send(int socket, const void *bytes, size_t count, int wait);
+/* The same from several places, without waiting. */
+struct iovec;
+ssize_t mch_platform_send_parts(int socket, struct iovec *parts, size_t count);
 
 /* Whether there is nothing more to be read than its end. */
 int mch_platform_stream_ended(int socket);

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "frame.h"
@@ -17,10 +18,11 @@
 #include "runtime/base/process.h"
 
 enum {
-  CHUNK = 256 * 1024,      /* received at once */
-  COPIED = 16 * 1024,      /* bodies up to here are copied */
-  WRITE_FROM = 64 * 1024,  /* so much is written without a flush */
-  AHEAD = 64 * 1024 * 1024 /* memory for a message before so much of it is there */
+  CHUNK = 256 * 1024,       /* received at once */
+  COPIED = 16 * 1024,       /* bodies up to here are copied */
+  WRITE_FROM = 64 * 1024,   /* so much is written without a flush */
+  AHEAD = 64 * 1024 * 1024, /* memory for a message before so much of it is there */
+  STRETCH = 4               /* frames of a large message that are written or read at once */
 };
 static const uint64_t broken_within = 2000000000u; /* the other side knows by then */
 static const uint64_t close_within = 2500000000u;
@@ -245,54 +247,96 @@ int mch_link_send(struct mch_link *link, unsigned char type, const void *head, s
   return code;
 }
 
-/* Write from `bytes`. 1: all of it, `*done` bytes are; 0: the socket is full; -1: nobody reads. */
-static int write_from(struct mch_link *link, const void *bytes, size_t count, size_t *done) {
+static int is_full(int problem) {
+  return problem == EAGAIN || problem == EWOULDBLOCK || problem == ENOBUFS;
+}
+
+/* Frames that were put together. 1: all of them; 0: the socket is full; -1: nobody reads. */
+static int write_frames(struct mch_link *link, struct parcel *parcel) {
+  size_t count = mch_buf_unread(&parcel->frames);
   ssize_t wrote;
   do
-    wrote = mch_platform_send(link->helper.fd, bytes, count, 0);
+    wrote = mch_platform_send(link->helper.fd, parcel->frames.data + parcel->frames.read, count, 0);
   while (wrote < 0 && errno == EINTR);
-  *done = wrote > 0 ? (size_t)wrote : 0;
   if (wrote < 0)
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? 0 : -1;
-  return *done == count;
+    return is_full(errno) ? 0 : -1;
+  mch_buf_consume(&parcel->frames, (size_t)wrote);
+  link->queued -= (size_t)wrote;
+  return (size_t)wrote == count;
 }
 
-static int write_frames(struct mch_link *link, struct parcel *parcel) {
-  size_t done;
-  int all = write_from(link, parcel->frames.data + parcel->frames.read,
-                       mch_buf_unread(&parcel->frames), &done);
-  mch_buf_consume(&parcel->frames, done);
-  link->queued -= done;
-  return all;
+/* The frames of a message with a body that are written, or read, by one call. */
+struct stretch {
+  unsigned char heads[STRETCH][MCH_FRAME_HEAD];
+  struct iovec parts[3 * STRETCH];
+  size_t count, length;
+};
+
+static void add_part(struct stretch *stretch, const void *bytes, size_t length) {
+  struct iovec *part = &stretch->parts[stretch->count];
+  if (length == 0)
+    return;
+  part->iov_base = (void *)(uintptr_t)bytes;
+  part->iov_len = length;
+  stretch->count++;
+  stretch->length += length;
 }
 
-/* The next piece of a message with a body: of a frame's head, of its own head, or of the body. */
-static int write_piece(struct mch_link *link, struct parcel *parcel) {
-  size_t head_length = parcel->frames.length, total = head_length + parcel->body.length, done;
-  size_t start = parcel->done / MCH_FRAME_MOST * MCH_FRAME_MOST;
-  struct mch_frame frame = frame_at(parcel->type, start, total);
-  size_t end = start + frame.length;
-  const unsigned char *bytes;
-  int all;
-  if (parcel->head < MCH_FRAME_HEAD) {
-    unsigned char head[MCH_FRAME_HEAD];
-    mch_frame_write(head, &frame);
-    all = write_from(link, head + parcel->head, sizeof head - parcel->head, &done);
-    parcel->head += done;
-    return all;
+/* What comes next of it: for each frame its head, bytes of the message's own head, and of its body.
+ */
+static void gather(struct stretch *stretch, const struct parcel *parcel) {
+  size_t own = parcel->frames.length, total = own + parcel->body.length;
+  size_t done = parcel->done, head = parcel->head, i;
+  const unsigned char *body = parcel->body.bytes;
+  stretch->count = stretch->length = 0;
+  for (i = 0; i < STRETCH && done < total; i++) {
+    size_t start = done / MCH_FRAME_MOST * MCH_FRAME_MOST, from_own;
+    struct mch_frame frame = frame_at(parcel->type, start, total);
+    size_t end = start + frame.length;
+    mch_frame_write(stretch->heads[i], &frame);
+    add_part(stretch, stretch->heads[i] + head, MCH_FRAME_HEAD - head);
+    from_own = done >= own ? 0 : (end < own ? end : own) - done;
+    add_part(stretch, parcel->frames.data + done, from_own);
+    done += from_own;
+    if (done < end)
+      add_part(stretch, body + (done - own), end - done);
+    done = end;
+    head = 0;
   }
-  if (parcel->done < head_length) {
-    bytes = parcel->frames.data + parcel->done;
-    if (end > head_length)
-      end = head_length;
-  } else
-    bytes = (const unsigned char *)parcel->body.bytes + (parcel->done - head_length);
-  all = write_from(link, bytes, end - parcel->done, &done);
-  parcel->done += done;
-  link->queued -= done;
-  if (parcel->done == start + frame.length)
-    parcel->head = 0;
-  return all;
+}
+
+/* So many bytes of what was gathered are written. */
+static void advance(struct mch_link *link, struct parcel *parcel, size_t count) {
+  size_t total = parcel->frames.length + parcel->body.length;
+  while (count > 0) {
+    size_t start = parcel->done / MCH_FRAME_MOST * MCH_FRAME_MOST;
+    size_t end = start + frame_at(parcel->type, start, total).length;
+    size_t head = MCH_FRAME_HEAD - parcel->head, rest;
+    if (head > count)
+      head = count;
+    parcel->head += head;
+    count -= head;
+    rest = end - parcel->done < count ? end - parcel->done : count;
+    parcel->done += rest;
+    link->queued -= rest;
+    count -= rest;
+    if (parcel->done == end)
+      parcel->head = 0;
+  }
+}
+
+/* Some of a message with a body. 1: all that was tried; 0: the socket is full; -1: nobody reads. */
+static int write_stretch(struct mch_link *link, struct parcel *parcel) {
+  struct stretch stretch;
+  ssize_t wrote;
+  gather(&stretch, parcel);
+  do
+    wrote = mch_platform_send_parts(link->helper.fd, stretch.parts, stretch.count);
+  while (wrote < 0 && errno == EINTR);
+  if (wrote < 0)
+    return is_full(errno) ? 0 : -1;
+  advance(link, parcel, (size_t)wrote);
+  return (size_t)wrote == stretch.length;
 }
 
 /* 1: all is written; 0: the socket is full; -1: nobody reads. */
@@ -300,7 +344,7 @@ static int write_all(struct mch_link *link) {
   while (link->first != NULL) {
     struct parcel *parcel = link->first;
     int large = parcel->body.bytes != NULL;
-    int all = large ? write_piece(link, parcel) : write_frames(link, parcel);
+    int all = large ? write_stretch(link, parcel) : write_frames(link, parcel);
     if (all <= 0)
       return all;
     if (!large || parcel->done == parcel->frames.length + parcel->body.length)
@@ -418,6 +462,14 @@ static enum mch_link_what take_note(struct mch_link *link, const struct mch_fram
   return MCH_LINK_NOTHING;
 }
 
+/* Room for the next piece of a message, of which `rest` bytes are to come: not more than that may
+ * need, so that a large message takes its own size. */
+static void make_room(struct mch_link *link, size_t piece, uint64_t rest) {
+  struct mch_buf *message = &link->message;
+  if (message->capacity - message->length < piece)
+    mch_buf_reserve(message, rest < message->length ? (size_t)rest : message->length);
+}
+
 /* A piece of a message. Whether the message is whole. */
 static int take_data(struct mch_link *link, const struct mch_frame *frame,
                      const unsigned char *bytes) {
@@ -429,12 +481,8 @@ static int take_data(struct mch_link *link, const struct mch_frame *frame,
   if (frame->flags & MCH_FRAME_FIRST) {
     mch_buf_clear(&link->message);
     mch_buf_reserve(&link->message, frame->total < AHEAD ? (size_t)frame->total : AHEAD);
-  } else if (link->message.capacity - link->message.length < frame->length) {
-    /* Not more than it may need, so that a large message takes its own size. */
-    uint64_t rest = link->order.left + frame->length;
-    mch_buf_reserve(&link->message,
-                    rest < link->message.length ? (size_t)rest : link->message.length);
-  }
+  } else
+    make_room(link, frame->length, link->order.left + frame->length);
   mch_buf_append(&link->message, bytes, frame->length);
   if ((frame->flags & MCH_FRAME_LAST) == 0)
     return 0;
@@ -490,20 +538,69 @@ static int take_frame(struct mch_link *link, struct mch_link_event *event) {
   return what;
 }
 
+/* Where to read frames in the middle of a large message to, so that they need no copy: their bytes
+ * behind each other, if they are as long as they can be. Whether that is to be tried. */
+static int foresee(struct mch_link *link, struct stretch *stretch) {
+  uint64_t left = link->order.left;
+  size_t i, at = link->message.length;
+  stretch->count = stretch->length = 0;
+  if (!link->order.open || mch_buf_unread(&link->in) > 0 || left <= MCH_FRAME_MOST)
+    return 0;
+  make_room(link, MCH_FRAME_MOST, left);
+  for (i = 0; i < STRETCH && left > MCH_FRAME_MOST && /* the last one is an event */
+              link->message.capacity - at >= MCH_FRAME_MOST;
+       i++) {
+    add_part(stretch, stretch->heads[i], MCH_FRAME_HEAD);
+    add_part(stretch, link->message.data + at, MCH_FRAME_MOST);
+    at += MCH_FRAME_MOST;
+    left -= MCH_FRAME_MOST;
+  }
+  return i > 0;
+}
+
+/* Whether this frame came as it was foreseen. */
+static int is_foreseen(struct mch_link *link, const unsigned char *head) {
+  struct mch_frame frame = {0, 0, 0, 0, 0};
+  return mch_frame_read(head, MCH_FRAME_HEAD, &frame) == 1 && frame.kind == MCH_FRAME_DATA &&
+         frame.length == MCH_FRAME_MOST && mch_frame_follow(&link->order, &frame) == 0;
+}
+
+/* `count` bytes were read to where they were foreseen. What is something else goes to `in`, where
+ * it is looked at as all others are. */
+static void take_foreseen(struct mch_link *link, const struct stretch *stretch, size_t count) {
+  size_t i;
+  for (i = 0; count >= MCH_FRAME_ROOM && is_foreseen(link, stretch->heads[i / 2]); i += 2) {
+    link->message.length += MCH_FRAME_MOST;
+    count -= MCH_FRAME_ROOM;
+  }
+  for (; count > 0; i++) {
+    size_t here = count < stretch->parts[i].iov_len ? count : stretch->parts[i].iov_len;
+    mch_buf_append(&link->in, stretch->parts[i].iov_base, here);
+    count -= here;
+  }
+}
+
 /* 1: something came; 0: nothing is there; -1: the end of the stream. */
 static int fill(struct mch_link *link) {
+  struct mch_buf *in = &link->in;
+  struct stretch stretch;
   ssize_t got;
-  if (mch_buf_reserve(&link->in, CHUNK) != 0) {
-    link->in.failed = 0;
+  int foreseen;
+  if (mch_buf_reserve(in, STRETCH * MCH_FRAME_ROOM) != 0) {
+    in->failed = 0;
     return 0;
   }
+  foreseen = foresee(link, &stretch);
   do
-    got =
-        read(link->helper.fd, link->in.data + link->in.length, link->in.capacity - link->in.length);
+    got = foreseen ? readv(link->helper.fd, stretch.parts, (int)stretch.count)
+                   : read(link->helper.fd, in->data + in->length, in->capacity - in->length);
   while (got < 0 && errno == EINTR);
   if (got < 0)
     return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
-  link->in.length += (size_t)got;
+  if (foreseen)
+    take_foreseen(link, &stretch, (size_t)got);
+  else
+    in->length += (size_t)got;
   return got > 0 ? 1 : -1;
 }
 

@@ -93,6 +93,7 @@ return bench.main {
     if port then
       list[#list + 1] = { "mq", bench.with(bench.peer("pool", size), "MANTICHORA_HOSTS=" .. fleet, environment) }
       list[#list + 1] = { "broker", { programs.limit("broker", "-lrabbitmq"), port, size * BYTES } }
+      list[#list + 1] = { "keeper", { programs.limit("broker", "-lrabbitmq"), port, size * BYTES, "persistent" } }
     else
       io.stderr:write(fleet, "\n")
     end
@@ -115,10 +116,11 @@ return bench.main {
       { "stdio", 3, "the fork engine", function(f) return f.fork[3] end },
       { "ssh", 2, "ssh host cat", function(f) return f.cat end },
       { "mq", 2, "the broker alone", function(f) return f.broker end },
+      { "mq", nil, "it alone, writing all to disk", function(f) return f.keeper end },
     } do
       local way, most, against, theirs = table.unpack(echoed)
       rows[#rows + 1] = { work = echoes .. ", " .. names[way], unit = "ms", against = against, theirs = theirs,
-        ours = function(f) return f[way][3] end, target = { "<=", most } }
+        ours = function(f) return f[way][3] end, target = most and { "<=", most } }
     end
     rows[#rows + 1] = { work = ("%d tasks of 10 ms, round trip %d ms"):format(math.ceil(size * SHORT), TRIP),
       unit = "times", ours = function(f) return f.far end, against = "without a way", theirs = function() return 1 end,
