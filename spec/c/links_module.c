@@ -62,7 +62,7 @@ static int links_start(lua_State *L) {
   get_words(L, "environment", environment);
   config.lease = get_seconds(L, "lease", 20);
   config.connect_timeout = get_seconds(L, "connect_timeout", 15);
-  link = lua_newuserdatauv(L, sizeof *link, 0);
+  link = lua_newuserdatauv(L, sizeof *link, 1); /* true: it ended, and is not to be watched */
   *link = NULL;
   luaL_setmetatable(L, "links_module");
   *link = mch_link_start(&config, &error);
@@ -105,13 +105,18 @@ static int link_next(lua_State *L) {
   struct mch_link *link = open_link(L);
   uint64_t deadline = mch_now() + (uint64_t)(luaL_optnumber(L, 2, 10) * 1e9);
   struct mch_link_event event;
+  lua_getiuservalue(L, 1, 1);
   mch_link_flush(link);
   while (mch_link_next(link, &event) == MCH_LINK_NOTHING) {
-    struct pollfd entry = {mch_link_fd(link), POLLIN, 0};
+    struct pollfd entry = {lua_toboolean(L, -1) ? -1 : mch_link_fd(link), POLLIN, 0};
     uint64_t until = mch_sooner(deadline, mch_link_deadline(link));
     if (mch_now() >= deadline)
       return 0;
     poll(&entry, 1, mch_milliseconds_until(until));
+  }
+  if (event.what == MCH_LINK_SUSPECT && event.ended) {
+    lua_pushboolean(L, 1);
+    lua_setiuservalue(L, 1, 1);
   }
   return push_event(L, &event);
 }
