@@ -39,7 +39,7 @@ struct mch_task *mch_batch_new(const uint32_t *ids, uint32_t codes, const void *
     mch_task_free(task);
     return NULL;
   }
-  task->batch->count = task->batch->kept = count;
+  task->batch->count = task->batch->whole = task->batch->kept = count;
   task->batch->function_length = (uint32_t)function_length;
   task->batch->index = task->index = index;
   return task;
@@ -73,6 +73,7 @@ struct mch_task *mch_task_split(const struct mch_task *task, uint32_t number) {
                     batch->count - number, batch->index + number);
   if (rest == NULL)
     return NULL;
+  rest->batch->whole = batch->whole - number;
   memcpy(rest->body, task->body, front);
   memcpy(rest->body + front, task->body + at, task->length - at);
   rest->codes = task->codes;

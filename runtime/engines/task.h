@@ -38,6 +38,7 @@ struct mch_task_extra {
 struct mch_batch {
   uint32_t count;           /* items, those answered included */
   uint32_t answered;        /* from the first on */
+  uint32_t whole;           /* items in the task's body: more than `count` once it was split */
   uint32_t kept;            /* items that the pool's index still leads to this task for */
   uint32_t function_length; /* bytes of the function's graph */
   uint64_t index;           /* the caller's number of the first item */

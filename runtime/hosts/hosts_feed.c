@@ -227,7 +227,7 @@ static struct mch_body graph_of(const struct mch_task *task) {
   struct mch_body graph = mch_task_graph(task);
   size_t at;
   uint32_t i;
-  if (task->batch == NULL)
+  if (task->batch == NULL || task->batch->count == task->batch->whole)
     return graph;
   at = task->batch->function_length;
   for (i = 0; i < task->batch->count; i++)
@@ -293,19 +293,18 @@ static int send_apart(struct machine *machine, const struct mch_task *task) {
   return code;
 }
 
-/* Send the graph as it is, or in one piece. */
+/* Send the graph of the task as it is, or in one piece. */
 static int send_body(struct machine *machine, unsigned type, const struct mch_buf *head,
-                     struct mch_task *task) {
-  struct mch_body graph = graph_of(task);
-  struct mch_link_body body = {graph.bytes, graph.length, NULL, NULL};
+                     struct mch_task *task, const struct mch_body *graph) {
+  struct mch_link_body body = {graph->bytes, graph->length, NULL, NULL};
   if (task->cargo != NULL) {
-    unsigned char *copy = malloc(mch_body_size(&graph) + 1);
+    unsigned char *copy = malloc(mch_body_size(graph) + 1);
     if (copy == NULL)
       return MCH_NOMEM;
-    mch_body_copy(&graph, copy);
-    body = (struct mch_link_body){copy, mch_body_size(&graph), free, copy};
+    mch_body_copy(graph, copy);
+    body = (struct mch_link_body){copy, mch_body_size(graph), free, copy};
   } else
-    body = (struct mch_link_body){graph.bytes, graph.length, release_task, mch_task_hold(task)};
+    body = (struct mch_link_body){graph->bytes, graph->length, release_task, mch_task_hold(task)};
   if (mch_link_send(machine->link, (unsigned char)type, head->data, head->length, &body) == 0)
     return 0;
   body.release(body.ud);
@@ -329,13 +328,13 @@ static int send_task(struct machine *machine, struct mch_task *task, uint32_t ti
   if (head->failed != 0)
     return MCH_NOMEM;
   if (size < LARGE_BODY)
-    return send_body(machine, type, head, task);
+    return send_body(machine, type, head, task, &graph);
   if (mch_link_send(machine->link, (unsigned char)type, head->data, head->length, NULL) != 0)
     return MCH_NOMEM;
   if (mch_kept_wants(size))
     return send_apart(machine, task);
   mch_buf_clear(head);
-  return send_body(machine, MCH_HOSTS_BODY, head, task);
+  return send_body(machine, MCH_HOSTS_BODY, head, task, &graph);
 }
 
 int mch_hfeed_hold(struct machine *machine, struct mch_task *task, uint32_t ticket, int granted) {

@@ -203,14 +203,14 @@ static struct mch_course course_of(const struct machine *machine,
 
 /* Whether these are so many records, exactly. */
 static int are_records(const unsigned char *at, size_t length, uint32_t count) {
-  struct mch_reader_of reader = {at, length, 0};
-  for (; count > 0 && !reader.bad; count--) {
-    uint8_t size = mch_take_u8(&reader);
-    if (size == 0 || size > MCH_RECORD_MAX)
+  const unsigned char *end = at + length;
+  for (; count > 0 && at < end; count--) { /* there are many */
+    size_t size = *at++;
+    if (size == 0 || size > MCH_RECORD_MAX || size > (size_t)(end - at))
       return 0;
-    mch_take_bytes(&reader, size);
+    at += size;
   }
-  return !reader.bad && reader.left == 0;
+  return count == 0 && at == end;
 }
 
 static int answered(struct machine *machine, const unsigned char *bytes, size_t length) {

@@ -14,8 +14,9 @@
 #include "runtime/show/output.h"
 
 enum { UNSENT_MOST = 8 * 1024 * 1024, AT_ONCE = 64 * 1024 * 1024, MOST_MESSAGES = 4096 };
-enum { HELD_BACK = 32 * 1024, MUCH = 4 };
+enum { HELD_BACK = 32 * 1024, MUCH = 4, CROWD = 16 };
 static const uint64_t held_for = 200000u;
+static const uint64_t shortest_nap = 50000u, longest_nap = 500000u, longest_step = 50000000u;
 static const uint64_t look_at_memory = 100000000u;
 static const uint64_t look_soon = 1000000u, look_late = 50000000u; /* at what workers do */
 
@@ -62,6 +63,8 @@ void mch_supervisor_forget(struct supervisor *self, struct here *here) {
   dequeue(self, here);
   self->here[mch_hosts_place(here->ticket)] = NULL;
   self->count--;
+  if (here->task->batch != NULL)
+    self->items -= here->task->batch->count - here->task->batch->answered;
   mch_task_free(here->task);
   free(here);
 }
@@ -75,6 +78,7 @@ static struct here *admit(struct supervisor *self, struct mch_task *task, uint32
   task->accepted = here->ticket = ticket;
   self->here[mch_hosts_place(ticket)] = here;
   self->count++;
+  self->items += task->batch != NULL ? task->batch->count : 0;
   return here;
 }
 
@@ -548,15 +552,27 @@ static void tell_workers(struct supervisor *self, uint64_t now) {
   self->look_at = self->count > 0 || self->told_busy ? now + self->look_step : MCH_NEVER;
 }
 
+/* How long to sleep without being woken by workers: where answers of items come in crowds, half of
+ * the time that the others will take at that pace. 0: too short a time. */
+static uint64_t nap(struct supervisor *self, uint64_t now) {
+  uint64_t step = now - self->looked, answered = self->answered, length;
+  self->looked = now;
+  self->answered = 0;
+  if (answered < CROWD || step > longest_step)
+    return 0;
+  length = step * (self->items / answered) / 2;
+  return length < shortest_nap ? 0 : length < longest_nap ? length : longest_nap;
+}
+
 /* What is to be said goes, or waits a moment for more of it while there is much to do: each write
  * wakes all the processes on the way. When it is to go then. */
-static uint64_t flush(struct supervisor *self) {
-  size_t queued = mch_link_queued(self->link);
-  uint64_t now;
+static uint64_t flush(struct supervisor *self, uint64_t now, int naps) {
+  size_t queued;
+  mch_supervisor_say_records(self);
+  queued = mch_link_queued(self->link);
   if (queued == 0)
     return MCH_NEVER;
-  now = mch_now();
-  if (queued < HELD_BACK && self->count > (size_t)MUCH * self->slots &&
+  if (queued < HELD_BACK && (naps || self->count > (size_t)MUCH * self->slots) &&
       now < self->flushed + held_for)
     return self->flushed + held_for;
   mch_link_flush(self->link);
@@ -568,7 +584,7 @@ static int loop(struct supervisor *self) {
   int asked = 1;
   for (;;) {
     int fds[3];
-    uint64_t due;
+    uint64_t due, now, naps;
     if (hear_all(self) != 0)
       return -1;
     if (asked || self->replies != NULL)
@@ -579,12 +595,15 @@ static int loop(struct supervisor *self) {
       if (mch_output_next(self->config->output) <= mch_now())
         mch_output_pump(self->config->output, mch_now(), 1);
     }
-    due = mch_sooner(flush(self), next_deadline(self));
+    now = mch_now();
+    naps = nap(self, now);
+    due = flush(self, now, naps > 0);
+    due = mch_sooner(due, naps > 0 ? now + naps : next_deadline(self));
     if (self->leaving && (self->engine == NULL || self->engine->ops->gone(self->engine)))
       return 0;
     fds[0] = self->config->asks;
     fds[1] = mch_link_fd(self->link);
-    fds[2] = self->engine != NULL ? mch_poller_fd(self->engine->poller) : -1;
+    fds[2] = self->engine != NULL && naps == 0 ? mch_poller_fd(self->engine->poller) : -1;
     asked = due <= mch_now() || mch_platform_await(fds, 3, due, NULL);
   }
 }
@@ -615,6 +634,8 @@ static void free_all(struct supervisor *self) {
   mch_supervisor_free_asks(self);
   mch_buf_free(&self->head);
   mch_buf_free(&self->scratch);
+  mch_buf_free(&self->records);
+  mch_buf_free(&self->front);
   mch_kept_clear(&self->kept);
   mch_link_free(self->link);
   free(self);

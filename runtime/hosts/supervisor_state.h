@@ -54,12 +54,17 @@ struct supervisor {
   int leaving;
   unsigned slots, wanted_slots; /* that it has; that the script wants */
   unsigned fleet_slots;         /* its share in a fleet; 0: it is in none */
-  uint64_t owed;    /* failures of careful tasks of which the conclusions are not known */
-  uint64_t flushed; /* when what was said went last */
+  uint64_t owed;             /* failures of careful tasks of which the conclusions are not known */
+  uint64_t flushed;          /* when what was said went last */
+  uint64_t items;            /* of the batches that are here, those without an answer */
+  uint64_t answered, looked; /* so many were since it was looked for work, then */
+  struct mch_buf records;    /* answers that are not said yet: so many, of the batch */
+  uint32_t record_count, record_ticket, record_pid, record_slot;
   uint64_t min_free, looked_at_memory;
   uint64_t looked_at_workers, look_at, look_step;
   int scarce, told_busy;
   struct mch_buf head, scratch, told; /* told: the last WORKERS */
+  struct mch_buf front;               /* of `records` */
   struct mch_kept kept;               /* large graphs, as the pool knows */
   struct asked *asked;
   struct reply *replies;
@@ -83,6 +88,8 @@ int mch_supervisor_hear(struct supervisor *self, const struct mch_link_event *ev
 
 void mch_supervisor_say(struct supervisor *self, unsigned type, const void *bytes, size_t length);
 void mch_supervisor_say_hello(struct supervisor *self);
+/* Before anything else is said, and before it goes: answers that were gathered. */
+void mch_supervisor_say_records(struct supervisor *self);
 void mch_supervisor_fail(struct supervisor *self, struct here *here, const char *why);
 /* It never began, and ends in this way; of a batch that is its next item. */
 void mch_supervisor_end(struct supervisor *self, struct here *here, enum mch_kind kind,

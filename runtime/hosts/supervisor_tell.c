@@ -10,7 +10,7 @@
 #include "runtime/base/platform.h"
 #include "runtime/show/output.h"
 
-enum { SMALL_GRAPH = 16 * 1024 };
+enum { SMALL_GRAPH = 16 * 1024, MOST_RECORDS = 16 * 1024 };
 
 /* Without memory for what is to be said the pool cannot be served: it will see the end. */
 static void check(int code) {
@@ -19,6 +19,7 @@ static void check(int code) {
 }
 
 void mch_supervisor_say(struct supervisor *self, unsigned type, const void *bytes, size_t length) {
+  mch_supervisor_say_records(self);
   check(mch_link_send(self->link, (unsigned char)type, bytes, length, NULL));
 }
 
@@ -65,6 +66,7 @@ static void say_result(struct supervisor *self, unsigned type, struct mch_result
     return;
   }
   check(self->scratch.failed);
+  mch_supervisor_say_records(self);
   body = (struct mch_link_body){result->graph, result->length, release_result, result};
   check(mch_link_send(self->link, (unsigned char)type, self->scratch.data, self->scratch.length,
                       &body));
@@ -126,11 +128,11 @@ static void returned(void *ud, struct mch_task *task) {
 
 /* -- items -------------------------------------------------------------------------------- */
 
-static void put_course_facts(struct supervisor *self, const struct mch_task *batch,
-                             const struct mch_course *course, uint32_t count) {
-  uint64_t now = mch_now();
+static void put_course_facts(struct mch_buf *buf, uint32_t ticket, const struct mch_course *course,
+                             uint32_t count) {
+  uint64_t now = course->started != 0 ? mch_now() : 0;
   struct mch_hosts_facts facts = {
-      .ticket = (uint32_t)batch->accepted,
+      .ticket = ticket,
       .kind = MCH_KIND_OK,
       .pid = (uint32_t)course->pid,
       .slot = course->slot,
@@ -138,27 +140,62 @@ static void put_course_facts(struct supervisor *self, const struct mch_task *bat
       .maxrss = course->maxrss,
       .age = course->started != 0 && course->started <= now ? now - course->started + 1 : 0,
       .cpu = course->cpu};
-  mch_buf_clear(&self->scratch);
-  mch_hosts_put_facts(&self->scratch, &facts);
-  mch_buf_u32(&self->scratch, count);
+  mch_buf_clear(buf);
+  mch_hosts_put_facts(buf, &facts);
+  mch_buf_u32(buf, count);
 }
 
-static void say_answers(struct supervisor *self, struct mch_task *batch, const unsigned char *bytes,
-                        size_t length, uint32_t count, const struct mch_course *course) {
-  put_course_facts(self, batch, course, count);
-  mch_buf_append(&self->scratch, bytes, length);
-  say_scratch(self, MCH_HOSTS_ANSWERED);
-  batch->batch->answered += count > 0 ? count : 1;
+static void count_answered(struct supervisor *self, struct mch_task *batch, uint32_t count) {
+  batch->batch->answered += count;
+  self->items -= count;
+  self->answered += count;
+}
+
+/* Answers without times come in crowds, of which each would be a message. */
+void mch_supervisor_say_records(struct supervisor *self) {
+  static const uint64_t none = MCH_UNMEASURED;
+  struct mch_course course = {(int)self->record_pid, self->record_slot, 0, none, none, none, NULL};
+  struct mch_link_body body = {self->records.data, self->records.length, NULL, NULL};
+  uint32_t count = self->record_count;
+  if (count == 0)
+    return;
+  self->record_count = 0;
+  put_course_facts(&self->front, self->record_ticket, &course, count);
+  check(self->front.failed | self->records.failed);
+  check(mch_link_send(self->link, MCH_HOSTS_ANSWERED, self->front.data, self->front.length, &body));
+  mch_buf_clear(&self->records);
 }
 
 static void answered(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
                      const struct mch_course *course) {
-  say_answers(ud, batch, graph, length, 0, course);
+  struct supervisor *self = ud;
+  put_course_facts(&self->scratch, (uint32_t)batch->accepted, course, 0);
+  mch_buf_append(&self->scratch, graph, length);
+  say_scratch(self, MCH_HOSTS_ANSWERED);
+  count_answered(self, batch, 1);
 }
 
 static void answered_many(void *ud, struct mch_task *batch, const unsigned char *records,
                           size_t length, uint32_t count, const struct mch_course *course) {
-  say_answers(ud, batch, records, length, count, course);
+  struct supervisor *self = ud;
+  uint32_t ticket = (uint32_t)batch->accepted;
+  int timed = course->started != 0 || course->elapsed != MCH_UNMEASURED ||
+              course->cpu != MCH_UNMEASURED || course->maxrss != MCH_UNMEASURED;
+  if (timed || ticket != self->record_ticket || (uint32_t)course->pid != self->record_pid ||
+      self->records.length >= MOST_RECORDS)
+    mch_supervisor_say_records(self);
+  count_answered(self, batch, count);
+  if (timed) {
+    put_course_facts(&self->scratch, ticket, course, count);
+    mch_buf_append(&self->scratch, records, length);
+    say_scratch(self, MCH_HOSTS_ANSWERED);
+    return;
+  }
+  mch_buf_append(&self->records, records, length);
+  self->record_count += count;
+  self->record_ticket = ticket;
+  self->record_pid = (uint32_t)course->pid;
+  self->record_slot = course->slot;
 }
 
 static void failed(void *ud, struct mch_task *batch, struct mch_result *result) {
@@ -166,7 +203,7 @@ static void failed(void *ud, struct mch_task *batch, struct mch_result *result) 
   owe(self, batch, result);
   put_result_facts(self, (uint32_t)batch->accepted, result);
   say_result(self, MCH_HOSTS_FAILED, result);
-  batch->batch->answered++;
+  count_answered(self, batch, 1);
 }
 
 static void batch_over(void *ud, struct mch_task *batch, uint64_t elapsed) {
@@ -184,6 +221,7 @@ void mch_supervisor_split(struct supervisor *self, const struct mch_task *batch,
                           struct mch_task *rest) {
   unsigned char body[12];
   uint32_t part = self->recalling ? 0 : mch_supervisor_keep(self, rest);
+  self->items -= rest->batch->count; /* what is kept was counted as its own */
   mch_store_u32(body, (uint32_t)batch->accepted);
   mch_store_u32(body + 4, batch->batch->count);
   mch_store_u32(body + 8, part);

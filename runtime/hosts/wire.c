@@ -173,12 +173,19 @@ int mch_hosts_take_task(struct mch_reader_of *reader, struct mch_hosts_task *tas
 
 /* Whether the items of a batch are in these bytes, exactly. */
 static int are_items(const struct mch_hosts_task *head, const unsigned char *graph, size_t length) {
-  struct mch_reader_of reader = {graph, length, 0};
   uint32_t i;
-  mch_take_bytes(&reader, head->function_length);
-  for (i = 0; i < head->count && !reader.bad; i++)
-    mch_take_bytes(&reader, mch_take_u32(&reader));
-  return at_end(&reader) == 0;
+  if (head->function_length > length)
+    return 0;
+  graph += head->function_length;
+  length -= head->function_length;
+  for (i = 0; i < head->count; i++) { /* there are many */
+    size_t size = length >= 4 ? 4 + (size_t)mch_load_u32(graph) : SIZE_MAX;
+    if (size > length)
+      return 0;
+    graph += size;
+    length -= size;
+  }
+  return length == 0;
 }
 
 static int add_extra(struct mch_task *task, const struct mch_hosts_task *head) {
@@ -221,7 +228,7 @@ static int make_batch(struct mch_task *task, const struct mch_hosts_task *head) 
   task->batch = calloc(1, sizeof *task->batch);
   if (task->batch == NULL)
     return -1;
-  task->batch->count = task->batch->kept = head->count;
+  task->batch->count = task->batch->whole = task->batch->kept = head->count;
   task->batch->function_length = head->function_length;
   task->batch->index = task->index = head->index;
   return 0;

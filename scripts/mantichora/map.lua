@@ -156,7 +156,7 @@ end
 function Mapping:room()
   self.nworkers = self.count_workers(self.pool) -- it may have been resized
   local nworkers, window = self.nworkers, self.options.window
-  local room = nworkers * larger(32, 3 * self.size) - self.ahead
+  local room = nworkers * larger(32, self.options.batches * self.size) - self.ahead
   if not window then return room end
   local waiting = self.index - self.given
   if self.seen < nworkers then window = smaller(first_items, window) end

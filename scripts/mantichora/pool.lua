@@ -321,6 +321,7 @@ local function for_mapping(pool, checked, more)
   more.key_of, more.key, more.priority = checked.key, nil, checked.priority or 0
   more.inputs_of, more.inputs, more.outputs_of, more.outputs = checked.inputs, nil, checked.outputs, nil
   more.alone = (checked.name or checked.timeout or checked.retries or checked.key) ~= nil
+  more.batches = settings_of[pool].machines and 6 or 3 -- ahead for each worker: some of a machine's are on their way
   if settings_of[pool].journal and checked.journal ~= false then
     more.alone, more.walk = true, {} -- what all its items have in common, for the journal
   end

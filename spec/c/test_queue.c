@@ -1,6 +1,7 @@
 /* runtime/queue: whose turn it is, against a list that is searched; levels come and go. */
 #include <string.h>
 
+#include "runtime/base/buf.h"
 #include "runtime/pool/queue_state.h"
 
 #include "check.h"
@@ -136,11 +137,44 @@ static void test_parts(void) {
   mch_queue_free(&queue);
 }
 
+/* Bytes of so many items in the body of a batch. */
+static size_t size_of_items(const struct mch_task *task, uint32_t count) {
+  size_t start = task->codes * sizeof(uint32_t) + task->batch->function_length, at = start;
+  for (; count > 0; count--)
+    at += 4 + mch_load_u32(task->body + at);
+  return at - start;
+}
+
+/* A part has the items behind it that were split off before. */
+static void test_items_in_parts(void) {
+  enum { FUNCTION = 3, ITEMS = 10 };
+  unsigned char graph[FUNCTION + ITEMS * (4 + ITEMS)] = "fun";
+  size_t length = FUNCTION;
+  uint32_t i;
+  struct mch_task *batch, *second, *first;
+  for (i = 0; i < ITEMS; i++) {
+    mch_store_u32(graph + length, i);
+    length += 4 + i;
+  }
+  batch = mch_batch_new(NULL, 0, graph, length, FUNCTION, ITEMS, 1);
+  second = mch_task_split(batch, 7);
+  batch->batch->count = 7;
+  first = mch_task_split(batch, 2);
+  CHECK(batch->batch->whole == ITEMS && second->batch->whole == 3 && second->batch->count == 3);
+  CHECK(first->batch->count == 5 && first->batch->whole == 8);
+  CHECK(size_of_items(second, second->batch->whole) == second->length - FUNCTION);
+  CHECK(size_of_items(first, first->batch->whole) == first->length - FUNCTION);
+  mch_task_free(batch);
+  mch_task_free(second);
+  mch_task_free(first);
+}
+
 int main(void) {
   uint32_t seed;
   for (seed = 1; seed <= 20; seed++)
     test_turns(seed);
   test_many_levels();
   test_parts();
+  test_items_in_parts();
   return check_report();
 }
