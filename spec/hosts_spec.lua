@@ -259,6 +259,29 @@ describe("hosts", function()
     assert.are.same({ n = 1, 5 }, mcore:returns())
   end)
 
+  it("say of a task that is cancelled whether it had begun", function()
+    local mcore <close> = pool { slots = 1, on_error = "return" }
+    local file = os.tmpname()
+    local function begin(i)
+      local out <close> = io.open(file, "a")
+      out:write(i, "\n")
+      out:close()
+      mantichora.sleep(20)
+    end
+    for i = 0, 3 do mcore:run(begin, i) end
+    process.wait(function()
+      mcore:poll()
+      return shell.run("cat " .. file).out == "0\n"
+    end)
+    local was = {}
+    for i, runid in ipairs { 1, 3, 2, 0 } do was[i] = tostring(mcore:cancel(runid)) end
+    was[#was + 1] = tostring(mcore:cancel(1))
+    assert.are.equal("queued queued queued running nil", table.concat(was, " "))
+    assert.are.equal(4, #mcore:receive_all())
+    assert.are.equal("0\n", shell.run("cat " .. file).out)
+    os.remove(file)
+  end)
+
   it("have slots with numbers of the pool, and workers that are told when they go", function()
     local mcore <close> = pool { hosts = { machine("b", 2), machine("c", 2) } }
     mcore:start()

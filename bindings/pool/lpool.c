@@ -199,7 +199,11 @@ static int core_resize(lua_State *L) {
 static int core_cancel(lua_State *L) {
   static const char *const was[] = {NULL, "queued", "running"};
   struct lpool *lpool = mch_lpool_check_pool(L);
-  lua_pushstring(L, was[mch_pool_cancel(lpool->pool, (uint64_t)luaL_checkinteger(L, 2))]);
+  uint64_t runid = (uint64_t)luaL_checkinteger(L, 2);
+  int now = mch_pool_cancel(lpool->pool, runid);
+  if (now == 2)
+    now = mch_lwait_for_cancelled(L, lpool, runid);
+  lua_pushstring(L, was[now]);
   mch_levents_tell(L, lpool);
   return 1;
 }

@@ -123,6 +123,7 @@ enum condition {
   UNTIL_BELOW,
   UNTIL_GONE,
   UNTIL_ROOM,
+  UNTIL_KNOWN,
   UNTIL_TIME
 };
 
@@ -130,7 +131,7 @@ enum condition {
 struct goal {
   enum condition condition;
   const struct mch_group *group; /* ONE, MANY, ALL */
-  uint64_t limit;                /* BELOW; MANY: so many; ROOM: fewer are queued */
+  uint64_t limit;                /* BELOW, KNOWN; MANY: so many; ROOM: fewer are queued */
 };
 
 /* A large graph goes with its task as it is. */
@@ -181,6 +182,7 @@ void mch_lwait_obey_hooks(lua_State *L, struct mch_output *output, struct hooks 
                           struct hooks *main_hooks, int is_ending);
 int mch_lwait_wait_for(lua_State *L, struct lpool *lpool, const struct goal *goal, uint64_t until);
 void mch_lwait_for_room(lua_State *L, struct lpool *lpool);
+int mch_lwait_for_cancelled(lua_State *L, struct lpool *lpool, uint64_t runid);
 int mch_core_wait(lua_State *L);
 int mch_core_pump(lua_State *L);
 

@@ -15,6 +15,7 @@
 #include "runtime/wire/cargo.h"
 
 enum { SHORTEST_LOOK = 50000, LONGEST_LOOK = 5000000 }; /* nanoseconds, for room in the queue */
+enum { LONGEST_ASK = 1000000000 };                      /* what a cancelled task was */
 
 /* -- waiting ------------------------------------------------------------------------------ */
 
@@ -91,6 +92,8 @@ static int is_met(const struct lpool *lpool, const struct goal *goal) {
     return mch_pool_gone(pool);
   case UNTIL_ROOM:
     return !mch_pool_is_full(pool, goal->group, (size_t)goal->limit);
+  case UNTIL_KNOWN:
+    return mch_pool_what_was_cancelled(pool, goal->limit) != 0;
   case UNTIL_TIME:
   default:
     return 0;
@@ -187,6 +190,17 @@ void mch_lwait_for_room(lua_State *L, struct lpool *lpool) {
       return;
     step = 2 * step < LONGEST_LOOK ? 2 * step : LONGEST_LOOK;
   }
+}
+
+/* Whether a task that was cancelled ran, 2, or had not begun, 1: another machine has to say which,
+ * and is asked for a moment where it is possible to wait. */
+int mch_lwait_for_cancelled(lua_State *L, struct lpool *lpool, uint64_t runid) {
+  struct goal goal = {UNTIL_KNOWN, NULL, runid};
+  int was = mch_pool_what_was_cancelled(lpool->pool, runid);
+  if (was == 0 && may_wait(L, lpool) &&
+      mch_lwait_wait_for(L, lpool, &goal, mch_now() + LONGEST_ASK))
+    was = mch_pool_what_was_cancelled(lpool->pool, runid);
+  return was != 0 ? was : 2;
 }
 
 /* wait(pool, condition, limit (below: run ID, many: count) or nil, seconds or nil, group or nil):

@@ -303,6 +303,9 @@ size_t mch_pool_workers(struct mch_pool *pool, struct mch_worker_info *infos, si
 /* Ask that a task end as CANCELLED. 0: it had ended, 1: it was queued (and never starts), 2: it
  * runs; its end comes later. */
 int mch_pool_cancel(struct mch_pool *pool, uint64_t runid);
+/* What a task was of which it has said 2, where that is told from elsewhere: 1 or 2; 0: that is not
+ * known yet. */
+int mch_pool_what_was_cancelled(struct mch_pool *pool, uint64_t runid);
 /* Ask it of all unfinished tasks (of one group, or NULL: of all) with run IDs below `limit`. */
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit);
 /* Run IDs below this are over: their results were taken or dropped. `next`: that of the next task.

@@ -201,6 +201,31 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
   return was;
 }
 
+static int is_told_to_run(struct mch_engine *engine, uint64_t runid) {
+  enum { MOST = 256 };
+  struct mch_worker_info infos[MOST];
+  size_t count = engine->ops->workers(engine, infos, MOST), i;
+  for (i = 0; i < count; i++)
+    if (infos[i].busy && infos[i].runid == runid)
+      return 1;
+  return count == MOST;
+}
+
+int mch_pool_what_was_cancelled(struct mch_pool *pool, uint64_t runid) {
+  const struct mch_task *task;
+  int was = 2;
+  pthread_mutex_lock(&pool->lock);
+  task = pool->engine->ops->stop_item != NULL ? mch_index_find(pool, runid) : NULL;
+  if (task != NULL && task->batch == NULL) {
+    if (task->state == MCH_TASK_DONE)
+      was = task->result == NULL || !task->result->begun ? 1 : 2;
+    else
+      was = is_told_to_run(pool->engine, runid) ? 2 : 0;
+  }
+  pthread_mutex_unlock(&pool->lock);
+  return was;
+}
+
 void mch_pool_cancel_all(struct mch_pool *pool, const struct mch_group *group, uint64_t limit) {
   uint64_t runid;
   pthread_mutex_lock(&pool->lock);

@@ -469,7 +469,7 @@ end
 -- @function cancel
 -- @tparam integer runid its run ID
 -- @treturn string `"queued"` or `"running"`: what the task was; nil: it had ended
--- @blocks never
+-- @blocks never; for a task on another machine until that has told which it was, at most a second
 function methods:cancel(runid)
   check(self)
   local number = type(runid) == "number" and tointeger(runid)
