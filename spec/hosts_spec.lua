@@ -399,6 +399,28 @@ describe("what travels", function()
       .. "coroutine (thread)\n", err)
   end)
 
+  it("are globals that share a variable or a table, whichever a task names first", function()
+    local out, err = run [[
+      local count, none = 0, {}
+      local function add(n) count = count + n end
+      function bump() add(1); return count end
+      function look() return count end
+      function make() return none end
+      Kit = { is_none = function(x) return x == none end }
+      stray = coroutine.create(print)
+      local kept = stray
+      function alien() count = 0; return kept, none end
+      task(function() return bump() end)
+      task(function() return bump(), look() end)
+      task(function() return make() == nil end)
+      task(function() return Kit.is_none(make()) end)
+      function far() count = count + 10; return count end
+      task(function() return far(), look(), bump() end)
+    ]]
+    assert.are.equal("1\n2\t2\nfalse\ntrue\n10\t10\t11\n", out)
+    assert.are.equal("", err)
+  end)
+
   it("are classes that keep their identity", function()
     local out = run [[
       Animal = {}; Animal.__index = Animal

@@ -9,6 +9,7 @@
 #include "bindings/values/modules.h"
 #include "bindings/values/reach.h"
 #include "lpool_state.h"
+#include "lshared.h"
 #include "runtime/base/mix.h"
 #include "runtime/hosts/hosts.h"
 
@@ -179,6 +180,40 @@ static void gather(struct sealing *s) {
     add_names_of(s, top + 3);
     lua_settop(L, top);
   }
+}
+
+/* With the fresh ones go others that share something with them, named or not: a variable of two
+ * functions stays one only if both come by one message. What cannot go does not, nor does what is
+ * large. */
+static void add_partners(struct sealing *s) {
+  enum { LARGE = 64 * 1024 };
+  static const uint64_t none[3] = {0};
+  lua_State *L = s->L;
+  int list = lua_gettop(L) + 1, name = list + 1, entry = list + 2;
+  lua_Integer i;
+  if (s->fresh_count == 0)
+    return;
+  mch_lshared_push(L, s->fresh);
+  for (i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
+    lua_Integer before = s->fresh_count;
+    push_entry(s);
+    lua_rawgeti(L, entry, PRINT);
+    if (memcmp(lua_tostring(L, -1), none, sizeof none) != 0 &&
+        s->lpool->hosts->scratch.length <= LARGE) {
+      mark(s, name);
+      lua_pushvalue(L, name);
+      lua_rawseti(L, s->fresh, before + 1);
+      s->fresh_count = before + 1;
+    } else if (s->fresh_count > before) { /* as if it had not been looked at */
+      lua_pushnil(L);
+      lua_rawseti(L, s->fresh, s->fresh_count--);
+      lua_pushvalue(L, name);
+      lua_pushnil(L);
+      lua_rawset(L, s->sent);
+    }
+    lua_settop(L, list);
+  }
+  lua_settop(L, list - 1);
 }
 
 /* Called with the sealing, the list of fresh names, and a list that gets the classes. */
@@ -463,6 +498,7 @@ int mch_lglobals_seal(lua_State *L, struct lpool *lpool, struct mch_encoder *enc
   lua_rawgeti(L, LUA_REGISTRYINDEX, lpool->task.baseline);
   s.baseline = lua_gettop(L);
   gather(&s);
+  add_partners(&s);
   make_group(&s);
   put_trailer(&s, encoder, top + 1);
   lua_settop(L, top + 1);
@@ -501,9 +537,11 @@ static void push_own(lua_State *L, int *reference) {
   push_table(L, reference);
 }
 
-/* The graph of this group, decoded; of what it assigns only the names in the set at `only`. Its
- * classes go into the table at `own`, by id. */
-static void decode_group(lua_State *L, struct mch_ltask *task, uint32_t id, int only, int own) {
+/* The graph of this group, decoded. It assigns the names in the set at `only`, and those that no
+ * group has assigned before, which come into `applied`: they may share what they hold with these.
+ * Its classes go into the table at `own`, by id. */
+static void decode_group(lua_State *L, struct mch_ltask *task, uint32_t id, int only, int applied,
+                         int own) {
   struct mch_decoder decoder;
   size_t length;
   int top = lua_gettop(L), count, names, i;
@@ -518,6 +556,8 @@ static void decode_group(lua_State *L, struct mch_ltask *task, uint32_t id, int 
   decoder.allow_code = 1;
   decoder.kind = MCH_SEND_TASK;
   decoder.only = only;
+  decoder.set = applied;
+  decoder.set_by = (lua_Integer)id;
   decoder.find_code = mch_ltask_find_code;
   decoder.ud = task;
   count = mch_decode(L, &decoder);
@@ -567,7 +607,7 @@ static void apply_group(lua_State *L, struct mch_ltask *task, const unsigned cha
     at += 8 + size;
   }
   if (some) {
-    decode_group(L, task, id, top + 1, own);
+    decode_group(L, task, id, top + 1, applied, own);
     lua_pushnil(L);
     while (lua_next(L, top + 1) != 0) {
       lua_pushvalue(L, -2);

@@ -137,6 +137,16 @@ static int is_wanted(struct decoding *d) {
     wanted = lua_rawget(L, d->only) != LUA_TNIL;
     lua_pop(L, 1);
   }
+  if (!wanted && d->set != 0) {
+    lua_pushvalue(L, -1);
+    wanted = lua_rawget(L, d->set) == LUA_TNIL;
+    lua_pop(L, 1);
+    if (wanted) {
+      lua_pushvalue(L, -1);
+      lua_pushinteger(L, d->from->set_by);
+      lua_rawset(L, d->set);
+    }
+  }
   return wanted;
 }
 
@@ -573,6 +583,7 @@ static void begin(struct decoding *d, lua_State *L) {
   d->early_tables = lua_isnil(L, 4) ? 0 : 4;
   d->own = lua_isnil(L, 5) ? 0 : 5;
   d->only = lua_isnil(L, 6) ? 0 : 6;
+  d->set = lua_isnil(L, 7) ? 0 : 7;
   d->sets = 0;
   d->ahead = d->ahead_next = 0;
   luaL_checkstack(L, SLOTS + MCH_STACK_ROOM, NULL);
@@ -619,8 +630,8 @@ static void read_classes(struct decoding *d) {
   }
 }
 
-/* decode(decoding; baseline, factories, tables that came early, classes, names, each or nil): the
- * values. */
+/* decode(decoding; baseline, factories, tables that came early, classes, names, names
+ * that are set, each or nil): the values. */
 static int decode(lua_State *L) {
   struct decoding *d = lua_touserdata(L, 1);
   uint64_t n;
@@ -668,7 +679,7 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   struct decoding d;
   struct mch_large pages;
   int top = lua_gettop(L), status;
-  luaL_checkstack(L, 8, NULL);
+  luaL_checkstack(L, 9, NULL);
   d.from = decoder;
   d.values = 0;
   lua_pushcfunction(L, decode);
@@ -678,9 +689,10 @@ int mch_decode(lua_State *L, struct mch_decoder *decoder) {
   push_given(L, decoder->early);
   push_given(L, decoder->own);
   push_given(L, decoder->only);
+  push_given(L, decoder->set);
   if (decoder->len >= LARGE_FROM)
     mch_large_begin(L, &pages);
-  status = lua_pcall(L, 6, LUA_MULTRET, 0);
+  status = lua_pcall(L, 7, LUA_MULTRET, 0);
   if (decoder->len >= LARGE_FROM)
     mch_large_end(L, &pages);
   return status == LUA_OK ? lua_gettop(L) - top : raise_error(L, &d, status);

@@ -74,11 +74,10 @@ struct decoding {
   struct mch_decoder *from;
   const unsigned char *at, *end;
   int slots;
-  int baseline, factories; /* stack indices, or 0 */
-  int early_tables;        /* likewise: the tables of which a part came early */
-  int own;
-  int only; /* stack index of a set of names, or 0: see struct mch_decoder */ /* likewise: classes
-                                                                                 by id */
+  int baseline, factories;   /* stack indices, or 0 */
+  int early_tables;          /* likewise: the tables of which a part came early */
+  int own;                   /* likewise: classes by id */
+  int only, set;             /* likewise: names, see struct mch_decoder */
   uint64_t values;           /* of the message that are complete */
   uint64_t objects;          /* numbered so far */
   uint64_t shapes;           /* known so far */

@@ -203,7 +203,10 @@ struct mch_decoder {
   int factories; /* stack index of a table of the caller's that keeps, by these ids, what makes
                  closures of code that comes often; or 0 */
   int only;      /* stack index of a set of names: only these globals are set; or 0 */
-  int most;      /* so many values are wanted, and what follows them is not looked at; 0: all */
+  int set; /* with `only`, stack index of a table: those that are not in it are set, too, and come
+              into it with the value `set_by`; or 0 */
+  lua_Integer set_by;
+  int most; /* so many values are wanted, and what follows them is not looked at; 0: all */
 };
 
 /* Push the values of a message and return how many. Sets the globals that came along, raw. Raises a
