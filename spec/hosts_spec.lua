@@ -514,6 +514,59 @@ describe("what travels", function()
     assert.are.equal("200050\ntrue\n", out)
   end)
 
+  -- 50 versions of 1.6 MB: what no task needs any more is kept nowhere.
+  it("are globals as they were when a task was handed over, whatever changes meanwhile", function()
+    local out = run [[
+      big, small = {}, 0
+      for i = 1, 20000 do big[i] = i end
+      local wanted, right = {}, 0
+      local function look() return big[1], small, big[20000] end
+      local list = {}
+      for i = 1, 200 do list[i] = i end
+      local open = mcore:imap(function(i) return i + big[20000] end, list)
+      for round = 1, 200 do
+        if round % 3 == 0 then big[1] = -round end
+        if round % 2 == 0 then small = round end
+        mcore:run(look)
+        wanted[#wanted + 1] = { big[1], small }
+        local _, value = open()
+        right = right + (value == round + 20000 and 1 or 0)
+        if round % 17 == 0 or round == 200 then
+          for i, got in ipairs(mcore:returns { packed = true }) do
+            right = right + (got[1] == wanted[i][1] and got[2] == wanted[i][2] and got[3] == 20000 and 1 or 0)
+          end
+          wanted = {}
+        end
+      end
+      print(right)
+    ]]
+    assert.are.equal("400\n", out)
+  end)
+
+  it("are globals that change, and are forgotten when they have", function()
+    local out = run [[
+      local function resident(pid)
+        for line in io.lines("/proc/" .. pid .. "/status") do
+          local kilobytes = line:match("^VmRSS:%s+(%d+)")
+          if kilobytes then return kilobytes // 1024 end
+        end
+      end
+      big = {}
+      for i = 1, 200000 do big[i] = i + 0.5 end
+      local right = 0
+      for i = 1, 50 do
+        big[i] = -i
+        mcore:run(function() return big[i] + big[200000] end)
+        right = right + (mcore:returns()[1] == 200000.5 - i and 1 or 0)
+      end
+      print(right)
+      local pid = mcore:workers()[1].pid
+      local file <close> = io.open("/proc/" .. pid .. "/stat")
+      print(resident("self") < 60, resident(pid) < 80, resident(file:read("a"):match("%) %a (%d+)")) < 60)
+    ]]
+    assert.are.equal("50\ntrue\ttrue\ttrue\n", out)
+  end)
+
   it("are variables of the environment, and the working directory", function()
     local mcore <close> = pool { env = { "HOME", SPEC_HOSTS = "a b" }, cwd = "/usr" }
     mcore:run(function()

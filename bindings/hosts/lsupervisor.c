@@ -160,7 +160,11 @@ static int configure(void *ud, const struct mch_hosts_config *said,
 }
 
 static int put_code(void *ud, uint32_t id, const void *bytes, size_t length) {
-  return mch_dictionary_put(&((struct lsupervisor *)ud)->task.codes, id, bytes, length);
+  struct mch_dictionary *codes = &((struct lsupervisor *)ud)->task.codes;
+  if (length > 0)
+    return mch_dictionary_put(codes, id, bytes, length);
+  mch_dictionary_forget(codes, id);
+  return 0;
 }
 
 static const void *get_code(void *ud, uint32_t id, size_t *length) {

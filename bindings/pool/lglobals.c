@@ -18,7 +18,7 @@
 /* What is known of a global that was sent, by its name in the table `sent`. */
 enum entry { PRINT = 1, GROUP_ID, NEEDS, ENTRY_PARTS = NEEDS };
 /* And of a group, by its id in the table `groups`. */
-enum group { CLASSES = 1, IDS, GROUP_PARTS = IDS };
+enum group { CLASSES = 1, IDS, MEMBERS, GROUP_PARTS = MEMBERS };
 
 /* Stack indices during a seal. */
 struct sealing {
@@ -90,6 +90,36 @@ static int encode_alone(lua_State *L) {
   return 0;
 }
 
+/* What is stored as this is for no task to come. What workers were set up with stays: others will
+ * be. */
+static void retire(const struct lpool *lpool, uint32_t id) {
+  if (id > lpool->hosts->last_of_setup)
+    mch_pool_retire(lpool->pool, id);
+}
+
+/* The global whose entry is at `entry` has left its group, if it was in one. */
+static void leave_group(const struct sealing *s, int entry) {
+  lua_State *L = s->L;
+  lua_Integer id, members;
+  lua_rawgeti(L, entry, GROUP_ID);
+  id = lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  if (id == 0)
+    return;
+  lua_rawgeti(L, s->groups, id);
+  lua_rawgeti(L, -1, MEMBERS);
+  members = lua_tointeger(L, -1) - 1;
+  lua_pop(L, 1);
+  lua_pushinteger(L, members);
+  lua_rawseti(L, -2, MEMBERS);
+  lua_pop(L, 1);
+  if (members > 0)
+    return;
+  lua_pushnil(L);
+  lua_rawseti(L, s->groups, id);
+  retire(s->lpool, (uint32_t)id);
+}
+
 /* Push the entry of the global whose name is on top: as it was if the global is what it was. */
 static void push_entry(struct sealing *s) {
   lua_State *L = s->L;
@@ -111,6 +141,11 @@ static void push_entry(struct sealing *s) {
     lua_rawgeti(L, entry, PRINT);
     same = lua_rawequal(L, -1, -2);
     lua_pop(L, 1);
+    lua_rawgeti(L, entry, GROUP_ID);
+    same = same && !lua_isnil(L, -1); /* else it was to be sent, and something went wrong */
+    lua_pop(L, 1);
+    if (!same)
+      leave_group(s, entry);
   }
   if (!same) {
     lua_createtable(L, ENTRY_PARTS, 0);
@@ -271,6 +306,8 @@ static void make_group(struct sealing *s) {
   lua_rawseti(L, -2, CLASSES);
   lua_pushlstring(L, hosts->ids.length > 0 ? (const char *)hosts->ids.data : "", hosts->ids.length);
   lua_rawseti(L, -2, IDS);
+  lua_pushinteger(L, s->fresh_count);
+  lua_rawseti(L, -2, MEMBERS);
   lua_rawseti(L, s->groups, id);
   for (i = 1; i <= s->fresh_count; i++) {
     lua_rawgeti(L, s->fresh, i);
@@ -409,6 +446,8 @@ static void renew_additions(lua_State *L, struct lpool *lpool, unsigned reach) {
   memcpy(hosts->additions_stamps, now, sizeof now);
   mch_buf_clear(&hosts->additions_ids);
   mch_buf_append(&hosts->additions_ids, hosts->ids.data, hosts->ids.length);
+  if (hosts->additions != 0)
+    retire(lpool, hosts->additions);
   hosts->additions = mch_pool_store(lpool->pool, hosts->scratch.data, hosts->scratch.length);
   mch_buf_append(&hosts->additions_ids, &hosts->additions, sizeof hosts->additions);
   if (hosts->additions == 0 || hosts->additions_ids.failed != 0)

@@ -276,6 +276,8 @@ void mch_lhosts_prepare(lua_State *L, struct lpool *lpool) {
   struct mch_hosts *hosts = lpool->hosts;
   struct mch_encoder encoder;
   int top = lua_gettop(L), again;
+  uint32_t id;
+  size_t at;
   if (hosts->prepared)
     return;
   luaL_checkstack(L, 16, NULL);
@@ -305,6 +307,10 @@ void mch_lhosts_prepare(lua_State *L, struct lpool *lpool) {
   } while (again);
   if (hosts->setup.failed != 0 || hosts->setup_ids.failed != 0)
     luaL_error(L, "not enough memory for the setup of workers");
+  for (at = 0; at + sizeof id <= hosts->setup_ids.length; at += sizeof id) {
+    memcpy(&id, hosts->setup_ids.data + at, sizeof id);
+    hosts->last_of_setup = id > hosts->last_of_setup ? id : hosts->last_of_setup;
+  }
   lua_settop(L, top);
   hosts->prepared = 1;
 }

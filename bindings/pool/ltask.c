@@ -737,8 +737,11 @@ static enum mch_kind run(void *ud, struct mch_run *run, struct mch_buf *answer) 
 }
 
 static void code(void *ud, uint32_t id, const unsigned char *bytes, size_t length) {
-  /* Without memory the task that needs it fails by itself: the id is unknown. */
-  mch_dictionary_put(&((struct mch_ltask *)ud)->codes, id, bytes, length);
+  struct mch_dictionary *codes = &((struct mch_ltask *)ud)->codes;
+  if (length == 0)
+    mch_dictionary_forget(codes, id);
+  else /* without memory the task that needs it fails by itself: the id is unknown */
+    mch_dictionary_put(codes, id, bytes, length);
 }
 
 /* -- a worker begins ---------------------------------------------------------------------- */

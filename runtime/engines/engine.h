@@ -103,7 +103,7 @@ struct mch_runner {
    * worker, whose `spans` may then be used for what is large and stays where it is until calm(); or
    * with none in this process (inline). */
   enum mch_kind (*run)(void *ud, struct mch_run *run, struct mch_buf *answer);
-  /* Bytecode came. */
+  /* Bytecode came; 0 bytes: it is not needed any more. */
   void (*code)(void *ud, uint32_t id, const unsigned char *bytes, size_t length);
   /* Raise an error in the running task as soon as may be. Called from a signal handler. */
   void (*interrupt)(void *ud);
@@ -172,6 +172,9 @@ struct mch_engine_ops {
   void (*stop_item)(struct mch_engine *engine, struct mch_task *batch, uint32_t number);
   /* Take back submitted tasks that have not begun and are less urgent than `priority`. */
   void (*recall)(struct mch_engine *engine, int32_t priority);
+  /* No task that is submitted or will be needs this code: workers that have it are told. 0: some
+   * worker or machine cannot be told yet. */
+  int (*forget_code)(struct mch_engine *engine, uint32_t id);
   /* Let go of what was submitted: it may have been kept to send several at once. Of all events so
    * far the conclusions were drawn: a worker that waits for that goes on. */
   void (*flush)(struct mch_engine *engine);

@@ -254,31 +254,12 @@ static void free_engine(struct mch_engine *base) {
   free(engine);
 }
 
-static const struct mch_engine_ops ops = {start,
-                                          submit,
-                                          stop,
-                                          reclaim,
-                                          shorten,
-                                          NULL,
-                                          recall,
-                                          flush,
-                                          pump,
-                                          wants_tasks,
-                                          short_of_workers,
-                                          add,
-                                          resize,
-                                          withdraw,
-                                          could_start,
-                                          deadline,
-                                          running,
-                                          workers,
-                                          log_threshold,
-                                          set_listening,
-                                          accept_emitted,
-                                          work,
-                                          quit,
-                                          gone,
-                                          free_engine};
+static const struct mch_engine_ops ops = {
+    start,   submit,        stop,          reclaim,        shorten,     NULL,
+    recall,  NULL,          flush,         pump,           wants_tasks, short_of_workers,
+    add,     resize,        withdraw,      could_start,    deadline,    running,
+    workers, log_threshold, set_listening, accept_emitted, work,        quit,
+    gone,    free_engine};
 
 struct mch_engine *mch_engine_inline_new(const struct mch_engine_config *config,
                                          struct mch_error *error) {

@@ -79,19 +79,20 @@ static int submit_snapshot(struct engine_fork *engine, struct mch_task *task, in
 
 /* -- dispatch ----------------------------------------------------------------------------- */
 
-static int has_code(const struct child *child, uint32_t id) {
+/* Where the id is among those that the worker has, or NULL. */
+static uint32_t *find_code(const struct child *child, uint32_t id) {
   size_t low = 0, high = child->codes.length / sizeof id;
-  const uint32_t *ids = (const uint32_t *)(const void *)child->codes.data;
+  uint32_t *ids = (uint32_t *)(void *)child->codes.data;
   while (low < high) {
     size_t middle = (low + high) / 2;
     if (ids[middle] == id)
-      return 1;
+      return &ids[middle];
     if (ids[middle] < id)
       low = middle + 1;
     else
       high = middle;
   }
-  return 0;
+  return NULL;
 }
 
 /* Remember an id; they come mostly in rising order. */
@@ -120,7 +121,7 @@ static int send_codes(struct child *child, const struct mch_task *task, struct m
     size_t length;
     const void *bytes;
     memcpy(&id, task->body + i * sizeof id, sizeof id);
-    if (has_code(child, id))
+    if (find_code(child, id) != NULL)
       continue;
     bytes = codes->get(codes->ud, id, &length);
     head.runid = id;
@@ -130,6 +131,25 @@ static int send_codes(struct child *child, const struct mch_task *task, struct m
       return mch_error_set(error, MCH_NOMEM, "not enough memory to send a task");
   }
   return 0;
+}
+
+/* A worker that cannot be told keeps it. */
+int mch_feed_forget_code(struct mch_engine *base, uint32_t id) {
+  struct engine_fork *engine = (struct engine_fork *)base;
+  const struct mch_message_head head = {MCH_MESSAGE_CODE, 0, 0, id};
+  struct child *child;
+  struct mch_error error;
+  for (child = engine->children; child != NULL; child = child->next) {
+    uint32_t *at = find_code(child, id);
+    if (at == NULL || child->state != LIVE)
+      continue;
+    memmove(at, at + 1,
+            child->codes.length - (size_t)((unsigned char *)(at + 1) - child->codes.data));
+    child->codes.length -= sizeof id;
+    mch_channel_put(&child->channel, &head, NULL, 0, &error);
+    mch_child_put_into(child, UNSENT, &engine->unsent);
+  }
+  return 1;
 }
 
 /* Offer `task` to the worker. */

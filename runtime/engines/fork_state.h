@@ -226,6 +226,7 @@ uint64_t mch_time_due_at(struct child *child, uint64_t now);
 
 int mch_feed_reclaim(struct mch_engine *base, struct mch_task *task);
 void mch_feed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
+int mch_feed_forget_code(struct mch_engine *base, uint32_t id);
 void mch_feed_book(struct child *child, struct mch_task *task);
 int mch_feed_has_room(const struct engine_fork *engine, const struct child *child);
 void mch_feed_open_all(struct engine_fork *engine);

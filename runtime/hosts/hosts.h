@@ -57,6 +57,7 @@ struct mch_hosts {
   int prepared;
   int sent_ref, groups_ref, watched_ref, names_ref;
   uint64_t additions_stamps[8]; /* of each table there */
+  uint32_t last_of_setup;       /* code that the setup needs, and all before, stays */
   uint32_t additions;           /* group of functions in the standard library; 0: as in the setup */
   int only_loaded;              /* modules that the script has not loaded are not served */
   uint64_t preload_stamp;

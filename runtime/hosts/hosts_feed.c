@@ -222,6 +222,28 @@ int mch_hfeed_send_codes(struct machine *machine, const unsigned char *ids, uint
   return 0;
 }
 
+/* Where some of the code has yet to be written, it is needed still. */
+int mch_hfeed_forget_code(struct mch_engine *base, uint32_t id) {
+  struct engine_hosts *engine = (struct engine_hosts *)base;
+  unsigned char body[4];
+  size_t i;
+  for (i = 0; i < engine->count; i++) {
+    const struct machine *machine = &engine->machines[i];
+    if (has_code(machine, id) && machine->link != NULL && mch_link_queued(machine->link) > 0)
+      return 0;
+  }
+  mch_store_u32(body, id);
+  for (i = 0; i < engine->count; i++) {
+    struct machine *machine = &engine->machines[i];
+    if (!has_code(machine, id))
+      continue;
+    machine->codes[id / 8] &= (unsigned char)~(1u << (id % 8));
+    if (machine->link != NULL)
+      mch_machine_send(machine, MCH_HOSTS_CODE, body, sizeof body);
+  }
+  return 1;
+}
+
 /* The graph of a task; of a batch without the items that were split off. */
 static struct mch_body graph_of(const struct mch_task *task) {
   struct mch_body graph = mch_task_graph(task);

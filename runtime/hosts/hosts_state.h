@@ -152,6 +152,7 @@ int mch_hfeed_reclaim(struct mch_engine *base, struct mch_task *task);
 void mch_hfeed_shorten(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_hfeed_stop_item(struct mch_engine *base, struct mch_task *batch, uint32_t number);
 void mch_hfeed_recall(struct mch_engine *base, int32_t priority);
+int mch_hfeed_forget_code(struct mch_engine *base, uint32_t id);
 void mch_hfeed_withdraw(struct mch_engine *base);
 void mch_hfeed_steal(struct engine_hosts *engine);
 int mch_hfeed_has_room(const struct machine *machine);

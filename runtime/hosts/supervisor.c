@@ -198,6 +198,8 @@ static int take_code(struct supervisor *self, struct mch_reader_of *reader) {
   if (reader->bad || id == 0 ||
       self->config->put_code(self->config->ud, id, reader->at, reader->left) != 0)
     return -1;
+  if (reader->left == 0 && self->engine != NULL)
+    self->engine->ops->forget_code(self->engine, id);
   return 0;
 }
 

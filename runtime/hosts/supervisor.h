@@ -20,7 +20,8 @@ struct mch_supervisor_config {
    * MCH_FULL: it works, and the pool is told what `error` says; or another code. */
   int (*configure)(void *ud, const struct mch_hosts_config *config,
                    struct mch_engine_config *engine, struct mch_error *error);
-  /* Keep these bytes by that id. They stay where they are. 0, or -1. */
+  /* Keep these bytes by that id, where they stay until nothing (0 bytes) is to be kept by it. 0, or
+   * -1. */
   int (*put_code)(void *ud, uint32_t id, const void *bytes, size_t length);
   const void *(*get_code)(void *ud, uint32_t id, size_t *length);
   void *ud;

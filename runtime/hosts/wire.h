@@ -62,7 +62,7 @@
 /* name, code, direction, payload. `facts` is struct mch_hosts_facts. */
 #define MCH_HOSTS_MESSAGES(X)                                                                      \
   X(CONFIG, 1, D, "struct mch_hosts_config")                                                       \
-  X(CODE, 2, D, "u32 id, bytes")                                                                   \
+  X(CODE, 2, D, "u32 id, bytes; none: it is not needed any more")                                  \
   X(MODULE, 4, D, "u32 request, u8 kind, u16 length, chunk's name, source")                        \
   X(TASK, 5, D, "struct mch_hosts_task, graph")                                                    \
   X(BATCH, 6, D, "struct mch_hosts_task, u32 count, u32 function, u64 index, graph")               \

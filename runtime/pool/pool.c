@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "runtime/base/error.h"
+#include "runtime/base/grow.h"
 #include "runtime/base/platform.h"
 #include "runtime/base/tricks.h"
 #include "runtime/engines/engine.h"
@@ -429,6 +430,7 @@ void mch_pool_free(struct mch_pool *pool) {
   mch_queue_free(&pool->queue);
   free(pool->paused);
   free(pool->unwanted);
+  free(pool->stale);
   free(pool->index);
   mch_output_unref(pool->output);
   pthread_mutex_destroy(&pool->lock);
@@ -588,6 +590,7 @@ struct mch_group *mch_pool_group(struct mch_pool *pool, size_t coming, size_t mo
   group->most = most;
   group->call = ++pool->calls;
   pool->coming += coming;
+  pool->open_groups++;
   pthread_mutex_unlock(&pool->lock);
   return group;
 }
@@ -706,6 +709,33 @@ uint32_t mch_pool_store(struct mch_pool *pool, const void *bytes, size_t length)
   id = mch_dictionary_add(&pool->dictionary, bytes, length);
   pthread_mutex_unlock(&pool->lock);
   return id;
+}
+
+/* What no task needs any more, goes. */
+static void drop_stale(struct mch_pool *pool) {
+  const struct mch_engine_ops *ops = pool->engine->ops;
+  size_t i, left = 0;
+  for (i = 0; i < pool->stale_count; i++) {
+    struct mch_stale stale = pool->stale[i];
+    if (pool->open_groups == 0 && stale.before <= pool->base && ops->forget_code != NULL &&
+        ops->forget_code(pool->engine, stale.id))
+      mch_dictionary_forget(&pool->dictionary, stale.id);
+    else
+      pool->stale[left++] = stale;
+  }
+  pool->stale_count = left;
+}
+
+void mch_pool_retire(struct mch_pool *pool, uint32_t id) {
+  struct mch_stale *stale;
+  pthread_mutex_lock(&pool->lock);
+  stale = mch_grow(pool->stale, &pool->stale_room, pool->stale_count + 1, sizeof *stale);
+  if (stale != NULL) {
+    pool->stale = stale;
+    pool->stale[pool->stale_count++] = (struct mch_stale){pool->next_runid, id};
+  }
+  drop_stale(pool);
+  pthread_mutex_unlock(&pool->lock);
 }
 
 const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length) {

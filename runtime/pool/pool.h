@@ -403,6 +403,9 @@ void mch_pool_stats(struct mch_pool *pool, struct mch_pool_stats *stats, uint64_
 uint32_t mch_pool_intern(struct mch_pool *pool, const void *bytes, size_t length);
 /* A new id for bytes that are sent once to each worker, as bytecode is. 0: no memory. */
 uint32_t mch_pool_store(struct mch_pool *pool, const void *bytes, size_t length);
+/* What was stored as this is not for tasks that are made from now on; it goes once all before have
+ * ended, and all maps that go on. */
+void mch_pool_retire(struct mch_pool *pool, uint32_t id);
 /* And back; the bytes stay where they are while the pool lives. NULL: unknown. */
 const void *mch_pool_code(struct mch_pool *pool, uint32_t id, size_t *length);
 

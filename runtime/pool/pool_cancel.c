@@ -47,6 +47,7 @@ void mch_pool_abandon(struct mch_pool *pool, struct mch_group *group) {
   pool->coming -= group->coming;
   group->coming = 0;
   group->abandoned = 1;
+  pool->open_groups--;
   mch_ends_free_if_idle(group);
   mch_take_unlock(pool);
 }

@@ -53,6 +53,12 @@ struct mch_admission {
   int listens;       /* the engine's poller has its descriptor */
 };
 
+/* Code that only tasks before this run ID need. */
+struct mch_stale {
+  uint64_t before;
+  uint32_t id;
+};
+
 struct mch_pool {
   pthread_mutex_t lock;
   struct mch_engine *engine;
@@ -87,6 +93,9 @@ struct mch_pool {
   struct mch_tally tally;
   struct mch_result *no_memory; /* stands in for a result that there is no memory for */
   struct mch_dictionary dictionary;
+  struct mch_stale *stale; /* what it holds for tasks that have yet to end */
+  size_t stale_count, stale_room;
+  size_t open_groups;           /* of maps that go on, and may make such tasks */
   char *bar_name;               /* NULL: no bar for all tasks */
   struct mch_bar *bar;          /* while there are tasks that were not taken */
   struct mch_bar_tasks counted; /* what it shows */

@@ -67,7 +67,8 @@ static uint32_t find(const struct mch_dictionary *dictionary, const void *bytes,
   at = (uint32_t)hash & (dictionary->bucket_count - 1);
   for (; dictionary->buckets[at] != 0; at = (at + 1) & (dictionary->bucket_count - 1)) {
     const struct mch_code_entry *entry = &dictionary->entries[dictionary->buckets[at] - 1];
-    if (entry->hash == hash && entry->length == length && memcmp(entry->bytes, bytes, length) == 0)
+    if (entry->hash == hash && entry->length == length && entry->bytes != NULL &&
+        memcmp(entry->bytes, bytes, length) == 0)
       return dictionary->buckets[at];
   }
   return 0;
@@ -122,6 +123,13 @@ int mch_dictionary_put(struct mch_dictionary *dictionary, uint32_t id, const voi
   if (id > dictionary->count)
     dictionary->count = id;
   return 0;
+}
+
+void mch_dictionary_forget(struct mch_dictionary *dictionary, uint32_t id) {
+  if (id == 0 || id > dictionary->count)
+    return;
+  free(dictionary->entries[id - 1].bytes);
+  dictionary->entries[id - 1].bytes = NULL;
 }
 
 const void *mch_dictionary_get(const struct mch_dictionary *dictionary, uint32_t id,

@@ -1,8 +1,8 @@
 /* Runs in: both.
  *
  * A dictionary of byte strings, mostly bytecode of functions: equal bytes get one small id, so that
- * they are sent to each worker once and by id after that. Ids count from 1. Nothing is ever
- * dropped; when the dictionary is full, bytes are sent with each message instead. */
+ * they are sent to each worker once and by id after that. Ids count from 1. What was interned is
+ * never dropped; when the dictionary is full, bytes are sent with each message instead. */
 #ifndef MCH_CODES_H
 #define MCH_CODES_H
 
@@ -33,6 +33,9 @@ uint32_t mch_dictionary_add(struct mch_dictionary *dictionary, const void *bytes
  */
 int mch_dictionary_put(struct mch_dictionary *dictionary, uint32_t id, const void *bytes,
                        size_t length);
+
+/* Drop what an id stands for, which was not interned. */
+void mch_dictionary_forget(struct mch_dictionary *dictionary, uint32_t id);
 
 /* The bytes of an id, owned by the dictionary; NULL for an unknown one. */
 const void *mch_dictionary_get(const struct mch_dictionary *dictionary, uint32_t id,

@@ -79,7 +79,7 @@
  * Directions: D down (pool to worker), U up (worker to pool). */
 #define MCH_MESSAGES(X)                                                                            \
   X(HELLO, 1, U, "u32 version, u32 pid, Lua format bytes")                                         \
-  X(CODE, 2, D, "bytecode; the run ID field holds its id")                                         \
+  X(CODE, 2, D, "bytecode, or nothing: it is not needed any more; the run ID field holds its id")  \
   X(TASK, 3, D, "u8 options, u64 stream if it has one, u16 name length, name, graph")              \
   X(QUIT, 4, D, "nothing")                                                                         \
   X(RESULT, 5, U, "facts (facts.h), graph")                                                        \

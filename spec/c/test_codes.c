@@ -76,10 +76,31 @@ static void test_put(void) {
   mch_dictionary_free(&dictionary);
 }
 
+/* What is forgotten is not found, by its id or by its bytes, and the id stands for nothing else. */
+static void test_forget(void) {
+  struct mch_dictionary dictionary = {0};
+  uint32_t stored, after;
+  size_t length;
+  CHECK(mch_dictionary_intern(&dictionary, "one", 3) == 1);
+  stored = mch_dictionary_add(&dictionary, "two", 3);
+  mch_dictionary_forget(&dictionary, stored);
+  mch_dictionary_forget(&dictionary, 0);
+  mch_dictionary_forget(&dictionary, 77);
+  CHECK(mch_dictionary_get(&dictionary, stored, &length) == NULL);
+  after = mch_dictionary_intern(&dictionary, "two", 3);
+  CHECK(after != 0 && after != stored);
+  CHECK(mch_dictionary_intern(&dictionary, "", 0) != stored);
+  CHECK(mch_dictionary_intern(&dictionary, "one", 3) == 1);
+  CHECK(mch_dictionary_put(&dictionary, stored, "zwei", 4) == 0);
+  CHECK(memcmp(mch_dictionary_get(&dictionary, stored, &length), "zwei", 4) == 0 && length == 4);
+  mch_dictionary_free(&dictionary);
+}
+
 int main(void) {
   test_intern();
   test_bytes_that_differ_little();
   test_full();
   test_put();
+  test_forget();
   return check_report();
 }

@@ -361,6 +361,11 @@ static void nothing(struct mch_engine *engine, struct mch_task *task) {
   (void)engine;
   (void)task;
 }
+static int no_code(struct mch_engine *engine, uint32_t id) {
+  (void)engine;
+  sum += id;
+  return 1;
+}
 static void no_resize(struct mch_engine *engine, unsigned nworkers) {
   (void)engine;
   if (nworkers == 0 || nworkers > MCH_HOSTS_SLOTS)
@@ -398,6 +403,7 @@ static void hear_config(const unsigned char *bytes, size_t length) {
 
 static void hear_pool(const uint8_t *data, size_t size) {
   static const struct mch_engine_ops ops = {.stop = nothing,
+                                            .forget_code = no_code,
                                             .resize = no_resize,
                                             .log_threshold = no_level,
                                             .listen = no_level,
