@@ -849,4 +849,40 @@ describe("a large upvalue", function()
     end
     os.remove(heard)
   end)
+
+  it("goes once where others are sent in between, or come with it", function()
+    local heard = os.tmpname()
+    local command = { "sh", "-c", ("tee %s | exec %s worker --stdio"):format(heard, program) }
+    local function sum()
+      local file <close> = io.open(heard)
+      return file:seek("end")
+    end
+    local function check(mcore, most, make)
+      local before = sum()
+      for round = 1, 5 do
+        for i = 1, 6 do
+          local f, value = make(i)
+          mcore:run(f, round)
+          assert.are.equal(value, mcore:returns()[1])
+        end
+      end
+      assert.is_true(sum() - before < most, sum() - before)
+    end
+    do
+      local mcore <close> = pool { hosts = { machine("b", 1, command) } }
+      local several, shared = {}, ("shared"):rep(50000)
+      for i = 1, 6 do several[i] = tostring(i):rep(100000) end
+      mcore:start()
+      process.wait(function() return #mcore:workers() == 1 end)
+      check(mcore, 700000, function(i)
+        local value = several[i]
+        return function() return value:sub(1, 1) end, tostring(i)
+      end)
+      check(mcore, 1000000, function(i)
+        local one, other = shared, several[i] .. "!"
+        return function() return #one .. other:sub(-2) end, #shared .. tostring(i) .. "!"
+      end)
+    end
+    os.remove(heard)
+  end)
 end)

@@ -280,8 +280,8 @@ static void release_cargo(void *ud) {
   mch_cargo_drop(ud);
 }
 
-/* Send the graph of a task by itself: whole, and kept on both sides, or by what of it is not kept
- * there. */
+/* Send the graph of a task by itself: whole, or by what of it is not kept there. If that is much,
+ * it is kept on both sides. */
 static int send_apart(struct machine *machine, const struct mch_task *task) {
   struct mch_buf *head = &machine->engine->scratch;
   struct mch_body graph = graph_of(task);
@@ -289,7 +289,7 @@ static int send_apart(struct machine *machine, const struct mch_task *task) {
   struct mch_link_body body;
   struct mch_same same;
   unsigned type = MCH_HOSTS_BODY;
-  int code = MCH_NOMEM;
+  int code = MCH_NOMEM, is_new;
   if (cargo == NULL)
     return code;
   graph = cargo->body;
@@ -303,13 +303,14 @@ static int send_apart(struct machine *machine, const struct mch_task *task) {
     body.bytes = graph.bytes + same.first;
     body.length -= (size_t)same.first + same.last;
   }
+  is_new = body.length >= MCH_KEPT_LEAST;
   mch_cargo_hold(cargo); /* for the link, which may write and drop it at once */
   if (head->failed == 0 &&
       mch_link_send(machine->link, (unsigned char)type, head->data, head->length, &body) == 0)
     code = 0;
   else
     mch_cargo_drop(cargo);
-  if (code == 0 && type == MCH_HOSTS_BODY)
+  if (code == 0 && is_new)
     mch_kept_put(&machine->kept, cargo);
   mch_cargo_drop(cargo);
   return code;

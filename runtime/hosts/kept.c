@@ -4,12 +4,22 @@
 
 #include <string.h>
 
+static void empty(struct mch_kept *kept, unsigned place) {
+  kept->bytes -= kept->places[place] != NULL ? kept->places[place]->size : 0;
+  mch_cargo_drop(kept->places[place]);
+  kept->places[place] = NULL;
+}
+
 void mch_kept_put(struct mch_kept *kept, struct mch_cargo *graph) {
-  struct mch_cargo **place = &kept->places[kept->next];
-  kept->next = (kept->next + 1) % MCH_KEPT_PLACES;
-  mch_cargo_drop(*place);
+  unsigned place = kept->next, oldest;
+  empty(kept, place);
+  kept->next = oldest = (place + 1) % MCH_KEPT_PLACES;
+  for (; oldest != place && kept->bytes + graph->size > MCH_KEPT_BYTES;
+       oldest = (oldest + 1) % MCH_KEPT_PLACES)
+    empty(kept, oldest);
   mch_cargo_hold(graph);
-  *place = graph;
+  kept->places[place] = graph;
+  kept->bytes += graph->size;
 }
 
 void mch_kept_clear(struct mch_kept *kept) {
@@ -44,23 +54,25 @@ static size_t same_last(const unsigned char *a, const unsigned char *b, size_t m
 
 int mch_kept_find(const struct mch_kept *kept, const unsigned char *bytes, size_t length,
                   struct mch_same *same) {
+  const size_t little = 4096; /* what differs: none is looked for that is still better */
   size_t best = 0;
-  uint8_t i;
-  for (i = 0; i < MCH_KEPT_PLACES; i++) {
+  unsigned i;
+  for (i = 1; i <= MCH_KEPT_PLACES && best + little < length; i++) {
+    unsigned place = (kept->next + MCH_KEPT_PLACES - i) % MCH_KEPT_PLACES; /* the newest first */
     const struct mch_body *body;
     size_t most, first, last;
-    if (kept->places[i] == NULL)
+    if (kept->places[place] == NULL)
       continue;
-    body = &kept->places[i]->body;
+    body = &kept->places[place]->body;
     most = body->length < length ? body->length : length;
     first = same_first(body->bytes, bytes, most);
     last = same_last(body->bytes + body->length, bytes + length, most - first);
     if (first + last > best) {
       best = first + last;
-      *same = (struct mch_same){i, (uint32_t)first, (uint32_t)last};
+      *same = (struct mch_same){(uint8_t)place, (uint32_t)first, (uint32_t)last};
     }
   }
-  return best > 0 && best >= length / 8 * 7;
+  return best >= MCH_KEPT_LEAST / 2;
 }
 
 const struct mch_body *mch_kept_get(const struct mch_kept *kept, const struct mch_same *same) {

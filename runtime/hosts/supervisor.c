@@ -238,9 +238,9 @@ static int take_task(struct supervisor *self, struct mch_reader_of *reader, int 
   return self->head.failed != 0 ? -1 : 0;
 }
 
-/* The graph of the task whose head came before. Takes the buffer; `is_whole`: it is not told by
- * another, and may be kept. */
-static int accept_graph(struct supervisor *self, struct mch_buf *graph, int is_whole) {
+/* The graph of the task whose head came before. Takes the buffer; `is_new`: much of it
+ * was not there before, and it may be kept. */
+static int accept_graph(struct supervisor *self, struct mch_buf *graph, int is_new) {
   struct mch_reader_of reader = {self->head.data, self->head.length, 0};
   struct mch_hosts_task head;
   struct mch_cargo *cargo = mch_cargo_new(graph, NULL, 0, NULL);
@@ -249,7 +249,7 @@ static int accept_graph(struct supervisor *self, struct mch_buf *graph, int is_w
   if (cargo != NULL && self->bodiless &&
       mch_hosts_take_task(&reader, &head, self->bodiless == MCH_HOSTS_BATCH) == 0) {
     self->bodiless = 0;
-    if (is_whole && mch_kept_wants(cargo->size))
+    if (is_new && mch_kept_wants(cargo->size))
       mch_kept_put(&self->kept, cargo);
     code = accept_task(self, &head, cargo->body.bytes, cargo->size, cargo);
   }
@@ -266,19 +266,21 @@ static int take_same(struct supervisor *self, struct mch_reader_of *reader) {
   struct mch_same same;
   const struct mch_body *base;
   struct mch_buf graph = {0};
+  int is_new;
   same.place = mch_take_u8(reader);
   same.first = mch_take_u32(reader);
   same.last = mch_take_u32(reader);
   base = reader->bad ? NULL : mch_kept_get(&self->kept, &same);
   if (base == NULL)
     return -1;
+  is_new = reader->left >= MCH_KEPT_LEAST;
   mch_buf_reserve(&graph, (size_t)same.first + reader->left + same.last);
   mch_buf_append(&graph, base->bytes, same.first);
   if (reader->left > 0)
     mch_buf_append(&graph, reader->at, reader->left);
   mch_buf_append(&graph, base->bytes + base->length - same.last, same.last);
   if (graph.failed == 0)
-    return accept_graph(self, &graph, 0);
+    return accept_graph(self, &graph, is_new);
   mch_buf_free(&graph);
   return -1;
 }

@@ -34,7 +34,8 @@
  *    granted later. What was recalled comes back.
  *  - A name and a number are bounded before they are used; a message that has not exactly its
  *    fields ends the connection.
- *  - A BODY of middling size is kept on both sides, and a later one may be told as SAME (kept.h).
+ *  - A BODY of middling size is kept on both sides, and a later one may be told as SAME, and kept,
+ *    too, if much of it differs (kept.h).
  *  - Numbers are little-endian and of fixed width. Times are ages, in nanoseconds before the
  *    message was made: clocks of different machines are never compared.
  *

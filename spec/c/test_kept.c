@@ -97,6 +97,23 @@ static void forgets(void) {
   CHECK(here.places[0] == NULL && here.next == 0);
 }
 
+/* The oldest go where all of them would be too large. */
+static void is_bounded(void) {
+  struct mch_kept here = {0}, there = {0};
+  unsigned i, count = 0;
+  for (i = 0; i < 5; i++)
+    keep(&here, &there, MCH_KEPT_MOST, (int)i);
+  for (i = 0; i < MCH_KEPT_PLACES; i++)
+    count += here.places[i] != NULL;
+  CHECK(count == MCH_KEPT_BYTES / MCH_KEPT_MOST && here.places[0] == NULL);
+  CHECK(here.bytes == MCH_KEPT_BYTES && there.bytes == here.bytes);
+  keep(&here, &there, MCH_KEPT_LEAST, 9);
+  CHECK(here.places[1] == NULL && here.places[2] != NULL);
+  mch_kept_clear(&here);
+  mch_kept_clear(&there);
+  CHECK(here.bytes == 0);
+}
+
 static void refuses(void) {
   struct mch_kept kept = {0}, none = {0};
   keep(&kept, &none, MCH_KEPT_LEAST, 1);
@@ -116,6 +133,7 @@ static void refuses(void) {
 int main(void) {
   tells();
   forgets();
+  is_bounded();
   refuses();
   return check_report();
 }
