@@ -539,7 +539,7 @@ function pool:timeout() end
 --- call, its worker's process group is killed.
 --- Either way it ends as `cancelled`, and is received as such.
 ---
---- Blocks: never
+--- Blocks: never; for a task on another machine until that has told which it was, at most a second
 ---@param runid integer its run ID
 ---@return string # `"queued"` or `"running"`: what the task was; nil: it had ended
 function pool:cancel(runid) end

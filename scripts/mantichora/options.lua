@@ -192,11 +192,19 @@ local limit_options = {
   files = integer_from(1, "a positive integer"),
 }
 
+-- What is wrong with a key that is no name, as in { "box1" }; nil: it is one.
+local function nameless(key)
+  if type(key) == "string" then return end
+  local what = (type(key) == "number" or type(key) == "boolean") and tostring(key) or "a " .. core.typename(key)
+  return ("options have names: [%s] has none (a list may have been meant as the value of an option)"):format(what)
+end
+
 local function check_limits(name, value)
   if type(value) ~= "table" then return nil, complain(name, "a table", value) end
   local checked = {}
   for key, limit in pairs(value) do
     local check_limit = limit_options[key]
+    if nameless(key) then return nil, "option 'limits': " .. nameless(key) end
     if not check_limit then
       local hint = options_of.pool[key] and "it is an option of the pool: " .. key
         or ("did you mean 'limits.%s'?"):format((nearest(key, limit_options)))
@@ -352,6 +360,7 @@ local names = { limits = "the pool's limits", pool = "the pool" }
 
 -- The message about an option that `owner` does not have: whose it is, or which name is nearest.
 local function unknown_option(name, owner)
+  if nameless(name) then return nameless(name) end
   local best, least = nearest(name, options_of[owner])
   local hint = ("did you mean '%s'?"):format(best)
   for _, other in ipairs(owners) do
