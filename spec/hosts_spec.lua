@@ -53,6 +53,19 @@ describe("hosts", function()
     assert.truthy(tostring(failure):find("in worker %d+ on b, after"))
   end)
 
+  it("answer many items at once, each with its own value", function()
+    local mcore <close> = pool {}
+    local list, wrong = {}, 0
+    for i = 1, 200000 do list[i] = i << 40 end
+    for _ = 1, 3 do
+      local results = mcore:map(function(x) return x + 1 end, list)
+      for i = 1, #list do
+        if results[i] ~= list[i] + 1 then wrong = wrong + 1 end
+      end
+    end
+    assert.are.equal(0, wrong)
+  end)
+
   it("end tasks in all ways", function()
     local mcore <close> = pool { on_error = "return" }
     mcore:run(function() return 1 end)

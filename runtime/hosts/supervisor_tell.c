@@ -155,15 +155,15 @@ static void count_answered(struct supervisor *self, struct mch_task *batch, uint
 void mch_supervisor_say_records(struct supervisor *self) {
   static const uint64_t none = MCH_UNMEASURED;
   struct mch_course course = {(int)self->record_pid, self->record_slot, 0, none, none, none, NULL};
-  struct mch_link_body body = {self->records.data, self->records.length, NULL, NULL};
   uint32_t count = self->record_count;
   if (count == 0)
     return;
   self->record_count = 0;
   put_course_facts(&self->front, self->record_ticket, &course, count);
+  mch_buf_append(&self->front, self->records.data, self->records.length);
   check(self->front.failed | self->records.failed);
-  check(mch_link_send(self->link, MCH_HOSTS_ANSWERED, self->front.data, self->front.length, &body));
-  mch_buf_clear(&self->records);
+  mch_buf_clear(&self->records); /* what stands in a head is copied, however long it is */
+  check(mch_link_send(self->link, MCH_HOSTS_ANSWERED, self->front.data, self->front.length, NULL));
 }
 
 static void answered(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
