@@ -528,18 +528,18 @@ static void next_item(const struct mch_worker *worker, struct items *items, stru
 
 /* Note that item `number` is begun. Where items last no time some are noted at once. Without a note
  * it must not begin: then it is given back. */
-static void note_item(struct mch_worker *worker, uint32_t ticket, uint32_t number, uint32_t count,
-                      int precise) {
-  uint32_t bound = number + (precise ? 1 : MCH_ITEMS_RESERVED);
+static int note_item(struct mch_worker *worker, uint32_t ticket, uint32_t number, uint32_t count) {
+  uint32_t bound = number + (worker->exact ? 1 : MCH_ITEMS_RESERVED);
   if (number < worker->noted)
-    return;
+    return 0;
   worker->noted = bound < count ? bound : count;
   if (worker->begun >= 0 &&
       mch_platform_mark_set(worker->begun, mch_begun_word(ticket, worker->noted) |
-                                               (precise ? MCH_BEGUN_EXACT : 0)) != 0) {
+                                               (worker->exact ? MCH_BEGUN_EXACT : 0)) != 0) {
     atomic_fetch_sub(&worker->shared->items, 1);
     break_off(worker);
   }
+  return 1;
 }
 
 /* Begin the next item of the batch, which must be `number`, at `start`. 0 when it and the others
@@ -562,15 +562,37 @@ static int claim_item(struct mch_worker *worker, uint32_t ticket, uint32_t numbe
   return 1;
 }
 
-/* After an item that took so long that it may have written, so many are timed more precisely. */
-enum { PRECISE_ITEMS = 16 };
+/* After an item that took so long that it may have written, so many are noted one by one; */
+enum { EXACT_ITEMS = 16 };
+/* and so many are timed more precisely: the more, the more often that was said of one only since
+ * what is around an item took so long. */
+enum { LEAST_PRECISE = 16, MOST_PRECISE = 4096 };
+
+/* An item is over; `was_precise`: it was timed so. */
+static void note_time(struct mch_worker *worker, struct mch_run *run, int is_silent,
+                      int was_precise) {
+  int times = worker->precise_for;
+  if (is_silent) {
+    worker->exact -= worker->exact > 0;
+    run->precise -= run->precise > 0;
+    times -= was_precise ? 0 : times / 16;
+  } else {
+    worker->exact = EXACT_ITEMS;
+    times *= was_precise ? 1 : 2;
+  }
+  worker->precise_for = times < LEAST_PRECISE  ? LEAST_PRECISE
+                        : times > MOST_PRECISE ? MOST_PRECISE
+                                               : times;
+  if (!is_silent)
+    run->precise = worker->precise_for;
+}
 
 /* Run one item and answer; returns when the next one may begin. */
 static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t number,
                          unsigned options, uint64_t start, struct mch_run *run,
                          struct mch_buf *graph) {
   enum mch_kind kind;
-  int is_silent;
+  int is_silent, was_precise = run->precise > 0;
   mch_chaos_begin_task(&worker->chaos, run->runid, 0);
   mch_chaos_busy(&worker->chaos);
   worker->runid = run->runid;
@@ -583,14 +605,11 @@ static uint64_t run_item(struct mch_worker *worker, uint32_t ticket, uint32_t nu
   mch_chaos_busy(&worker->chaos);
   is_silent = kind == MCH_KIND_OK && was_silent(worker, run->own_time) &&
               !has_consequences(worker, ticket, options, kind);
-  if (is_silent) {
-    run->precise -= run->precise > 0;
-    if (worker->cpu == MCH_UNMEASURED) /* nobody listens */
-      return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
-  } else {
-    run->precise = PRECISE_ITEMS;
+  note_time(worker, run, is_silent, was_precise);
+  if (!is_silent)
     find_positions(worker);
-  }
+  else if (worker->cpu == MCH_UNMEASURED) /* nobody listens */
+    return answer_silent_item(worker, number, graph) ? run->ended : mch_now();
   answer_item(worker, number, kind, start, run->ended - start, graph);
   if (has_consequences(worker, ticket, options, kind))
     await_conclusions(worker, ticket, number + 1);
@@ -619,11 +638,12 @@ static void run_batch(struct mch_worker *worker, const struct mch_message_in *me
   worker->attempt = 0;
   worker->ticket = ticket; /* all its items may have been taken back by now */
   run.first = 1;
-  run.precise = 1; /* it is not known yet how long they take */
+  run.precise = worker->exact = 1; /* it is not known yet how long they take */
   for (number = 0; !worker->spent; number++) {
     if (!claim_item(worker, ticket, number, count, now))
       break;
-    note_item(worker, ticket, number, count, run.precise);
+    if (note_item(worker, ticket, number, count))
+      now = mch_now(); /* the note is none of the item's time */
     next_item(worker, &items, &run);
     run.runid = message->head.runid + number;
     run.stream = run.runid;

@@ -22,6 +22,8 @@ struct mch_worker {
   uint32_t passed;      /* the last ticket taken off the stream */
   uint64_t since;       /* when what runs was begun, as the page has it */
   uint32_t noted;       /* of the batch that runs: items below it are noted there as begun */
+  int exact;            /* of its next items so many are noted one by one */
+  int precise_for;      /* so many are timed more precisely after one that seemed to take long */
   int owner;            /* the process whose pool this is */
   int lifeline;         /* read end */
   int pipes[2];     /* own copies of the ends that are stdout and stderr, to ask for positions */
