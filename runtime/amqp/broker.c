@@ -9,6 +9,7 @@
 
 #include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
@@ -99,22 +100,26 @@ int mch_account_find(struct mch_account *account, const char *url, const char *p
 
 /* -- what goes wrong ---------------------------------------------------------------------- */
 
+/* The hint is what helps: of the rest is said what there is room for. */
 static int say(struct mch_broker *broker, struct mch_error *error, const char *what,
                const char *why, const char *hint) {
-  return mch_error_set(error, MCH_SYSTEM, "%s (broker %s:%d): %.300s%s", what,
-                       broker->account->url.host, broker->account->url.port, why, hint);
+  char head[128];
+  int length = snprintf(head, sizeof head, "%s (broker %.60s:%d): ", what,
+                        broker->account->url.host, broker->account->url.port);
+  int room = (int)(sizeof error->text - 1 - strlen(hint)) - length;
+  return mch_error_set(error, MCH_SYSTEM, "%s%.*s%s", head, room < 0 ? 0 : room, why, hint);
 }
 
 /* What can be done about it, where that is known. */
 static const char *hint_for(const char *text) {
-  if (strstr(text, "timeout value used") != NULL ||
+  if (strstr(text, "timeout value used") != NULL || strstr(text, "Timeout value used") != NULL ||
       strstr(text, "delivery acknowledgement") != NULL)
-    return ": something here was stopped for longer than the broker's consumer_timeout; set a "
+    return ": what ran here was stopped for longer than the broker's consumer_timeout; set a "
            "larger "
            "one in its rabbitmq.conf (consumer_timeout = 86400000)";
   if (strstr(text, "ACCESS_REFUSED") != NULL)
-    return ": give the user the rights `rabbitmqctl set_permissions -p VHOST USER \"^mantichora\" "
-           "\"^mantichora|^amq.default\" \"^mantichora\"`, or a right password";
+    return ": a right password, or `rabbitmqctl set_permissions -p VHOST USER '^mantichora' "
+           "'^(mantichora|amq\\.default)' '^mantichora'`";
   if (strstr(text, "not found") != NULL && strstr(text, "vhost") != NULL)
     return ": make it by `rabbitmqctl add_vhost`";
   if (strstr(text, "max-length") != NULL || strstr(text, "max_length") != NULL)

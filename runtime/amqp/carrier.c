@@ -32,7 +32,7 @@ enum {
   PIECE = MCH_SEAL_MOST - MCH_SEAL_ROOM,
   SMALL = PIECE / 4 /* what gets memory of its own size */
 };
-static const uint64_t presence_every = 400000000u, absent_for = 700000000u;
+static const uint64_t presence_every = 300000000u, absent_for = 500000000u;
 static const uint64_t absence_counts_after = 10000000000u; /* a new connection: both are late */
 static const uint64_t longest_pause = 2000000000u, end_within = 1000000000u;
 static const uint64_t tell_within = 100000000u;
@@ -63,6 +63,7 @@ struct carrier {
   uint64_t told, told_at; /* what the other side knows of `ours`, and 1; 0: nothing */
   uint64_t opened, looked, absent_since, ended;
   int seen, eof;
+  unsigned opens; /* connections so far */
   /* The receiver's. */
   struct mch_broker down;
   struct mch_seal in, hear_taken;
@@ -234,6 +235,7 @@ static int open_sender(struct carrier *carrier) {
   carrier->opened = carrier->looked = mch_now();
   carrier->absent_since = 0;
   carrier->seen = 0;
+  carrier->opens++;
   carrier->told = 0; /* it may have been lost */
   for (i = 0; i < carrier->count; i++)
     if (publish_kept(carrier, kept_at(carrier, i)) != 0)
@@ -303,6 +305,13 @@ static void take_frames(struct carrier *carrier) {
   }
 }
 
+/* Whether the other side has read its queue by this connection, or, as its answers show, by the
+ * first one. A script answers after it read the greeting; a machine, perhaps, before it reads. */
+static int was_there(const struct carrier *carrier) {
+  uint64_t proof = carrier->is.machine == NULL ? 1 : 2;
+  return carrier->seen || (carrier->opens == 1 && atomic_load(&carrier->theirs) >= proof);
+}
+
 /* The other side reads the queue that this one fills, or it has gone. */
 static void look_for_other(struct carrier *carrier) {
   uint64_t now = mch_now();
@@ -324,7 +333,7 @@ static void look_for_other(struct carrier *carrier) {
   }
   carrier->seen |= answer->consumer_count > 0;
   if (answer->consumer_count > 0 ||
-      (!carrier->seen && now - carrier->opened < absence_counts_after))
+      (!was_there(carrier) && now - carrier->opened < absence_counts_after))
     carrier->absent_since = 0;
   else if (carrier->absent_since == 0)
     carrier->absent_since = now;

@@ -66,11 +66,16 @@ function broker:kill()
   process.wait(function() return not process.runs(self.pid) end)
 end
 
+--- What `rabbitmqctl` says to these words.
+function broker:control(words)
+  local got = shell.run(self.environment .. "/usr/lib/rabbitmq/bin/rabbitmqctl -q " .. words)
+  return got.status == 0 and got.out or error(got.err)
+end
+
 --- Bytes that it holds in its queues.
 function broker:waiting()
   local sum = 0
-  local got = shell.run(self.environment .. "/usr/lib/rabbitmq/bin/rabbitmqctl -q list_queues message_bytes")
-  for bytes in got.out:gmatch("%d+") do sum = sum + tonumber(bytes) end
+  for bytes in self:control("list_queues message_bytes"):gmatch("%d+") do sum = sum + tonumber(bytes) end
   return sum
 end
 
