@@ -388,6 +388,95 @@ ssl_options.keyfile = $FOLDER/server.key
       assert.is_nil((got.out .. got.err):find("guest:guest", 1, true))
     end)
 
+    -- The program's own words for a command line of this fleet.
+    local function by_host(words)
+      return ("env MANTICHORA_TEST=%s HOME=%s XDG_CONFIG_HOME= %s %s"):format(mark, home, shell.host, words)
+    end
+
+    it("takes a machine that joins late, and one that comes in the place of one that was killed", function()
+      local folder = shell.folder()
+      shell.write(folder .. "/script", [[
+        local mantichora = require "mantichora"
+        local url, folder, agent = table.unpack(arg)
+        local function read(name)
+          local file <close> = assert(io.open(folder .. "/" .. name))
+          return file:read("a")
+        end
+        local function start(name)
+          os.execute(("%s >%s/%s.log 2>&1 & echo $! >%s/%s"):format(agent, folder, name, folder, name))
+          return read(name)
+        end
+        local pool = mantichora { hosts = url, progressbar = false, connect_timeout = 60 }
+        pool:run(string.upper, "late")
+        assert(pool:poll(0.3) == 0) -- nobody is there
+        local first = start "first"
+        print(pool:returns()[1], #pool:workers())
+        os.execute("kill -9 " .. first)
+        start "second"
+        local id = read "first.log":match "(%S+) joined"
+        repeat pool:poll(0.02) until not os.execute(("pgrep -f '[c]onnect %s %s' >/dev/null"):format(url, id))
+          and #pool:workers() == 4
+        pool:run(string.upper, "again")
+        print(pool:returns()[1])
+        os.execute("kill " .. read "second")
+        os.exit(0, false) -- to wait for the lease of the first is not what this is about
+      ]])
+      local got = shell.run(by_host(("%s/script %s %s %s"):format(folder, mq:url("late"), folder,
+        shell.quote(by_host(("worker %s --slots 2 --allow-root"):format(mq:url("late")))))), { timeout = 40 })
+      shell.remove(folder)
+      assert.equal("LATE\t2\nAGAIN\n", got.out, got.err)
+    end)
+
+    it("is shared evenly by scripts that have work, each with modules and values of its own", function()
+      local folder = shell.folder()
+      shell.write(folder .. "/script", [[
+        local mantichora = require "mantichora"
+        local url, folder, name, other, first = table.unpack(arg)
+        package.preload.mine = function() return { name = name } end
+        own = name
+        local pool <close> = mantichora { hosts = url, progressbar = false }
+        local function reach(what)
+          local file <close> = assert(io.open(folder .. "/" .. name .. what, "w"))
+        end
+        local function meet(what)
+          reach(what)
+          repeat
+            local file <close> = io.open(folder .. "/" .. other .. what)
+          until file or not pool:poll(0.02)
+        end
+        local function slots(count)
+          repeat pool:poll(0.02) until #pool:workers() == count
+        end
+        if first then
+          pool:start()
+          slots(4)
+        end
+        meet "there"
+        pool:start()
+        slots(2)
+        meet "half"
+        local values = pool:map(function()
+          mantichora.sleep(0.01)
+          seen = (seen or own) .. own
+          return require "mine".name .. own .. (seen:match("[^" .. own .. "]") or "")
+        end, { n = 30 })
+        for i = 1, 30 do assert(values[i] == name .. name, values[i]) end
+        print(name, #pool:workers())
+        meet "done"
+        if first then slots(4) end
+        reach "left"
+      ]])
+      local agent = shell.run(by_host(("worker %s --slots 4 --allow-root >%s/log 2>&1 & echo $!"):format(
+        mq:url("even"), folder))).out:match("%d+")
+      agents[#agents + 1] = { pid = tonumber(agent), log = folder .. "/log" }
+      local function script(words)
+        return by_host(("%s/script %s %s %s"):format(folder, mq:url("even"), folder, words))
+      end
+      local got = shell.run(("{ %s & %s; wait; } | sort"):format(script "a b first", script "b a"), { timeout = 40 })
+      assert.equal("a\t2\nb\t2\n", got.out, got.err)
+      shell.remove(folder)
+    end)
+
     it("names the setting of the broker that must change", function()
       -- A user who may not do what is needed.
       mq:control [[eval '

@@ -49,6 +49,8 @@ struct carrier {
   struct mch_seal welcome;
   int wake[2];             /* to the sender: look what is new of these: */
   _Atomic int met;         /* the session's keys are there */
+  _Atomic int reads;       /* this side reads its queue */
+  _Atomic int answered;    /* the other side has said that it does */
   _Atomic uint64_t ours;   /* the counter of what was handed on here last */
   _Atomic uint64_t theirs; /* the other side has all whose counter is below */
   _Atomic int waits;       /* the sender does, for that one */
@@ -253,11 +255,13 @@ static void drop_confirmed(struct carrier *carrier) {
   }
 }
 
-/* Say what was handed on here: of many messages at once, or after a while. */
+/* Say what was handed on here: of many messages at once, or after a while. The first time, that
+ * this side reads. */
 static void tell_taken(struct carrier *carrier) {
   unsigned char number[8], bytes[MCH_SEAL_ROOM + sizeof number];
   uint64_t ours = atomic_load(&carrier->ours), now = mch_now();
-  if (!atomic_load(&carrier->met) || carrier->up.state == NULL || carrier->told == ours + 1 ||
+  if (!atomic_load(&carrier->met) || !atomic_load(&carrier->reads) || carrier->up.state == NULL ||
+      carrier->told == ours + 1 ||
       (carrier->told > 0 && ours + 1 - carrier->told < EVERY &&
        now - carrier->told_at < tell_within && !atomic_load(&carrier->finished)))
     return;
@@ -305,11 +309,10 @@ static void take_frames(struct carrier *carrier) {
   }
 }
 
-/* Whether the other side has read its queue by this connection, or, as its answers show, by the
- * first one. A script answers after it read the greeting; a machine, perhaps, before it reads. */
+/* Whether the other side has read its queue since this connection was made: it was seen there, or,
+ * at the first one, it has said so. */
 static int was_there(const struct carrier *carrier) {
-  uint64_t proof = carrier->is.machine == NULL ? 1 : 2;
-  return carrier->seen || (carrier->opens == 1 && atomic_load(&carrier->theirs) >= proof);
+  return carrier->seen || (carrier->opens == 1 && atomic_load(&carrier->answered));
 }
 
 /* The other side reads the queue that this one fills, or it has gone. */
@@ -502,8 +505,10 @@ static void take_message(struct carrier *carrier, amqp_bytes_t body) {
     leave(255, "a message was made by another key, or changed on its way: the connection ends");
   if (kind != MCH_CARRY_TAKEN)
     take_stream(carrier, &sealed);
-  else if (sealed.length == 8)
+  else if (sealed.length == 8) {
+    atomic_store(&carrier->answered, 1);
     hear_taken(carrier, mch_load_u64(sealed.bytes));
+  }
 }
 
 static int open_receiver(struct carrier *carrier) {
@@ -515,8 +520,11 @@ static int open_receiver(struct carrier *carrier) {
     if (mch_broker_reply(broker, "cannot set a limit", &error) == 0) {
       amqp_basic_consume(broker->state, CHANNEL, amqp_cstring_bytes(carrier->from),
                          amqp_empty_bytes, 0, 0, 0, amqp_empty_table);
-      if (mch_broker_reply(broker, "cannot read a queue", &error) == 0)
+      if (mch_broker_reply(broker, "cannot read a queue", &error) == 0) {
+        atomic_store(&carrier->reads, 1);
+        wake_sender(carrier);
         return 0;
+      }
     }
   }
   note_failure(broker, &error);

@@ -71,6 +71,14 @@ static struct fleet *make(const struct mch_account *account, const unsigned char
   return fleet;
 }
 
+/* It came to nothing: the status to exit with. */
+static int give_up(struct fleet *fleet, const struct mch_error *error) {
+  fprintf(stderr, "mantichora-amqp: %s\n", error->text);
+  mch_broker_close(&fleet->broker);
+  free(fleet);
+  return 1;
+}
+
 static void say(struct fleet *fleet, const char *exchange, uint8_t kind, const char *text) {
   unsigned char bytes[512];
   size_t length;
@@ -338,10 +346,8 @@ int mch_fleet_work(const struct mch_agent_config *config) {
   fleet->is = *config;
   handle_signals();
   name_self(fleet);
-  if (join(fleet, 1, &error) != 0) {
-    fprintf(stderr, "mantichora-amqp: %s\n", error.text);
-    return 1;
-  }
+  if (join(fleet, 1, &error) != 0)
+    return give_up(fleet, &error);
   fleet->pause = 1; /* whatever comes after this is another time */
   fprintf(stderr, "mantichora-amqp: %s joined %s with %u slots\n", fleet->id, config->url,
           config->slots);
@@ -440,16 +446,12 @@ int mch_fleet_list(const struct mch_account *account, const unsigned char *site_
     return 1;
   mch_carrier_draw(fleet->id, 16);
   /* What must be refused is refused before the link comes up. */
-  if (join(fleet, 0, &error) != 0) {
-    fprintf(stderr, "mantichora-amqp: %s\n", error.text);
-    return 1;
-  }
+  if (join(fleet, 0, &error) != 0)
+    return give_up(fleet, &error);
   mch_broker_close(&fleet->broker);
   fleet->link = mch_link_serve(&serve, &error);
-  if (fleet->link == NULL) {
-    fprintf(stderr, "mantichora-amqp: %s\n", error.text);
-    return 1;
-  }
+  if (fleet->link == NULL)
+    return give_up(fleet, &error);
   signal(SIGPIPE, SIG_IGN);
   for (;;) {
     struct timeval at_once = {0, 0};
