@@ -272,6 +272,26 @@ describe("hosts", function()
     assert.are.same({ n = 1, 5 }, mcore:returns())
   end)
 
+  it("begin one task at a time where there is less memory than is to be free", function()
+    local mcore <close> = pool { slots = 2, min_free_memory = 1 << 50 }
+    local file = os.tmpname()
+    for _ = 1, 4 do
+      mcore:run(function()
+        for _, sign in ipairs { "+", "-" } do
+          local out <close> = io.open(file, "a")
+          out:write(sign)
+          if sign == "+" then
+            out:flush()
+            mantichora.sleep(0.03)
+          end
+        end
+      end)
+    end
+    mcore:returns()
+    assert.are.equal("+-+-+-+-", shell.run("cat " .. file).out)
+    os.remove(file)
+  end)
+
   it("say of a task that is cancelled whether it had begun", function()
     local mcore <close> = pool { slots = 1, on_error = "return" }
     local file = os.tmpname()

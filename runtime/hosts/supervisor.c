@@ -111,13 +111,19 @@ void mch_supervisor_requeue(struct supervisor *self, struct here *here) {
     enqueue(self, here);
 }
 
+/* Where memory is scarce one at a time begins, and what was sent ahead comes back. */
 static int admits(struct supervisor *self, uint64_t now) {
-  if (self->min_free == 0 || self->engine->ops->running(self->engine, NULL, NULL) == 0)
+  const struct mch_engine_ops *ops = self->engine->ops;
+  unsigned waiting;
+  int was_scarce = self->scarce;
+  if (self->min_free == 0 || ops->running(self->engine, NULL, &waiting) + waiting == 0)
     return 1;
   if (now < self->looked_at_memory + look_at_memory)
     return !self->scarce;
   self->looked_at_memory = now;
   self->scarce = mch_memory_available("") < self->min_free;
+  if (self->scarce && !was_scarce)
+    ops->withdraw(self->engine);
   return !self->scarce;
 }
 
