@@ -245,6 +245,19 @@ describe("hosts", function()
     assert.are.equal(10000000, got[2])
   end)
 
+  it("hold a large value once as it passes, there and back", function()
+    if program:find("asan", 1, true) then return pending("a sanitizer keeps freed memory") end
+    local mcore <close> = pool { slots = 1, capture_warn = 0 }
+    mcore:run(function() end)
+    mcore:returns()
+    local value = ("x"):rep(48 << 20)
+    mcore:run(function(it) return it end, value)
+    assert.is_true(mcore:returns()[1] == value)
+    local file <close> = io.open(("/proc/%d/status"):format(supervisor(mcore)))
+    local peak = tonumber(file:read("a"):match("VmHWM:%s*(%d+)")) * 1024
+    assert.is_true(peak < 1.5 * #value, peak)
+  end)
+
   it("go on through many small messages, which fill all buffers at times", function()
     local got = shell.run(program .. " " .. script_of(([[
       local mantichora = require "mantichora"

@@ -14,7 +14,7 @@
 #include "runtime/show/output.h"
 
 enum { UNSENT_MOST = 8 * 1024 * 1024, AT_ONCE = 64 * 1024 * 1024, MOST_MESSAGES = 4096 };
-enum { HELD_BACK = 32 * 1024, MUCH = 4, CROWD = 16 };
+enum { HELD_BACK = 32 * 1024, MUCH = 4, CROWD = 16, LARGE = 1024 * 1024 };
 static const uint64_t held_for = 200000u;
 static const uint64_t shortest_nap = 50000u, longest_nap = 500000u, longest_step = 50000000u;
 static const uint64_t look_at_memory = 100000000u;
@@ -58,8 +58,13 @@ static void dequeue(struct supervisor *self, struct here *here) {
     self->last = here->previous;
 }
 
+static int is_large(const struct mch_task *task) {
+  return task->cargo != NULL && task->cargo->size >= LARGE;
+}
+
 void mch_supervisor_forget(struct supervisor *self, struct here *here) {
   mch_supervisor_look_soon(self);
+  self->large -= is_large(here->task) ? 1 : 0;
   dequeue(self, here);
   self->here[mch_hosts_place(here->ticket)] = NULL;
   self->count--;
@@ -79,7 +84,27 @@ static struct here *admit(struct supervisor *self, struct mch_task *task, uint32
   self->here[mch_hosts_place(ticket)] = here;
   self->count++;
   self->items += task->batch != NULL ? task->batch->count : 0;
+  self->large += is_large(task) ? 1 : 0;
   return here;
+}
+
+/* A graph that is large goes when its task has begun: the result may be as large. */
+static void let_go(struct supervisor *self) {
+  enum { MOST = 256 };
+  struct mch_worker_info infos[MOST];
+  size_t count = self->engine->ops->workers(self->engine, infos, MOST), i;
+  uint32_t place;
+  for (i = 0; i < count; i++)
+    for (place = 0; infos[i].busy && place < MCH_HOSTS_PLACES; place++) {
+      struct here *here = self->here[place];
+      if (here == NULL || !here->submitted || !is_large(here->task) ||
+          here->task->runid != infos[i].runid)
+        continue;
+      self->large--;
+      here->is_bare = 1;
+      mch_cargo_drop(here->task->cargo);
+      here->task->cargo = NULL;
+    }
 }
 
 uint32_t mch_supervisor_keep(struct supervisor *self, struct mch_task *part) {
@@ -105,7 +130,9 @@ void mch_supervisor_return(struct supervisor *self, struct here *here) {
 /* The fork engine does not have it any more, and it has not begun. */
 void mch_supervisor_requeue(struct supervisor *self, struct here *here) {
   here->submitted = 0;
-  if (self->recalling)
+  if (here->is_bare) /* never, since it has begun */
+    mch_supervisor_fail(self, here, "what it came with is not here any more");
+  else if (self->recalling)
     mch_supervisor_return(self, here);
   else
     enqueue(self, here);
@@ -601,6 +628,8 @@ static int loop(struct supervisor *self) {
       mch_supervisor_hear_asks(self);
     if (self->engine != NULL) {
       work(self);
+      if (self->large > 0)
+        let_go(self);
       tell_workers(self, mch_now());
       if (mch_output_next(self->config->output) <= mch_now())
         mch_output_pump(self->config->output, mch_now(), 1);

@@ -18,6 +18,7 @@ struct here {
   struct mch_task *task;
   uint32_t ticket;
   int granted, queued, submitted;
+  int is_bare; /* it has begun, and its graph was let go */
 };
 
 /* A module that workers have asked for, and what the pool said. */
@@ -61,6 +62,7 @@ struct supervisor {
   struct mch_buf records;    /* answers that are not said yet: so many, of the batch */
   uint32_t record_count, record_ticket, record_pid, record_slot;
   uint64_t min_free, looked_at_memory;
+  size_t large; /* tasks here with a large graph */
   uint64_t looked_at_workers, look_at, look_step;
   int scarce, told_busy;
   struct mch_buf head, scratch, told; /* told: the last WORKERS */
