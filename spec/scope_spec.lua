@@ -79,9 +79,11 @@ for _, engine in ipairs { "fork", "snapshot", "inline" } do
         mcore:run(work, "nil")
         error(nil)
       end)))
-      for _, name in ipairs { "end1", "end2", "end3", "break", "return", "coroutine", "nil" } do
+      for _, name in ipairs { "end1", "end2", "end3", "break", "return", "coroutine" } do
         assert.is_true(exists(folder .. "/" .. name), name)
       end
+      -- Lua 5.5 makes an error of a nil: the text "<no error object>".
+      assert.are.equal(_VERSION == "Lua 5.4", exists(folder .. "/nil"))
       shell.remove(folder)
     end)
 
