@@ -23,7 +23,12 @@ function process.descriptors()
 end
 
 function process.threads()
-  return #list(("ls /proc/%d/task"):format(process.pid()))
+  local count = 0
+  for _, line in ipairs(list(("cat /proc/%d/task/*/stat 2>/dev/null"):format(process.pid()))) do
+    local flags = line:match(".*%) %a" .. (" %-?%d+"):rep(5) .. " (%d+)")
+    if tonumber(flags) & 4 == 0 then count = count + 1 end -- PF_EXITING: it was joined, and is about to go
+  end
+  return count
 end
 
 --- Processes whose parent is this one, zombies too, without those of the look itself.
