@@ -349,6 +349,7 @@ static void hear_supervisor(const uint8_t *data, size_t size) {
     if (ended[i] != 1 + parts[i] || (i % 3 == 1 && items[i] != ITEMS))
       abort();
   mch_machine_drop(machine);
+  free(engine.taken);
   mch_output_unref(engine.config.output);
   mch_buf_free(&engine.scratch);
   mch_buf_free(&hosts.format);
