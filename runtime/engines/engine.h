@@ -152,6 +152,14 @@ struct mch_worker_info {
   const char *host; /* of its machine; NULL: this one */
 };
 
+/* Whether one of these workers runs the task or item with this run ID. */
+static inline int mch_is_run_by(const struct mch_worker_info *infos, size_t count, uint64_t runid) {
+  size_t i = 0;
+  while (i < count && !(infos[i].busy && infos[i].runid == runid))
+    i++;
+  return i < count;
+}
+
 struct mch_engine;
 struct mch_engine_ops {
   /* The first worker (owner only). 0, or an error when there is none. */

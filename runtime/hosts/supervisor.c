@@ -92,19 +92,18 @@ static struct here *admit(struct supervisor *self, struct mch_task *task, uint32
 static void let_go(struct supervisor *self) {
   enum { MOST = 256 };
   struct mch_worker_info infos[MOST];
-  size_t count = self->engine->ops->workers(self->engine, infos, MOST), i;
+  size_t count = self->engine->ops->workers(self->engine, infos, MOST);
   uint32_t place;
-  for (i = 0; i < count; i++)
-    for (place = 0; infos[i].busy && place < MCH_HOSTS_PLACES; place++) {
-      struct here *here = self->here[place];
-      if (here == NULL || !here->submitted || !is_large(here->task) ||
-          here->task->runid != infos[i].runid)
-        continue;
-      self->large--;
-      here->is_bare = 1;
-      mch_cargo_drop(here->task->cargo);
-      here->task->cargo = NULL;
-    }
+  for (place = 0; place < MCH_HOSTS_PLACES; place++) {
+    struct here *here = self->here[place];
+    if (here == NULL || !here->submitted || !is_large(here->task) ||
+        !mch_is_run_by(infos, count, here->task->runid))
+      continue;
+    self->large--;
+    here->is_bare = 1;
+    mch_cargo_drop(here->task->cargo);
+    here->task->cargo = NULL;
+  }
 }
 
 uint32_t mch_supervisor_keep(struct supervisor *self, struct mch_task *part) {

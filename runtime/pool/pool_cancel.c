@@ -109,14 +109,22 @@ static int cut_item(struct mch_pool *pool, struct mch_task *task, uint32_t numbe
   return 1;
 }
 
-/* The engine will say what has become of it: whatever that is, the item ends as cancelled. */
-static int cancel_item_there(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
+/* Where the item is among those that are to end as cancelled; NULL: it is not. */
+static uint64_t *find_unwanted(const struct mch_pool *pool, uint64_t runid) {
   size_t i;
-  uint64_t *unwanted;
   for (i = 0; i < pool->unwanted_count; i++)
     if (pool->unwanted[i] == runid)
-      return 2;
-  unwanted = mch_grow(pool->unwanted, &pool->unwanted_room, i + 1, sizeof *unwanted);
+      return &pool->unwanted[i];
+  return NULL;
+}
+
+/* The engine will say what has become of it: whatever that is, the item ends as cancelled. */
+static int cancel_item_there(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
+  uint64_t *unwanted;
+  if (find_unwanted(pool, runid) != NULL)
+    return 2;
+  unwanted =
+      mch_grow(pool->unwanted, &pool->unwanted_room, pool->unwanted_count + 1, sizeof *unwanted);
   if (unwanted == NULL)
     return 0;
   pool->unwanted = unwanted;
@@ -126,13 +134,11 @@ static int cancel_item_there(struct mch_pool *pool, struct mch_task *task, uint6
 }
 
 int mch_cancel_is_due(struct mch_pool *pool, uint64_t runid) {
-  size_t i;
-  for (i = 0; i < pool->unwanted_count; i++)
-    if (pool->unwanted[i] == runid) {
-      pool->unwanted[i] = pool->unwanted[--pool->unwanted_count];
-      return 1;
-    }
-  return 0;
+  uint64_t *unwanted = find_unwanted(pool, runid);
+  if (unwanted == NULL)
+    return 0;
+  *unwanted = pool->unwanted[--pool->unwanted_count];
+  return 1;
 }
 
 static int cancel_item(struct mch_pool *pool, struct mch_task *task, uint64_t runid) {
@@ -205,11 +211,8 @@ int mch_pool_cancel(struct mch_pool *pool, uint64_t runid) {
 static int is_told_to_run(struct mch_engine *engine, uint64_t runid) {
   enum { MOST = 256 };
   struct mch_worker_info infos[MOST];
-  size_t count = engine->ops->workers(engine, infos, MOST), i;
-  for (i = 0; i < count; i++)
-    if (infos[i].busy && infos[i].runid == runid)
-      return 1;
-  return count == MOST;
+  size_t count = engine->ops->workers(engine, infos, MOST);
+  return count == MOST || mch_is_run_by(infos, count, runid);
 }
 
 int mch_pool_what_was_cancelled(struct mch_pool *pool, uint64_t runid) {
