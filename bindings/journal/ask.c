@@ -51,7 +51,7 @@ static void read_options(lua_State *L, struct call *call) {
   call->walk = option(L, call, "walk");
 }
 
-/* Push the keyer of single calls. */
+/* Push a keyer that knows the files of this journal. */
 static void push_new_keyer(lua_State *L, struct journal *journal) {
   mch_keyer_push(L);
   mch_files_set_memory(
@@ -59,6 +59,7 @@ static void push_new_keyer(lua_State *L, struct journal *journal) {
       &(struct mch_files_memory){mch_journal_find_file, mch_journal_keep_file, journal});
 }
 
+/* Push the keyer of single calls. */
 static int push_keyer(lua_State *L, struct journal *journal) {
   if (journal->keyer == LUA_NOREF) {
     push_new_keyer(L, journal);

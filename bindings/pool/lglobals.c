@@ -436,6 +436,7 @@ static int encode_additions(lua_State *L) {
 static void renew_additions(lua_State *L, struct lpool *lpool, unsigned reach) {
   struct mch_hosts *hosts = lpool->hosts;
   uint64_t now[MCH_REACH_LIBRARIES];
+  _Static_assert(sizeof now == sizeof hosts->additions_stamps, "a stamp for each library");
   memcpy(now, hosts->additions_stamps, sizeof now);
   mch_lglobals_stamp_additions(L, hosts, reach, now);
   if (memcmp(now, hosts->additions_stamps, sizeof now) == 0)
@@ -514,9 +515,7 @@ int mch_lglobals_seal(lua_State *L, struct lpool *lpool, struct mch_encoder *enc
   int top = lua_gettop(L), again = 0, named;
   unsigned all = MCH_REACH_ALL, *reach = encoder->reach != NULL ? encoder->reach : &all;
   luaL_checkstack(L, 32, NULL);
-  lua_pushnil(L);
-  named = lua_next(L, s.names);
-  lua_settop(L, top);
+  named = !mch_modules_is_empty(L, s.names);
   if (named) /* what those globals can look into is not asked */
     *reach = MCH_REACH_ALL;
   if (*reach != 0)
@@ -541,11 +540,8 @@ int mch_lglobals_seal(lua_State *L, struct lpool *lpool, struct mch_encoder *enc
   make_group(&s);
   put_trailer(&s, encoder, top + 1);
   lua_settop(L, top + 1);
-  if (encoder->own == 0 && encoder->classes > 0) {
-    lua_pushnil(L);
-    again = lua_next(L, top + 1);
-    lua_settop(L, top + 1);
-  }
+  if (encoder->own == 0 && encoder->classes > 0)
+    again = !mch_modules_is_empty(L, top + 1);
   if (!again)
     lua_settop(L, top);
   return again;

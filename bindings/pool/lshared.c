@@ -4,6 +4,8 @@
 #include <lauxlib.h>
 #include <string.h>
 
+#include "bindings/values/modules.h"
+
 enum {
   MOST_LOOKS = 20000,  /* variables and fields that are looked at, all in all */
   MOST_FIELDS = 1000,  /* of one table */
@@ -104,14 +106,6 @@ static int may_share(lua_State *L, int value) {
   return lua_istable(L, value) || (lua_isfunction(L, value) && !lua_iscfunction(L, value));
 }
 
-static int is_empty(lua_State *L, int table) {
-  lua_pushnil(L);
-  if (lua_next(L, table) == 0)
-    return 1;
-  lua_pop(L, 2);
-  return 0;
-}
-
 /* Whether the set on top of the stack and that of `known` have something in common. */
 static int meet(lua_State *L, int known) {
   int set = lua_gettop(L), found = 0;
@@ -173,7 +167,7 @@ static void push_others(struct looking *k, int names, int known) {
     lua_settop(L, ours);
   }
   lua_settop(L, ours);
-  if (!is_empty(L, known)) {
+  if (!mch_modules_is_empty(L, known)) {
     lua_pushnil(L);
     while (k->left > 0 && lua_next(L, globals)) {
       int name = lua_gettop(L) - 1;
@@ -185,7 +179,7 @@ static void push_others(struct looking *k, int names, int known) {
         lua_settop(L, k->keys);
         lua_pushvalue(L, name);
         lua_insert(L, -2);
-        if (!k->is_large && !is_empty(L, k->keys + 1))
+        if (!k->is_large && !mch_modules_is_empty(L, k->keys + 1))
           lua_rawset(L, others);
       }
       lua_settop(L, name);

@@ -60,8 +60,7 @@ lua_Integer mch_classes_send(lua_State *L, int baseline, int object, enum mch_cl
 static int is_empty(lua_State *L, int baseline, int part) {
   int top = lua_gettop(L), empty;
   lua_rawgeti(L, baseline, part);
-  lua_pushnil(L);
-  empty = !lua_next(L, top + 1);
+  empty = mch_modules_is_empty(L, top + 1);
   lua_settop(L, top);
   return empty;
 }

@@ -384,7 +384,7 @@ static int has_raw(lua_State *L, int table, const char *field) {
   return has;
 }
 
-static int is_empty(lua_State *L, int table) {
+int mch_modules_is_empty(lua_State *L, int table) {
   lua_pushnil(L);
   if (!lua_next(L, table))
     return 1;
@@ -399,7 +399,7 @@ int mch_modules_is_class(lua_State *L, int object) {
   if (!lua_getmetatable(L, object))
     return 0;
   is = has_raw(L, top + 1, "__call");
-  if (!is && is_empty(L, object) && !has_raw(L, top + 1, "__index") &&
+  if (!is && mch_modules_is_empty(L, object) && !has_raw(L, top + 1, "__index") &&
       !has_raw(L, top + 1, "__newindex")) { /* a sentinel, unless that is a class */
     is = 1;
     if (lua_getmetatable(L, top + 1))

@@ -62,6 +62,9 @@ int mch_modules_have_noted(lua_State *L, int baseline, int object);
  * name are not known. */
 int mch_modules_find(lua_State *L, struct mch_modules *modules, int object, int as_metatable);
 
+/* Whether the table has no field. Raw. */
+int mch_modules_is_empty(lua_State *L, int table);
+
 /* Is the table at this index a class or a sentinel, whatever it is used as? A class has a raw
  * __index, which its instances share, or a metatable with __call, its constructor; a sentinel is
  * empty, with a metatable that has neither __index nor __newindex. */

@@ -249,7 +249,7 @@ void mch_feed_open_all(struct engine_fork *engine) {
 }
 
 /* The last task that the worker has. */
-static const struct mch_task *newest(const struct child *child) {
+static struct mch_task *newest(const struct child *child) {
   uint32_t ticket = child->last_ticket;
   while (child->offered[ticket % MCH_CLAIMS] == NULL)
     ticket--;
@@ -290,7 +290,7 @@ static void make_way(struct engine_fork *engine, const struct mch_task *task) {
   struct child *child;
   for (child = engine->children; child != NULL; child = child->next)
     while (child->outstanding > 1 && is_late_for(task, child)) {
-      struct mch_task *last = child->offered[newest(child)->ticket % MCH_CLAIMS];
+      struct mch_task *last = newest(child);
       if (!mch_child_take_back(child, last))
         break;
       mch_child_give_back(child, last);

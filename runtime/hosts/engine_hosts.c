@@ -187,14 +187,8 @@ static int could_start(struct mch_engine *base, int owner) {
 /* Whether a task of the group has this run ID on the machine. */
 static int is_of_group(const struct machine *machine, uint64_t runid,
                        const struct mch_group *group) {
-  uint32_t i;
-  for (i = 0; i < MCH_HOSTS_PLACES; i++) {
-    const struct held *held = machine->held[i];
-    if (held != NULL && runid >= held->task->runid &&
-        runid - held->task->runid < mch_task_count(held->task))
-      return held->task->group == group;
-  }
-  return 0;
+  const struct mch_task *task = mch_hhear_task_with(machine, runid);
+  return task != NULL && task->group == group;
 }
 
 /* As the machines have told last. */
@@ -370,14 +364,13 @@ struct mch_engine *mch_engine_hosts_new(const struct mch_engine_config *config,
   for (i = 0; i < config->hosts->count && room == config->hosts->count; i++)
     room += config->hosts->hosts[i].is_fleet ? FLEET_ROOM : 0;
   if (engine != NULL)
-    engine->halve_at = MCH_NEVER;
-  if (engine != NULL)
     engine->machines = calloc(room, sizeof *engine->machines);
   if (engine == NULL || engine->machines == NULL) {
     free(engine);
     mch_error_set(error, MCH_NOMEM, "not enough memory for a pool");
     return NULL;
   }
+  engine->halve_at = MCH_NEVER;
   engine->base.ops = &ops;
   engine->base.burst_gap = burst_gap;
   engine->base.poller = mch_poller_new(error);

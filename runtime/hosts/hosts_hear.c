@@ -418,8 +418,7 @@ static int bar_room(struct machine *machine) {
   return 1;
 }
 
-/* The task that has this run ID, or the batch with its item. */
-static const struct mch_task *task_with(const struct machine *machine, uint64_t runid) {
+const struct mch_task *mch_hhear_task_with(const struct machine *machine, uint64_t runid) {
   uint32_t i;
   for (i = 0; i < MCH_HOSTS_PLACES; i++) {
     const struct held *held = machine->held[i];
@@ -453,7 +452,7 @@ static int bar_start(struct machine *machine, struct mch_reader_of *reader) {
     spec.leave = MCH_LEAVE_FAILED;
   spec.name = (const char *)reader->at;
   spec.name_length = reader->left;
-  task = spec.runid >= 0 ? task_with(machine, (uint64_t)spec.runid) : NULL;
+  task = spec.runid >= 0 ? mch_hhear_task_with(machine, (uint64_t)spec.runid) : NULL;
   if (task != NULL && task->extra != NULL) {
     spec.task = task->extra->name;
     spec.task_length = task->extra->name_length;

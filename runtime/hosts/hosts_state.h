@@ -163,6 +163,8 @@ void mch_hfeed_fail_all(struct machine *machine, const char *why);
 
 int mch_hhear_message(struct machine *machine, unsigned type, const unsigned char *bytes,
                       size_t length);
+/* The task there that has this run ID, or the batch with its item; NULL: there is none. */
+const struct mch_task *mch_hhear_task_with(const struct machine *machine, uint64_t runid);
 void mch_hhear_end_bars(struct machine *machine, enum mch_bar_end how);
 
 #endif

@@ -145,6 +145,13 @@ static void put_course_facts(struct mch_buf *buf, uint32_t ticket, const struct 
   mch_buf_u32(buf, count);
 }
 
+static void say_answers(struct supervisor *self, uint32_t ticket, const struct mch_course *course,
+                        uint32_t count, const unsigned char *bytes, size_t length) {
+  put_course_facts(&self->scratch, ticket, course, count);
+  mch_buf_append(&self->scratch, bytes, length);
+  say_scratch(self, MCH_HOSTS_ANSWERED);
+}
+
 static void count_answered(struct supervisor *self, struct mch_task *batch, uint32_t count) {
   batch->batch->answered += count;
   self->items -= count;
@@ -169,9 +176,7 @@ void mch_supervisor_say_records(struct supervisor *self) {
 static void answered(void *ud, struct mch_task *batch, const unsigned char *graph, size_t length,
                      const struct mch_course *course) {
   struct supervisor *self = ud;
-  put_course_facts(&self->scratch, (uint32_t)batch->accepted, course, 0);
-  mch_buf_append(&self->scratch, graph, length);
-  say_scratch(self, MCH_HOSTS_ANSWERED);
+  say_answers(self, (uint32_t)batch->accepted, course, 0, graph, length);
   count_answered(self, batch, 1);
 }
 
@@ -186,9 +191,7 @@ static void answered_many(void *ud, struct mch_task *batch, const unsigned char 
     mch_supervisor_say_records(self);
   count_answered(self, batch, count);
   if (timed) {
-    put_course_facts(&self->scratch, ticket, course, count);
-    mch_buf_append(&self->scratch, records, length);
-    say_scratch(self, MCH_HOSTS_ANSWERED);
+    say_answers(self, ticket, course, count, records, length);
     return;
   }
   mch_buf_append(&self->records, records, length);

@@ -53,9 +53,8 @@
 #define MCH_HOSTS_VERSION 3u
 #define MCH_HOSTS_WINDOW 4096u     /* tickets of one machine that are open at once, at most */
 #define MCH_HOSTS_PART 0x80000000u /* a ticket that the supervisor gave */
-#define MCH_HOSTS_PLACES                                                                           \
-  (2 * MCH_HOSTS_WINDOW)    /* of tickets; the second half for those of parts                      \
-                             */
+/* Of tickets; the second half for those of parts. */
+#define MCH_HOSTS_PLACES (2 * MCH_HOSTS_WINDOW)
 #define MCH_HOSTS_NAME 255u /* bytes of a host's name */
 #define MCH_HOSTS_SLOTS 4096u
 #define MCH_HOSTS_NO_RECORD 0xffu /* no graph of a record begins so */

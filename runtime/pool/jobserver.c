@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "runtime/base/ending.h"
+#include "runtime/base/file.h"
 #include "runtime/base/platform.h"
 
 /* -- what MAKEFLAGS says ------------------------------------------------------------------ */
@@ -200,24 +201,14 @@ static void close_both(void) {
   own.reader = own.writer = -1;
 }
 
-/* A descriptor from 3 on instead. */
-static int lift(int fd) {
-  int lifted;
-  if (fd < 0 || fd > 2)
-    return fd;
-  lifted = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  close(fd);
-  return lifted;
-}
-
 static int open_fifo(const char *path, char why[MCH_JOBSERVER_WHY]) {
   struct stat status;
   if (stat(path, &status) != 0 || !S_ISFIFO(status.st_mode)) {
     snprintf(why, MCH_JOBSERVER_WHY, "there is no FIFO %.200s", path);
     return -1;
   }
-  own.reader = lift(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-  own.writer = lift(open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+  own.reader = mch_file_open(path, O_RDONLY | O_NONBLOCK, 0);
+  own.writer = mch_file_open(path, O_WRONLY | O_NONBLOCK, 0);
   if (own.reader >= 0 && own.writer >= 0)
     return 0;
   snprintf(why, MCH_JOBSERVER_WHY, "the FIFO %.200s cannot be opened", path);
@@ -240,7 +231,7 @@ static int open_again(int fd) {
   char path[64];
   int again;
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-  again = lift(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  again = mch_file_open(path, O_RDONLY | O_NONBLOCK, 0);
   if (again < 0 && (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0)
     again = fcntl(fd, F_DUPFD_CLOEXEC, 3);
   return again;

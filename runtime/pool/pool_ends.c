@@ -272,14 +272,14 @@ void mch_ends_answered(void *ud, struct mch_task *task, const unsigned char *gra
   struct mch_pool *pool = ud;
   unsigned char head[5] = {(unsigned char)length};
   size_t head_length = 1;
+  if (mch_cancel_is_due(pool, task->runid + task->batch->answered)) {
+    mch_ends_failed(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
+    return;
+  }
   if (length - 1 >= MCH_RECORD_MAX) {
     head[0] = MCH_ANSWER_LONG;
     mch_store_u32(head + 1, (uint32_t)length);
     head_length = sizeof head;
-  }
-  if (mch_cancel_is_due(pool, task->runid + task->batch->answered)) {
-    mch_ends_failed(pool, task, mch_result_new(MCH_KIND_CANCELLED, NULL, NULL, 0));
-    return;
   }
   if (length > UINT32_MAX)
     task->batch->lost = 1;

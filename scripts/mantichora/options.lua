@@ -203,8 +203,8 @@ local function check_limits(name, value)
   if type(value) ~= "table" then return nil, complain(name, "a table", value) end
   local checked = {}
   for key, limit in pairs(value) do
-    local check_limit = limit_options[key]
-    if nameless(key) then return nil, "option 'limits': " .. nameless(key) end
+    local check_limit, problem = limit_options[key], nameless(key)
+    if problem then return nil, "option 'limits': " .. problem end
     if not check_limit then
       local hint = options_of.pool[key] and "it is an option of the pool: " .. key
         or ("did you mean 'limits.%s'?"):format((nearest(key, limit_options)))
@@ -360,7 +360,8 @@ local names = { limits = "the pool's limits", pool = "the pool" }
 
 -- The message about an option that `owner` does not have: whose it is, or which name is nearest.
 local function unknown_option(name, owner)
-  if nameless(name) then return nameless(name) end
+  local problem = nameless(name)
+  if problem then return problem end
   local best, least = nearest(name, options_of[owner])
   local hint = ("did you mean '%s'?"):format(best)
   for _, other in ipairs(owners) do
